@@ -1,0 +1,47 @@
+# Every target works in a .venv of this checkout, which the first one makes from constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Two processes of tests share two cores: more threads than that only wait for each other.
+TEST_WORKERS ?= 2
+
+.PHONY: help setup demo test check tests prove bench constraints clean
+
+help: ## say what there is
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install Vigil and all that tests need into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== setup: installing into $(VENV) (some minutes, about 7 GB)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3.11-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: $(READY) ## do the main job end to end on the embedded data (under ten minutes on two cores)
+	vigil demo --dir runs/demo
+
+test: check tests ## check the code, then run every test
+
+check: $(READY) ## lint, types, and which package may import which
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+tests: $(READY) ## run every test
+	pytest -n $(TEST_WORKERS) --dist worksteal
+
+prove: $(READY) ## the long proofs, whole (a share of each runs in the tests)
+	VIGIL_PROVE=1 pytest -n $(TEST_WORKERS) --dist worksteal -m prove
+
+bench: $(READY) ## each benchmark's table
+	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done
+
+constraints: $(READY) ## pin the versions that are installed now
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean: ## remove the environment and the caches; runs and datasets stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,203 @@
+"""What a training step costs beside a loop written by hand: the same model, batches, loss, optimizer, clipping and precision.
+
+usage: python benchmarks/step_overhead.py [--steps 60] [--repeats 5] [--precision fp32|bf16] [--clock wall|cpu]
+
+Both sides are measured in one process, in turns, on batches that were read beforehand, so that neither reading nor the
+machine's moods weigh on one side alone. The time of a side is the median step of each repeat; the table shows the median over
+repeats of their ratio. The target is 1.05 at most. On a machine that is busy with other
+things take the CPU clock and one thread (OMP_NUM_THREADS=1).
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer, models
+from torch import nn
+
+from vigil_data.batch import Batch, Segments
+from vigil_modeling.safety_model import SafetyModel
+from vigil_training import checkpoint
+from vigil_training.assemble import assemble, loss
+from vigil_training.fit import make_trainer, without_noise
+from vigil_training.module import Quarantine, TrainingModule, parameter_groups, schedule_factor
+from vigil_training.recipe import Recipe
+from vigil_training.tracking import JsonLines, Recorder
+
+TARGET = 1.05
+WARM_UP = 10
+Side = Callable[[Recipe, SafetyModel, list[Batch], Callable[[], float]], list[float]]
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def write_tokenizer(path: Path) -> None:
+    """Write a tokenizer of two words: the recipe has to name one, though the batches are made of numbers."""
+    Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
+
+
+def make_recipe(precision: str, tokenizer: Path) -> Recipe:
+    """A text encoder of MiniLM's shape (6 layers, width 384) and a small image encoder, with random weights."""
+    bert = {
+        "model_type": "bert",
+        "vocab_size": 8000,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 128,
+    }
+    labels: dict[str, dict[str, str]] = {name: {} for name in ("hate", "offensive", "sexism", "scam")}
+    return Recipe.model_validate(
+        {
+            "name": "overhead",
+            "taxonomy": {"name": "overhead", "heads": {"all": {"labels": labels}}},
+            "data": {"dataset": "unused"},
+            "inputs": {"text": {"tokenizer": {"kind": "local", "path": str(tokenizer)}}, "image": {"size": 64}},
+            "model": {
+                "width": 128,
+                "encoders": {
+                    "text": {"weights": {"kind": "random"}, "config": bert},
+                    "image": {"weights": {"kind": "random"}, "name": "resnet10t"},
+                },
+            },
+            "training": {"precision": precision, "accelerator": "cpu"},
+            "checkpoint": {"every_steps": None},
+            "tracking": {"mode": "disabled"},
+        }
+    )
+
+
+def make_batches(count: int, items: int = 16) -> list[Batch]:
+    """Batches as the loader makes them: every item with text, a quarter with a picture, a third of the targets unknown."""
+    random = np.random.default_rng(0)
+    batches = []
+    for number in range(count):
+        tokens = int(random.integers(16, 48))
+        ids = torch.from_numpy(random.integers(0, 8000, (items, tokens)))
+        text = Segments(torch.arange(items), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        pixels = torch.from_numpy(random.integers(0, 256, (items // 4, 3, 64, 64)).astype(np.uint8))
+        image = Segments(torch.arange(0, items, 4), {"pixels": pixels})
+        targets = random.integers(0, 2, (items, 4)).astype(np.float32)
+        targets[random.random((items, 4)) < 1 / 3] = np.nan
+        share = 1 / float((~np.isnan(targets)).sum())
+        names = tuple(f"{number}-{row}" for row in range(items))
+        batches.append(Batch(names, {"text": text, "image": image}, torch.from_numpy(targets), share))
+    return batches
+
+
+def by_hand(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
+    """Seconds of each step of a plain PyTorch loop."""
+    spec, steps, criterion = recipe.optimizer, len(batches), loss(recipe)
+    groups = parameter_groups(model, recipe.model, spec)
+    optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule_factor(step, steps, spec.warmup, spec.lr_end))
+    model.train()
+    ends = [now()]
+    for batch in batches:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+            value = criterion(model(batch).logits_NL, batch.targets) * batch.share
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.training.clip or float("inf"))
+        optimizer.step()
+        schedule.step()
+        value.item()
+        ends.append(now())
+    return [after - before for before, after in pairwise(ends)]
+
+
+class Clock(pl.Callback):
+    """Notes when each step ends, after everything else that a step does."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.ends: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first step begins."""
+        del trainer, pl_module
+        self.ends = [self.now()]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int) -> None:
+        """A step has ended, fetching of the next batch included."""
+        del trainer, pl_module, batch
+        if batch_idx:
+            self.ends.append(self.now())
+
+
+class Loaded:
+    """Batches in memory behind the interface of the loader."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+
+def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
+    """Seconds of each step of the trainer that :func:`vigil_training.fit.fit` makes, with its callbacks."""
+    clock = Clock(now)
+    with tempfile.TemporaryDirectory() as folder, without_noise():
+        path = Path(folder)
+        checkpoints = checkpoint.Checkpoints(path / "last.ckpt", path / "best.ckpt", recipe.checkpoint, recipe.training)
+        module = TrainingModule(model, loss(recipe), recipe, len(batches), Quarantine(path / "quarantine.jsonl", 1, 0.0))
+        trainer = make_trainer(recipe, [JsonLines(path / "metrics.jsonl", 0)], [clock, Recorder(), checkpoints])
+        trainer.limit_val_batches = 0
+        trainer.fit(module, Loaded(batches))
+    return [after - before for before, after in pairwise(clock.ends)]
+
+
+def main() -> int:
+    """Read the arguments; fail above the target."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(tokenizer := Path(folder) / "tokenizer.json")
+        return measure(make_recipe(arguments.precision, tokenizer), arguments.steps, arguments.repeats, arguments.clock)
+
+
+def measure(recipe: Recipe, steps: int, repeats: int, clock: str) -> int:
+    """Measure both sides in turns and print the table; gives the exit status."""
+    batches = make_batches(steps)
+    torch.manual_seed(0)
+    weights = assemble(recipe).state_dict()
+    sides: dict[str, Side] = {"by hand": by_hand, "vigil": by_vigil}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for repeat in range(repeats):
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            model = assemble(recipe)
+            model.load_state_dict(weights)
+            seconds[side].append(statistics.median(sides[side](recipe, model, batches, CLOCKS[clock])[WARM_UP:]))
+    pairs = list(zip(seconds["by hand"], seconds["vigil"], strict=True))
+    ratio = statistics.median(vigil / hand for hand, vigil in pairs)
+    title = f"{recipe.training.precision}, {steps} steps, {torch.get_num_threads()} threads, {clock} clock"
+    table = Table("step", *sides, "ratio", title=title)
+    for repeat, (hand, vigil) in enumerate(pairs):
+        table.add_row(f"repeat {repeat + 1}, median ms", f"{hand * 1e3:.1f}", f"{vigil * 1e3:.1f}", f"{vigil / hand:.3f}")
+    table.add_section()
+    table.add_row("median over repeats", *(f"{statistics.median(seconds[s]) * 1e3:.1f}" for s in sides), f"{ratio:.3f}")
+    Console().print(table)
+    print(f"overhead {ratio - 1:+.1%}; the target is at most {TARGET - 1:.0%}")
+    return 0 if ratio <= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Items in, tensors out: the dataset, its importers, the decoders, the sampler and the packed batch."""

@@ -1,0 +1,179 @@
+"""An encoded sound to float32 mono windows at the model's rate.
+
+A sound is read in blocks and resampled as a stream, and reading stops when the windows are full, so an hour costs no more memory
+than the windows that are kept.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from vigil_data.decode.silence import silenced
+from vigil_data.errors import MediaError
+from vigil_data.pack import Decoded, Span
+from vigil_data.specs import AudioInput
+
+_OTHER_SOUNDS = {
+    b"FORM": "AIFF",
+    b".snd": "AU",
+    b"caff": "CAF",
+    b"#!AM": "AMR",
+    b"0&\xb2u": "Windows Media",
+    b"\x1aE\xdf\xa3": "WebM or Matroska",
+}
+_READ = "WAV, FLAC, Ogg or MP3"
+_RATES = (1_000, 768_000)
+_BLOCK = 65_536
+_FRAMES_PER_BYTE = 10_000  # more than silence takes: a FLAC frame of 65,535 samples has at least 11 bytes
+_LOUDEST = 2.0**31  # full scale is 1, or 2^31 where floats carry 32-bit integers; more than that overflows in a spectrogram
+
+
+def seconds(data: bytes) -> float:
+    """Read how long a sound is, in seconds, from its header.
+
+    Raises:
+        MediaError: it is empty, of an unknown format, cut off, or its header makes no sense.
+    """
+    with _opened(data) as sound:
+        return _frames(sound, len(data)) / float(sound.samplerate)
+
+
+def window_count(length: int, samples: int, hop: int) -> int:
+    """Count the windows of a sound: one, and a further one wherever sound goes on beyond the end of the one before.
+
+    Args:
+        length: samples of the sound, at least 1.
+        samples: samples of a window.
+        hop: samples from one window's start to the next.
+    """
+    return 1 + max(0, math.ceil((length - samples) / hop))
+
+
+def decode_audio(data: bytes, index: int, limit: int, spec: AudioInput) -> tuple[Decoded, int]:
+    """Decode one sound to windows.
+
+    Args:
+        data: an encoded sound of any rate and number of channels; channels are averaged.
+        index: which of the item's sounds it is, for the spans.
+        limit: the most windows to return.
+        spec: rate, window and hop.
+
+    Returns:
+        The windows (``waveform`` float32 ``[T]``, the last one padded with zeros; spans in seconds), and how many more were left
+        out; for a sound longer than what is read the number comes from its header.
+
+    Raises:
+        MediaError: the sound cannot be decoded as far as it is needed, or has no samples.
+    """
+    samples, hop = spec.samples, spec.hop_samples
+    wanted = samples + (limit - 1) * hop if limit else 0
+    with _opened(data) as sound:
+        announced = round(_frames(sound, len(data)) * spec.rate / sound.samplerate)
+        waveform_T, ended = _resampled(sound, spec.rate, wanted)
+    length = len(waveform_T) if ended else max(announced, len(waveform_T), 1)
+    if length == 0:
+        raise MediaError("the sound has no samples")
+    total = window_count(length, samples, hop)
+    count = min(window_count(len(waveform_T), samples, hop), limit)
+    padded_T = np.zeros(max(0, samples + (count - 1) * hop), np.float32)
+    padded_T[: len(waveform_T)] = waveform_T[: len(padded_T)]
+    starts = range(0, count * hop, hop)
+    return Decoded(
+        [{"waveform": padded_T[start : start + samples]} for start in starts],
+        [Span(index, start / spec.rate, min(start + samples, len(waveform_T)) / spec.rate) for start in starts],
+    ), total - count
+
+
+def _resampled(sound: soundfile.SoundFile, rate: int, wanted: int) -> tuple[NDArray[np.float32], bool]:
+    """Read at least ``wanted`` samples at ``rate`` if there are so many; say whether the sound ended before."""
+    stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
+    block = max(256, _BLOCK // sound.channels)
+    parts: list[NDArray[np.float32]] = []
+    have, ended = 0, False
+    while have < wanted and not ended:
+        mono_T = _mono(sound.read(block, dtype="float32", always_2d=True))
+        ended = len(mono_T) == 0
+        part_T = mono_T if sound.samplerate == rate else stream.resample_chunk(mono_T, last=ended)
+        parts.append(part_T)
+        have += len(part_T)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32), ended
+
+
+def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono_T: NDArray[np.float32] = block_TC.mean(axis=1)
+    if not np.all(np.abs(mono_T) <= _LOUDEST):  # false for NaN too
+        raise MediaError("the sound has samples that are NaN, infinite or absurdly large")
+    return mono_T
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[soundfile.SoundFile]:
+    """Open a sound; whatever libsndfile says of it, here or in the block, becomes a MediaError of one line."""
+    kind = _kind(data)
+    if _is_cut(data, kind):
+        raise MediaError(f"the {kind} file is truncated")
+    with silenced() if kind == "MP3" else nullcontext():
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as sound:
+                if not _RATES[0] <= sound.samplerate <= _RATES[1]:
+                    raise MediaError(f"a {kind} file of {sound.samplerate} samples a second, which is not a sound")
+                yield sound
+        except soundfile.SoundFileError:
+            raise MediaError(f"the {kind} file is damaged or truncated") from None
+
+
+def _frames(sound: soundfile.SoundFile, size: int) -> int:
+    """Samples of one channel as the header announces them, for a file of ``size`` bytes."""
+    frames = int(sound.frames)
+    if frames < 1:
+        raise MediaError("the sound has no samples")
+    if frames > _FRAMES_PER_BYTE * size:
+        raise MediaError("the header does not say how long the sound is, or announces more than the file can hold")
+    return frames
+
+
+def _kind(data: bytes) -> str:
+    """Name the format by its first bytes; what libsndfile knows beyond these is refused, unread."""
+    if not data:
+        raise MediaError("the file is empty")
+    head = data[:12]
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return "WAV"
+    if head[:4] == b"fLaC":
+        return "FLAC"
+    if head[:4] == b"OggS":
+        return "Ogg"
+    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
+        return "MP3"
+    other = "MP4 or M4A" if head[4:8] == b"ftyp" else _OTHER_SOUNDS.get(head[:4])
+    if other:
+        raise MediaError(f"{other} files are not read; convert the sound to {_READ}")
+    raise MediaError(f"not a sound of a known format ({_READ})")
+
+
+def _is_cut(data: bytes, kind: str) -> bool:
+    """Whether the file ends before its own header says; libsndfile reads such WAV and Ogg files as if they were shorter.
+
+    FLAC is checked by its decoder. An MP3 file states no length that could be relied on.
+    """
+    if kind == "Ogg":
+        page = data.rfind(b"OggS")  # RFC 3533, section 6
+        if len(data) < page + 27:
+            return True
+        lengths = data[page + 27 : page + 27 + data[page + 26]]
+        return len(lengths) < data[page + 26] or len(data) < page + 27 + len(lengths) + sum(lengths)
+    if kind == "WAV" and data[:4] == b"RIFF":
+        place = 12
+        while place + 8 <= len(data):
+            size = int.from_bytes(data[place + 4 : place + 8], "little")
+            if data[place : place + 4] == b"data":
+                return size < 0x7FFF_0000 and place + 8 + size > len(data)  # streaming writers leave a huge size
+            place += 8 + size + size % 2
+    return False

@@ -1,0 +1,108 @@
+"""The demonstration's speech: each sentence synthesised once, then given another voice, room and background for every clip.
+
+The synthesiser, hibari, has one voice; resampling moves its pitch and pace as another speaker would. Voice and background are drawn
+independently of what is said, so that only the words tell.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from random import Random
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from vigil_data.errors import UserError
+
+RATE = 16_000
+"""Samples a second of the clips."""
+
+Sound = NDArray[np.float32]
+
+
+def synthesise(sentences: Sequence[str], progress: Callable[[int, int], None] | None = None) -> dict[str, Sound]:
+    """Speak each sentence, in as many processes as there are cores (four at most).
+
+    Args:
+        sentences: each once.
+        progress: called with sentences spoken and sentences in all.
+
+    Returns:
+        Sentence to its sound, float32 ``[T]`` at :data:`RATE`.
+
+    Raises:
+        UserError: if the synthesiser is not installed.
+    """
+    try:
+        import hibari  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "the demonstration needs its voice, hibari-tts, which is not installed: pip install 'vigil[demo]'"
+        ) from None
+    spoken: dict[str, Sound] = {}
+    for sentence, sound in zip(sentences, _sounds(sentences), strict=True):
+        spoken[sentence] = sound
+        if progress:
+            progress(len(spoken), len(sentences))
+    return spoken
+
+
+def _sounds(sentences: Sequence[str]) -> Iterator[Sound]:
+    cores = min(os.cpu_count() or 1, 4)
+    if cores == 1 or len(sentences) < 100:  # a process takes about as long to start as it takes to speak 100 sentences
+        yield from map(_say, sentences)
+        return
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_say, sentences, chunksize=16)
+
+
+@cache
+def _voice() -> tuple[Any, int]:
+    from hibari import SAMPLE_RATE, Hibari
+
+    return Hibari(), SAMPLE_RATE
+
+
+def _say(sentence: str) -> Sound:
+    voice, rate = _voice()
+    sound: Sound = soxr.resample(voice(sentence, seed=0), rate, RATE).astype(np.float32)
+    return sound
+
+
+def record(sound: Sound, rng: Random) -> bytes:
+    """A clip of ``sound`` as FLAC: another pitch and pace, level, distance from the start, and background.
+
+    Args:
+        sound: float32 ``[T]`` at :data:`RATE`.
+        rng: decides voice and background.
+    """
+    noise = np.random.default_rng(rng.getrandbits(32))
+    voice = soxr.resample(sound, RATE * rng.uniform(0.88, 1.18), RATE)
+    clip = np.concatenate([np.zeros(round(RATE * rng.uniform(0.0, 0.3)), np.float32), voice])
+    level = float(np.sqrt(np.mean(voice**2))) + 1e-6
+    clip += level * 10 ** (-rng.uniform(12, 30) / 20) * _background(len(clip), rng, noise)
+    clip *= rng.uniform(0.3, 0.95) / max(float(np.abs(clip).max()), 1e-6)
+    stream = io.BytesIO()
+    soundfile.write(stream, clip, RATE, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def _background(samples: int, rng: Random, noise: np.random.Generator) -> Sound:
+    """Hiss, rumble, hum or a chord, of root mean square 1."""
+    kind = rng.choice(("hiss", "rumble", "hum", "chord"))
+    if kind == "hiss":
+        made = noise.standard_normal(samples)
+    elif kind == "rumble":
+        kernel = np.ones(24) / 24
+        made = np.convolve(noise.standard_normal(samples), kernel, "same")
+    else:
+        seconds = np.arange(samples) / RATE
+        tones = (50, 100, 150) if kind == "hum" else [rng.uniform(180, 360) * ratio for ratio in (1, 1.25, 1.5)]
+        made = np.sum([np.sin(2 * np.pi * tone * seconds) for tone in tones], axis=0)
+    return (made / (np.sqrt(np.mean(made**2)) + 1e-9)).astype(np.float32)

@@ -1,0 +1,44 @@
+"""A threshold for each label: the one with the best F1 on the rows given, which should be validation rows."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vigil_evaluation.metrics import operating_points
+
+UNDEFINED = 0.5
+"""The threshold of a label with no known positive or no known negative."""
+
+
+def choose(targets_NL: ArrayLike, probabilities_NL: ArrayLike) -> list[float]:
+    """Choose for each label the threshold with the best F1; an item is flagged if its probability is at least the threshold.
+
+    Between two neighbouring probabilities any threshold decides alike on these rows; the middle is taken, so that a difference
+    of rounding in another runtime flips no decision. Of thresholds with equal F1 the strictest is taken. Thresholds are float32
+    numbers, so that comparing in float32 and in float64 decides alike.
+
+    Args:
+        targets_NL: in [0, 1], NaN for unknown.
+        probabilities_NL: in [0, 1].
+
+    Returns:
+        One threshold in [0, 1] for each label; 0.5 for a label with no known positive or no known negative.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    targets, probabilities = np.asarray(targets_NL), np.asarray(probabilities_NL)
+    if targets.ndim != 2 or targets.shape != probabilities.shape:
+        raise ValueError(f"targets {targets.shape} and probabilities {probabilities.shape} must both be [N, L]")
+    return [_best_f1(targets[:, i], probabilities[:, i]) for i in range(targets.shape[1])]
+
+
+def _best_f1(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float:
+    points = operating_points(targets_N, probabilities_N)
+    if not points.positives or not points.negatives:
+        return UNDEFINED
+    f1 = 2 * points.true_positives / (points.true_positives + points.false_positives + points.positives)
+    best = int(np.argmax(f1))
+    upper = float(points.thresholds[best])
+    lower = float(points.thresholds[best + 1]) if best + 1 < len(points.thresholds) else 0.0
+    middle = float(np.float32((lower + upper) / 2))
+    return middle if lower < middle <= upper else upper

@@ -1,0 +1,1 @@
+"""Encoders, fusion, heads and losses, as plain nn.Modules."""

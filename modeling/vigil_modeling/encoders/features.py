@@ -1,0 +1,126 @@
+"""Feature extraction of the pretrained audio encoders as torch operations, so that it is exported with the model.
+
+Each is compared in the tests with the extractor of the transformers library that the weights were trained with.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+RATE = 16_000
+"""Samples a second that all of these encoders were trained at."""
+
+
+@contextlib.contextmanager
+def full_precision(tensor: Tensor) -> Iterator[None]:
+    """Leave autocast: spectra span more orders of magnitude than bfloat16 can hold."""
+    if torch.is_autocast_enabled(tensor.device.type):
+        with torch.autocast(tensor.device.type, enabled=False):
+            yield
+    else:  # entering autocast, even to switch it off, would be recorded in an exported graph
+        yield
+
+
+class Standardise(nn.Module):
+    """Zero mean and unit variance of each window, as wav2vec 2.0, HuBERT and WavLM take it.
+
+    Args:
+        enabled: false passes the waveform on, as some of the checkpoints want it.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        super().__init__()
+        self.enabled = enabled
+
+    def forward(self, waveform_ST: Tensor) -> Tensor:
+        """``[S, T]`` to ``[S, T]``."""
+        if not self.enabled:
+            return waveform_ST
+        centred_ST = waveform_ST - waveform_ST.mean(1, keepdim=True)
+        return centred_ST * torch.rsqrt(centred_ST.square().mean(1, keepdim=True) + 1e-7)
+
+
+class WhisperLogMel(nn.Module):
+    """Whisper's log-mel spectrogram (Radford et al. 2022, section 2.2).
+
+    Args:
+        mels: mel bands.
+        frames: frames that the encoder takes (3000 for 30 s); a shorter window is padded with silence.
+    """
+
+    window: Tensor
+    filters_BK: Tensor
+
+    def __init__(self, mels: int, frames: int) -> None:
+        super().__init__()
+        from transformers.audio_utils import mel_filter_bank
+
+        self.samples = frames * 160
+        filters = mel_filter_bank(201, mels, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+        self.register_buffer("window", torch.hann_window(400), persistent=False)
+        self.register_buffer("filters_BK", torch.from_numpy(filters).T.float().contiguous(), persistent=False)
+
+    def forward(self, waveform_ST: Tensor) -> Tensor:
+        """``[S, T]`` to ``[S, B, frames]``."""
+        with full_precision(waveform_ST):
+            padded_ST = functional.pad(waveform_ST, (0, self.samples - waveform_ST.shape[1]))
+            spectrum_SKF = torch.stft(padded_ST, 400, 160, window=self.window, return_complex=True)[..., :-1]
+            power_SKF = torch.view_as_real(spectrum_SKF).square().sum(-1)
+            log_SBF = torch.log10((self.filters_BK @ power_SKF).clamp(min=1e-10))
+            loudest_S11 = log_SBF.amax((1, 2), keepdim=True)
+            return (torch.maximum(log_SBF, loudest_S11 - 8.0) + 4.0) / 4.0
+
+
+class KaldiFbank(nn.Module):
+    """Kaldi's log mel filterbank, as the Audio Spectrogram Transformer takes it (Gong et al. 2021, section 3.1).
+
+    Frames of 25 ms every 10 ms that lie wholly inside the window; each loses its mean, is pre-emphasised, multiplied by a Hann
+    window and padded to 512 samples. All of that and the Fourier transform are linear in the frame, so they are one matrix,
+    computed here in float64.
+
+    Args:
+        mels: mel bands.
+        frames: frames that the encoder takes; shorter windows are padded with zeros before the normalisation, longer ones cut.
+        mean: of the values over the training set; ``None`` for no normalisation.
+        std: standard deviation of the same.
+    """
+
+    real_TK: Tensor
+    imaginary_TK: Tensor
+    filters_KB: Tensor
+
+    def __init__(self, mels: int, frames: int, mean: float | None, std: float) -> None:
+        super().__init__()
+        from torchaudio.compliance.kaldi import get_mel_banks
+
+        self.frames, self.mean, self.std = frames, mean, std
+        length, n_fft = 400, 512
+        eye = torch.eye(length, dtype=torch.float64)
+        frame = eye - 1 / length  # minus its mean
+        previous = torch.cat([frame[:, :1], frame[:, :-1]], dim=1)
+        frame = (frame - 0.97 * previous) * torch.hann_window(length, periodic=False, dtype=torch.float64)
+        spectrum = torch.fft.rfft(frame, n=n_fft)[:, : n_fft // 2]  # Kaldi's filters leave out the highest frequency
+        filters, _ = get_mel_banks(mels, n_fft, float(RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
+        self.register_buffer("real_TK", spectrum.real.float().contiguous(), persistent=False)
+        self.register_buffer("imaginary_TK", spectrum.imag.float().contiguous(), persistent=False)
+        self.register_buffer("filters_KB", filters.T.float().contiguous(), persistent=False)
+
+    def forward(self, waveform_ST: Tensor) -> Tensor:
+        """``[S, T]`` to ``[S, frames, B]``."""
+        with full_precision(waveform_ST):
+            frames_SFT = waveform_ST.unfold(1, 400, 160)
+            power_SFK = (frames_SFT @ self.real_TK).square() + (frames_SFT @ self.imaginary_TK).square()
+            log_SFB = torch.log((power_SFK @ self.filters_KB).clamp(min=torch.finfo(torch.float32).eps))
+            fitted_SFB = functional.pad(log_SFB[:, : self.frames], (0, 0, 0, max(self.frames - log_SFB.shape[1], 0)))
+            return fitted_SFB if self.mean is None else (fitted_SFB - self.mean) / (2 * self.std)
+
+
+def frames_of(samples: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Frames that a stack of convolutions without padding makes of a window of ``samples``."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = math.floor((samples - kernel) / stride) + 1
+    return samples

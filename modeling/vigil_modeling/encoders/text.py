@@ -1,0 +1,87 @@
+"""Text: any encoder of the transformers library over passages of token ids."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vigil_data.decode.text import load_tokenizer
+from vigil_data.errors import UserError
+from vigil_data.specs import TextInput
+from vigil_modeling.encoders.contract import Encoder
+from vigil_modeling.encoders.transformers_common import build_config, build_model, stack_layers
+from vigil_modeling.specs import TransformersText
+
+WHERE = "model.encoders.text"
+
+POSITIONS_AFTER_PADDING = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "longformer"}
+)
+"""Architectures that number positions from one past the padding id, so that fewer tokens fit than there are positions."""
+
+
+class TransformersTextEncoder(Encoder):
+    """One token a passage: the mean of its tokens' hidden states, or the first one's.
+
+    Args:
+        model: takes ``input_ids`` and ``attention_mask`` and gives ``last_hidden_state``.
+        config: its configuration.
+        pool: ``mean`` or ``first``.
+    """
+
+    tokens = 1
+
+    def __init__(self, model: nn.Module, config: Any, pool: str) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = pool
+        self.depth: int = config.num_hidden_layers
+        self.width = config.hidden_size
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode passages.
+
+        Args:
+            input_ids: int64 ``[S, T]``.
+            attention_mask: int64 ``[S, T]``, 0 where padded.
+
+        Returns:
+            ``[S, 1, D]``
+        """
+        hidden_STD: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pool == "first":
+            return hidden_STD[:, :1]
+        mask_ST1 = attention_mask.unsqueeze(-1).to(hidden_STD.dtype)
+        return (hidden_STD * mask_ST1).sum(1, keepdim=True) / mask_ST1.sum(1, keepdim=True).clamp(min=1)
+
+    def blank(self) -> dict[str, Tensor]:
+        """A passage of two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Embeddings, then each block."""
+        return stack_layers(self.model, self.depth)
+
+
+def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) -> TransformersTextEncoder:
+    """Build the encoder that ``spec`` describes.
+
+    Raises:
+        UserError: the architecture, its weights or the tokenizer are not to be had, or it does not take their ids or lengths.
+    """
+    config = build_config(spec.weights, spec.config, WHERE)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    if positions is not None and inputs.max_tokens > positions:
+        raise UserError(f"inputs.text.max_tokens is {inputs.max_tokens}, but the encoder takes {positions} tokens at most")
+    highest = max(load_tokenizer(inputs).get_vocab().values())
+    if highest >= config.vocab_size:
+        raise UserError(
+            f"inputs.text.tokenizer has token ids up to {highest}, but the encoder knows {config.vocab_size}: "
+            "they are not of the same model"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{WHERE}: {config.model_type} has a decoder; take an encoder such as bert, roberta or modernbert")
+    return TransformersTextEncoder(build_model(spec.weights, config, load_weights, WHERE), config, spec.pool)

@@ -1,0 +1,174 @@
+"""The model: an encoder for each modality, one fusion, the taxonomy's heads."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from vigil_data.batch import Batch
+from vigil_data.errors import UserError
+from vigil_data.items import MODALITIES, Modality
+from vigil_data.specs import Inputs
+from vigil_data.taxonomy import Taxonomy
+from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode
+from vigil_modeling.fusion import build_fusion
+from vigil_modeling.heads import Heads
+from vigil_modeling.specs import ModelSpec
+
+
+class Prediction(NamedTuple):
+    """What the model says of a batch.
+
+    Attributes:
+        logits_NL: float ``[N, L]`` in the taxonomy's order.
+        evidence: modality to float32 ``[S, L]``: the say that each segment had in each label. Over an item's segments of all
+            modalities it sums to 1 less the say of the learned prior.
+    """
+
+    logits_NL: Tensor
+    evidence: dict[Modality, Tensor]
+
+
+class Projection(nn.Module):
+    """An encoder's tokens to the common width, marked with their modality.
+
+    Args:
+        encoder_width: of the encoder's tokens.
+        width: D, common to all modalities.
+        dropout: on the projected tokens.
+    """
+
+    def __init__(self, encoder_width: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.LayerNorm(encoder_width), nn.Linear(encoder_width, width), nn.Dropout(dropout))
+        self.modality_D = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+
+    def forward(self, tokens_SPD: Tensor) -> Tensor:
+        """``[S, P, encoder width]`` to ``[S, P, D]``."""
+        projected_SPD: Tensor = self.project(tokens_SPD)
+        return projected_SPD + self.modality_D
+
+
+class SafetyModel(nn.Module):
+    """Segments of any modalities in, one logit for each label of each item out.
+
+    Args:
+        encoders: modality to its encoder.
+        spec: width, dropout and fusion, and which weights are frozen.
+        taxonomy: the labels and their heads.
+
+    Raises:
+        UserError: more layers are to be frozen than an encoder has.
+    """
+
+    def __init__(self, encoders: Mapping[Modality, Encoder], spec: ModelSpec, taxonomy: Taxonomy) -> None:
+        super().__init__()
+        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
+        self.labels = taxonomy.labels
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.projections = nn.ModuleDict({m: Projection(encoders[m].width, spec.width, spec.dropout) for m in self.modalities})
+        self.fusion = build_fusion(spec.fusion, spec.width, len(self.labels), spec.dropout)
+        self.heads = Heads(taxonomy, spec.width, spec.dropout)
+        for modality in self.modalities:
+            encoder_spec = getattr(spec.encoders, modality)
+            try:
+                freeze(encoders[modality], encoder_spec.frozen if encoder_spec is not None else False)
+            except ValueError as error:
+                raise UserError(f"model.encoders.{modality}.frozen: {error}") from error
+        self.train()
+
+    def encoder(self, modality: Modality) -> Encoder:
+        """The encoder of a modality."""
+        encoder = self.encoders[modality]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but what is frozen, which stays in evaluation mode."""
+        super().train(mode)
+        for modality in self.modalities:
+            set_mode(self.encoder(modality), mode)
+        return self
+
+    def encode(self, modality: Modality, **inputs: Tensor) -> Tensor:
+        """Encode segments of one modality.
+
+        Args:
+            modality: one of :attr:`modalities`.
+            inputs: what its encoder takes, each ``[S, ...]``.
+
+        Returns:
+            ``[S, P, D]`` of the common width.
+        """
+        tokens_SPD: Tensor = self.projections[modality](self.encoders[modality](**inputs))
+        return tokens_SPD
+
+    def fuse(self, tokens: Mapping[Modality, Tensor], items: Mapping[Modality, Tensor], n_items: int | Tensor) -> Prediction:
+        """Fuse the segments of each item.
+
+        Args:
+            tokens: modality to ``[S, P, D]``, from :meth:`encode`; modalities may be absent and S may be 0.
+            items: modality to int64 ``[S]``, the row of each segment's item, in any order.
+            n_items: N, or ``arange(N)`` (which keeps N dynamic in an exported graph).
+        """
+        device = self.fusion.prior_D.device
+        rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
+        present = [m for m in self.modalities if m in tokens]
+        packed = [tokens[m].flatten(0, 1) for m in present] or [self.fusion.prior_D.new_zeros(0, self.fusion.prior_D.shape[0])]
+        rows = [items[m].unsqueeze(1).expand(-1, tokens[m].shape[1]).flatten() for m in present] or [rows_N[:0]]
+        hidden_NLD, evidence_TL = self.fusion(torch.cat(packed), torch.cat(rows), rows_N)
+        evidence: dict[Modality, Tensor] = {}
+        start = 0
+        for modality, part in zip(present, packed, strict=False):
+            stop = start + part.shape[0]
+            evidence[modality] = evidence_TL[start:stop].unflatten(0, tokens[modality].shape[:2]).sum(1)
+            start = stop
+        return Prediction(self.heads(hidden_NLD), evidence)
+
+    def forward(self, batch: Batch, touch_all: bool = False) -> Prediction:
+        """Predict the labels of a batch.
+
+        Args:
+            batch: on the model's device; modalities that the model does not take are left out.
+            touch_all: give every weight a gradient, zero for those of a modality that the batch lacks, so that collectives of
+                several ranks line up.
+        """
+        present: list[Modality] = [m for m in self.modalities if m in batch.segments]
+        tokens = {m: self.encode(m, **batch.segments[m].inputs) for m in present}
+        prediction = self.fuse(tokens, {m: batch.segments[m].item for m in present}, len(batch))
+        if touch_all:
+            for modality in self.modalities:
+                if modality not in tokens:
+                    prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * self._touch(modality))
+        return prediction
+
+    def _touch(self, modality: Modality) -> Tensor:
+        """A number that depends on all weights of a modality; in evaluation mode, to leave running statistics as they are."""
+        encoder, projection = self.encoder(modality), self.projections[modality]
+        encoder.eval()
+        projection.eval()
+        total = self.encode(modality, **encoder.blank()).sum()
+        projection.train(self.training)
+        set_mode(encoder, self.training)
+        return total
+
+
+def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> SafetyModel:
+    """Build the model that a recipe describes; random weights come from torch's global generator, which the caller seeds.
+
+    Args:
+        spec: the recipe's ``model``.
+        inputs: the recipe's ``inputs``, which name the same modalities as ``spec.encoders``.
+        taxonomy: the labels.
+        load_weights: false leaves pretrained weights out, for a checkpoint to be loaded into.
+
+    Raises:
+        UserError: an encoder or its weights are not to be had, or do not agree with the inputs.
+    """
+    encoders: dict[Modality, Encoder] = {}
+    for modality in MODALITIES:
+        encoder_spec = getattr(spec.encoders, modality)
+        if encoder_spec is not None:
+            encoders[modality] = build_encoder(modality, encoder_spec, inputs, load_weights)
+    return SafetyModel(encoders, spec, taxonomy)

@@ -1,0 +1,1 @@
+"""Export, the bundle, the torch-free runtime and batch scoring."""

@@ -1,0 +1,77 @@
+"""The model card: README.md of the bundle, in the Hugging Face hub's form (YAML facts on top, Markdown below)."""
+
+import io
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from ruamel.yaml import YAML
+
+from vigil_serving.bundle import Bundle
+
+PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
+"""The hub's names of tasks; it has none for several modalities."""
+
+
+def card(bundle: Bundle, facts: Mapping[str, Any]) -> str:
+    """Write the card.
+
+    Args:
+        bundle: the bundle, its parity measured.
+        facts: ``evaluation``, where known: split to the content of its metrics.json.
+    """
+    # Markdown, not HTML: the filter `cell` escapes
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    environment.filters |= {"cell": cell, "number": _number, "probability": _probability}
+    template = environment.from_string(files("vigil_serving").joinpath("card.md.jinja").read_text(encoding="utf-8"))
+    signature = bundle.signature
+    evaluation = {split: findings["overall"] for split, findings in dict(facts.get("evaluation", {})).items()}
+    rendered = template.render(
+        head=_head(bundle),
+        bundle=bundle,
+        signature=signature,
+        labels=[(name, label) for head in bundle.taxonomy.heads.values() for name, label in head.labels.items()],
+        lineage=_flat(signature.lineage),
+        evaluation=evaluation,
+    )
+    return rendered.rstrip("\n") + "\n"
+
+
+def cell(value: object) -> str:
+    """A value as text that stays within one Markdown table cell, whatever it holds."""
+    text = " ".join(str(value).split())
+    for mark in "\\`*_[]|#":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _head(bundle: Bundle) -> str:
+    """The facts that the hub reads."""
+    pipeline = PIPELINES.get("+".join(bundle.signature.modalities))
+    head = {
+        "library_name": "vigil",
+        **({"pipeline_tag": pipeline} if pipeline else {}),
+        "tags": ["content-safety", "multi-label", "onnx", "torchscript", *bundle.signature.modalities],
+    }
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(head, text)
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _probability(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _flat(lineage: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested facts as dotted names with values."""
+    found: list[tuple[str, object]] = []
+    for name, value in lineage.items():
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return found

@@ -1,0 +1,61 @@
+"""``vigil verify``: nothing in a bundle was altered, and on this machine it still decides what the trained model decided."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vigil_data.errors import UserError
+from vigil_serving import bundle as bundles
+from vigil_serving import golden, parity
+from vigil_serving.forms import forms
+from vigil_serving.specs import Parity
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was verified.
+
+    Attributes:
+        digest: SHA-256 of manifest.json, which stands for the whole bundle; a deployment can pin it.
+        files: files whose hashes were recomputed.
+        parity: how each form agreed with the golden outputs.
+    """
+
+    digest: str
+    files: int
+    parity: tuple[Parity, ...]
+
+
+def verify(path: Path, progress: Callable[[str], None] | None = None) -> Verification:
+    """Recompute all hashes, decode the golden items, and run every form on the golden cases.
+
+    Args:
+        path: the bundle's folder.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        UserError: for files changed, missing or added, and for any form that disagrees with the golden outputs.
+    """
+    say = progress or (lambda _: None)
+    say("files")
+    digest = bundles.check_files(path)
+    bundle = bundles.read(path)
+    cases, expected = golden.read(path)
+    say("decoding")
+    if differences := golden.decoding_differences(cases, bundle.inputs):
+        raise UserError(*(f"{path}: {line}" for line in differences), f"{path}: {_versions_hint(bundle)}")
+    found = []
+    for name, form in forms(bundle):
+        say(name)
+        try:
+            found.append(parity.compare(name, form, cases, expected, bundle.thresholds))
+        except parity.ParityError as error:
+            raise UserError(f"{path}: {error}") from None
+    if failures := parity.failures(found):
+        raise UserError(*(f"{path}: {line}" for line in failures))
+    return Verification(digest, sum(1 for file in path.rglob("*") if file.is_file()) - 1, tuple(found))
+
+
+def _versions_hint(bundle: bundles.Bundle) -> str:
+    libraries = ("tokenizers", "pillow", "soundfile", "soxr")
+    return "exported with " + ", ".join(f"{name} {bundle.signature.versions.get(name, 'unknown')}" for name in libraries)

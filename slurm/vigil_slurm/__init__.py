@@ -1,0 +1,1 @@
+"""What Vigil knows about the Slurm job that it runs in."""

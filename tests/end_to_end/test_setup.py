@@ -1,0 +1,64 @@
+"""What set-up promises: the pinned versions satisfy the declared bounds, and nothing that the code imports is undeclared."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOTS = ("data", "evaluation", "modeling", "serving", "slurm", "training")
+
+
+def declared(repository: Path, *extras: str) -> dict[str, Requirement]:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {normal(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_constraints_satisfy_the_bounds(repository: Path) -> None:
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {normal(name): Version(version) for name, version in (line.split("==") for line in lines)}
+    for name, requirement in declared(repository, "demo", "dev").items():
+        assert name in pinned, f"{name} is not pinned"
+        assert pinned[name] in requirement.specifier, f"{name}=={pinned[name]} is outside {requirement}"
+
+
+def test_every_import_is_declared(repository: Path) -> None:
+    distributions = packages_distributions()
+    known = set(declared(repository, "demo", "deepspeed", "ray"))
+    undeclared = set()
+    for file in (file for root in ROOTS for file in (repository / root).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for top in {name.partition(".")[0] for name in names}:
+                if top in sys.stdlib_module_names or top.startswith("vigil_"):
+                    continue
+                if not known & {normal(name) for name in distributions.get(top, [top])}:
+                    undeclared.add(f"{file.relative_to(repository)}: {top}")
+    assert undeclared == set()
+
+
+def test_every_dependency_is_used(repository: Path) -> None:
+    text = "\n".join(file.read_text(encoding="utf-8") for root in ROOTS for file in (repository / root).rglob("*.py"))
+    imports: dict[str, list[str]] = {}
+    for top, names in packages_distributions().items():
+        for name in names:
+            imports.setdefault(normal(name), []).append(top)
+    # torchvision is what timm needs; the demo's weights are named by its recipe, not imported.
+    used_otherwise = {"torchvision"}
+    unused = [
+        name
+        for name in declared(repository)
+        if name not in used_otherwise
+        and not any(re.search(rf"\b(import|from) {re.escape(top)}\b", text) for top in imports.get(name, []))
+    ]
+    assert unused == []

@@ -1,0 +1,192 @@
+"""Packed fusion against a loop over items in float64, and the properties that packing must not break."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vigil_modeling.fusion import Fusion, build_fusion, softmax_by_item
+from vigil_modeling.specs import GatedFusion, MeanFusion, TransformerFusion
+
+WIDTH, LABELS = 8, 3
+SPECS = [MeanFusion(), GatedFusion(hidden=5), TransformerFusion(layers=0, heads=2), TransformerFusion(layers=2, heads=4)]
+ITEMS = st.lists(st.integers(0, 4), max_size=6)
+
+
+def make(spec, seed=0) -> Fusion:
+    torch.manual_seed(seed)
+    fusion = build_fusion(spec, WIDTH, LABELS, 0.3).eval()
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return fusion
+
+
+def pack(counts, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(sum(counts), WIDTH, generator=generator)
+    return (
+        tokens,
+        torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64)),
+        torch.arange(len(counts)),
+    )
+
+
+def norm(module, x):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + module.eps) * array(module.weight) + array(module.bias)
+
+
+def array(tensor):
+    return tensor.detach().numpy().astype(np.float64)
+
+
+def linear(module, x):
+    return x @ array(module.weight).T + (0 if module.bias is None else array(module.bias))
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def feedforward(module, x):
+    return linear(module[3], gelu(linear(module[1], norm(module[0], x))))
+
+
+def one_mean(fusion, tokens):
+    count = len(tokens)
+    hidden = tokens.mean(0) if count else array(fusion.prior_D)
+    return np.tile(hidden, (LABELS, 1)), np.full((count, LABELS), 1 / max(count, 1))
+
+
+def one_gated(fusion, tokens):
+    values = norm(fusion.norm, np.concatenate([tokens, array(fusion.prior_D)[None]]))
+    scores = linear(fusion.score, np.tanh(linear(fusion.tanh, values)) / (1 + np.exp(-linear(fusion.gate, values))))
+    share = np.stack([softmax(scores[:, label]) for label in range(LABELS)], 1)
+    return share.T @ values, share[: len(tokens)]
+
+
+def one_transformer(fusion, tokens):
+    x = np.concatenate([tokens, array(fusion.prior_D)[None]])
+    size = WIDTH // fusion.heads
+    cut = [slice(h * size, (h + 1) * size) for h in range(fusion.heads)]
+    for block in fusion.blocks:
+        query, key, value = np.split(linear(block.query_key_value, norm(block.norm, x)), 3, axis=1)
+        mixed = np.empty_like(x)
+        for head in cut:
+            for t in range(len(x)):
+                mixed[t, head] = softmax(key[:, head] @ query[t, head] / math.sqrt(size)) @ value[:, head]
+        x = x + linear(block.out[0], mixed)
+        x = x + feedforward(block.feedforward, x)
+    key, value = np.split(linear(fusion.key_value, norm(fusion.norm, x)), 2, axis=1)
+    query = linear(fusion.query, array(fusion.query_LD))
+    gathered, evidence = np.empty((LABELS, WIDTH)), np.zeros((len(x), LABELS))
+    for label in range(LABELS):
+        for head in cut:
+            share = softmax(key[:, head] @ query[label, head] / math.sqrt(size))
+            gathered[label, head] = share @ value[:, head]
+            evidence[:, label] += share / fusion.heads
+    hidden = array(fusion.query_LD) + linear(fusion.out[0], gathered)
+    return hidden + feedforward(fusion.feedforward, hidden), evidence[: len(tokens)]
+
+
+REFERENCE = {MeanFusion: one_mean, GatedFusion: one_gated, TransformerFusion: one_transformer}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@settings(deadline=None, max_examples=25)
+@given(counts=ITEMS, seed=st.integers(0, 99))
+def test_equals_a_loop_over_items(spec, counts, seed):
+    fusion = make(spec, seed)
+    tokens, item, rows = pack(counts, seed)
+    with torch.no_grad():
+        hidden, evidence = fusion(tokens, item, rows)
+    assert hidden.shape == (len(counts), LABELS, WIDTH)
+    assert evidence.shape == (sum(counts), LABELS)
+    for row in range(len(counts)):
+        expected_hidden, expected_evidence = REFERENCE[type(spec)](fusion, array(tokens[item == row]))
+        np.testing.assert_allclose(hidden[row], expected_hidden, atol=2e-5)
+        np.testing.assert_allclose(evidence[item == row], expected_evidence, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@settings(deadline=None, max_examples=25)
+@given(counts=ITEMS, data=st.data())
+def test_order_of_tokens_does_not_matter(spec, counts, data):
+    fusion = make(spec)
+    tokens, item, rows = pack(counts)
+    order = torch.tensor(data.draw(st.permutations(range(len(tokens)))), dtype=torch.int64)
+    with torch.no_grad():
+        hidden, evidence = fusion(tokens, item, rows)
+        shuffled_hidden, shuffled_evidence = fusion(tokens[order], item[order], rows)
+    torch.testing.assert_close(shuffled_hidden, hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shuffled_evidence, evidence[order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_neighbours_do_not_matter_however_large(spec):
+    fusion = make(spec)
+    tokens, item, rows = pack([2, 3, 0])
+    loud = torch.where((item == 1).unsqueeze(1), 1e4 * tokens, tokens)
+    with torch.no_grad():
+        hidden, _ = fusion(tokens, item, rows)
+        beside_loud, _ = fusion(loud, item, rows)
+    torch.testing.assert_close(beside_loud[[0, 2]], hidden[[0, 2]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_evidence_and_prior_sum_to_one(spec):
+    fusion = make(spec)
+    counts = [0, 1, 4]
+    with torch.no_grad():
+        _, evidence = fusion(*pack(counts))
+    assert (evidence >= 0).all()
+    for total in torch.stack([part.sum(0) for part in evidence.split(counts)])[1:]:
+        assert (total <= 1 + 1e-6).all()
+        if not isinstance(spec, MeanFusion):
+            assert (total < 1 - 1e-4).all()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_all_gradients_are_finite_with_empty_items_and_with_none_at_all(spec):
+    for counts in ([0, 2], [0], []):
+        fusion = make(spec).train()
+        hidden, _ = fusion(*pack(counts))
+        hidden.square().sum().backward()
+        for name, parameter in fusion.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_gradients_equal_those_of_torch_softmax():
+    scores = torch.randn(5, 2, dtype=torch.float32, requires_grad=True)
+    item, values = torch.tensor([0, 0, 1, 1, 1]), torch.randn(5, 2)
+    (softmax_by_item(scores, item, torch.arange(2)) * values).sum().backward()
+    ours, scores.grad = scores.grad, None
+    (torch.cat([scores[:2].softmax(0), scores[2:].softmax(0)]) * values).sum().backward()
+    torch.testing.assert_close(ours, scores.grad)
+
+
+def test_softmax_survives_scores_beyond_the_range_of_exp():
+    share = softmax_by_item(torch.tensor([[500.0], [-500.0], [-900.0]]), torch.tensor([0, 0, 1]), torch.arange(2))
+    assert share.flatten().tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_bfloat16_autocast_stays_close(spec):
+    fusion = make(spec)
+    packed = pack([1, 3, 0, 2])
+    with torch.no_grad():
+        exact, _ = fusion(*packed)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded, evidence = fusion(*packed)
+    assert evidence.dtype == torch.float32
+    torch.testing.assert_close(rounded.float(), exact, atol=0.15, rtol=0.05)

@@ -1,0 +1,208 @@
+"""The whole model: ragged batches, missing modalities, freezing, and gradients on a rank that lacks a modality."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vigil_data.batch import Batch, Segments
+from vigil_data.errors import UserError
+from vigil_data.items import MODALITIES
+from vigil_modeling.safety_model import build_model
+
+FUSIONS = [{"kind": "mean"}, {"kind": "gated"}, {"kind": "transformer"}]
+PER_ITEM = st.fixed_dictionaries({m: st.integers(0, 2) for m in MODALITIES})
+
+
+def segment(modality, generator):
+    match modality:
+        case "text":
+            length = int(torch.randint(1, 9, (), generator=generator))
+            return {
+                "input_ids": torch.randint(1, 60, (length,), generator=generator),
+                "attention_mask": torch.ones(length, dtype=torch.int64),
+            }
+        case "image":
+            return {"pixels": torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8)}
+    return {"waveform": 0.1 * torch.randn(8000, generator=generator)}
+
+
+def make_items(counts, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [{m: [segment(m, generator) for _ in range(n)] for m, n in count.items()} for count in counts]
+
+
+def make_batch(items, padding=0):
+    segments = {}
+    for modality in MODALITIES:
+        found = [(row, s) for row, item in enumerate(items) for s in item[modality]]
+        if found:
+            arrays = {
+                name: torch.nn.utils.rnn.pad_sequence([s[name] for _, s in found], batch_first=True) for name in found[0][1]
+            }
+            if modality == "text":
+                arrays = {name: torch.nn.functional.pad(array, (0, padding)) for name, array in arrays.items()}
+            segments[modality] = Segments(torch.tensor([row for row, _ in found]), arrays)
+    return Batch(tuple(map(str, range(len(items)))), segments, torch.full((len(items), 3), torch.nan))
+
+
+@pytest.fixture(scope="module")
+def models(make_spec, inputs, taxonomy):
+    torch.manual_seed(0)
+    return [build_model(make_spec(fusion), inputs, taxonomy).eval() for fusion in FUSIONS]
+
+
+@settings(deadline=None, max_examples=15)
+@given(counts=st.lists(PER_ITEM, max_size=4), seed=st.integers(0, 9), padding=st.integers(0, 7))
+def test_an_item_does_not_depend_on_its_batch(models, counts, seed, padding):
+    items = make_items(counts, seed)
+    for model in models:
+        with torch.no_grad():
+            logits = model(make_batch(items)).logits_NL
+            padded = model(make_batch(items, padding)).logits_NL
+            alone = [model(make_batch([item])).logits_NL for item in items]
+        assert logits.shape == (len(items), 3)
+        assert logits.isfinite().all()
+        torch.testing.assert_close(padded, logits, atol=1e-5, rtol=0)
+        if alone:
+            torch.testing.assert_close(torch.cat(alone), logits, atol=1e-5, rtol=0)
+
+
+def test_order_of_segments_does_not_matter_and_evidence_follows_it(models):
+    items = make_items([{"text": 2, "image": 2, "audio": 2}] * 2)
+    turned = [{m: list(reversed(segments)) for m, segments in item.items()} for item in items]
+    for model in models:
+        with torch.no_grad():
+            straight, reverse = model(make_batch(items)), model(make_batch(turned))
+        torch.testing.assert_close(straight.logits_NL, reverse.logits_NL, atol=1e-5, rtol=0)
+        for modality in MODALITIES:
+            torch.testing.assert_close(straight.evidence[modality], reverse.evidence[modality][[1, 0, 3, 2]], atol=1e-5, rtol=0)
+
+
+def test_evidence_of_a_segment_is_the_sum_over_its_tokens(models):
+    items = make_items([{"text": 1, "image": 1, "audio": 2}, {"text": 0, "image": 0, "audio": 0}])
+    mean = models[0]
+    assert mean.encoder("audio").tokens > 1
+    with torch.no_grad():
+        evidence = mean(make_batch(items)).evidence
+    tokens = {m: mean.encoder(m).tokens for m in MODALITIES}
+    total = tokens["text"] + tokens["image"] + 2 * tokens["audio"]
+    for modality, part in evidence.items():
+        torch.testing.assert_close(part, torch.full_like(part, tokens[modality] / total))
+
+
+def test_items_without_segments_get_the_prior_whatever_their_number(models):
+    for model in models:
+        with torch.no_grad():
+            logits = model(make_batch(make_items([dict.fromkeys(MODALITIES, 0)] * 3))).logits_NL
+        assert logits.isfinite().all()
+        assert (logits == logits[0]).all()
+
+
+def test_a_modality_that_the_model_does_not_take_is_left_out(make_model):
+    model = make_model(encoders={"text": {}}).eval()
+    assert model.modalities == ("text",)
+    both = make_batch(make_items([{"text": 1, "image": 1, "audio": 0}]))
+    text = make_batch(make_items([{"text": 1, "image": 0, "audio": 0}]))
+    with torch.no_grad():
+        prediction = model(both)
+        torch.testing.assert_close(prediction.logits_NL, model(text).logits_NL)
+    assert set(prediction.evidence) == {"text"}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
+def test_touching_gives_every_weight_a_gradient_and_changes_none(make_model, fusion):
+    model = make_model(fusion, dropout=0.0)
+    plain = copy.deepcopy(model)
+    batch = make_batch(make_items([{"text": 1, "image": 0, "audio": 0}] * 2))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    torch.manual_seed(1)
+    model(batch, touch_all=True).logits_NL.sum().backward()
+    torch.manual_seed(1)
+    plain(batch).logits_NL.sum().backward()
+    for (name, touched), parameter in zip(model.named_parameters(), plain.parameters(), strict=True):
+        if touched.requires_grad:
+            expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(touched.grad, expected, msg=lambda text, name=name: f"{name}: {text}")
+    assert all(buffers[name].equal(buffer) for name, buffer in model.named_buffers())
+    assert model.encoder("image").training
+    assert model.projections["image"].training
+
+
+def test_an_empty_batch_touches_every_weight(make_model):
+    model = make_model()
+    prediction = model(make_batch([]), touch_all=True)
+    assert prediction.logits_NL.shape == (0, 3)
+    prediction.logits_NL.sum().backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in model.parameters() if p.requires_grad)
+
+
+def test_every_weight_is_used_when_all_modalities_are_present(make_model):
+    model = make_model()
+    model(make_batch(make_items([dict.fromkeys(MODALITIES, 1)] * 2))).logits_NL.square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_frozen_encoders_stay_in_evaluation_mode_and_still(make_model):
+    model = make_model(encoders={"text": {"frozen": True}, "image": {"frozen": 2}, "audio": {}}).train()
+    text, image = model.encoder("text"), model.encoder("image")
+    assert not any(p.requires_grad for p in text.parameters())
+    assert not text.training
+    layers = image.layers()
+    assert [any(p.requires_grad for p in layer) for layer in layers] == [False, False] + [True] * (len(layers) - 2)
+    assert image.training
+    before = {name: buffer.clone() for name, buffer in image.named_buffers() if "running" in name}
+    model(make_batch(make_items([dict.fromkeys(MODALITIES, 1)] * 2)))
+    changed = {name for name, buffer in image.named_buffers() if "running" in name and not before[name].equal(buffer)}
+    frozen = {id(p) for layer in layers[:2] for p in layer}
+    norms = {name.rpartition(".")[0] for name in changed}
+    assert norms
+    assert not any(id(image.get_submodule(name).weight) in frozen for name in norms)
+    assert len(norms) < sum(isinstance(m, torch.nn.BatchNorm2d) for m in image.modules())
+    assert not model.eval().training
+    assert not image.training
+
+
+def test_too_many_frozen_layers_are_refused(make_model):
+    with pytest.raises(UserError, match=r"model\.encoders\.text\.frozen: frozen is 9, but the encoder has 3 layers"):
+        make_model(encoders={"text": {"frozen": 9}})
+
+
+def test_layers_hold_every_parameter_once(make_model):
+    model = make_model()
+    for modality in MODALITIES:
+        encoder = model.encoder(modality)
+        listed = [id(p) for layer in encoder.layers() for p in layer]
+        assert len(encoder.layers()) > 2
+        assert all(encoder.layers())
+        assert sorted(listed) == sorted(map(id, encoder.parameters()))
+
+
+def test_labels_named_like_attributes_of_a_module_are_fine(make_spec, inputs, taxonomy):
+    assert "train" in taxonomy.heads
+    assert build_model(make_spec(), inputs, taxonomy).training
+
+
+def test_same_seed_same_weights(make_model):
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        states.append(make_model().state_dict())
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())
+    assert not all(value.equal(states[2][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
+def test_bfloat16_autocast_stays_close_and_trains(make_model, fusion):
+    model = make_model(fusion, dropout=0.0).eval()
+    batch = make_batch(
+        make_items([dict.fromkeys(MODALITIES, 2), {"text": 1, "image": 0, "audio": 0}, dict.fromkeys(MODALITIES, 0)])
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(batch).logits_NL
+    with torch.no_grad():
+        torch.testing.assert_close(rounded.float(), model(batch).logits_NL, atol=0.1, rtol=0.1)
+    rounded.float().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

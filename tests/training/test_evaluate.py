@@ -1,0 +1,84 @@
+"""The commands `vigil train` and `vigil evaluate`, as their user runs them."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vigil_data.errors import UserError
+from vigil_training.cli import evaluate, train
+
+
+@pytest.fixture(scope="module")
+def app():
+    made = typer.Typer()
+    train.register(made)
+    evaluate.register(made)
+    return made
+
+
+def call(app, *arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_an_evaluation_leaves_predictions_numbers_and_a_report(app, trained):
+    done = call(app, "evaluate", trained.path)
+    assert done.exit_code == 0, done.output
+    folder = trained.path / "evaluation" / "test"
+    assert {path.name for path in folder.iterdir()} == {"predictions.parquet", "metrics.json", "report.html"}
+    assert pq.read_table(folder / "predictions.parquet").num_rows == 40
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["overall"]["labels"]["bright"]["average_precision"] > 0.9
+    assert [group["column"] for group in found["by"]] == ["presence", "language"]
+    assert "bright" in done.output
+    assert "report.html" in done.output
+
+
+def test_other_evaluations_have_folders_of_their_own(app, trained):
+    done = call(app, "evaluate", trained.path, "--split", "validation", "--only", "text", "--checkpoint", "last")
+    assert done.exit_code == 0, done.output
+    assert (trained.path / "evaluation" / "validation-last-only-text" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "tset"], "has no split tset"),
+        (["--only", "smell"], "smell is not a modality"),
+        (["--only", "audio"], "the model has no audio"),
+        (["--checkpoint", "worst"], "no such checkpoint"),
+        (["--data", "/nowhere"], "/nowhere is not a dataset"),
+    ],
+)
+def test_mistakes_are_user_errors(app, trained, arguments, message):
+    done = call(app, "evaluate", trained.path, *arguments)
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+
+
+def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make_recipe().model_dump_json())
+    done = call(app, "train", recipe, "training.max_steps=2", "optimizer.lr=1e-4", "--run", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    from vigil_training.run import Run
+
+    assert Run(tmp_path / "run").recipe.optimizer.lr == 1e-4
+    assert f"next: vigil evaluate {tmp_path / 'run'}" in done.output
+
+
+def test_a_failure_while_training_exits_with_one(app, make_recipe, monkeypatch, tmp_path):
+    from vigil_training import fit
+    from vigil_training.module import TrainingFailure
+
+    def fail(*_):
+        raise TrainingFailure("too many refused")
+
+    monkeypatch.setattr(fit, "_train", fail)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make_recipe().model_dump_json())
+    done = call(app, "train", recipe, "--run", tmp_path / "run")
+    assert done.exit_code == 1
+    assert "error: too many refused" in done.output

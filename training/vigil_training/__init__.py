@@ -1,0 +1,1 @@
+"""Recipes, the Lightning module, tracking and the vigil command."""

@@ -1,0 +1,199 @@
+"""The Lightning module: one step of training, one pass of validation, and the optimizer with its schedule."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from vigil_data.batch import Batch
+from vigil_data.pack import Refusal
+from vigil_modeling.loss import MaskedBCE
+from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.specs import ModelSpec
+from vigil_training.recipe import Recipe
+from vigil_training.specs import OptimizerSpec
+
+
+class TrainingFailure(Exception):  # noqa: N818 (not a mistake, and not an error in the code)
+    """Training cannot go on, though the recipe was right; the command prints the message and exits with status 1."""
+
+
+class Quarantine:
+    """The items that could not be decoded, each once, in a file; too many of them stop the run.
+
+    Args:
+        path: JSON lines; what an interrupted run left there still counts.
+        rows: items that the run reads.
+        limit: share of them that may be refused.
+    """
+
+    def __init__(self, path: Path, rows: int, limit: float) -> None:
+        self._path = path
+        self._rows = rows
+        self._limit = limit
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self._ids = {json.loads(line)["id"] for line in lines}
+
+    def add(self, refusals: Iterable[Refusal]) -> None:
+        """Note ``refusals``.
+
+        Raises:
+            TrainingFailure: if more than the limit are refused by now.
+        """
+        new = [r for r in {r.id: r for r in refusals}.values() if r.id not in self._ids]
+        if not new:
+            return
+        self._ids.update(r.id for r in new)
+        with self._path.open("a") as file:
+            for r in new:
+                file.write(json.dumps({"id": r.id, "modality": r.modality, "index": r.index, "reason": r.reason}) + "\n")
+        if len(self._ids) > self._limit * self._rows:
+            raise TrainingFailure(
+                f"{len(self._ids)} of {self._rows} items cannot be decoded, more than data.quarantine_limit {self._limit:g}; "
+                f"the last: item {new[-1].id}, {new[-1].modality} {new[-1].index}: {new[-1].reason}; all are in {self._path}"
+            )
+
+
+class TrainingModule(pl.LightningModule):
+    """A safety model in training.
+
+    Args:
+        model: what is trained.
+        loss: summed over the known targets of a batch.
+        recipe: labels, optimizer, clipping and accumulation.
+        steps: optimizer steps of the whole run.
+        quarantine: where refused items go.
+    """
+
+    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, steps: int, quarantine: Quarantine) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self._recipe = recipe
+        self._training = recipe.training
+        self._steps = steps
+        self._quarantine = quarantine
+        self._group_loss: Tensor | None = None
+        self._validation: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.step_metrics: dict[str, Tensor] = {}
+        self.validation_metrics: dict[str, float] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's part of the global batch's mean loss; see :meth:`vigil_data.loader.TrainingLoader.share`."""
+        self._quarantine.add(batch.refused)
+        prediction = self.model(batch, touch_all=self.trainer.world_size > 1)
+        loss: Tensor = self.loss(prediction.logits_NL, batch.targets) * batch.share
+        if not loss.requires_grad:  # Nothing could be decoded: the step still has to have gradients, which are zero.
+            loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        part = loss.detach() / self._training.accumulate
+        first = batch_idx % self._training.accumulate == 0
+        self._group_loss = part if first or self._group_loss is None else self._group_loss + part
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient by its norm over all weights, and stop before weights are spoilt."""
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        if self._training.clip is None:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(parameters, self._training.clip)
+        if not torch.isfinite(norm):
+            raise TrainingFailure(
+                f"the gradient is not finite at step {self.trainer.global_step + 1}; "
+                "a lower optimizer.lr, training.clip or precision fp32 may help"
+            )
+        if self._group_loss is None:
+            raise RuntimeError("an optimizer step without a batch")
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        self.step_metrics = {"train/loss": self._group_loss, "train/lr": torch.tensor(rate), "train/gradient_norm": norm}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep logits and targets; the numbers are made at the end, over all of them."""
+        del batch_idx
+        self._quarantine.add(batch.refused)
+        if len(batch):
+            logits_NL = self.model(batch).logits_NL.float()
+            total, weight = self.loss(logits_NL, batch.targets), self.loss.weight(batch.targets)
+            self._validation.append((logits_NL.cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure ranking per label and the mean loss; a label with one class alone among its known targets has no number."""
+        if self._validation:
+            logits, targets, totals, weights = zip(*self._validation, strict=True)
+            self.validation_metrics = measure(torch.cat(logits).numpy(), torch.cat(targets).numpy(), self._recipe.taxonomy.labels)
+            weight = float(torch.stack(weights).sum())
+            if weight > 0:
+                self.validation_metrics["validation/loss"] = float(torch.stack(totals).sum()) / weight
+            self._validation.clear()
+            for name, value in self.validation_metrics.items():
+                self.log(name, value, prog_bar=name == self._training.monitor, logger=False, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a learning rate for each group, warmed up and annealed at every step."""
+        spec = self._recipe.optimizer
+        groups = parameter_groups(self.model, self._recipe.model, spec)
+        optimizer = AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+        schedule = LambdaLR(optimizer, lambda step: schedule_factor(step, self._steps, spec.warmup, spec.lr_end))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def measure(logits_NL: np.ndarray, targets_NL: np.ndarray, labels: tuple[str, ...]) -> dict[str, float]:
+    """Average precision and AUROC of each label that has both classes among its known targets, and their means."""
+    from vigil_evaluation.metrics import auroc, average_precision
+
+    metrics: dict[str, float] = {}
+    for name, metric in (("ap", average_precision), ("auroc", auroc)):
+        values = {label: metric(targets_NL[:, i], logits_NL[:, i]) for i, label in enumerate(labels)}
+        known = {label: value for label, value in values.items() if value is not None}
+        metrics |= {f"validation/{name}/{label}": value for label, value in known.items()}
+        if known:
+            metrics[f"validation/macro_{name}"] = sum(known.values()) / len(known)
+    return metrics
+
+
+def metric_names(labels: tuple[str, ...]) -> list[str]:
+    """Every name that ``training.monitor`` may have."""
+    per_label = [f"validation/{metric}/{label}" for metric in ("ap", "auroc") for label in labels]
+    return ["validation/macro_ap", "validation/macro_auroc", "validation/loss", *per_label]
+
+
+def schedule_factor(step: int, steps: int, warmup: float, lr_end: float) -> float:
+    """The learning rate at ``step`` of ``steps``, counted from 0, relative to its peak.
+
+    It rises linearly over the first ``warmup`` of the steps and falls along half a cosine to ``lr_end`` at the last one.
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    progress = min((step - rising + 1) / max(steps - rising, 1), 1.0)
+    return lr_end + (1 - lr_end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def parameter_groups(model: SafetyModel, spec: ModelSpec, optimizer: OptimizerSpec) -> list[dict[str, Any]]:
+    """Trained weights by learning rate and decay.
+
+    An encoder's weights have its ``lr_factor``, times ``layer_decay`` for each of its layers above them (as in ELECTRA, Clark
+    et al. 2020, appendix A). Biases, norms and other vectors are not decayed.
+    """
+    factors: dict[int, float] = {}
+    for modality in model.modalities:
+        encoder_spec, encoder = getattr(spec.encoders, modality), model.encoder(modality)
+        factors |= {id(p): encoder_spec.lr_factor for p in encoder.parameters()}
+        for depth, layer in enumerate(reversed(encoder.layers())):
+            factors |= {id(p): encoder_spec.lr_factor * encoder_spec.layer_decay**depth for p in layer}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((factors.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr": optimizer.lr * factor, "weight_decay": optimizer.weight_decay if decayed else 0.0}
+        for (factor, decayed), parameters in groups.items()
+    ]

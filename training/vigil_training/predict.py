@@ -1,0 +1,179 @@
+"""What a model says of items: logits of batches, and the predictions table that evaluation reads."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vigil_data.batch import Batch
+from vigil_data.dataset import Dataset
+from vigil_data.errors import UserError
+from vigil_data.items import MODALITIES, Modality, presence
+from vigil_data.loader import Reader, evaluation_loader
+from vigil_data.pack import Refusal
+from vigil_data.sampler import Rows, costs
+from vigil_data.specs import Inputs
+from vigil_modeling.safety_model import SafetyModel
+from vigil_training.run import Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Predicted(NamedTuple):
+    """What a model said, in the order of the batches.
+
+    Attributes:
+        ids: of the N items.
+        logits_NL: float32.
+        targets_NL: float32, NaN for unknown.
+        presence: for each item the modalities that it has a segment of, such as ``text+image``.
+        refused: items that could not be decoded and are in none of the above.
+    """
+
+    ids: list[str]
+    logits_NL: NDArray[np.float32]
+    targets_NL: NDArray[np.float32]
+    presence: list[str]
+    refused: list[Refusal]
+
+
+def predict(model: SafetyModel, batches: Iterable[Batch], progress: Callable[[int], None] | None = None) -> Predicted:
+    """Run a model over batches, without gradients and in evaluation mode.
+
+    Args:
+        model: it is left in the mode in which it was.
+        batches: on any device.
+        progress: told the number of items after each batch, refused ones included.
+    """
+    device = next(model.parameters()).device
+    ids: list[str] = []
+    logits: list[NDArray[np.float32]] = []
+    targets: list[NDArray[np.float32]] = []
+    present: list[str] = []
+    refused: list[Refusal] = []
+    mode = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                refused += batch.refused
+                if len(batch):
+                    ids += batch.ids
+                    logits.append(model(batch.to(device)).logits_NL.float().cpu().numpy())
+                    targets.append(batch.targets.cpu().numpy())
+                    present += _presence(batch)
+                if progress is not None:
+                    progress(len(batch) + len(batch.refused))
+    finally:
+        model.train(mode)
+    if not logits:
+        return Predicted([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused)
+    return Predicted(ids, np.concatenate(logits), np.concatenate(targets), present, refused)
+
+
+def predict_rows(
+    run: Run,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    checkpoint: str = "best",
+    only: Sequence[Modality] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Predicted:
+    """Run a run's model over rows of a dataset.
+
+    Args:
+        run: a run with the checkpoint.
+        dataset: where the rows are.
+        rows: row numbers, int64 ``[N]``.
+        checkpoint: ``best``, ``last`` or a path.
+        only: modalities that the model may see; all of its own if empty.
+        progress: as for :func:`predict`.
+
+    Returns:
+        The items in the order of ``rows``.
+
+    Raises:
+        UserError: if ``only`` names a modality that the model does not have.
+    """
+    recipe = run.recipe
+    reader = Reader(dataset.path, dataset.version, restrict(recipe.inputs, only), recipe.taxonomy.labels)
+    prices = costs(dataset.facts(rows), recipe.data.batch.cost)
+    loader = evaluation_loader(
+        reader, rows, prices, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
+    )
+    predicted = predict(run.model(checkpoint), loader, progress)
+    place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}
+    order = np.argsort([place[id_] for id_ in predicted.ids]).astype(np.int64)
+    return Predicted(
+        [predicted.ids[i] for i in order],
+        predicted.logits_NL[order],
+        predicted.targets_NL[order],
+        [predicted.presence[i] for i in order],
+        predicted.refused,
+    )
+
+
+def predictions(
+    run: Run, dataset: Dataset, split: str | None = None, rows: Rows | None = None, checkpoint: str = "best"
+) -> "pa.Table":
+    """The predictions table of a split, or of rows; see :func:`table_of`.
+
+    Args:
+        run: a run with the checkpoint.
+        dataset: where the rows are.
+        split: which rows, if ``rows`` are not given; all if neither is.
+        rows: row numbers, int64 ``[N]``.
+        checkpoint: ``best``, ``last`` or a path.
+    """
+    rows = dataset.rows(split) if rows is None else rows
+    return table_of(predict_rows(run, dataset, rows, checkpoint=checkpoint), run, dataset, rows)
+
+
+def table_of(predicted: Predicted, run: Run, dataset: Dataset, rows: Rows) -> "pa.Table":
+    """The predictions table: id, ``target.LABEL``, ``probability.LABEL``, presence, and the recipe's columns to slice by.
+
+    Args:
+        predicted: what the run's model said of ``rows``.
+        run: names the labels and slices; a slice that the dataset does not have is left out.
+        dataset: where the columns are.
+        rows: the row numbers that were predicted; refused ones are not in the table.
+    """
+    import pyarrow as pa
+
+    labels = run.recipe.taxonomy.labels
+    slices = [name for name in dict.fromkeys(run.recipe.evaluation.slices) if name in dataset.columns]
+    known = dataset.table(["id", *slices], rows)
+    place = {id_: i for i, id_ in enumerate(known.column("id").to_pylist())}
+    known = known.take(pa.array([place[id_] for id_ in predicted.ids], pa.int64()))
+    columns: dict[str, pa.Array] = {"id": pa.array(predicted.ids, pa.string())}
+    probabilities_NL = 1 / (1 + np.exp(-predicted.logits_NL.astype(np.float64)))
+    for i, label in enumerate(labels if predicted.ids else ()):
+        targets_N = predicted.targets_NL[:, i]
+        columns[f"target.{label}"] = pa.array(targets_N, pa.float32(), mask=np.isnan(targets_N))
+        columns[f"probability.{label}"] = pa.array(probabilities_NL[:, i].astype(np.float32))
+    columns["presence"] = pa.array(predicted.presence, pa.string())
+    return pa.table(columns | {name: known.column(name) for name in slices if name not in columns})
+
+
+def restrict(inputs: Inputs, only: Sequence[Modality]) -> Inputs:
+    """The inputs of ``only`` these modalities; all if empty.
+
+    Raises:
+        UserError: if one of them is not an input.
+    """
+    has = [m for m in MODALITIES if getattr(inputs, m) is not None]
+    if wrong := [m for m in only if m not in has]:
+        raise UserError(f"--only {','.join(only)}: the model has no {' and no '.join(wrong)}; it takes {', '.join(has)}")
+    return inputs.model_copy(update={m: None for m in has if only and m not in only})
+
+
+def _presence(batch: Batch) -> list[str]:
+    has: list[list[str]] = [[] for _ in batch.ids]
+    for modality, segments in batch.segments.items():
+        for row in set(segments.item.tolist()):
+            has[row].append(modality)
+    return [presence(modalities) for modalities in has]
