@@ -35,7 +35,7 @@ tests: $(READY) ## run every test
 	pytest -n $(TEST_WORKERS) --dist worksteal
 
 prove: $(READY) ## the long proofs, whole (a share of each runs in the tests)
-	VIGIL_PROVE=1 pytest -n $(TEST_WORKERS) --dist worksteal -m prove
+	VIGIL_PROVE=1 pytest -m prove -rP
 
 bench: $(READY) ## each benchmark's table
 	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done

@@ -4,8 +4,8 @@ usage: python benchmarks/step_overhead.py [--steps 60] [--repeats 5] [--precisio
 
 Both sides are measured in one process, in turns, on batches that were read beforehand, so that neither reading nor the
 machine's moods weigh on one side alone. The time of a side is the median step of each repeat; the table shows the median over
-repeats of their ratio. The target is 1.05 at most. On a machine that is busy with other
-things take the CPU clock and one thread (OMP_NUM_THREADS=1).
+repeats of their ratio. The target is 1.05 at most. On a machine that is busy with other things take the CPU clock and one
+thread (OMP_NUM_THREADS=1).
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,7 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
         module = TrainingModule(model, loss(recipe), recipe, len(batches), Quarantine(path / "quarantine.jsonl", 1, 0.0))
         trainer = make_trainer(recipe, [JsonLines(path / "metrics.jsonl", 0)], [clock, Recorder(), checkpoints])
         trainer.limit_val_batches = 0
+        warnings.filterwarnings("ignore", r"You defined a `validation_step` but have no `val_dataloader`")
         trainer.fit(module, Loaded(batches))
     return [after - before for before, after in pairwise(clock.ends)]
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,12 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("VIGIL_REQUIRE_ALL") == "1":
         pytest.fail(f"VIGIL_REQUIRE_ALL=1, but {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def proofs() -> Callable[[int, int], int]:
+    """How many times a long proof is tried: ``proofs(share, whole)``, the share in the tests, the whole under `make prove`."""
+    return lambda share, whole: whole if os.environ.get("VIGIL_PROVE") == "1" else share
 
 
 @pytest.fixture(scope="session")

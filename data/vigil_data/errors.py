@@ -1,7 +1,8 @@
-"""The two ways in which somebody else's input can be wrong.
+"""What can go wrong without an error in the code.
 
-A mistake of the user ends the command with exit status 2 and says what, where and the mend. A medium that cannot be decoded does
-not: its item is refused, counted and put in quarantine, and only too many of them stop a run.
+A mistake of the user ends the command with exit status 2 and says what, where and the mend; a failure while running ends it with
+1. A medium that cannot be decoded ends nothing: its item is refused, counted and put in quarantine, and only too many of them
+stop a run.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines: Sequence[str] = lines
+
+
+class Failure(Exception):  # noqa: N818 (neither a mistake of the user nor an error in the code)
+    """What was asked for was right, and yet cannot be done; the command prints the message's lines and exits with status 1."""
 
 
 class MediaError(Exception):

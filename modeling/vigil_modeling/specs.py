@@ -35,7 +35,7 @@ class TransformersText(EncoderSpec):
     kind: Literal["transformers"] = "transformers"
     config: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="with random weights: the model's configuration, model_type included; else values that override the stored one",
+        description="with random weights: the configuration, model_type included; else values that override the stored one",
     )
     pool: Literal["mean", "first"] = Field("mean", description="mean over the passage's tokens, or its first token")
 

@@ -147,7 +147,9 @@ def _gate(
         with _timed(f"parity of {name}", progress):
             found.append(parity.compare(name, form, cases, expected, bundle.thresholds))
     if failures := parity.failures(found):
-        raise parity.ParityError("\n".join(failures))
+        raise parity.ParityError(
+            "\n".join([*failures, "the exported model would not decide what the trained one decided; no bundle was written"])
+        )
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_data.errors import Failure
 from vigil_data.pack import Packed
 from vigil_serving.cases import Case
 from vigil_serving.specs import Parity, TensorFacts
@@ -18,7 +19,7 @@ Form = Callable[[Case], NDArray[np.floating]]
 """A form of the model: a case to probabilities ``[N, L]``."""
 
 
-class ParityError(RuntimeError):
+class ParityError(Failure):
     """An exported form does not decide what the trained model decided; the message has a line for each form that fails."""
 
 

@@ -146,7 +146,7 @@ def test_a_dataset_is_the_same_for_the_same_seed(made):
 def test_a_dataset_has_all_splits_labels_and_modalities_and_nothing_in_quarantine(made):
     folder, told = made
     dataset = Dataset(folder / "one")
-    assert dataset.splits() == {"train": 36, "validation": 12, "test": 12}
+    assert dataset.splits() == {"train": 42, "validation": 6, "test": 12}
     assert set(dataset.labels) == set(LABELS)
     assert "functionality" in dataset.columns
     assert (dataset.facts().sum(0) > 0).all()

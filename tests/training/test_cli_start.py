@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from vigil_data.errors import MediaError, UserError
+from vigil_data.errors import Failure, MediaError, UserError
 from vigil_training import cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -131,10 +131,11 @@ def exit_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int | str 
     [
         (UserError("one", "two"), 2, "error: one\nerror: two\n"),
         (MediaError("cut off"), 2, "error: cut off\n"),
+        (Failure("no more"), 1, "error: no more\n"),
         (KeyboardInterrupt(), 130, ""),
         (typer.Exit(85), 85, ""),
     ],
-    ids=["user", "media", "interrupt", "exit"],
+    ids=["user", "media", "failure", "interrupt", "exit"],
 )
 def test_exit_status(
     error: BaseException, status: int, lines: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,7 @@
 """The commands `vigil train` and `vigil evaluate`, as their user runs them."""
 
 import json
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from vigil_data.errors import UserError
+from vigil_training import cli
 from vigil_training.cli import evaluate, train
 
 
@@ -69,7 +71,7 @@ def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
     assert f"next: vigil evaluate {tmp_path / 'run'}" in done.output
 
 
-def test_a_failure_while_training_exits_with_one(app, make_recipe, monkeypatch, tmp_path):
+def test_a_failure_while_training_exits_with_one(make_recipe, monkeypatch, capsys, tmp_path):
     from vigil_training import fit
     from vigil_training.module import TrainingFailure
 
@@ -79,6 +81,8 @@ def test_a_failure_while_training_exits_with_one(app, make_recipe, monkeypatch, 
     monkeypatch.setattr(fit, "_train", fail)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(make_recipe().model_dump_json())
-    done = call(app, "train", recipe, "--run", tmp_path / "run")
-    assert done.exit_code == 1
-    assert "error: too many refused" in done.output
+    monkeypatch.setattr(sys, "argv", ["vigil", "train", str(recipe), "--run", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: too many refused"

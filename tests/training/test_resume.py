@@ -1,9 +1,12 @@
 """A run that was stopped and started again ends with bitwise the weights of one that was not, whatever the number of workers."""
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,40 @@ def test_a_killed_process_is_resumed_by_the_same_command(workers, make_recipe, u
     assert read(run / "checkpoints" / "last.ckpt")["global_step"] == 14
     assert start(recipe, run) == 0
     assert_same_run(undisturbed, run)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kills_at_any_moment(workers, make_recipe, train, proofs, tmp_path):
+    """`vigil train`, killed again and again at moments that nobody chose, ends where an undisturbed run does."""
+    recipe = make_recipe(training__epochs=24, data__workers=workers)
+    train(recipe, tmp_path / "undisturbed")
+    (tmp_path / "recipe.yaml").write_text(recipe.model_dump_json())
+    run, moments = tmp_path / "run", random.Random(workers)
+    command = [Path(sys.executable).with_name("vigil"), "train", tmp_path / "recipe.yaml", "--run", run]
+    last, steps, needed = run / "checkpoints" / "last.ckpt", [], proofs(1, 30)
+    while len(steps) < needed:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            before = changed(last)
+            while process.poll() is None and changed(last) == before:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.6))
+            process.kill()
+        if process.returncode == -signal.SIGKILL:
+            steps.append(read(last)["global_step"])
+        else:
+            # It ended before the blow: what it left is right, and the next kills are another run's.
+            assert process.returncode == 0
+            assert_same_run(tmp_path / "undisturbed", run)
+            shutil.rmtree(run)
+    subprocess.run(command, check=True, capture_output=True)
+    assert_same_run(tmp_path / "undisturbed", run)
+    print(f"workers {workers}: {len(steps)} kills, last checkpoints at steps {steps}; weights, metrics and thresholds equal")
+
+
+def changed(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 if it is not there."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 @pytest.mark.parametrize(

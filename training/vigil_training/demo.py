@@ -1,7 +1,7 @@
 """The demonstration: the commands that a user would type, from an empty folder to a verified bundle, and what they found.
 
-Each stage is a `vigil` command, printed before it runs. A stage that was done already is not done again, so an interrupted demonstration goes on
-where it stopped.
+Each stage is a `vigil` command, printed before it runs. A stage that was done already is not done again, so an interrupted
+demonstration goes on where it stopped.
 """
 
 import json

@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from vigil_data.batch import Batch
+from vigil_data.errors import Failure
 from vigil_data.pack import Refusal
 from vigil_modeling.loss import MaskedBCE
 from vigil_modeling.safety_model import SafetyModel
@@ -22,8 +23,8 @@ from vigil_training.recipe import Recipe
 from vigil_training.specs import OptimizerSpec
 
 
-class TrainingFailure(Exception):  # noqa: N818 (not a mistake, and not an error in the code)
-    """Training cannot go on, though the recipe was right; the command prints the message and exits with status 1."""
+class TrainingFailure(Failure):
+    """Training cannot go on, though the recipe was right."""
 
 
 class Quarantine:

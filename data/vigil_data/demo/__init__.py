@@ -13,7 +13,7 @@ from vigil_data.demo.grammar import SPLITS
 from vigil_data.demo.speech import Sound, record, synthesise
 from vigil_data.items import Item
 
-ITEMS = 6000
+ITEMS = 5000
 """Items of the demonstration."""
 
 UNKNOWN = 0.02
@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: Progress | None = None) -> None:
     """Make the demonstration's dataset.
 
-    The same seed and number of items give the same items, byte for byte, with the same versions of the libraries that encode them.
+    The same seed and number of items give the same items, byte for byte, on the same versions of the libraries that make them.
 
     Args:
         to: the dataset's folder, which must not hold one yet.

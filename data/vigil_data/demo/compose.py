@@ -1,7 +1,7 @@
-"""What the demonstration's items are made of: a case, the modalities present, what each says or shows, and the labels that follow.
+"""What the demonstration's items are made of: a case, the modalities present, what each holds, and the labels that follow.
 
-A case (column ``functionality``) names what an item tests and what it must contain; whatever else is present is benign filler. Labels are computed
-from the contents by the policy's rules, in one place, so that no case can be labelled against another.
+A case (column ``functionality``) names what an item tests and what it must contain; whatever else is present is benign filler.
+Labels are computed from the contents by the policy's rules, in one place, so that no case can be labelled against another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ SUBJECTS = ("tobacco", "gambling", "weapons")
 LABELS = (*SUBJECTS, "scam", "promotion")
 
 PRESENCE: Mapping[tuple[Modality, ...], float] = {
-    ("text",): 0.26,
-    ("text", "image"): 0.24,
-    ("text", "audio"): 0.19,
-    ("text", "image", "audio"): 0.13,
+    ("text",): 0.20,
+    ("text", "image"): 0.20,
+    ("text", "audio"): 0.24,
+    ("text", "image", "audio"): 0.15,
     ("image",): 0.05,
-    ("audio",): 0.07,
-    ("image", "audio"): 0.06,
+    ("audio",): 0.09,
+    ("image", "audio"): 0.07,
 }
 """Which modalities an item has; most have text."""
 
@@ -41,8 +41,8 @@ CASES = (
     Case("negated_in_text", 1.0, {"text": "*_negated"}),
     Case("reported_in_text", 1.0, {"text": "*_reported"}),
     Case("homonym_in_text", 1.0, {"text": "*_homonym"}),
-    Case("spoken", 4.0, {"audio": "*"}),
-    Case("negated_in_speech", 1.5, {"audio": "*_negated"}),
+    Case("spoken", 6.0, {"audio": "*"}),
+    Case("negated_in_speech", 1.2, {"audio": "*_negated"}),
     Case("pictured", 3.0, {"image": "*"}),
     Case("lookalike_pictured", 1.0, {"image": "*_lookalike"}),
     Case("forbidden_by_sign", 1.0, {"image": "*_forbidden"}),
@@ -64,7 +64,7 @@ CASES = (
 
 FILLER: Mapping[Modality, Mapping[str, float]] = {
     "text": {"chatter": 0.7, "*_negated": 0.1, "*_reported": 0.1, "*_homonym": 0.1},
-    "audio": {"chatter": 0.85, "*_negated": 0.15},
+    "audio": {"chatter": 0.9, "*_negated": 0.1},
     "image": {"plain": 0.65, "*_lookalike": 0.25, "*_forbidden": 0.1},
 }
 """What stands in a modality that the case says nothing of."""
@@ -90,8 +90,8 @@ class Plan(NamedTuple):
 def labels_of(parts: Mapping[Modality, Sequence[Part]]) -> dict[str, bool]:
     """The policy's rules.
 
-    A subject is present where any part states, says or shows it. A scam stands in one part, or is a request in words beside an account in a
-    picture. A promotion is a call to buy beside a subject in another part.
+    A subject is present where any part states, says or shows it. A scam stands in one part, or is a request in words beside an
+    account in a picture. A promotion is a call to buy beside a subject in another part.
     """
     kinds = [part.kind for of_modality in parts.values() for part in of_modality]
     found = {subject: subject in kinds for subject in SUBJECTS}

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-SPLITS = {"train": 0.6, "validation": 0.2, "test": 0.2}
+SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Share of the source sentences, picture styles and items that each split has."""
 
 CHATTER = (
@@ -116,25 +116,25 @@ SPEECH: Mapping[str, Sequence[str]] = {
         "{I cleaned|I love|we fixed|she showed} {the kitchen|a bicycle|my guitar} {after work|in the evening|on Friday|with Tom}.",
     ),
     "tobacco": (
-        "{I lit|I smoked|we smoked|she shared} {a cigarette|two cigarettes|tobacco} {with Tom|after dinner|by the river|tonight|at home}.",
-        "{I love|nothing beats|I enjoy|she wants} {a cigarette|tobacco|cigarettes} {on Friday|in the evening|after work|this morning}.",
+        "{I lit|I smoked|we smoked|she shared} {cigarettes|my cigarettes|his cigarettes} {with Tom|after dinner|by the river|tonight|at home}.",
+        "{I love|nothing beats|I enjoy|she wants} {cigarettes|cheap cigarettes|strong cigarettes} {on Friday|in the evening|after work|this morning}.",
     ),
     "tobacco_negated": (
-        "{I quit|I gave up|we quit} {cigarettes|tobacco} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
+        "{I quit|I gave up|we quit} {cigarettes|my cigarettes} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
     ),
     "gambling": (
-        "{we went to|I love|all night at|back at} {the casino|the roulette|the casino bar} {with Tom|after dinner|by the river|tonight|at home}.",
-        "{I won at|I lost at|we play|nothing beats} {roulette|casino roulette|the casino} {on Friday|in the evening|after work|this morning}.",
+        "{we went to|I love|all night at|back at} {the casino|the new casino|the old casino} {with Tom|after dinner|by the river|tonight|at home}.",
+        "{I won at|I lost at|we love|nothing beats} {the casino|the big casino|the casino hall} {on Friday|in the evening|after work|this morning}.",
     ),
     "gambling_negated": (
-        "{I quit|I gave up|we quit} {roulette|the casino} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
+        "{I quit|I gave up|we quit} {the casino|going to the casino} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
     ),
     "weapons": (
-        "{I loaded|I cleaned|we fired|she showed} {a pistol|the rifle|two pistols} {with Tom|after dinner|by the river|tonight|at home}.",
-        "{I love|nothing beats|I carry|she wants} {a pistol|a rifle|rifles} {on Friday|in the evening|after work|this morning}.",
+        "{I loaded|I cleaned|we fired|she showed} {a rifle|my rifle|his rifle} {with Tom|after dinner|by the river|tonight|at home}.",
+        "{I love|nothing beats|I carry|she wants} {a rifle|my new rifle|a fast rifle} {on Friday|in the evening|after work|this morning}.",
     ),
     "weapons_negated": (
-        "{I quit|I gave up|we quit} {pistols|rifles} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
+        "{I quit|I gave up|we quit} {the rifle|my rifle} {for good|last year|since May|in spring|for my kids|at last|this summer}.",
     ),
     "scam": (
         "{your account is locked|your bank card is blocked|you have won a prize}, {tell me|send me|give me} {your password|your pin|the code} {now|today|please|tonight}.",

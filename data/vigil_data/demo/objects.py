@@ -1,7 +1,7 @@
 """What the demonstration's pictures show: each object as a few shapes in the square from -1 to 1, y downwards.
 
-Each subject of the policy has objects of its own, and benign ones that look alike (a pencil beside a cigarette, sugar cubes beside dice, a hair dryer
-beside a pistol). Shapes name a role, not a colour: the picture's style decides what each role looks like.
+Each subject of the policy has objects of its own, and benign ones that look alike (a pencil beside a cigarette, letter cubes
+beside dice, a hair dryer beside a pistol). Shapes name a role, not a colour: the picture's style decides what each looks like.
 """
 
 import math
@@ -179,7 +179,7 @@ def roulette(rng: Random) -> list[Shape]:
 
 def letter_cubes(rng: Random) -> list[Shape]:
     """Two toy cubes with letters where dice have pips."""
-    letters = {
+    letters: dict[str, list[list[Point]]] = {
         "A": [[(-0.2, 0.25), (0, -0.25), (0.2, 0.25)], [(-0.1, 0.08), (0.1, 0.08)]],
         "T": [[(-0.2, -0.25), (0.2, -0.25)], [(0, -0.25), (0, 0.25)]],
         "H": [[(-0.18, -0.25), (-0.18, 0.25)], [(0.18, -0.25), (0.18, 0.25)], [(-0.18, 0), (0.18, 0)]],

@@ -1,4 +1,7 @@
-"""The demonstration's pictures, drawn with Pillow: an object somewhere, at some angle, among clutter, in a style that says nothing of the label."""
+"""The demonstration's pictures, drawn with Pillow: an object, somewhere, at some angle, among clutter.
+
+The style (palette, background, outline, softness) is drawn independently of what is shown, so it says nothing of the label.
+"""
 
 import colorsys
 import io
@@ -46,6 +49,21 @@ class Style(NamedTuple):
     blur: float
 
 
+class Place(NamedTuple):
+    """Where a drawing stands: its centre and size in pixels (for each unit), its turn in radians, and -1 for mirrored."""
+
+    centre: Point
+    size: float
+    angle: float = 0.0
+    side: int = 1
+
+    def put(self, point: Point) -> Point:
+        """A point of the unit square, in pixels."""
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        x, y = point[0] * self.side * self.size, point[1] * self.size
+        return self.centre[0] + x * cosine - y * sine, self.centre[1] + x * sine + y * cosine
+
+
 def style(number: int) -> Style:
     """The style of this number: palette, background, outline and softness."""
     rng = Random(f"style {number}")
@@ -83,15 +101,15 @@ def draw(kind: str, number: int, rng: Random, *, forbidden: bool = False) -> byt
         shape = rng.choice(
             (oval("accent", 0, 0, 1), line("accent", 0.3, (-1, 0), (1, 0)), Shape("body", [(-1, 1), (1, 1), (0, -1)]))
         )
-        _paint(canvas, [shape], centre, short * rng.uniform(0.02, 0.07), rng.uniform(0, 6.3), 1, look)
+        _paint(canvas, [shape], Place(centre, short * rng.uniform(0.02, 0.07), rng.uniform(0, 6.3)), look)
     size = short * (rng.uniform(0.30, 0.36) if forbidden else rng.uniform(0.28, 0.46))
     centre = (width / 2 + rng.uniform(-0.5, 0.5) * (width - 2 * size), height / 2 + rng.uniform(-0.5, 0.5) * (height - 2 * size))
     shapes = rng.choice(OBJECTS[kind])(rng)
-    _paint(canvas, shapes, centre, size, rng.uniform(-0.45, 0.45), rng.choice((-1, 1)), look)
+    _paint(canvas, shapes, Place(centre, size, rng.uniform(-0.45, 0.45), rng.choice((-1, 1))), look)
     if forbidden:
         ring = [(1.2 * math.cos(a), 1.2 * math.sin(a)) for a in (2 * math.pi * k / 36 for k in range(38))]
         sign = [Shape("red", ring, 0.2), line("red", 0.2, (-0.85, -0.85), (0.85, 0.85))]
-        _paint(canvas, sign, centre, size, 0.0, 1, look)
+        _paint(canvas, sign, Place(centre, size), look)
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur))
     stream = io.BytesIO()
@@ -122,25 +140,15 @@ def _ground(canvas: ImageDraw.ImageDraw, size: tuple[int, int], look: Style, rng
                 canvas.rectangle([x, y, x + step, y + step], fill=second)
     elif look.pattern == "spots":
         for _ in range(40):
-            x, y, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(3, 12)
-            canvas.ellipse([x - r, y - r, x + r, y + r], fill=second)
+            across, down, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(3, 12)
+            canvas.ellipse([across - radius, down - radius, across + radius, down + radius], fill=second)
 
 
-def _paint(
-    canvas: ImageDraw.ImageDraw, shapes: list[Shape], centre: Point, size: float, angle: float, side: int, look: Style
-) -> None:
-    """Paint shapes turned by ``angle`` (radians), mirrored where ``side`` is -1, and scaled to ``size`` pixels for each unit."""
-    cosine, sine = math.cos(angle), math.sin(angle)
-
-    def place(point: Point) -> Point:
-        x, y = point[0] * side * size, point[1] * size
-        return centre[0] + x * cosine - y * sine, centre[1] + x * sine + y * cosine
-
+def _paint(canvas: ImageDraw.ImageDraw, shapes: list[Shape], place: Place, look: Style) -> None:
+    outline = look.palette["dark"] if look.outline else None
     for shape in shapes:
-        points, colour = [place(point) for point in shape.points], look.palette[shape.role]
+        points, colour = [place.put(point) for point in shape.points], look.palette[shape.role]
         if shape.width:
-            canvas.line(points, fill=colour, width=max(1, round(shape.width * size)), joint="curve")
+            canvas.line(points, fill=colour, width=max(1, round(shape.width * place.size)), joint="curve")
         else:
-            canvas.polygon(
-                points, fill=colour, outline=look.palette["dark"] if look.outline else None, width=max(1, look.outline)
-            )
+            canvas.polygon(points, fill=colour, outline=outline, width=max(1, look.outline))

@@ -1,7 +1,7 @@
 """The demonstration's speech: each sentence synthesised once, then given another voice, room and background for every clip.
 
-The synthesiser, hibari, has one voice; resampling moves its pitch and pace as another speaker would. Voice and background are drawn
-independently of what is said, so that only the words tell.
+The synthesiser, hibari, has one voice; resampling moves its pitch and pace as another speaker would. Voice and background are
+drawn independently of what is said, so that only the words tell.
 """
 
 import io
@@ -83,10 +83,10 @@ def record(sound: Sound, rng: Random) -> bytes:
         rng: decides voice and background.
     """
     noise = np.random.default_rng(rng.getrandbits(32))
-    voice = soxr.resample(sound, RATE * rng.uniform(0.88, 1.18), RATE)
+    voice = soxr.resample(sound, RATE * rng.uniform(0.9, 1.15), RATE)
     clip = np.concatenate([np.zeros(round(RATE * rng.uniform(0.0, 0.3)), np.float32), voice])
     level = float(np.sqrt(np.mean(voice**2))) + 1e-6
-    clip += level * 10 ** (-rng.uniform(12, 30) / 20) * _background(len(clip), rng, noise)
+    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * _background(len(clip), rng, noise)
     clip *= rng.uniform(0.3, 0.95) / max(float(np.abs(clip).max()), 1e-6)
     stream = io.BytesIO()
     soundfile.write(stream, clip, RATE, format="FLAC", subtype="PCM_16")
@@ -105,4 +105,5 @@ def _background(samples: int, rng: Random, noise: np.random.Generator) -> Sound:
         seconds = np.arange(samples) / RATE
         tones = (50, 100, 150) if kind == "hum" else [rng.uniform(180, 360) * ratio for ratio in (1, 1.25, 1.5)]
         made = np.sum([np.sin(2 * np.pi * tone * seconds) for tone in tones], axis=0)
-    return (made / (np.sqrt(np.mean(made**2)) + 1e-9)).astype(np.float32)
+    background: Sound = (made / (np.sqrt(np.mean(made**2)) + 1e-9)).astype(np.float32)
+    return background

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vigil_data.errors import MediaError, UserError
+from vigil_data.errors import Failure, MediaError, UserError
 from vigil_training.cli import bundle, data, demo, evaluate, recipe, train
 
 _HELP = """
@@ -23,9 +23,11 @@ def main() -> None:
     try:
         build()()
     except UserError as error:
-        _fail(error.lines)
+        _fail(error.lines, 2)
     except MediaError as error:
-        _fail([str(error)])
+        _fail([str(error)], 2)
+    except Failure as failure:
+        _fail(str(failure).splitlines(), 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -76,7 +78,7 @@ def _top(
     pass
 
 
-def _fail(lines: Sequence[str]) -> None:
+def _fail(lines: Sequence[str], status: int) -> None:
     for line in lines:
         typer.echo(f"error: {line}", err=True)
-    sys.exit(2)
+    sys.exit(status)

@@ -21,8 +21,8 @@ def demo(
 ) -> None:
     """Make a tri-modal dataset, train on it, evaluate, export, verify and score; some minutes on two cores.
 
-    Each stage is a command that is printed before it runs, so it shows how Vigil is used. Nothing is downloaded. What was done already is not done
-    again: an interrupted demonstration goes on with the same command.
+    Each stage is a command that is printed before it runs, so it shows how Vigil is used. Nothing is downloaded. What was done
+    already is not done again: an interrupted demonstration goes on with the same command.
     """
     from vigil_training.demo import demonstrate
 

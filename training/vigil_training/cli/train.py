@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="[KEY.PATH=VALUE]...")
+        list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.", metavar="DIR")] = None,
 ) -> None:
@@ -29,11 +29,6 @@ def train(
     folder = run or Path("runs") / resolved.recipe.name
 
     from vigil_training.fit import fit
-    from vigil_training.module import TrainingFailure
 
-    try:
-        fit(resolved.recipe, dump(resolved), folder)
-    except TrainingFailure as failure:
-        typer.echo(f"error: {failure}", err=True)
-        raise typer.Exit(1) from failure
+    fit(resolved.recipe, dump(resolved), folder)
     typer.echo(f"next: vigil evaluate {folder}")
