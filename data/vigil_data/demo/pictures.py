@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from vigil_data.demo.objects import OBJECTS, Point, Shape, line, oval
+from vigil_data.demo.objects import OBJECTS
+from vigil_data.demo.shapes import Point, Shape, line, oval
 
 RGB = tuple[int, int, int]
 
