@@ -145,17 +145,13 @@ def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
         Dataset(tmp_path, 99)
 
 
-def _ids(dataset: Dataset) -> list[str]:
-    return [item.id for item in dataset.take([1, 0])]
-
-
 def test_a_worker_process_opens_it_at_the_same_version(tmp_path: Path) -> None:
     write(tmp_path, posts(2))
     dataset = Dataset(tmp_path)
     write(tmp_path, posts(2, "q"), append=True)
     assert len(pickle.loads(pickle.dumps(dataset))) == 2
     with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
-        assert pool.submit(_ids, dataset).result() == ["p1", "p0"]
+        assert [item.id for item in pool.submit(dataset.take, [1, 0]).result()] == ["p1", "p0"]
 
 
 def test_what_cannot_be_decoded_goes_to_quarantine(tmp_path: Path) -> None:

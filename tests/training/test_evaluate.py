@@ -1,6 +1,7 @@
 """The commands `vigil train` and `vigil evaluate`, as their user runs them."""
 
 import json
+import shutil
 import sys
 
 import pyarrow.parquet as pq
@@ -11,6 +12,13 @@ from typer.testing import CliRunner
 from vigil_data.errors import UserError
 from vigil_training import cli
 from vigil_training.cli import evaluate, train
+from vigil_training.run import Run
+
+
+@pytest.fixture(scope="module")
+def trained(trained, tmp_path_factory):
+    """A copy of the trained run, which evaluations may be added to."""
+    return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("evaluated") / "run"))
 
 
 @pytest.fixture(scope="module")
