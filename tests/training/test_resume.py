@@ -65,7 +65,7 @@ def test_kills_at_any_moment(workers, make_recipe, train, proofs, tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe.model_dump_json())
     run, moments = tmp_path / "run", random.Random(workers)
     command = [Path(sys.executable).with_name("vigil"), "train", tmp_path / "recipe.yaml", "--run", run]
-    last, steps, needed = run / "checkpoints" / "last.ckpt", [], proofs(1, 30)
+    last, steps, needed = run / "checkpoints" / "last.ckpt", [], proofs(1, 12)
     while len(steps) < needed:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             before = changed(last)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,13 @@ class TrainingModule(pl.LightningModule):
             raise RuntimeError("an optimizer step without a batch")
         rate = max(group["lr"] for group in optimizer.param_groups)
         self.step_metrics = {"train/loss": self._group_loss, "train/lr": torch.tensor(rate), "train/gradient_norm": norm}
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step, and free the gradients at once: kept through the next forward pass, their memory could not be used again."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and targets; the numbers are made at the end, over all of them."""
