@@ -7,7 +7,7 @@ machine's moods weigh on one side alone. The time of a side is the median step o
 repeats of their ratio. The target is 1.05 at most. On a machine that is busy with other things take the CPU clock and one
 thread (OMP_NUM_THREADS=1).
 
-Last table (fp32, 20 steps, 3 repeats, 2 threads, wall clock, two idle cores of an AMD EPYC): ratios .870, .801, .899, median .870.
+Last table (fp32, 20 steps, 3 repeats, 2 threads, wall clock, two idle cores of an AMD EPYC): ratios .870, .801, .899, median .87.
 Repeats scatter by about a tenth on this machine.
 """
 
