@@ -18,8 +18,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -31,11 +33,15 @@ from torch import nn
 
 from vigil_data.batch import Batch, Segments
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training import checkpoint
 from vigil_training.assemble import assemble, loss
+from vigil_training.callbacks import Checkpoints, Pulse
+from vigil_training.checkpoint.write import Writer
 from vigil_training.fit import make_trainer, without_noise
 from vigil_training.module import Quarantine, TrainingModule, parameter_groups, schedule_factor
+from vigil_training.ranks.session import open_session
+from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
+from vigil_training.strategies.build import build_strategy
 from vigil_training.tracking import JsonLines, Recorder
 
 TARGET = 1.05
@@ -155,14 +161,20 @@ class Loaded:
 def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
     """Seconds of each step of the trainer that :func:`vigil_training.fit.fit` makes, with its callbacks."""
     clock = Clock(now)
-    with tempfile.TemporaryDirectory() as folder, without_noise():
+    with tempfile.TemporaryDirectory() as folder, without_noise(), open_session(recipe, World(), Path(folder)) as session:
         path = Path(folder)
-        checkpoints = checkpoint.Checkpoints(path / "last.ckpt", path / "best.ckpt", recipe.checkpoint, recipe.training)
-        module = TrainingModule(model, loss(recipe), recipe, len(batches), Quarantine(path / "quarantine.jsonl", 1, 0.0))
-        trainer = make_trainer(recipe, [JsonLines(path / "metrics.jsonl", 0)], [clock, Recorder(), checkpoints])
-        trainer.limit_val_batches = 0
-        warnings.filterwarnings("ignore", r"You defined a `validation_step` but have no `val_dataloader`")
-        trainer.fit(module, Loaded(batches))
+        module = TrainingModule(model, loss(recipe), recipe, len(batches), session.control)
+        with closing(
+            Writer(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")  # noqa: S106
+        ) as writer:
+            pulse = Pulse(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
+            callbacks = [clock, Recorder(session.control, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]
+            strategy: Any = build_strategy(recipe, session.world, session.device)
+            strategy.writer = writer
+            trainer = make_trainer(recipe, strategy, session, [JsonLines(path / "metrics.jsonl", 0)], callbacks)
+            trainer.limit_val_batches = 0
+            warnings.filterwarnings("ignore", r"You defined a `validation_step` but have no `val_dataloader`")
+            trainer.fit(module, Loaded(batches))
     return [after - before for before, after in pairwise(clock.ends)]
 
 

@@ -13,7 +13,12 @@ class UserError(Exception):
 
     Args:
         lines: one clear line for each mistake found: what, where, and the mend.
+
+    Attributes:
+        everywhere: whether every process of a run raises it, so that one of them need say it.
     """
+
+    everywhere = False
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -21,7 +26,15 @@ class UserError(Exception):
 
 
 class Failure(Exception):  # noqa: N818 (neither a mistake of the user nor an error in the code)
-    """What was asked for was right, and yet cannot be done; the command prints the message's lines and exits with status 1."""
+    """What was asked for was right, and yet cannot be done; the command prints the message's lines and exits with the status.
+
+    Attributes:
+        status: of the command.
+        everywhere: whether every process of a run raises it, so that one of them need say it.
+    """
+
+    status = 1
+    everywhere = False
 
 
 class MediaError(Exception):

@@ -191,19 +191,33 @@ class EvaluationLoader:
 
 
 def evaluation_loader(
-    reader: Reader, rows: Rows, costs: NDArray[np.float64], spec: BatchPlan, *, workers: int = 0, worker_start: str = "forkserver"
+    reader: Reader,
+    rows: Rows,
+    costs: NDArray[np.float64],
+    spec: BatchPlan,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    worker_start: str = "forkserver",
 ) -> EvaluationLoader:
     """Load each row once, without gradients in mind.
+
+    Every rank has equally many batches, as ranks that share their weights need it; the last may be empty.
 
     Args:
         reader: reads the batches.
         rows: row numbers in the dataset, int64 ``[N]``.
         costs: cost of each, ``[N]``.
         spec: how batches are filled.
+        rank: this process.
+        world: ranks among which the batches are dealt out.
         workers: processes that decode ahead.
         worker_start: how they start.
     """
-    requests = [Request(rows[batch]) for batch in sequence(costs, spec)]
+    batches = sequence(costs, spec)
+    batches += [rows[:0]] * (-len(batches) % world)
+    requests = [Request(rows[batch]) for batch in batches[rank::world]]
     return EvaluationLoader(reader, requests, workers=workers, worker_start=worker_start)
 
 

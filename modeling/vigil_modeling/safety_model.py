@@ -66,6 +66,7 @@ class SafetyModel(nn.Module):
         super().__init__()
         self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
         self.labels = taxonomy.labels
+        self.width = spec.width
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.projections = nn.ModuleDict({m: Projection(encoders[m].width, spec.width, spec.dropout) for m in self.modalities})
         self.fusion = build_fusion(spec.fusion, spec.width, len(self.labels), spec.dropout)
@@ -115,7 +116,7 @@ class SafetyModel(nn.Module):
         device = self.fusion.prior_D.device
         rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
         present = [m for m in self.modalities if m in tokens]
-        packed = [tokens[m].flatten(0, 1) for m in present] or [self.fusion.prior_D.new_zeros(0, self.fusion.prior_D.shape[0])]
+        packed = [tokens[m].flatten(0, 1) for m in present] or [self.fusion.prior_D.new_zeros(0, self.width)]
         rows = [items[m].unsqueeze(1).expand(-1, tokens[m].shape[1]).flatten() for m in present] or [rows_N[:0]]
         hidden_NLD, evidence_TL = self.fusion(torch.cat(packed), torch.cat(rows), rows_N)
         evidence: dict[Modality, Tensor] = {}
@@ -131,23 +132,38 @@ class SafetyModel(nn.Module):
 
         Args:
             batch: on the model's device; modalities that the model does not take are left out.
-            touch_all: give every weight a gradient, zero for those of a modality that the batch lacks, so that collectives of
-                several ranks line up.
+            touch_all: give every weight a gradient, zero for those of a modality that the batch lacks. Encoders run in the same
+                order whatever the batch holds, so that the collectives of several ranks line up.
         """
-        present: list[Modality] = [m for m in self.modalities if m in batch.segments]
-        tokens = {m: self.encode(m, **batch.segments[m].inputs) for m in present}
-        prediction = self.fuse(tokens, {m: batch.segments[m].item for m in present}, len(batch))
-        if touch_all:
-            for modality in self.modalities:
-                if modality not in tokens:
-                    prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * self._touch(modality))
+        tokens: dict[Modality, Tensor] = {}
+        touched: list[Tensor] = []
+        for modality in self.modalities:
+            if modality in batch.segments:
+                tokens[modality] = self.encode(modality, **batch.segments[modality].inputs)
+            elif touch_all:
+                touched.append(self._touch(modality))
+        prediction = self.fuse(tokens, {m: batch.segments[m].item for m in tokens}, len(batch))
+        for total in touched:
+            prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total)
         return prediction
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each encoder layer for the backward pass, and compute the rest again (Chen et al. 2016).
+
+        Raises:
+            UserError: an encoder's library cannot do so.
+        """
+        for modality in self.modalities:
+            self.encoder(modality).checkpoint_activations()
 
     def _touch(self, modality: Modality) -> Tensor:
         """A number that depends on all weights of a modality; in evaluation mode, to leave running statistics as they are."""
         encoder, projection = self.encoder(modality), self.projections[modality]
         encoder.eval()
         projection.eval()
+        for module in encoder.modules():
+            # A layer that is computed again in the backward pass has to be so on every rank: ZeRO-3 gathers its weights twice.
+            module.training = getattr(module, "gradient_checkpointing", False) and self.training
         total = self.encode(modality, **encoder.blank()).sum()
         projection.train(self.training)
         set_mode(encoder, self.training)

@@ -206,3 +206,29 @@ def test_bfloat16_autocast_stays_close_and_trains(make_model, fusion):
         torch.testing.assert_close(rounded.float(), model(batch).logits_NL, atol=0.1, rtol=0.1)
     rounded.float().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointed_activations_change_nothing_but_memory(make_model, training):
+    model = make_model().train(training)
+    checkpointed = copy.deepcopy(model)
+    checkpointed.checkpoint_activations()
+    batch = make_batch(make_items([dict.fromkeys(MODALITIES, 2), {"text": 1, "image": 0, "audio": 0}]))
+    kept = []
+    for each in (model, checkpointed):
+        torch.manual_seed(3)
+        sizes: dict[int, int] = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            total = each(batch, touch_all=True).logits_NL.square().sum()
+        total.backward()
+        kept.append(sum(sizes.values()))
+    for (name, expected), found in zip(model.named_parameters(), checkpointed.parameters(), strict=True):
+        if expected.requires_grad:
+            torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    if training:
+        assert kept[1] < kept[0]

@@ -1,6 +1,7 @@
 """A tiny dataset and recipe of text and pictures, on which a run takes a second or two."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,45 @@ def train() -> Callable[[Recipe, Path], Run]:
         return fit(recipe, as_text(recipe), folder)
 
     return train
+
+
+@pytest.fixture(scope="session")
+def saved() -> Callable[[Path], dict[tuple[str, str], Any]]:
+    """Reads a checkpoint: kind and name to tensor, weights and the optimizer's moments alike."""
+
+    def saved(path: Path) -> dict[tuple[str, str], Any]:
+        from vigil_training.checkpoint.read import Reader
+
+        reader = Reader(path)
+        kinds = ("weight", "exp_avg", "exp_avg_sq", "step")
+        return {(kind, name): reader.whole(kind, name) for kind in kinds for name in reader.names(kind)}
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(saved: Callable[[Path], dict[tuple[str, str], Any]]) -> Callable[[Path, Path], None]:
+    """Two runs left the same: weights and moments bit by bit, numbers, thresholds."""
+
+    def assert_same(left: Path, right: Path) -> None:
+        import torch
+
+        assert {path.name for path in (left / "checkpoints").iterdir()} == {
+            path.name for path in (right / "checkpoints").iterdir()
+        }
+        for name in ("last", "best"):
+            expected, found = (saved(Run(run).checkpoint(name)) for run in (left, right))
+            assert expected.keys() == found.keys()
+            assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+        assert numbers(left) == numbers(right)
+        assert (left / "thresholds.json").read_text() == (right / "thresholds.json").read_text()
+
+    def numbers(run: Path) -> list[dict[str, Any]]:
+        """Without those of the clock."""
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if not key.startswith("ranks/")} for line in lines]
+
+    return assert_same
 
 
 @pytest.fixture(scope="session")

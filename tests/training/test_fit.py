@@ -11,9 +11,10 @@ import torch
 from vigil_data.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_training.checkpoint import read
-from vigil_training.fit import differences, fit
+from vigil_training.checkpoint.read import Reader, complete
+from vigil_training.fit import fit
 from vigil_training.module import TrainingFailure
+from vigil_training.run import differences
 
 
 def lines(path):
@@ -29,7 +30,8 @@ def test_a_run_leaves_everything_in_its_folder(trained):
         "thresholds.json",
         "train.log",
     }
-    assert {path.name for path in trained.checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert complete(trained.checkpoints) == sorted(trained.checkpoints.iterdir())
+    assert {trained.checkpoint("last"), trained.checkpoint("best")} <= set(complete(trained.checkpoints))
     facts = trained.read_environment()
     assert facts["libraries"]["torch"] == importlib.metadata.version("torch")
     assert facts["dataset"]["version"] == 1
@@ -64,10 +66,10 @@ def test_the_numbers_of_validation_are_those_of_scikit_learn(trained):
 
 
 def test_the_best_checkpoint_is_of_the_best_validation(trained):
-    best = read(trained.best)
+    best = Reader(trained.checkpoint("best")).manifest
     validations = {line["step"]: line["validation/macro_ap"] for line in lines(trained.metrics) if "validation/macro_ap" in line}
-    assert best["value"] == pytest.approx(max(validations.values()))
-    assert validations[best["global_step"]] == max(validations.values())
+    assert best.value == pytest.approx(max(validations.values()))
+    assert validations[best.step] == max(validations.values())
 
 
 def test_a_finished_run_is_left_alone(trained, make_recipe, train, caplog):
@@ -127,10 +129,10 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_run(make_recipe, train, tmp_
     run = tmp_path / "run"
     with pytest.raises(UserError):
         train(make_recipe(data__train="trian"), run)
-    (run / "checkpoints").mkdir()
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    (run / "checkpoints" / "step-00000010").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000010" / "manifest.json").write_bytes(b"not a checkpoint")
     (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
-    with pytest.raises(UserError, match=r"last.ckpt: the checkpoint cannot be read"):
+    with pytest.raises(UserError, match=r"step-00000010/manifest.json.*\n.*no checkpoint is sound"):
         train(make_recipe(), run)
 
 
@@ -193,14 +195,30 @@ def test_undecodable_items_are_counted_and_stop_the_run_beyond_the_limit(cut_pic
         train(make_recipe(data__dataset=str(dataset)), tmp_path / "strict")
 
 
-def test_weights_that_become_nan_stop_the_run_before_they_are_saved(make_recipe, train, monkeypatch, tmp_path):
+def test_a_gradient_that_is_not_finite_is_left_out(make_recipe, train, saved, monkeypatch, tmp_path):
     from vigil_modeling.loss import MaskedBCE
 
-    forward = MaskedBCE.forward
-    monkeypatch.setattr(MaskedBCE, "forward", lambda self, logits, targets: forward(self, logits, targets) * float("nan"))
-    with pytest.raises(TrainingFailure, match=r"the gradient is not finite at step 1; a lower optimizer\.lr"):
-        train(make_recipe(), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    forward, calls = MaskedBCE.forward, []
+
+    def spoilt(self, logits, targets):
+        calls.append(logits.requires_grad)
+        return forward(self, logits, targets) * (float("nan") if sum(calls) in bad and logits.requires_grad else 1.0)
+
+    monkeypatch.setattr(MaskedBCE, "forward", spoilt)
+    bad = {4}
+    run = train(make_recipe(training__epochs=1, checkpoint__every_steps=1, checkpoint__keep_last=99), tmp_path / "run")
+    assert "step 4: the gradient is not finite, so the step is left out; its items: train-" in run.log.read_text()
+    before, after, next_ = (saved(run.checkpoints / f"step-{step:08d}") for step in (3, 4, 5))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert any(not torch.equal(after[key], next_[key]) for key in after)
+
+    calls.clear()
+    bad = range(3, 99)
+    with pytest.raises(TrainingFailure, match=r"3 steps had a gradient that is not finite, more than training\.max_skipped 2;"):
+        train(make_recipe(training__max_skipped=2), tmp_path / "stopped")
+    facts = json.loads((tmp_path / "stopped" / "failure.json").read_text())
+    assert facts["status"] == 1
+    assert "its items: train-" in facts["lines"][0]
 
 
 @pytest.mark.parametrize(
@@ -208,14 +226,14 @@ def test_weights_that_become_nan_stop_the_run_before_they_are_saved(make_recipe,
 )
 def test_it_trains_in_other_ways(changes, make_recipe, train, tmp_path):
     run = train(make_recipe(training__epochs=1, **changes), tmp_path / "run")
-    weights = read(run.last)["state_dict"]
+    weights = Reader(run.checkpoint("last")).weights()
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in weights.values())
     if "model__encoders__text__frozen" in changes:
         from vigil_training.assemble import assemble
 
         torch.manual_seed(run.recipe.seed)
         initial = assemble(run.recipe).state_dict()
-        moved = {name for name, value in initial.items() if not torch.equal(weights[f"model.{name}"], value)}
+        moved = {name for name, value in initial.items() if not torch.equal(weights[name], value)}
         assert moved
         assert not any(name.startswith("encoders.text") for name in moved)
 

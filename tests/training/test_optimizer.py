@@ -12,7 +12,7 @@ from torch import nn
 from vigil_data.loader import Request
 from vigil_modeling.safety_model import build_model
 from vigil_training.assemble import assemble
-from vigil_training.checkpoint import read
+from vigil_training.checkpoint.read import Reader
 from vigil_training.datamodule import DataModule
 from vigil_training.module import parameter_groups, schedule_factor
 
@@ -111,8 +111,8 @@ def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, 
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
 
-    trained = read(run.last)["state_dict"]
+    trained = Reader(run.checkpoint("last")).weights()
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(
-            trained[f"model.{name}"], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
+            trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
         )

@@ -9,6 +9,9 @@ import pytest
 
 from vigil_slurm.job import facts
 from vigil_training.fit import make_trainer
+from vigil_training.ranks.session import open_session
+from vigil_training.ranks.world import World
+from vigil_training.strategies.build import build_strategy
 from vigil_training.tracking import JsonLines, git_state, trim, wandb_logger
 
 
@@ -72,7 +75,9 @@ def test_tracking_can_be_disabled(make_recipe, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe, capsys):
-    trainer = make_trainer(make_recipe(training__precision=precision), [], [])
+def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe, tmp_path):
+    recipe = make_recipe(training__precision=precision)
+    with open_session(recipe, World(), tmp_path) as session:
+        trainer = make_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
     assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     assert trainer.progress_bar_callback is None  # standard error is not a terminal here

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,6 +13,7 @@ from vigil_data.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.sampler import Plan, costs, plan
+from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
 
 log = logging.getLogger("vigil.data")
@@ -25,14 +25,16 @@ class DataModule(pl.LightningDataModule):
     Args:
         recipe: says which rows, and how they become batches.
         version: version of the dataset; a resumed run reads the one it began with.
+        world: the place of this process among those that share the rows.
 
     Raises:
         UserError: if there is nothing to train on, or no such split.
     """
 
-    def __init__(self, recipe: Recipe, version: int) -> None:
+    def __init__(self, recipe: Recipe, version: int, world: World = World()) -> None:  # noqa: B008 (immutable)
         super().__init__()
         self._recipe = recipe
+        self._world = world
         data, labels = recipe.data, recipe.taxonomy.labels
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
@@ -61,15 +63,15 @@ class DataModule(pl.LightningDataModule):
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
 
-    def plan(self, epoch: int, world: int = 1) -> Plan:
+    def plan(self, epoch: int) -> Plan:
         """The batches of ``epoch``."""
-        return plan(self._costs, self._recipe.data.batch, self._recipe.seed, epoch, world)
+        return plan(self._costs, self._recipe.data.batch, self._recipe.seed, epoch, self._world.size)
 
-    def steps(self, world: int = 1) -> int:
+    def steps(self) -> int:
         """Optimizer steps of the whole run, if it is not stopped early."""
         training, steps = self._recipe.training, 0
         for epoch in range(training.epochs):
-            steps += math.ceil(self.plan(epoch, world).steps / training.accumulate)
+            steps += math.ceil(self.plan(epoch).steps / training.accumulate)
             if training.max_steps is not None and steps >= training.max_steps:
                 return training.max_steps
         return steps
@@ -84,8 +86,8 @@ class DataModule(pl.LightningDataModule):
                 self.reader,
                 self.train_rows,
                 self._weights,
-                partial(self.plan, world=self.trainer.world_size),
-                rank=self.trainer.global_rank,
+                self.plan,
+                rank=self._world.rank,
                 accumulate=recipe.training.accumulate,
                 workers=recipe.data.workers,
                 worker_start=recipe.data.worker_start,
@@ -103,6 +105,8 @@ class DataModule(pl.LightningDataModule):
                 self.validation_rows,
                 self._validation_costs,
                 data.batch,
+                rank=self._world.rank,
+                world=self._world.size,
                 workers=data.workers,
                 worker_start=data.worker_start,
             )

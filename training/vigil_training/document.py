@@ -79,19 +79,23 @@ def key_path(path: KeyPath) -> str:
     return text
 
 
-def read_file(path: Path, mistakes: list[str], named_at: str = "") -> Tree | None:
+def read_file(
+    path: Path, mistakes: list[str], named_at: str = "", kind: str = "recipe", example: str = "name: my-run"
+) -> Tree | None:
     """Read the mapping in a file.
 
     Args:
         path: the file; shown in messages as it is given here.
         mistakes: one line is appended for each mistake.
         named_at: the place that named the file, shown before a complaint that there is no such file.
+        kind: what the file should be, for messages.
+        example: a key and value of such a file, likewise.
 
     Returns:
         the tree, or ``None`` if the file could not be read as a mapping at all.
     """
     if not path.is_file():
-        mistakes.append(named_at + _not_a_file(path))
+        mistakes.append(named_at + _not_a_file(path, kind))
         return None
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -99,21 +103,21 @@ def read_file(path: Path, mistakes: list[str], named_at: str = "") -> Tree | Non
         mistakes.append(f"{path}: cannot be read: {error.strerror}")
         return None
     except UnicodeDecodeError as error:
-        mistakes.append(f"{path}: is not a text file in UTF-8 (byte {error.start}): is it a recipe?")
+        mistakes.append(f"{path}: is not a text file in UTF-8 (byte {error.start}): is it a {kind}?")
         return None
     tree = parse(text, str(path), mistakes)
     if tree is None:
         return None
     if not isinstance(tree.value, dict):
         what = "is empty" if tree.value is None else f"holds {describe(tree.plain())} on top"
-        mistakes.append(f"{tree.origin}: {what}; a recipe is a mapping of keys such as `name: my-run`")
+        mistakes.append(f"{tree.origin}: {what}; a {kind} is a mapping of keys such as `{example}`")
         return None
     return tree
 
 
-def _not_a_file(path: Path) -> str:
+def _not_a_file(path: Path, kind: str) -> str:
     if path.is_dir():
-        return f"{path} is a folder, not a recipe file"
+        return f"{path} is a folder, not a {kind} file"
     if path.exists():
         return f"{path} is not an ordinary file"
     siblings = {p.stem: p for p in path.parent.glob("*.yaml")} if path.parent.is_dir() else {}

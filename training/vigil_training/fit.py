@@ -6,30 +6,47 @@ holds a run of another recipe, or something else, is refused.
 
 import json
 import logging
+import platform
+import shutil
 import sys
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+import numpy as np
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import Strategy
 
+from vigil_data.batch import Batch
 from vigil_data.dataset import Dataset
 from vigil_data.errors import UserError
-from vigil_training import checkpoint
+from vigil_modeling.safety_model import SafetyModel
 from vigil_training.assemble import assemble, loss
+from vigil_training.callbacks import Checkpoints, Pulse
+from vigil_training.checkpoint.read import Reader, choose
+from vigil_training.checkpoint.write import Writer, clean
 from vigil_training.datamodule import DataModule
 from vigil_training.module import Quarantine, TrainingModule, metric_names
 from vigil_training.predict import predict
+from vigil_training.ranks.control import is_peer_lost
+from vigil_training.ranks.preemption import Preempted
+from vigil_training.ranks.preflight import preflight
+from vigil_training.ranks.session import Session, open_session
+from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
-from vigil_training.run import Run
+from vigil_training.run import Run, digest, open_run
+from vigil_training.strategies.build import build_plugins, build_strategy
 from vigil_training.tracking import JsonLines, Recorder, environment, wandb_logger
 
 log = logging.getLogger("vigil.train")
+
+MOMENTS = 2
+"""Tensors of the size of the weights that AdamW keeps; a checkpoint holds them too."""
 
 _NOISE = (
     # What Lightning advises against is decided on purpose: the recipe names the workers, Recorder writes the numbers, and frozen
@@ -39,105 +56,116 @@ _NOISE = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     r"Checkpoint directory .* exists and is not empty",
     r"GPU available but not used",
+    # `vigil submit` uses it; a login node has it too.
+    r"The `srun` command is available on your system but is not used",
+    # Every rank measures the same, over the rows of all of them.
+    r"It is recommended to use `self.log\(.*sync_dist=True",
     # Lightning 2.6 asks torch in a way that torch 2.14 deprecates.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
 
-def fit(recipe: Recipe, resolved_text: str, run_dir: Path) -> Run:
-    """Train, or resume, or say that there is nothing left to do.
+def fit(recipe: Recipe, resolved_text: str, run_dir: Path, world: World = World()) -> Run:  # noqa: B008 (immutable)
+    """Train, or resume, or say that there is nothing left to do. Every rank calls it.
 
     Args:
         recipe: what to train.
         resolved_text: the recipe written out whole, for the run folder.
         run_dir: the run folder; it may be absent or empty, or hold an interrupted run of the same recipe.
+        world: the place of this process among those that train together.
 
     Returns:
         The finished run.
 
     Raises:
         UserError: for a mistake in the recipe or the folder.
-        TrainingFailure: if training cannot go on.
+        Failure: if training cannot go on.
+        Preempted: if it was asked to stop, or another rank was lost; the same call resumes.
         KeyboardInterrupt: if it was interrupted; the same call resumes.
     """
-    run = open_run(recipe, resolved_text, run_dir)
-    with _logging_to(run.log), without_noise():
-        if run.finished:
-            log.info("%s has finished; nothing to do", run.path)
-            return run
-        state = checkpoint.read(run.last) if run.last.is_file() else None
-        if recipe.training.monitor not in (names := metric_names(recipe.taxonomy.labels)):
-            raise UserError(f"training.monitor: {recipe.training.monitor} is not measured; it can be one of {', '.join(names)}")
-        if recipe.training.threads is not None:
-            torch.set_num_threads(recipe.training.threads)
-        facts = _record_environment(run, recipe, resumes=state is not None)
-        data = DataModule(recipe, facts["dataset"]["version"])
-        if state is None or not _callback_state(state)["finished"]:
-            _train(run, data, state, wandb_logger(recipe, run.path, resolved_text, facts))
-        _choose_thresholds(run, recipe, data)
-        log.info("finished; the run is in %s", run.path)
+    with without_noise(), open_session(recipe, world, run_dir) as session:
+        session.control.agree(lambda: _open(recipe, resolved_text, run_dir))
+        run = Run(run_dir)
+        session.watchdog.start()
+        with _logging_to(run, world), _noting_failure(run, world):
+            if session.control.agree(lambda: run.finished):
+                log.info("%s has finished; nothing to do", run.path)
+                return run
+            if recipe.training.monitor not in (names := metric_names(recipe.taxonomy.labels)):
+                raise UserError(
+                    f"training.monitor: {recipe.training.monitor} is not measured; it can be one of {', '.join(names)}"
+                )
+            _fit(run, resolved_text, session)
     return run
 
 
-def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
-    """Make the run folder, or check that it is one of this recipe. Until something is saved in it, the recipe may still change.
-
-    Raises:
-        UserError: if the folder holds something else, or a run of another recipe.
-    """
-    started = (folder / "resolved.yaml").is_file()
-    if started and ((run := Run(folder)).finished or run.last.is_file()):
-        if different := differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
-            raise UserError(
-                f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
-                *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in different),
-            )
-        return run
-    if not started and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: not a run and not an empty folder; name another with --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".resolved.yaml.part"
-    beside.write_text(resolved_text)
-    beside.replace(folder / "resolved.yaml")
-    return Run(folder)
+def _open(recipe: Recipe, resolved_text: str, run_dir: Path) -> None:
+    run = open_run(recipe, resolved_text, run_dir)
+    run.failure.unlink(missing_ok=True)
+    shutil.rmtree(run.path / "stacks", ignore_errors=True)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values."""
-    found: list[tuple[str, Any, Any]] = []
-    for key in [*old, *(k for k in new if k not in old)]:
-        left, right, where = old.get(key), new.get(key), f"{path}{key}"
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += differences(left, right, f"{where}.")
-        elif left != right:
-            found.append((where, left, right))
-    return found
+def _fit(run: Run, resolved_text: str, session: Session) -> None:
+    recipe, control = run.recipe, session.control
+
+    def start() -> tuple[Path | None, dict[str, Any], str]:
+        clean(run.checkpoints)
+        path = choose(run.checkpoints, digest(recipe))
+        return path, _environment(run, recipe, resumes=path is not None), uuid.uuid4().hex[:8]
+
+    path, facts, token = control.agree(start)
+    version = facts["dataset"]["version"]
+    data = DataModule(recipe, version, session.world)
+    reader = None if path is None else Reader(path)
+    if reader is None or not reader.manifest.finished:
+        # A checkpoint fills all weights; the generators' states come from it too.
+        pl.seed_everything(recipe.seed, verbose=False)
+        model = assemble(recipe, load_weights=reader is None)
+        state_bytes = (1 + MOMENTS) * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        facts["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, state_bytes)
+        if session.world.is_main:
+            run.environment.write_text(json.dumps(facts, indent=2) + "\n")
+        with closing(Writer(run.checkpoints, session.world, recipe.checkpoint, recipe.training.mode, token=token)) as writer:
+            tracked = wandb_logger(recipe, run.path, resolved_text, facts) if session.world.is_main else None
+            _train(run, data, model, reader, session, writer=writer, tracked=tracked)
+    _choose_thresholds(run, data, session)
+    log.info("finished; the run is in %s", run.path)
 
 
-def _train(run: Run, data: DataModule, state: Mapping[str, Any] | None, tracked: WandbLogger | None) -> None:
-    recipe, step = run.recipe, 0 if state is None else int(state["global_step"])
-    if state is None:
+def _train(
+    run: Run,
+    data: DataModule,
+    model: SafetyModel,
+    reader: Reader | None,
+    session: Session,
+    *,
+    writer: Writer,
+    tracked: WandbLogger | None,
+) -> None:
+    recipe, world, step = run.recipe, session.world, 0 if reader is None else reader.manifest.step
+    if reader is None:
         log.info("training %s into %s, from the beginning", recipe.name, run.path)
-        run.quarantine.unlink(missing_ok=True)
+        if world.is_main:
+            run.quarantine.unlink(missing_ok=True)
+        session.control.barrier()
     else:
-        log.info("resuming %s at step %d", run.path, step)
-    # A checkpoint fills all weights; the generators' states come from it too.
-    pl.seed_everything(recipe.seed, verbose=False)
+        log.info("resuming %s at step %d from %s", run.path, step, reader.path.name)
     steps = data.steps()
-    log.info("%d optimizer steps in %d epochs", steps, recipe.training.epochs)
-    module = TrainingModule(
-        assemble(recipe, load_weights=state is None),
-        loss(recipe),
-        recipe,
-        steps,
-        Quarantine(run.quarantine, len(data.train_rows) + len(data.validation_rows), recipe.data.quarantine_limit),
-    )
-    loggers = [JsonLines(run.metrics, step), *([tracked] if tracked is not None else [])]
-    trainer = make_trainer(
-        recipe, loggers, [Recorder(), checkpoint.Checkpoints(run.last, run.best, recipe.checkpoint, recipe.training)]
-    )
+    log.info("%d optimizer steps in %d epochs, %d rank%s", steps, recipe.training.epochs, world.size, "s" * (world.size > 1))
+    if recipe.training.activation_checkpointing:
+        model.checkpoint_activations()
+    module = TrainingModule(model, loss(recipe), recipe, steps, session.control)
+    items = len(data.train_rows) + len(data.validation_rows)
+    quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
+    loggers = [JsonLines(run.metrics, step), *([tracked] if tracked is not None else [])] if world.is_main else []
+    pulse = Pulse(session, writer, quarantine, recipe.training.max_skipped)
+    generators = None if reader is None else reader.random(world.rank)
+    checkpoints = Checkpoints(recipe, digest(recipe), writer, session, pulse, generators=generators)
+    strategy: Any = build_strategy(recipe, world, session.device)
+    strategy.writer = writer
+    trainer = make_trainer(recipe, strategy, session, loggers, [Recorder(session.control, pulse), pulse, checkpoints])
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if state is None else run.last, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=None if reader is None else reader.path, weights_only=True)
     except SystemExit as exit_:  # Lightning turns the interrupt into an exit.
         raise KeyboardInterrupt from exit_
     finally:
@@ -145,13 +173,16 @@ def _train(run: Run, data: DataModule, state: Mapping[str, Any] | None, tracked:
             tracked.experiment.finish(exit_code=0 if trainer.state.finished else 1)
 
 
-def make_trainer(recipe: Recipe, loggers: list[Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+def make_trainer(
+    recipe: Recipe, strategy: Strategy, session: Session, loggers: list[Any], callbacks: list[pl.Callback]
+) -> pl.Trainer:
     """Lightning's trainer for a recipe. Steps are limited, gradients clipped and numbers recorded by our own hooks."""
-    bar = sys.stderr.isatty()
+    world, bar = session.world, sys.stderr.isatty() and session.world.is_main
     return pl.Trainer(
-        accelerator=recipe.training.accelerator,
-        devices=1,
-        precision="bf16-mixed" if recipe.training.precision == "bf16" else "32-true",
+        accelerator=session.device.type,
+        strategy=strategy,
+        devices=world.local_size,
+        num_nodes=world.nodes,
         max_epochs=recipe.training.epochs,
         accumulate_grad_batches=recipe.training.accumulate,
         # Epochs differ in their number of batches, so the loader is asked for its length before each.
@@ -159,56 +190,84 @@ def make_trainer(recipe: Recipe, loggers: list[Any], callbacks: list[pl.Callback
         num_sanity_val_steps=0,
         logger=loggers or False,
         callbacks=[*callbacks, *([TQDMProgressBar(refresh_rate=5)] if bar else [])],
-        plugins=[checkpoint.AtomicCheckpointIO()],
+        plugins=build_plugins(recipe, world, session.device),
         enable_progress_bar=bar,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        # ZeRO-3 gathers weights by hooks that inference mode does not allow.
+        inference_mode=recipe.strategy.kind != "deepspeed",
         # W&B and the run folder have paths of their own.
         default_root_dir=None,
         barebones=False,
     )
 
 
-def _callback_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next(value for key, value in state["callbacks"].items() if key.startswith(checkpoint.Checkpoints.__qualname__))
-
-
-def _record_environment(run: Run, recipe: Recipe, resumes: bool) -> dict[str, Any]:
-    """Write environment.json; a resumed run keeps the version of the dataset with which it began."""
+def _environment(run: Run, recipe: Recipe, resumes: bool) -> dict[str, Any]:
+    """The facts for environment.json; a resumed run keeps the version of the dataset with which it began."""
     version = run.read_environment()["dataset"]["version"] if resumes else recipe.data.version
     version = Dataset(Path(recipe.data.dataset), version).version
-    facts = environment(recipe, version)
-    run.environment.write_text(json.dumps(facts, indent=2) + "\n")
-    return facts
+    return environment(recipe, version)
 
 
-def _choose_thresholds(run: Run, recipe: Recipe, data: DataModule) -> None:
+def _choose_thresholds(run: Run, data: DataModule, session: Session) -> None:
     """Choose each label's threshold on validation, with the best weights; that finishes the run."""
-    from vigil_evaluation.thresholds import choose
+    from vigil_evaluation.thresholds import choose as choose_thresholds
 
-    labels = recipe.taxonomy.labels
+    recipe, labels = run.recipe, run.recipe.taxonomy.labels
     thresholds = [0.5] * len(labels)
     log.info("choosing thresholds on %d items of split %s", len(data.validation_rows), recipe.data.validation)
-    predicted = predict(run.model("best"), data.val_dataloader())
-    if predicted.ids:
-        thresholds = choose(predicted.targets_NL, 1 / (1 + torch.exp(-torch.from_numpy(predicted.logits_NL).double())).numpy())
-    beside = run.thresholds.with_name(f".{run.thresholds.name}.part")
-    beside.write_text(json.dumps(dict(zip(labels, map(float, thresholds), strict=True)), indent=2) + "\n")
-    beside.replace(run.thresholds)
+    model = run.model("best").to(session.device)
+    own = predict(model, _until_asked(data.val_dataloader(), session))
+    gathered = [predicted for predicted in session.control.gather_objects(own) if predicted.ids]
+    if session.world.is_main:
+        if gathered:
+            targets_NL = np.concatenate([predicted.targets_NL for predicted in gathered])
+            logits_NL = np.concatenate([predicted.logits_NL for predicted in gathered])
+            thresholds = choose_thresholds(targets_NL, 1 / (1 + np.exp(-logits_NL.astype(np.float64))))
+        beside = run.thresholds.with_name(f".{run.thresholds.name}.part")
+        beside.write_text(json.dumps(dict(zip(labels, map(float, thresholds), strict=True)), indent=2) + "\n")
+        beside.replace(run.thresholds)
+    session.control.barrier()
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _until_asked(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
+    """The batches, until the run is asked to stop; every rank has equally many."""
+    for number, batch in enumerate(batches):
+        session.watchdog.beat(f"thresholds, batch {number}")
+        if session.control.gather([float(session.preemption.asked is not None)]).any():
+            raise Preempted("stopped while thresholds were chosen; training is done, and the same command goes on")
+        yield batch
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Say what happens on stderr and in the run's log."""
+def _noting_failure(run: Run, world: World) -> Iterator[None]:
+    """Leave ``failure.json`` where the run failed by itself, so that a batch script tells it from a lost machine."""
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if world.size > 1 and is_peer_lost(error):
+            raise Preempted(f"rank {world.rank} lost another rank: {str(error).splitlines()[0]}") from error
+        log.error("stopped: %s", error)
+        status = 2 if isinstance(error, UserError) else 1
+        facts = {"rank": world.rank, "host": platform.node(), "status": status, "lines": str(error).splitlines()}
+        # All ranks raise what they agreed on; the first to write it is enough.
+        with suppress(FileExistsError), run.failure.open("x") as file:
+            json.dump(facts, file, indent=2)
+        raise
+
+
+@contextmanager
+def _logging_to(run: Run, world: World) -> Iterator[None]:
+    """Say what happens on stderr and in the run's log; of the other ranks warnings alone are shown, and each has a log."""
     logger = logging.getLogger("vigil")
+    path = run.log if world.is_main else run.rank_log(world.rank)
+    path.parent.mkdir(exist_ok=True)
     handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler()]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-    handlers[1].setFormatter(logging.Formatter("%(message)s"))
+    handlers[1].setFormatter(logging.Formatter("%(message)s" if world.is_main else f"rank {world.rank}: %(message)s"))
+    handlers[1].setLevel(logging.INFO if world.is_main else logging.WARNING)
     handlers[1].addFilter(lambda record: record.levelno < logging.ERROR)  # The command itself says why it failed.
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
@@ -217,9 +276,6 @@ def _logging_to(path: Path) -> Iterator[None]:
         logger.addHandler(handler)
     try:
         yield
-    except Exception as error:
-        log.error("stopped: %s", error)
-        raise
     finally:
         for handler in handlers:
             logger.removeHandler(handler)

@@ -169,19 +169,19 @@ def _unknown_key(place: _Place, spec: type[Spec]) -> str:
     known = list(place.block.model_fields) if place.block else []
     hint = nearest(key, known)
     if hint:
-        return f"is not a key of {_block_name(place)}{hint}"
+        return f"is not a key of {_block_name(place, spec)}{hint}"
     kinds = [kind for other in place.others if key in other.model_fields for kind in _kinds([other])]
     if kinds:
-        return f"is not a key of {_block_name(place)}; it is one of kind {_either(kinds)}"
+        return f"is not a key of {_block_name(place, spec)}; it is one of kind {_either(kinds)}"
     elsewhere = [path for path in _all_keys(spec, ()) if path.rpartition(".")[2] == key]
     if len(elsewhere) == 1:
-        return f"is not a key of {_block_name(place)} (did you mean {elsewhere[0]}?)"
-    return f"is not a key of {_block_name(place)}; its keys are {', '.join(known)}"
+        return f"is not a key of {_block_name(place, spec)} (did you mean {elsewhere[0]}?)"
+    return f"is not a key of {_block_name(place, spec)}; its keys are {', '.join(known)}"
 
 
-def _block_name(place: _Place) -> str:
+def _block_name(place: _Place, spec: type[Spec]) -> str:
     kind = _kinds([place.block]) if place.block and place.others else []
-    name = key_path(place.path[:-1]) or "a recipe"
+    name = key_path(place.path[:-1]) or f"a {spec.__name__.lower()}"
     return f"{name} of kind {kind[0]}" if kind else name
 
 

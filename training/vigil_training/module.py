@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from vigil_data.pack import Refusal
 from vigil_modeling.loss import MaskedBCE
 from vigil_modeling.safety_model import SafetyModel
 from vigil_modeling.specs import ModelSpec
+from vigil_training.ranks.control import Control
 from vigil_training.recipe import Recipe
-from vigil_training.specs import OptimizerSpec
+from vigil_training.specs import OptimizerSpec, Ranks
 
 
 class TrainingFailure(Failure):
@@ -34,12 +36,14 @@ class Quarantine:
         path: JSON lines; what an interrupted run left there still counts.
         rows: items that the run reads.
         limit: share of them that may be refused.
+        writes: whether this process writes the file; all of them count.
     """
 
-    def __init__(self, path: Path, rows: int, limit: float) -> None:
+    def __init__(self, path: Path, rows: int, limit: float, writes: bool = True) -> None:
         self._path = path
         self._rows = rows
         self._limit = limit
+        self._writes = writes
         lines = path.read_text().splitlines() if path.is_file() else []
         self._ids = {json.loads(line)["id"] for line in lines}
 
@@ -53,9 +57,10 @@ class Quarantine:
         if not new:
             return
         self._ids.update(r.id for r in new)
-        with self._path.open("a") as file:
-            for r in new:
-                file.write(json.dumps({"id": r.id, "modality": r.modality, "index": r.index, "reason": r.reason}) + "\n")
+        if self._writes:
+            lines = (json.dumps({"id": r.id, "modality": r.modality, "index": r.index, "reason": r.reason}) for r in new)
+            with self._path.open("a") as file:
+                file.writelines(line + "\n" for line in lines)
         if len(self._ids) > self._limit * self._rows:
             raise TrainingFailure(
                 f"{len(self._ids)} of {self._rows} items cannot be decoded, more than data.quarantine_limit {self._limit:g}; "
@@ -71,78 +76,136 @@ class TrainingModule(pl.LightningModule):
         loss: summed over the known targets of a batch.
         recipe: labels, optimizer, clipping and accumulation.
         steps: optimizer steps of the whole run.
-        quarantine: where refused items go.
+        control: by which ranks put together what each of them has seen.
+
+    Attributes:
+        refused: items that this rank could not decode since they were last taken up.
+        forward_seconds: spent in forward passes since they were last taken up.
+        step_metrics: of the last optimizer step; ``train/loss`` is this rank's part.
+        step_ids: the items of this rank in the last optimizer step.
+        skipped: whether the last optimizer step was left out, because the gradient was not finite.
+        validation_metrics: of the last validation.
     """
 
-    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, steps: int, quarantine: Quarantine) -> None:
+    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, steps: int, control: Control) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self._recipe = recipe
         self._training = recipe.training
         self._steps = steps
-        self._quarantine = quarantine
+        self._control = control
+        self._several = isinstance(recipe.strategy, Ranks)
         self._group_loss: Tensor | None = None
         self._validation: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.refused: list[Refusal] = []
+        self.forward_seconds = 0.0
         self.step_metrics: dict[str, Tensor] = {}
+        self.step_ids: list[str] = []
+        self.skipped = False
         self.validation_metrics: dict[str, float] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's part of the global batch's mean loss; see :meth:`vigil_data.loader.TrainingLoader.share`."""
-        self._quarantine.add(batch.refused)
-        prediction = self.model(batch, touch_all=self.trainer.world_size > 1)
+        start = time.perf_counter()
+        self.refused += batch.refused
+        prediction = self.model(batch, touch_all=self._several)
         loss: Tensor = self.loss(prediction.logits_NL, batch.targets) * batch.share
         if not loss.requires_grad:  # Nothing could be decoded: the step still has to have gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         part = loss.detach() / self._training.accumulate
-        first = batch_idx % self._training.accumulate == 0
-        self._group_loss = part if first or self._group_loss is None else self._group_loss + part
+        if batch_idx % self._training.accumulate == 0 or self._group_loss is None:
+            self._group_loss, self.step_ids = part, list(batch.ids)
+        else:
+            self._group_loss = self._group_loss + part
+            self.step_ids += batch.ids
+        self.forward_seconds += time.perf_counter() - start
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient by its norm over all weights, and stop before weights are spoilt."""
-        parameters = [p for p in self.parameters() if p.grad is not None]
+        """Clip the gradient by its norm over all weights, and leave the step out where that is not finite.
+
+        DeepSpeed does both itself.
+        """
+        if self._sharded_step is not None:
+            return
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                # The batch lacks a modality: its gradient is zero, as it is where another rank has it, and not a reason for AdamW
+                # to pass over its weights.
+                parameter.grad = torch.zeros_like(parameter)
         if self._training.clip is None:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         else:
             norm = nn.utils.clip_grad_norm_(parameters, self._training.clip)
-        if not torch.isfinite(norm):
-            raise TrainingFailure(
-                f"the gradient is not finite at step {self.trainer.global_step + 1}; "
-                "a lower optimizer.lr, training.clip or precision fp32 may help"
-            )
-        if self._group_loss is None:
-            raise RuntimeError("an optimizer step without a batch")
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        self.step_metrics = {"train/loss": self._group_loss, "train/lr": torch.tensor(rate), "train/gradient_norm": norm}
+        self.skipped = not bool(torch.isfinite(norm))
+        if self.skipped:
+            optimizer.zero_grad()  # AdamW passes over weights without a gradient.
+        self._note_step(optimizer, norm)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, and free the gradients at once: kept through the next forward pass, their memory could not be used again."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()
+        if self._sharded_step is None:
+            optimizer.zero_grad()
+            return
+        self.skipped = self._sharded_step.skipped_last_step
+        self._note_step(optimizer, self._sharded_step.gradient_norm())
+
+    @property
+    def _sharded_step(self) -> Any:
+        """The strategy, if it clips and steps by itself."""
+        strategy = self.trainer.strategy
+        return strategy if hasattr(strategy, "skipped_last_step") else None
+
+    def _note_step(self, optimizer: Any, norm: Tensor) -> None:
+        if self._group_loss is None:
+            raise RuntimeError("an optimizer step without a batch")
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        self.step_metrics = {"train/loss": self._group_loss, "train/lr": torch.tensor(rate), "train/gradient_norm": norm}
+
+    def on_validation_start(self) -> None:
+        """Go by rank 0's running statistics of batch norms on every rank, as a checkpoint does."""
+        if self._several:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and targets; the numbers are made at the end, over all of them."""
         del batch_idx
-        self._quarantine.add(batch.refused)
-        if len(batch):
-            logits_NL = self.model(batch).logits_NL.float()
+        self.refused += batch.refused
+        if len(batch) or self._several:
+            logits_NL = self.model(batch, touch_all=self._several).logits_NL.float()
             total, weight = self.loss(logits_NL, batch.targets), self.loss.weight(batch.targets)
             self._validation.append((logits_NL.cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Measure ranking per label and the mean loss; a label with one class alone among its known targets has no number."""
-        if self._validation:
-            logits, targets, totals, weights = zip(*self._validation, strict=True)
-            self.validation_metrics = measure(torch.cat(logits).numpy(), torch.cat(targets).numpy(), self._recipe.taxonomy.labels)
-            weight = float(torch.stack(weights).sum())
-            if weight > 0:
-                self.validation_metrics["validation/loss"] = float(torch.stack(totals).sum()) / weight
-            self._validation.clear()
-            for name, value in self.validation_metrics.items():
-                self.log(name, value, prog_bar=name == self._training.monitor, logger=False, batch_size=1)
+        """Measure ranking per label and the mean loss; a label with one class alone among its known targets has no number.
+
+        Raises:
+            TrainingFailure: if the model gives something that is not a number.
+        """
+        parts = zip(*self._validation, strict=True)
+        own = [torch.cat([t.reshape(1) if t.ndim == 0 else t for t in part]).numpy() for part in parts]
+        self._validation.clear()
+        gathered = [parts for parts in self._control.gather_objects(own) if parts]
+        if not gathered:
+            return
+        logits_NL, targets_NL, totals, weights = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+        if not np.isfinite(logits_NL).all():
+            raise TrainingFailure(
+                f"the model gives logits that are not finite in the validation after step {self.trainer.global_step}: training "
+                "diverged; a lower optimizer.lr, training.clip or precision fp32 may help"
+            )
+        if len(logits_NL):
+            self.validation_metrics = measure(logits_NL, targets_NL, self._recipe.taxonomy.labels)
+        if weights.sum() > 0:
+            self.validation_metrics["validation/loss"] = float(totals.sum()) / float(weights.sum())
+        for name, value in self.validation_metrics.items():
+            self.log(name, value, prog_bar=name == self._training.monitor, logger=False, batch_size=1)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a learning rate for each group, warmed up and annealed at every step."""

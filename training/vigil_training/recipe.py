@@ -9,7 +9,7 @@ from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_modeling.specs import BinaryCrossEntropy, LossSpec, ModelSpec
-from vigil_training.specs import CheckpointSpec, OptimizerSpec, TrackingSpec, TrainingSpec
+from vigil_training.specs import CheckpointSpec, OptimizerSpec, Single, StrategySpec, TrackingSpec, TrainingSpec
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
@@ -26,6 +26,7 @@ class Recipe(Spec):
     loss: LossSpec = BinaryCrossEntropy()
     optimizer: OptimizerSpec = OptimizerSpec()
     training: TrainingSpec = TrainingSpec()
+    strategy: StrategySpec = Single()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     tracking: TrackingSpec = TrackingSpec()

@@ -1,6 +1,8 @@
 """A run: the folder with all that a training left, and the model in it."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +42,9 @@ class Run:
         return self.path / "checkpoints"
 
     @property
-    def last(self) -> Path:
-        """The checkpoint from which the run resumes."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The weights of the best validation."""
-        return self.checkpoints / "best.ckpt"
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint, sound or not."""
+        return next(self.checkpoints.glob("step-*"), None) is not None
 
     @property
     def metrics(self) -> Path:
@@ -68,6 +65,15 @@ class Run:
     def log(self) -> Path:
         """What was said while it trained."""
         return self.path / "train.log"
+
+    def rank_log(self, rank: int) -> Path:
+        """What another rank than the first said."""
+        return self.path / "ranks" / f"rank-{rank}.log"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last start failed, JSON; absent while it goes on, after it was preempted, and when it has finished."""
+        return self.path / "failure.json"
 
     @property
     def quarantine(self) -> Path:
@@ -107,17 +113,25 @@ class Run:
         return dict(json.loads(self.thresholds.read_text()))
 
     def checkpoint(self, name: str = "best") -> Path:
-        """The file of a checkpoint.
+        """The folder of a checkpoint, or a file of weights made of one.
 
         Args:
-            name: ``best``, ``last``, or the path of a file.
+            name: ``best``, ``last``, the name of one of the run's checkpoints, or a path.
 
         Raises:
             UserError: if it is not there.
         """
-        path = {"best": self.best, "last": self.last}.get(name, Path(name))
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint; a run's checkpoints are best, last, or the path of a file")
+        from vigil_training.checkpoint import read
+
+        if name == "best":
+            return read.best(self.checkpoints, self.recipe.training.mode)
+        if name == "last":
+            return read.last(self.checkpoints)
+        path = self.checkpoints / name if (self.checkpoints / name).exists() else Path(name)
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such checkpoint; a run's checkpoints are best, last, or one that `vigil checkpoint` shows"
+            )
         return path
 
     def model(self, checkpoint: str = "best") -> "SafetyModel":
@@ -130,9 +144,59 @@ class Run:
             UserError: if the checkpoint is not there, cannot be read, or is of another model.
         """
         from vigil_training.assemble import assemble
-        from vigil_training.checkpoint import load_weights
+        from vigil_training.checkpoint.read import load_weights
 
         path = self.checkpoint(checkpoint)
         model = assemble(self.recipe, load_weights=False)
         load_weights(model, path)
         return model.eval()
+
+
+def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
+    """Make the run folder, or check that it is one of this recipe. Until something is saved in it, the recipe may still change.
+
+    Args:
+        recipe: what is to be run.
+        resolved_text: the same, written out whole.
+        folder: absent, empty, or a run.
+
+    Raises:
+        UserError: if the folder holds something else, or a run of another recipe.
+    """
+    started = (folder / "resolved.yaml").is_file()
+    if started and ((run := Run(folder)).finished or run.has_checkpoint):
+        if different := differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
+            raise UserError(
+                f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
+                *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in different),
+            )
+        return run
+    if not started and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: not a run and not an empty folder; name another with --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".resolved.yaml.part"
+    beside.write_text(resolved_text)
+    beside.replace(folder / "resolved.yaml")
+    return Run(folder)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        left, right, where = old.get(key), new.get(key), f"{path}{key}"
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{where}.")
+        elif left != right:
+            found.append((where, left, right))
+    return found
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of a resolved recipe, by which a checkpoint knows whose it is."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,8 +1,9 @@
-"""What a recipe can say about a training: optimizer, length, checkpoints, tracking."""
+"""What a recipe can say about a training: optimizer, length, strategy, checkpoints, tracking."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vigil_data.specs import Spec
 
@@ -39,14 +40,82 @@ class TrainingSpec(Spec):
         "validation/macro_ap", description="the metric by which the best checkpoint is chosen and training stopped"
     )
     mode: Literal["max", "min"] = Field("max", description="whether more of the monitor is better")
+    activation_checkpointing: bool = Field(
+        False, description="keep only the inputs of each encoder layer and compute the rest again in the backward pass"
+    )
+    max_skipped: int = Field(
+        10, ge=0, description="optimizer steps in a run that are left out because their loss or gradient is not finite"
+    )
+
+
+class Single(Spec):
+    """One process."""
+
+    kind: Literal["single"] = "single"
+
+
+class Ranks(Spec):
+    """What every strategy of several processes has; a process is called a rank."""
+
+    nodes: int = Field(1, ge=1, description="machines")
+    devices: int = Field(1, ge=1, description="ranks on each machine: one for each GPU, or processes on the CPU")
+    timeout: float = Field(
+        1800.0, gt=0, description="seconds without an optimizer step or a validation batch after which a run hangs"
+    )
+
+    @property
+    def world(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.devices
+
+
+class DistributedDataParallel(Ranks):
+    """Every rank holds all weights, gradients and optimizer state; gradients are averaged (Li et al. 2020)."""
+
+    kind: Literal["ddp"] = "ddp"
+
+
+class DeepSpeed(Ranks):
+    """ZeRO (Rajbhandari et al. 2020): ranks share optimizer state (stage 1), gradients too (2), and weights too (3)."""
+
+    kind: Literal["deepspeed"] = "deepspeed"
+    stage: Literal[1, 2, 3] = Field(2, description="what is shared out: 1 optimizer state, 2 and gradients, 3 and weights")
+    offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="where optimizer state is kept and stepped")
+    offload_parameters: Literal["none", "cpu", "nvme"] = Field(
+        "none", description="where weights rest between uses; stage 3 alone"
+    )
+    nvme_path: str | None = Field(None, description="folder on a fast local disk, for offloading to nvme")
+    raw: Mapping[str, Any] = Field(
+        default_factory=dict, description="DeepSpeed's own configuration, laid over what the recipe gives; it is not checked"
+    )
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> "DeepSpeed":
+        if self.offload_parameters != "none" and self.stage != 3:
+            raise ValueError("offload_parameters needs stage 3")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters):
+            if self.stage != 3:
+                raise ValueError("offloading to nvme needs stage 3")
+            if self.nvme_path is None:
+                raise ValueError("offloading to nvme needs nvme_path")
+        return self
+
+
+StrategySpec = Annotated[Single | DistributedDataParallel | DeepSpeed, Field(discriminator="kind")]
 
 
 class CheckpointSpec(Spec):
-    """What is saved while a run trains; the last and the best are kept."""
+    """What is saved while a run trains, and what of it is kept."""
 
     every_steps: int | None = Field(
-        200, ge=1, description="optimizer steps from one save of the last checkpoint to the next; null: at the end of each epoch"
+        200, ge=1, description="optimizer steps from one checkpoint to the next; null: at the end of each epoch"
     )
+    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept; a damaged one falls back to the one before")
+    keep_best: int = Field(1, ge=1, description="checkpoints of the best validations that are kept")
+    keep_every: int | None = Field(
+        None, ge=1, description="a checkpoint at a multiple of so many optimizer steps is kept for good"
+    )
+    background: bool = Field(True, description="write while training goes on; the weights are copied first")
 
 
 class TrackingSpec(Spec):

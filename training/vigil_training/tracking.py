@@ -21,7 +21,8 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vigil_slurm.job import facts
-from vigil_training.module import TrainingModule
+from vigil_training.callbacks import Pulse, training_module
+from vigil_training.ranks.control import Control
 from vigil_training.recipe import Recipe
 
 EVERY = 10
@@ -91,7 +92,16 @@ def trim(path: Path, step: int) -> None:
 
 
 class Recorder(pl.Callback):
-    """Sends numbers to every logger: those of training every few steps, those of validation when it ends."""
+    """Sends numbers to every logger: those of training every few steps, those of validation when it ends.
+
+    Args:
+        control: by which the ranks put together their parts of the loss.
+        pulse: has numbers about the ranks.
+    """
+
+    def __init__(self, control: Control, pulse: Pulse) -> None:
+        self._control = control
+        self._pulse = pulse
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -101,18 +111,14 @@ class Recorder(pl.Callback):
         step = trainer.global_step
         if trainer.fit_loop._should_accumulate() or not (step == 1 or step % EVERY == 0):
             return
-        numbers = {name: float(value) for name, value in _module(pl_module).step_metrics.items()}
-        _send(trainer, {"epoch": trainer.current_epoch, **numbers})
+        numbers = {name: float(value) for name, value in training_module(pl_module).step_metrics.items()}
+        # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
+        numbers["train/loss"] = float(self._control.gather([numbers["train/loss"]]).mean())
+        _send(trainer, {"epoch": trainer.current_epoch, **numbers, **self._pulse.metrics})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record what validation measured."""
-        _send(trainer, {"epoch": trainer.current_epoch, **_module(pl_module).validation_metrics})
-
-
-def _module(module: pl.LightningModule) -> TrainingModule:
-    if not isinstance(module, TrainingModule):
-        raise TypeError(f"records a TrainingModule, not a {type(module).__name__}")
-    return module
+        _send(trainer, {"epoch": trainer.current_epoch, **training_module(pl_module).validation_metrics})
 
 
 def _send(trainer: pl.Trainer, numbers: Mapping[str, float]) -> None:

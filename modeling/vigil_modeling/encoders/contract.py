@@ -26,6 +26,14 @@ class Encoder(nn.Module):
         """All parameters, in layers, the lowest (embeddings, stem) first: the order of freezing and of layer-wise decay."""
         raise NotImplementedError
 
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each layer for the backward pass.
+
+        Raises:
+            UserError: the library that the encoder comes from cannot do so.
+        """
+        raise NotImplementedError
+
 
 def freeze(encoder: Encoder, frozen: bool | int) -> None:
     """Exclude an encoder's weights from training.

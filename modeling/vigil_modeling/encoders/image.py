@@ -50,6 +50,10 @@ class TimmImageEncoder(Encoder):
         """See :meth:`TimmBackbone.layers`."""
         return self.backbone.layers()
 
+    def checkpoint_activations(self) -> None:
+        """See :class:`Encoder`."""
+        self.backbone.checkpoint_activations("model.encoders.image")
+
 
 def build_image(spec: TimmImage, inputs: ImageInput, load_weights: bool) -> TimmImageEncoder:
     """Build the encoder that ``spec`` describes.

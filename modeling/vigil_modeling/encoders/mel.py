@@ -80,6 +80,10 @@ class MelTimmEncoder(Encoder):
         """See :meth:`TimmBackbone.layers`."""
         return self.backbone.layers()
 
+    def checkpoint_activations(self) -> None:
+        """See :class:`Encoder`."""
+        self.backbone.checkpoint_activations(WHERE)
+
 
 def build_mel(spec: MelTimmAudio, inputs: AudioInput, load_weights: bool) -> MelTimmEncoder:
     """Build the encoder that ``spec`` describes.

@@ -9,7 +9,7 @@ from vigil_data.decode.text import load_tokenizer
 from vigil_data.errors import UserError
 from vigil_data.specs import TextInput
 from vigil_modeling.encoders.contract import Encoder
-from vigil_modeling.encoders.transformers_common import build_config, build_model, stack_layers
+from vigil_modeling.encoders.transformers_common import build_config, build_model, checkpoint_activations, stack_layers
 from vigil_modeling.specs import TransformersText
 
 WHERE = "model.encoders.text"
@@ -62,6 +62,10 @@ class TransformersTextEncoder(Encoder):
     def layers(self) -> list[list[nn.Parameter]]:
         """Embeddings, then each block."""
         return stack_layers(self.model, self.depth)
+
+    def checkpoint_activations(self) -> None:
+        """See :class:`Encoder`."""
+        checkpoint_activations(self.model, WHERE)
 
 
 def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) -> TransformersTextEncoder:

@@ -62,6 +62,21 @@ class TimmBackbone(nn.Module):
         groups: dict[int, list[nn.Parameter]] = group_parameters(self.model, matcher(coarse=False), return_values=True)
         return [groups[index] for index in sorted(groups)]
 
+    def checkpoint_activations(self, where: str) -> None:
+        """Keep only the inputs of each block for the backward pass; batch norms then see each batch twice.
+
+        Args:
+            where: key of the recipe, for the message.
+
+        Raises:
+            UserError: if the architecture cannot do so.
+        """
+        try:
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # every timm model has it
+        except (AssertionError, AttributeError) as error:
+            name = type(self.model).__name__
+            raise UserError(f"training.activation_checkpointing: {where}: {name} of timm cannot do so") from error
+
 
 def build_backbone(spec: TimmImage | MelTimmAudio, shape: tuple[int, int, int], load_weights: bool, where: str) -> TimmBackbone:
     """Build a timm model for inputs of one shape, and load its weights.

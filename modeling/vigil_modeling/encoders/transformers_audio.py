@@ -11,7 +11,7 @@ from vigil_data.errors import UserError
 from vigil_data.specs import AudioInput
 from vigil_modeling.encoders.contract import Encoder
 from vigil_modeling.encoders.features import RATE, KaldiFbank, Standardise, WhisperLogMel, frames_of
-from vigil_modeling.encoders.transformers_common import build_config, build_model, read_json, stack_layers
+from vigil_modeling.encoders.transformers_common import build_config, build_model, checkpoint_activations, read_json, stack_layers
 from vigil_modeling.specs import Random, TransformersAudio
 
 WHERE = "model.encoders.audio"
@@ -58,6 +58,10 @@ class TransformersAudioEncoder(Encoder):
     def layers(self) -> list[list[nn.Parameter]]:
         """Convolutions and embeddings, then each block."""
         return stack_layers(self.model, self.depth)
+
+    def checkpoint_activations(self) -> None:
+        """See :class:`Encoder`."""
+        checkpoint_activations(self.model, WHERE)
 
 
 class Family(NamedTuple):

@@ -173,3 +173,22 @@ def stack_layers(model: nn.Module, depth: int) -> list[list[nn.Parameter]]:
             current = 1 + int(name.removeprefix(prefix).split(".")[0])
         layers[current].append(parameter)
     return layers
+
+
+def checkpoint_activations(model: nn.Module, where: str) -> None:
+    """Keep only the inputs of each layer for the backward pass.
+
+    Args:
+        model: of the transformers library.
+        where: key of the recipe, for the message.
+
+    Raises:
+        UserError: if the architecture cannot do so.
+    """
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(f"training.activation_checkpointing: {where}: {type(model).__name__} of transformers cannot do so")
+    # The older name until transformers 5 had the new one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()  # type: ignore[operator]
+    # It makes the embeddings' output require gradients, for another kind of checkpointing; frozen layers would be run backwards.
+    model.disable_input_require_grads()  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """The command `vigil`: a module for each subcommand; what takes long to import is imported when a command runs."""
 
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vigil_data.errors import Failure, MediaError, UserError
-from vigil_training.cli import bundle, data, demo, evaluate, recipe, train
+from vigil_training.cli import bundle, checkpoint, data, demo, evaluate, jobs, plan, recipe, submit, train
 
 _HELP = """
 Train, evaluate and serve multimodal content-safety models.
@@ -19,15 +20,15 @@ training leaves; a [bold]bundle[/] is what a server loads. Start with [cyan]vigi
 
 
 def main() -> None:
-    """Run the command; exit with 2 for a mistake of the user's, 130 after Ctrl-C and 1 for any other failure."""
+    """Run the command; exit with 2 for a mistake of the user's, 85 if it wants to be started again, 130 after Ctrl-C, else 1."""
     try:
         build()()
     except UserError as error:
-        _fail(error.lines, 2)
+        _fail(error.lines if _says(error) else (), 2)
     except MediaError as error:
         _fail([str(error)], 2)
     except Failure as failure:
-        _fail(str(failure).splitlines(), 1)
+        _fail(str(failure).splitlines() if _says(failure) else (), failure.status)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -44,7 +45,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for module in (recipe, data, train, evaluate, bundle, demo):
+    for module in (recipe, data, plan, train, submit, jobs, checkpoint, evaluate, bundle, demo):
         module.register(app)
     _reflow_commands(app)
     return app
@@ -76,6 +77,11 @@ def _top(
     _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")] = False,
 ) -> None:
     pass
+
+
+def _says(error: UserError | Failure) -> bool:
+    """Whether this process is the one to say it, where every process of a run has met the same."""
+    return not error.everywhere or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _fail(lines: Sequence[str], status: int) -> None:

@@ -1,9 +1,12 @@
 """`vigil train`: a recipe into a run folder; the same command resumes what was interrupted."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+
+from vigil_training.specs import Ranks
 
 
 def register(app: typer.Typer) -> None:
@@ -21,14 +24,37 @@ def train(
     """Train a recipe into a run folder, or go on where an interrupted run stopped.
 
     The folder holds all that the run leaves: the resolved recipe, checkpoints, metrics, environment, log, thresholds. The same
-    command on the same folder resumes from the last checkpoint; a finished run is left alone.
+    command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy of several ranks starts
+    them on this machine, unless srun or torchrun did so already. Exit status 85 means stopped with a checkpoint: start it again.
     """
+    from vigil_training.ranks.world import World, find_world
     from vigil_training.resolve import dump, resolve
 
     resolved = resolve(recipe, overrides or [])
     folder = run or Path("runs") / resolved.recipe.name
+    strategy, world = resolved.recipe.strategy, find_world()
+    if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
+        _launch(strategy)
+    else:
+        from vigil_training.fit import fit
 
-    from vigil_training.fit import fit
+        world = world or World()
+        fit(resolved.recipe, dump(resolved), folder, world)
+        if world.is_main:
+            typer.echo(f"next: vigil evaluate {folder}")
 
-    fit(resolved.recipe, dump(resolved), folder)
-    typer.echo(f"next: vigil evaluate {folder}")
+
+def _launch(strategy: Ranks) -> NoReturn:
+    """Start this same command once for each rank of this machine, and exit as they did.
+
+    Raises:
+        UserError: if the recipe wants several machines.
+    """
+    from vigil_data.errors import UserError
+    from vigil_training.ranks.launch import launch
+
+    if strategy.nodes > 1:
+        raise UserError(
+            f"strategy.nodes: {strategy.nodes} machines are started by `vigil submit`, or by torchrun on each of them"
+        )
+    sys.exit(launch(strategy.devices, [sys.executable, *sys.argv]))

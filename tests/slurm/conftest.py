@@ -1,0 +1,108 @@
+"""Real Slurm clusters for the tests: each worker has its own folder, ports and namespaces, so that they run side by side."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "dev-cluster"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that slurm/dev-cluster brought up in ``folder``; ``env`` is what Slurm's commands need."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def call(self, *command: str, timeout: float = 60) -> str:
+        """The stdout of a command that must succeed."""
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def manage(self, *words: str) -> str:
+        """Run slurm/dev-cluster on this cluster."""
+        return self.call(sys.executable, str(SCRIPT), *words, "--dir", str(self.folder), timeout=120)
+
+    def submit(self, script: str, *options: str) -> str:
+        """Submit the text of a batch script and give the job's number; its output goes to ``folder``/jobs/NUMBER.out."""
+        (self.folder / "jobs").mkdir(exist_ok=True)
+        path = self.folder / "jobs" / f"{time.monotonic_ns()}.sh"
+        path.write_text(script)
+        return self.call("sbatch", "--parsable", f"--output={path.parent}/%j.out", *options, str(path)).strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """The fields of `scontrol show job`."""
+        words = self.call("scontrol", "--oneliner", "show", "job", number).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def wait(self, number: str, states: set[str], timeout: float, restarts: int = 0) -> dict[str, str]:
+        """The job's fields once it is in one of ``states`` after at least so many restarts."""
+        end = time.monotonic() + timeout
+        while True:
+            fields = self.job(number)
+            if fields["JobState"] in states and int(fields["Restarts"]) >= restarts:
+                return fields
+            assert time.monotonic() < end, f"job {number} is {fields['JobState']} after {timeout} s, not {states}: {fields}"
+            time.sleep(0.5)
+
+    def kill(self, node: str) -> None:
+        """Kill all processes of a node at once."""
+        self.manage("kill", node)
+
+    def cut(self, node: str) -> None:
+        """Take a node's link down."""
+        self.manage("cut", node)
+
+    def heal(self, node: str) -> None:
+        """Bring a node back."""
+        self.manage("heal", node)
+
+
+def _skip_or_fail(reason: str) -> NoReturn:
+    if os.environ.get("VIGIL_REQUIRE_ALL") == "1":
+        pytest.fail(f"VIGIL_REQUIRE_ALL=1, but {reason}")
+    pytest.skip(reason)
+
+
+def _bring_up(*options: str) -> Iterator[Cluster]:
+    # sbatch and ip of Debian are in sbin for some.
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter") if not shutil.which(name, path=path)]
+    if missing:
+        _skip_or_fail(f"not installed: {' '.join(missing)} (apt-get install slurmctld slurmd slurm-client munge iproute2)")
+    if os.geteuid():
+        _skip_or_fail("a Slurm cluster on one machine needs root")
+    # Not pytest's tmp_path: names of sockets in it would be too long for the kernel.
+    folder = Path(tempfile.mkdtemp(prefix="vigil-slurm-"))
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    cluster = Cluster(folder, env | {"PATH": path, "SLURM_CONF": str(folder / "slurm.conf")})
+    try:
+        cluster.manage("up", "--nodes", "3", *options)
+        yield cluster
+    finally:
+        try:
+            cluster.manage("down")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes n1 to n3 at 127.0.0.1; a test that kills one heals it."""
+    yield from _bring_up()
+
+
+@pytest.fixture(scope="session")
+def cut_cluster() -> Iterator[Cluster]:
+    """Three nodes n1 to n3, each in a network namespace with its own address."""
+    yield from _bring_up("--namespaces")

@@ -1,0 +1,1 @@
+"""Checkpoints: folders that are complete or absent, checked by SHA-256, without pickled code, readable under any strategy."""

@@ -1,0 +1,50 @@
+"""Being asked to stop: signals set a flag, which the step that is running looks at when it ends."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+from vigil_data.errors import Failure
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""SIGTERM comes at preemption, requeueing and the time limit, SIGUSR1 some time before it (``--signal`` of sbatch)."""
+
+
+class Preempted(Failure):
+    """The run was stopped where it can be taken up again; the same command goes on."""
+
+    status = 85
+
+
+class Preemption:
+    """Notes, while it is entered, that a signal asked the process to stop; a handler does nothing else.
+
+    Attributes:
+        asked: name of the first such signal.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers.
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers again: Lightning sets its own when training starts, which save within the handler and requeue."""
+        if self._before:
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.asked is None:
+            self.asked = signal.Signals(number).name

@@ -1,0 +1,125 @@
+"""When nothing goes on any more: where every rank is, and an end; and which rank is slow."""
+
+import faulthandler
+import logging
+import os
+import platform
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger("vigil.ranks")
+
+STATUS = 85
+"""A collective hangs most often because a machine is lost, and the run goes on elsewhere; requeues are bounded."""
+
+OTHERS_HAVE = 10.0
+"""Seconds in which the other ranks write their stacks before a rank ends."""
+
+WINDOW = 50
+SLOW = 1.5
+
+
+class Watchdog:
+    """Ends the process, with its stacks written down, when for some time nothing has been done.
+
+    A rank that waits in a collective cannot raise an exception, so a thread of its own looks at the clock. The first rank whose
+    time is out leaves a file ``hung``, at which all of them write their stacks; the one that is elsewhere than the others is the
+    cause.
+
+    Args:
+        timeout: seconds without :meth:`beat`; none for no limit.
+        stacks: folder for ``rank-N.txt``.
+        rank: of this process.
+    """
+
+    def __init__(self, timeout: float | None, stacks: Path, rank: int) -> None:
+        self._timeout = timeout
+        self._stacks = stacks
+        self._rank = rank
+        self._what = "start"
+        self._beat = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vigil-watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def start(self) -> None:
+        """Begin to watch; what an earlier start of the run left in the folder must be gone by now."""
+        self._beat = time.monotonic()
+        if self._timeout is not None:
+            self._thread.start()
+
+    def beat(self, what: str) -> None:
+        """Something is done.
+
+        Args:
+            what: named in the file of stacks.
+        """
+        self._what, self._beat = what, time.monotonic()
+
+    def _watch(self) -> None:
+        assert self._timeout is not None
+        hung = self._stacks / "hung"
+        pause = min(1.0, self._timeout / 10)
+        while not self._ended.wait(pause):
+            silent = time.monotonic() - self._beat
+            if silent > self._timeout or hung.exists():
+                self._stacks.mkdir(parents=True, exist_ok=True)
+                hung.touch()
+                self._write(silent)
+                time.sleep(min(OTHERS_HAVE, self._timeout))
+                os._exit(STATUS)
+
+    def _write(self, silent: float) -> None:
+        path = self._stacks / f"rank-{self._rank}.txt"
+        with path.open("w") as file:
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            file.write(f"rank {self._rank} on {platform.node()}, {now}: nothing since {self._what}, {silent:.0f} s ago\n\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+        log.warning("hung: nothing since %s, %.0f s ago; where this rank is stands in %s", self._what, silent, path)
+
+
+class StepTimes:
+    """Each rank's own part of the steps: a rank that is slower than the others holds all of them up.
+
+    Args:
+        ranks: how many.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._seconds: list[NDArray[np.float64]] = []
+        self._ranks = ranks
+
+    def add(self, seconds: NDArray[np.float64]) -> dict[str, float]:
+        """Note one step.
+
+        Args:
+            seconds: of each rank, ``[ranks]``.
+
+        Returns:
+            Numbers for the record: medians over the last steps. Empty with one rank.
+        """
+        if self._ranks == 1:
+            return {}
+        self._seconds = [*self._seconds[-WINDOW + 1 :], seconds]
+        by_rank = np.median(self._seconds, axis=0)
+        slowest, typical = int(by_rank.argmax()), float(np.median(by_rank))
+        if len(self._seconds) == WINDOW and by_rank[slowest] > SLOW * typical:
+            log.warning("rank %d is slow: %.3f s a step of its own, the median rank %.3f s", slowest, by_rank[slowest], typical)
+            self._seconds = []
+        return {
+            "ranks/step_seconds_median": typical,
+            "ranks/step_seconds_slowest": float(by_rank[slowest]),
+            "ranks/slowest_rank": float(slowest),
+        }
