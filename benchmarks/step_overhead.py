@@ -38,6 +38,7 @@ from vigil_training.callbacks import Checkpoints, Pulse
 from vigil_training.checkpoint.write import Writer
 from vigil_training.fit import make_trainer, without_noise
 from vigil_training.module import Quarantine, TrainingModule, parameter_groups, schedule_factor
+from vigil_training.ranks.preemption import Preemption
 from vigil_training.ranks.session import open_session
 from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
@@ -161,7 +162,7 @@ class Loaded:
 def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
     """Seconds of each step of the trainer that :func:`vigil_training.fit.fit` makes, with its callbacks."""
     clock = Clock(now)
-    with tempfile.TemporaryDirectory() as folder, without_noise(), open_session(recipe, World(), Path(folder)) as session:
+    with tempfile.TemporaryDirectory() as folder, without_noise(), open_session(recipe, World(), Path(folder), Preemption()) as session:
         path = Path(folder)
         module = TrainingModule(model, loss(recipe), recipe, len(batches), session.control)
         with closing(

@@ -13,6 +13,15 @@ from typing import NoReturn
 
 import pytest
 
+# Whether this machine lets root make them: a container may not, and then says why on stderr.
+NAMESPACES = ["unshare", "--mount", "--uts", "true"]
+BRIDGE = [
+    "unshare",
+    "--net",
+    "sh",
+    "-c",
+    "ip link add name vigil0 type bridge && ip link add name vigil1 type veth peer name vigil2",
+]
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "dev-cluster"
 
 
@@ -23,26 +32,26 @@ class Cluster:
     folder: Path
     env: dict[str, str]
 
-    def call(self, *command: str, timeout: float = 60) -> str:
+    def command(self, *words: str, timeout: float = 60) -> str:
         """The stdout of a command that must succeed."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        done = subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def manage(self, *words: str) -> str:
         """Run slurm/dev-cluster on this cluster."""
-        return self.call(sys.executable, str(SCRIPT), *words, "--dir", str(self.folder), timeout=120)
+        return self.command(sys.executable, str(SCRIPT), *words, "--dir", str(self.folder), timeout=120)
 
     def submit(self, script: str, *options: str) -> str:
         """Submit the text of a batch script and give the job's number; its output goes to ``folder``/jobs/NUMBER.out."""
         (self.folder / "jobs").mkdir(exist_ok=True)
         path = self.folder / "jobs" / f"{time.monotonic_ns()}.sh"
         path.write_text(script)
-        return self.call("sbatch", "--parsable", f"--output={path.parent}/%j.out", *options, str(path)).strip()
+        return self.command("sbatch", "--parsable", f"--output={path.parent}/%j.out", *options, str(path)).strip()
 
     def job(self, number: str) -> dict[str, str]:
         """The fields of `scontrol show job`."""
-        words = self.call("scontrol", "--oneliner", "show", "job", number).split()
+        words = self.command("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, number: str, states: set[str], timeout: float, restarts: int = 0) -> dict[str, str]:
@@ -74,14 +83,17 @@ def _skip_or_fail(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _bring_up(*options: str) -> Iterator[Cluster]:
-    # sbatch and ip of Debian are in sbin for some.
+def _bring_up(needs: list[str], *options: str) -> Iterator[Cluster]:
+    # slurmctld, slurmd and ip are in sbin, which is not on everyone's path.
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter") if not shutil.which(name, path=path)]
     if missing:
         _skip_or_fail(f"not installed: {' '.join(missing)} (apt-get install slurmctld slurmd slurm-client munge iproute2)")
     if os.geteuid():
         _skip_or_fail("a Slurm cluster on one machine needs root")
+    tried = subprocess.run(needs, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=30, check=False)
+    if tried.returncode:
+        _skip_or_fail(f"namespaces are impossible here: {tried.stderr.strip()}")
     # Not pytest's tmp_path: names of sockets in it would be too long for the kernel.
     folder = Path(tempfile.mkdtemp(prefix="vigil-slurm-"))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
@@ -99,10 +111,10 @@ def _bring_up(*options: str) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three nodes n1 to n3 at 127.0.0.1; a test that kills one heals it."""
-    yield from _bring_up()
+    yield from _bring_up(NAMESPACES)
 
 
 @pytest.fixture(scope="session")
 def cut_cluster() -> Iterator[Cluster]:
     """Three nodes n1 to n3, each in a network namespace with its own address."""
-    yield from _bring_up("--namespaces")
+    yield from _bring_up(BRIDGE, "--namespaces")

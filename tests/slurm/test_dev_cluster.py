@@ -1,12 +1,17 @@
 """slurm/dev-cluster against what the kernel and Slurm themselves say."""
 
+import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slurm
+
+SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "dev-cluster"
 
 # Writes a line whenever it starts, and stays until it is killed or has been restarted.
 RESTARTED = """#!/bin/bash
@@ -19,46 +24,86 @@ def submit_restarted(cluster, log):
     """A job on two nodes: its number, and the node that its batch script does not run on."""
     number = cluster.submit(RESTARTED.replace("$1", str(log)), "--nodes=2", "--ntasks-per-node=1")
     cluster.wait(number, {"RUNNING"}, 60)
-    nodes = cluster.call("scontrol", "show", "hostnames", cluster.job(number)["NodeList"]).split()
+    nodes = cluster.command("scontrol", "show", "hostnames", cluster.job(number)["NodeList"]).split()
     return number, nodes[1]
 
 
 def attempts(cluster, log):
     """The nodes of each attempt that the log tells of."""
     lists = [line.split(" on ")[1] for line in log.read_text().splitlines()]
-    return [cluster.call("scontrol", "show", "hostnames", nodes).split() for nodes in lists]
+    return [cluster.command("scontrol", "show", "hostnames", nodes).split() for nodes in lists]
 
 
-def processes(folder):
-    """The processes whose command line or environment names the folder."""
+def command_lines(folder):
+    """The command lines of the processes whose command line or environment names the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            line = (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes()
         except OSError:
             continue
-        if str(folder).encode() in text and b"pytest" not in text:
-            found.append(process.name)
+        if str(folder).encode() in line + environment:
+            found.append(line.replace(b"\0", b" ").decode().strip())
     return found
 
 
-def test_up_twice_is_one_cluster_and_down_leaves_nothing(repository, cluster, tmp_path_factory):
-    before = cluster.manage("status")
-    assert "SLURM_CONF=" in cluster.manage("up", "--nodes", "3")
-    assert cluster.manage("status") == before
-    assert cluster.manage("env") == f"export SLURM_CONF={cluster.folder}/slurm.conf\n"
+def test_up_twice_is_one_cluster(cluster):
+    def daemons():
+        return {file.name: file.read_text() for file in (cluster.folder / "run").glob("*.pid")}
 
-    folder = tmp_path_factory.mktemp("c")
-    command = [sys.executable, str(repository / "slurm" / "dev-cluster")]
-    for words in (["up", "--nodes", "1", "--namespaces"], ["down"]):
-        subprocess.run([*command, *words, "--dir", str(folder)], check=True, timeout=120, capture_output=True)
-    assert not folder.exists()
-    assert not processes(folder)
-    assert str(folder) not in Path("/proc/mounts").read_text()
+    before = daemons()
+    assert len(before) == 4
+    assert cluster.manage("up", "--nodes", "3") == cluster.manage("env") == f"export SLURM_CONF={cluster.folder}/slurm.conf\n"
+    assert daemons() == before
+
+
+def test_another_shape_and_an_unknown_node_are_refused(cluster):
+    for words, mend in ((("up", "--nodes", "2"), "down --dir"), (("kill", "n9"), "n1 n2 n3"), (("cut", "n1"), "--namespaces")):
+        command = [sys.executable, str(SCRIPT), *words, "--dir", str(cluster.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert mend in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("cut_cluster")
+def test_clusters_that_come_up_together_share_nothing_and_down_leaves_nothing(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("c") for _ in range(3)]
+
+    def all_at_once(*words):
+        started = [
+            subprocess.Popen([sys.executable, str(SCRIPT), *words, "--dir", str(folder)], stdout=subprocess.DEVNULL)
+            for folder in folders
+        ]
+        return [process.wait(timeout=150) for process in started]
+
+    try:
+        assert all_at_once("up", "--nodes", "1", "--namespaces") == [0, 0, 0]
+        states = [json.loads((folder / "cluster.json").read_text()) for folder in folders]
+        assert len({state["subnet"] for state in states}) == len({state["port"] for state in states}) == 3
+        # A task that left its parent and its session must be found all the same.
+        for folder in folders:
+            submit = ["sbatch", "--output=/dev/null", "--wrap", "setsid --fork sleep 600; sleep 600"]
+            subprocess.run(
+                submit, env=os.environ | {"SLURM_CONF": f"{folder}/slurm.conf"}, check=True, capture_output=True, timeout=60
+            )
+        end = time.monotonic() + 60
+        while not all(command_lines(folder).count("sleep 600") == 2 for folder in folders):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        assert all_at_once("down") == [0, 0, 0]
+    assert not [folder for folder in folders if folder.exists()]
+    assert not [line for folder in folders for line in command_lines(folder)]
+    kernel = Path("/proc/mounts").read_text() + "".join(
+        subprocess.check_output(["ip", what], text=True, timeout=30) for what in ("link", "netns")
+    )
+    assert not [word for word in (*map(str, folders), *(state["mark"] for state in states)) if word in kernel]
 
 
 def test_two_nodes_answer(cluster):
-    names = cluster.call("srun", "--nodes=2", "bash", "-c", "echo $SLURMD_NODENAME").split()
+    names = cluster.command("srun", "--nodes=2", "bash", "-c", "echo $SLURMD_NODENAME").split()
     assert len(set(names)) == 2
     assert set(names) <= {"n1", "n2", "n3"}
 
@@ -72,12 +117,12 @@ def test_job_of_a_killed_node_is_requeued(cluster, tmp_path):
     assert lost in first
     assert lost not in second
     cluster.heal(lost)
-    assert cluster.call("srun", f"--nodelist={lost}", "bash", "-c", "echo $SLURMD_NODENAME") == f"{lost}\n"
+    assert cluster.command("srun", f"--nodelist={lost}", "bash", "-c", "echo $SLURMD_NODENAME") == f"{lost}\n"
 
 
 def test_job_of_a_node_that_is_cut_off_is_requeued(cut_cluster, tmp_path):
     address = "scontrol show node \"$SLURMD_NODENAME\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p'"
-    addresses = cut_cluster.call("srun", "--nodes=3", "bash", "-c", address).split()
+    addresses = cut_cluster.command("srun", "--nodes=3", "bash", "-c", address).split()
     assert len(set(addresses)) == 3
     number, lost = submit_restarted(cut_cluster, tmp_path / "log")
     cut_cluster.cut(lost)
@@ -86,4 +131,4 @@ def test_job_of_a_node_that_is_cut_off_is_requeued(cut_cluster, tmp_path):
     assert lost in first
     assert lost not in second
     cut_cluster.heal(lost)
-    assert cut_cluster.call("srun", f"--nodelist={lost}", "bash", "-c", "echo $SLURMD_NODENAME") == f"{lost}\n"
+    assert cut_cluster.command("srun", f"--nodelist={lost}", "bash", "-c", "echo $SLURMD_NODENAME") == f"{lost}\n"

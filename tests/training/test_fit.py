@@ -23,6 +23,7 @@ def lines(path):
 
 def test_a_run_leaves_everything_in_its_folder(trained):
     assert {path.name for path in trained.path.iterdir()} == {
+        "attempt",
         "checkpoints",
         "environment.json",
         "metrics.jsonl",

@@ -113,6 +113,4 @@ def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, 
 
     trained = Reader(run.checkpoint("last")).weights()
     for name, expected in model.state_dict().items():
-        torch.testing.assert_close(
-            trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")

@@ -54,6 +54,8 @@ def test_a_process_that_nobody_launched_has_no_place():
     [
         ({"MASTER_ADDR": ""}, "without the variable MASTER_ADDR"),
         ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS is 'many' and not a number"),
+        ({"SLURM_PROCID": "9"}, "rank 9 of 8, 1 of 4 on its machine, cannot be"),
+        ({"SLURM_NTASKS_PER_NODE": "0"}, "1 of 0 on its machine, cannot be"),
         ({"SLURM_STEP_NUM_TASKS": "7"}, "7 processes cannot be 4 on each machine"),
     ],
 )
@@ -70,6 +72,9 @@ def test_an_incomplete_place_is_refused(changes, message):
         ([85, -9], 85),
         ([-9, 0], 85),
         ([-15, -15], 85),
+        ([-11, 85], 1),
+        ([-2, -2], 130),
+        ([-6, 85], 85),
         ([85, 1], 1),
         ([-9, 1], 1),
         ([1, 2], 2),
@@ -146,8 +151,6 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     with Preemption() as preemption:
         assert preemption.asked is None
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # As Lightning replaces it.
-        preemption.install()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGUSR1)
         assert preemption.asked == "SIGTERM"
@@ -219,13 +222,15 @@ def facts(rank, host, free=100.0, clock=0.0, **same):
 def test_what_differs_is_named_with_its_machine():
     four = [facts(rank, f"node-{rank // 2}") for rank in range(4)]
     assert _compare(four, 0) == []
-    other = [*four[:2], *(facts(rank, "node-1", torch="2.10.0", free=1) for rank in (2, 3)), facts(4, "node-2", clock=100.0)]
+    other = [*four[:2], *(facts(rank, "node-1", torch="2.10.0", free=1) for rank in (2, 3)), facts(4, "node-2", clock=-100.0)]
     assert _compare(other, 5 * 2**30) == [
         "node node-1 (rank 2, 3): torch: 2.10.0, the others 2.14.1",
         "node node-1 (rank 2, 3): 1.0 GiB are free for checkpoints that take 5.0 GiB; " + MEND,
-        "node node-2 (rank 4): the clock is over 60 s ahead of others; set the clocks by NTP",
+        "node node-2 (rank 4): the clock differs by over 60 s from the others'; set the clocks by NTP",
     ]
     unreadable = [*four[:3], facts(3, "node-1", data="cannot be read: no such file")]
+    everywhere = [facts(rank, "node-0", data="cannot be read: no such file") for rank in range(2)]
+    assert _compare(everywhere, 0) == ["node node-0 (rank 0, 1): data: cannot be read: no such file"]
     assert _compare(unreadable, 0) == ["node node-1 (rank 3): data: cannot be read: no such file, the others version 3"]
 
 

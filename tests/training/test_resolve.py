@@ -158,6 +158,7 @@ def test_aliases_are_copies(folder: Path) -> None:
 
 
 # Name of the mistake: what is replaced in RECIPE, by what, and the one line that it brings.
+CHECKPOINT_KEYS = "every_steps, keep_last, keep_best, keep_every, background"
 WRONG = {
     "unknown key": ("name: small", "sead: 1\nname: small", "r.yaml:1: sead: is not a key of a recipe (did you mean seed?)"),
     "unknown nested key": ("  width: 32", "  widht: 32", "r.yaml:15: model.widht: is not a key of model (did you mean width?)"),
@@ -174,7 +175,7 @@ WRONG = {
     "unknown key near to none": (
         "optimizer:\n",
         "checkpoint:\n  zzz: 1\noptimizer:\n",
-        "r.yaml:24: checkpoint.zzz: is not a key of checkpoint; its keys are every_steps",
+        "r.yaml:24: checkpoint.zzz: is not a key of checkpoint; its keys are " + CHECKPOINT_KEYS,
     ),
     "duplicate key": (
         "  lr: 1e-4",

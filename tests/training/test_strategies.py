@@ -139,6 +139,20 @@ def assert_some_steps_are_sparse(seen, dataset):
         assert any(a[modality] != b[modality] for a, b in zip(*has, strict=True))
 
 
+KEYS = ("query_key_value.bias", "key_value.bias", "qkv.bias", "key.bias")
+
+
+def cut_keys(name, bias):
+    """A bias without the part of attention's keys: a softmax does not change with it, so its gradient is rounding alone, which
+    Adam makes as large as any other."""
+    if name.endswith("key.bias"):
+        return bias[:0]
+    if name.endswith("qkv.bias") or "query_key_value" in name:
+        query, _key, rest = bias.chunk(3)
+        return np.concatenate([query, rest])
+    return bias.chunk(2)[1]
+
+
 @pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3"])
 def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
     from vigil_training.checkpoint.consolidate import consolidate
@@ -150,7 +164,10 @@ def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
     found = Run(several(name)).model("best")
     load_weights(found, tmp_path / "weights.safetensors")
     for key, value in found.state_dict().items():
-        np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+        pair = (value, expected[key])
+        if any(key.endswith(part) for part in KEYS):
+            pair = tuple(cut_keys(key, bias) for bias in pair)
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 def test_a_missing_shard_is_named(several, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from vigil_slurm.job import facts
 from vigil_training.fit import make_trainer
+from vigil_training.ranks.preemption import Preemption
 from vigil_training.ranks.session import open_session
 from vigil_training.ranks.world import World
 from vigil_training.strategies.build import build_strategy
@@ -77,7 +78,7 @@ def test_tracking_can_be_disabled(make_recipe, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe, tmp_path):
     recipe = make_recipe(training__precision=precision)
-    with open_session(recipe, World(), tmp_path) as session:
+    with open_session(recipe, World(), tmp_path, Preemption()) as session:
         trainer = make_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
     assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     assert trainer.progress_bar_callback is None  # standard error is not a terminal here

@@ -69,9 +69,8 @@ class Pulse(pl.Callback):
         self.skipped = state_dict["skipped"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals back from Lightning, and begin to measure."""
+        """Begin to measure."""
         del trainer, pl_module
-        self._session.preemption.install()
         self._ended = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:

@@ -12,7 +12,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from vigil_training.datamodule import DataModule
 from vigil_training.module import Quarantine, TrainingModule, metric_names
 from vigil_training.predict import predict
 from vigil_training.ranks.control import is_peer_lost
-from vigil_training.ranks.preemption import Preempted
+from vigil_training.ranks.preemption import Preempted, Preemption
 from vigil_training.ranks.preflight import preflight
 from vigil_training.ranks.session import Session, open_session
 from vigil_training.ranks.world import World
@@ -58,6 +58,8 @@ _NOISE = (
     r"GPU available but not used",
     # `vigil submit` uses it; a login node has it too.
     r"The `srun` command is available on your system but is not used",
+    # Of convolutions of one pixel; it costs a copy at most.
+    r"Grad strides do not match bucket view strides",
     # Every rank measures the same, over the rows of all of them.
     r"It is recommended to use `self.log\(.*sync_dist=True",
     # Lightning 2.6 asks torch in a way that torch 2.14 deprecates.
@@ -65,7 +67,13 @@ _NOISE = (
 )
 
 
-def fit(recipe: Recipe, resolved_text: str, run_dir: Path, world: World = World()) -> Run:  # noqa: B008 (immutable)
+def fit(
+    recipe: Recipe,
+    resolved_text: str,
+    run_dir: Path,
+    world: World = World(),  # noqa: B008 (immutable)
+    preemption: Preemption | None = None,
+) -> Run:
     """Train, or resume, or say that there is nothing left to do. Every rank calls it.
 
     Args:
@@ -73,6 +81,7 @@ def fit(recipe: Recipe, resolved_text: str, run_dir: Path, world: World = World(
         resolved_text: the recipe written out whole, for the run folder.
         run_dir: the run folder; it may be absent or empty, or hold an interrupted run of the same recipe.
         world: the place of this process among those that train together.
+        preemption: entered already, where signals may come before all is imported.
 
     Returns:
         The finished run.
@@ -83,11 +92,15 @@ def fit(recipe: Recipe, resolved_text: str, run_dir: Path, world: World = World(
         Preempted: if it was asked to stop, or another rank was lost; the same call resumes.
         KeyboardInterrupt: if it was interrupted; the same call resumes.
     """
-    with without_noise(), open_session(recipe, world, run_dir) as session:
+    with (
+        without_noise(),
+        nullcontext(preemption) if preemption else Preemption() as asked,
+        open_session(recipe, world, run_dir, asked) as session,
+    ):
         session.control.agree(lambda: _open(recipe, resolved_text, run_dir))
         run = Run(run_dir)
         session.watchdog.start()
-        with _logging_to(run, world), _noting_failure(run, world):
+        with _noting_failure(run, world), _logging_to(run, world):
             if session.control.agree(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
                 return run
@@ -111,13 +124,15 @@ def _fit(run: Run, resolved_text: str, session: Session) -> None:
     def start() -> tuple[Path | None, dict[str, Any], str]:
         clean(run.checkpoints)
         path = choose(run.checkpoints, digest(recipe))
-        return path, _environment(run, recipe, resumes=path is not None), uuid.uuid4().hex[:8]
+        token = uuid.uuid4().hex[:8]
+        run.attempt.write_text(token)
+        return path, _environment(run, recipe, resumes=path is not None), token
 
     path, facts, token = control.agree(start)
     version = facts["dataset"]["version"]
-    data = DataModule(recipe, version, session.world)
     reader = None if path is None else Reader(path)
-    if reader is None or not reader.manifest.finished:
+    trains = reader is None or not reader.manifest.finished
+    if trains:
         # A checkpoint fills all weights; the generators' states come from it too.
         pl.seed_everything(recipe.seed, verbose=False)
         model = assemble(recipe, load_weights=reader is None)
@@ -125,7 +140,11 @@ def _fit(run: Run, resolved_text: str, session: Session) -> None:
         facts["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, state_bytes)
         if session.world.is_main:
             run.environment.write_text(json.dumps(facts, indent=2) + "\n")
-        with closing(Writer(run.checkpoints, session.world, recipe.checkpoint, recipe.training.mode, token=token)) as writer:
+    session.watchdog.beat("preflight")
+    data = DataModule(recipe, version, session.world)
+    if trains:
+        spec, mode = recipe.checkpoint, recipe.training.mode
+        with closing(Writer(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
             tracked = wandb_logger(recipe, run.path, resolved_text, facts) if session.world.is_main else None
             _train(run, data, model, reader, session, writer=writer, tracked=tracked)
     _choose_thresholds(run, data, session)
@@ -178,7 +197,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's trainer for a recipe. Steps are limited, gradients clipped and numbers recorded by our own hooks."""
     world, bar = session.world, sys.stderr.isatty() and session.world.is_main
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=session.device.type,
         strategy=strategy,
         devices=world.local_size,
@@ -200,6 +219,10 @@ def make_trainer(
         default_root_dir=None,
         barebones=False,
     )
+    # Preemption and Pulse do this: Lightning would save within the handler, and ask all ranks at every batch.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _environment(run: Run, recipe: Recipe, resumes: bool) -> dict[str, Any]:

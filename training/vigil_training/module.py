@@ -23,6 +23,7 @@ from vigil_modeling.specs import ModelSpec
 from vigil_training.ranks.control import Control
 from vigil_training.recipe import Recipe
 from vigil_training.specs import OptimizerSpec, Ranks
+from vigil_training.strategies.stored import share_statistics
 
 
 class TrainingFailure(Failure):
@@ -170,8 +171,7 @@ class TrainingModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Go by rank 0's running statistics of batch norms on every rank, as a checkpoint does."""
         if self._several:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+            share_statistics(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and targets; the numbers are made at the end, over all of them."""

@@ -71,6 +71,11 @@ class Run:
         return self.path / "ranks" / f"rank-{rank}.log"
 
     @property
+    def attempt(self) -> Path:
+        """Token of the newest start of the run; an older one that still lives writes no checkpoint any more."""
+        return self.path / "attempt"
+
+    @property
     def failure(self) -> Path:
         """Why the last start failed, JSON; absent while it goes on, after it was preempted, and when it has finished."""
         return self.path / "failure.json"
@@ -152,13 +157,8 @@ class Run:
         return model.eval()
 
 
-def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
-    """Make the run folder, or check that it is one of this recipe. Until something is saved in it, the recipe may still change.
-
-    Args:
-        recipe: what is to be run.
-        resolved_text: the same, written out whole.
-        folder: absent, empty, or a run.
+def check_run(recipe: Recipe, folder: Path) -> bool:
+    """Whether a folder holds a run of a recipe that goes on; until something is saved in it, the recipe may still change.
 
     Raises:
         UserError: if the folder holds something else, or a run of another recipe.
@@ -170,13 +170,28 @@ def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
                 f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
                 *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in different),
             )
-        return run
+        return True
     if not started and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: not a run and not an empty folder; name another with --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".resolved.yaml.part"
-    beside.write_text(resolved_text)
-    beside.replace(folder / "resolved.yaml")
+    return False
+
+
+def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
+    """Make the run folder, or check that it is one of this recipe.
+
+    Args:
+        recipe: what is to be run.
+        resolved_text: the same, written out whole.
+        folder: absent, empty, or a run.
+
+    Raises:
+        UserError: as for :func:`check_run`.
+    """
+    if not check_run(recipe, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / ".resolved.yaml.part"
+        beside.write_text(resolved_text)
+        beside.replace(folder / "resolved.yaml")
     return Run(folder)
 
 

@@ -98,6 +98,8 @@ class Writer:
         token: short, equal on all ranks, and another in each attempt at a run, so that no trace of an earlier attempt is taken
             for one of this.
         timeout: seconds that rank 0 waits for the files of the other ranks.
+        fence: a file that holds the token of the newest attempt. An older one, whose machine was cut off and comes back, lets no
+            checkpoint appear any more.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Writer:
         *,
         token: str,
         timeout: float = 600.0,
+        fence: Path | None = None,
     ) -> None:
         self._folder = Path(folder)
         self._world = world
@@ -116,6 +119,7 @@ class Writer:
         self._mode: Literal["max", "min"] = mode
         self._token = token
         self._timeout = timeout
+        self._fence = fence
         self._saves = 0
         self._thread: threading.Thread | None = None
         self._closed = math.inf
@@ -259,6 +263,10 @@ class Writer:
 
     def _commit(self, part: Path, final: Path) -> None:
         """Let the folder appear under its name."""
+        if self._fence is not None and (newest := self._fence.read_text()) != self._token:
+            raise Failure(
+                f"{final}: not written: another start of this run ({newest}) has taken over from this one ({self._token})"
+            )
         for done in part.glob("rank-*.done"):
             done.unlink()
         sync_folder(part)

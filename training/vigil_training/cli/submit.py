@@ -71,7 +71,7 @@ def submit(
     tasks = _tasks(array, overrides or [])
     script = render(job, site)
     runs = [folder] if tasks is None else [folder.with_name(f"{folder.name}-{task}") for task in tasks]
-    _refuse_finished(runs)
+    _check(resolved, runs, tasks)
     if dry_run:
         typer.echo(script, nl=False)
         return
@@ -140,12 +140,14 @@ def _tasks(array: str | None, overrides: Sequence[str]) -> list[int] | None:
     return indices(array)
 
 
-def _refuse_finished(runs: Sequence[Path]) -> None:
+def _check(resolved: "Resolved", runs: Sequence[Path], tasks: Sequence[int] | None) -> None:
+    """Refuse folders that hold something else, another recipe's run, or one that has finished."""
     from vigil_data.errors import UserError
-    from vigil_training.run import Run
+    from vigil_training.run import Run, check_run
 
-    if finished := [run for run in runs if (run / "resolved.yaml").is_file() and Run(run).finished]:
-        raise UserError(*(f"{_shown(run)}: has finished; there is nothing to submit" for run in finished))
+    for place, run in enumerate(runs):
+        if check_run((resolved if tasks is None else _seeded(resolved, tasks[place])).recipe, run) and Run(run).finished:
+            raise UserError(f"{_shown(run)}: has finished; there is nothing to submit")
 
 
 def _submit(resolved: "Resolved", script: str, runs: Sequence[Path], tasks: Sequence[int] | None, job: "Job") -> None:

@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vigil_training.specs import Ranks
+if TYPE_CHECKING:
+    from vigil_training.specs import Ranks
 
 
 def register(app: typer.Typer) -> None:
@@ -27,24 +28,26 @@ def train(
     command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy of several ranks starts
     them on this machine, unless srun or torchrun did so already. Exit status 85 means stopped with a checkpoint: start it again.
     """
+    from vigil_training.ranks.preemption import Preemption
     from vigil_training.ranks.world import World, find_world
     from vigil_training.resolve import dump, resolve
+    from vigil_training.specs import Ranks
 
     resolved = resolve(recipe, overrides or [])
     folder = run or Path("runs") / resolved.recipe.name
     strategy, world = resolved.recipe.strategy, find_world()
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
         _launch(strategy)
-    else:
+    # A job may be asked to stop while all is being imported, which takes some seconds.
+    with Preemption() as preemption:
         from vigil_training.fit import fit
 
-        world = world or World()
-        fit(resolved.recipe, dump(resolved), folder, world)
-        if world.is_main:
-            typer.echo(f"next: vigil evaluate {folder}")
+        fit(resolved.recipe, dump(resolved), folder, world or World(), preemption)
+    if world is None or world.is_main:
+        typer.echo(f"next: vigil evaluate {folder}")
 
 
-def _launch(strategy: Ranks) -> NoReturn:
+def _launch(strategy: "Ranks") -> NoReturn:
     """Start this same command once for each rank of this machine, and exit as they did.
 
     Raises:

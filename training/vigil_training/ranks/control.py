@@ -14,7 +14,7 @@ from vigil_data.errors import Failure, UserError
 from vigil_training.ranks.world import World
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Exception)
+E = TypeVar("E", bound=BaseException)
 
 
 class Control:
@@ -63,8 +63,9 @@ class Control:
         if self.world.is_main:
             try:
                 outcome[0] = decide()
-            except Exception as error:
-                outcome[1] = error if _can_be_pickled(error) else RuntimeError(str(error))
+                pickle.dumps(outcome[0])  # Were it to fail in the broadcast, the others would wait.
+            except BaseException as error:  # KeyboardInterrupt too: no rank goes on without the others.
+                outcome = [None, error if _can_be_pickled(error) else RuntimeError(str(error))]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
         decided, raised = outcome
         if raised is not None:
@@ -79,7 +80,7 @@ def common(error: E) -> E:
     return error
 
 
-def _can_be_pickled(error: Exception) -> bool:
+def _can_be_pickled(error: BaseException) -> bool:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 (its own)
     except Exception:
@@ -92,7 +93,9 @@ def is_peer_lost(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):  # Of which its own exceptions are kinds.
         return False
     text = str(error)
-    return isinstance(error, dist.DistNetworkError | dist.DistBackendError) or any(sign in text for sign in _SIGNS_OF_LOSS)
+    return isinstance(error, dist.DistNetworkError | dist.DistBackendError | dist.DistStoreError) or any(
+        sign in text for sign in _SIGNS_OF_LOSS
+    )
 
 
 _SIGNS_OF_LOSS = (

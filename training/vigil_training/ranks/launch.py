@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 REQUEUE = 85
 """Exit status of what wants to be started again."""
 
@@ -38,8 +39,11 @@ def launch(processes: int, command: Sequence[str], grace: float = 30.0) -> int:
     common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     ranks: list[subprocess.Popen[bytes]] = []
 
+    asked: list[int] = []
+
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
+        asked.append(number)
         for rank in ranks:
             if rank.poll() is None:
                 rank.send_signal(number)
@@ -49,7 +53,11 @@ def launch(processes: int, command: Sequence[str], grace: float = 30.0) -> int:
         parent = os.getpid()
         for rank in range(processes):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(subprocess.Popen(command, env=own, preexec_fn=lambda: _end_with(parent)))  # noqa: PLW1509, S603
+            # In a group of its own, so that a terminal's Ctrl-C comes once, by us.
+            new = subprocess.Popen(command, env=own, process_group=0, preexec_fn=lambda: _end_with(parent))  # noqa: PLW1509, S603
+            for number in asked:  # What came before it was started.
+                new.send_signal(number)
+            ranks.append(new)
         _wait(ranks, grace)
     finally:
         for rank_ in ranks:
@@ -64,19 +72,21 @@ def launch(processes: int, command: Sequence[str], grace: float = 30.0) -> int:
 def worst(statuses: Sequence[int]) -> int:
     """One exit status for several.
 
-    A mistake (2) or failure (1) of any rank comes before all else, then Ctrl-C (130). A rank that was killed by a signal is lost:
-    where the others say 85, or none is left to say anything else, all can be started again. An unknown status is a failure.
+    A mistake (2) or failure (1) of any rank comes before all else, a crash of its own (such as SIGSEGV) among them, then Ctrl-C
+    (130). A rank that was killed by another signal is lost, and if the others say nothing worse all can be started again (85).
+    SIGABRT counts as lost: NCCL aborts a rank whose peer hangs. An unknown status is a failure.
 
     Args:
         statuses: exit statuses, negative for a signal, as :class:`subprocess.Popen` gives them.
     """
-    known = {status for status in statuses if status >= 0}
+    known = {130 if status == -signal.SIGINT else 1 if -status in CRASHES else status for status in statuses}
+    lost = any(status < 0 for status in known)
+    known = {status for status in known if status >= 0}
     for status in (2, 1, 130):
         if status in known:
             return status
     if known - {0, REQUEUE}:
         return 1
-    lost = any(status < 0 for status in statuses)
     return REQUEUE if lost or REQUEUE in known else 0
 
 

@@ -30,19 +30,12 @@ class Preemption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers.
-            self._before = {number: signal.getsignal(number) for number in SIGNALS}
-            self.install()
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Set the handlers again: Lightning sets its own when training starts, which save within the handler and requeue."""
-        if self._before:
-            for number in SIGNALS:
-                signal.signal(number, self._note)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 import shutil
+import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from vigil_data.dataset import Dataset
-from vigil_data.errors import Failure, UserError
+from vigil_data.errors import Failure
 from vigil_training.ranks.control import common
 from vigil_training.ranks.session import Session
 
@@ -71,8 +72,12 @@ def _facts(session: Session, dataset: Path, version: int, run_dir: Path) -> dict
     try:
         opened = Dataset(dataset, version)
         data = f"version {opened.version} with {len(opened.rows())} rows"
-    except (UserError, OSError) as error:
+    except Exception as error:  # A rank that raises alone leaves the others waiting.
         data = f"cannot be read: {error}"
+    try:
+        free, folder = shutil.disk_usage(run_dir).free, "there"
+    except OSError as error:
+        free, folder = 0, f"cannot be read: {error.strerror}"
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -83,8 +88,8 @@ def _facts(session: Session, dataset: Path, version: int, run_dir: Path) -> dict
     return {
         "rank": session.world.rank,
         "host": platform.node(),
-        "same": {**versions, f"dataset {dataset}": data, "device": device},
-        "free": shutil.disk_usage(run_dir).free,
+        "same": {**versions, f"dataset {dataset}": data, f"run folder {run_dir}": folder, "device": device},
+        "free": free,
     }
 
 
@@ -93,12 +98,12 @@ def _compare(everyone: Sequence[Mapping[str, Any]], needed_bytes: int) -> list[s
     problems = []
     for name in everyone[0]["same"]:
         values = Counter(facts["same"].get(name) for facts in everyone)
-        usual, _ = values.most_common(1)[0]
+        good = {value: count for value, count in values.items() if not str(value).startswith("cannot be read")}
+        usual = max(good, key=good.__getitem__, default=None)
         for value in values:
-            unreadable = isinstance(value, str) and value.startswith("cannot be read")
-            if value == usual and not unreadable:
+            if value == usual:
                 continue
-            others = "" if value == usual else f", the others {usual}"
+            others = f", the others {usual}" if usual is not None else ""
             problems.append(f"{_where(everyone, lambda f, n=name, v=value: f['same'].get(n) == v)}: {name}: {value}{others}")
     if any(facts["free"] < needed_bytes for facts in everyone):
         where = _where(everyone, lambda facts: facts["free"] < needed_bytes)
@@ -107,10 +112,10 @@ def _compare(everyone: Sequence[Mapping[str, Any]], needed_bytes: int) -> list[s
             f"{where}: {free / 2**30:.1f} GiB are free for checkpoints that take {needed_bytes / 2**30:.1f} GiB; "
             "free some space or name another folder with --run"
         )
-    first = min(facts["clock"] for facts in everyone)
-    if any(facts["clock"] - first > SKEW_REFUSED for facts in everyone):
-        where = _where(everyone, lambda facts: facts["clock"] - first > SKEW_REFUSED)
-        problems.append(f"{where}: the clock is over {SKEW_REFUSED:.0f} s ahead of others; set the clocks by NTP")
+    middle = statistics.median_low(facts["clock"] for facts in everyone)
+    if any(abs(facts["clock"] - middle) > SKEW_REFUSED for facts in everyone):
+        where = _where(everyone, lambda facts: abs(facts["clock"] - middle) > SKEW_REFUSED)
+        problems.append(f"{where}: the clock differs by over {SKEW_REFUSED:.0f} s from the others'; set the clocks by NTP")
     return problems
 
 
@@ -136,8 +141,10 @@ def _try_reduce(session: Session) -> dict[str, float]:
         session.control.barrier()
         start = time.perf_counter()
         dist.all_reduce(values)
-        right = bool((values == size * (size + 1) / 2).all())
+        if session.device.type == "cuda":
+            torch.cuda.synchronize(session.device)
         seconds.append(time.perf_counter() - start)
+        right = bool((values == size * (size + 1) / 2).all())
         if wrong := [rank for rank, good in enumerate(session.control.gather([float(right)])[:, 0]) if not good]:
             raise common(Failure(f"an all-reduce gives a wrong sum on rank {', '.join(map(str, wrong))}"))
     # "Bus bandwidth" of nccl-tests, doc/PERFORMANCE.md: what a link carries, whatever the number of ranks.

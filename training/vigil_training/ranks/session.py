@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from vigil_data.errors import UserError
 from vigil_training.ranks.control import Control
-from vigil_training.ranks.preemption import Preemption
+from vigil_training.ranks.preemption import Preempted, Preemption
 from vigil_training.ranks.watchdog import Watchdog
 from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
@@ -39,16 +39,18 @@ class Session:
 
 
 @contextmanager
-def open_session(recipe: Recipe, world: World, run_dir: Path) -> Iterator[Session]:
+def open_session(recipe: Recipe, world: World, run_dir: Path, preemption: Preemption) -> Iterator[Session]:
     """Join the other ranks; leave them at the end.
 
     Args:
         recipe: says which device and how long a rank may be silent.
         world: the place of this process.
         run_dir: where stacks are written if the run hangs.
+        preemption: what asks the run to stop.
 
     Raises:
         UserError: if there is no such device, or other ranks were started than the recipe says.
+        Preempted: if a rank does not come.
     """
     device = choose_device(recipe, world)
     timeout = recipe.strategy.timeout if isinstance(recipe.strategy, Ranks) else None
@@ -61,16 +63,20 @@ def open_session(recipe: Recipe, world: World, run_dir: Path) -> Iterator[Sessio
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if timeout is not None:
-        dist.init_process_group(
-            backend(device),
-            init_method=f"tcp://{world.address}:{world.port}",
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timedelta(seconds=timeout * PROCESS_GROUP_MARGIN),
-        )
+        try:
+            dist.init_process_group(
+                backend(device),
+                init_method=f"tcp://{world.address}:{world.port}",
+                rank=world.rank,
+                world_size=world.size,
+                timeout=timedelta(seconds=timeout * PROCESS_GROUP_MARGIN),
+            )
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise Preempted(f"rank {world.rank} of {world.size} does not find the others at {world.address}: {reason}") from error
     try:
         control = Control(world, (timeout or 0.0) * PROCESS_GROUP_MARGIN)
-        with Preemption() as preemption, Watchdog(timeout, run_dir / "stacks", world.rank) as watchdog:
+        with Watchdog(timeout, run_dir / "stacks", world.rank) as watchdog:
             yield Session(world, device, control, preemption, watchdog)
     finally:
         if dist.is_initialized():

@@ -69,19 +69,25 @@ class Watchdog:
 
     def _watch(self) -> None:
         assert self._timeout is not None
-        hung = self._stacks / "hung"
         pause = min(1.0, self._timeout / 10)
         while not self._ended.wait(pause):
             silent = time.monotonic() - self._beat
-            if silent > self._timeout or hung.exists():
-                self._stacks.mkdir(parents=True, exist_ok=True)
-                hung.touch()
-                self._write(silent)
-                time.sleep(min(OTHERS_HAVE, self._timeout))
-                os._exit(STATUS)
+            if silent > self._timeout or self._seen_by_another():
+                # The disk may be what hangs: writing is given some time, and the end does not wait for it.
+                threading.Thread(target=self._write, args=(silent,), daemon=True).start()
+                if not self._ended.wait(min(OTHERS_HAVE, self._timeout)):
+                    os._exit(STATUS)
+
+    def _seen_by_another(self) -> bool:
+        try:
+            return (self._stacks / "hung").exists()
+        except OSError:
+            return False
 
     def _write(self, silent: float) -> None:
         path = self._stacks / f"rank-{self._rank}.txt"
+        self._stacks.mkdir(parents=True, exist_ok=True)
+        (self._stacks / "hung").touch()
         with path.open("w") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.write(f"rank {self._rank} on {platform.node()}, {now}: nothing since {self._what}, {silent:.0f} s ago\n\n")
@@ -114,9 +120,10 @@ class StepTimes:
             return {}
         self._seconds = [*self._seconds[-WINDOW + 1 :], seconds]
         by_rank = np.median(self._seconds, axis=0)
-        slowest, typical = int(by_rank.argmax()), float(np.median(by_rank))
+        slowest = int(by_rank.argmax())
+        typical = float(np.median(np.delete(by_rank, slowest)))
         if len(self._seconds) == WINDOW and by_rank[slowest] > SLOW * typical:
-            log.warning("rank %d is slow: %.3f s a step of its own, the median rank %.3f s", slowest, by_rank[slowest], typical)
+            log.warning("rank %d is slow: %.3f s a step of its own, the others %.3f s", slowest, by_rank[slowest], typical)
             self._seconds = []
         return {
             "ranks/step_seconds_median": typical,

@@ -63,6 +63,8 @@ def find_world(environment: Mapping[str, str] | None = None) -> World | None:
     rank, size = _number(env, names[0]), _number(env, names[1])
     local_rank = _number(env, names[2]) if size > 1 else 0
     local_size = _number(env, names[3]) if size > 1 else 1
+    if not 0 <= rank < size or not 0 <= local_rank < local_size:
+        raise UserError(f"rank {rank} of {size}, {local_rank} of {local_size} on its machine, cannot be ({', '.join(names)})")
     if size % local_size:
         raise UserError(f"{size} processes cannot be {local_size} on each machine ({names[1]} and {names[3]})")
     if size == 1:

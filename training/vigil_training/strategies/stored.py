@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from vigil_modeling.safety_model import SafetyModel
@@ -13,6 +16,14 @@ from vigil_training.checkpoint.fragments import Entry, Fragment
 if TYPE_CHECKING:
     from vigil_training.checkpoint.read import Reader
     from vigil_training.checkpoint.write import Writer
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Give every rank the running statistics of rank 0's batch norms; DDP does so before each training step."""
+    for norm in module.modules():
+        if isinstance(norm, _NormBase):
+            for buffer in norm.buffers(recurse=False):
+                dist.broadcast(buffer, 0)
 
 
 class Stored:

@@ -21,7 +21,6 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from vigil_data.errors import UserError
 from vigil_modeling.safety_model import SafetyModel
@@ -31,7 +30,7 @@ from vigil_training.recipe import Recipe
 from vigil_training.specs import DeepSpeed
 from vigil_training.strategies import zero_fragments
 from vigil_training.strategies.build import PROCESS_GROUP_MARGIN
-from vigil_training.strategies.stored import Stored
+from vigil_training.strategies.stored import Stored, share_statistics
 
 if TYPE_CHECKING:
     from vigil_training.checkpoint.read import Reader
@@ -202,7 +201,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Tell the engine first whether an optimizer step follows this batch, and align what only rank 0 decides."""
         assert self.lightning_module is not None
         if self._group_begins:
-            self._share_statistics()
+            share_statistics(self.lightning_module)
             if self.zero_stage_3:
                 # A weight without a gradient would be stepped with that of the step before.
                 self.engine.optimizer.grad_partitions_flat_buffer.zero_()
@@ -214,14 +213,6 @@ class ZeroStrategy(DeepSpeedStrategy):
     def block_backward_sync(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Nothing: :meth:`training_step` has told the engine, whose own way is closed to stages 2 and 3."""
         return nullcontext()
-
-    def _share_statistics(self) -> None:
-        """Give every rank the running statistics of rank 0, as DDP does before a forward pass; ZeRO leaves them apart."""
-        assert self.lightning_module is not None
-        for module in self.lightning_module.modules():
-            if isinstance(module, _NormBase):
-                for buffer in module.buffers(recurse=False):
-                    dist.broadcast(buffer, 0)
 
     def gradient_norm(self) -> Tensor:
         """The norm of the last step's gradient over all weights and ranks before clipping; infinite if that step was left out."""
@@ -276,6 +267,8 @@ def _prepare(spec: DeepSpeed, device: torch.device) -> None:
         raise UserError(f"DeepSpeed was imported for {get_accelerator().device_name()}, not {device.type}; unset DS_ACCELERATOR")
     # What DeepSpeed 0.19 calls and torch 2.14 deprecates.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated")
+    # The rate goes on where the first step is left out.
+    warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`")
     if device.type == "cpu":
         # An all-reduce over shared memory that takes a minute to compile on first use; gloo does its work. Asking which other
         # operators would compile runs the compiler too, so that is answered for all of them.

@@ -1,9 +1,9 @@
 """Where DeepSpeed keeps weights and AdamW's state of this rank, as named pieces to save, to fill and to count.
 
 Stages 1 and 2 flatten each parameter group, cut it into equal parts and give each rank a float32 copy of one: a parameter may
-lie in several of them. (DeepSpeed's own map of that, ``_hp_mapping``, is wrong with ``round_robin_gradients``.) Stage 3 cuts every
-parameter by itself into equal parts, the last ones padded; the float32 copies of a rank's parts are joined into one tensor for
-each sub-group, in order.
+lie in several of them. (DeepSpeed's own map of that, ``_hp_mapping``, is wrong with ``round_robin_gradients``.) Stage 3 cuts
+every parameter by itself into equal parts, the last ones padded; the float32 copies of a rank's parts are joined into one tensor
+for each sub-group, in order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
