@@ -26,8 +26,8 @@ demo: $(READY) ## do the main job end to end on the embedded data (under ten min
 test: check tests ## check the code, then run every test
 
 check: $(READY) ## lint, types, and which package may import which
-	ruff check .
-	ruff format --check .
+	ruff check . slurm/dev-cluster
+	ruff format --check . slurm/dev-cluster
 	mypy
 	lint-imports
 

@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,16 @@ def recipe_values(material: Path, **changes: Any) -> dict[str, Any]:
 def as_text(recipe: Recipe) -> str:
     """YAML that `vigil train` reads; JSON is YAML."""
     return recipe.model_dump_json(indent=1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        reason = "a small disk cannot be mounted, which takes root"
+        pytest.fail(reason) if os.environ.get("VIGIL_REQUIRE_ALL") == "1" else pytest.skip(reason)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

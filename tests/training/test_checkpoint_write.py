@@ -1,9 +1,6 @@
 """A checkpoint is complete or absent, whatever ends the processes that write it, and only what need not be kept is removed."""
 
-import os
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,19 +230,6 @@ def test_the_best_and_the_regular_ones_stay_while_a_run_goes_on(tmp_path: Path) 
         save(writer, step, value={3: 0.9, 8: 0.9}.get(step, 0.1))
     writer.wait()
     assert [int(name[-2:]) for name in names(tmp_path)] == [3, 5, 10, 11, 12]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of two megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False)
-    if mounted.returncode:
-        reason = "a small disk cannot be mounted, which takes root"
-        pytest.fail(reason) if os.environ.get("VIGIL_REQUIRE_ALL") == "1" else pytest.skip(reason)
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vigil_data.errors import Failure
 from vigil_training.callbacks import Checkpoints
 from vigil_training.checkpoint.generators import random_state, set_random_state
 from vigil_training.checkpoint.read import complete, last, read_manifest
@@ -162,6 +163,39 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert f"damaged checkpoint: {newest}" in log
     assert "resuming" in log
     assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
+    make_recipe, train, undisturbed, assert_same_run, small_disk, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(small_disk)
+    (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
+    filler = small_disk / ".filler"
+    filler.write_bytes(bytes(1_300_000))
+    with pytest.raises(Failure, match=r"cannot be written \(No space left on device; free some space\)"):
+        train(make_recipe(checkpoint__keep_last=2), run)
+    assert json.loads((run / "failure.json").read_text())["status"] == 1
+    assert complete(run / "checkpoints")
+    filler.unlink()
+    train(make_recipe(), run)
+    assert "resuming" in (run / "train.log").read_text()
+    assert_same_run(undisturbed, run)
+
+
+def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkeypatch, tmp_path):
+    record = Recorder.on_train_batch_end
+
+    def taking_over(self, trainer, *rest):
+        record(self, trainer, *rest)
+        if trainer.global_step == 5:
+            (tmp_path / "run" / "attempt").write_text("another")
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", taking_over)
+    with pytest.raises(Failure, match=r"another start of this run \(another\) has taken over"):
+        train(make_recipe(), tmp_path / "run")
+    assert read_manifest(last(tmp_path / "run" / "checkpoints")).step == 4
 
 
 def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, assert_same_run, monkeypatch, tmp_path):

@@ -40,6 +40,7 @@ from vigil_training.ranks.session import Session, open_session
 from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
 from vigil_training.run import Run, digest, open_run
+from vigil_training.specs import DeepSpeed
 from vigil_training.strategies.build import build_plugins, build_strategy
 from vigil_training.tracking import JsonLines, Recorder, environment, wandb_logger
 
@@ -171,6 +172,8 @@ def _train(
         log.info("resuming %s at step %d from %s", run.path, step, reader.path.name)
     steps = data.steps()
     log.info("%d optimizer steps in %d epochs, %d rank%s", steps, recipe.training.epochs, world.size, "s" * (world.size > 1))
+    if isinstance(recipe.strategy, DeepSpeed) and recipe.strategy.raw:
+        log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
     module = TrainingModule(model, loss(recipe), recipe, steps, session.control)

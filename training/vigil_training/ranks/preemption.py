@@ -20,11 +20,16 @@ class Preempted(Failure):
 class Preemption:
     """Notes, while it is entered, that a signal asked the process to stop; a handler does nothing else.
 
+    Args:
+        to_the_end: ignore these signals when it is left: a process that has done its work is not to die of a late one, and Python
+            takes its own handlers away before it is gone.
+
     Attributes:
         asked: name of the first such signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, to_the_end: bool = False) -> None:
+        self._to_the_end = to_the_end
         self.asked: str | None = None
         self._before: dict[int, Any] = {}
 
@@ -35,7 +40,7 @@ class Preemption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, signal.SIG_IGN if self._to_the_end else signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
