@@ -162,11 +162,15 @@ class Loaded:
 def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
     """Seconds of each step of the trainer that :func:`vigil_training.fit.fit` makes, with its callbacks."""
     clock = Clock(now)
-    with tempfile.TemporaryDirectory() as folder, without_noise(), open_session(recipe, World(), Path(folder), Preemption()) as session:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        without_noise(),
+        open_session(recipe, World(), Path(folder), Preemption()) as session,
+    ):
         path = Path(folder)
         module = TrainingModule(model, loss(recipe), recipe, len(batches), session.control)
         with closing(
-            Writer(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")  # noqa: S106
+            Writer(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
         ) as writer:
             pulse = Pulse(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
             callbacks = [clock, Recorder(session.control, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]

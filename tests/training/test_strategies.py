@@ -185,21 +185,26 @@ def test_a_missing_shard_is_named(several, tmp_path):
     assert not (tmp_path / "weights.safetensors").exists()
 
 
-def test_all_ranks_leave_out_a_step_that_is_spoilt_on_one(run_strategy):
-    changes = {"training__max_steps": 12}
-    expected, _ = run_strategy("one-nan", {"kind": "single"}, {"as_world": 2, "nan": 7}, training__accumulate=2, **changes)
-    for name in ("ddp", "zero-2", "zero-3"):
-        found, said = run_strategy(f"{name}-nan", STRATEGIES[name], {"nan": 7}, **changes)
-        losses = [np.array([v for k, v in numbers(run).items() if k != 7], float) for run in (expected, found)]
-        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-        assert numbers(found)[7] is None
-        assert "step 7: the gradient is not finite, so the step is left out; its items: train-" in said
+@pytest.fixture(scope="module")
+def spoilt(run_strategy):
+    """Twelve steps in one process, of which the seventh is spoilt."""
+    return run_strategy("one-nan", {"kind": "single"}, {"as_world": 2, "nan": 7}, training__accumulate=2, training__max_steps=12)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero-2", "zero-3"])
+def test_all_ranks_leave_out_a_step_that_is_spoilt_on_one(name, run_strategy, spoilt):
+    found, said = run_strategy(f"{name}-nan", STRATEGIES[name], {"nan": 7}, training__max_steps=12)
+    np.testing.assert_allclose(list(numbers(found).values()), list(numbers(spoilt).values()), rtol=1e-5)
+    assert [numbers(run, "train/gradient_norm")[7] for run in (found, spoilt)] == [None, None]
+    assert "step 7: the gradient is not finite, so the step is left out; its items: train-" in said
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero-3"])
-def test_bf16_and_checkpointed_activations_train_under_every_strategy(name, run_strategy, several):
+def test_bf16_and_checkpointed_activations_train_under_every_strategy(name, run_strategy, spoilt):
     changes = {"training__max_steps": 12, "training__precision": "bf16", "training__activation_checkpointing": True}
     run, _ = run_strategy(f"{name}-bf16", STRATEGIES[name], **changes)
-    exact, found = (list(numbers(each).values())[:12] for each in (several(name), run))
-    np.testing.assert_allclose(found, exact, rtol=0.05)
+    exact, found = (list(numbers(each).values())[:7] for each in (spoilt, run))
+    np.testing.assert_allclose(found, exact, rtol=0.03)
     assert found != exact
