@@ -165,7 +165,7 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
     with (
         tempfile.TemporaryDirectory() as folder,
         without_noise(),
-        open_session(recipe, World(), Path(folder), Preemption()) as session,
+        open_session(recipe, World(), Preemption()) as session,
     ):
         path = Path(folder)
         module = TrainingModule(model, loss(recipe), recipe, len(batches), session.control)

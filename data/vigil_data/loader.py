@@ -7,6 +7,7 @@ process alone; the number of workers changes nothing but speed.
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from torch.utils.data import DataLoader
 from vigil_data.batch import Batch, collate
 from vigil_data.sampler import Plan, Rows, sequence
 from vigil_data.specs import BatchPlan, Inputs
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""By which a cluster asks a job to stop."""
 
 
 class Request(NamedTuple):
@@ -243,7 +247,7 @@ def _dataloader(reader: Reader, requests: Any, workers: int, worker_start: str, 
         multiprocessing_context=worker_start if workers else None,
         persistent_workers=workers > 0,
         collate_fn=_unchanged,  # type: ignore[arg-type]
-        worker_init_fn=_end_with_parent if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         pin_memory=pin_memory,
         # Without one of its own, making an iterator would draw from the global generator, and so change dropout.
         generator=torch.Generator(),
@@ -254,16 +258,28 @@ def _unchanged(batch: Batch) -> Batch:
     return batch
 
 
-def _end_with_parent(worker: int) -> None:
-    """End this worker when the training process is killed.
+def _start_worker(worker: int) -> None:
+    """Live as long as the training process, and no shorter.
 
-    torch's own watch is on the process that forked the worker. With forkserver that is the server, which in turn lives as long
-    as its workers.
+    A cluster that asks a job to stop signals all of its processes; the training process decides what becomes of that, and needs
+    its workers until then. When it is killed they end: torch's own watch is on the process that forked the worker, and with
+    forkserver that is the server, which in turn lives as long as its workers.
     """
     del worker
     parent = multiprocessing.parent_process()
     if parent is not None:
+        # Blocked in this thread before there are others, which inherit it, so that _heed_parent alone is given them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        Thread(target=_heed_parent, args=(parent.pid,), daemon=True).start()
         Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _heed_parent(parent: int) -> None:
+    """End at SIGTERM from the training process, which so ends workers that it no longer needs; nobody else is listened to."""
+    while True:
+        got = signal.sigwaitinfo(SIGNALS)
+        if got.si_signo == signal.SIGTERM and got.si_pid == parent:
+            os._exit(0)
 
 
 def _exit_after(parent: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 
 import pyarrow.parquet as pq
@@ -83,14 +84,19 @@ def test_a_failure_while_training_exits_with_one(make_recipe, monkeypatch, capsy
     from vigil_training import fit
     from vigil_training.module import TrainingFailure
 
-    def fail(*_):
+    def fail(*_, **__):
         raise TrainingFailure("too many refused")
 
     monkeypatch.setattr(fit, "_train", fail)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(make_recipe().model_dump_json())
     monkeypatch.setattr(sys, "argv", ["vigil", "train", str(recipe), "--run", str(tmp_path / "run")])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+    finally:  # The command ignores them at its end.
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert exited.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: too many refused"

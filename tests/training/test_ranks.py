@@ -182,8 +182,8 @@ RANK = """
         assert error.everywhere
         assert str(error) == "wrong\\ntwice"
         (folder / f"refused-{world.rank}").touch()
-    with Watchdog(2.0, folder / "stacks", world.rank) as watchdog:
-        watchdog.start()
+    with Watchdog(2.0, world.rank) as watchdog:
+        watchdog.start(folder / "stacks")
         watchdog.beat("step 3")
 
         def the_rank_that_is_elsewhere():

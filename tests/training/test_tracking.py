@@ -70,15 +70,31 @@ def test_an_offline_run_holds_recipe_and_environment_and_is_continued(make_recip
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
+def test_a_tracked_run_that_is_lost_ends_nothing(make_recipe, tmp_path, monkeypatch, caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of wandb's own making
+        logger = wandb_logger(make_recipe(tracking__mode="offline"), tmp_path, "", {})
+
+        def lose(*_, **__):
+            raise ConnectionResetError("reset by peer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(logger.experiment), "log", lose)
+            logger.log_metrics({"a": 1.0}, step=1)
+        logger.log_metrics({"a": 2.0}, step=2)
+        logger.experiment.finish()
+    assert caplog.text.count("tracking has ended (ConnectionResetError: reset by peer); metrics.jsonl goes on") == 1
+
+
 def test_tracking_can_be_disabled(make_recipe, tmp_path):
     assert wandb_logger(make_recipe(), tmp_path, "", {}) is None
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe, tmp_path):
+def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe):
     recipe = make_recipe(training__precision=precision)
-    with open_session(recipe, World(), tmp_path, Preemption()) as session:
+    with open_session(recipe, World(), Preemption()) as session:
         trainer = make_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
     assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     assert trainer.progress_bar_callback is None  # standard error is not a terminal here

@@ -53,7 +53,7 @@ class Pulse(pl.Callback):
         self._writer = writer
         self._quarantine = quarantine
         self._max_skipped = max_skipped
-        self._times = StepTimes(session.world.size)
+        self._times = StepTimes(session.world.size, session.world.is_main)
         self._ended = time.perf_counter()
         self._reading = 0.0
         self.asked: str | None = None

@@ -19,7 +19,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import Strategy
 
 from vigil_data.batch import Batch
@@ -42,7 +41,7 @@ from vigil_training.recipe import Recipe
 from vigil_training.run import Run, digest, open_run
 from vigil_training.specs import DeepSpeed
 from vigil_training.strategies.build import build_plugins, build_strategy
-from vigil_training.tracking import JsonLines, Recorder, environment, wandb_logger
+from vigil_training.tracking import JsonLines, Recorder, Tracked, environment, wandb_logger
 
 log = logging.getLogger("vigil.train")
 
@@ -96,12 +95,12 @@ def fit(
     with (
         without_noise(),
         nullcontext(preemption) if preemption else Preemption() as asked,
-        open_session(recipe, world, run_dir, asked) as session,
+        open_session(recipe, world, asked) as session,
     ):
-        session.control.agree(lambda: _open(recipe, resolved_text, run_dir))
+        token = session.control.agree(lambda: _open(recipe, resolved_text, run_dir))
         run = Run(run_dir)
-        session.watchdog.start()
-        with _noting_failure(run, world), _logging_to(run, world):
+        session.watchdog.start(run.stacks / token)
+        with _noting_failure(run, world, token), _logging_to(run, world):
             if session.control.agree(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
                 return run
@@ -109,27 +108,29 @@ def fit(
                 raise UserError(
                     f"training.monitor: {recipe.training.monitor} is not measured; it can be one of {', '.join(names)}"
                 )
-            _fit(run, resolved_text, session)
+            _fit(run, resolved_text, session, token)
     return run
 
 
-def _open(recipe: Recipe, resolved_text: str, run_dir: Path) -> None:
+def _open(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
+    """Open the run folder for a new start of the run; gives the start's token."""
     run = open_run(recipe, resolved_text, run_dir)
     run.failure.unlink(missing_ok=True)
-    shutil.rmtree(run.path / "stacks", ignore_errors=True)
+    shutil.rmtree(run.stacks, ignore_errors=True)
+    token = uuid.uuid4().hex[:8]
+    run.attempt.write_text(token)
+    return token
 
 
-def _fit(run: Run, resolved_text: str, session: Session) -> None:
+def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
     recipe, control = run.recipe, session.control
 
-    def start() -> tuple[Path | None, dict[str, Any], str]:
+    def start() -> tuple[Path | None, dict[str, Any]]:
         clean(run.checkpoints)
         path = choose(run.checkpoints, digest(recipe))
-        token = uuid.uuid4().hex[:8]
-        run.attempt.write_text(token)
-        return path, _environment(run, recipe, resumes=path is not None), token
+        return path, _environment(run, recipe, resumes=path is not None)
 
-    path, facts, token = control.agree(start)
+    path, facts = control.agree(start)
     version = facts["dataset"]["version"]
     reader = None if path is None else Reader(path)
     trains = reader is None or not reader.manifest.finished
@@ -160,7 +161,7 @@ def _train(
     session: Session,
     *,
     writer: Writer,
-    tracked: WandbLogger | None,
+    tracked: Tracked | None,
 ) -> None:
     recipe, world, step = run.recipe, session.world, 0 if reader is None else reader.manifest.step
     if reader is None:
@@ -192,7 +193,7 @@ def _train(
         raise KeyboardInterrupt from exit_
     finally:
         if tracked is not None:
-            tracked.experiment.finish(exit_code=0 if trainer.state.finished else 1)
+            tracked.finish(0 if trainer.state.finished else 1)
 
 
 def make_trainer(
@@ -266,16 +267,21 @@ def _until_asked(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
 
 
 @contextmanager
-def _noting_failure(run: Run, world: World) -> Iterator[None]:
-    """Leave ``failure.json`` where the run failed by itself, so that a batch script tells it from a lost machine."""
+def _noting_failure(run: Run, world: World, token: str) -> Iterator[None]:
+    """Leave ``failure.json`` where the run failed by itself, so that a batch script tells it from a lost machine.
+
+    A start that another has taken over from leaves nothing: the folder is the other's.
+    """
     try:
         yield
     except (Preempted, KeyboardInterrupt):
         raise
     except Exception as error:
         if world.size > 1 and is_peer_lost(error):
-            raise Preempted(f"rank {world.rank} lost another rank: {str(error).splitlines()[0]}") from error
+            raise Preempted(f"rank {world.rank} lost another rank: {str(error).splitlines()[0].split('. ')[0]}") from error
         log.error("stopped: %s", error)
+        if run.attempt.read_text() != token:
+            raise
         status = 2 if isinstance(error, UserError) else 1
         facts = {"rank": world.rank, "host": platform.node(), "status": status, "lines": str(error).splitlines()}
         # All ranks raise what they agreed on; the first to write it is enough.

@@ -139,7 +139,9 @@ def buffer_bytes(
         }
     return {
         "reduce buckets": (2 if zero.get("overlap_comm", False) else 1) * bucket,
-        "further gradients": _further_gradients([n for n, is_trained in parameters if is_trained], state, strategy, zero, accumulate),
+        "further gradients": _further_gradients(
+            [n for n, is_trained in parameters if is_trained], state, strategy, zero, accumulate
+        ),
     }
 
 

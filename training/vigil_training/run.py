@@ -81,6 +81,11 @@ class Run:
         return self.path / "failure.json"
 
     @property
+    def stacks(self) -> Path:
+        """Where every rank was when the run hung: a folder for the start, with a file for each rank."""
+        return self.path / "stacks"
+
+    @property
     def quarantine(self) -> Path:
         """Items that could not be decoded, one JSON object a line."""
         return self.path / "quarantine.jsonl"

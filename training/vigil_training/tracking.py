@@ -6,13 +6,14 @@ removed from metrics.jsonl, and the id of the tracked run is kept in the folder.
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from vigil_slurm.job import facts
 from vigil_training.callbacks import Pulse, training_module
 from vigil_training.ranks.control import Control
 from vigil_training.recipe import Recipe
+
+log = logging.getLogger("vigil.track")
 
 EVERY = 10
 """Optimizer steps from one line of training numbers to the next."""
@@ -160,7 +163,37 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {} if commit is None else {"commit": commit, "dirty": bool(status)}
 
 
-def wandb_logger(recipe: Recipe, folder: Path, resolved_text: str, facts_: Mapping[str, Any]) -> WandbLogger | None:
+class Tracked(WandbLogger):
+    """The tracked run, whose loss ends nothing: the run folder has all the numbers.
+
+    A cluster that asks a job to stop signals all of its processes, W&B's own service among them, which ends at once.
+    """
+
+    _lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See :class:`WandbLogger`."""
+        self._unless_lost(lambda: WandbLogger.log_metrics(self, metrics, step))
+
+    def finalize(self, status: str) -> None:
+        """See :class:`WandbLogger`."""
+        self._unless_lost(lambda: WandbLogger.finalize(self, status))
+
+    def finish(self, exit_code: int) -> None:
+        """End the run; its id is kept, so another start continues it."""
+        self._unless_lost(lambda: self.experiment.finish(exit_code=exit_code))
+
+    def _unless_lost(self, act: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            act()
+        except Exception as error:  # Whatever of W&B's own it is.
+            self._lost = True
+            log.warning("tracking has ended (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
+
+
+def wandb_logger(recipe: Recipe, folder: Path, resolved_text: str, facts_: Mapping[str, Any]) -> Tracked | None:
     """The tracked run of a folder: the same one each time, with recipe and environment in its configuration.
 
     Args:
@@ -177,7 +210,7 @@ def wandb_logger(recipe: Recipe, folder: Path, resolved_text: str, facts_: Mappi
     if not id_file.is_file():
         id_file.write_text(uuid.uuid4().hex[:8] + "\n")
     spec = recipe.tracking
-    logger = WandbLogger(
+    logger = Tracked(
         name=folder.name,
         save_dir=folder,
         id=id_file.read_text().strip(),

@@ -59,7 +59,7 @@ def preflight(session: Session, dataset: Path, version: int, run_dir: Path, need
     if session.world.size > 1:
         found |= _try_reduce(session)
         log.info(
-            "preflight: %d ranks on %d machines agree; all-reduce of %.0f MB: %.2f GB/s",
+            "preflight: %d ranks agree, machines: %d; all-reduce of %.0f MB: %.2f GB/s",
             session.world.size,
             len(set(found["hosts"])),
             REDUCED * 4 / 1e6,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,13 +38,12 @@ class Session:
 
 
 @contextmanager
-def open_session(recipe: Recipe, world: World, run_dir: Path, preemption: Preemption) -> Iterator[Session]:
+def open_session(recipe: Recipe, world: World, preemption: Preemption) -> Iterator[Session]:
     """Join the other ranks; leave them at the end.
 
     Args:
         recipe: says which device and how long a rank may be silent.
         world: the place of this process.
-        run_dir: where stacks are written if the run hangs.
         preemption: what asks the run to stop.
 
     Raises:
@@ -76,7 +74,7 @@ def open_session(recipe: Recipe, world: World, run_dir: Path, preemption: Preemp
             raise Preempted(f"rank {world.rank} of {world.size} does not find the others at {world.address}: {reason}") from error
     try:
         control = Control(world, (timeout or 0.0) * PROCESS_GROUP_MARGIN)
-        with Watchdog(timeout, run_dir / "stacks", world.rank) as watchdog:
+        with Watchdog(timeout, world.rank) as watchdog:
             yield Session(world, device, control, preemption, watchdog)
     finally:
         if dist.is_initialized():

@@ -23,6 +23,8 @@ OTHERS_HAVE = 10.0
 
 WINDOW = 50
 SLOW = 1.5
+LATE = 0.05
+"""A rank is slow if over WINDOW steps its own part takes SLOW times as long as the others', and LATE seconds longer."""
 
 
 class Watchdog:
@@ -34,13 +36,11 @@ class Watchdog:
 
     Args:
         timeout: seconds without :meth:`beat`; none for no limit.
-        stacks: folder for ``rank-N.txt``.
         rank: of this process.
     """
 
-    def __init__(self, timeout: float | None, stacks: Path, rank: int) -> None:
+    def __init__(self, timeout: float | None, rank: int) -> None:
         self._timeout = timeout
-        self._stacks = stacks
         self._rank = rank
         self._what = "start"
         self._beat = time.monotonic()
@@ -53,8 +53,13 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def start(self) -> None:
-        """Begin to watch; what an earlier start of the run left in the folder must be gone by now."""
+    def start(self, stacks: Path) -> None:
+        """Begin to watch.
+
+        Args:
+            stacks: folder for ``rank-N.txt``; of this start of the run alone, as an older one may still hang somewhere.
+        """
+        self._stacks = stacks
         self._beat = time.monotonic()
         if self._timeout is not None:
             self._thread.start()
@@ -101,9 +106,11 @@ class StepTimes:
 
     Args:
         ranks: how many.
+        says: whether this process logs it.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, says: bool = True) -> None:
+        self._says = says
         self._seconds: list[NDArray[np.float64]] = []
         self._ranks = ranks
 
@@ -122,7 +129,8 @@ class StepTimes:
         by_rank = np.median(self._seconds, axis=0)
         slowest = int(by_rank.argmax())
         typical = float(np.median(np.delete(by_rank, slowest)))
-        if len(self._seconds) == WINDOW and by_rank[slowest] > SLOW * typical:
+        late = by_rank[slowest] - typical
+        if self._says and len(self._seconds) == WINDOW and late > max(LATE, (SLOW - 1) * typical):
             log.warning("rank %d is slow: %.3f s a step of its own, the others %.3f s", slowest, by_rank[slowest], typical)
             self._seconds = []
         return {
