@@ -155,3 +155,27 @@ def test_a_failure_with_a_reason_is_not_requeued(cluster, repository, recipes, t
     assert (fields["Restarts"], fields["ExitCode"]) == ("0", "2:0")
     assert "has no split trian" in json.loads((sent.run / "failure.json").read_text())["lines"][0]
     assert "failed, and is not requeued" in sent.log()
+
+
+def test_requeues_are_bounded_and_a_user_may_stop_and_go_on(cluster, repository, recipes, tmp_path):
+    recipe = recipes("bounded", nodes=2, devices=1, stage=3)
+    sent = Sent(cluster, repository, recipe, tmp_path / "run", "--max-requeues", "0")
+    saved = sent.steps_after(0, restarts=0)
+    cluster.command("scancel", "--signal=USR1", f"{sent.number}.0")
+    fields = sent.wait({"FAILED"})
+    assert (fields["Restarts"], fields["ExitCode"]) == ("0", "1:0")
+    assert "gave up: preempted (status 85) after 0 requeues, and max_requeues is 0" in sent.log()
+    (job,) = json.loads(sent.vigil("jobs", "--json"))
+    assert (job["state"], job["active"]) == ("GAVE UP", False)
+
+    # The same command goes on; `vigil cancel --signal` saves and is not requeued.
+    sent = Sent(cluster, repository, recipe, tmp_path / "run")
+    sent.steps_after(saved + 10, restarts=1)
+    sent.vigil("cancel", sent.run, "--signal", "USR1")
+    assert sent.wait({"FAILED"})["Restarts"] == "0"
+    (job,) = json.loads(sent.vigil("jobs", "--json"))
+    assert (job["state"], job["job"]) == ("STOPPED", sent.number)
+    assert [line.get("outcome") for line in sent.attempts()] == [None, "gave-up", None, "stopped"]
+    log = (sent.run / "train.log").read_text()
+    assert (log.count("from the beginning"), log.count("resuming")) == (1, 1)
+    assert not (sent.run / "failure.json").exists()

@@ -165,6 +165,16 @@ def test_what_was_cancelled_is_not_requeued(machine: Machine) -> None:
     assert sum(call.startswith("srun") for call in machine.calls) == 1
 
 
+def test_an_older_start_touches_nothing_of_a_newer_one(machine: Machine) -> None:
+    newer = '{"event": "start", "job": "123", "restart": 1, "nodes": "n3", "time": "2026-01-01T00:00:00+00:00"}'
+    machine.does("srun", f"echo '{newer}' >>'{machine.run}/slurm/attempts.jsonl'; exit 137")
+    done = machine.start()
+    assert done.returncode == 85
+    assert "another start of this run has taken over" in done.stdout
+    assert not machine.requeued
+    assert [attempt["event"] for attempt in machine.attempts] == ["start", "start"]
+
+
 def test_a_requeue_that_slurm_refuses_is_said(machine: Machine) -> None:
     machine.does("srun", "exit 85")
     machine.does("scontrol", 'if [ "$1" = show ]; then echo n1; else echo "Requested operation is disabled" >&2; exit 1; fi')
