@@ -47,9 +47,9 @@ def recipes(tmp_path_factory, repository):
 def undisturbed(recipes, tmp_path_factory):
     """What two ranks of this machine leave, without Slurm."""
 
-    def train(stage):
+    def train(stage, **changes):
         run = tmp_path_factory.mktemp("undisturbed") / "run"
-        recipe = recipes(f"undisturbed-{stage}", nodes=1, devices=2, stage=stage, tracking__mode="disabled")
+        recipe = recipes(f"undisturbed-{stage}", nodes=1, devices=2, stage=stage, tracking__mode="disabled", **changes)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([VIGIL, "train", recipe, "--run", run], env=environment, check=True, capture_output=True, timeout=300)
         return run
@@ -135,8 +135,8 @@ def test_a_run_outlives_preemption_a_requeue_and_a_dead_node(cluster, repository
 
 
 def test_a_run_goes_on_without_a_node_that_was_cut_off(cut_cluster, repository, recipes, undisturbed, tmp_path):
-    expected = undisturbed(3)
-    recipe = recipes("cut", nodes=2, devices=1, stage=3)
+    expected = undisturbed(3, training__epochs=15)
+    recipe = recipes("cut", nodes=2, devices=1, stage=3, training__epochs=15)
     sent = Sent(cut_cluster, repository, recipe, tmp_path / "run", profile="dev-cluster-namespaces")
     sent.steps_after(0, restarts=0)
     cut_cluster.cut("n2")
