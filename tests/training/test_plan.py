@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vigil_data.errors import UserError
 from vigil_training.datamodule import DataModule
 from vigil_training.plan import make_report
-from vigil_training.plan_memory import Sharding, persistent_bytes, state_bytes
+from vigil_training.plan_memory import Sharding, buffer_bytes, persistent_bytes, state_bytes
 from vigil_training.ranks.world import World
 from vigil_training.recipe import Recipe
 
@@ -78,6 +78,35 @@ def test_frozen_weights_have_no_state() -> None:
 
 def test_small_weights_are_kept_whole_up_to_a_limit() -> None:
     assert persistent_bytes([10, 50, 5, 4], threshold=20, most=15) == 4 * 15
+
+
+@pytest.mark.parametrize(
+    ("stage", "accumulate", "elements"),
+    [
+        (1, 1, 100),  # too large for the bucket, and freed at the end of backward alone
+        (2, 1, 38),  # joined for the step
+        (1, 2, 152),  # whole until the last batch
+        (2, 2, 114),  # of this batch beside those of the last
+    ],
+)
+def test_gradients_beside_those_that_are_kept(stage: Sharding, accumulate: int, elements: int) -> None:
+    weights = [(100, True), (14, True), (38, True)]
+    state = state_bytes(weights, stage, 4)
+    zero = {"reduce_bucket_size": 50, "overlap_comm": True}
+    allowed = buffer_bytes(weights, state, stage, zero, accumulate)
+    assert allowed == {"reduce buckets": 4 * 100, "further gradients": 4 * elements}
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 0), (1, 1)])
+def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_steps: int | None, steps: int) -> None:
+    recipe = make_recipe(training__epochs=3, training__accumulate=2, training__max_steps=max_steps)
+    data, epochs = DataModule(recipe, 1), make_report(recipe).epochs
+    assert epochs is not None
+    assert epochs.run_steps == data.steps()
+    planned = [data.plan(epoch).batches for epoch in range(3)]
+    run = [rows for batches in planned for rows in batches] if max_steps is None else planned[0][: 2 * steps]
+    assert epochs.run_batches == len(run)
+    assert epochs.run_samples == sum(len(rows) for rows in run)
 
 
 def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -> None:

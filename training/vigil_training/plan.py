@@ -93,7 +93,9 @@ class Epochs:
         samples: items of an epoch.
         batches: that each rank runs in the first epoch.
         steps: optimizer steps of the first epoch.
-        run_steps: optimizer steps of the whole run.
+        run_samples: items of the whole run, each as often as it is trained on.
+        run_batches: that each rank runs in the whole run.
+        run_steps: optimizer steps of the whole run, if it is not stopped early.
         largest_items: items of the dearest batch.
         largest_cost: its cost.
         text_only: share of items that have text and nothing else.
@@ -102,6 +104,8 @@ class Epochs:
     samples: int
     batches: int
     steps: int
+    run_samples: int
+    run_batches: int
     run_steps: int
     largest_items: int
     largest_cost: float
@@ -146,7 +150,7 @@ class Report:
         if (e := self.epochs) is not None:
             lines.append(
                 f"an epoch: {e.samples:,} items in {e.batches:,} batches a rank, {e.steps:,} optimizer steps; "
-                f"the run: {e.run_steps:,} optimizer steps"
+                f"the run: {e.run_samples:,} items in {e.run_batches:,} batches a rank, {e.run_steps:,} optimizer steps"
             )
             lines.append(
                 f"the dearest batch: {e.largest_items:,} items, cost {e.largest_cost:,.0f}; text alone: {e.text_only:.0%}"
@@ -192,7 +196,7 @@ def make_report(recipe: Recipe, nodes: int | None = None, gpus: int | None = Non
         epochs = None
         batch, described = _assumed_batch(recipe, model)
         how_batch = f"{recipe.data.dataset} has no dataset: epochs are not planned, and a batch is assumed of {described}"
-    activations = measure_activations(model, batch, recipe.training.precision)
+    activations = measure_activations(model, batch, recipe.training.precision, touch_all=nodes * gpus > 1)
     kept = "; encoder layers keep their inputs alone" if recipe.training.activation_checkpointing else ""
     notes = [note, f"activations: {how_batch}, {recipe.training.precision}, {activations.how}{kept}", NOT_COUNTED]
     if isinstance(spec, DeepSpeed) and spec.raw:
@@ -216,7 +220,7 @@ def _rows(recipe: Recipe, weights: Weights, world: int, activations: int, limit:
         if sharding != "ddp":
             raw = spec.raw if isinstance(spec, DeepSpeed) else {}
             zero = zero_config(DeepSpeed(stage=sharding, raw=raw), recipe, numel)["zero_optimization"]
-        extra = buffer_bytes(weights.parameters, sharding, ranks, zero, recipe.training.accumulate)
+        extra = buffer_bytes(weights.parameters, state, sharding, zero, recipe.training.accumulate)
         extra["the model's buffers"] = weights.buffers
         on_gpu = _offloaded(state, offload) if offload else state
         host = state.total - on_gpu.total
@@ -248,16 +252,35 @@ def _read_epochs(recipe: Recipe, world: int) -> tuple[Epochs, Batch]:
     priced = costs(facts, recipe.data.batch.cost)
     dearest = max(first.batches, key=lambda rows: float(priced[rows].sum()))
     text_only = (facts[:, 0] > 0) & (facts[:, 1:] == 0).all(axis=1)
+    run_samples, run_batches, run_steps = _whole_run(recipe, data)
     epochs = Epochs(
         samples=len(data.train_rows),
         batches=first.steps,
         steps=math.ceil(first.steps / recipe.training.accumulate),
-        run_steps=data.steps(),
+        run_samples=run_samples,
+        run_batches=run_batches,
+        run_steps=run_steps,
         largest_items=len(dearest),
         largest_cost=float(priced[dearest].sum()),
         text_only=float(np.mean(text_only)),
     )
     return epochs, data.reader[Request(data.train_rows[dearest])]
+
+
+def _whole_run(recipe: Recipe, data: DataModule) -> tuple[int, int, int]:
+    """Items, batches of a rank, and optimizer steps of the run, which ``max_steps`` may end within an epoch."""
+    training, samples, batches, steps = recipe.training, 0, 0, 0
+    for epoch in range(training.epochs):
+        planned = data.plan(epoch)
+        of_epoch = math.ceil(planned.steps / training.accumulate)
+        if training.max_steps is not None:
+            of_epoch = min(of_epoch, training.max_steps - steps)
+        run = min(planned.steps, of_epoch * training.accumulate)
+        samples += sum(len(rows) for rows in planned.batches[: run * planned.world])
+        batches, steps = batches + run, steps + of_epoch
+        if steps == training.max_steps:
+            break
+    return samples, batches, steps
 
 
 def _assumed_batch(recipe: Recipe, model: SafetyModel) -> tuple[Batch, str]:

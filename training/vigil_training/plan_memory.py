@@ -115,21 +115,20 @@ def persistent_bytes(numels: Iterable[int], threshold: int, most: int) -> int:
 
 
 def buffer_bytes(
-    parameters: Sequence[tuple[int, bool]], strategy: Sharding, world: int, zero: dict[str, Any], accumulate: int = 1
+    parameters: Sequence[tuple[int, bool]], state: StateBytes, strategy: Sharding, zero: dict[str, Any], accumulate: int = 1
 ) -> dict[str, int]:
     """What a rank needs beside its state, by name: an upper allowance for what exists for a while.
 
     Args:
-        parameters: as for :func:`state_bytes`.
+        parameters: elements of each weight, and whether it is trained, in the model's order.
+        state: of this rank, all groups together.
         strategy: how state is shared out.
-        world: ranks.
         zero: ``zero_optimization`` of DeepSpeed's configuration; unused for ``ddp``.
         accumulate: batches of an optimizer step.
     """
     if strategy == "ddp":
         return {}  # Gradients are views of the buckets in which they are reduced.
     bucket = FLOAT32 * int(zero["reduce_bucket_size"])
-    trained = FLOAT32 * sum(numel for numel, is_trained in parameters if is_trained)
     if strategy == 3:
         largest = FLOAT32 * max((numel for numel, _ in parameters), default=0)
         threshold, most = (int(zero[f"stage3_{of}_persistence_threshold"]) for of in ("param", "model"))
@@ -138,15 +137,33 @@ def buffer_bytes(
             "gathered weights": FLOAT32 * int(zero["stage3_max_live_parameters"]) + largest,
             "weights kept whole": persistent_bytes((numel for numel, _ in parameters), threshold, most),
         }
-    part = _ceil(trained, world)
-    allowance = {
+    return {
         "reduce buckets": (2 if zero.get("overlap_comm", False) else 1) * bucket,
-        "gradients joined for the step": part,
+        "further gradients": _further_gradients(
+            [n for n, is_trained in parameters if is_trained], state, strategy, zero, accumulate
+        ),
     }
-    if strategy == 1 and accumulate > 1:
-        # They are reduced with the last batch of a step alone.
-        allowance["accumulated gradients"] = trained - part
-    return allowance
+
+
+def _further_gradients(numels: Sequence[int], state: StateBytes, stage: Sharding, zero: dict[str, Any], accumulate: int) -> int:
+    """Bytes of gradients in stages 1 and 2 beside those kept for the step: the most of what there is at different times.
+
+    Args:
+        numels: elements of each trained weight.
+        state: of this rank, all groups together.
+        stage: 1 or 2.
+        zero: ``zero_optimization`` of DeepSpeed's configuration.
+        accumulate: batches of an optimizer step.
+    """
+    joined, trained = state.masters, FLOAT32 * sum(numels)  # For the step, a group's gradients are copied into one tensor.
+    if accumulate > 1:
+        # Stage 1 reduces them with the last batch of a step alone; stage 2 adds those of a batch to those of the ones before.
+        return max(joined, trained if stage == 1 else state.gradients)
+    if stage == 1:
+        # Other ranks' gradients live in the bucket; those that are too large for it are freed at the end of backward alone.
+        large = FLOAT32 * sum(numel for numel in numels if numel > int(zero["reduce_bucket_size"]))
+        return max(joined, min(large, trained - joined))
+    return joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +189,7 @@ def build_abstract(recipe: Recipe, assemble: Callable[[Recipe, bool], SafetyMode
         return assemble(recipe, False), f"the model was built in the CPU's memory, as it cannot be built without ({reason})"
 
 
-def measure_activations(model: SafetyModel, batch: Batch, precision: str) -> Activations:
+def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_all: bool = False) -> Activations:
     """Run a forward pass and add up what it saves.
 
     On tensors that have shape and no memory if the model allows it, else on the CPU. The model is not to be used afterwards.
@@ -181,6 +198,7 @@ def measure_activations(model: SafetyModel, batch: Batch, precision: str) -> Act
         model: as :func:`build_abstract` gives it, activation checkpointing set up.
         batch: on the CPU; only its shapes count.
         precision: ``fp32`` or ``bf16`` (autocast).
+        touch_all: as for :meth:`SafetyModel.forward`; so it is where there are several ranks.
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -188,11 +206,11 @@ def measure_activations(model: SafetyModel, batch: Batch, precision: str) -> Act
             fake = Batch(
                 batch.ids, {m: s.map(mode.from_tensor) for m, s in batch.segments.items()}, mode.from_tensor(batch.targets)
             )
-            return Activations(_saved_bytes(model, fake, precision), "on tensors without memory")
+            return Activations(_saved_bytes(model, fake, precision, touch_all), "on tensors without memory")
     except Exception as error:  # what a library raises where a value would decide a shape is of no one kind
         _refill(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))
         how = f"on the CPU with zero weights, as it could not be done without memory ({type(error).__name__})"
-        return Activations(_saved_bytes(model, batch, precision), how)
+        return Activations(_saved_bytes(model, batch, precision, touch_all), how)
 
 
 def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: int, labels: int) -> Batch:
@@ -208,7 +226,7 @@ def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: i
     return Batch(tuple(str(i) for i in range(items)), made, torch.zeros(items, labels))
 
 
-def _saved_bytes(model: SafetyModel, batch: Batch, precision: str) -> int:
+def _saved_bytes(model: SafetyModel, batch: Batch, precision: str, touch_all: bool) -> int:
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     saved: dict[int, Tensor] = {}  # Holds the tensors, so that no storage is freed and its address used again.
 
@@ -220,7 +238,7 @@ def _saved_bytes(model: SafetyModel, batch: Batch, precision: str) -> int:
     model.train()
     autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
     with autocast, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        prediction = model(batch)
+        prediction = model(batch, touch_all=touch_all)
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del prediction
     return total
