@@ -15,8 +15,9 @@ from vigil_modeling.specs import MelTimmAudio
 
 WHERE = "model.encoders.audio"
 
-POWER_FLOOR = 1e-6
-"""Added to the mel power before the logarithm: about 90 dB below loud speech."""
+POWER_FLOOR = 1e-4
+"""Added to the mel power before the logarithm: about 70 dB below loud speech. Beside a loud sound the rounding of a Fourier
+transform in float32, which each runtime does in its own order, is of about 1e-7; a lower floor would blow it up."""
 
 VARIANCE_FLOOR = 1e-2
 """Added to the variance of a window's log-mel values, so that silence stays zero and its rounding errors are not blown up."""
