@@ -194,7 +194,7 @@ def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkey
 
     monkeypatch.setattr(Recorder, "on_train_batch_end", taking_over)
     with pytest.raises(Failure, match=r"another start of this run \(another\) has taken over"):
-        train(make_recipe(), tmp_path / "run")
+        train(make_recipe(checkpoint__background=False), tmp_path / "run")
     assert read_manifest(last(tmp_path / "run" / "checkpoints")).step == 4
 
 

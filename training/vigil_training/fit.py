@@ -118,7 +118,8 @@ def _open(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
     run.failure.unlink(missing_ok=True)
     shutil.rmtree(run.stacks, ignore_errors=True)
     token = uuid.uuid4().hex[:8]
-    run.attempt.write_text(token)
+    if not run.finished:
+        run.attempt.write_text(token)
     return token
 
 
