@@ -4,12 +4,12 @@ One row for each item: ``id``; for each label ``target.LABEL`` (null is unknown)
 modalities that the item has, such as ``text+image``; and any other columns to slice by.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vigil_data.errors import UserError
@@ -83,8 +83,8 @@ def _problems_of_ids(table: pa.Table) -> list[str]:
         return ["predictions: column id is absent"]
     ids = table.column("id")
     problems = [f"predictions: {ids.null_count} rows have no id"] if ids.null_count else []
-    counts = Counter(ids.drop_null().to_pylist())
-    if repeated := [id_ for id_, count in counts.items() if count > 1]:
-        rows = sum(counts[id_] - 1 for id_ in repeated)
-        problems.append(f"predictions: {rows} rows repeat an id, the first is {repeated[0]}")
+    counted = ids.drop_null().value_counts()
+    if repeats := len(ids) - ids.null_count - len(counted):
+        first = counted.filter(pc.greater(counted.field("counts"), 1))[0]["values"]
+        problems.append(f"predictions: {repeats} rows repeat an id, the first is {first}")
     return problems

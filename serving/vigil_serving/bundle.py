@@ -21,12 +21,17 @@ from ruamel.yaml import YAML
 from vigil_data.errors import UserError
 from vigil_data.specs import Inputs, Local
 from vigil_data.taxonomy import Taxonomy
+from vigil_evaluation.calibration import Calibrated
+from vigil_evaluation.policy.compiled import CompiledPolicy
 from vigil_serving.specs import Signature
 
 SIGNATURE = "bundle.json"
 MANIFEST = "manifest.json"
 TAXONOMY = "taxonomy.yaml"
 THRESHOLDS = "thresholds.json"
+CALIBRATION = "calibration.json"
+POLICY = "policy.json"
+COMPARISON = "comparison.json"
 INPUTS = "inputs.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 RECIPE = "resolved.yaml"
@@ -46,6 +51,8 @@ class Bundle:
         taxonomy: labels with heads and descriptions.
         thresholds: label to the probability from which the label is decided, in the taxonomy's order.
         inputs: how media are decoded; the tokenizer's path points into the folder.
+        calibrated: how the graphs' probabilities become calibrated ones, which thresholds and policy speak of.
+        policy: what follows from the probabilities; ``None`` if the run had no compiled policy.
     """
 
     path: Path
@@ -53,6 +60,8 @@ class Bundle:
     taxonomy: Taxonomy
     thresholds: Mapping[str, float]
     inputs: Inputs
+    calibrated: Calibrated
+    policy: CompiledPolicy | None
 
     def graph(self, name: str) -> Path:
         """Where the file of the graph ``name`` lies."""
@@ -74,23 +83,33 @@ def read(path: Path) -> Bundle:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: the bundle's {error.title} cannot be read: {where}: {first['msg']}") from None
+        raise UserError(f"{path}: the bundle's {error.title} cannot be read: {where}: {first['msg']}; export it again") from None
     thresholds = _read_json(path / THRESHOLDS)
     if signature.labels != taxonomy.labels or set(thresholds) != set(taxonomy.labels):
         raise UserError(f"{path}: {SIGNATURE}, {TAXONOMY} and {THRESHOLDS} do not name the same labels; export the bundle again")
-    ordered = {label: float(thresholds[label]) for label in taxonomy.labels}
-    return Bundle(path, signature, taxonomy, ordered, _with_tokenizer(inputs, str((path / TOKENIZER).resolve())))
+    return Bundle(
+        path,
+        signature,
+        taxonomy,
+        {label: float(thresholds[label]) for label in taxonomy.labels},
+        _with_tokenizer(inputs, str((path / TOKENIZER).resolve())),
+        Calibrated.read(path / CALIBRATION, taxonomy.labels),
+        CompiledPolicy.read(path / POLICY) if (path / POLICY).is_file() else None,
+    )
 
 
-def write_facts(folder: Path, signature: Signature, taxonomy: Taxonomy, thresholds: Mapping[str, float], inputs: Inputs) -> None:
+def write_facts(folder: Path, bundle: Bundle) -> None:
     """Write what :func:`read` reads; the tokenizer's path is written relative to the bundle."""
-    write_json(folder / SIGNATURE, signature.model_dump(mode="json"))
-    write_json(folder / THRESHOLDS, {label: float(thresholds[label]) for label in taxonomy.labels})
-    write_json(folder / INPUTS, _with_tokenizer(inputs, TOKENIZER).model_dump(mode="json"))
+    write_json(folder / SIGNATURE, bundle.signature.model_dump(mode="json"))
+    write_json(folder / THRESHOLDS, dict(bundle.thresholds))
+    write_json(folder / INPUTS, _with_tokenizer(bundle.inputs, TOKENIZER).model_dump(mode="json"))
+    bundle.calibrated.write(folder / CALIBRATION)
+    if bundle.policy is not None:
+        bundle.policy.write(folder / POLICY)
     yaml = YAML()
     yaml.default_flow_style = False
     with (folder / TAXONOMY).open("w", encoding="utf-8") as file:
-        yaml.dump(taxonomy.model_dump(mode="json"), file)
+        yaml.dump(bundle.taxonomy.model_dump(mode="json"), file)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,8 @@ from vigil_data.items import Item, Modality
 from vigil_data.source import resolve
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
+from vigil_evaluation.calibration import Calibrated, Calibration
+from vigil_evaluation.policy.compiled import CompiledPolicy
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving import bundle as bundles
 from vigil_serving import golden, onnx_graphs, parity, torchscript
@@ -58,6 +61,8 @@ def export(
     *,
     to: Path,
     facts: Mapping[str, Any],
+    calibrated: Calibrated | None = None,
+    policy: CompiledPolicy | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a bundle, in one step, once all its forms agree with the model.
@@ -69,12 +74,16 @@ def export(
         thresholds: label to the probability from which the label is decided; 0.5 for a label that is not named.
         examples: real items that the forms are compared on too; none of them enters the bundle.
         to: the bundle's folder; an older bundle there is replaced.
-        facts: ``name`` and, where known, ``recipe`` (text of the resolved recipe, written to resolved.yaml) and ``evaluation``
-            (split to the content of its metrics.json, for the card); everything else is lineage and must be JSON.
+        facts: ``name`` and, where known, ``recipe`` (text of the resolved recipe, written to resolved.yaml), ``evaluation``
+            (split to the content of its metrics.json, for the card) and ``comparison`` (with the model that this one replaces,
+            written to comparison.json); everything else is lineage and must be JSON.
+        calibrated: how the model's probabilities are calibrated, which the thresholds speak of; as they are if not given.
+        policy: what follows from the probabilities, if the bundle is to say so.
         progress: called with the name of each step and the seconds that it took.
 
     Raises:
-        UserError: if ``to`` is occupied, a threshold is of no label, or the model is too large for ONNX.
+        UserError: if ``to`` is occupied, the policy is of other labels, a threshold is of no label, or the model is too large for
+            ONNX.
         ParityError: if a form disagrees with the model; nothing is written then.
     """
     if unknown := sorted(set(thresholds) - set(taxonomy.labels)):
@@ -83,6 +92,11 @@ def export(
         raise UserError(
             f"the model's weights take {size / 1e9:.1f} GB; an ONNX file ends at 2 GB, so this model cannot be exported"
         )
+    if policy is not None and (unknown := sorted(set(policy.labels) - set(taxonomy.labels))):
+        raise UserError(
+            f"the policy {policy.name} speaks of {', '.join(unknown)}, which the taxonomy {taxonomy.name} does not have"
+        )
+    calibrated = calibrated or Calibrated(Calibration.identity(taxonomy.labels), None, None)
     complete = {label: float(thresholds.get(label, 0.5)) for label in taxonomy.labels}
     model = model.eval()
     with bundles.writing(to) as folder:
@@ -94,16 +108,16 @@ def export(
         if inputs.text is not None:
             _copy_tokenizer(inputs, folder)
         signature = _signature(model, graphs, facts)
-        bundle = bundles.Bundle(folder, signature, taxonomy, complete, inputs)
+        bundle = bundles.Bundle(folder, signature, taxonomy, complete, inputs, calibrated, policy)
         found = _gate(bundle, cases, expected, progress)
-        signature = signature.model_copy(update={"parity": found})
-        bundles.write_facts(folder, signature, taxonomy, complete, inputs)
+        bundle = replace(bundle, signature=signature.model_copy(update={"parity": found}))
+        bundles.write_facts(folder, bundle)
         golden.write(folder, cases, expected)
         if recipe := facts.get("recipe"):
             (folder / bundles.RECIPE).write_text(str(recipe), encoding="utf-8")
-        (folder / bundles.CARD).write_text(
-            card(bundles.Bundle(folder, signature, taxonomy, complete, inputs), facts), encoding="utf-8"
-        )
+        if comparison := facts.get("comparison"):
+            bundles.write_json(folder / bundles.COMPARISON, comparison)
+        (folder / bundles.CARD).write_text(card(bundle, facts), encoding="utf-8")
 
 
 def _write_graphs(model: SafetyModel, inputs: Inputs, folder: Path, progress: Progress | None) -> dict[str, Graph]:
@@ -145,7 +159,7 @@ def _gate(
     found = []
     for name, form in forms(bundle):
         with _timed(f"parity of {name}", progress):
-            found.append(parity.compare(name, form, cases, expected, bundle.thresholds))
+            found.append(parity.compare(name, form, cases, expected, bundle))
     if failures := parity.failures(found):
         raise parity.ParityError(
             "\n".join([*failures, "the exported model would not decide what the trained one decided; no bundle was written"])
@@ -175,7 +189,7 @@ def _signature(model: SafetyModel, graphs: Mapping[str, Graph], facts: Mapping[s
         graphs=graphs,
         versions=_versions(),
         parity=(),
-        lineage={name: value for name, value in facts.items() if name not in ("name", "recipe", "evaluation")},
+        lineage={name: value for name, value in facts.items() if name not in ("name", "recipe", "evaluation", "comparison")},
     )
 
 

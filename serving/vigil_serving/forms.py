@@ -20,19 +20,12 @@ def forms(bundle: Bundle) -> Iterator[tuple[str, Form]]:
     """
     scorer = Scorer(bundle)
     yield "ONNX, graph by graph", lambda case: run(scorer.sessions, case.packed).probabilities_NL
-    yield "runtime, bytes to decisions", lambda case: _from_bytes(scorer, case)
+    yield "runtime, from bytes", lambda case: scorer.raw_probabilities(case.items)
     single = open_session(bundle.graph("model"))
     single_inputs = bundle.signature.graphs["model"].inputs
     yield "ONNX, single graph", lambda case: np.asarray(single.run(["probabilities"], tensors(case.packed, single_inputs))[0])
     if find_spec("torch") is not None:
         yield "TorchScript", _torchscript(bundle)
-
-
-def _from_bytes(scorer: Scorer, case: Case) -> NDArray[np.floating]:
-    """Score the items themselves, with all that the runtime does: decoding, sorting by length, runs of bounded size."""
-    decisions = scorer.score(case.items)
-    missing = dict.fromkeys(scorer.bundle.signature.labels, np.nan)
-    return np.array([list((decision.probabilities or missing).values()) for decision in decisions], np.float64)
 
 
 def _torchscript(bundle: Bundle) -> Form:

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import Failure
 from vigil_data.pack import Packed
+from vigil_serving.bundle import Bundle
 from vigil_serving.cases import Case
+from vigil_serving.runtime import calibrate
 from vigil_serving.specs import Parity, TensorFacts
 
 TOLERANCE = 1e-4
@@ -24,30 +26,45 @@ class ParityError(Failure):
 
 
 def compare(
-    form: str, run: Form, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]], thresholds: Mapping[str, float]
+    form: str,
+    run: Form,
+    cases: Sequence[Case],
+    expected: Sequence[NDArray[np.floating]],
+    bundle: Bundle,
 ) -> Parity:
-    """Run one form on every case and compare it with the expected probabilities.
+    """Run one form on every case and compare it with the expected probabilities, and what is decided from them.
 
     Args:
         form: its name.
         run: the form.
         cases: the batches.
-        expected: of each case, probabilities ``[N, L]``.
-        thresholds: label to threshold, in the order of the last axis.
+        expected: of each case, the graphs' probabilities ``[N, L]``, before calibration.
+        bundle: by whose calibration, thresholds and policy is decided.
     """
-    cuts_L = np.array(list(thresholds.values()), np.float64)
-    largest, flips, on_threshold, decisions = 0.0, 0, 0, 0
+    cuts_L = np.array([bundle.thresholds[label] for label in bundle.signature.labels], np.float64)
+    largest, flips, on_threshold, decisions, action_flips = 0.0, 0, 0, 0, 0
     for case, expected_NL in zip(cases, expected, strict=True):
         found_NL, wanted_NL = run(case).astype(np.float64), expected_NL.astype(np.float64)
         if found_NL.shape != wanted_NL.shape:
             raise ParityError(f"{form}: {case.name}: probabilities of shape {found_NL.shape}, not {wanted_NL.shape}")
         difference_NL = np.abs(found_NL - wanted_NL)
         largest = max(largest, float(np.where(np.isnan(difference_NL), np.inf, difference_NL).max(initial=0.0)))
+        columns = [item.columns for item in case.items]
+        present = calibrate(bundle, wanted_NL, case.packed, columns).presence
+        found_NL, wanted_NL = (
+            calibrate(bundle, raw_NL, case.packed, columns).probabilities_NL for raw_NL in (found_NL, wanted_NL)
+        )
         differs_NL = (found_NL >= cuts_L) != (wanted_NL >= cuts_L)
         near_NL = np.abs(wanted_NL - cuts_L) <= ON_THRESHOLD
         flips += int((differs_NL & ~near_NL).sum())
         on_threshold += int((differs_NL & near_NL).sum())
         decisions += wanted_NL.size
+        if bundle.policy is not None:
+            markets = [known.get("market") for known in columns]
+            found, wanted = (
+                bundle.policy.decide(p_NL, bundle.signature.labels, present, markets) for p_NL in (found_NL, wanted_NL)
+            )
+            action_flips += sum((a.action, a.review) != (b.action, b.review) for a, b in zip(found, wanted, strict=True))
     # A NaN would be infinite here, and JSON has no infinity: 1 is the largest difference that probabilities can have.
     return Parity(
         form=form,
@@ -56,6 +73,7 @@ def compare(
         decisions=decisions,
         max_difference=min(largest, 1.0),
         flips=flips,
+        action_flips=action_flips,
         on_threshold=on_threshold,
     )
 
@@ -65,8 +83,9 @@ def failures(parities: Iterable[Parity]) -> list[str]:
     return [
         f"{p.form}: probabilities differ by up to {p.max_difference:.1e} (allowed {TOLERANCE:.0e}), "
         f"{p.flips} of {p.decisions} decisions differ"
+        + (f", and the action on {p.action_flips} of {p.items} items" if p.action_flips else "")
         for p in parities
-        if p.flips or p.max_difference > TOLERANCE
+        if p.flips or p.action_flips or p.max_difference > TOLERANCE
     ]
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from vigil_data.decode import Decoder, Undecodable
-from vigil_data.items import Item, Modality
+from vigil_data.items import Item, Modality, presence
 from vigil_data.pack import DecodedItem, Packed, PackedSegments, Span, pack
+from vigil_evaluation.policy.compiled import Reason
 from vigil_serving.bundle import Bundle, read
 
 # What one run of an encoder holds at most: padded tokens of text, pictures, windows of sound.
@@ -49,8 +51,12 @@ class Decision:
 
     Attributes:
         id: the item's id.
-        probabilities: label to probability; empty if the item could not be decoded.
+        probabilities: label to calibrated probability; empty if the item could not be decoded.
         labels: the labels whose probability reaches their threshold.
+        presence: the modalities that the item has, such as ``text+image``.
+        action: what the bundle's policy does with the item; ``None`` without a policy, or if the item could not be decoded.
+        review: whether the policy sends the item to people, beside or instead of an action.
+        reasons: why the policy does so, the decisive one first.
         evidence: for each decided label its segments, heaviest first.
         cut: segments beyond the bundle's limits (passages, images, windows) that were left out.
         error: why the item could not be decoded; ``None`` if it could.
@@ -59,6 +65,10 @@ class Decision:
     id: str
     probabilities: Mapping[str, float]
     labels: tuple[str, ...] = ()
+    presence: str = "none"
+    action: str | None = None
+    review: bool = False
+    reasons: tuple[Reason, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     cut: int = 0
     error: str | None = None
@@ -70,6 +80,13 @@ class Scores:
 
     probabilities_NL: NDArray[np.float32]
     evidence: Mapping[Modality, NDArray[np.float32]]
+
+
+class Calibrated(NamedTuple):
+    """Calibrated probabilities ``[N, L]``, float32, and of each item the modalities that it has."""
+
+    probabilities_NL: NDArray[np.float32]
+    presence: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,28 +170,82 @@ def encode(session: onnxruntime.InferenceSession, segments: PackedSegments, limi
     return tokens_SPD
 
 
-def decide(packed: Packed, scores: Scores, thresholds: Mapping[str, float]) -> list[Decision]:
-    """Turn a batch's scores into decisions, with the evidence for every decided label.
+def calibrate(bundle: Bundle, raw_NL: NDArray[np.floating], packed: Packed, columns: Sequence[Mapping[str, Any]]) -> Calibrated:
+    """Turn the graphs' probabilities into those that thresholds and policy speak of.
+
+    Args:
+        bundle: says how.
+        raw_NL: what the graphs gave.
+        packed: the batch; tells which modalities each item has.
+        columns: of each item, what is known of it beside its media.
+
+    Returns:
+        The calibrated probabilities in float32, as everything that decides has them, and the presence of each item.
+    """
+    present = _presence(packed)
+    by = bundle.calibrated.calibration.by
+    groups: list[str | None] | None = None
+    if by == "presence":
+        groups = list(present)
+    elif by is not None:
+        groups = [None if known.get(by) is None else str(known[by]) for known in columns]
+    return Calibrated(bundle.calibrated.calibration.apply(raw_NL.astype(np.float64), groups).astype(np.float32), present)
+
+
+def decide(packed: Packed, scores: Scores, bundle: Bundle, columns: Sequence[Mapping[str, Any]]) -> list[Decision]:
+    """Turn a batch's scores into decisions, with the evidence for every decided label and every reason of the policy.
 
     Args:
         packed: the batch that was scored.
         scores: its scores.
-        thresholds: label to threshold, in the order of the scores' last axis.
+        bundle: holds calibration, thresholds and policy.
+        columns: of each item, what is known of it beside its media (market, language, …).
     """
+    probabilities_NL, present = calibrate(bundle, scores.probabilities_NL, packed, columns)
+    labels, verdicts = bundle.signature.labels, None
+    if bundle.policy is not None:
+        verdicts = bundle.policy.decide(probabilities_NL, labels, present, [known.get("market") for known in columns])
     decisions = []
-    for row, (item_id, probabilities_L) in enumerate(zip(packed.ids, scores.probabilities_NL, strict=True)):
-        probabilities = dict(zip(thresholds, map(float, probabilities_L), strict=True))
-        decided = [(column, label) for column, label in enumerate(thresholds) if probabilities[label] >= thresholds[label]]
-        evidence = [
-            Evidence(label, modality, packed.segments[modality].spans[segment], float(weights_SL[segment, column]))
-            for column, label in decided
-            for modality, weights_SL in scores.evidence.items()
-            for segment in np.flatnonzero(packed.segments[modality].item == row)
-        ]
-        position = {label: column for column, label in decided}
-        evidence.sort(key=lambda e: (position[e.label], -e.weight))
-        decisions.append(Decision(item_id, probabilities, tuple(position), tuple(evidence)))
+    for row, item_id in enumerate(packed.ids):
+        probabilities = dict(zip(labels, map(float, probabilities_NL[row]), strict=True))
+        decided = [label for label in labels if probabilities[label] >= bundle.thresholds[label]]
+        decision = Decision(item_id, probabilities, tuple(decided), present[row])
+        if verdicts is not None:
+            verdict = verdicts[row]
+            decision = replace(decision, action=verdict.action, review=verdict.review, reasons=verdict.reasons)
+        told = dict.fromkeys([*decided, *(reason.label for reason in decision.reasons)])
+        decisions.append(
+            replace(decision, evidence=_evidence(packed, scores, row, [(labels.index(name), name) for name in told]))
+        )
     return decisions
+
+
+def _evidence(packed: Packed, scores: Scores, row: int, of: Sequence[tuple[int, str]]) -> tuple[Evidence, ...]:
+    """The segments of one item that weighed for labels, label by label, the heaviest first."""
+    found = [
+        Evidence(label, modality, packed.segments[modality].spans[segment], float(weights_SL[segment, column]))
+        for column, label in of
+        for modality, weights_SL in scores.evidence.items()
+        for segment in np.flatnonzero(packed.segments[modality].item == row)
+    ]
+    position = {label: place for place, (_, label) in enumerate(of)}
+    return tuple(sorted(found, key=lambda e: (position[e.label], -e.weight)))
+
+
+def _presence(packed: Packed) -> list[str]:
+    has: list[list[str]] = [[] for _ in packed.ids]
+    for modality, segments in packed.segments.items():
+        for row in np.unique(segments.item):
+            has[row].append(modality)
+    return [presence(modalities) for modalities in has]
+
+
+class _Member(NamedTuple):
+    """An item of a batch and its place among all."""
+
+    place: int
+    item: Item
+    decoded: DecodedItem
 
 
 class Scorer:
@@ -203,17 +274,24 @@ class Scorer:
         """
         decisions: dict[int, Decision] = {}
         for batch in self._batches(items, decisions):
-            packed = pack([item for _, item in batch])
-            for (place, item), decision in zip(
-                batch, decide(packed, run(self.sessions, packed), self.bundle.thresholds), strict=True
-            ):
-                decisions[place] = replace(decision, cut=sum(item.cut.values()))
+            packed = pack([member.decoded for member in batch])
+            made = decide(packed, run(self.sessions, packed), self.bundle, [member.item.columns for member in batch])
+            for member, decision in zip(batch, made, strict=True):
+                decisions[member.place] = replace(decision, cut=sum(member.decoded.cut.values()))
         return [decisions[place] for place in sorted(decisions)]
 
-    def _batches(self, items: Iterable[Item], refused: dict[int, Decision]) -> Iterator[list[tuple[int, DecodedItem]]]:
+    def raw_probabilities(self, items: Sequence[Item]) -> NDArray[np.float32]:
+        """What the graphs say of items, before calibration, ``[N, L]``; NaN for an item that cannot be decoded."""
+        raw_NL = np.full((len(items), len(self.bundle.signature.labels)), np.nan, np.float32)
+        for batch in self._batches(items, {}):
+            scores = run(self.sessions, pack([member.decoded for member in batch]))
+            raw_NL[[member.place for member in batch]] = scores.probabilities_NL
+        return raw_NL
+
+    def _batches(self, items: Iterable[Item], refused: dict[int, Decision]) -> Iterator[list[_Member]]:
         """Decoded items with their places, in batches that fusion can hold; refusals are put into ``refused``."""
         tokens = {node.name: node.shape[1] for node in self.sessions.fusion.get_inputs() if node.name.endswith("_tokens")}
-        batch: list[tuple[int, DecodedItem]] = []
+        batch: list[_Member] = []
         held = 0
         for place, item in enumerate(items):
             try:
@@ -225,7 +303,7 @@ class Scorer:
             if batch and (held + size > FUSION_TOKENS or len(batch) == FUSION_ITEMS):
                 yield batch
                 batch, held = [], 0
-            batch.append((place, decoded))
+            batch.append(_Member(place, item, decoded))
             held += size
         if batch:
             yield batch

@@ -35,6 +35,7 @@ class Parity(Spec):
     decisions: int = Field(description="items times labels")
     max_difference: float = Field(description="largest difference of a probability")
     flips: int = Field(description="decisions that differ; zero, or there would be no bundle")
+    action_flips: int = Field(0, description="items that the policy treats differently; zero, or there would be no bundle")
     on_threshold: int = Field(
         description="decisions that differ where the trained model's probability is within 1e-6 of the threshold; no flips"
     )
@@ -43,7 +44,7 @@ class Parity(Spec):
 class Signature(Spec):
     """The content of bundle.json."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     created_at: str = Field(description="ISO 8601, UTC")
     modalities: tuple[Modality, ...]

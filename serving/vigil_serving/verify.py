@@ -48,7 +48,7 @@ def verify(path: Path, progress: Callable[[str], None] | None = None) -> Verific
     for name, form in forms(bundle):
         say(name)
         try:
-            found.append(parity.compare(name, form, cases, expected, bundle.thresholds))
+            found.append(parity.compare(name, form, cases, expected, bundle))
         except parity.ParityError as error:
             raise UserError(f"{path}: {error}") from None
     if failures := parity.failures(found):

@@ -39,6 +39,51 @@ def test_stormfront_leaves_out_what_was_not_judged(tmp_path: Path) -> None:
     assert imported.left_out == {"labelled relation": 2, "labelled idk/skip": 1}
 
 
+def test_surge_is_a_test_set_of_offence(tmp_path: Path) -> None:
+    file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "one,Toxic", '"two', 'lines",Not Toxic', "one,Toxic")
+    items = public.read("surge", tmp_path).items
+    assert public.read("surge", file).items == items
+    assert [(item.id, item.text, item.targets) for item in items] == [
+        ("surge-0", ("one",), {"offensive": 1.0}),
+        ("surge-1", ("two\nlines",), {"offensive": 0.0}),
+        ("surge-2", ("one",), {"offensive": 1.0}),
+    ]
+    assert {tuple(item.columns.items()) for item in items} == {(("source", "surge"), ("split", "test"))}
+
+
+def test_madlibs_tells_which_identity_a_sentence_speaks_of(tmp_path: Path) -> None:
+    rows = [
+        "respect middle aged,NOT_BAD,verb_adj",
+        "i am deaf,NOT_BAD,am_hate_adj",
+        "i hate african american,BAD,am_hate_adj",
+        "Being middle eastern is awful.,BAD,being_adj",
+        "You are a kind sikh,NOT_BAD,you_are_adj",
+        "Léa is an awful african american,BAD,name_adj",
+        "You are a kind coal miner,NOT_BAD,you_occupation",
+        "a sentence of another kind,NOT_BAD,another",
+    ]
+    items = public.read("madlibs", csv(tmp_path / "bias_madlibs_77k.csv", "Text,Label,Template", *rows)).items
+    assert [item.columns.get("identity") for item in items] == [
+        "middle aged",
+        "deaf",
+        "african american",
+        "middle eastern",
+        "sikh",
+        "african american",
+        None,
+        None,
+    ]
+    assert [item.targets["hate"] for item in items] == [0, 0, 1, 1, 0, 1, 0, 0]
+    assert (items[3].id, items[3].columns["template"], items[3].columns["split"]) == ("madlibs-3", "being_adj", "test")
+
+
+def test_an_evaluation_set_leaves_out_what_was_trained_on(tmp_path: Path) -> None:
+    file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "Seen  before,Toxic", "new,Toxic")
+    imported = public.read("surge", file, {"seen before": "train"})
+    assert [item.id for item in imported.items] == ["surge-1"]
+    assert imported.left_out == {"the same text is in another split": 1}
+
+
 EDOS = "rewire_id,text,label_sexist,label_category,label_vector,split"
 
 
@@ -142,3 +187,17 @@ def test_the_four_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Pat
     assert all(len(splits) == 1 for splits in splits_of.values())
     matched = dataset.table(["matched_id"], dataset.rows(where="source = 'hatemoji'"))["matched_id"].to_pylist()
     assert len(set(matched) & set(dataset.table(["id"])["id"].to_pylist())) > 5_000
+
+
+def test_the_evaluation_sets_as_they_are(shared_data: Path) -> None:
+    surge = public.read("surge", shared_data / "text" / "surge_toxicity").items
+    assert Counter(item.targets["offensive"] for item in surge) == {1.0: 501, 0.0: 499}
+    madlibs = public.read("madlibs", shared_data / "text" / "bias_madlibs").items
+    assert Counter(item.targets["hate"] for item in madlibs) == {1.0: 38_282, 0.0: 38_282}
+    # The data's own structure: 50 terms, each once in every sentence of the five templates that have one.
+    found = Counter((item.columns["template"], item.columns.get("identity")) for item in madlibs)
+    sentences = {"verb_adj": 8, "am_hate_adj": 2, "being_adj": 32, "you_are_adj": 32, "name_adj": 1440}
+    terms = {term for _, term in found if term is not None}
+    assert len(terms) == 50
+    assert {"middle aged", "african american", "muslim", "blind", "gay"} <= terms
+    assert found == {(template, term): n for template, n in sentences.items() for term in terms} | {("you_occupation", None): 864}

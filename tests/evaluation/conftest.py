@@ -1,6 +1,11 @@
-"""Predictions tables to test with."""
+"""Predictions tables, and a browser, to test with."""
 
+import html
+import json
+import re
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,3 +46,112 @@ def random_table(table_of: Make) -> pa.Table:
         language=[None if r < 0.1 else "en" if r < 0.7 else "de" for r in random.random(400)],
         functionality=random.choice(["negation", "homonym"], 400).tolist(),
     )
+
+
+@pytest.fixture(scope="session")
+def report_case(table_of: Make) -> dict[str, Any]:
+    """All that a report can be of: 1,500 items, four labels, groups, functional tests and texts, calibrated on 1,500 others."""
+    from vigil_evaluation.calibration_fit import fit_all
+    from vigil_evaluation.measure import evaluate
+    from vigil_evaluation.policy.compile import compile as compile_policy
+    from vigil_evaluation.policy.specs import Policy
+    from vigil_evaluation.predictions import arrays
+    from vigil_evaluation.specs import EvaluationSpec
+
+    labels = ("tobacco", "scams", "adverts", "unlabelled")
+    table, others = (_forum(table_of, labels, seed) for seed in (5, 6))
+    spec = EvaluationSpec(
+        slices=("language", "absent"),
+        crosses=(("language", "presence"),),
+        identities=("identity",),
+        replicates=200,
+        cluster="author",
+    )
+    calibrated = fit_all(*arrays(others, labels), labels, spec, presence_N=others.column("presence").to_pylist())
+    table, others = (
+        _calibrated(one, calibrated.calibration.apply(arrays(one, labels)[1], None), labels) for one in (table, others)
+    )
+    policy = compile_policy(Policy.model_validate(POLICY), others, labels)
+    facts = {"run": "winter", "split": "test"}
+    findings = evaluate(table, labels, dict.fromkeys(labels, 0.4), spec, facts, calibrated=calibrated, policy=policy)
+    return {"table": table, "findings": findings, "spec": spec, "calibrated": calibrated}
+
+
+def _calibrated(table: pa.Table, probabilities_NL: Any, labels: Sequence[str]) -> pa.Table:
+    for i, label in enumerate(labels):
+        place = table.column_names.index(f"probability.{label}")
+        table = table.set_column(place, f"probability.{label}", pa.array(probabilities_NL[:, i]))
+    return table
+
+
+POLICY = {
+    "name": "forum",
+    "actions": {
+        "review": {"must": ["at most 30 % of traffic"], "cost": 2},
+        "remove": {"must": ["precision at least 75 %"], "appeals": {"wrong": "10 %", "cost": 5}},
+    },
+    "labels": {"tobacco": ["remove", "review"], "scams": ["review"]},
+}
+
+
+def _forum(table_of: Make, labels: Sequence[str], seed: int) -> pa.Table:
+    """Items of which those in one language with an image, and those that speak of one group, are decided badly."""
+    random, rows = np.random.default_rng(seed), 1500
+    presence = random.choice(["text", "text+image", "image", "text+audio"], rows, p=[0.6, 0.25, 0.1, 0.05])
+    language = random.choice(["en", "de", "ar", "hi"], rows)
+    identity = np.where(random.random(rows) < 0.4, random.choice(["anglers", "bakers", "sailors"], rows), "")
+    made = {}
+    for i, label in enumerate(labels):
+        targets = (random.random(rows) < (0.3, 0.15, 0.05, 0.1)[i]).astype(float)
+        logits = np.where(targets > 0, 1.5, -2.5) + random.normal(0, 1.2, rows)
+        logits += np.where((language == "de") & (presence == "text+image"), np.where(targets > 0, -3, 2.5), 0)
+        logits += np.where((identity == "bakers") & (i == 0), 2.5, 0)
+        unknown = random.random(rows) < (0.1, 0.3, 0.0, 1.1)[i]
+        known = [None if u else t for t, u in zip(targets.tolist(), unknown, strict=True)]
+        made[label] = (known, 1 / (1 + np.exp(-logits)))
+    texts = [
+        "A short note about the garden \N{SUNFLOWER}.",
+        "\u0645\u0644\u0627\u062d\u0638\u0629 \u0642\u0635\u064a\u0631\u0629",
+        "A long note. " * 100,
+    ]
+    return table_of(
+        made,
+        presence=presence.tolist(),
+        language=language.tolist(),
+        identity=[value or None for value in identity.tolist()],
+        author=[f"author-{n}" for n in random.integers(0, 500, rows)],
+        functionality=[None if r < 0.6 else "negation" if r < 0.8 else "homonym" for r in random.random(rows)],
+        text=[texts[i % 3] for i in range(rows)],
+    )
+
+
+@pytest.fixture
+def browse(chromium: str, tmp_path: Path) -> Callable[..., Any]:
+    """Open a page in a frame of some width, run a script in it, and get what it returns; any message on the console fails."""
+
+    def run(page: str, script: str, width: int = 1300, *, dark: bool = False) -> Any:
+        probe = tmp_path / "probe.html"
+        probe.write_text(PROBE % (width, html.escape(page), script), encoding="utf-8")
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        command += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+        command += ["--enable-blink-features=ComputedAccessibilityInfo"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--dump-dom"]
+        command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+        ran = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+        output = re.search(r"<output>(.*?)</output>", ran.stdout, re.DOTALL)
+        assert output, ran.stdout[-500:] + ran.stderr[-2000:]
+        assert [line for line in ran.stderr.splitlines() if "CONSOLE" in line] == []
+        return json.loads(html.unescape(output[1]))
+
+    return run
+
+
+PROBE = """<!doctype html><iframe id=frame width=%d height=800 style="border:0" srcdoc="%s"></iframe>
+<script>
+frame.addEventListener("load", async () => {
+  const page = frame.contentDocument, view = frame.contentWindow, root = page.documentElement;
+  const result = document.createElement("output");
+  result.textContent = JSON.stringify(await (async () => { %s })() ?? null);
+  document.body.append(result);
+});
+</script>"""

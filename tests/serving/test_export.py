@@ -30,6 +30,7 @@ def test_bundle_has_all_files(exported) -> None:
             "bundle.json",
             "taxonomy.yaml",
             "thresholds.json",
+            "calibration.json",
             "inputs.json",
             "resolved.yaml",
             "README.md",
@@ -65,7 +66,7 @@ def test_measured_parity_is_in_the_bundle(exported) -> None:
     parity = bundles.read(exported.bundle).signature.parity
     assert [p.form for p in parity] == [
         "ONNX, graph by graph",
-        "runtime, bytes to decisions",
+        "runtime, from bytes",
         "ONNX, single graph",
         "TorchScript",
     ]
@@ -82,7 +83,8 @@ def test_every_pattern_in_batches_of_every_size(exported) -> None:
     assert covered >= {(pattern, size) for pattern in PATTERNS for size in range(1, 9)}
     with torch.no_grad():
         expected = [torch.sigmoid(exported.model(collate(case.packed)).logits_NL).numpy() for case in cases]
-    measured = [compare(name, form, cases, expected, exported.thresholds) for name, form in forms(bundles.read(exported.bundle))]
+    bundle = bundles.read(exported.bundle)
+    measured = [compare(name, form, cases, expected, bundle) for name, form in forms(bundle)]
     assert len(measured) == 4
     assert failures(measured) == []
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from vigil_data.errors import UserError
 from vigil_slurm.profiles import find, folders
 from vigil_slurm.specs import Apptainer, Site
-from vigil_training.site import read_site
+from vigil_training.resolve import read_as
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def read_site(path: Path | None, values: Mapping[str, object]) -> Site:
+    return read_as(Site, path, "site profile", "partition: gpu", values)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.strategies import Strategy
 
@@ -26,12 +25,13 @@ from vigil_data.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.assemble import assemble, loss
+from vigil_training.calibrate import settle
 from vigil_training.callbacks import Checkpoints, Pulse
 from vigil_training.checkpoint.read import Reader, choose
 from vigil_training.checkpoint.write import Writer, clean
 from vigil_training.datamodule import DataModule
 from vigil_training.module import Quarantine, TrainingModule, metric_names
-from vigil_training.predict import predict
+from vigil_training.predict import join, predict
 from vigil_training.ranks.control import is_peer_lost
 from vigil_training.ranks.preemption import Preempted, Preemption
 from vigil_training.ranks.preflight import preflight
@@ -150,7 +150,7 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         with closing(Writer(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
             tracked = wandb_logger(recipe, run.path, resolved_text, facts) if session.world.is_main else None
             _train(run, data, model, reader, session, writer=writer, tracked=tracked)
-    _choose_thresholds(run, data, session)
+    _settle(run, data, session)
     log.info("finished; the run is in %s", run.path)
 
 
@@ -237,33 +237,24 @@ def _environment(run: Run, recipe: Recipe, resumes: bool) -> dict[str, Any]:
     return environment(recipe, version)
 
 
-def _choose_thresholds(run: Run, data: DataModule, session: Session) -> None:
-    """Choose each label's threshold on validation, with the best weights; that finishes the run."""
-    from vigil_evaluation.thresholds import choose as choose_thresholds
-
-    recipe, labels = run.recipe, run.recipe.taxonomy.labels
-    thresholds = [0.5] * len(labels)
-    log.info("choosing thresholds on %d items of split %s", len(data.validation_rows), recipe.data.validation)
+def _settle(run: Run, data: DataModule, session: Session) -> None:
+    """Calibrate and choose each label's threshold on validation, with the best weights; that finishes the run."""
+    recipe = run.recipe
+    log.info("calibrating on %d items of split %s", len(data.validation_rows), recipe.data.validation)
     model = run.model("best").to(session.device)
     own = predict(model, _until_asked(data.val_dataloader(), session))
     gathered = [predicted for predicted in session.control.gather_objects(own) if predicted.ids]
     if session.world.is_main:
-        if gathered:
-            targets_NL = np.concatenate([predicted.targets_NL for predicted in gathered])
-            logits_NL = np.concatenate([predicted.logits_NL for predicted in gathered])
-            thresholds = choose_thresholds(targets_NL, 1 / (1 + np.exp(-logits_NL.astype(np.float64))))
-        beside = run.thresholds.with_name(f".{run.thresholds.name}.part")
-        beside.write_text(json.dumps(dict(zip(labels, map(float, thresholds), strict=True)), indent=2) + "\n")
-        beside.replace(run.thresholds)
+        settle(run, join(gathered) if gathered else None, run.dataset())
     session.control.barrier()
 
 
 def _until_asked(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
     """The batches, until the run is asked to stop; every rank has equally many."""
     for number, batch in enumerate(batches):
-        session.watchdog.beat(f"thresholds, batch {number}")
+        session.watchdog.beat(f"calibration, batch {number}")
         if session.control.gather([float(session.preemption.asked is not None)]).any():
-            raise Preempted("stopped while thresholds were chosen; training is done, and the same command goes on")
+            raise Preempted("stopped while it was calibrated; training is done, and the same command goes on")
         yield batch
 
 

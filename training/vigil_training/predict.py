@@ -16,6 +16,8 @@ from vigil_data.pack import Refusal
 from vigil_data.sampler import Rows, costs
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
+from vigil_training.calibrate import raw_probabilities
+from vigil_training.predictions_table import groups_of, predictions_table
 from vigil_training.run import Run
 
 if TYPE_CHECKING:
@@ -72,6 +74,17 @@ def predict(model: SafetyModel, batches: Iterable[Batch], progress: Callable[[in
     if not logits:
         return Predicted([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused)
     return Predicted(ids, np.concatenate(logits), np.concatenate(targets), present, refused)
+
+
+def join(parts: Sequence[Predicted]) -> Predicted:
+    """What several ranks, or several calls, predicted, as one; none of the parts may be empty."""
+    return Predicted(
+        [id_ for part in parts for id_ in part.ids],
+        np.concatenate([part.logits_NL for part in parts]),
+        np.concatenate([part.targets_NL for part in parts]),
+        [present for part in parts for present in part.presence],
+        [refusal for part in parts for refusal in part.refused],
+    )
 
 
 def predict_rows(
@@ -133,30 +146,32 @@ def predictions(
     return table_of(predict_rows(run, dataset, rows, checkpoint=checkpoint), run, dataset, rows)
 
 
-def table_of(predicted: Predicted, run: Run, dataset: Dataset, rows: Rows) -> "pa.Table":
-    """The predictions table: id, ``target.LABEL``, ``probability.LABEL``, presence, and the recipe's columns to slice by.
+def table_of(predicted: Predicted, run: Run, dataset: Dataset, rows: Rows, columns: Sequence[str] = ()) -> "pa.Table":
+    """The predictions table: id, ``target.LABEL``, calibrated ``probability.LABEL``, presence, and the columns to slice by.
 
     Args:
         predicted: what the run's model said of ``rows``.
-        run: names the labels and slices; a slice that the dataset does not have is left out.
+        run: names the labels and columns, and how it is calibrated; a column that the dataset does not have is left out.
         dataset: where the columns are.
         rows: the row numbers that were predicted; refused ones are not in the table.
+        columns: of the dataset, beside those that the recipe's evaluation names.
     """
-    import pyarrow as pa
-
-    labels = run.recipe.taxonomy.labels
-    slices = [name for name in dict.fromkeys(run.recipe.evaluation.slices) if name in dataset.columns]
-    known = dataset.table(["id", *slices], rows)
-    place = {id_: i for i, id_ in enumerate(known.column("id").to_pylist())}
-    known = known.take(pa.array([place[id_] for id_ in predicted.ids], pa.int64()))
-    columns: dict[str, pa.Array] = {"id": pa.array(predicted.ids, pa.string())}
-    probabilities_NL = 1 / (1 + np.exp(-predicted.logits_NL.astype(np.float64)))
-    for i, label in enumerate(labels if predicted.ids else ()):
-        targets_N = predicted.targets_NL[:, i]
-        columns[f"target.{label}"] = pa.array(targets_N, pa.float32(), mask=np.isnan(targets_N))
-        columns[f"probability.{label}"] = pa.array(probabilities_NL[:, i].astype(np.float32))
-    columns["presence"] = pa.array(predicted.presence, pa.string())
-    return pa.table(columns | {name: known.column(name) for name in slices if name not in columns})
+    evaluation, labels, calibrated = run.recipe.evaluation, run.recipe.taxonomy.labels, run.read_calibrated()
+    groups = groups_of(calibrated.calibration.by, predicted.ids, predicted.presence, dataset)
+    probabilities_NL = raw_probabilities(predicted.logits_NL)
+    if predicted.ids:
+        probabilities_NL = calibrated.calibration.apply(probabilities_NL, groups)
+    wanted = [*evaluation.columns, *columns]
+    return predictions_table(
+        predicted.ids,
+        labels,
+        predicted.targets_NL,
+        probabilities_NL,
+        predicted.presence,
+        dataset=dataset,
+        rows=rows,
+        columns=wanted,
+    )
 
 
 def restrict(inputs: Inputs, only: Sequence[Modality]) -> Inputs:

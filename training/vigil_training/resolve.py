@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -27,6 +27,7 @@ from vigil_training.mistakes import reword
 from vigil_training.recipe import Recipe
 
 COMMAND_LINE = "command line"
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 class _Representer(RoundTripRepresenter):
@@ -77,6 +78,28 @@ def read(path: Path) -> Recipe:
     tree = read_file(path, mistakes)
     origin = Origin(str(path), 1)
     return _validated(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
+
+
+def read_as(spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None) -> AnySpec:
+    """Read a file of another kind than a recipe (a site profile, a policy, a suite) as recipes are read.
+
+    Args:
+        spec: what the file holds.
+        path: the file; ``None`` for the defaults alone.
+        kind: what the file is, for messages.
+        example: a key and value of such a file, likewise.
+        values: by key, from the command line; they replace the file's, and ``None`` does not.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
+    """
+    mistakes: list[str] = []
+    origin = Origin(COMMAND_LINE if path is None else str(path), None if path is None else 1)
+    tree = None if path is None else read_file(path, mistakes, kind=kind, example=example)
+    given = {key: _plain_tree(value).value for key, value in (values or {}).items() if value is not None}
+    asked = Tree({key: Tree(value, Origin(COMMAND_LINE)) for key, value in given.items()})
+    whole = merge(merge(defaults(spec), tree or Tree({}, origin)), asked)
+    return _typed(spec, whole, origin, tree is not None or path is None, mistakes)
 
 
 def dump(resolved: Resolved, origins: bool = False) -> str:
@@ -192,15 +215,20 @@ def _override_tree(overrides: Sequence[str], mistakes: list[str]) -> Tree:
 
 
 def _validated(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> Resolved:
-    """Validate the merged tree; where a file could not be read, what it might have held is not missed."""
-    try:
-        recipe = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
-    except ValidationError as error:
-        mistakes += reword(error, Recipe, tree, file, complete)
-    if mistakes:
-        raise UserError(*dict.fromkeys(mistakes))
+    recipe = _typed(Recipe, tree, file, complete, mistakes)
     origins = {path: node.origin for path, node in tree.walk() if node.origin is not None}
     return Resolved(recipe, recipe.model_dump(mode="json"), origins)
+
+
+def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
+    """Validate the merged tree; where a file could not be read, what it might have held is not missed."""
+    try:
+        value = spec.model_validate_json(json.dumps(tree.plain()), strict=True)
+    except ValidationError as error:
+        mistakes += reword(error, spec, tree, file, complete)
+    if mistakes:
+        raise UserError(*dict.fromkeys(mistakes))
+    return value
 
 
 def _written(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> CommentedMap:

@@ -11,6 +11,9 @@ from vigil_data.errors import UserError
 from vigil_training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from vigil_data.dataset import Dataset
+    from vigil_evaluation.calibration import Calibrated
+    from vigil_evaluation.policy.compiled import CompiledPolicy
     from vigil_modeling.safety_model import SafetyModel
 
 
@@ -55,6 +58,16 @@ class Run:
     def thresholds(self) -> Path:
         """Label to threshold, JSON; written when all else is done, so it marks a finished run."""
         return self.path / "thresholds.json"
+
+    @property
+    def calibration(self) -> Path:
+        """How raw probabilities become calibrated ones, JSON."""
+        return self.path / "calibration.json"
+
+    @property
+    def policy(self) -> Path:
+        """The compiled policy, JSON; there once `vigil policy compile` has put it there."""
+        return self.path / "policy.json"
 
     @property
     def environment(self) -> Path:
@@ -121,6 +134,42 @@ class Run:
                 f"{self.path}: the run has not finished: it has no {self.thresholds.name}; resume it with `vigil train`"
             )
         return dict(json.loads(self.thresholds.read_text()))
+
+    def read_calibrated(self) -> "Calibrated":
+        """How raw probabilities become calibrated ones; as they are where the run has no calibration.
+
+        Raises:
+            UserError: if the file cannot be read, or is of other labels.
+        """
+        from vigil_evaluation.calibration import Calibrated, Calibration
+
+        labels = self.recipe.taxonomy.labels
+        if not self.calibration.is_file():
+            return Calibrated(Calibration.identity(labels), None, None)
+        return Calibrated.read(self.calibration, labels)
+
+    def read_policy(self) -> "CompiledPolicy | None":
+        """The compiled policy, if there is one.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        if not self.policy.is_file():
+            return None
+        from vigil_evaluation.policy.compiled import CompiledPolicy
+
+        return CompiledPolicy.read(self.policy)
+
+    def dataset(self) -> "Dataset":
+        """The dataset in the version that the run was trained on.
+
+        Raises:
+            UserError: if it is not there any more.
+        """
+        from vigil_data.dataset import Dataset
+
+        began = self.read_environment()["dataset"]
+        return Dataset(Path(began["path"]), began["version"])
 
     def checkpoint(self, name: str = "best") -> Path:
         """The folder of a checkpoint, or a file of weights made of one.

@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,10 @@ from vigil_slurm.job import facts
 from vigil_training.callbacks import Pulse, training_module
 from vigil_training.ranks.control import Control
 from vigil_training.recipe import Recipe
+from vigil_training.run import Run
+
+if TYPE_CHECKING:
+    from vigil_evaluation.findings import Findings
 
 log = logging.getLogger("vigil.track")
 
@@ -227,6 +231,50 @@ def wandb_logger(recipe: Recipe, folder: Path, resolved_text: str, facts_: Mappi
     run.config.update({"recipe": recipe.model_dump(mode="json"), "environment": dict(facts_)}, allow_val_change=True)
     (Path(run.dir) / "resolved.yaml").write_text(resolved_text)
     return logger
+
+
+def track_evaluation(run: Run, folder: Path, findings: "Findings") -> None:
+    """Add an evaluation to the tracked run: its numbers in the summary, a table of labels, and its files.
+
+    Nothing is tracked of a run that was trained without tracking. A failure to track is said and ends nothing.
+
+    Args:
+        run: whose recipe says how to track.
+        folder: of the evaluation.
+        findings: what was found.
+    """
+    spec, id_file = run.recipe.tracking, run.path / "wandb_id"
+    if spec.mode == "disabled" or not id_file.is_file():
+        return
+    import wandb
+
+    try:
+        with wandb.init(
+            dir=run.path,
+            id=id_file.read_text().strip(),
+            name=run.path.name,
+            project=spec.project,
+            entity=spec.entity,
+            mode=spec.mode,
+            resume="allow" if spec.mode == "online" else None,
+            settings=wandb.Settings(silent=True),
+        ) as tracked:
+            prefix = f"evaluation/{folder.name}"
+            columns = ["label", "known", "positive", "average_precision", "low", "high", "auroc", "f1", "recall_at_fpr"]
+            table = wandb.Table(columns=columns)
+            for label, found in findings.overall.labels.items():
+                low, high = found.intervals.get("average_precision") or (None, None)
+                numbers = (found.average_precision, low, high, found.auroc, found.f1, found.recall_at_fpr)
+                table.add_data(label, found.known, found.positive, *numbers)
+            tracked.log({f"{prefix}/labels": table, f"{prefix}/report": wandb.Html((folder / "report.html").open())})
+            for metric, macro in findings.overall.macro.items():
+                tracked.summary[f"{prefix}/macro/{metric}"] = macro.value
+            files = wandb.Artifact(f"{run.path.name}-{folder.name}", type="evaluation")
+            for name in ("metrics.json", "report.html"):
+                files.add_file(str(folder / name))
+            tracked.log_artifact(files)
+    except Exception as error:  # Whatever of W&B's own it is.
+        log.warning("the evaluation is not tracked (%s: %s); it is whole in %s", type(error).__name__, error, folder)
 
 
 def _version(library: str) -> str | None:

@@ -4,6 +4,7 @@ A label that a set does not speak of is unknown in its rows, which is what allow
 """
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -26,22 +27,41 @@ class PublicSet:
     Attributes:
         title: what it is, with its paper.
         files: names of its files, for when a folder is given.
-        id: the column that names a row; an item's id has the set's name before it.
+        id: the column that names a row, ``None`` for its number in the file, from 0; an item's id has the set's name before it.
         text: the column of the text.
         targets: label to the column that decides it and, by value of the column, the target (``None``: unknown).
-        splits: the column of the official split and our names by its values; without it the text's hash decides.
+        splits: the column of the official split and our names by its values, or one split for all rows; without it the text's
+            hash decides.
         left_out: values of the deciding column whose rows are no items (skipped by the annotators, say).
         columns: columns to keep: our name to theirs and the type of its values.
+        derived: columns that are worked out: our name to a function of the row's values; a value of ``None`` is null.
     """
 
     title: str
     files: tuple[str, ...]
-    id: str
+    id: str | None
     text: str
     targets: Mapping[str, tuple[str, Mapping[str, float | None]]]
-    splits: tuple[str, Mapping[str, str]] | None = None
+    splits: tuple[str, Mapping[str, str]] | str | None = None
     left_out: frozenset[str] = frozenset()
     columns: Mapping[str, tuple[str, Callable[[str], Any]]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+
+
+_TERMS = {
+    "verb_adj": re.compile(r"\S+ (.+)"),
+    "am_hate_adj": re.compile(r"i (?:am|hate) (.+)"),
+    "being_adj": re.compile(r"Being (.+) is \S+\."),
+    "you_are_adj": re.compile(r"You are an? \S+ (.+)"),
+    "name_adj": re.compile(r"\S+ is an? \S+ (.+)"),
+}
+"""Where the texts of a madlibs template have their identity term; the other template has an occupation in its place."""
+
+
+def _identity_term(values: Mapping[str, Any]) -> str | None:
+    pattern = _TERMS.get(values["Template"])
+    found = pattern.fullmatch(values["Text"]) if pattern else None
+    return found[1] if found else None
 
 
 _OFFICIAL = {"train": "train", "dev": "validation", "test": "test"}
@@ -87,6 +107,24 @@ SETS: dict[str, PublicSet] = {
             "hatemoji_type": ("type", str),
             "hatemoji_target": ("target", str),
         },
+    ),
+    "surge": PublicSet(
+        title="comments: toxic or not, which is nearest to offensive; an evaluation set (Surge AI 2022)",
+        files=("toxicity_en.csv",),
+        id=None,
+        text="text",
+        targets={"offensive": ("is_toxic", {"Toxic": 1.0, "Not Toxic": 0.0})},
+        splits="test",
+    ),
+    "madlibs": PublicSet(
+        title="made-up sentences on 50 identities: bad or not, which is nearest to hate; an evaluation set (Dixon et al. 2018)",
+        files=("bias_madlibs_77k.csv",),
+        id=None,
+        text="Text",
+        targets={"hate": ("Label", {"BAD": 1.0, "NOT_BAD": 0.0})},
+        splits="test",
+        columns={"template": ("Template", str)},
+        derived={"identity": _identity_term},
     ),
 }
 """Name of each set, as the command takes it, to its description."""
@@ -139,7 +177,7 @@ def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Impo
             if value := _left_out(row, description):
                 left_out[f"labelled {value}"] += 1
             else:
-                items += _item(name, row, problems)
+                items += _item(name, row, rows - 1, problems)
         if not rows and not problems:
             problems.append(f"{file} has no rows")
     if problems:
@@ -161,7 +199,8 @@ def _files(name: str, path: Path) -> list[Path]:
 
 def _needed(description: PublicSet) -> list[str]:
     deciding = [column for column, _ in description.targets.values()]
-    return [description.id, description.text, *deciding, *([description.splits[0]] if description.splits else [])]
+    named = [description.id] if description.id is not None else []
+    return [*named, description.text, *deciding, *([description.splits[0]] if isinstance(description.splits, tuple) else [])]
 
 
 def _check_columns(name: str, file: Path, row: Row) -> None:
@@ -174,14 +213,14 @@ def _left_out(row: Row, description: PublicSet) -> str | None:
     return next((value for value in values if value in description.left_out), None)
 
 
-def _item(name: str, row: Row, problems: list[str]) -> list[Item]:
+def _item(name: str, row: Row, number: int, problems: list[str]) -> list[Item]:
     """The row's item; none, and a problem, where a value is not one that the set is known to have."""
     description, values = SETS[name], row.values
     found = [
         f"{row.place}: column {column!r} is empty" for column in dict.fromkeys(_needed(description)) if values[column] is None
     ]
     answers_of: dict[str, Iterable[str]] = dict(description.targets.values())
-    answers_of |= dict([description.splits]) if description.splits else {}
+    answers_of |= dict([description.splits]) if isinstance(description.splits, tuple) else {}
     for column, answers in answers_of.items():
         if values[column] is not None and values[column] not in answers:
             found.append(f"{row.place}: {column} is {values[column]!r}, none of {', '.join(answers)}")
@@ -189,12 +228,18 @@ def _item(name: str, row: Row, problems: list[str]) -> list[Item]:
         problems += found
         return []
     text = values[description.text]
-    split = description.splits[1][values[description.splits[0]]] if description.splits else hashed_split(text)
     columns = {ours: make(values[theirs]) for ours, (theirs, make) in description.columns.items() if values.get(theirs)}
+    columns |= {ours: value for ours, make in description.derived.items() if (value := make(values)) is not None}
     targets = {label: answers[values[column]] for label, (column, answers) in description.targets.items()}
-    return [
-        Item(f"{name}-{values[description.id]}", (text,), targets=targets, columns={"source": name, "split": split, **columns})
-    ]
+    id_ = f"{name}-{number if description.id is None else values[description.id]}"
+    return [Item(id_, (text,), targets=targets, columns={"source": name, "split": _split(description, row), **columns})]
+
+
+def _split(description: PublicSet, row: Row) -> str:
+    if isinstance(description.splits, tuple):
+        column, ours = description.splits
+        return ours[row.values[column]]
+    return description.splits or hashed_split(row.values[description.text])
 
 
 def _without_leaks(items: Iterable[Item], placed: Mapping[str, str]) -> list[Item]:

@@ -1,81 +1,65 @@
 """Findings as one self-contained HTML page, which fetches nothing and runs nothing out of the table it shows."""
 
-import base64
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from vigil_evaluation.findings import Findings
+from vigil_evaluation.metrics import operating_points
 from vigil_evaluation.predictions import arrays
 from vigil_evaluation.report import charts as plot
-from vigil_evaluation.report.summary import highlights, mistakes
+from vigil_evaluation.report.charts import charts
+from vigil_evaluation.report.examples import Example
+from vigil_evaluation.report.explorer import explorer
+from vigil_evaluation.report.gaps import COLUMNS, gap_rows
+from vigil_evaluation.report.mistakes import mistakes
+from vigil_evaluation.report.page import render_page
+from vigil_evaluation.report.slices import slice_plot
+from vigil_evaluation.report.summary import remarks, verdict
 
-FOLDER = Path(__file__).parent
-
-FEW = 10
-"""Numbers that rest on fewer positives or negatives are marked."""
-
-GROUPS_SHOWN = 60
-"""Groups of one column on the page; metrics.json has them all."""
+OPEN = 3
+"""Labels whose pictures are unfolded when the page is opened."""
 
 
-def render(findings: Findings, table: pa.Table, to: Path) -> None:
+def render(findings: Findings, table: pa.Table, to: Path, examples: Mapping[str, Example] = MappingProxyType({})) -> None:
     """Write the report.
 
     Args:
-        findings: what :func:`vigil_evaluation.findings.evaluate` found in ``table``.
-        table: the predictions table, for the charts and the mistakes.
+        findings: what :func:`vigil_evaluation.measure.evaluate` found in ``table``.
+        table: the predictions table, for the pictures and the hardest errors; texts are taken from its ``text`` column, if it has
+            one, where ``examples`` has none.
         to: the HTML file, written whole or not at all.
+        examples: id to what is shown of an item; those of :func:`vigil_evaluation.report.summary.hardest` are used.
     """
     labels = list(findings.overall.labels)
     targets_NL, probabilities_NL = arrays(table, labels)
-    columns = [breakdown.column for breakdown in findings.by]
-    details = [
-        {
-            "name": label,
-            "numbers": numbers,
-            "charts": plot.charts(targets_NL[:, i], probabilities_NL[:, i], numbers.threshold),
-            "mistakes": mistakes(table, targets_NL[:, i], probabilities_NL[:, i], numbers.threshold, columns),
-        }
-        for i, (label, numbers) in enumerate(findings.overall.labels.items())
-    ]
-    script = (FOLDER / "script.js").read_text(encoding="utf-8")
-    page = _environment().get_template("page.html.jinja")
-    html = page.render(
+    columns = [breakdown.column for breakdown in findings.by if breakdown.column in table.column_names]
+    details = []
+    for i, (label, numbers) in enumerate(findings.overall.labels.items()):
+        targets_N, probabilities_N = targets_NL[:, i], probabilities_NL[:, i]
+        points = operating_points(targets_N, probabilities_N)
+        wrong = mistakes(targets_N, probabilities_N, numbers.threshold)
+        details.append(
+            {
+                "name": label,
+                "numbers": numbers,
+                "charts": charts(targets_N, probabilities_N, points, numbers),
+                "explorer": explorer(points, probabilities_N, numbers.threshold),
+                "mistakes": [side.shown(table, columns, examples, label) for side in wrong],
+            }
+        )
+    render_page(
+        "evaluation.html.jinja",
+        to,
         findings=findings,
+        verdict=verdict(findings),
+        remarks=remarks(findings),
         details=details,
-        highlights=highlights(findings),
-        groups_shown=GROUPS_SHOWN,
-        few=FEW,
+        slices=[slice_plot(breakdown, findings.overall) for breakdown in findings.by if breakdown.groups],
+        gaps={label: gap_rows(findings, label) for label in labels} if findings.fairness is not None else {},
+        gap_columns=COLUMNS,
+        unfolded=OPEN,
         plot=plot,
-        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
-        script=Markup(script),  # noqa: S704 (our own file)
-        # The page's policy names the hash of its one script: no other runs, whatever a table's values hold.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    part = to.with_name(f".{to.name}.part")
-    part.write_text(html, encoding="utf-8", errors="replace")
-    part.replace(to)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"score": _score, "percent": _percent, "width": _width}
-    return environment
-
-
-def _score(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _width(value: float) -> str:
-    return f"{100 * min(max(value, 0.0), 1.0):.1f}"

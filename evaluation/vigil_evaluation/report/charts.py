@@ -1,26 +1,39 @@
-"""The charts of one label as coordinates: the template draws them as SVG, in the colours of the reader's light or dark theme."""
+"""The pictures of one label as coordinates: the template draws them as SVG, in the colours of the reader's theme."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import log10
 
 import numpy as np
 
-from vigil_evaluation.metrics import Floats, decisions_at, known, operating_points, reliability
+from vigil_evaluation.findings import LabelFindings
+from vigil_evaluation.metrics import Floats, OperatingPoints, known, reliability
+from vigil_evaluation.suites.shares import wilson
 
-WIDTH, HEIGHT = 300.0, 200.0
-LEFT, RIGHT, TOP, BOTTOM = 38.0, 10.0, 12.0, 36.0
+WIDTH, HEIGHT = 320.0, 220.0
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 10.0, 40.0
 """The plot lies within these margins; all lengths are in units of the SVG's view box."""
 
 CURVE_POINTS = 200
-HISTOGRAM_BINS = 20
+HISTOGRAM_BINS = 25
+RELIABILITY_CONFIDENCE = 0.95
+DECADES = 4
+"""False-positive rates are drawn from ten to the minus this power on."""
+
+RATES = tuple((i / DECADES, text) for i, text in enumerate(("0.01%", "0.1%", "1%", "10%", "100%")))
+SHARES = ((0.0, "0"), (0.5, "50%"), (1.0, "100%"))
+"""What is written at the bottom axes: places in [0, 1] and their texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A bin of the reliability chart: its place, its radius and what it says on hover."""
+    """A bin of the reliability chart: its place, its radius, the ends of its interval and what it says on hover."""
 
     x: float
     y: float
     radius: float
+    low_y: float
+    high_y: float
     text: str
 
 
@@ -36,13 +49,25 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Where the threshold is on a curve, and the cross of its intervals as an SVG path."""
+
+    x: float
+    y: float
+    cross: str
+
+
+@dataclass(frozen=True, slots=True)
 class Charts:
     """What is drawn of one label.
 
     Attributes:
         curve: SVG path of precision over recall; empty if the label has no ranking.
         prevalence_y: height of the share of positives, which is the precision of guessing.
-        operating: where the threshold lies on the curve; ``None`` if it flags nothing or there is no curve.
+        curve_mark: the threshold on it; ``None`` if it flags nothing or there is no curve.
+        roc: SVG path of recall over the false-positive rate, on a logarithmic axis.
+        guessing: SVG path of the ROC curve of guessing.
+        roc_mark: the threshold on it.
         dots: the reliability chart.
         reliability_path: SVG path through the dots.
         bars: the histogram of probabilities.
@@ -51,35 +76,40 @@ class Charts:
 
     curve: str
     prevalence_y: float
-    operating: tuple[float, float] | None
+    curve_mark: Mark | None
+    roc: str
+    guessing: str
+    roc_mark: Mark | None
     dots: list[Dot]
     reliability_path: str
     bars: list[Bar]
     threshold_x: float
 
 
-def charts(targets_N: Floats, probabilities_N: Floats, threshold: float) -> Charts:
-    """Place the charts of one label.
+def charts(targets_N: Floats, probabilities_N: Floats, points: OperatingPoints, numbers: LabelFindings) -> Charts:
+    """Place the pictures of one label.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
         probabilities_N: in [0, 1].
-        threshold: the lowest probability that is flagged.
+        points: of both.
+        numbers: of the label over all items.
     """
     targets, probabilities = known(targets_N, probabilities_N)
-    at = decisions_at(targets, probabilities, threshold)
-    operating = (x(at.recall), y(at.precision)) if at.recall is not None and at.precision is not None else None
-    prevalence = float(np.mean(targets >= 0.5)) if len(targets) else 0.0
     dots = _dots(targets, probabilities)
     through = "L".join(f"{dot.x:.1f} {dot.y:.1f}" for dot in dots)
+    drawn = bool(points.positives and points.negatives)
     return Charts(
-        curve=_curve(targets, probabilities),
-        prevalence_y=y(prevalence),
-        operating=operating,
+        curve=_curve(points) if drawn else "",
+        prevalence_y=y(points.positives / max(points.positives + points.negatives, 1)),
+        curve_mark=_mark(numbers, "recall", "precision", x) if drawn else None,
+        roc=_roc(points) if drawn else "",
+        guessing="M" + "L".join(f"{x(i / 40):.1f} {y(10 ** (DECADES * (i / 40 - 1))):.1f}" for i in range(41)),
+        roc_mark=_mark(numbers, "false_positive_rate", "recall", rate_x) if drawn else None,
         dots=dots,
         reliability_path=f"M{through}" if through else "",
         bars=_bars(targets, probabilities),
-        threshold_x=x(min(max(threshold, 0.0), 1.0)),
+        threshold_x=x(min(max(numbers.threshold, 0.0), 1.0)),
     )
 
 
@@ -93,11 +123,13 @@ def y(value: float) -> float:
     return round(HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM), 2)
 
 
-def _curve(targets: Floats, probabilities: Floats) -> str:
+def rate_x(value: float) -> float:
+    """The view box's abscissa of a rate on a logarithmic axis; rates below its left end are at that end."""
+    return x(max(1 + log10(value) / DECADES, 0.0) if value > 0 else 0.0)
+
+
+def _curve(points: OperatingPoints) -> str:
     """The steps whose area is the average precision, thinned to about :data:`CURVE_POINTS`."""
-    points = operating_points(targets, probabilities)
-    if not points.positives or not points.negatives:
-        return ""
     recall = points.true_positives / points.positives
     precision = points.true_positives / (points.true_positives + points.false_positives)
     _, first = np.unique(np.ceil(recall * CURVE_POINTS), return_index=True)
@@ -106,19 +138,38 @@ def _curve(targets: Floats, probabilities: Floats) -> str:
     return f"M{x(0):.1f} {y(float(precision[kept[0]])):.1f}" + "".join(steps)
 
 
+def _roc(points: OperatingPoints) -> str:
+    """At each rate the highest recall of those thresholds that flag no larger share of the negatives."""
+    rates = points.false_positives / points.negatives
+    across = np.ceil(CURVE_POINTS * np.maximum(1 + np.log10(np.maximum(rates, 1e-12)) / DECADES, 0.0))
+    last = np.flatnonzero(np.append(across[1:] != across[:-1], True))
+    recall = points.true_positives / points.positives
+    steps = [f"H{rate_x(rate):.1f}V{y(r):.1f}" for rate, r in zip(rates[last].tolist(), recall[last].tolist(), strict=True)]
+    return f"M{x(0):.1f} {y(0):.1f}" + "".join(steps)
+
+
+def _mark(numbers: LabelFindings, across: str, up: str, to_x: Callable[[float], float]) -> Mark | None:
+    """Where the numbers of these names are, with their intervals."""
+    values = getattr(numbers, across), getattr(numbers, up)
+    if None in values:
+        return None
+    at_x, at_y = to_x(values[0]), y(values[1])
+    cross = ""
+    if (interval := numbers.intervals.get(across)) is not None:
+        cross += f"M{to_x(interval.low):.1f} {at_y:.1f}H{to_x(interval.high):.1f}"
+    if (interval := numbers.intervals.get(up)) is not None:
+        cross += f"M{at_x:.1f} {y(interval.low):.1f}V{y(interval.high):.1f}"
+    return Mark(at_x, at_y, cross)
+
+
 def _dots(targets: Floats, probabilities: Floats) -> list[Dot]:
-    curve = reliability(targets, probabilities)
-    return [
-        Dot(
-            x(probability),
-            y(target),
-            round(2.0 + 5.0 * float(np.sqrt(items / len(targets))), 2),
-            f"{items:,} items: predicted {probability:.0%} on average, {target:.0%} were positive",
-        )
-        for probability, target, items in zip(
-            curve.probability.tolist(), curve.target.tolist(), curve.items.tolist(), strict=True
-        )
-    ]
+    curve, dots = reliability(targets, probabilities), []
+    for probability, target, items in zip(curve.probability.tolist(), curve.target.tolist(), curve.items.tolist(), strict=True):
+        low, high = wilson(min(target * items, items), items, RELIABILITY_CONFIDENCE)
+        radius = round(2.0 + 5.0 * float(np.sqrt(items / len(targets))), 2)
+        text = f"{items:,} items: predicted {probability:.1%} on average, {target:.1%} were positive ({low:.1%} to {high:.1%})"
+        dots.append(Dot(x(probability), y(target), radius, y(low), y(high), text))
+    return dots
 
 
 def _bars(targets: Floats, probabilities: Floats) -> list[Bar]:

@@ -23,15 +23,23 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
     to: Annotated[Path, typer.Option(help="The bundle's folder; an older bundle there is replaced.", metavar="BUNDLE")],
+    *,
     checkpoint: Annotated[str, typer.Option(help="best, last, or the path of a checkpoint.")] = "best",
+    promote: Annotated[
+        Path | None,
+        typer.Option(metavar="CHAMPION", help="Only if the run is no regression from this run, bundle or table of scores."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DATASET", help="With --promote: what both predict.")] = None,
+    split: Annotated[str, typer.Option(help="With --promote: which of its splits.")] = "test",
 ) -> None:
     """Export a run as ONNX and TorchScript, or fail if any form decides otherwise than the trained model."""
     from vigil_serving.bundle import read, refuse_occupied
     from vigil_training.run import Run
 
     opened = Run(run)
-    thresholds = opened.read_thresholds()
+    thresholds, calibrated, policy = opened.read_thresholds(), opened.read_calibrated(), opened.read_policy()
     refuse_occupied(to)
+    compared = _promoted(opened, checkpoint, promote, data, split)
     import time
 
     from vigil_serving.export import export as write
@@ -40,8 +48,19 @@ def export(
     recipe = opened.recipe
     model = opened.model(checkpoint)
     _step("trained model", time.perf_counter() - start)
-    facts = _facts(opened, checkpoint)
-    write(model, recipe.inputs, recipe.taxonomy, thresholds, _examples(opened), to=to, facts=facts, progress=_step)
+    facts = {**_facts(opened, checkpoint), **compared}
+    write(
+        model,
+        recipe.inputs,
+        recipe.taxonomy,
+        thresholds,
+        _examples(opened),
+        to=to,
+        facts=facts,
+        calibrated=calibrated,
+        policy=policy,
+        progress=_step,
+    )
     _show_parity(read(to).signature.parity)
     typer.echo(f"bundle: {to}")
 
@@ -84,22 +103,39 @@ def score(
 
         found = run(bundle, dataset, to, split=split, threads=threads, progress=advance)
     seconds = time.perf_counter() - start
-    for label, count in found.decided.items():
+    for label, count in [*found.decided.items(), *found.actions.items()]:
         typer.echo(f"{label:<32} {count:>9} of {found.items - found.errors}")
     if found.errors:
         typer.echo(f"{found.errors} items could not be decoded; the column error says why")
     typer.echo(f"{found.items} items in {seconds:.1f} s: {to}")
 
 
+def _promoted(run: "Run", checkpoint: str, champion: Path | None, data: Path | None, split: str) -> dict[str, Any]:
+    """The comparison with what the run is to replace, as a fact of the bundle; a failure if it does not pass."""
+    from vigil_data.errors import UserError
+
+    if champion is None:
+        if data is not None:
+            raise UserError(f"--data {data}: goes with --promote, which compares with what the run is to replace")
+        return {}
+    if checkpoint != "best":
+        raise UserError(f"--checkpoint {checkpoint}: --promote judges the best checkpoint; leave it out to export that one")
+    from vigil_training.cli.compare import progress
+    from vigil_training.gate import check, without_items
+
+    with progress("comparing") as (advance, say):
+        found = check(run, champion, data=data, split=split, progress=advance, say=say)
+    typer.echo(f"passes against {champion}: {found.compared} comparisons on {found.alignment.items} items")
+    return {"comparison": without_items(found)}
+
+
 def _examples(run: "Run") -> "list[Item]":
     """Real items of the run's validation split, spread over it; those that cannot be decoded are left out."""
     import numpy as np
 
-    from vigil_data.dataset import Dataset
     from vigil_data.decode import Decoder, Undecodable
 
-    trained_on = run.read_environment()["dataset"]
-    dataset = Dataset(Path(trained_on["path"]), trained_on["version"])
+    dataset = run.dataset()
     rows = dataset.rows(run.recipe.data.validation)
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(np.int64))]
     decoder, items = Decoder(run.recipe.inputs, ()), []
@@ -137,7 +173,8 @@ def _show_parity(parity: "tuple[Parity, ...]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("form", "batches", "items", "decisions", "max diff", "flips")
+    table = Table("form", "batches", "items", "decisions", "max diff", "flips", "other actions")
     for p in parity:
-        table.add_row(p.form, str(p.cases), str(p.items), str(p.decisions), f"{p.max_difference:.1e}", str(p.flips))
+        counts = (str(p.cases), str(p.items), str(p.decisions))
+        table.add_row(p.form, *counts, f"{p.max_difference:.1e}", str(p.flips), str(p.action_flips))
     Console().print(table)

@@ -54,7 +54,8 @@ def submit(
     """
     from vigil_slurm.profiles import find
     from vigil_slurm.script import render
-    from vigil_training.site import read_site
+    from vigil_slurm.specs import Site
+    from vigil_training.resolve import read_as
 
     asked = {
         "time": time,
@@ -64,7 +65,7 @@ def submit(
         "max_requeues": max_requeues,
         "signal_before": signal_before,
     }
-    site = read_site(find(profile), asked)
+    site = read_as(Site, find(profile), "site profile", "partition: gpu", asked)
     resolved = _resolve(recipe, overrides or [], nodes, gpus_per_node)
     folder = Path(os.path.abspath(run or Path("runs") / resolved.recipe.name))  # noqa: PTH100 (resolve() would follow links)
     job = _job(resolved, site, folder, array, after)

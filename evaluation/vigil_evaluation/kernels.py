@@ -1,0 +1,339 @@
+"""The inner loops of the bootstrap, compiled by numba. Each works on LANES replicates at once and lets go of Python's lock.
+
+The innermost loop of each runs over the lanes, side by side in memory, so that the processor does eight to sixty-four of them
+with one instruction. A weight is how often a replicate draws a unit. numba takes a second to import: only functions import this.
+"""
+
+from collections.abc import Callable
+from math import erf, exp, pi, sqrt
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+LANES = 64
+"""Replicates that are worked on at once: as many weights as one cache line holds. Replicates do not depend on it."""
+
+POSITIVE, LAST = 1, 2
+"""What the mark of a ranked row says: that its target is positive, that it is the last of those with its score."""
+
+RUN = 32
+"""Replicates in a row that use the same half of their random numbers; LANES is a multiple of twice as many."""
+
+AHEAD = 16
+"""How many rows ahead of the walk the memory is asked for: on an AMD EPYC a walk is then three times as fast."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Weights = NDArray[np.uint8]
+
+
+class Rows(NamedTuple):
+    """Rows of a label, for sums.
+
+    Attributes:
+        rows_N: their numbers in the table.
+        units_N: the unit of each.
+        groups_TC: the group of each row of the table by each grouping; -1 for none.
+        kinds_NX: the kind of each, ``[N, 1]``, or by grouping, ``[N, C]``.
+        values_NV: what is summed beside the weights; V may be 0.
+    """
+
+    rows_N: NDArray[np.int32]
+    units_N: NDArray[np.int32]
+    groups_TC: NDArray[np.int32]
+    kinds_NX: NDArray[np.uint8]
+    values_NV: NDArray[np.float64]
+
+
+class Ranking(NamedTuple):
+    """Rows of a label by falling score.
+
+    Attributes:
+        rows_N: their numbers in the table.
+        units_N: the unit of each.
+        marks_N: POSITIVE and LAST, of each.
+        groups_TC: the group of each row of the table by each grouping; -1 for none.
+    """
+
+    rows_N: NDArray[np.int32]
+    units_N: NDArray[np.int32]
+    marks_N: NDArray[np.uint8]
+    groups_TC: NDArray[np.int32]
+
+
+class Tally(NamedTuple):
+    """What is asked of a ranking and found, by group and replicate.
+
+    Attributes:
+        wanted: which of the five metrics are found, truth values.
+        precision: of ``recall_at_precision``.
+        rate: of ``partial_auroc`` and ``recall_at_fpr``.
+        hits_GB: positives flagged so far, and at the end the number of all.
+        misses_GB: negatives flagged so far, and at the end the number of all.
+        negatives_GB: the number of all negatives, read only for the metrics at a false-positive rate.
+        found_MGB: average precision times positives; twice the area over the ROC curve, in pairs; area under it up to the rate,
+            in pairs; positives flagged at the rate; positives flagged at the precision.
+    """
+
+    wanted: NDArray[np.bool_]
+    precision: float
+    rate: float
+    hits_GB: NDArray[np.int32]
+    misses_GB: NDArray[np.int32]
+    negatives_GB: NDArray[np.int32]
+    found_MGB: NDArray[np.float64]
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, and keep the machine code on disk for the next process where there is a place to write."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
+def _poisson_steps() -> NDArray[np.uint32]:
+    """The 32-bit numbers from which on a Poisson(1) variable is above 0, 1, 2, …, by inversion of its distribution function."""
+    terms = exp(-1.0) / np.cumprod(np.maximum(np.arange(13), 1), dtype=np.float64)
+    return np.asarray(np.floor(np.cumsum(terms)[:-1] * 2.0**32), np.uint32)
+
+
+STEPS = _poisson_steps()
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, array: Any, row: Any) -> Any:
+    """Ask the memory for a row of a matrix that will be read soon: rows in the order of scores lie all over the place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        matrix = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = cgutils.unpack_tuple(builder, matrix.strides)[0]
+        offset = builder.mul(stride, context.cast(builder, arguments[1], signature.args[1], types.intp))
+        start = builder.bitcast(matrix.data, ir.IntType(8).as_pointer())
+        place, i32 = builder.gep(start, [offset]), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [place.type], form), [place, i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.none(array, row), generate
+
+
+@compiled
+def _mixed(x: Any) -> Any:
+    """The output function of SplitMix64 (Steele, Lea and Flood 2014): each bit of the input turns half the bits of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def draw(seed: int, block: int, weights_UB: Weights) -> None:
+    """Fill the Poisson(1) weights of the replicates ``block * LANES`` and on: a pure function of seed, unit and replicate.
+
+    Args:
+        seed: of the bootstrap.
+        block: which run of LANES replicates.
+        weights_UB: written, ``[units, LANES]``.
+    """
+    start = _mixed(np.uint64(seed) + _GOLDEN)
+    numbers = np.empty(LANES, np.uint32)
+    for unit in range(weights_UB.shape[0]):
+        # Each unit has its own stream of SplitMix64, whose n-th output serves two replicates, one with each half.
+        state = _mixed(start ^ _mixed(np.uint64(unit) + _GOLDEN))
+        for run in range(LANES // (2 * RUN)):
+            for lane in range(RUN):
+                nth = np.uint64((block * (LANES // (2 * RUN)) + run) * RUN + lane + 1)
+                bits = _mixed(state + nth * _GOLDEN)
+                numbers[run * 2 * RUN + lane] = np.uint32(bits & np.uint64(0xFFFFFFFF))
+                numbers[run * 2 * RUN + RUN + lane] = np.uint32(bits >> np.uint64(32))
+        for lane in range(LANES):
+            weight = np.uint8(0)
+            for step in STEPS:
+                weight += np.uint8(numbers[lane] >= step)
+            weights_UB[unit, lane] = weight
+
+
+@compiled
+def add(weights_UB: Weights, rows: Rows, counts_GKB: Any, sums_GKVB: Any) -> None:
+    """Add each row's weights, and its values times its weights, to the cells of its groups.
+
+    Args:
+        weights_UB: see :func:`draw`.
+        rows: the rows that are added.
+        counts_GKB: weights by group and kind, added to.
+        sums_GKVB: weighted values by group and kind, added to.
+    """
+    rows_N, units_N, groups_TC, kinds_NX, values_NV = rows
+    by_grouping = kinds_NX.shape[1] > 1
+    product = np.empty(LANES)
+    for i in range(len(rows_N)):
+        row, unit = np.uintp(rows_N[i]), np.uintp(units_N[i])
+        for c in range(groups_TC.shape[1]):
+            if groups_TC[row, c] >= 0:
+                group, kind = np.uintp(groups_TC[row, c]), np.uintp(kinds_NX[i, c if by_grouping else 0])
+                for lane in range(LANES):
+                    counts_GKB[group, kind, lane] += np.int32(weights_UB[unit, lane])
+        for v in range(values_NV.shape[1]):
+            value = values_NV[i, v]
+            if value == 0:
+                continue
+            for lane in range(LANES):
+                product[lane] = value * weights_UB[unit, lane]
+            for c in range(groups_TC.shape[1]):
+                if groups_TC[row, c] >= 0:
+                    group, kind = np.uintp(groups_TC[row, c]), np.uintp(kinds_NX[i, c if by_grouping else 0])
+                    for lane in range(LANES):
+                        sums_GKVB[group, kind, v, lane] += product[lane]
+
+
+@compiled
+def rank(weights_UB: Weights, ranking: Ranking, tally: Tally) -> None:
+    """Walk down the ranked rows of a label once, for all groups and all metrics of a ranking.
+
+    Args:
+        weights_UB: see :func:`draw`.
+        ranking: the rows.
+        tally: zeros, to which what is found is added.
+    """
+    rows_N, units_N, marks_N, groups_TC = ranking
+    one, fresh = _blank(tally, 1), _blank(tally, tally.hits_GB.shape[0])
+    start = 0
+    while start < len(rows_N):
+        end, positives = start, 0
+        while end == start or not marks_N[end - 1] & LAST:
+            positives += marks_N[end] & POSITIVE
+            ahead = min(end + AHEAD, len(rows_N) - 1)
+            prefetch(weights_UB, units_N[ahead])
+            prefetch(groups_TC, rows_N[ahead])
+            end += 1
+        if not positives:  # the order of negatives among themselves does not matter
+            _add_tied(weights_UB, ranking, start, end, tally)
+        elif end == start + 1:
+            row, unit = np.uintp(rows_N[start]), np.uintp(units_N[start])
+            for lane in range(LANES):
+                one.hits_GB[0, lane] = weights_UB[unit, lane]
+            for c in range(groups_TC.shape[1]):
+                if groups_TC[row, c] >= 0:
+                    _join(one, np.uintp(0), np.uintp(groups_TC[row, c]), tally)
+        else:
+            _add_tied(weights_UB, ranking, start, end, fresh)
+            _join_tied(ranking, start, end, fresh, tally)
+        start = end
+
+
+@compiled
+def _blank(tally: Tally, groups: int) -> Tally:
+    """A tally of other rows, with the same questions."""
+    hits_GB, misses_GB = np.zeros((groups, LANES), np.int32), np.zeros((groups, LANES), np.int32)
+    return Tally(tally.wanted, tally.precision, tally.rate, hits_GB, misses_GB, tally.negatives_GB, tally.found_MGB)
+
+
+@compiled
+def _add_tied(weights_UB: Weights, ranking: Ranking, start: int, end: int, tally: Tally) -> None:
+    """Count rows of one score, whatever they change."""
+    rows_N, units_N, marks_N, groups_TC = ranking
+    hits_GB, misses_GB = tally.hits_GB, tally.misses_GB
+    for i in range(start, end):
+        row, unit = np.uintp(rows_N[i]), np.uintp(units_N[i])
+        for c in range(groups_TC.shape[1]):
+            if groups_TC[row, c] >= 0:
+                group = np.uintp(groups_TC[row, c])
+                if marks_N[i] & POSITIVE:
+                    for lane in range(LANES):
+                        hits_GB[group, lane] += np.int32(weights_UB[unit, lane])
+                else:
+                    for lane in range(LANES):
+                        misses_GB[group, lane] += np.int32(weights_UB[unit, lane])
+
+
+@compiled
+def _join_tied(ranking: Ranking, start: int, end: int, fresh: Tally, tally: Tally) -> None:
+    """Let the rows of one score join those flagged before, in each group that has one, and forget them."""
+    rows_N, groups_TC = ranking.rows_N, ranking.groups_TC
+    joined = np.zeros(fresh.hits_GB.shape[0], np.bool_)
+    for i in range(start, end):
+        for c in range(groups_TC.shape[1]):
+            code = groups_TC[rows_N[i], c]
+            if code >= 0 and not joined[code]:
+                joined[code] = True
+                _join(fresh, np.uintp(code), np.uintp(code), tally)
+                fresh.hits_GB[code] = 0
+                fresh.misses_GB[code] = 0
+
+
+@compiled
+def _join(fresh: Tally, at: Any, group: Any, tally: Tally) -> None:
+    """Let the fresh positives, ``t``, and negatives, ``f``, of one score join those flagged before.
+
+    Nothing but positives changes these metrics: where ``t`` positives join the hits at the score at which the negatives flagged
+    rise from ``before`` to ``after``, they add ``t * hits / (hits + after)`` to the average precision and
+    ``t * (before + after)`` to twice the area over the ROC curve; up to a false-positive rate, the area under the curve that
+    they add is that under a ramp from ``before`` to ``after``.
+    """
+    wanted, precision, rate, hits_GB, misses_GB, negatives_GB, found_MGB = tally
+    t_TB, f_TB = fresh.hits_GB, fresh.misses_GB
+    for lane in range(LANES):
+        hits_GB[group, lane] += t_TB[at, lane]
+        misses_GB[group, lane] += f_TB[at, lane]
+    if wanted[0]:
+        for lane in range(LANES):
+            hits, flagged = np.float64(hits_GB[group, lane]), np.float64(hits_GB[group, lane] + misses_GB[group, lane])
+            found_MGB[0, group, lane] += t_TB[at, lane] * (hits / max(flagged, 1.0))
+    if wanted[1]:
+        for lane in range(LANES):
+            found_MGB[1, group, lane] += np.float64(t_TB[at, lane]) * np.float64(2 * misses_GB[group, lane] - f_TB[at, lane])
+    if wanted[2]:
+        for lane in range(LANES):
+            f = np.float64(f_TB[at, lane])
+            left = rate * negatives_GB[group, lane] - (misses_GB[group, lane] - f)
+            ramp = min(max(left, 0.0), f)
+            width = ramp * ramp / (2.0 * max(f, 1.0)) + max(left - f, 0.0)
+            found_MGB[2, group, lane] += t_TB[at, lane] * width
+    if wanted[3]:
+        for lane in range(LANES):
+            allowed = misses_GB[group, lane] / max(np.float64(negatives_GB[group, lane]), 1.0) <= rate
+            found_MGB[3, group, lane] = hits_GB[group, lane] if allowed else found_MGB[3, group, lane]
+    if wanted[4]:
+        for lane in range(LANES):
+            hits, flagged = np.float64(hits_GB[group, lane]), np.float64(hits_GB[group, lane] + misses_GB[group, lane])
+            precise = hits / max(flagged, 1.0) >= precision
+            found_MGB[4, group, lane] = hits if precise else found_MGB[4, group, lane]
+
+
+@compiled
+def calibration_errors(counts_GKB: Any, sums_GKVB: Any, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
+    """How far the bins' means are off: debiased as :func:`vigil_evaluation.metrics.calibration_error`, but not cut off at 0.
+
+    Args:
+        counts_GKB: weights by group and bin.
+        sums_GKVB: weighted sums of target less probability, and of its square.
+        centres_GK: where distances are measured from.
+        errors_GB: written; the debiased distance of the means from 0, NaN where nothing is known.
+        distances_GB: written; the plain distance of the means from the centres.
+    """
+    for group in range(counts_GKB.shape[0]):
+        for lane in range(counts_GKB.shape[2]):
+            known, error, distance = 0, 0.0, 0.0
+            for kind in range(counts_GKB.shape[1]):
+                items = counts_GKB[group, kind, lane]
+                if items == 0:
+                    continue
+                known += items
+                mean = sums_GKVB[group, kind, 0, lane] / items
+                variance = max(sums_GKVB[group, kind, 1, lane] / items - mean * mean, 0.0)
+                deviation, size = sqrt(variance / items), abs(mean)
+                expected = size
+                if deviation > 0:
+                    ratio = size / deviation
+                    expected = deviation * sqrt(2 / pi) * exp(-ratio * ratio / 2) + size * erf(ratio / sqrt(2.0))
+                error += items * (2 * size - expected)
+                distance += items * abs(mean - centres_GK[group, kind])
+            errors_GB[group, lane] = error / known if known else np.nan
+            distances_GB[group, lane] = distance / known if known else np.nan

@@ -1,0 +1,366 @@
+"""Two policies, or two models, over the same traffic: every decision that changes, what it costs, and whom it hits."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vigil_data.errors import UserError
+from vigil_evaluation.intervals import Interval
+from vigil_evaluation.metrics import Floats
+from vigil_evaluation.policy.compiled import Codes, CompiledPolicy
+from vigil_evaluation.policy.outcome import MOST_VALUES, PolicyFindings, policy_findings, right_calls, share_of
+from vigil_evaluation.policy.promises import codes_of, gets
+from vigil_evaluation.policy.rules import ACTIONS, REVIEW
+from vigil_evaluation.policy.traffic import MARKET, PRESENCE, Traffic, traffic_of
+
+BESIDE = " + review"
+"""Behind an action that is taken while people look at the item."""
+
+
+class Side(NamedTuple):
+    """One of the two that are compared: what it is called, its policy, and its predictions."""
+
+    name: str
+    policy: CompiledPolicy
+    table: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """How many items get an action on each side; ``review`` counts all that people look at.
+
+    Attributes:
+        action: which.
+        before: items of the first side.
+        after: items of the second.
+        difference: of the shares of all items, second minus first.
+        interval: of that difference, over the items that are paired.
+    """
+
+    action: str
+    before: int
+    after: int
+    difference: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Changed decisions, as far as targets are known: by the label that decides the stricter of the two decisions.
+
+    Attributes:
+        label: which; ``None`` for all.
+        stricter_right: decided more strictly now, and the label is true.
+        stricter_wrong: decided more strictly now, and the label is not true.
+        milder_right: decided more mildly now, and the label is not true.
+        milder_wrong: decided more mildly now, and the label is true.
+        unknown: of which the target is unknown.
+    """
+
+    label: str | None
+    stricter_right: int
+    stricter_wrong: int
+    milder_right: int
+    milder_wrong: int
+    unknown: int
+
+    @property
+    def wins(self) -> int:
+        """Changes for the better."""
+        return self.stricter_right + self.milder_right
+
+    @property
+    def losses(self) -> int:
+        """Changes for the worse."""
+        return self.stricter_wrong + self.milder_wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """Whom the changes hit.
+
+    Attributes:
+        column: by which items are told apart.
+        value: of the column; ``None`` where it is null.
+        items: how many have it.
+        changed: how many of them are decided differently.
+        share: the same as a share.
+        interval: of the share.
+        stricter: how many are decided more strictly.
+        milder: how many more mildly.
+    """
+
+    column: str
+    value: str | None
+    items: int
+    changed: int
+    share: float
+    interval: Interval | None
+    stricter: int
+    milder: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What changes from the first side to the second.
+
+    Attributes:
+        first: name of the first side.
+        second: name of the second.
+        items: that both have.
+        left_out: that only one of them has.
+        changed: that are decided differently.
+        share: the same as a share.
+        interval: of the share.
+        stricter: that are decided more strictly.
+        milder: that are decided more mildly; the others change only in whether people look at them.
+        outcomes: names of the rows and columns of ``transitions``, the mildest first.
+        transitions: items by the first side's outcome (row) and the second's (column).
+        volumes: action by action.
+        verdicts: changes for better and worse, all together first, then label by label.
+        before: what the first side's policy does.
+        after: what the second's does.
+        units: items of one unit, such as an author, that are hit by a change; ``None`` without units.
+        affected: by presence, market, the policies' columns and those that were asked for.
+        confidence: of the intervals.
+    """
+
+    first: str
+    second: str
+    items: int
+    left_out: int
+    changed: int
+    share: float
+    interval: Interval | None
+    stricter: int
+    milder: int
+    outcomes: list[str]
+    transitions: list[list[int]]
+    volumes: list[Volume]
+    verdicts: list[Verdicts]
+    before: PolicyFindings
+    after: PolicyFindings
+    units: int | None
+    affected: list[Affected]
+    confidence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+class _Decided(NamedTuple):
+    """One side, decided."""
+
+    policy: CompiledPolicy
+    traffic: Traffic
+    codes: Codes
+    severity_N: NDArray[np.int64]
+    outcome_N: NDArray[np.int64]
+
+
+def replay(
+    first: Side, second: Side, *, columns: Sequence[str] = (), cluster: str | None = None, confidence: float = 0.95
+) -> tuple[Replay, pa.Table]:
+    """Decide the same items twice.
+
+    Args:
+        first: what is.
+        second: what would be; its table may be the same.
+        columns: by which those affected are told apart, beside presence, market and what the policies speak of.
+        cluster: column of the items that belong together, such as author.
+        confidence: of the intervals.
+
+    Returns:
+        What changes, and a table of every changed decision: ``id``, the action, review and reasons on either side, whether it is
+        stricter or milder now, whether the change is right as far as that is known, and the columns.
+
+    Raises:
+        UserError: if the tables have no items in common, or lack labels or the columns that were asked for.
+    """
+    one_table, other_table, left_out = _paired(first.table, second.table)
+    if absent := [name for name in (*columns, cluster) if name is not None and name not in one_table.column_names]:
+        raise UserError(*(f"{first.name}: column {name} is absent" for name in absent))
+    sides = (first.policy, second.policy)
+    named = list(dict.fromkeys([*columns, *(s.rule.column for p in sides for s in p.shown if s.rule.column is not None)]))
+    one = _decided(first.policy, one_table, named, cluster)
+    other = _decided(second.policy, other_table, named, cluster)
+    changed_N = one.outcome_N != other.outcome_N
+    stricter_N, milder_N = other.severity_N > one.severity_N, other.severity_N < one.severity_N
+    everything_N = np.ones(one.traffic.items, bool)
+    share = share_of(changed_N, one.traffic, everything_N, confidence)
+    names, transitions = _transitions(one, other)
+    right_N, wrong_N, label_N = _judged(one, other, stricter_N, milder_N)
+    found = Replay(
+        first.name,
+        second.name,
+        one.traffic.items,
+        left_out,
+        int(changed_N.sum()),
+        share.value or 0.0,
+        share.interval,
+        int(stricter_N.sum()),
+        int(milder_N.sum()),
+        names,
+        transitions,
+        _volumes(one, other, confidence),
+        _verdicts(stricter_N, milder_N, right_N, wrong_N, label_N),
+        policy_findings(first.policy, one_table, columns=named, cluster=cluster, confidence=confidence),
+        policy_findings(second.policy, other_table, columns=named, cluster=cluster, confidence=confidence),
+        None if one.traffic.units_N is None else len(np.unique(one.traffic.units_N[changed_N])),
+        _affected(one.traffic, changed_N, stricter_N, milder_N, confidence),
+        confidence,
+    )
+    return found, _changes(one, other, one_table, changed_N, (stricter_N, milder_N, right_N, wrong_N))
+
+
+def _paired(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table, int]:
+    """The rows of both tables whose id both have, in the first one's order."""
+    if first is second or first.column("id").equals(second.column("id")):
+        return first, second, 0
+    places = {name: place for place, name in enumerate(second.column("id").to_pylist())}
+    pairs = [(row, places[name]) for row, name in enumerate(first.column("id").to_pylist()) if name in places]
+    if not pairs:
+        raise UserError("replay: the two sides have no item in common; they must be of the same dataset and split")
+    left_out = first.num_rows + second.num_rows - 2 * len(pairs)
+    return first.take([row for row, _ in pairs]), second.take([place for _, place in pairs]), left_out
+
+
+def _decided(policy: CompiledPolicy, table: pa.Table, columns: Sequence[str], cluster: str | None) -> _Decided:
+    traffic = traffic_of(table, policy.labels, columns, cluster, lenient=True)
+    codes = codes_of(policy, traffic)
+    severity = np.array([ACTIONS.index(action) for action in policy.actions])
+    severity_N = severity[codes.actions_N]
+    # Under review beside another action comes right behind that action.
+    beside_N = codes.review_N & (severity_N != ACTIONS.index(REVIEW))
+    return _Decided(policy, traffic, codes, severity_N, 2 * severity_N + beside_N)
+
+
+def _named(outcome: int) -> str:
+    return ACTIONS[outcome // 2] + (BESIDE if outcome % 2 else "")
+
+
+def _transitions(one: _Decided, other: _Decided) -> tuple[list[str], list[list[int]]]:
+    certain = {2 * ACTIONS.index(action) for side in (one, other) for action in side.policy.actions}
+    seen = sorted(certain | set(np.unique(np.concatenate([one.outcome_N, other.outcome_N])).tolist()))
+    place = np.zeros(2 * len(ACTIONS) + 1, np.int64)
+    place[seen] = np.arange(len(seen))
+    pairs = place[one.outcome_N] * len(seen) + place[other.outcome_N]
+    counts = np.bincount(pairs, minlength=len(seen) ** 2).reshape(len(seen), len(seen))
+    return [_named(outcome) for outcome in seen], counts.tolist()
+
+
+def _volumes(one: _Decided, other: _Decided, confidence: float) -> list[Volume]:
+    found = []
+    for action in ACTIONS:
+        if action not in one.policy.actions and action not in other.policy.actions:
+            continue
+        before_N, after_N = (
+            gets(side.policy, side.codes, action) if action in side.policy.actions else np.zeros(side.traffic.items, bool)
+            for side in (one, other)
+        )
+        change_N = after_N.astype(np.float64) - before_N
+        found.append(
+            Volume(
+                action,
+                int(before_N.sum()),
+                int(after_N.sum()),
+                float(change_N.mean()),
+                mean_interval(change_N, one.traffic.units_N, confidence),
+            )
+        )
+    return found
+
+
+def mean_interval(values_N: Floats, units_N: NDArray[np.int32] | None, confidence: float) -> Interval | None:
+    """The interval of a mean by its standard error, units being drawn as a whole; ``None`` for fewer than two units."""
+    from scipy.special import ndtri
+
+    units = np.arange(len(values_N)) if units_N is None else units_N
+    sizes = np.bincount(units)
+    sums, sizes = np.bincount(units, weights=values_N)[sizes > 0], sizes[sizes > 0]
+    if len(sums) < 2:
+        return None
+    mean = float(sums.sum() / sizes.sum())
+    error = np.sqrt(((sums - mean * sizes) ** 2).sum() * len(sums) / (len(sums) - 1)) / sizes.sum()
+    reach = float(ndtri((1 + confidence) / 2) * error)
+    return Interval(mean - reach, mean + reach)
+
+
+def _judged(
+    one: _Decided, other: _Decided, stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]]:
+    """Whether each change is right, whether it is wrong, and the label by which that is judged."""
+    names = np.array([*dict.fromkeys([*one.policy.labels, *other.policy.labels]), ""])
+    true_N, false_N, label_N = (
+        np.zeros(len(stricter_N), bool),
+        np.zeros(len(stricter_N), bool),
+        np.full(len(stricter_N), "", names.dtype),
+    )
+    for side, rows_N in ((other, stricter_N), (one, milder_N)):
+        positive_N, negative_N, at_N = right_calls(side.policy, side.traffic, side.codes)
+        true_N[rows_N], false_N[rows_N] = positive_N[rows_N], negative_N[rows_N]
+        label_N[rows_N] = np.array([*side.policy.labels, ""])[at_N[rows_N]]
+    return (stricter_N & true_N) | (milder_N & false_N), (stricter_N & false_N) | (milder_N & true_N), label_N
+
+
+def _verdicts(
+    stricter_N: NDArray[np.bool_],
+    milder_N: NDArray[np.bool_],
+    right_N: NDArray[np.bool_],
+    wrong_N: NDArray[np.bool_],
+    label_N: NDArray[np.str_],
+) -> list[Verdicts]:
+    moved_N = stricter_N | milder_N
+    found = []
+    for label in (None, *np.unique(label_N[moved_N]).tolist()):
+        within_N = moved_N if label is None else moved_N & (label_N == label)
+        kinds = [way_N & is_N for way_N in (stricter_N, milder_N) for is_N in (right_N, wrong_N)]
+        counts = [int((within_N & kind_N).sum()) for kind_N in (*kinds, ~right_N & ~wrong_N)]
+        found.append(Verdicts(label, *counts))
+    return found
+
+
+def _affected(
+    traffic: Traffic, changed_N: NDArray[np.bool_], stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_], confidence: float
+) -> list[Affected]:
+    found = []
+    for name, column in traffic.columns.items():
+        for place, value in [*enumerate(column.values[:MOST_VALUES]), (-1, None)]:
+            rows_N = column.codes_N == place
+            share = share_of(changed_N, traffic, rows_N, confidence)
+            if share.value is not None:
+                counts = (int((rows_N & way_N).sum()) for way_N in (stricter_N, milder_N))
+                changed = int((rows_N & changed_N).sum())
+                found.append(Affected(name, value, int(rows_N.sum()), changed, share.value, share.interval, *counts))
+    return found
+
+
+def _changes(
+    one: _Decided, other: _Decided, table: pa.Table, changed_N: NDArray[np.bool_], ways: tuple[NDArray[np.bool_], ...]
+) -> pa.Table:
+    rows = np.flatnonzero(changed_N)
+    stricter_N, milder_N, right_N, wrong_N = ways
+    reason = pa.struct(
+        [("label", pa.string()), ("action", pa.string()), ("probability", pa.float64()), ("threshold", pa.float64())]
+    )
+    columns: dict[str, Any] = {"id": table.column("id").take(rows)}
+    for when, side in (("before", one), ("after", other)):
+        part = side.traffic.take(rows)
+        presence = [value or "" for value in part.columns[PRESENCE].texts()] if PRESENCE in part.columns else [""] * len(rows)
+        market = part.columns[MARKET].texts() if MARKET in part.columns else None
+        verdicts = side.policy.decide(part.probabilities_NL, part.labels, presence, market)
+        columns[when] = pa.array([verdict.action for verdict in verdicts], pa.string())
+        columns[f"{when}.review"] = pa.array([verdict.review for verdict in verdicts], pa.bool_())
+        columns[f"{when}.reasons"] = pa.array([[asdict(r) for r in verdict.reasons] for verdict in verdicts], pa.list_(reason))
+    columns["change"] = pa.array(
+        np.where(stricter_N, "stricter", np.where(milder_N, "milder", "review"))[rows].tolist(), pa.string()
+    )
+    judged = np.where(right_N, 1, np.where(wrong_N, 0, -1))[rows].tolist()
+    columns["right"] = pa.array([None if verdict < 0 else bool(verdict) for verdict in judged], pa.bool_())
+    kept = [name for name in one.traffic.columns if name not in columns]
+    return pa.table(columns | {name: table.column(name).take(rows) for name in kept})

@@ -1,0 +1,84 @@
+"""Constraints as a policy says them: ``false-positive rate at most 0.5 % in every language with over 500 items``."""
+
+import re
+from typing import Any
+
+_NUMBER = r"(\d+(?:\.\d+)?)\s*(%?)"
+_LEAST, _MOST = r"(?:at least|>=|≥)", r"(?:at most|<=|≤)"
+
+_HEADS = {
+    "precision": rf"precision {_LEAST} {_NUMBER}",
+    "false_positive_rate": rf"false[- ]positive[- ]rate {_MOST} {_NUMBER}",
+    "recall": rf"recall {_LEAST} {_NUMBER}",
+    "expected_miss_rate": rf"expected miss rate {_MOST} {_NUMBER}",
+    "miss_rate": rf"miss rate {_MOST} {_NUMBER}",
+    "share_of_traffic": rf"{_MOST} {_NUMBER} of traffic",
+    "overturned": rf"overturned {_MOST} {_NUMBER} of traffic",
+}
+
+_TAILS = {
+    "column": r" in every ([A-Za-z_][A-Za-z0-9_.]*)(?: with over (\d[\d,_]*) items)?",
+    "labels": r" for ([a-z][a-z0-9_]*(?:(?:, | and )[a-z][a-z0-9_]*)*)",
+    "confidence": rf" (?:with|at) {_NUMBER} confidence",
+}
+
+EXAMPLES = (
+    "precision at least 95 %",
+    "false-positive rate at most 0.5 % in every language with over 500 items",
+    "recall at least 60 % for hate",
+    "miss rate at most 30 %",
+    "expected miss rate at most 20 %",
+    "at most 2 % of traffic",
+    "overturned at most 0.1 % of traffic",
+)
+"""One of each kind. Behind it may stand a column, the labels that are meant, and ``with 90 % confidence``."""
+
+
+def parse(sentence: str) -> dict[str, Any]:
+    """Read a constraint.
+
+    Args:
+        sentence: one of :data:`EXAMPLES` with other numbers, columns and labels.
+
+    Returns:
+        ``metric`` and ``bound``; where it says so ``column``, ``over``, ``labels`` and ``confidence``.
+
+    Raises:
+        ValueError: if it is not understood; the message gives the kinds that are.
+    """
+    text = " ".join(sentence.split())
+    for metric, head in _HEADS.items():
+        if found := re.match(head, text, re.IGNORECASE):
+            read = {"metric": metric, "bound": share(found.group(1) + found.group(2))}
+            return read | _tails(text[found.end() :], sentence)
+    raise ValueError(f"is not understood: {sentence!r}, which could be one of: {' | '.join(EXAMPLES)}")
+
+
+def share(value: Any) -> Any:
+    """A share as a number: ``5 %`` is 0.05, and 0.05 is itself. What is neither is left for others to refuse."""
+    if isinstance(value, str) and (found := re.fullmatch(_NUMBER, value.strip())):
+        number = float(found.group(1))
+        # Dividing by 100 gives the float nearest to what was written, which multiplying by 0.01 does not.
+        return number / 100 if found.group(2) else number
+    return value
+
+
+def _tails(rest: str, sentence: str) -> dict[str, Any]:
+    read: dict[str, Any] = {}
+    while rest:
+        for name, tail in _TAILS.items():
+            if name not in read and (found := re.match(tail, rest, re.IGNORECASE)):
+                break
+        else:
+            raise ValueError(
+                f"is not understood from {rest.strip()!r} on, in {sentence!r}, behind the number may stand: "
+                "in every COLUMN with over 500 items | for LABEL | with 90 % confidence"
+            )
+        if name == "column":
+            read |= {"column": found.group(1), "over": int(re.sub(r"[,_]", "", found.group(2) or "0"))}
+        elif name == "labels":
+            read["labels"] = tuple(re.split(r", | and ", found.group(1)))
+        else:
+            read["confidence"] = share(found.group(1) + found.group(2))
+        rest = rest[found.end() :]
+    return read

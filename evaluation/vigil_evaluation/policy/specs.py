@@ -1,0 +1,177 @@
+"""What a policy team writes: labels, the actions that each may lead to, and what must hold for every action."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from vigil_data.specs import Spec
+from vigil_evaluation.policy.rules import AT_LEAST, FROM_ABOVE, OF_ITEMS
+from vigil_evaluation.policy.sentences import parse, share
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Action = Literal["label", "limit", "age_gate", "review", "remove"]
+Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
+Metric = Literal[
+    "precision", "false_positive_rate", "recall", "miss_rate", "expected_miss_rate", "share_of_traffic", "overturned"
+]
+
+
+class Constraint(Spec):
+    """One thing that must hold for an action; written as a sentence."""
+
+    metric: Metric
+    bound: Annotated[float, Field(ge=0, le=1)]
+    column: str | None = None
+    over: int = Field(0, ge=0)
+    labels: tuple[Label, ...] = ()
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return parse(value)
+        if isinstance(value, Mapping):
+            return value
+        raise ValueError("is to be a sentence, such as: precision at least 95 %")
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "Constraint":
+        if self.bound >= 1 and self.metric in AT_LEAST:
+            raise ValueError("at least 100 % can never be shown on a sample; say less")
+        if self.bound <= 0 and self.metric not in AT_LEAST:
+            raise ValueError("at most 0 % can never be shown on a sample; say more")
+        if self.labels and self.metric in OF_ITEMS:
+            raise ValueError("a share of traffic is one of all labels together; leave out for which labels")
+        if self.column is not None and self.metric == "overturned":
+            raise ValueError("overturned is a share of all traffic; leave out in every …")
+        return self
+
+
+class AppealsSpec(Spec):
+    """What is expected of the people whose items an action hits."""
+
+    wrong: Share = Field(description="share of the wrong actions that are appealed, and then overturned")
+    right: Share = Field(0.0, description="share of the right actions that are appealed, and then upheld", validate_default=True)
+    cost: float = Field(0.0, ge=0, description="of one appeal, in the unit of all costs")
+
+
+class ActionSpec(Spec):
+    """What must hold for an action, and what it costs."""
+
+    must: tuple[Constraint, ...] = Field((), description="sentences; docs/policy.md has all kinds")
+    cost: float = Field(0.0, ge=0, description="of each item that gets the action")
+    appeals: AppealsSpec | None = None
+
+
+class MarketAction(Spec):
+    """What must hold for an action in one market."""
+
+    must: tuple[Constraint, ...] = Field(description="in place of what must hold elsewhere")
+
+
+class Market(Spec):
+    """What is different in one market."""
+
+    actions: Mapping[Action, MarketAction] = Field({}, description="actions of which something else must hold here")
+    labels: Mapping[Label, tuple[Action, ...]] = Field({}, description="labels that lead to other actions here; to none if empty")
+
+
+class Policy(Spec):
+    """Which label may lead to which action, and what must hold for each."""
+
+    name: Name
+    version: int = Field(1, ge=1)
+    description: str = Field("", description="for whoever reads it")
+    confidence: Annotated[float, BeforeValidator(share), Field(gt=0.5, lt=1)] = Field(
+        0.95, description="with which each constraint is to hold, unless it says another"
+    )
+    together: bool = Field(
+        False, description="whether all constraints are to hold together at that confidence, not each by itself"
+    )
+    review: Literal["before", "beside"] = Field(
+        "before",
+        description="before: what is sent to review waits there; beside: the milder action it qualifies for is taken meanwhile",
+    )
+    presence: Literal["where_it_pays", "never"] = Field(
+        "where_it_pays", description="thresholds of their own for modalities present, where that catches more on held-out items"
+    )
+    actions: Mapping[Action, ActionSpec] = Field(min_length=1, description="the actions that are used")
+    labels: Mapping[Label, tuple[Action, ...]] = Field(
+        min_length=1, description="label to the actions it may lead to; where two call for the same, the first label decides"
+    )
+    severities: Mapping[Label, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="how much harm a miss does, in place of the taxonomy's"
+    )
+    markets: Mapping[str, Market] = Field({}, description="what is different where the column market has this value")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Policy":
+        problems = _problems(self, None)
+        for market in self.markets:
+            problems += _problems(self, market)
+        if unknown := sorted(set(self.severities) - set(self.labels)):
+            problems.append(f"severities: {', '.join(unknown)} lead to no action")
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    def labels_of(self, market: str | None) -> dict[str, tuple[Action, ...]]:
+        """Label to its actions in a market; ``None`` for all that are not named."""
+        return {**self.labels, **({} if market is None else self.markets[market].labels)}
+
+    def must(self, action: Action, market: str | None) -> tuple[Constraint, ...]:
+        """What must hold for an action in a market."""
+        other = None if market is None else self.markets[market].actions.get(action)
+        return self.actions[action].must if other is None else other.must
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the traffic that the policy reads, beside presence."""
+        everywhere = [block.must for block in self.actions.values()]
+        musts = everywhere + [block.must for market in self.markets.values() for block in market.actions.values()]
+        named = [constraint.column for must in musts for constraint in must if constraint.column is not None]
+        return tuple(dict.fromkeys([*(["market"] if self.markets else []), *named]))
+
+
+def _problems(policy: Policy, market: str | None) -> list[str]:
+    """What does not fit together, each with the key where it is said."""
+    where = "" if market is None else f"markets.{market}."
+    labels = policy.labels_of(market)
+    used = {action for of in labels.values() for action in of}
+    problems = [f"{where}labels.{label}: names {a} twice" for label, of in labels.items() for a in set(of) if of.count(a) > 1]
+    for label, of in labels.items():
+        problems += [
+            f"{where}labels.{label}: leads to {a}, which stands not under actions" for a in of if a not in policy.actions
+        ]
+    if not used:
+        problems.append(f"{where}labels: no label leads to an action")
+    if market is None:
+        elsewhere = {a for other in policy.markets.values() for of in other.labels.values() for a in of}
+        problems += [f"actions.{action}: no label leads to it" for action in policy.actions if action not in used | elsewhere]
+    else:
+        problems += [f"{where}actions.{a}: no label leads to it here" for a in policy.markets[market].actions if a not in used]
+    for action in policy.actions:
+        if action in used:
+            problems += _problems_of_action(policy, market, action, [label for label, of in labels.items() if action in of])
+    return problems
+
+
+def _problems_of_action(policy: Policy, market: str | None, action: Action, of: Sequence[str]) -> list[str]:
+    own = market is not None and action in policy.markets[market].actions
+    where = f"markets.{market}.actions.{action}" if own else f"actions.{action}"
+    must, appeals = policy.must(action, market), policy.actions[action].appeals
+    problems = []
+    if own or market is None:
+        wrong = sorted({label for constraint in must for label in constraint.labels} - set(of))
+        problems += [f"{where}.must: is for {label}, which does not lead to {action}" for label in wrong]
+    if any(c.metric == "overturned" for c in must) and not (appeals and appeals.wrong):
+        problems.append(f"{where}.must: overturned needs appeals, with the share of the wrong ones that are appealed")
+    free = [x for x in of if not any(c.metric in FROM_ABOVE and (not c.labels or x in c.labels) for c in must)]
+    if free:
+        problems.append(
+            f"{where}.must: nothing keeps {', '.join(free)} from hitting every item, as precision at least 90 % would"
+        )
+    return problems

@@ -1,0 +1,291 @@
+"""Compiled thresholds keep their word on fresh items: simulated traffic whose true rates are known, compiled again and again.
+
+Each scenario draws calibration splits, compiles, and works the metrics of each rule out on a million fresh items, by counting in
+this file. A rule may be broken in at most as many repetitions as its confidence leaves, but for the chance of the simulation.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from scipy.stats import binom
+
+from vigil_evaluation.policy.compile import compile as compile_policy
+from vigil_evaluation.policy.compiled import CompiledPolicy
+from vigil_evaluation.policy.infeasible import Infeasible
+from vigil_evaluation.policy.rules import Rule
+from vigil_evaluation.policy.specs import Policy
+
+import os
+REPS = int(os.environ.get('REPS', 500))
+FRESH = 1_000_000
+
+
+@dataclass(frozen=True)
+class World:
+    """Where items come from: for each label its prevalence and how far its positives' scores lie from the negatives'."""
+
+    labels: Mapping[str, tuple[float, float]]
+    unknown: float = 0.3
+    sharpness: float = 1.0  # of the probabilities' log odds: 1 is calibrated
+    shift: float = 0.0
+    author: float = 0.0  # share of the scores' and targets' variance that is an author's
+    per_author: int = 10
+    worse: Mapping[str, float] = field(default_factory=dict)  # presence to a factor on the distance
+    plateau: float | None = None  # a share of positives among all items with high scores, whatever the score
+
+    def draw(self, n: int, seed: int) -> dict[str, Any]:
+        random = np.random.default_rng(seed)
+        items: dict[str, Any] = {
+            "language": random.choice(["en", "de", "fr", "tr"], n, p=[0.6, 0.25, 0.12, 0.03]),
+            "presence": random.choice(["text", "text+image"], n, p=[0.6, 0.4]),
+            "market": random.choice(["us", "de"], n, p=[0.6, 0.4]),
+            "author": np.arange(n) // self.per_author,
+        }
+        factor = np.array([self.worse.get(presence, 1.0) for presence in ("text", "text+image")])[
+            (items["presence"] == "text+image").astype(int)
+        ]
+        for label, (prevalence, distance) in self.labels.items():
+            if self.plateau is not None:
+                # A tenth of the items have scores that tell nothing beyond being high.
+                high = random.random(n) < 0.1
+                positive = random.random(n) < np.where(high, self.plateau, 0.01)
+                p = np.where(high, 0.6 + 0.4 * random.random(n), 0.5 * random.random(n))
+            else:
+                latent = random.normal(size=n)
+                noise = random.normal(size=n)
+                if self.author:
+                    mine = items["author"]
+                    effect, spread = random.normal(size=(2, mine.max() + 1))
+                    latent = np.sqrt(self.author) * effect[mine] + np.sqrt(1 - self.author) * latent
+                    noise = np.sqrt(self.author) * spread[mine] + np.sqrt(1 - self.author) * noise
+                from scipy.stats import norm
+
+                positive = latent > norm.isf(prevalence)
+                d = distance * factor
+                s = noise + d * positive
+                log_odds = np.log(prevalence / (1 - prevalence)) + d * s - d * d / 2
+                p = 1 / (1 + np.exp(-(self.sharpness * log_odds + self.shift)))
+            items[f"p.{label}"] = p.astype(np.float32)
+            items[f"y.{label}"] = positive
+            items[f"known.{label}"] = random.random(n) >= self.unknown
+        return items
+
+
+def as_table(items: Mapping[str, Any], labels: Mapping[str, Any]) -> pa.Table:
+    n = len(items["language"])
+    columns = {"id": np.arange(n).astype(str)} | {name: items[name] for name in ("language", "presence", "market", "author")}
+    for label in labels:
+        target = np.where(items[f"known.{label}"], items[f"y.{label}"].astype(np.float32), np.nan)
+        columns[f"target.{label}"] = pa.array(target, from_pandas=True)
+        columns[f"probability.{label}"] = items[f"p.{label}"]
+    return pa.table(columns)
+
+
+class Truth:
+    """True rates of rules on fresh items, counted directly."""
+
+    def __init__(self, world: World, seed: int = 10**6) -> None:
+        self.labels, self.items = tuple(world.labels), world.draw(FRESH, seed)
+
+    def cut(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
+        by = {
+            (m, p): policy.thresholds(p, m).get(label, {}).get(action, np.inf)
+            for m in ("us", "de")
+            for p in ("text", "text+image")
+        }
+        if len(set(by.values())) == 1:
+            return next(iter(by.values()))
+        german, pictured = self.items["market"] == "de", self.items["presence"] == "text+image"
+        table = np.array([[by["us", "text"], by["us", "text+image"]], [by["de", "text"], by["de", "text+image"]]])
+        return table[german.astype(int), pictured.astype(int)]
+
+    def before(self, policy: CompiledPolicy, action: str) -> list[str]:
+        order = ["allow", "label", "limit", "age_gate", "review", "remove"]
+        stricter = [a for a in order[order.index(action) + 1 :] if a in policy.actions]
+        return [a for a in stricter if not (a == "review" and policy.review == "beside")]
+
+    def called(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
+        return self.items[f"p.{label}"] >= self.cut(policy, label, action)
+
+    def taken(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
+        taken = np.zeros(FRESH, bool)
+        for other in self.before(policy, action):
+            taken |= self.called(policy, label, other)
+        return taken
+
+    def rate(self, policy: CompiledPolicy, rule: Rule) -> float:
+        """The true metric, of the worst value of the rule's column; NaN if it is a share of nothing."""
+        of = [label for label in self.labels if label in policy.labels]
+        within = np.ones(FRESH, bool)
+        if rule.market == "de":
+            within = self.items["market"] == "de"
+        elif any(market == "de" for market, _ in policy.cells):
+            within = self.items["market"] == "us"
+        if rule.metric in ("share_of_traffic", "overturned"):
+            taken = np.any([self.taken(policy, label, rule.action) for label in of], axis=0)
+            calls = [self.called(policy, label, rule.action) & ~taken & within for label in of]
+            if rule.metric == "share_of_traffic":
+                return float(np.any(calls, axis=0)[within].mean())
+            wrong = [call & ~self.items[f"y.{label}"] for label, call in zip(of, calls, strict=True)]
+            return policy.appeals[rule.action].wrong * float(np.sum([w[within].mean() for w in wrong]))
+        assert rule.label is not None
+        positive = self.items[f"y.{rule.label}"]
+        called, taken = self.called(policy, rule.label, rule.action), self.taken(policy, rule.label, rule.action)
+        rates = []
+        for value in ("all",) if rule.column is None else ("en", "de", "fr", "tr"):
+            here = within if rule.column is None else within & (self.items["language"] == value)
+            if rule.metric == "precision":
+                hit = here & called & ~taken
+                rates.append(float(positive[hit].mean()) if hit.any() else np.nan)
+            elif rule.metric == "false_positive_rate":
+                rates.append(float((called | taken)[here & ~positive].mean()))
+            else:
+                caught = float((called | taken)[here & positive].mean())
+                rates.append(caught if rule.metric == "recall" else 1 - caught)
+        return float(np.nanmin(rates) if rule.at_least else np.nanmax(rates)) if not np.isnan(rates).all() else np.nan
+
+
+@dataclass(frozen=True)
+class Scenario:
+    world: World
+    policy: str
+    n: int
+    cluster: str | None = None
+
+
+THREE = {"spam": (0.05, 3.2), "scam": (0.10, 3.0), "nudity": (0.02, 3.5)}
+
+SCENARIOS = {
+    "three labels": Scenario(
+        World(THREE),
+        """
+        actions:
+          remove:
+            must:
+              - precision at least 90 %
+              - false-positive rate at most 1 % in every language with over 1500 items
+          review: {must: [at most 3 % of traffic], cost: 0.4}
+        labels: {spam: [review, remove], scam: [review, remove], nudity: [review, remove]}
+        severities: {spam: 1, scam: 2, nudity: 3}
+        """,
+        20_000,
+    ),
+    "miscalibrated, 1 to 20 %": Scenario(
+        World({"spam": (0.01, 4.0), "scam": (0.2, 2.5), "nudity": (0.03, 3.5)}, sharpness=0.5, shift=1.0),
+        """
+        actions:
+          remove: {must: [precision at least 90 %]}
+          review: {must: [at most 2 % of traffic in every language with over 500 items]}
+        labels: {spam: [review, remove], scam: [review, remove], nudity: [review, remove]}
+        """,
+        30_000,
+    ),
+    "milder actions": Scenario(
+        World({"spam": (0.05, 3.2), "scam": (0.1, 3.0)}),
+        """
+        review: beside
+        actions:
+          remove: {must: [precision at least 90 %]}
+          limit: {must: [precision at least 30 %]}
+          label: {must: [false-positive rate at most 8 %, miss rate at most 30 %]}
+          review: {must: [at most 5 % of traffic]}
+        labels: {spam: [label, limit, remove, review], scam: [label, limit, remove, review]}
+        """,
+        20_000,
+    ),
+    "recall and appeals": Scenario(
+        World({"spam": (0.05, 3.5), "scam": (0.1, 3.5)}),
+        """
+        actions:
+          remove:
+            must: [overturned at most 0.1 % of traffic]
+            appeals: {wrong: 30 %, right: 2 %, cost: 3}
+          review: {must: [at most 12 % of traffic, recall at least 80 %, expected miss rate at most 15 % for spam]}
+        labels: {spam: [review, remove], scam: [review, remove]}
+        """,
+        20_000,
+    ),
+    "authors": Scenario(
+        World({"spam": (0.05, 3.2), "scam": (0.10, 3.0)}, author=0.5),
+        """
+        actions:
+          remove: {must: [precision at least 90 %, false-positive rate at most 1 %]}
+          review: {must: [at most 3 % of traffic]}
+        labels: {spam: [review, remove], scam: [review, remove]}
+        """,
+        20_000,
+        cluster="author",
+    ),
+    "modalities that differ": Scenario(
+        World({"spam": (0.1, 4.0)}, worse={"text+image": 0.5}),
+        """
+        actions:
+          remove: {must: [precision at least 95 %]}
+        labels: {spam: [remove]}
+        """,
+        20_000,
+    ),
+    "markets": Scenario(
+        World(THREE),
+        """
+        actions:
+          remove: {must: [precision at least 85 %]}
+          review: {must: [at most 4 % of traffic]}
+        labels: {spam: [review, remove], scam: [review, remove]}
+        markets:
+          de: {actions: {remove: {must: [precision at least 92 % for spam, precision at least 85 % for scam]}}}
+        """,
+        20_000,
+    ),
+    "a plateau below the promise": Scenario(
+        World({"spam": (0.1, 0.0)}, plateau=0.94),
+        """
+        presence: never
+        actions:
+          remove: {must: [precision at least 95 %]}
+        labels: {spam: [remove]}
+        """,
+        20_000,
+    ),
+}
+
+
+def policy_of(text: str) -> Policy:
+    return Policy.model_validate({"name": "simulated", **yaml.safe_load(text)})
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int]) -> None:
+    scenario, repetitions = SCENARIOS[name], proofs(10, REPS)
+    policy, truth = policy_of(scenario.policy), Truth(scenario.world)
+    rates: dict[Rule, list[float]] = {}
+    infeasible, reasons = 0, {}
+    for repetition in range(repetitions):
+        table = as_table(scenario.world.draw(scenario.n, 1000 * [*SCENARIOS].index(name) + repetition), scenario.world.labels)
+        compiled = compile_policy(policy, table, list(scenario.world.labels), cluster=scenario.cluster)
+        if isinstance(compiled, Infeasible):
+            infeasible += 1
+            reasons[compiled.problems[0].place] = str(compiled.problems[0])
+            continue
+        for shown in compiled.shown:
+            rates.setdefault(shown.rule, []).append(truth.rate(compiled, shown.rule))
+    print(f"\n{name}: infeasible in {infeasible} of {repetitions}", *reasons.values(), sep="\n  ")
+    for rule, found in rates.items():
+        values = np.array(found)
+        broken = int(np.sum(values < rule.bound if rule.at_least else values > rule.bound))
+        print(f"  {rule.place}: {rule}: broken in {broken} of {repetitions}, {np.nanmean(values):.4f} on average")
+        if rule.metric == "expected_miss_rate":
+            error = np.nanstd(values) / np.sqrt(len(values))
+            assert np.nanmean(values) <= rule.bound + 3 * error
+        else:
+            assert broken <= binom.ppf(0.999, repetitions, 1 - rule.confidence), f"{rule.place}: {rule}"
+    if scenario.world.plateau is not None:
+        assert infeasible >= binom.ppf(0.001, repetitions, 0.95)
+    else:
+        assert infeasible <= 0.1 * repetitions + 2

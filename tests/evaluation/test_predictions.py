@@ -1,0 +1,56 @@
+"""The predictions table is read and checked: every mistake of it is named at once, in one clear line each."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vigil_data.errors import UserError
+from vigil_evaluation.predictions import arrays, labels_of, read
+
+LABELS = ("tobacco", "scams", "unlabelled")
+
+
+def test_every_mistake_of_a_table_is_named_at_once() -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b", "a", None],
+            "target.x": pa.array([0, 1, 2, None], pa.float32()),
+            "probability.x": pa.array([0.5, None, float("nan"), 0.5], pa.float32()),
+            "target.y": ["yes", "no", "no", "no"],
+        }
+    )
+    with pytest.raises(UserError) as raised:
+        arrays(table, ("x", "y"))
+    assert list(raised.value.lines) == [
+        "predictions: 1 rows have no id",
+        "predictions: 1 rows repeat an id, the first is a",
+        "predictions: column target.x has 1 values that are not in [0, 1], the first 2.0 in row 2",
+        "predictions: column probability.x has 2 values that are not in [0, 1], the first nan in row 1",
+        "predictions: column target.y is not numeric",
+        "predictions: column probability.y is absent",
+    ]
+
+
+def test_predictions_are_read_back(random_table: pa.Table, tmp_path: Path) -> None:
+    pq.write_table(random_table, tmp_path / "predictions.parquet")
+    table = read(tmp_path / "predictions.parquet")
+    assert labels_of(table) == LABELS
+    for ours, theirs in zip(arrays(table, LABELS), arrays(random_table, LABELS), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"id,target.x\n1,0\n"])
+def test_what_is_no_table_of_predictions_is_one_clear_line(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        read(path)
+    assert len(raised.value.lines) == 1
+    assert str(path) in raised.value.lines[0]
+    pq.write_table(pa.table({"id": ["a"]}), path)
+    with pytest.raises(UserError, match="no label has both columns"):
+        read(path)

@@ -1,0 +1,47 @@
+"""Every shipped suite is right, and the one in the documentation too."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vigil_data.suites.drafts import draft
+from vigil_data.taxonomy import Taxonomy
+from vigil_training.document import read_file
+from vigil_training.suite import read_suite
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SUITES = sorted((REPOSITORY / "recipes" / "suites").glob("*.yaml"))
+
+
+def test_there_are_suites():
+    assert SUITES
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_shipped_suite_is_right_and_has_every_modality(path):
+    suite = read_suite(path)
+    items = draft(suite).items
+    assert any(item.text and item.image for item in items)
+    assert any(item.audio and not item.text for item in items)
+    assert any(item.image and not item.text and not item.audio for item in items)
+    assert {item.pair_gold for item in items} == {None, "flips", "stays"}
+
+
+def test_the_demonstrations_suite_speaks_of_its_labels():
+    taxonomy = Taxonomy.model_validate(read_file(REPOSITORY / "recipes" / "taxonomies" / "demo.yaml", []).plain()["taxonomy"])
+    assert set(read_suite(REPOSITORY / "recipes" / "suites" / "demo.yaml").labels) <= set(taxonomy.labels)
+
+
+def test_the_documented_suite_is_right(tmp_path):
+    text = (REPOSITORY / "docs" / "suites.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "suite.yaml").write_text(written, encoding="utf-8")
+    items = draft(read_suite(tmp_path / "suite.yaml")).items
+    assert {item.functionality for item in items} >= {
+        "bet_stated",
+        "bet_negated",
+        "other_fans",
+        "advertised",
+        "nothing_advertised",
+    }
