@@ -168,7 +168,7 @@ def _refuse_contradictions(
 ) -> None:
     apart_ML = np.abs(first_ML - second_ML) > ROUNDING
     problems = []
-    for place in np.flatnonzero(apart_ML.any(axis=0)):
+    for place in np.flatnonzero(apart_ML.any(axis=0)).tolist():
         row = int(np.flatnonzero(apart_ML[:, place])[0])
         values = f"{first_ML[row, place]:g} in {names[0]} and {second_ML[row, place]:g} in {names[1]}"
         count = int(apart_ML[:, place].sum())

@@ -28,6 +28,9 @@ METRICS = (
 )
 """All metrics, by the names that findings give them; :mod:`vigil_evaluation.metrics` defines each."""
 
+COUNTED = METRICS[5:12]
+"""Those that are a sum over items divided by another."""
+
 NEEDS_POSITIVES = (*METRICS[:5], "f1", "precision", "recall")
 NEEDS_NEGATIVES = (*METRICS[:5], "f1", "precision", "false_positive_rate")
 UNBOUNDED = ("brier", "log_loss", "calibration_error")
@@ -39,7 +42,7 @@ MEMORY = 2**29
 BYTES = 64
 """Of each row of a prepared label, and one more for each grouping."""
 
-CHANCE = 0.025
+CHANCE = 0.01
 """Perfect calibration is not ruled out if more replicates than this move as far from the data as the data are from it."""
 
 Codes = NDArray[np.int32]
@@ -104,6 +107,7 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
     metrics: Sequence[str] = METRICS,
     *,
     enough: int = 1,
+    widened: bool = True,
 ) -> Replicates:
     """Find metrics of each label over each group of rows, and bootstrap them.
 
@@ -116,6 +120,7 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
         resampling: how replicates are drawn.
         metrics: which; only those are computed.
         enough: fewest known positives, negatives or (for a metric that needs neither) known targets; NaN below.
+        widened: whether shares of 0 or 1 scatter, see :func:`widen`; not for differences of two calls, which would scatter too.
 
     Raises:
         ValueError: if shapes differ, a metric is not known, or a probability beside a known target is NaN.
@@ -144,13 +149,9 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
         some = range(first, min(first + size, shape[1]))
         labels = [prepare(targets[:, i], probabilities[:, i], float(points.thresholds_L[i]), plan) for i in some]
         _fill(found, labels, first, plan, resampling)
-    flagged_GL = (
-        _counts(~np.isnan(targets) & (probabilities >= points.thresholds_L), plan) if "precision" in metrics else known_GL
-    )
-    for metric in set(metrics) - {*UNBOUNDED}:
-        rest_GL = {"accuracy": known_GL, "precision": flagged_GL, "false_positive_rate": known_GL - positive_GL}
-        items_GL = np.minimum(positive_GL, known_GL - positive_GL) if "auroc" in metric else rest_GL.get(metric, positive_GL)
-        widen(found.estimates[metric], found.samples[metric], items_GL / _unit_sizes(plan)[:, None], resampling.seed)
+    if widened:
+        flagged_GL = _counts(~np.isnan(targets) & (probabilities >= points.thresholds_L), plan)
+        _widen_shares(found, flagged_GL, _unit_sizes(plan)[:, None], resampling.seed)
     _hide(found, enough)
     return found
 
@@ -198,7 +199,7 @@ def replicate_ratio(
     return estimates, samples
 
 
-def widen(estimates: Floats, samples: NDArray[np.float32], units: Floats, seed: int) -> None:
+def widen(estimates: Floats, samples: NDArray[np.floating], units: Floats, seed: int) -> None:
     """Let shares of 0 or 1 scatter, whose replicates are all alike: 20 of 20 does not mean that the next is sure to be right.
 
     Their replicates become ``n / (n + g)`` (or one less that) with ``g`` from a gamma distribution of shape 1/2 and ``n`` units,
@@ -217,6 +218,15 @@ def widen(estimates: Floats, samples: NDArray[np.float32], units: Floats, seed: 
         g = (normal_R**2 / 2).reshape(-1, 1)
         missed = g / (np.maximum(units[alike], 1.0) + g)
         samples[:, alike] = 1 - missed if value else missed
+
+
+def _widen_shares(found: Replicates, flagged_GL: NDArray[np.int64], sizes_G1: Floats, seed: int) -> None:
+    known_GL, positive_GL = found.known_GL, found.positive_GL
+    few_GL = np.minimum(positive_GL, known_GL - positive_GL)
+    items = {"auroc": few_GL, "partial_auroc": few_GL, "precision": flagged_GL, "accuracy": known_GL}
+    items["false_positive_rate"] = known_GL - positive_GL
+    for metric in set(found.estimates) - {*UNBOUNDED}:
+        widen(found.estimates[metric], found.samples[metric], items.get(metric, positive_GL) / sizes_G1, seed)
 
 
 def _plan(rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), points: Points | None = None) -> "Plan":
@@ -300,8 +310,8 @@ def _fill(found: Replicates, labels: Sequence["Label"], first: int, plan: "Plan"
 def _centre(estimates_GL: Floats, samples_RGL: NDArray[np.float32]) -> None:
     """Move the calibration error's replicates so that their mean is the estimate.
 
-    A replicate scatters around the data as the data around the truth, so its bins are off by chance twice, and its error is
-    larger by that; docs/decisions/0009-intervals.md has the coverage with and without this.
+    A replicate scatters around the data as the data around the truth, so its bins are off by chance twice, of which debiasing
+    takes away once. docs/decisions/0009-intervals.md has the coverage with and without moving them.
     """
     there = ~np.isnan(samples_RGL)
     means_GL = np.where(there, samples_RGL, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)

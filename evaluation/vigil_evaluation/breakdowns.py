@@ -126,7 +126,7 @@ def _measure(judged: Judged, groupings: Sequence[Grouping]) -> _Found:
     by_label, macro, macro_labels = {}, {}, {}
     for name in METRICS:
         estimates, samples = replicates.estimates[name], replicates.samples[name]
-        by_label[name] = _with_intervals(estimates, samples, spec.confidence)
+        by_label[name] = _with_intervals(estimates, samples, spec.confidence, _from_zero(name, replicates.calibrated_GL))
         defined_GL = ~np.isnan(estimates)
         macro_labels[name] = defined_GL.sum(axis=1)
         macro[name] = _with_intervals(_mean(estimates, defined_GL), _mean(samples, defined_GL), spec.confidence)
@@ -157,9 +157,16 @@ def _suffices(metric: str, known: NDArray[np.int64], positive: NDArray[np.int64]
     return np.asarray(need >= max(enough, 1))
 
 
-def _with_intervals(estimates: Floats, samples: NDArray[np.floating], confidence: float) -> _Numbers:
+def _with_intervals(
+    estimates: Floats, samples: NDArray[np.floating], confidence: float, from_zero: NDArray[np.bool_] | None = None
+) -> _Numbers:
     low, high = intervals(estimates, samples, confidence)
-    return _Numbers(estimates, low, high)
+    return _Numbers(estimates, low if from_zero is None else np.where(from_zero, np.minimum(low, 0.0), low), high)
+
+
+def _from_zero(metric: str, calibrated: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Where the interval of a metric begins at 0, because the replicates do not rule out that there is only chance."""
+    return calibrated if metric == "calibration_error" else None
 
 
 def _mean(values_GL: NDArray[np.floating], defined_GL: NDArray[np.bool_]) -> Floats:
@@ -220,7 +227,8 @@ def _pooled(
     numbers = {name: (ranked.estimates[name][:, 0], ranked.samples[name][:, :, 0]) for name in others}
     for i, name in enumerate(COUNTED):
         numbers[name] = np.where(_suffices(name, known_G, positive_G, spec.enough), ratios[:, i], np.nan), samples[:, :, i]
-    return {name: _with_intervals(*numbers[name], spec.confidence) for name in METRICS}
+    chance_G = ranked.calibrated_GL[:, 0]
+    return {name: _with_intervals(*numbers[name], spec.confidence, _from_zero(name, chance_G)) for name in METRICS}
 
 
 def _count(grouping: Grouping, which_N: NDArray[np.bool_]) -> NDArray[np.int64]:

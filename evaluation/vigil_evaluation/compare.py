@@ -146,7 +146,8 @@ def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate
         cell = Cell(
             gate.metrics[metric],
             None if label < 0 else aligned.labels[label],
-            *groups[group],
+            column=groups[group][0],
+            value=groups[group][1],
             known=ends["known"][at],
             positive=ends["positive"][at],
             champion=_number(ends["champion"][at]),

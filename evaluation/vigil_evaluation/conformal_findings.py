@@ -19,8 +19,9 @@ from vigil_evaluation.conformal import BOTH, EMPTY, NO, YES, Conformal, LabelCon
 from vigil_evaluation.intervals import Interval
 from vigil_evaluation.shift import FALSE_ALARMS, ShiftFindings, shift
 
-NEGLIGIBLE = 1.1
-"""A share of errors less than this many times the stated one is no ground for a warning, however sure it is."""
+BROKEN, UNLUCKY = 1.1, 1.5
+"""How many times the stated share errors must be for a warning, however sure it is: where chance does not explain them, and where
+that of few calibration items does, which is no rare thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +198,12 @@ def _warnings(found: dict[str, ConformalLabel]) -> list[str]:
     if not doubts:
         return []
     by_chance, by_few = (holm(np.array(p_values)) for p_values in zip(*((d.by_chance, d.by_few) for d in doubts), strict=True))
-    return [
-        _text(doubt, likely=bool(few > FALSE_ALARMS))
-        for doubt, chance, few in zip(doubts, by_chance, by_few, strict=True)
-        if chance <= FALSE_ALARMS and doubt.seen.errors >= NEGLIGIBLE * doubt.seen.stated * doubt.seen.items
-    ]
+    texts = []
+    for doubt, chance, few in zip(doubts, by_chance, by_few, strict=True):
+        unlucky, times = bool(few > FALSE_ALARMS), doubt.seen.errors / (doubt.seen.stated * doubt.seen.items)
+        if chance <= FALSE_ALARMS and times >= (UNLUCKY if unlucky else BROKEN):
+            texts.append(_text(doubt, unlucky=unlucky))
+    return texts
 
 
 def _doubt(name: str, what: str, seen: ErrorShare) -> _Doubt:
@@ -217,11 +219,11 @@ def _doubt(name: str, what: str, seen: ErrorShare) -> _Doubt:
     return _Doubt(name, what, seen, by_chance, by_few)
 
 
-def _text(doubt: _Doubt, *, likely: bool) -> str:
+def _text(doubt: _Doubt, *, unlucky: bool) -> str:
     seen, interval = doubt.seen, doubt.seen.interval
     between = "" if interval is None else f" ({_percent(interval.low)} to {_percent(interval.high)})"
     share = f"{_percent(seen.errors / seen.items)}{between} of the {seen.items} {doubt.label} {doubt.what}"
-    if likely:
+    if unlucky:
         return (
             f"{share}, more than the stated {_percent(seen.stated)}: the threshold rests on {seen.fitted_on} items, whose chance "
             "may explain it; calibrate on more"

@@ -18,7 +18,7 @@ LESS_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error
 """Metrics of which a smaller value is the better one."""
 
 RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
-"""Metrics of the order of the scores: they rest on the rarer class."""
+"""Metrics of the order of the scores, which need both classes."""
 
 DECIDED = ("f1", "precision", "recall", "false_positive_rate", "accuracy")
 """Metrics of decisions at a threshold: they change only where a decision does."""
@@ -44,7 +44,7 @@ class Deltas:
         gains_C: challenger less champion, turned so that more is better; NaN where the cell cannot be compared.
         errors_C: standard error of the gains.
         samples_RC: replicates of the gains, float32.
-        units_C: independent units that a gain rests on.
+        units_C: independent units that a gain rests on; of the rarer class, unless the metric is one of decisions.
         differing_C: those of them in which the models differ in a way that the metric sees.
         known_C: known targets.
         positive_C: positive ones.
@@ -92,7 +92,11 @@ def deltas(
         cuts_L = np.array([cuts[label] for label in aligned.labels])
         points = Points(spec.false_positive_rate, spec.precision, cuts_L)
         sides.append(
-            replicate(aligned.targets_NL, probabilities_NL, codes, points, resampling, metrics, enough=max(spec.enough, 1))
+            replicate(
+                *(aligned.targets_NL, probabilities_NL, codes, points, resampling, metrics),
+                enough=max(spec.enough, 1),
+                widened=False,
+            )
         )
     champion, challenger = sides
     counted = _Counted(aligned, codes, thresholds, resampling)
@@ -102,8 +106,8 @@ def deltas(
         drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
         comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= FEWEST)
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
-        sides = _Sides(one, other, drawn_RGL, comparable, *counted.of(metric))
-        parts.append(_of_metric(place, metric, sides, spec.confidence))
+        both = _Sides(one, other, drawn_RGL, comparable, *counted.of(metric))
+        parts.append(_of_metric(place, metric, both, spec.confidence))
     whole = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     known_GL, positive_GL = champion.known_GL, champion.positive_GL
     group, label = whole["group_C"], whole["label_C"]
@@ -139,14 +143,15 @@ class _Counted:
     def of(self, metric: str) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """The units of a metric, those in which the models differ, and whether any probability differs, ``[G, L]`` each."""
         moved = self._count("moved")
-        if metric in RANKED:
+        if metric not in DECIDED:
+            # A model that is bolder than another loses a little on each item of one class and gains much on each of the other. Where
+            # the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
             units = np.minimum(self._count("positive"), self._count("negative"))
             return units, np.minimum(units, moved), moved > 0
         kind = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}.get(
             metric, "known"
         )
-        differing = self._count(f"{kind} flipped") if metric in DECIDED else moved
-        return self._count(kind), differing, moved > 0
+        return self._count(kind), self._count(f"{kind} flipped"), moved > 0
 
     def _count(self, kind: str) -> Floats:
         if kind not in self._held:
@@ -245,8 +250,8 @@ def _means(sides: _Sides) -> _Sides:
         shares = (spread**2 / np.maximum(counts, 1)).sum(axis=1)
         most = np.where(comparable, counts, 0).max(axis=1, initial=0)
         effective.append(np.where(shares > 0, spread.sum(axis=1) ** 2 / np.where(shares > 0, shares, 1), most))
-    moved = (sides.moved & comparable).any(axis=1)
-    return _Sides(one, other, drawn_RG.astype(np.float32), comparable.any(axis=1), effective[0], effective[1], moved)
+    some, moved = (np.asarray(which.any(axis=1)) for which in (comparable, sides.moved & comparable))
+    return _Sides(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
 
 
 def _reach(units: Floats, confidence: float) -> Floats:

@@ -103,4 +103,5 @@ def _standardised(deviations_RC: NDArray[np.floating], random: np.random.Generat
         # A cell without any spread has no correlations to speak of either.
         centred[:, flat] = random.standard_normal((len(centred), int(flat.sum())), np.float32)
         lengths[flat] = np.sqrt((centred[:, flat] ** 2).sum(axis=0))
-    return centred / lengths
+    scaled: NDArray[np.float32] = centred / lengths
+    return scaled

@@ -22,6 +22,8 @@ FASTEST = 0.05
 FARTHEST = 1.0
 """The largest bias that is corrected, in standard deviations."""
 
+ROUNDING = 1e-6
+
 COLUMNS = 4096
 """Numbers whose replicates are sorted at once."""
 
@@ -78,13 +80,15 @@ def _ends(values_E: Floats, drawn_ER: Floats, defined_E: NDArray[np.int64], conf
 
     drawn_ER.sort(axis=1)  # NaN last
     there_ER = ~np.isnan(drawn_ER)
-    below = ((drawn_ER < values_E[:, None]).sum(1) + 0.5 * (drawn_ER == values_E[:, None]).sum(1)) / defined_E
+    # A replicate that differs by a rounding of float32 alone equals the number, and counts half.
+    rounding_E = ROUNDING * np.maximum(np.abs(values_E), 0.1)
+    below = sum((drawn_ER < (values_E + side * rounding_E)[:, None]).sum(1) for side in (-1, 1)) / (2 * defined_E)
     # A number with all its replicates on one side lies at the end of its range: there is no bias to correct.
     bias = np.where((below > 0) & (below < 1), np.clip(ndtri(np.clip(below, 1e-9, 1 - 1e-9)), -FARTHEST, FARTHEST), 0.0)
-    apart_ER = np.where(there_ER, drawn_ER, 0.0) - np.where(there_ER, drawn_ER, 0.0).sum(1, keepdims=True) / defined_E[:, None]
-    apart_ER[~there_ER] = 0.0
-    second, third = (apart_ER**2).sum(1) / defined_E, (apart_ER**3).sum(1) / defined_E
-    skewness = np.divide(third, second**1.5, out=np.zeros(len(third)), where=second > 0)
+    means_E1 = np.where(there_ER, drawn_ER, 0.0).sum(1, keepdims=True) / defined_E[:, None]
+    apart_ER = np.where(there_ER, drawn_ER - means_E1, 0.0)
+    spread_E = np.maximum(np.sqrt((apart_ER**2).sum(1) / defined_E), ROUNDING * rounding_E)
+    skewness = ((apart_ER / spread_E[:, None]) ** 3).sum(1) / defined_E
     acceleration = np.clip(skewness / 6, -FASTEST, FASTEST)
     rows, ends = np.arange(len(values_E)), []
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):

@@ -50,6 +50,18 @@ class Rows(NamedTuple):
     values_NV: NDArray[np.float64]
 
 
+class Sums(NamedTuple):
+    """What :func:`add` sums, by group and kind.
+
+    Attributes:
+        counts_GKB: the weights.
+        sums_GKVB: the weighted values.
+    """
+
+    counts_GKB: NDArray[np.int32]
+    sums_GKVB: NDArray[np.float64]
+
+
 class Ranking(NamedTuple):
     """Rows of a label by falling score.
 
@@ -161,15 +173,15 @@ def draw(seed: int, block: int, weights_UB: Weights) -> None:
 
 
 @compiled
-def add(weights_UB: Weights, rows: Rows, counts_GKB: Any, sums_GKVB: Any) -> None:
+def add(weights_UB: Weights, rows: Rows, sums: Sums) -> None:
     """Add each row's weights, and its values times its weights, to the cells of its groups.
 
     Args:
         weights_UB: see :func:`draw`.
         rows: the rows that are added.
-        counts_GKB: weights by group and kind, added to.
-        sums_GKVB: weighted values by group and kind, added to.
+        sums: added to.
     """
+    counts_GKB, sums_GKVB = sums
     rows_N, units_N, groups_TC, kinds_NX, values_NV = rows
     by_grouping = kinds_NX.shape[1] > 1
     product = np.empty(LANES)
@@ -308,16 +320,16 @@ def _join(fresh: Tally, at: Any, group: Any, tally: Tally) -> None:
 
 
 @compiled
-def calibration_errors(counts_GKB: Any, sums_GKVB: Any, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
+def calibration_errors(sums: Sums, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
     """How far the bins' means are off: debiased as :func:`vigil_evaluation.metrics.calibration_error`, but not cut off at 0.
 
     Args:
-        counts_GKB: weights by group and bin.
-        sums_GKVB: weighted sums of target less probability, and of its square.
+        sums: by group and bin: weights; target less probability, and its square.
         centres_GK: where distances are measured from.
         errors_GB: written; the debiased distance of the means from 0, NaN where nothing is known.
         distances_GB: written; the plain distance of the means from the centres.
     """
+    counts_GKB, sums_GKVB = sums
     for group in range(counts_GKB.shape[0]):
         for lane in range(counts_GKB.shape[2]):
             known, error, distance = 0, 0.0, 0.0

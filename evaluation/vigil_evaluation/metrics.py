@@ -308,7 +308,8 @@ def mass_bins(probabilities_N: Floats, bins: int = RELIABILITY_BINS) -> Integers
     """
     _, place, counts = np.unique(probabilities_N, return_inverse=True, return_counts=True)
     below = (np.cumsum(counts) - counts)[place]
-    return np.maximum((bins * below - 1) // max(len(probabilities_N) - 1, 1), 0).astype(np.int64)
+    place_N: Integers = np.maximum((bins * below - 1) // max(len(probabilities_N) - 1, 1), 0).astype(np.int64)
+    return place_N
 
 
 def reliability(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: int = RELIABILITY_BINS) -> Reliability:
@@ -356,7 +357,7 @@ def calibration_error(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: in
     means = sums / items
     deviations = np.sqrt(np.maximum(squares / items - means**2, 0) / items)
     error = sum(n * debiased(m, s) for n, m, s in zip(items.tolist(), means.tolist(), deviations.tolist(), strict=True))
-    return max(error / len(targets), 0.0)
+    return max(float(error) / len(targets), 0.0)
 
 
 def debiased(mean: float, deviation: float) -> float:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_evaluation import subgroup_kernels as kernels
-from vigil_evaluation.bootstrap import in_blocks
+from vigil_evaluation.bootstrap import in_blocks, widen
 from vigil_evaluation.breakdowns import Judged
 from vigil_evaluation.fairness import POWER, Fairness, Subgroup, SubgroupNumbers
 from vigil_evaluation.identities import Identity, identities
@@ -121,9 +121,18 @@ def _of_sums(judged: Judged, once_GX: Floats, sums_RGX: Floats) -> _Numbers:
     }
     numbers = {}
     for name, counts in needs.items():
-        shown = np.where(np.minimum.reduce(counts) >= judged.spec.enough, estimates[name], np.nan)
+        fewest = np.minimum.reduce(counts)
+        shown = np.where(fewest >= judged.spec.enough, estimates[name], np.nan)
+        if not name.endswith("_gap"):
+            widen(shown, samples[name], fewest / _unit_size(judged), judged.resampling.seed)
         numbers[name] = (shown, *intervals(shown, samples[name], judged.spec.confidence))
     return _Numbers(positive + negative, positive, numbers)
+
+
+def _unit_size(judged: Judged) -> float:
+    """How many items a unit has on average."""
+    clusters = judged.resampling.clusters
+    return 1.0 if clusters is None or not len(clusters) else len(clusters) / len(np.unique(clusters))
 
 
 def _derived(sums: Floats) -> dict[str, Floats]:

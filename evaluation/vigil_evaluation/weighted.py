@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_evaluation.kernels import LANES, Ranking, Rows, Tally, add, calibration_errors, rank
+from vigil_evaluation.kernels import LANES, Ranking, Rows, Sums, Tally, add, calibration_errors, rank
 from vigil_evaluation.metrics import RELIABILITY_BINS, Floats, log_losses, mass_bins
 
 RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
@@ -89,31 +89,35 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
 def measure(weights_UB: NDArray[np.uint8], label: Label, plan: Plan) -> dict[str, Floats]:
     """Each metric asked for but the calibration error, ``[G, LANES]``; NaN where not defined."""
     result: dict[str, Floats] = {}
-    counts = np.zeros((plan.groups, 4, LANES), np.int32)
+    negatives = np.zeros((plan.groups, LANES), np.int32)
     if label.outcomes:
-        sums = np.zeros((plan.groups, 4, label.outcomes.values_NV.shape[1], LANES))
-        add(weights_UB, label.outcomes, counts, sums)
-        result.update(_counted(counts, sums.sum(axis=1), plan.metrics))
+        counts_GKB, sums_GKVB = _summed(weights_UB, label.outcomes, plan, 4)
+        result.update(_counted(counts_GKB, sums_GKVB.sum(axis=1), plan.metrics))
+        negatives = counts_GKB[:, 0] + counts_GKB[:, 1]
     if label.ranking:
-        result.update(_ranked(weights_UB, label.ranking, plan, counts[:, 0] + counts[:, 1]))
+        result.update(_ranked(weights_UB, label.ranking, plan, negatives))
     return result
 
 
 def calibration(weights_UB: NDArray[np.uint8], bins: Rows, plan: Plan, centres_GK: Floats) -> Calibration:
     """The calibration error, and how far the bins' means lie from ``centres_GK``."""
-    shape = (plan.groups, RELIABILITY_BINS)
-    counts, sums = np.zeros((*shape, LANES), np.int32), np.zeros((*shape, 2, LANES))
-    add(weights_UB, bins, counts, sums)
+    sums = _summed(weights_UB, bins, plan, RELIABILITY_BINS)
     errors, distances = np.empty((plan.groups, LANES)), np.empty((plan.groups, LANES))
-    calibration_errors(counts, sums, centres_GK, errors, distances)
-    return Calibration(errors, distances, sums[:, :, 0] / np.maximum(counts, 1))
+    calibration_errors(sums, centres_GK, errors, distances)
+    return Calibration(errors, distances, sums.sums_GKVB[:, :, 0] / np.maximum(sums.counts_GKB, 1))
 
 
 def ratio(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan) -> Floats:
     """The first value's weighted sum over the second's, ``[G, LANES]``; NaN where that is 0."""
-    counts, sums = np.zeros((plan.groups, 1, LANES), np.int32), np.zeros((plan.groups, 1, 2, LANES))
-    add(weights_UB, rows, counts, sums)
-    return divided(sums[:, 0, 0], sums[:, 0, 1])
+    sums_GKVB = _summed(weights_UB, rows, plan, 1).sums_GKVB
+    return divided(sums_GKVB[:, 0, 0], sums_GKVB[:, 0, 1])
+
+
+def _summed(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan, kinds: int) -> Sums:
+    shape = (plan.groups, kinds)
+    sums = Sums(np.zeros((*shape, LANES), np.int32), np.zeros((*shape, rows.values_NV.shape[1], LANES)))
+    add(weights_UB, rows, sums)
+    return sums
 
 
 def _counted(counts_GKB: NDArray[np.int32], sums_GVB: Floats, metrics: Sequence[str]) -> dict[str, Floats]:

@@ -51,18 +51,18 @@ def compare(
         largest = max(largest, float(np.where(np.isnan(difference_NL), np.inf, difference_NL).max(initial=0.0)))
         columns = [item.columns for item in case.items]
         present = calibrate(bundle, wanted_NL, case.packed, columns).presence
-        found_NL, wanted_NL = (
+        given_NL, due_NL = (
             calibrate(bundle, raw_NL, case.packed, columns).probabilities_NL for raw_NL in (found_NL, wanted_NL)
         )
-        differs_NL = (found_NL >= cuts_L) != (wanted_NL >= cuts_L)
-        near_NL = np.abs(wanted_NL - cuts_L) <= ON_THRESHOLD
+        differs_NL = (given_NL >= cuts_L) != (due_NL >= cuts_L)
+        near_NL = np.abs(due_NL - cuts_L) <= ON_THRESHOLD
         flips += int((differs_NL & ~near_NL).sum())
         on_threshold += int((differs_NL & near_NL).sum())
         decisions += wanted_NL.size
         if bundle.policy is not None:
             markets = [known.get("market") for known in columns]
             found, wanted = (
-                bundle.policy.decide(p_NL, bundle.signature.labels, present, markets) for p_NL in (found_NL, wanted_NL)
+                bundle.policy.decide(p_NL, bundle.signature.labels, present, markets) for p_NL in (given_NL, due_NL)
             )
             action_flips += sum((a.action, a.review) != (b.action, b.review) for a, b in zip(found, wanted, strict=True))
     # A NaN would be infinite here, and JSON has no infinity: 1 is the largest difference that probabilities can have.

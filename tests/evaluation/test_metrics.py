@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import foldnorm
 from sklearn import metrics as peer
 from sklearn.calibration import calibration_curve
 
@@ -15,9 +16,12 @@ from vigil_evaluation import metrics
 RANKED: dict[str, Callable[..., float | None]] = {
     "average_precision": metrics.average_precision,
     "auroc": metrics.auroc,
+    "partial_auroc": lambda t, s: metrics.partial_auroc(t, s, 0.2),
     "recall_at_fpr": lambda t, s: metrics.recall_at_fpr(t, s, 0.2),
+    "recall_at_precision": lambda t, s: metrics.recall_at_precision(t, s, 0.7),
     "f1_at": lambda t, s: metrics.f1_at(t, s, 0.5),
 }
+MEANS = (metrics.brier, metrics.log_loss, metrics.calibration_error)
 
 
 def cells(scores: st.SearchStrategy[float]) -> st.SearchStrategy[list[tuple[float, float]]]:
@@ -46,6 +50,14 @@ def test_ranking_metrics_equal_scikit_learn(pairs: list[tuple[float, float]]) ->
     rates, recalls, _ = peer.roc_curve(positive, scores, drop_intermediate=False)
     for rate in (0.0, 0.01, 0.25, 1.0):
         assert metrics.recall_at_fpr(targets, scores, rate) == pytest.approx(recalls[rates <= rate].max(), abs=1e-12)
+    for rate in (0.01, 0.25, 0.5, 1.0):
+        expected = peer.roc_auc_score(positive, scores, max_fpr=rate)
+        assert metrics.partial_auroc(targets, scores, rate) == pytest.approx(expected, abs=1e-12)
+    precisions, recalls, _ = peer.precision_recall_curve(positive, scores)
+    for precision in (0.01, 0.5, 2 / 3, 1.0):
+        # The last point of scikit-learn's curve, precision 1 at recall 0, flags nothing.
+        expected = recalls[:-1][precisions[:-1] >= precision].max(initial=0)
+        assert metrics.recall_at_precision(targets, scores, precision) == pytest.approx(expected, abs=1e-12)
 
 
 @given(cells(probabilities), st.sampled_from([0.0, 0.1, 0.5, 0.73, 1.0]))
@@ -69,22 +81,55 @@ def test_decisions_equal_scikit_learn(pairs: list[tuple[float, float]], threshol
 
 
 @given(cells(probabilities))
-def test_calibration_equals_scikit_learn(pairs: list[tuple[float, float]]) -> None:
+def test_losses_equal_scikit_learn(pairs: list[tuple[float, float]]) -> None:
     targets, scores = columns(pairs)
     hard = (targets >= 0.5).astype(float)
     assert metrics.brier(hard, scores) == pytest.approx(peer.brier_score_loss(hard, scores, pos_label=1), abs=1e-12)
-    edges = np.linspace(0, 1, 11)
-    # scikit-learn finds bins by comparing with the edges, where 0.3 and 3 / 10 may differ by a rounding: keep off the edges.
-    inside = np.abs(scores[:, None] - edges[None]).min(axis=1) > 1e-6
-    if inside.any():
-        frequency, probability = calibration_curve(hard[inside], scores[inside], n_bins=10, strategy="uniform")
-        found = metrics.reliability(hard[inside], scores[inside])
+    assert metrics.log_loss(hard, scores) == pytest.approx(peer.log_loss(hard, scores, labels=[0, 1]), rel=1e-12, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 10**6)), min_size=1, max_size=80, unique_by=lambda c: c[1]))
+def test_bins_equal_scikit_learn(pairs: list[tuple[float, int]]) -> None:
+    targets, scores = columns([(target, place / 10**6) for target, place in pairs])
+    # scikit-learn interpolates between probabilities to find the edges of its bins, where a rounding may put an edge beside the
+    # probability that it should be: the sizes tell. Without ties there is nothing else in which the two may differ.
+    frequency, probability = calibration_curve(targets, scores, n_bins=10, strategy="quantile")
+    found = metrics.reliability(targets, scores)
+    assert found.items.sum() == len(targets)
+    assert found.items.max() - found.items.min() <= 2
+    if (len(targets) - 1) % 10:
         np.testing.assert_allclose(found.target, frequency, atol=1e-12)
         np.testing.assert_allclose(found.probability, probability, atol=1e-12)
-        assert found.items.sum() == inside.sum()
-        weights = found.items / found.items.sum()
-        expected = float((weights * np.abs(frequency - probability)).sum())
-        assert metrics.calibration_error(hard[inside], scores[inside]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(cells(probabilities))
+def test_calibration_error_equals_a_loop(pairs: list[tuple[float, float]]) -> None:
+    targets, scores = columns(pairs)
+    bins: dict[int, list[int]] = {}
+    for item, score in enumerate(scores):
+        rank = int((scores < score).sum())  # ties count as the lowest of them
+        bins.setdefault(sum(i * (len(scores) - 1) < 10 * rank for i in range(1, 10)), []).append(item)
+    error = 0.0
+    for members in bins.values():
+        differences = targets[members] - scores[members]
+        mean, deviation = differences.mean(), differences.std() / np.sqrt(len(members))
+        chance = foldnorm.mean(abs(mean) / deviation, scale=deviation) if deviation > 1e-9 else abs(mean)
+        error += len(members) / len(scores) * (2 * abs(mean) - chance)
+    assert metrics.calibration_error(targets, scores) == pytest.approx(max(error, 0), abs=1e-9)
+
+
+def test_calibration_error_of_a_calibrated_model_is_near_zero_and_of_another_near_the_truth() -> None:
+    random = np.random.default_rng(0)
+    found, plain, shifted = [], [], []
+    for _ in range(200):
+        scores = random.beta(0.5, 2, 1000)
+        targets = (random.random(1000) < scores).astype(float)
+        curve = metrics.reliability(targets, scores)
+        found.append(metrics.calibration_error(targets, scores))
+        plain.append((curve.items * np.abs(curve.probability - curve.target)).sum() / 1000)
+        shifted.append(metrics.calibration_error(targets, np.clip(scores + 0.1, 0, 1)))
+    assert np.mean(found) < 0.65 * np.mean(plain)
+    assert np.mean(shifted) == pytest.approx(0.1, abs=0.003)
 
 
 @given(cells(probabilities), st.data())
@@ -92,7 +137,7 @@ def test_masking_equals_dropping(pairs: list[tuple[float, float]], data: st.Data
     targets, scores = columns(pairs)
     unknown = np.array(data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs))))
     masked, noise = np.where(unknown, np.nan, targets), np.where(unknown, np.nan, scores)
-    for metric in (*RANKED.values(), metrics.brier, metrics.calibration_error):
+    for metric in (*RANKED.values(), *MEANS):
         dropped = metric(targets[~unknown], scores[~unknown])
         assert metric(masked, scores) == dropped
         assert metric(masked, noise) == dropped, "the score of an unknown target is never read"
@@ -110,6 +155,7 @@ def test_soft_targets_are_compared_as_they_are_by_brier_and_calibration() -> Non
     targets, scores = [0.25, 0.75], [0.25, 0.75]
     assert metrics.brier(targets, scores) == 0
     assert metrics.calibration_error(targets, scores) == 0
+    assert metrics.log_loss(targets, scores) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75), abs=1e-12)
     assert metrics.auroc(targets, scores) == 1
 
 
@@ -122,8 +168,8 @@ def test_one_class_alone_has_no_ranking(targets: list[float]) -> None:
 
 
 def test_nothing_known_has_no_number() -> None:
-    assert metrics.brier([np.nan], [0.3]) is None
-    assert metrics.calibration_error([np.nan], [0.3]) is None
+    assert [metric([np.nan], [0.3]) for metric in MEANS] == [None] * 3
+    assert metrics.reliability([np.nan], [0.3]).items.tolist() == []
     at = metrics.decisions_at([np.nan], [0.3], 0.5)
     assert (at.precision, at.recall, at.f1, at.accuracy, at.false_positive_rate) == (None,) * 5
 
@@ -137,3 +183,16 @@ def test_infinite_scores_are_ranked_and_nan_is_refused() -> None:
 def test_unequal_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         metrics.auroc([1, 0], [0.1])
+
+
+def test_a_sure_mistake_costs_a_finite_log_loss() -> None:
+    assert metrics.log_loss([1, 0], [0.0, 1.0]) == pytest.approx(36.04, abs=0.01)
+
+
+def test_micro_is_the_metric_of_all_known_cells() -> None:
+    random = np.random.default_rng(1)
+    targets_NL = random.choice([0.0, 1.0, np.nan], (50, 3))
+    scores_NL = random.random((50, 3))
+    known = ~np.isnan(targets_NL)
+    for name, metric in RANKED.items():
+        assert metric(targets_NL.ravel(), scores_NL.ravel()) == metric(targets_NL[known], scores_NL[known]), name

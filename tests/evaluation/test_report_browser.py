@@ -61,11 +61,14 @@ def hostile_page(table_of: Callable[..., pa.Table], tmp_path_factory: pytest.Tem
 SOUND = """
   page.querySelectorAll("details").forEach((details) => { details.open = true; });
   page.getElementById("reveal")?.click();
-  const outside = [...page.querySelectorAll("main *")].filter((one) => {
-    if (one.closest(".table, nav, .hidden") || !one.getClientRects().length) return false;
+  const outside = [...page.querySelectorAll("body *")].filter((one) => {
+    const table = one.closest(".table");
+    if (table && table !== one && view.getComputedStyle(table).overflowX === "auto") return false;
+    if (one.closest(".hidden, nav, .skip") || one.closest("thead")?.clientWidth <= 1) return false;
+    if (!one.getClientRects().length) return false;
     const box = one.getBoundingClientRect();
     return box.width && (box.right > view.innerWidth + 1 || box.left < -1);
-  }).map((one) => one.outerHTML.slice(0, 120));
+  }).map((one) => `${one.tagName} ${one.className} in ${one.parentElement.className} ${one.closest('section')?.id}`);
   // A table that is wider than its place can be scrolled there, by keyboard too.
   const stuck = [...page.querySelectorAll(".table")].filter((one) => one.scrollWidth > one.clientWidth + 1 &&
     (one.tabIndex !== 0 || view.getComputedStyle(one).overflowX !== "auto")).map((one) => one.getAttribute("aria-label"));
@@ -80,8 +83,8 @@ SOUND = """
 def test_it_fits_and_runs_nothing_of_what_it_shows(kind: str, width: int, browse: Browse, request: pytest.FixtureRequest) -> None:
     found = browse(request.getfixturevalue(kind), SOUND, width)
     assert found["width"] == width
-    assert found["overflow"] <= 0
     assert found["outside"] == []
+    assert found["overflow"] <= 0
     assert found["stuck"] == []
     assert (found["hacked"], found["scripts"], found["images"], found["fetched"]) == (None, 1, 0, [])
 
@@ -139,7 +142,7 @@ def test_without_a_script_thresholds_are_a_table_and_nothing_is_dead(page: str) 
     for control in re.findall(r"<(?:select|input)[^>]*>", page):
         before = page[: page.index(control)]
         assert before.rfind(" hidden>") > max(before.rfind("</table>"), before.rfind("</select></label>\n</div>")), control
-    rows = re.search(r'<table class="points">.*?</table>', page, re.DOTALL)[0].count("<tr")
+    rows = re.search(r'<table class="points slim">.*?</table>', page, re.DOTALL)[0].count("<tr")
     assert 8 <= rows <= 13
 
 
@@ -223,7 +226,7 @@ CONTROLS = """
   const regions = [...page.querySelectorAll("svg[role=img]")].filter((one) => !one.computedName.trim()).length;
   const twice = all.filter((one) => one.matches("input, select")).map((one) => one.computedName);
   const unseen = [];
-  for (const one of all.filter((one) => one.matches("button, input, select, a, summary")).slice(0, 200)) {
+  for (const one of all.filter((one) => one.matches("button, input, select, a, summary")).slice(0, 80)) {
     one.focus({ preventScroll: true });
     if (page.activeElement !== one) unseen.push("not focused: " + one.outerHTML.slice(0, 100));
     else if (view.getComputedStyle(one).outlineStyle === "none") unseen.push("no outline: " + one.outerHTML.slice(0, 100));

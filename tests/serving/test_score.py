@@ -50,7 +50,14 @@ def test_table_holds_the_decisions(
     assert seen == [(5, 12), (10, 12), (12, 12)]
     table = pq.read_table(to)
     labels = ("scam", "promotion", "tobacco")
-    assert table.column_names == ["id", *(f"probability.{x}" for x in labels), *(f"decision.{x}" for x in labels), "presence", "cut", "error"]
+    assert table.column_names == [
+        "id",
+        *(f"probability.{x}" for x in labels),
+        *(f"decision.{x}" for x in labels),
+        "presence",
+        "cut",
+        "error",
+    ]
     by_id = {row["id"]: row for row in table.to_pylist()}
     for decision in Scorer(exported.bundle, threads=1).score(items):
         row = by_id[decision.id]

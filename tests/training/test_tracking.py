@@ -98,3 +98,30 @@ def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recip
         trainer = make_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
     assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     assert trainer.progress_bar_callback is None  # standard error is not a terminal here
+
+
+def test_an_evaluation_joins_the_tracked_run(make_recipe, train, tmp_path):
+    from vigil_training.evaluate import evaluate
+    from vigil_training.tracking import track_evaluation
+
+    run = train(make_recipe(tracking__mode="offline", training__max_steps=2, evaluation__replicates=20), tmp_path / "run")
+    evaluation = evaluate(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of wandb's own making
+        track_evaluation(run, evaluation.folder, evaluation.findings)
+    id_ = (run.path / "wandb_id").read_text().strip()
+    folders = [path for path in (run.path / "wandb").iterdir() if path.name.startswith("offline-run-")]
+    assert len(folders) == 2
+    assert {path.name.rpartition("-")[2] for path in folders} == {id_}, "one tracked run for one training"
+    tracked = max(folders, key=lambda path: path.stat().st_mtime)
+    media = [path for path in tracked.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".html" and path.read_text() == (evaluation.folder / "report.html").read_text() for path in media)
+    assert any("bright" in path.read_text() for path in media if path.name.endswith(".table.json"))
+
+
+def test_a_run_without_tracking_tracks_no_evaluation(trained, tmp_path):
+    from vigil_training.tracking import track_evaluation
+
+    before = sorted(path.name for path in trained.path.iterdir())
+    track_evaluation(trained, tmp_path, None)
+    assert sorted(path.name for path in trained.path.iterdir()) == before

@@ -33,6 +33,8 @@ class Summary(NamedTuple):
         single_macro_ap: the same by modality, of a model that was trained on that modality alone.
         seconds: how long each stage took.
         report: the fused model's report.
+        comparison: of the model of text alone with the fused one.
+        suite: what the bundle does in each functional test.
         bundle: the verified bundle.
     """
 
@@ -40,6 +42,8 @@ class Summary(NamedTuple):
     single_macro_ap: dict[str, float]
     seconds: dict[str, float]
     report: str
+    comparison: str
+    suite: str
     bundle: str
 
 
@@ -58,11 +62,21 @@ def stages(folder: Path, seed: int) -> list[Stage]:
         planned.append(
             Stage(f"train {name}", ["train", recipe, "--run", str(folder / name), *values], folder / name / "thresholds.json")
         )
+        if name == "fused":
+            policy = _shown(RECIPES / "policies" / "demo.yaml")
+            planned.append(Stage("policy", ["policy", "compile", policy, str(folder / name)], folder / name / "policy.json"))
         planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _findings(folder, name)))
+    comparison, suite = folder / "comparison", folder / "suite"
     return [
         *planned,
+        Stage(
+            "compare",
+            ["compare", str(folder / "text"), str(folder / "fused"), "--to", str(comparison)],
+            comparison / "comparison.json",
+        ),
         Stage("export", ["export", str(folder / "fused"), "--to", str(bundle)], bundle / "manifest.json"),
         Stage("verify", ["verify", str(bundle)], bundle / "manifest.json"),
+        Stage("suite", ["suite", "run", str(bundle), "demo", "--to", str(suite)], suite / "suite.json"),
         Stage("score", ["score", str(bundle), str(dataset), "--to", str(scores), "--split", "test"], scores),
     ]
 
@@ -98,6 +112,8 @@ def demonstrate(folder: Path, seed: int, run: Callable[[Stage], None]) -> Summar
         {modality: _macro_ap(folder, modality) for modality in MODALITIES},
         done,
         str(_findings(folder, "fused").with_name("report.html")),
+        str(folder / "comparison" / "comparison.html"),
+        str(folder / "suite" / "suite.html"),
         str(folder / "bundle"),
     )
     _write(folder / "summary.json", summary._asdict())

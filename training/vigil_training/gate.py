@@ -78,7 +78,8 @@ def compare_sources(
     ):
         say(f"predictions of {source}")
         sides.append(_contender(_predictions(source, other, question, columns, progress), given))
-    return compare(*sides, spec, gate, common=question.common, progress=say)
+    champion, challenger = sides
+    return compare(champion, challenger, spec, gate, common=question.common, progress=say)
 
 
 def spec_of(*sources: Path) -> "EvaluationSpec":

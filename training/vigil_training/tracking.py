@@ -260,7 +260,17 @@ def track_evaluation(run: Run, folder: Path, findings: "Findings") -> None:
             settings=wandb.Settings(silent=True),
         ) as tracked:
             prefix = f"evaluation/{folder.name}"
-            columns = ["label", "known", "positive", "average_precision", "low", "high", "auroc", "f1", "recall_at_fpr"]
+            columns: list[str | int] = [
+                "label",
+                "known",
+                "positive",
+                "average_precision",
+                "low",
+                "high",
+                "auroc",
+                "f1",
+                "recall_at_fpr",
+            ]
             table = wandb.Table(columns=columns)
             for label, found in findings.overall.labels.items():
                 low, high = found.intervals.get("average_precision") or (None, None)

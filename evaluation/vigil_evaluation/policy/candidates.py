@@ -29,6 +29,9 @@ STEP = 1.02
 EACH = 50
 """Up to so many items each makes a candidate."""
 
+FEWEST = 30
+"""A search for precision begins with no fewer items: of few, chance alone makes too many wrong."""
+
 MOST_STARTS = 8
 _APART = 2.0
 _ENOUGH = 4
@@ -94,7 +97,7 @@ def would_pass(rule: Rule, groups: Sequence[Evidence], times: float) -> bool:
     Candidates that few items reach now are passed over: what they say may be chance.
     """
     p_K: Floats = np.max([p_values(rule, evidence.scaled(times)) for evidence in groups], axis=0)
-    steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= EACH / 2
+    steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= EACH / 5
     # With room for chance, and for the places in which a search for precision begins.
     return bool((p_K[steady_K] <= (1 - rule.confidence) / MOST_STARTS).any())
 
@@ -105,9 +108,9 @@ def _starts(rows_K: Floats, bound: float, doubt: float, expected: float) -> Floa
     if not len(rows_K):
         return parts_K
     # So many items, all of them right, could just pass with all of the doubt.
-    fewest = max(np.log(doubt) / np.log(bound), 1.0) if bound > 0 else 1.0
+    fewest = max(np.log(doubt) / np.log(bound), FEWEST) if bound > 0 else FEWEST
     count = min(1 + int(np.log(max(expected / _ENOUGH / fewest, 1.0)) / np.log(_APART)), MOST_STARTS)
-    needed = max(np.ceil(np.log(doubt / count) / np.log(bound)), 1.0) if bound > 0 else 1.0
+    needed = max(np.ceil(np.log(doubt / count) / np.log(bound)), FEWEST) if bound > 0 else FEWEST
     for i in range(count):
         enough = np.flatnonzero(rows_K >= needed * _APART**i)
         parts_K[enough[0] if len(enough) else -1] += 1 / count

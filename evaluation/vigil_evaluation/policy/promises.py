@@ -137,7 +137,7 @@ def _overturned(policy: CompiledPolicy, rule: Rule, traffic: Traffic, rows_N: ND
         effective = steady_effect(wrong_N[known_N], None if traffic.units_N is None else traffic.units_N[known_N])
         counts.append(wrong_N.sum() * effective)
         rows.append(known_N.sum() * effective)
-        estimate += weight * wrong_N.sum() / known_N.sum() if known_N.any() else np.nan
+        estimate += weight * float(wrong_N.sum()) / float(known_N.sum()) if known_N.any() else np.nan
     if not rows or not np.isfinite(estimate):
         return Shown(rule, None, None, None, None, None, None, 0, 0, None, None)
     upper = weight * float(weighted_upper(np.array(counts)[:, None], np.array(rows), rule.confidence)[0])

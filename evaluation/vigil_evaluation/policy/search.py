@@ -14,6 +14,9 @@ from vigil_evaluation.policy.infeasible import Nearest, Problem, nearest_bound, 
 from vigil_evaluation.policy.rules import FROM_ABOVE, Rule, percent
 from vigil_evaluation.policy.traffic import Traffic
 
+FEW_MORE = 1.1
+"""Where it is chance that a rule is not shown, so many times as many items are named at least."""
+
 Groups = list[tuple[str | None, NDArray[np.bool_] | None]]
 
 
@@ -84,7 +87,7 @@ class Search:
         kind = "negative" if rule.metric == "false_positive_rate" else "positive"
         more = None
         if times is not None:
-            more = round_up((times - 1) * self.known[1 if kind == "negative" else 0])
+            more = round_up((max(times, FEW_MORE) - 1) * self.known[1 if kind == "negative" else 0])
         return replace(self._best(i), feasible_at=at, more=more, kind=kind)
 
     def _best(self, i: int) -> Nearest:

@@ -113,7 +113,7 @@ class Policy(Spec):
         for market in self.markets:
             problems += _problems(self, market)
         if unknown := sorted(set(self.severities) - set(self.labels)):
-            problems.append(f"severities: {', '.join(unknown)} lead to no action")
+            problems += [f"severities.{label} is of a label that leads to no action" for label in unknown]
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
@@ -141,18 +141,20 @@ def _problems(policy: Policy, market: str | None) -> list[str]:
     where = "" if market is None else f"markets.{market}."
     labels = policy.labels_of(market)
     used = {action for of in labels.values() for action in of}
-    problems = [f"{where}labels.{label}: names {a} twice" for label, of in labels.items() for a in set(of) if of.count(a) > 1]
+    problems = [f"{where}labels.{label} names {a} twice" for label, of in labels.items() for a in set(of) if of.count(a) > 1]
     for label, of in labels.items():
-        problems += [
-            f"{where}labels.{label}: leads to {a}, which stands not under actions" for a in of if a not in policy.actions
-        ]
+        problems += [f"{where}labels.{label} leads to {a}, which is not under actions" for a in of if a not in policy.actions]
     if not used:
-        problems.append(f"{where}labels: no label leads to an action")
+        problems.append(f"{where}labels lead to no action")
     if market is None:
         elsewhere = {a for other in policy.markets.values() for of in other.labels.values() for a in of}
-        problems += [f"actions.{action}: no label leads to it" for action in policy.actions if action not in used | elsewhere]
+        problems += [
+            f"actions.{action} has no label that leads to it" for action in policy.actions if action not in used | elsewhere
+        ]
     else:
-        problems += [f"{where}actions.{a}: no label leads to it here" for a in policy.markets[market].actions if a not in used]
+        problems += [
+            f"{where}actions.{a} has no label that leads to it here" for a in policy.markets[market].actions if a not in used
+        ]
     for action in policy.actions:
         if action in used:
             problems += _problems_of_action(policy, market, action, [label for label, of in labels.items() if action in of])
@@ -166,12 +168,10 @@ def _problems_of_action(policy: Policy, market: str | None, action: Action, of: 
     problems = []
     if own or market is None:
         wrong = sorted({label for constraint in must for label in constraint.labels} - set(of))
-        problems += [f"{where}.must: is for {label}, which does not lead to {action}" for label in wrong]
+        problems += [f"{where}.must is for {label}, which does not lead to {action}" for label in wrong]
     if any(c.metric == "overturned" for c in must) and not (appeals and appeals.wrong):
-        problems.append(f"{where}.must: overturned needs appeals, with the share of the wrong ones that are appealed")
+        problems.append(f"{where}.must says overturned, which needs appeals with the share of the wrong ones that are appealed")
     free = [x for x in of if not any(c.metric in FROM_ABOVE and (not c.labels or x in c.labels) for c in must)]
     if free:
-        problems.append(
-            f"{where}.must: nothing keeps {', '.join(free)} from hitting every item, as precision at least 90 % would"
-        )
+        problems.append(f"{where}.must keeps {', '.join(free)} from no item at all; add for example: precision at least 90 %")
     return problems

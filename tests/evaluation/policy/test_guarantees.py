@@ -4,6 +4,7 @@ Each scenario draws calibration splits, compiles, and works the metrics of each 
 this file. A rule may be broken in at most as many repetitions as its confidence leaves, but for the chance of the simulation.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,6 @@ from vigil_evaluation.policy.infeasible import Infeasible
 from vigil_evaluation.policy.rules import Rule
 from vigil_evaluation.policy.specs import Policy
 
-import os
-REPS = int(os.environ.get('REPS', 500))
 FRESH = 1_000_000
 
 
@@ -262,7 +261,7 @@ def policy_of(text: str) -> Policy:
 @pytest.mark.prove
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int]) -> None:
-    scenario, repetitions = SCENARIOS[name], proofs(10, REPS)
+    scenario, repetitions = SCENARIOS[name], proofs(10, int(os.environ.get("REPS", "500")))
     policy, truth = policy_of(scenario.policy), Truth(scenario.world)
     rates: dict[Rule, list[float]] = {}
     infeasible, reasons = 0, {}

@@ -19,7 +19,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where everything goes.", metavar="DIR")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Of the dataset and of the trainings.")] = 0,
 ) -> None:
-    """Make a tri-modal dataset, train on it, evaluate, export, verify and score; some minutes on two cores.
+    """Make a tri-modal dataset, train, compile a policy, evaluate, compare, export, verify, test and score; minutes on two cores.
 
     Each stage is a command that is printed before it runs, so it shows how Vigil is used. Nothing is downloaded. What was done
     already is not done again: an interrupted demonstration goes on with the same command.
@@ -57,4 +57,8 @@ def _show(summary: "Summary", folder: Path) -> None:
     for table in (times, found):
         console.print()
         console.print(table)
-    typer.echo(f"\nreport:  {summary.report}\nbundle:  {summary.bundle}\nsummary: {folder / 'summary.json'}")
+    lines = {
+        **{name: getattr(summary, name) for name in ("report", "comparison", "suite", "bundle")},
+        "summary": folder / "summary.json",
+    }
+    typer.echo("\n" + "\n".join(f"{name + ':':<12}{path}" for name, path in lines.items()))

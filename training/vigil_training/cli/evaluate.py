@@ -210,26 +210,22 @@ def _progress(what: str) -> Iterator[tuple[Callable[[int, int | None], None], Ca
 
 def _show(evaluation: "Evaluation") -> None:
     """Print a row for each label, and where the report lies."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     findings = evaluation.findings
-    table = Table("label")
-    for head in ("known", "positive", "AP", "AUROC", "threshold", "F1", f"recall at {findings.false_positive_rate:.2g} FPR"):
-        table.add_column(head, justify="right")
+    metrics = ("average_precision", "auroc", "f1", "recall_at_fpr")
+    table = Table("label", box=SIMPLE_HEAD, pad_edge=False)
+    for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {findings.false_positive_rate:.2g} FPR", "threshold"):
+        table.add_column(head, justify="right", min_width=9)
     for name, found in findings.overall.labels.items():
-        numbers = [
-            _with_interval(getattr(found, metric), found.intervals.get(metric)) for metric in ("average_precision", "auroc")
-        ]
-        others = [
-            _number(found.threshold),
-            *(_with_interval(getattr(found, m), found.intervals.get(m)) for m in ("f1", "recall_at_fpr")),
-        ]
-        table.add_row(name, str(found.known), str(found.positive), *numbers, *others)
+        numbers = [_with_interval(getattr(found, metric), found.intervals.get(metric)) for metric in metrics]
+        table.add_row(name, f"{found.positive:,}\nof {found.known:,}", *numbers, _number(found.threshold))
     macro = findings.overall.macro
-    means = [_with_interval(macro[m].value, macro[m].interval) for m in ("average_precision", "auroc", "f1", "recall_at_fpr")]
+    means = [_with_interval(macro[metric].value, macro[metric].interval) for metric in metrics]
     table.add_section()
-    table.add_row("mean over labels", "", "", *means[:2], "", *means[2:])
+    table.add_row("mean", "", *means, "")
     console = Console()
     console.print(table)
     for line in _notes(findings):
@@ -268,7 +264,12 @@ def _show_calibration(run: Path, items: int) -> None:
 
 
 def _with_interval(value: float | None, interval: "tuple[float, float] | None") -> str:
-    return _number(value) if interval is None else f"{_number(value)} ({interval[0]:.3f}-{interval[1]:.3f})"
+    """A value above its interval, short enough for a terminal of 80 columns."""
+    return _number(value) if interval is None else f"{_number(value)}\n{_short(interval[0])}-{_short(interval[1])}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _number(value: float | None) -> str:
