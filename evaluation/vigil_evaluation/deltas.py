@@ -144,8 +144,8 @@ class _Counted:
         """The units of a metric, those in which the models differ, and whether any probability differs, ``[G, L]`` each."""
         moved = self._count("moved")
         if metric not in DECIDED:
-            # A model that is bolder than another loses a little on each item of one class and gains much on each of the other. Where
-            # the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
+            # A model that is bolder than another loses a little on each item of one class and gains much on each of the other.
+            # Where the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
             units = np.minimum(self._count("positive"), self._count("negative"))
             return units, np.minimum(units, moved), moved > 0
         kind = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}.get(

@@ -22,6 +22,9 @@ FASTEST = 0.05
 FARTHEST = 1.0
 """The largest bias that is corrected, in standard deviations."""
 
+BESIDE = 0.01
+"""The share of the replicates that may lie on the other side of a number at the end of its range."""
+
 ROUNDING = 1e-6
 
 COLUMNS = 4096
@@ -83,8 +86,9 @@ def _ends(values_E: Floats, drawn_ER: Floats, defined_E: NDArray[np.int64], conf
     # A replicate that differs by a rounding of float32 alone equals the number, and counts half.
     rounding_E = ROUNDING * np.maximum(np.abs(values_E), 0.1)
     below = sum((drawn_ER < (values_E + side * rounding_E)[:, None]).sum(1) for side in (-1, 1)) / (2 * defined_E)
-    # A number with all its replicates on one side lies at the end of its range: there is no bias to correct.
-    bias = np.where((below > 0) & (below < 1), np.clip(ndtri(np.clip(below, 1e-9, 1 - 1e-9)), -FARTHEST, FARTHEST), 0.0)
+    # A number with its replicates on one side lies at the end of its range: there is no bias to correct.
+    inside = np.abs(below - 0.5) < 0.5 - BESIDE
+    bias = np.where(inside, np.clip(ndtri(np.where(inside, below, 0.5)), -FARTHEST, FARTHEST), 0.0)
     means_E1 = np.where(there_ER, drawn_ER, 0.0).sum(1, keepdims=True) / defined_E[:, None]
     apart_ER = np.where(there_ER, drawn_ER - means_E1, 0.0)
     spread_E = np.maximum(np.sqrt((apart_ER**2).sum(1) / defined_E), ROUNDING * rounding_E)

@@ -151,7 +151,7 @@ def test_models_of_equal_quality_fail_no_more_often_than_is_stated(proofs, gate,
 
 
 def bolder(seed, items=3000, slices=60, prevalence=0.1):
-    """Two models that know nothing, one as far above the share of positives as the other is below: their Brier scores are equal."""
+    """Two models that know nothing, one as far above the share of positives as the other below: their Brier scores are equal."""
     random = np.random.default_rng(seed)
     targets = (random.random(items) < prevalence).astype(np.float32)
     shown = {"id": [str(i) for i in range(items)], "language": random.integers(0, slices, items).astype(str), "target.x": targets}

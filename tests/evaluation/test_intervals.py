@@ -94,7 +94,7 @@ def test_intervals_hold_the_truth(name: str, proofs: Callable[[int, int], int]) 
 
 @pytest.mark.prove
 def test_intervals_of_shares_of_a_few_items(proofs: Callable[[int, int], int]) -> None:
-    tries = proofs(400, 10_000)
+    tries = proofs(200, 4000)
     slack = 0.0 if tries > 1000 else 3.5 * np.sqrt(0.05 * 0.95 / tries)
     mean = []
     for items in (10, 20, 50, 200):
@@ -104,9 +104,11 @@ def test_intervals_of_shares_of_a_few_items(proofs: Callable[[int, int], int]) -
             low, high = intervals(estimates, samples, 0.95)
             mean.append(float(((low <= share) & (share <= high)).mean()))
             print(f"{items} items, {share:.0%} right: held {mean[-1]:.1%}")
-            assert mean[-1] >= 0.86 - slack, (items, share)
+            # Few items leave few intervals to choose from: those of a share can only be on the wide side.
+            assert mean[-1] >= 0.93 - slack, (items, share)
+            if items == 200 and share < 0.99:
+                assert mean[-1] <= 0.97 + slack, (items, share)
     print(f"on average {np.mean(mean):.1%}")
-    assert np.mean(mean) >= 0.93 - slack
 
 
 def test_twenty_of_twenty_is_not_certain() -> None:
@@ -115,7 +117,8 @@ def test_twenty_of_twenty_is_not_certain() -> None:
     found = interval(float(estimates[0, 0]), samples[:, 0, 0], 0.95)
     assert found is not None
     assert found.high == 1
-    assert found.low == pytest.approx(beta.ppf(0.025, 20.5, 0.5), abs=0.015)
+    # Between the exact interval (Clopper and Pearson), which is too wide, and that of Jeffreys' prior.
+    assert beta.ppf(0.025, 20, 1) < found.low < beta.ppf(0.025, 20.5, 0.5)
 
 
 def test_calibration_error_that_may_be_chance_begins_at_zero() -> None:

@@ -8,7 +8,7 @@ from vigil_data.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loader import Reader
 from vigil_training.checkpoint import read
-from vigil_training.predict import predict, predict_rows, predictions
+from vigil_training.predict import predict, predict_rows, table_of
 from vigil_training.run import Run
 
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_that_is_not_there_or_of_another_model_is_refused(trained, 
 
 def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, dataset):
     rows = dataset.rows("test")[::-1]
-    table = predictions(trained, dataset, rows=rows)
+    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
     assert table.column("id").to_pylist() == [item.id for item in dataset.take(rows)]
     assert table.column_names == [
         "id",
@@ -70,7 +70,8 @@ def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, d
     for place in (0, 7, 23):
         item = dataset.take(rows[[place]])[0]
         with torch.no_grad():
-            alone = model(reader[Request(rows[[place]])]).logits_NL.sigmoid().numpy()[0]
+            raw_NL = model(reader[Request(rows[[place]])]).logits_NL.double().sigmoid().numpy()
+        alone = trained.read_calibrated().calibration.apply(raw_NL)[0]
         found = [table.column(f"probability.{label}")[place].as_py() for label in ("cat", "bright")]
         np.testing.assert_allclose(found, alone, atol=1e-5)
         assert table.column("target.cat")[place].as_py() == item.targets.get("cat")
@@ -80,7 +81,8 @@ def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, d
 
 
 def test_unknown_targets_are_null_in_predictions(trained, dataset):
-    table = predictions(trained, dataset, "test")
+    rows = dataset.rows("test")
+    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
     unknown = np.isnan(dataset.targets(["cat"], dataset.rows("test"))[:, 0])
     assert table.column("target.cat").null_count == unknown.sum() > 0
 

@@ -67,7 +67,7 @@ def recalibrate(
     split: str | None = None,
     *,
     checkpoint: str = "best",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Calibrate a finished run anew, on another split or by other means, and choose its thresholds anew.
 
@@ -77,7 +77,7 @@ def recalibrate(
         dataset: where the split is; the run's own, in the version it was trained on, if not given.
         split: which rows; the recipe's validation split if not given.
         checkpoint: ``best``, ``last`` or the path of one.
-        progress: told the number of items after each batch.
+        progress: told the items done and their number.
 
     Returns:
         How many items it was fitted on.

@@ -69,15 +69,7 @@ def evaluate(
     own = dataset.path.resolve() == Path(run.read_environment()["dataset"]["path"])
     name = split if own else f"{dataset.path.name}-{split}"
     rows = dataset.rows(split)
-    done = 0
-
-    def advance(items: int) -> None:
-        nonlocal done
-        done += items
-        if progress is not None:
-            progress(done, len(rows))
-
-    predicted = predict_rows(run, dataset, rows, checkpoint=checkpoint, only=only, progress=advance)
+    predicted = predict_rows(run, dataset, rows, checkpoint=checkpoint, only=only, progress=progress)
     if not predicted.ids:
         raise UserError(f"{dataset.path}: no item of split {split} can be decoded; the first: {predicted.refused[0].reason}")
     table = table_of(predicted, run, dataset, rows, spec.columns)

@@ -94,7 +94,7 @@ def predict_rows(
     *,
     checkpoint: str = "best",
     only: Sequence[Modality] = (),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Predicted:
     """Run a run's model over rows of a dataset.
 
@@ -104,7 +104,7 @@ def predict_rows(
         rows: row numbers, int64 ``[N]``.
         checkpoint: ``best``, ``last`` or a path.
         only: modalities that the model may see; all of its own if empty.
-        progress: as for :func:`predict`.
+        progress: told the items done and their number.
 
     Returns:
         The items in the order of ``rows``.
@@ -118,7 +118,15 @@ def predict_rows(
     loader = evaluation_loader(
         reader, rows, prices, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )
-    predicted = predict(run.model(checkpoint), loader, progress)
+    done = 0
+
+    def advance(items: int) -> None:
+        nonlocal done
+        done += items
+        if progress is not None:
+            progress(done, len(rows))
+
+    predicted = predict(run.model(checkpoint), loader, advance)
     place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}
     order = np.argsort([place[id_] for id_ in predicted.ids]).astype(np.int64)
     return Predicted(
@@ -128,22 +136,6 @@ def predict_rows(
         [predicted.presence[i] for i in order],
         predicted.refused,
     )
-
-
-def predictions(
-    run: Run, dataset: Dataset, split: str | None = None, rows: Rows | None = None, checkpoint: str = "best"
-) -> "pa.Table":
-    """The predictions table of a split, or of rows; see :func:`table_of`.
-
-    Args:
-        run: a run with the checkpoint.
-        dataset: where the rows are.
-        split: which rows, if ``rows`` are not given; all if neither is.
-        rows: row numbers, int64 ``[N]``.
-        checkpoint: ``best``, ``last`` or a path.
-    """
-    rows = dataset.rows(split) if rows is None else rows
-    return table_of(predict_rows(run, dataset, rows, checkpoint=checkpoint), run, dataset, rows)
 
 
 def table_of(predicted: Predicted, run: Run, dataset: Dataset, rows: Rows, columns: Sequence[str] = ()) -> "pa.Table":

@@ -163,15 +163,7 @@ def _predicted_by_run(
 ) -> Predictions:
     from vigil_training.predict import predict_rows, table_of
 
-    done = 0
-
-    def advance(items: int) -> None:
-        nonlocal done
-        done += items
-        if progress is not None:
-            progress(done, len(rows))
-
-    predicted = predict_rows(run, dataset, rows, progress=advance)
+    predicted = predict_rows(run, dataset, rows, progress=progress)
     _refuse_empty(len(predicted.ids), dataset, len(rows))
     table = table_of(predicted, run, dataset, rows, columns)
     facts = {"run": str(run.path), **_facts(dataset, table.num_rows, len(predicted.refused))}

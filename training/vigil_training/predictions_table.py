@@ -32,12 +32,14 @@ def predictions_table(
         targets_NL: NaN for unknown.
         probabilities_NL: calibrated.
         present: of each item, the modalities that it has.
-        dataset: where ``columns`` and :data:`ALWAYS` are; one that it lacks is left out.
+        dataset: where ``columns`` and :data:`ALWAYS` are; one that it lacks is left out,
+            and one of the latter that is null in all rows.
         rows: row numbers that hold the items.
         columns: to be taken over.
     """
     wanted = [name for name in dict.fromkeys([*columns, *ALWAYS]) if name in dataset.columns]
     known = dataset.table(["id", *wanted], rows)
+    wanted = [name for name in wanted if name in columns or known.column(name).null_count < known.num_rows]
     place = {id_: i for i, id_ in enumerate(known.column("id").to_pylist())}
     known = known.take(pa.array([place[id_] for id_ in ids], pa.int64()))
     made: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}

@@ -276,7 +276,12 @@ def track_evaluation(run: Run, folder: Path, findings: "Findings") -> None:
                 low, high = found.intervals.get("average_precision") or (None, None)
                 numbers = (found.average_precision, low, high, found.auroc, found.f1, found.recall_at_fpr)
                 table.add_data(label, found.known, found.positive, *numbers)
-            tracked.log({f"{prefix}/labels": table, f"{prefix}/report": wandb.Html((folder / "report.html").open())})
+            tracked.log(
+                {
+                    f"{prefix}/labels": table,
+                    f"{prefix}/report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False),
+                }
+            )
             for metric, macro in findings.overall.macro.items():
                 tracked.summary[f"{prefix}/macro/{metric}"] = macro.value
             files = wandb.Artifact(f"{run.path.name}-{folder.name}", type="evaluation")

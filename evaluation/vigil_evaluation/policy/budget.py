@@ -7,7 +7,8 @@ tests is fixed.
 
 The harm of a step is estimated by the share of positives among its items, made to fall with the probability (isotonic
 regression). Targets decide in which order labels take turns, and so hardly bear on whether the volume, which rests on
-probabilities alone, is estimated too low.
+probabilities alone, is estimated too low. Where wrong calls are bounded they would, so there the probabilities are taken at their
+word.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.candidates import Candidates
-from vigil_evaluation.policy.evidence import Evidence, p_values, steady_effect
+from vigil_evaluation.policy.evidence import Evidence, doubt, p_values, steady_effect
 from vigil_evaluation.policy.rules import Rule
 
 
@@ -70,7 +71,7 @@ def spend(
         rules: on the traffic; with the share of wrong actions that count (1 but for ``overturned``), and the items of each group.
         units_N: see :mod:`vigil_evaluation.policy.evidence`.
     """
-    turns = _turns(claims, free_N)
+    turns = _turns(claims, free_N, by_targets=all(rule.metric != "overturned" for rule, *_ in rules))
     length = max((int(turn_K.max(initial=0)) for turn_K in turns), default=0) + 1
     entries = [_entry(claim, turn_K, length) for claim, turn_K in zip(claims, turns, strict=True)]
     entry_N = np.where(free_N, np.min(entries, axis=0), length)
@@ -86,11 +87,12 @@ def spend(
     return Spent([_reached(c, t, max(farthest, 0)) for c, t in zip(claims, turns, strict=True)], stopped, farthest >= 0)
 
 
-def _turns(claims: Sequence[Claim], free_N: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+def _turns(claims: Sequence[Claim], free_N: NDArray[np.bool_], by_targets: bool) -> list[NDArray[np.int64]]:
     """Of each claim's candidates the place on the path where it is reached; 0 for those that are needed."""
     owners, worth = [], []
     for i, claim in enumerate(claims):
-        worth_K = claim.severity * falling_share(claim.candidates, claim.positive_N & free_N, claim.negative_N & free_N)
+        seen_N = free_N & by_targets
+        worth_K = claim.severity * falling_share(claim.candidates, claim.positive_N & seen_N, claim.negative_N & seen_N)
         owners.append(np.full(len(worth_K), i))
         worth.append(worth_K)
     owner, order = np.concatenate(owners), np.argsort(-np.concatenate(worth), kind="stable")
@@ -159,7 +161,7 @@ def _volume(
             effective = steady_effect(entry_N[within_N] <= at, units_N[within_N])
         evidence = Evidence(None, count_J, np.full(length, rows), np.full(length, effective))
         # Nothing at all is a share that needs no showing.
-        kept_J &= (p_values(rule, evidence) <= 1 - rule.confidence) | (count_J == 0)
+        kept_J &= (p_values(rule, evidence) <= doubt(rule)) | (count_J == 0)
     return kept_J
 
 
@@ -185,7 +187,7 @@ def _overturned(
             effective = steady_effect(called_N[known_N] <= at, units_N[known_N])
         wrong.append(count_J * effective)
         known.append(known_N.sum() * effective)
-    return np.asarray(weighted_upper(np.array(wrong), np.array(known), rule.confidence) * weight <= rule.bound)
+    return np.asarray(weighted_upper(np.array(wrong), np.array(known), 1 - doubt(rule)) * weight <= rule.bound)
 
 
 def weighted_upper(count_LJ: Floats, rows_L: Floats, confidence: float) -> Floats:

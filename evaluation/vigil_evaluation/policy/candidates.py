@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.evidence import Evidence, p_values
+from vigil_evaluation.policy.evidence import Evidence, doubt, p_values
 from vigil_evaluation.policy.rules import Rule
 
 STEP = 1.02
@@ -83,12 +83,11 @@ def passing(rule: Rule, groups: Sequence[Evidence], expected: float) -> NDArray[
         groups: what each group of items says.
         expected: positives that the probabilities let expect; decides in how many places a search for precision begins.
     """
-    doubt = 1 - rule.confidence
     p_K: Floats = np.max([p_values(rule, evidence) for evidence in groups], axis=0)
     if rule.metric != "precision":
-        return p_K <= doubt
+        return p_K <= doubt(rule)
     rows_K = np.min([evidence.rows_K * evidence.effective_K for evidence in groups], axis=0)
-    return _fallback(p_K, _starts(rows_K, rule.bound, doubt, expected), doubt)
+    return _fallback(p_K, _starts(rows_K, rule.bound, doubt(rule), expected), doubt(rule))
 
 
 def would_pass(rule: Rule, groups: Sequence[Evidence], times: float) -> bool:
@@ -99,29 +98,29 @@ def would_pass(rule: Rule, groups: Sequence[Evidence], times: float) -> bool:
     p_K: Floats = np.max([p_values(rule, evidence.scaled(times)) for evidence in groups], axis=0)
     steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= EACH / 5
     # With room for chance, and for the places in which a search for precision begins.
-    return bool((p_K[steady_K] <= (1 - rule.confidence) / MOST_STARTS).any())
+    return bool((p_K[steady_K] <= doubt(rule) / MOST_STARTS).any())
 
 
-def _starts(rows_K: Floats, bound: float, doubt: float, expected: float) -> Floats:
+def _starts(rows_K: Floats, bound: float, allowed: float, expected: float) -> Floats:
     """The part of the doubt that each candidate brings along: of those where a search begins."""
     parts_K = np.zeros(len(rows_K))
     if not len(rows_K):
         return parts_K
     # So many items, all of them right, could just pass with all of the doubt.
-    fewest = max(np.log(doubt) / np.log(bound), FEWEST) if bound > 0 else FEWEST
+    fewest = max(np.log(allowed) / np.log(bound), FEWEST) if bound > 0 else FEWEST
     count = min(1 + int(np.log(max(expected / _ENOUGH / fewest, 1.0)) / np.log(_APART)), MOST_STARTS)
-    needed = max(np.ceil(np.log(doubt / count) / np.log(bound)), FEWEST) if bound > 0 else FEWEST
+    needed = max(np.ceil(np.log(allowed / count) / np.log(bound)), FEWEST) if bound > 0 else FEWEST
     for i in range(count):
         enough = np.flatnonzero(rows_K >= needed * _APART**i)
         parts_K[enough[0] if len(enough) else -1] += 1 / count
     return parts_K
 
 
-def _fallback(p_K: Floats, parts_K: Floats, doubt: float) -> NDArray[np.bool_]:
+def _fallback(p_K: Floats, parts_K: Floats, allowed: float) -> NDArray[np.bool_]:
     passed, carried = np.zeros(len(p_K), bool), 0.0
     for k in range(int(np.argmax(parts_K > 0)), len(p_K)):
         carried += parts_K[k]
-        passed[k] = carried > 0 and p_K[k] <= carried * doubt
+        passed[k] = carried > 0 and p_K[k] <= carried * allowed
         if not passed[k]:
             carried = 0.0
     return passed

@@ -27,7 +27,7 @@ from vigil_evaluation.policy.rules import ACTIONS, REVIEW, Appeals, Cell, Rule, 
 from vigil_evaluation.policy.scopes import Scope, actions_of, labels_of, scopes
 from vigil_evaluation.policy.search import Search, groups_of, search
 from vigil_evaluation.policy.specs import Policy
-from vigil_evaluation.policy.traffic import MARKET, PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.traffic import PRESENCE, Traffic, traffic_of
 
 Cuts = dict[str, dict[str, dict[str | None, float]]]
 """Label, action and presence (``None`` for all others) to threshold."""
@@ -250,8 +250,3 @@ def _nothing_to_spend(work: _Work, action: str, found: Mapping[str, Search], rul
         told.append(Nearest(rule, feasible_at=at))
     why = f"not one item can be shown to be allowed with {work.traffic.items:,} items"
     return Problem(work.place(None, action), why, tuple(told))
-
-
-def uses(policy: Policy) -> tuple[str, ...]:
-    """The columns beside presence that a table must have for a policy to be compiled on it."""
-    return tuple(dict.fromkeys([*policy.columns, *([MARKET] if policy.markets else [])]))

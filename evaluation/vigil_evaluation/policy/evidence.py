@@ -5,7 +5,8 @@ on the wrong side of what is promised. Counts are binomial, so it is exact (Clop
 
 Items of one author resemble each other. Where units are given, counts are divided by the design effect 1 + r (m - 1): m is the
 mean size of a unit as an item of the sample meets it, r the correlation within units (Kish 1965; Korn and Graubard 1998 use
-effective counts in this way). r is measured where at least :data:`STEADY` of the rarer outcome are seen and never below 0.
+effective counts in this way). r is measured where at least :data:`STEADY` of the rarer outcome are seen, taken one standard error
+higher, and never below 0.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.rules import Rule
 
 STEADY = 30
+
+CARE = 0.75
+"""Of the doubt that a rule allows, tests use so much. The rest is for what is not exact: design effects, and choices beside
+thresholds that are made on the same items (the order in which labels share a budget, thresholds by presence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,11 @@ def p_values(rule: Rule, evidence: Evidence) -> Floats:
     if rule.metric == "miss_rate":
         return _p_at_least(count_K, rows_K, 1 - rule.bound)
     return _p_at_least(count_K, rows_K, rule.bound) if rule.at_least else _p_at_most(count_K, rows_K, rule.bound)
+
+
+def doubt(rule: Rule) -> float:
+    """The largest p-value with which a rule counts as shown."""
+    return CARE * (1 - rule.confidence)
 
 
 def estimates(rule: Rule, evidence: Evidence) -> Floats:
@@ -139,14 +149,18 @@ def _steady(count_K: Floats, rows_K: Floats) -> int | None:
 
 
 def _correlation(outcome: NDArray[np.bool_], units: NDArray[np.int32]) -> float:
-    """Correlation of two outcomes within a unit, by moments; 0 if it cannot be told or is negative."""
+    """Correlation of two outcomes within a unit, by moments and one standard error higher; 0 if it cannot be told."""
     mean = float(outcome.mean()) if len(outcome) else 0.0
     if not 0 < mean < 1:
         return 0.0
     off = outcome - mean
     sums, squares, sizes = (np.bincount(units, weights=values) for values in (off, off**2, np.ones_like(off)))
-    pairs = float((sizes**2 - sizes).sum())
-    return min(max(float((sums**2 - squares).sum()) / (pairs * mean * (1 - mean)), 0.0), 1.0) if pairs else 0.0
+    alike, pairs = sums**2 - squares, (sizes**2 - sizes) * mean * (1 - mean)
+    if not pairs.sum():
+        return 0.0
+    correlation = float(alike.sum() / pairs.sum())
+    error = float(np.sqrt(((alike - correlation * pairs) ** 2).sum()) / pairs.sum())
+    return min(max(correlation + error, 0.0), 1.0)
 
 
 def _met_size(

@@ -72,13 +72,9 @@ class Rule:
         of = self.action if self.label is None else f"{self.label}/{self.action}"
         return of if self.market is None else f"{of} in market {self.market}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, value: Any, where: str) -> "Rule":
-        """Read what :meth:`to_dict` made.
+        """Read one that was written as JSON.
 
         Raises:
             UserError: one line, if it is malformed.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vigil_data.errors import UserError
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.candidates import Candidates, candidates, passing, would_pass
-from vigil_evaluation.policy.evidence import Evidence, bounds, estimates, gather, p_values
+from vigil_evaluation.policy.evidence import Evidence, bounds, gather
 from vigil_evaluation.policy.infeasible import Nearest, Problem, nearest_bound, times_more
 from vigil_evaluation.policy.rules import FROM_ABOVE, Rule, percent
 from vigil_evaluation.policy.traffic import Traffic
@@ -162,12 +162,6 @@ def round_up(count: float) -> int:
         return 1
     unit = 10 ** max(int(np.floor(np.log10(count))) - 1, 0)
     return int(-(-count // unit) * unit)
-
-
-def look(rule: Rule, groups: Sequence[Evidence]) -> tuple[Evidence, float, float]:
-    """The group in which a rule fares worst at the one threshold given, with its estimate and p-value."""
-    worst = max(groups, key=lambda evidence: float(p_values(rule, evidence)[0]))
-    return worst, float(estimates(rule, worst)[0]), float(p_values(rule, worst)[0])
 
 
 def _at(rule: Rule) -> str:

@@ -21,8 +21,6 @@ from vigil_evaluation.policy.infeasible import Infeasible
 from vigil_evaluation.policy.rules import Rule
 from vigil_evaluation.policy.specs import Policy
 
-FRESH = 1_000_000
-
 
 @dataclass(frozen=True)
 class World:
@@ -88,8 +86,8 @@ def as_table(items: Mapping[str, Any], labels: Mapping[str, Any]) -> pa.Table:
 class Truth:
     """True rates of rules on fresh items, counted directly."""
 
-    def __init__(self, world: World, seed: int = 10**6) -> None:
-        self.labels, self.items = tuple(world.labels), world.draw(FRESH, seed)
+    def __init__(self, world: World, items: int, seed: int = 10**6) -> None:
+        self.labels, self.items, self.count = tuple(world.labels), world.draw(items, seed), items
 
     def cut(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
         by = {
@@ -112,7 +110,7 @@ class Truth:
         return self.items[f"p.{label}"] >= self.cut(policy, label, action)
 
     def taken(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
-        taken = np.zeros(FRESH, bool)
+        taken = np.zeros(self.count, bool)
         for other in self.before(policy, action):
             taken |= self.called(policy, label, other)
         return taken
@@ -120,7 +118,7 @@ class Truth:
     def rate(self, policy: CompiledPolicy, rule: Rule) -> float:
         """The true metric, of the worst value of the rule's column; NaN if it is a share of nothing."""
         of = [label for label in self.labels if label in policy.labels]
-        within = np.ones(FRESH, bool)
+        within = np.ones(self.count, bool)
         if rule.market == "de":
             within = self.items["market"] == "de"
         elif any(market == "de" for market, _ in policy.cells):
@@ -197,6 +195,19 @@ SCENARIOS = {
         """,
         20_000,
     ),
+    "below review": Scenario(
+        World({"spam": (0.05, 2.8), "scam": (0.1, 2.8)}),
+        """
+        review: before
+        together: true
+        actions:
+          remove: {must: [precision at least 90 %]}
+          review: {must: [at most 3 % of traffic]}
+          limit: {must: [precision at least 20 %]}
+        labels: {spam: [limit, review, remove], scam: [limit, review, remove]}
+        """,
+        20_000,
+    ),
     "recall and appeals": Scenario(
         World({"spam": (0.05, 3.5), "scam": (0.1, 3.5)}),
         """
@@ -261,8 +272,8 @@ def policy_of(text: str) -> Policy:
 @pytest.mark.prove
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int]) -> None:
-    scenario, repetitions = SCENARIOS[name], proofs(10, int(os.environ.get("REPS", "500")))
-    policy, truth = policy_of(scenario.policy), Truth(scenario.world)
+    scenario, repetitions = SCENARIOS[name], proofs(6, int(os.environ.get("REPS", "500")))
+    policy, truth = policy_of(scenario.policy), Truth(scenario.world, proofs(300_000, 1_000_000))
     rates: dict[Rule, list[float]] = {}
     infeasible, reasons = 0, {}
     for repetition in range(repetitions):
@@ -275,15 +286,21 @@ def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int])
         for shown in compiled.shown:
             rates.setdefault(shown.rule, []).append(truth.rate(compiled, shown.rule))
     print(f"\n{name}: infeasible in {infeasible} of {repetitions}", *reasons.values(), sep="\n  ")
+    any_broken = np.zeros(repetitions - infeasible, bool)
     for rule, found in rates.items():
         values = np.array(found)
-        broken = int(np.sum(values < rule.bound if rule.at_least else values > rule.bound))
+        wrong_R = values < rule.bound if rule.at_least else values > rule.bound
+        broken = int(wrong_R.sum())
         print(f"  {rule.place}: {rule}: broken in {broken} of {repetitions}, {np.nanmean(values):.4f} on average")
         if rule.metric == "expected_miss_rate":
-            error = np.nanstd(values) / np.sqrt(len(values))
-            assert np.nanmean(values) <= rule.bound + 3 * error
+            # Where nothing was promised, no promise is broken.
+            assert values.sum() / repetitions <= rule.bound + 3 * values.std() / np.sqrt(repetitions)
         else:
             assert broken <= binom.ppf(0.999, repetitions, 1 - rule.confidence), f"{rule.place}: {rule}"
+            any_broken |= wrong_R
+    print(f"  some rule broken in {any_broken.sum()} of {repetitions}")
+    if policy.together:
+        assert any_broken.sum() <= binom.ppf(0.999, repetitions, 1 - policy.confidence)
     if scenario.world.plateau is not None:
         assert infeasible >= binom.ppf(0.001, repetitions, 0.95)
     else:

@@ -64,16 +64,16 @@ def compare(
 
     A difference counts if it is larger than what chance brings among so many comparisons. docs/compare.md says how.
     """
-    from vigil_training.cli.evaluate import _spec, _thresholds
+    from vigil_training.cli.evaluate import settings_of, thresholds_of
 
     gate = _gate(tolerance or [], require, metrics, slices, alpha)
-    cuts = tuple(_thresholds(given or []) for given in (champion_threshold, challenger_threshold))
+    cuts = tuple(thresholds_of(given or []) for given in (champion_threshold, challenger_threshold))
 
     from vigil_training.gate import Question, compare_sources, refuse, spec_of, write
 
     asked: dict[str, Any] = {"cluster": cluster, "confidence": confidence, "replicates": replicates, "enough": enough}
     own = spec_of(challenger, champion) if settings is None else None
-    spec = _spec(own, settings, asked)
+    spec = settings_of(own, settings, asked)
     if slices is not None:
         spec = spec.model_copy(update={"slices": (), "crosses": ()})
     with progress("comparing") as (advance, say):

@@ -64,7 +64,7 @@ def evaluate(
     if predictions is not None:
         if to is None:
             raise UserError("--predictions: say where the report goes with --to DIR")
-        _evaluate_table(predictions, to, calibrate_on, threshold or [], _spec(None, settings, asked))
+        _evaluate_table(predictions, to, calibrate_on, threshold or [], settings_of(None, settings, asked))
         return
     if wrong := [n for n, v in {"--to": to, "--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
         raise UserError(f"{', '.join(wrong)}: goes with --predictions; a run has its own folder, calibration and thresholds")
@@ -103,16 +103,8 @@ def calibrate(
     from vigil_training.calibrate import recalibrate
 
     with _progress(f"predicting {split or opened.recipe.data.validation}") as (advance, _):
-        done = 0
-
-        def step(items: int) -> None:
-            nonlocal done
-            done += items
-            advance(done, None)
-
-        items = recalibrate(
-            opened, spec, Dataset(data) if data is not None else None, split, checkpoint=checkpoint, progress=step
-        )
+        dataset = Dataset(data) if data is not None else None
+        items = recalibrate(opened, spec, dataset, split, checkpoint=checkpoint, progress=advance)
     _show_calibration(opened.path, items)
 
 
@@ -129,7 +121,7 @@ def _evaluate_run(
     from vigil_training.run import Run
 
     opened = Run(run)
-    spec = _spec(opened.recipe.evaluation, settings, asked)
+    spec = settings_of(opened.recipe.evaluation, settings, asked)
 
     from vigil_data.dataset import Dataset
     from vigil_training.evaluate import evaluate as measure
@@ -155,7 +147,7 @@ def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: 
     from vigil_evaluation import predictions
     from vigil_training.evaluate import evaluate_table
 
-    thresholds = _thresholds(threshold)
+    thresholds = thresholds_of(threshold)
     table = predictions.read(file)
     other = predictions.read(calibrate_on) if calibrate_on is not None else None
     with _progress(f"evaluating {file.name}") as (_, say):
@@ -163,7 +155,7 @@ def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: 
     _show(evaluation)
 
 
-def _spec(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
+def settings_of(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
     """What is measured: the recipe's settings, or those of a file, and what the command line adds."""
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_training.resolve import read_as
@@ -178,7 +170,12 @@ def _spec(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, 
     return read_as(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**own.model_dump(mode="json"), **added})
 
 
-def _thresholds(given: list[str]) -> dict[str, float]:
+def thresholds_of(given: list[str]) -> dict[str, float]:
+    """Label to probability, of values of the form LABEL=P from the command line.
+
+    Raises:
+        UserError: for the first that is not of the form, or whose probability is not in [0, 1].
+    """
     from vigil_data.errors import UserError
 
     thresholds: dict[str, float] = {}
@@ -210,13 +207,12 @@ def _progress(what: str) -> Iterator[tuple[Callable[[int, int | None], None], Ca
 
 def _show(evaluation: "Evaluation") -> None:
     """Print a row for each label, and where the report lies."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     findings = evaluation.findings
     metrics = ("average_precision", "auroc", "f1", "recall_at_fpr")
-    table = Table("label", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("label", box=None, pad_edge=False, header_style="bold")
     for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {findings.false_positive_rate:.2g} FPR", "threshold"):
         table.add_column(head, justify="right", min_width=9)
     for name, found in findings.overall.labels.items():
@@ -224,7 +220,7 @@ def _show(evaluation: "Evaluation") -> None:
         table.add_row(name, f"{found.positive:,}\nof {found.known:,}", *numbers, _number(found.threshold))
     macro = findings.overall.macro
     means = [_with_interval(macro[metric].value, macro[metric].interval) for metric in metrics]
-    table.add_section()
+    table.add_row()
     table.add_row("mean", "", *means, "")
     console = Console()
     console.print(table)

@@ -58,7 +58,7 @@ def run(
     Writes predictions.parquet, suite.json and suite.html. Labels that only the suite has are skipped and named.
     """
     from vigil_data.errors import UserError
-    from vigil_training.cli.evaluate import _thresholds
+    from vigil_training.cli.evaluate import thresholds_of
     from vigil_training.suite import Options, run_suite
 
     if threshold and not model.is_file():
@@ -72,7 +72,7 @@ def run(
         "items": items,
         "seed": seed,
         "replicates": replicates,
-        "thresholds": _thresholds(threshold) if threshold else None,
+        "thresholds": thresholds_of(threshold) if threshold else None,
     }
     options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with _progress() as advance:
