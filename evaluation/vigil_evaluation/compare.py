@@ -11,7 +11,7 @@ from vigil_data.errors import UserError
 from vigil_evaluation.alignment import Aligned, Contender, align
 from vigil_evaluation.bootstrap import Resampling
 from vigil_evaluation.comparison import Cell, Comparison, Gate, Side, Verdict, sentence
-from vigil_evaluation.deltas import LESS_IS_BETTER, Deltas, deltas, needs
+from vigil_evaluation.deltas import DECIDED, LESS_IS_BETTER, Deltas, deltas, needs
 from vigil_evaluation.familywise import evidence, step_down
 from vigil_evaluation.flips import flips
 from vigil_evaluation.groups import Grouping, clusters, groupings
@@ -130,9 +130,10 @@ def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate
     tolerances = np.array([gate.tolerance_of(metric) for metric in gate.metrics])[found.metric_C]
     comparable = ~np.isnan(found.gains_C)
     tested = comparable & (found.differing_C > 0)
+    decisions = np.isin(found.metric_C, [place for place, metric in enumerate(gate.metrics) if metric in DECIDED])
+    rests_on = [values[tested] for values in (found.errors_C, found.units_C, found.differing_C, decisions)]
     worse, better = (
-        (evidence(excess[tested], found.errors_C[tested], found.units_C[tested], found.differing_C[tested]), sign)
-        for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
+        (evidence(excess[tested], *rests_on), sign) for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
     )
     p_worse, p_better = np.where(comparable, 1.0, np.nan), np.where(comparable, 1.0, np.nan)
     p_worse[tested], p_better[tested] = step_down((worse, better), found.samples_RC[:, tested], DRAWS, spec.seed)
@@ -174,13 +175,14 @@ def _clearness(cell: Cell) -> tuple[float, float]:
 def _verdict(cell: Cell, gate: Gate, tested: bool) -> Verdict:
     if cell.p_worse is not None and cell.p_worse <= gate.alpha:
         return "regression"
-    if not tested:
-        return "the same"
     if gate.require == "non-inferiority":
         reach = cell.interval or Interval(-np.inf, np.inf)
         worst = -reach.high if cell.metric in LESS_IS_BETTER else reach.low
-        if not worst > -gate.tolerance_of(cell.metric):
+        # Models that are the same lose nothing, even where a tolerance of 0 leaves no room for an interval.
+        if not worst > -gate.tolerance_of(cell.metric) and (reach.low, reach.high) != (0.0, 0.0):
             return "not shown"
+    if not tested:
+        return "the same"
     return "improvement" if cell.p_better is not None and cell.p_better <= gate.alpha else "no evidence"
 
 

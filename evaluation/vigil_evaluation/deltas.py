@@ -219,12 +219,12 @@ def _of_metric(place: int, metric: str, sides: _Sides, confidence: float) -> dic
     there = np.concatenate([sides.comparable.ravel(), np.ones(int(several.sum()), bool)])
     difference = np.where(there, flat["challenger_C"] - flat["champion_C"], np.nan)
     low, high = intervals(difference, drawn, confidence)
-    if metric in DECIDED:
-        moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
-        reach = np.where(moved, _reach(flat["units_C"], confidence), 0.0)
-        low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
     errors = np.full(len(there), np.nan)
     errors[there] = np.nanstd(drawn[:, there].astype(np.float64), axis=0, ddof=1)
+    if metric in DECIDED:
+        moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
+        reach = np.where(moved, _reach(errors, flat["units_C"], confidence), 0.0)
+        low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
     sign = -1 if metric in LESS_IS_BETTER else 1
     return {
         "metric_C": np.full(len(there), place),
@@ -254,11 +254,11 @@ def _means(sides: _Sides) -> _Sides:
     return _Sides(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
 
 
-def _reach(units: Floats, confidence: float) -> Floats:
-    """How far an interval reaches at least: as if one decision had changed each way, were there not more of them."""
+def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:
+    """How far an interval reaches at least: as far as if one more decision had changed each way."""
     from scipy.special import ndtri
 
-    return np.asarray(ndtri(0.5 + confidence / 2) * np.sqrt(PSEUDO) / (units + PSEUDO), np.float64)
+    return np.asarray(ndtri(0.5 + confidence / 2) * np.sqrt(errors**2 + PSEUDO / (units + PSEUDO) ** 2), np.float64)
 
 
 def needs(metric: str) -> str:

@@ -8,12 +8,13 @@ the same items do not cost as much as a hundred of their own would.
 
 Small slices are where such methods fail, so the statistic is made for them:
 
-- Its standard error is taken around the hypothesis rather than around the estimate, as in McNemar's test, so that it cannot
-  vanish where all of a few decisions went the same way. A sum divided by its own size in this way has tails no heavier than about
-  the normal distribution's whenever its terms are as often up as down (Efron 1969), however few they are.
-- It is corrected for continuity by one of the units that differ (Edwards 1948).
-- It has a largest value that it can take, given how many units differ; beyond that a cell cannot raise an alarm, and so is not
-  counted among those that could have (Tarone 1990). Slices in which nearly nothing differs cost no power.
+- Decisions are judged as in McNemar's exact test: the standard error is taken around the hypothesis rather than around the
+  estimate, so that it cannot vanish where all of a few decisions went the same way, and the ratio is read off the binomial
+  distribution of as many decisions as differ. Without a tolerance and clusters it is that test.
+- Of other metrics, the ratio of excess and standard error is read off Student's distribution of as many units.
+- Either has a largest value that it can take: that all of ``m`` units differ in the same direction has a chance of ``2**-m``
+  where either direction is as likely. Beyond it a cell cannot raise an alarm, and so is not counted among those that could have
+  (Tarone 1990). Slices in which nearly nothing differs cost no power.
 - Chance is drawn from the normal distribution with the replicates' correlations, not from the replicates as they are: those of
   a cell with three changed decisions have tails of their own, by which the whole family would be judged.
 """
@@ -30,11 +31,15 @@ CHUNK = 250
 """Draws that are made at once."""
 
 
+MOST = 1000.0
+"""Units from which on the sign test has no bound to speak of."""
+
+
 class Evidence(NamedTuple):
-    """How much speaks for a difference in each of C cells, ``[C]`` each.
+    """How much speaks for a difference in each of C cells, ``[C]`` each, as standard normal numbers.
 
     Attributes:
-        statistics: in standard errors; the higher the more.
+        statistics: the higher the more.
         bounds: the largest value that each can take.
     """
 
@@ -42,22 +47,33 @@ class Evidence(NamedTuple):
     bounds: Floats
 
 
-def evidence(excess_C: Floats, errors_C: Floats, units_C: Floats, differing_C: Floats) -> Evidence:
-    """The statistic of each cell.
+def evidence(
+    excess_C: Floats, errors_C: Floats, units_C: Floats, differing_C: Floats, decisions_C: NDArray[np.bool_]
+) -> Evidence:
+    """The statistic of each cell, about standard normal where the hypothesis holds.
 
     Args:
         excess_C: by how much the estimate exceeds the hypothesis, in the direction that is looked for.
         errors_C: its standard error, of the bootstrap.
         units_C: independent units that the number rests on.
         differing_C: those of them in which the two models differ.
+        decisions_C: whether the metric is one of decisions, which differ or do not.
     """
-    units, differing = np.maximum(units_C, 1.0), np.maximum(differing_C, 1.0)
-    scale = np.sqrt(errors_C**2 + excess_C**2 / units)
-    normalised = np.where(scale > 0, excess_C / np.where(scale > 0, scale, 1.0), 0.0)
-    most = np.sqrt(np.minimum(units, differing))
+    from scipy.special import betainc, ndtri, stdtr
+
+    units, differing = np.maximum(units_C, 1.0), np.maximum(np.minimum(units_C, differing_C), 1.0)
+    around = np.sqrt(errors_C**2 + excess_C**2 / units)
+    score = np.where(around > 0, excess_C / np.where(around > 0, around, 1.0), 0.0)
+    # As many for the worse, of all that differ, as give this score: differences over the root of their number.
+    worse = np.clip((differing + score * np.sqrt(differing)) / 2, 1e-9, differing)
+    ratio = np.where(errors_C > 0, excess_C / np.where(errors_C > 0, errors_C, 1.0), np.sign(excess_C) * 1e9)
+    p_values = np.where(
+        decisions_C, betainc(worse, differing - worse + 1, 0.5), stdtr(np.maximum(units - 1, 1.0), -np.clip(ratio, -1e9, 1e9))
+    )
+    bounds = np.where(differing > MOST, np.inf, -ndtri(0.5 ** np.minimum(differing, MOST)))
     none = differing_C <= 0
-    statistics = np.where(none, -np.inf, np.minimum(normalised, most) - 1 / most)
-    return Evidence(statistics, np.where(none, -np.inf, most - 1 / most))
+    statistics = np.where(none, -np.inf, np.minimum(-ndtri(p_values), bounds))
+    return Evidence(statistics, np.where(none, -np.inf, bounds))
 
 
 def step_down(

@@ -51,9 +51,7 @@ def compare(
         largest = max(largest, float(np.where(np.isnan(difference_NL), np.inf, difference_NL).max(initial=0.0)))
         columns = [item.columns for item in case.items]
         present = calibrate(bundle, wanted_NL, case.packed, columns).presence
-        given_NL, due_NL = (
-            calibrate(bundle, raw_NL, case.packed, columns).probabilities_NL for raw_NL in (found_NL, wanted_NL)
-        )
+        given_NL, due_NL = (calibrate(bundle, raw_NL, case.packed, columns).probabilities_NL for raw_NL in (found_NL, wanted_NL))
         differs_NL = (given_NL >= cuts_L) != (due_NL >= cuts_L)
         near_NL = np.abs(due_NL - cuts_L) <= ON_THRESHOLD
         flips += int((differs_NL & ~near_NL).sum())
@@ -61,9 +59,7 @@ def compare(
         decisions += wanted_NL.size
         if bundle.policy is not None:
             markets = [known.get("market") for known in columns]
-            found, wanted = (
-                bundle.policy.decide(p_NL, bundle.signature.labels, present, markets) for p_NL in (given_NL, due_NL)
-            )
+            found, wanted = (bundle.policy.decide(p_NL, bundle.signature.labels, present, markets) for p_NL in (given_NL, due_NL))
             action_flips += sum((a.action, a.review) != (b.action, b.review) for a, b in zip(found, wanted, strict=True))
     # A NaN would be infinite here, and JSON has no infinity: 1 is the largest difference that probabilities can have.
     return Parity(

@@ -89,8 +89,7 @@ def test_estimates_equal_the_plain_metrics(targets: Any, probabilities: Any, cod
                 assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-12), name
 
 
-@pytest.mark.parametrize("digits", [2, 9])
-@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize(("digits", "clustered"), [(1, False), (9, True)])
 def test_replicates_equal_scikit_learn_with_the_weights(digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "widen", lambda *_: None)
     targets, probabilities = make(150, 2, digits=digits)
@@ -110,7 +109,7 @@ def test_replicates_equal_scikit_learn_with_the_weights(digits: int, clustered: 
                 for name, value in expected.items():
                     assert found.samples[name][r, group, label] == pytest.approx(value, abs=3e-7, nan_ok=True), (name, r)
                     compared += not np.isnan(value)
-    assert compared > 600
+    assert compared > 250
 
 
 def weighted(targets: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> dict[str, float]:

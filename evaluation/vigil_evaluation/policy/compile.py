@@ -10,7 +10,7 @@ safe: the stricter action stopped where it did because the items below looked wo
 inequality: what makes it stop there, and what makes the milder one pass, pull the targets of the items below opposite ways).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,12 +22,16 @@ from vigil_evaluation.policy.budget import Claim, Spent, spend
 from vigil_evaluation.policy.compiled import CompiledPolicy
 from vigil_evaluation.policy.infeasible import Infeasible, Nearest, Problem, nearest_bound
 from vigil_evaluation.policy.presence import split_where_it_pays
-from vigil_evaluation.policy.promises import shown
+from vigil_evaluation.policy.promises import codes_of, gets, shown
 from vigil_evaluation.policy.rules import ACTIONS, REVIEW, Appeals, Cell, Rule, percent, taken_before
 from vigil_evaluation.policy.scopes import Scope, actions_of, labels_of, scopes
 from vigil_evaluation.policy.search import Search, groups_of, search
 from vigil_evaluation.policy.specs import Policy
 from vigil_evaluation.policy.traffic import PRESENCE, Traffic, traffic_of
+
+FEW_HIT = 30
+SELDOM = 0.75
+"""Of the share of known targets among all items; if among those hit there are fewer, that is said."""
 
 Cuts = dict[str, dict[str, dict[str | None, float]]]
 """Label, action and presence (``None`` for all others) to threshold."""
@@ -122,10 +126,12 @@ def compile(  # noqa: A001 (the word of the command)
     if problems := [problem for work in works for problem in work.problems]:
         return Infeasible(policy.name, policy.version, tuple(problems), told)
     notes = [note for work in works for note in work.notes]
-    return _compiled(works, weights, {**told, **{f"note {i}": note for i, note in enumerate(notes, start=1)}}, traffic)
+    return _compiled(works, weights, told, notes, traffic)
 
 
-def _compiled(works: Sequence[_Work], weights: Mapping[str, float], facts: Mapping[str, str], traffic: Traffic) -> CompiledPolicy:
+def _compiled(
+    works: Sequence[_Work], weights: Mapping[str, float], facts: Mapping[str, str], notes: Sequence[str], traffic: Traffic
+) -> CompiledPolicy:
     policy = works[0].policy
     cells: dict[Cell, dict[str, dict[str, float]]] = {}
     for work in works:
@@ -149,10 +155,26 @@ def _compiled(works: Sequence[_Work], weights: Mapping[str, float], facts: Mappi
             if block.appeals is not None
         },
         weights,
-        facts=facts,
     )
     rules = [rule for work in works for rule in work.scope.rules]
-    return replace(compiled, shown=tuple(shown(compiled, rules, traffic)))
+    told = tuple(shown(compiled, rules, traffic))
+    noted = {f"note {i}": note for i, note in enumerate([*notes, *_hardly_known(compiled, rules, traffic)], start=1)}
+    return replace(compiled, shown=told, facts={**facts, **noted})
+
+
+def _hardly_known(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffic) -> Iterator[str]:
+    """Actions that hit items of unknown target more than others do: what is shown of them speaks of the known ones."""
+    codes = codes_of(policy, traffic)
+    for place, label in enumerate(policy.labels):
+        at = traffic.labels.index(label)
+        known_N = traffic.positive_NL[:, at] | traffic.negative_NL[:, at]
+        for action in dict.fromkeys(rule.action for rule in rules if rule.label == label):
+            hit_N = gets(policy, codes, action) & (codes.label_N == place)
+            if hit_N.sum() >= FEW_HIT and known_N[hit_N].mean() < SELDOM * known_N.mean():
+                yield (
+                    f"{label}/{action}: of {hit_N.sum():,} items hit, the target is known of {known_N[hit_N].mean():.0%}, and of "
+                    f"all items of {known_N.mean():.0%}; what is shown speaks of the known ones, so label some of the others"
+                )
 
 
 def _compile_scope(work: _Work, say: Callable[[str], None]) -> None:
@@ -248,5 +270,6 @@ def _nothing_to_spend(work: _Work, action: str, found: Mapping[str, Search], rul
         others = [other for other in rules if other is not rule]
         at = nearest_bound(rule, lambda other, others=others: max(_spend(work, action, found, [*others, other]).chosen) >= 0)  # type: ignore[misc]
         told.append(Nearest(rule, feasible_at=at))
-    why = f"not one item can be shown to be allowed with {work.traffic.items:,} items"
+    few = f"{work.traffic.items:,} items can show to be few enough"
+    why = f"even the strictest thresholds that keep the labels' own rules hit more than {few}"
     return Problem(work.place(None, action), why, tuple(told))

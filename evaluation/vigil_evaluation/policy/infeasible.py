@@ -25,6 +25,7 @@ class Nearest:
         more: about how many more labelled items would show what is promised, if they are like those that there are; ``None``
             where no number would.
         kind: of which items those are: ``positive`` or ``negative``; empty for any.
+        without: the label's other rules, if only without them ``feasible_at`` is feasible.
     """
 
     rule: Rule
@@ -36,6 +37,7 @@ class Nearest:
     feasible_at: float | None = None
     more: int | None = None
     kind: str = ""
+    without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         words = f"{self.rule} cannot be shown at {percent(self.rule.confidence)} confidence"
@@ -48,10 +50,11 @@ class Nearest:
             words += f": the best {side} bound{of} at any threshold is {_short(self.bound)} ({where}{self._counted()}){but}"
         ways = []
         if self.feasible_at is not None:
-            ways.append(f"feasible at {'least' if self.rule.at_least else 'most'} {percent(self.feasible_at)}")
+            without = f" without {' and '.join(self.without)}" if self.without else ""
+            ways.append(f"feasible at {'least' if self.rule.at_least else 'most'} {percent(self.feasible_at)}{without}")
         if self.more is not None:
             ways.append(f"{'or ' if ways else 'feasible '}with about {self.more:,} more labelled {self.kind or 'item'}s")
-        elif self.feasible_at is not None:
+        elif self.feasible_at is not None and self.kind:
             ways.append("and more labels alone would not help")
         return words + ("; " + ", ".join(ways) if ways else "")
 

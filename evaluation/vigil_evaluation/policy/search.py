@@ -80,15 +80,19 @@ class Search:
 
     def _nearest(self, i: int, alone: bool) -> Nearest:
         rule = self.rules[i]
-        others_K = self.usable([j for j in range(len(self.rules)) if j != i])
-        within_K = others_K if others_K.any() else np.ones_like(others_K)
+        others = [j for j in range(len(self.rules)) if j != i]
+        within_K = self.usable(others)
         at = nearest_bound(rule, lambda other: bool((self.passing(other, i) & within_K).any()))
+        without: tuple[str, ...] = ()
+        if at is None and others:
+            at = nearest_bound(rule, lambda other: bool(self.passing(other, i).any()))
+            without = tuple(str(self.rules[j]) for j in others) if at is not None else ()
         times = times_more(lambda by: would_pass(rule, self.evidence[i], by)) if alone else None
         kind = "negative" if rule.metric == "false_positive_rate" else "positive"
         more = None
         if times is not None:
             more = round_up((max(times, FEW_MORE) - 1) * self.known[1 if kind == "negative" else 0])
-        return replace(self._best(i), feasible_at=at, more=more, kind=kind)
+        return replace(self._best(i), feasible_at=at, more=more, kind=kind, without=without)
 
     def _best(self, i: int) -> Nearest:
         """The candidate at which the rule is nearest to being shown, and the group that is worst there."""

@@ -278,3 +278,19 @@ def test_mistakes_about_the_table(traffic: Make, written: Written) -> None:
         compile_policy(written(SIMPLE + "markets: {fr: {labels: {hate: []}}}\n"), table, LABELS)
     with pytest.raises(UserError, match="column author is absent"):
         compile_policy(written(SIMPLE), table.drop_columns(["author"]), LABELS, cluster="author")
+
+
+def test_an_action_on_items_that_are_hardly_known_is_noted(traffic: Make, written: Written) -> None:
+    """A label that only some sources know, and that is called for most often on the others."""
+    policy = written("presence: never\nactions: {remove: {must: [precision at least 85 %]}}\nlabels: {scam: [remove]}")
+    table = traffic()
+    assert not [name for name in compiled(policy, table).facts if name.startswith("note")]
+    elsewhere = pa.table(
+        {name: table.column(name) if "target" not in name else pa.nulls(8000, pa.float32()) for name in table.column_names}
+    )
+    high = pa.array(np.full(8000, 0.999, np.float32))
+    elsewhere = elsewhere.set_column(table.column_names.index("probability.scam"), "probability.scam", high)
+    elsewhere = elsewhere.set_column(0, "id", pa.array([f"elsewhere-{i}" for i in range(8000)]))
+    (note,) = [fact for name, fact in compiled(policy, pa.concat_tables([table, elsewhere])).facts.items() if "note" in name]
+    assert note.startswith("scam/remove: of 8,")
+    assert "and of all items of 35%" in note

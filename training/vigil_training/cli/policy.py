@@ -150,7 +150,8 @@ def _show_policy(policy: "CompiledPolicy") -> None:
     actions = policy.actions[1:]
     rows = []
     for (market, presence), thresholds in policy.cells.items():
-        where = ", ".join(name for name in (market and f"market {market}", presence) if name) or "everywhere else"
+        rest = "everywhere" if len(policy.cells) == 1 else "everywhere else"
+        where = ", ".join(name for name in (market and f"market {market}", presence) if name) or rest
         for label in (label for label in policy.labels if label in thresholds):
             cuts = thresholds[label]
             rows.append([where, label, *(f"{cuts[action]:.4g}" if action in cuts else "-" for action in actions)])
