@@ -27,6 +27,7 @@ def test_a_run_leaves_everything_in_its_folder(trained):
         "checkpoints",
         "environment.json",
         "metrics.jsonl",
+        "calibration.json",
         "resolved.yaml",
         "thresholds.json",
         "train.log",
@@ -145,15 +146,15 @@ def test_a_resumed_run_reads_the_version_it_began_with(make_recipe, train, mater
     dataset = tmp_path / "dataset"
     shutil.copytree(material / "dataset", dataset)
     recipe = make_recipe(data__dataset=str(dataset), training__epochs=1)
-    choose = module._choose_thresholds
+    choose = module._settle
 
     def stop(*_):
         raise TrainingFailure("stopped")
 
-    monkeypatch.setattr(module, "_choose_thresholds", stop)
+    monkeypatch.setattr(module, "_settle", stop)
     with pytest.raises(TrainingFailure):
         train(recipe, tmp_path / "run")
-    monkeypatch.setattr(module, "_choose_thresholds", choose)
+    monkeypatch.setattr(module, "_settle", choose)
     assert write(dataset, [Item("new", ("cat",), targets={"cat": 1.0}, columns={"split": "validation"})], append=True).version > 1
     run = train(recipe, tmp_path / "run")
     assert run.read_environment()["dataset"]["version"] == 1

@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_while_thresholds_are_chosen_only_chooses_them(
         return until_asked(batches, session)
 
     monkeypatch.setattr(module, "_until_asked", asked)
-    with pytest.raises(Preempted, match="while thresholds were chosen"):
+    with pytest.raises(Preempted, match="while it was calibrated"):
         train(make_recipe(), tmp_path / "run")
     monkeypatch.setattr(module, "_until_asked", until_asked)
     train(make_recipe(), tmp_path / "run")
