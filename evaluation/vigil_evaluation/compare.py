@@ -131,9 +131,10 @@ def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate
     comparable = ~np.isnan(found.gains_C)
     tested = comparable & (found.differing_C > 0)
     decisions = np.isin(found.metric_C, [place for place, metric in enumerate(gate.metrics) if metric in DECIDED])
-    rests_on = [values[tested] for values in (found.errors_C, found.units_C, found.differing_C, decisions)]
+    errors, units, differing = (values[tested] for values in (found.errors_C, found.units_C, found.differing_C))
     worse, better = (
-        (evidence(excess[tested], *rests_on), sign) for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
+        (evidence(excess[tested], errors, units, differing, decisions[tested]), sign)
+        for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
     )
     p_worse, p_better = np.where(comparable, 1.0, np.nan), np.where(comparable, 1.0, np.nan)
     p_worse[tested], p_better[tested] = step_down((worse, better), found.samples_RC[:, tested], DRAWS, spec.seed)
