@@ -103,3 +103,18 @@ def test_something_else_is_refused(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="name one of these"):
         predictions_of(tmp_path / name)
+
+
+def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
+    from vigil_evaluation.policy.compiled import CompiledPolicy
+
+    facts = {"calibration": run.calibration_digest()}
+    CompiledPolicy("house", 1, ("allow", "limit"), ("cat",), None, {(None, None): {"cat": {"limit": 0.5}}}, facts=facts).write(
+        run.policy
+    )
+    assert run.current_policy().name == "house"
+    hotter(["cat", "bright"], 3.0).write(run.calibration)
+    done = CliRunner().invoke(app, ["evaluate", str(run.path)])
+    assert isinstance(done.exception, UserError)
+    assert "was compiled before the run was calibrated anew" in str(done.exception)
+    assert predictions_of(run.path).policy is not None, "or it could not be compiled again"

@@ -65,6 +65,7 @@ def evaluate(
     from vigil_training.predictions_of import MADE_OF, made_of_what
 
     recipe, thresholds, spec = run.recipe, run.read_thresholds(), spec or run.recipe.evaluation
+    policy = run.current_policy()
     dataset = dataset or run.dataset()
     own = dataset.path.resolve() == Path(run.read_environment()["dataset"]["path"])
     name = split if own else f"{dataset.path.name}-{split}"
@@ -93,7 +94,7 @@ def evaluate(
         facts,
         to=folder,
         calibrated=run.read_calibrated(),
-        policy=run.read_policy(),
+        policy=policy,
         examples=lambda ids: examples_of(run, dataset, ids, checkpoint=checkpoint, only=only),
         say=say,
     )

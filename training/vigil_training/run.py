@@ -160,6 +160,25 @@ class Run:
 
         return CompiledPolicy.read(self.policy)
 
+    def current_policy(self) -> "CompiledPolicy | None":
+        """The compiled policy, if there is one, made for the calibration that the run has now.
+
+        Raises:
+            UserError: if the run was calibrated anew after the policy was compiled: its thresholds are of other probabilities.
+        """
+        policy = self.read_policy()
+        made_for = None if policy is None else policy.facts.get("calibration")
+        if made_for is not None and made_for != self.calibration_digest():
+            raise UserError(
+                f"{self.policy}: was compiled before the run was calibrated anew, and its thresholds are of other probabilities; "
+                f"compile it again with `vigil policy compile`, or delete it"
+            )
+        return policy
+
+    def calibration_digest(self) -> str | None:
+        """SHA-256 of :attr:`calibration`; ``None`` where there is none."""
+        return hashlib.sha256(self.calibration.read_bytes()).hexdigest() if self.calibration.is_file() else None
+
     def dataset(self) -> "Dataset":
         """The dataset in the version that the run was trained on.
 

@@ -37,7 +37,7 @@ def export(
     from vigil_training.run import Run
 
     opened = Run(run)
-    thresholds, calibrated, policy = opened.read_thresholds(), opened.read_calibrated(), opened.read_policy()
+    thresholds, calibrated, policy = opened.read_thresholds(), opened.read_calibrated(), opened.current_policy()
     refuse_occupied(to)
     compared = _promoted(opened, checkpoint, promote, data, split)
     import time
