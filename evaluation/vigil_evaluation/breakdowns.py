@@ -253,7 +253,8 @@ def _group(judged: Judged, found: _Found, place: int, value: str | None, items: 
     macro = {}
     for name in METRICS:
         mean, interval = found.macro[name].at(place)
-        macro[name] = Macro(mean, int(found.macro_labels[name][place]), interval)
+        # Each label's calibration error is biased upwards, which the mean keeps: an interval would not cover (decisions/0009).
+        macro[name] = Macro(mean, int(found.macro_labels[name][place]), None if name == "calibration_error" else interval)
     return Group(
         value=value,
         items=items,
