@@ -1,6 +1,6 @@
 """Decoded items, packed: the numpy form of a batch that training and the torch-free runtime share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,29 @@ class Span:
     stop: float = 0
 
 
+Segment = tuple[Mapping[str, NDArray[np.generic]], Span]
+"""One segment as a decoder gives it: the encoder's inputs, and where in the item it lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """One item's segments of one modality: ``arrays`` are the encoder's inputs of one segment each, beside their spans."""
 
     arrays: Sequence[Mapping[str, NDArray[np.generic]]]
     spans: Sequence[Span]
+
+
+def gather(segments: Generator[Segment, None, int]) -> tuple[Decoded, int]:
+    """Take all that a decoder gives of one medium: its segments, and how many more were left out."""
+    arrays: list[Mapping[str, NDArray[np.generic]]] = []
+    spans: list[Span] = []
+    while True:
+        try:
+            array, span = next(segments)
+        except StopIteration as end:
+            return Decoded(arrays, spans), end.value
+        arrays.append(array)
+        spans.append(span)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vigil_data.settings import hop_samples, window_samples
+
 
 class Spec(BaseModel):
     """Base of every spec: immutable, and an unknown key is an error."""
@@ -95,12 +97,12 @@ class AudioInput(Spec):
     @property
     def samples(self) -> int:
         """Samples in one window."""
-        return round(self.window * self.rate)
+        return window_samples(self)
 
     @property
     def hop_samples(self) -> int:
         """Samples from one window's start to the next."""
-        return round((self.hop or self.window) * self.rate)
+        return hop_samples(self)
 
 
 class Inputs(Spec):

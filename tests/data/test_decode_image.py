@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from vigil_data.decode.image import check_header, decode_image
+from vigil_data.decode.image import decode_image, size_of
 from vigil_data.errors import MediaError
+from vigil_data.pack import gather
 from vigil_data.specs import ImageInput
 
 RNG = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def encoded(image, form, **options):
 
 
 def pixels(data, **spec):
-    decoded, left_out = decode_image(data, 0, 1, ImageInput(**{"size": 32, **spec}))
+    decoded, left_out = gather(decode_image(data, 0, 1, ImageInput(**{"size": 32, **spec})))
     assert left_out == 0
     (array,) = decoded.arrays
     assert array["pixels"].dtype == np.uint8
@@ -162,7 +163,7 @@ def test_jpeg_draft_mode_does_not_change_what_is_seen(fit):
 
 
 def test_limit_leaves_a_picture_out_unseen():
-    decoded, left_out = decode_image(b"not a picture", 3, 0, ImageInput())
+    decoded, left_out = gather(decode_image(b"not a picture", 3, 0, ImageInput()))
     assert (list(decoded.arrays), list(decoded.spans), left_out) == ([], [], 1)
 
 
@@ -214,10 +215,10 @@ def test_a_broken_picture_is_one_clear_line(name, capfd):
     assert str(caught.value) == reason
     if name in FIRST_SIGHT:
         with pytest.raises(MediaError) as caught:
-            check_header(data)
+            size_of(data)
         assert str(caught.value) == reason
     else:
-        check_header(data)
+        size_of(data)
     assert capfd.readouterr() == ("", "")
 
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from vigil_data.decode.text import decode_text, load_tokenizer, set_up, tokenizer_file
 from vigil_data.errors import UserError
+from vigil_data.pack import gather
 from vigil_data.specs import Local, TextInput
 
 WORDS = ["the", "quick", "brown", "fox", "jump", "##s", "##ed", "a", "b", "c", "é", "😀", "[", "]", "se", "##p"]
@@ -36,7 +37,7 @@ def spec(max_tokens=8, overlap=2, max_passages=16, path="unused"):
 
 
 def passages(text, spec_, limit=10_000):
-    return decode_text(text, 0, limit, spec_, set_up(DEFINITION, spec_))
+    return gather(decode_text(text, 0, limit, spec_, set_up(DEFINITION, spec_)))
 
 
 def content(text):
@@ -132,7 +133,7 @@ class Recorder:
 def test_a_long_text_is_read_no_further_than_needed(text, most_read):
     spec_ = spec(32, 4)
     recorder = Recorder(spec_)
-    decoded, left_out = decode_text(text, 0, 4, spec_, recorder)
+    decoded, left_out = gather(decode_text(text, 0, 4, spec_, recorder))
     assert recorder.characters < most_read
     ids, _ = content(text)
     for start, array in zip(range(0, 4 * 26, 26), decoded.arrays, strict=len(ids) > 100):

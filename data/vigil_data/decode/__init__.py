@@ -1,12 +1,13 @@
 """Bytes to arrays, once and the same way for training and serving: nothing here imports torch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from vigil_data.decode.audio import decode_audio
 from vigil_data.decode.facts import Facts, Undecodable, probe
@@ -14,13 +15,13 @@ from vigil_data.decode.image import decode_image
 from vigil_data.decode.text import decode_text, load_tokenizer, set_up
 from vigil_data.errors import MediaError
 from vigil_data.items import Item, Modality
-from vigil_data.pack import Decoded, DecodedItem, Packed, Refusal, Span, pack
-from vigil_data.specs import Inputs
+from vigil_data.pack import Decoded, DecodedItem, Packed, Refusal, Segment, Span, gather, pack
+from vigil_data.settings import Settings
 
 __all__ = ["Decoder", "Facts", "Undecodable", "probe"]
 
-_DecodeOne = Callable[[Any, int, int], tuple[Decoded, int]]
-"""A payload, its index and the most segments to return -> its segments and how many more were left out."""
+_DecodeOne = Callable[[Any, int, int], Generator[Segment, None, int]]
+"""A payload, its index and the most segments to give -> its segments, and how many more were left out."""
 
 
 class Decoder:
@@ -32,22 +33,25 @@ class Decoder:
         inputs: the modalities of the model and how each is decoded.
         labels: the labels, in the order of :attr:`DecodedItem.targets`.
 
+    Attributes:
+        limits: modality to the most segments that are taken of one item, for the modalities that the model takes.
+
     Raises:
         UserError: the tokenizer is absent or does not fit ``inputs``.
     """
 
-    def __init__(self, inputs: Inputs, labels: Sequence[str]) -> None:
+    def __init__(self, inputs: Settings, labels: Sequence[str]) -> None:
         self.inputs = inputs
         self.labels = tuple(labels)
-        self._tokenizer = load_tokenizer(inputs.text) if inputs.text else None
+        self._set_up(load_tokenizer(inputs.text) if inputs.text else None)
 
-    def __getstate__(self) -> tuple[Inputs, tuple[str, ...], str | None]:
+    def __getstate__(self) -> tuple[Settings, tuple[str, ...], str | None]:
         return self.inputs, self.labels, self._tokenizer.to_str() if self._tokenizer else None
 
-    def __setstate__(self, state: tuple[Inputs, tuple[str, ...], str | None]) -> None:
+    def __setstate__(self, state: tuple[Settings, tuple[str, ...], str | None]) -> None:
         # A pickled Tokenizer forgets encode_special_tokens, so it is set up anew.
         self.inputs, self.labels, definition = state
-        self._tokenizer = set_up(definition, self.inputs.text) if definition and self.inputs.text else None
+        self._set_up(set_up(definition, self.inputs.text) if definition and self.inputs.text else None)
 
     def decode(self, item: Item) -> DecodedItem:
         """Decode one item.
@@ -60,15 +64,12 @@ class Decoder:
         """
         segments: dict[Modality, Decoded] = {}
         cut: dict[Modality, int] = {}
-        for modality, limit, decode_one in self._modalities():
+        for modality, limit in self.limits.items():
             arrays: list[Mapping[str, NDArray[np.generic]]] = []
             spans: list[Span] = []
             left_out = 0
             for index, payload in enumerate(getattr(item, modality)):
-                try:
-                    decoded, more = decode_one(payload, index, limit - len(spans))
-                except MediaError as error:
-                    raise Undecodable(modality, index, str(error)) from None
+                decoded, more = gather(self.segments(modality, payload, index, limit - len(spans)))
                 arrays.extend(decoded.arrays)
                 spans.extend(decoded.spans)
                 left_out += more
@@ -92,11 +93,40 @@ class Decoder:
         packed = pack(decoded, refused)
         return packed if decoded else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
 
-    def _modalities(self) -> Iterator[tuple[Modality, int, _DecodeOne]]:
+    def segments(self, modality: Modality, payload: Any, index: int, limit: int) -> Generator[Segment, None, int]:
+        """Decode one medium, segment by segment.
+
+        Args:
+            modality: its modality, one of :attr:`limits`.
+            payload: the text, or the encoded picture or sound.
+            index: which of the item's media of that modality it is, for the spans.
+            limit: the most segments to give.
+
+        Yields:
+            Its segments.
+
+        Returns:
+            How many more were left out.
+
+        Raises:
+            Undecodable: it cannot be decoded, which may show after some of its segments.
+        """
+        try:
+            return (yield from self._decoders[modality](payload, index, limit))
+        except MediaError as error:
+            raise Undecodable(modality, index, str(error)) from None
+
+    def _set_up(self, tokenizer: Tokenizer | None) -> None:
         text, image, audio = self.inputs.text, self.inputs.image, self.inputs.audio
-        if text is not None and self._tokenizer is not None:
-            yield "text", text.max_passages, partial(decode_text, spec=text, tokenizer=self._tokenizer)
+        self._tokenizer = tokenizer
+        self.limits: dict[Modality, int] = {}
+        self._decoders: dict[Modality, _DecodeOne] = {}
+        if text is not None and tokenizer is not None:
+            self.limits["text"] = text.max_passages
+            self._decoders["text"] = partial(decode_text, spec=text, tokenizer=tokenizer)
         if image is not None:
-            yield "image", image.max_images, partial(decode_image, spec=image)
+            self.limits["image"] = image.max_images
+            self._decoders["image"] = partial(decode_image, spec=image)
         if audio is not None:
-            yield "audio", audio.max_windows, partial(decode_audio, spec=audio)
+            self.limits["audio"] = audio.max_windows
+            self._decoders["audio"] = partial(decode_audio, spec=audio)

@@ -1,13 +1,13 @@
 """An encoded sound to float32 mono windows at the model's rate.
 
 A sound is read in blocks and resampled as a stream, and reading stops when the windows are full, so an hour costs no more memory
-than the windows that are kept.
+than the windows that are kept at once.
 """
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import soundfile
@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from vigil_data.decode.silence import silenced
 from vigil_data.errors import MediaError
-from vigil_data.pack import Decoded, Span
-from vigil_data.specs import AudioInput
+from vigil_data.pack import Segment, Span
+from vigil_data.settings import AudioSettings, hop_samples, window_samples
+
+Quiet = Callable[[], AbstractContextManager[None]]
+"""Makes C libraries quiet for a while."""
 
 _OTHER_SOUNDS = {
     b"FORM": "AIFF",
@@ -40,7 +43,7 @@ def seconds(data: bytes) -> float:
     Raises:
         MediaError: it is empty, of an unknown format, cut off, or its header makes no sense.
     """
-    with _opened(data) as sound:
+    with _opened(data) as (sound, _):
         return _frames(sound, len(data)) / float(sound.samplerate)
 
 
@@ -55,54 +58,63 @@ def window_count(length: int, samples: int, hop: int) -> int:
     return 1 + max(0, math.ceil((length - samples) / hop))
 
 
-def decode_audio(data: bytes, index: int, limit: int, spec: AudioInput) -> tuple[Decoded, int]:
-    """Decode one sound to windows.
+def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Generator[Segment, None, int]:
+    """Decode one sound to windows, one after the other: whoever takes them one by one holds one at a time.
 
     Args:
         data: an encoded sound of any rate and number of channels; channels are averaged.
         index: which of the item's sounds it is, for the spans.
-        limit: the most windows to return.
+        limit: the most windows to give.
         spec: rate, window and hop.
 
+    Yields:
+        The windows (``waveform`` float32 ``[T]``, the last one padded with zeros; spans in seconds).
+
     Returns:
-        The windows (``waveform`` float32 ``[T]``, the last one padded with zeros; spans in seconds), and how many more were left
-        out; for a sound longer than what is read the number comes from its header.
+        How many more were left out; for a sound longer than what is read the number comes from its header.
 
     Raises:
         MediaError: the sound cannot be decoded as far as it is needed, or has no samples.
     """
-    samples, hop = spec.samples, spec.hop_samples
-    wanted = samples + (limit - 1) * hop if limit else 0
-    with _opened(data) as sound:
+    samples, hop = window_samples(spec), hop_samples(spec)
+    with _opened(data) as (sound, quiet):
         announced = round(_frames(sound, len(data)) * spec.rate / sound.samplerate)
-        waveform_T, ended = _resampled(sound, spec.rate, wanted)
-    length = len(waveform_T) if ended else max(announced, len(waveform_T), 1)
-    if length == 0:
+        held_T, begin, have, given = np.empty(0, np.float32), 0, 0, 0
+        for part_T in _resampled(sound, spec.rate, quiet) if limit else ():
+            held_T, have = np.concatenate([held_T, part_T]), have + len(part_T)
+            while given < limit and given * hop + samples <= have:
+                held_T, begin = held_T[given * hop - begin :], given * hop
+                yield _window(held_T[:samples].copy(), samples, index, begin, spec.rate)
+                given += 1
+            if given == limit:
+                return window_count(max(announced, have, 1), samples, hop) - given
+    if limit == 0:
+        return window_count(max(announced, 1), samples, hop)
+    if have == 0:
         raise MediaError("the sound has no samples")
-    total = window_count(length, samples, hop)
-    count = min(window_count(len(waveform_T), samples, hop), limit)
-    padded_T = np.zeros(max(0, samples + (count - 1) * hop), np.float32)
-    padded_T[: len(waveform_T)] = waveform_T[: len(padded_T)]
-    starts = range(0, count * hop, hop)
-    return Decoded(
-        [{"waveform": padded_T[start : start + samples]} for start in starts],
-        [Span(index, start / spec.rate, min(start + samples, len(waveform_T)) / spec.rate) for start in starts],
-    ), total - count
+    total = window_count(have, samples, hop)
+    for place in range(given, min(total, limit)):
+        yield _window(held_T[place * hop - begin :], samples, index, place * hop, spec.rate)
+    return total - min(total, limit)
 
 
-def _resampled(sound: soundfile.SoundFile, rate: int, wanted: int) -> tuple[NDArray[np.float32], bool]:
-    """Read at least ``wanted`` samples at ``rate`` if there are so many; say whether the sound ended before."""
+def _window(sound_T: NDArray[np.float32], samples: int, index: int, start: int, rate: int) -> Segment:
+    """A window that begins at sample ``start``, from what the sound has from there."""
+    padded_T = np.zeros(samples, np.float32)
+    padded_T[: len(sound_T)] = sound_T[:samples]
+    return {"waveform": padded_T}, Span(index, start / rate, (start + min(len(sound_T), samples)) / rate)
+
+
+def _resampled(sound: soundfile.SoundFile, rate: int, quiet: Quiet) -> Iterator[NDArray[np.float32]]:
+    """The sound at ``rate``, block by block, to its end."""
     stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
     block = max(256, _BLOCK // sound.channels)
-    parts: list[NDArray[np.float32]] = []
-    have, ended = 0, False
-    while have < wanted and not ended:
-        mono_T = _mono(sound.read(block, dtype="float32", always_2d=True))
+    ended = False
+    while not ended:
+        with quiet():
+            mono_T = _mono(sound.read(block, dtype="float32", always_2d=True))
         ended = len(mono_T) == 0
-        part_T = mono_T if sound.samplerate == rate else stream.resample_chunk(mono_T, last=ended)
-        parts.append(part_T)
-        have += len(part_T)
-    return np.concatenate(parts) if parts else np.empty(0, np.float32), ended
+        yield mono_T if sound.samplerate == rate else stream.resample_chunk(mono_T, last=ended)
 
 
 def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,19 +126,22 @@ def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[soundfile.SoundFile]:
-    """Open a sound; whatever libsndfile says of it, here or in the block, becomes a MediaError of one line."""
+def _opened(data: bytes) -> Iterator[tuple[soundfile.SoundFile, Quiet]]:
+    """Open a sound, and say how to be quiet while it is read; libsndfile's errors, here or in the block, become MediaErrors."""
     kind = _kind(data)
     if _is_cut(data, kind):
         raise MediaError(f"the {kind} file is truncated")
-    with silenced() if kind == "MP3" else nullcontext():
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as sound:
-                if not _RATES[0] <= sound.samplerate <= _RATES[1]:
-                    raise MediaError(f"a {kind} file of {sound.samplerate} samples a second, which is not a sound")
-                yield sound
-        except soundfile.SoundFileError:
-            raise MediaError(f"the {kind} file is damaged or truncated") from None
+    # Standard error is silenced for reading alone: between two windows it belongs to others again.
+    quiet: Quiet = silenced if kind == "MP3" else nullcontext
+    try:
+        with quiet():
+            sound = soundfile.SoundFile(io.BytesIO(data))
+        with sound:
+            if not _RATES[0] <= sound.samplerate <= _RATES[1]:
+                raise MediaError(f"a {kind} file of {sound.samplerate} samples a second, which is not a sound")
+            yield sound, quiet
+    except soundfile.SoundFileError:
+        raise MediaError(f"the {kind} file is damaged or truncated") from None
 
 
 def _frames(sound: soundfile.SoundFile, size: int) -> int:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from vigil_data.decode.audio import seconds
-from vigil_data.decode.image import check_header
+from vigil_data.decode.image import size_of
 from vigil_data.errors import MediaError
 from vigil_data.items import Item
 
@@ -49,7 +49,7 @@ def probe(item: Item) -> Facts:
     """
     for index, data in enumerate(item.image):
         try:
-            check_header(data)
+            size_of(data)
         except MediaError as error:
             raise Undecodable("image", index, str(error)) from None
     total = 0.0

@@ -3,7 +3,7 @@
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from vigil_data.decode.silence import silenced
 from vigil_data.errors import MediaError
-from vigil_data.pack import Decoded, Span
-from vigil_data.specs import ImageInput
+from vigil_data.pack import Segment, Span
+from vigil_data.settings import ImageSettings
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened. Pillow knows more, some of which call other programs (EPS) and none of which people post."""
@@ -31,17 +31,17 @@ _UPRIGHT = {
 """The EXIF orientation to what turns the picture upright (EXIF 2.32, section 4.6.4)."""
 
 
-def check_header(data: bytes) -> None:
-    """Open a picture without decoding it.
+def size_of(data: bytes) -> tuple[int, int]:
+    """Read a picture's width and height in pixels from its header; nothing is decoded.
 
     Raises:
         MediaError: it is empty, of an unknown format, or its header is damaged or announces an absurd size.
     """
-    with _opened(data):
-        pass
+    with _opened(data) as image:
+        return image.size
 
 
-def decode_image(data: bytes, index: int, limit: int, spec: ImageInput) -> tuple[Decoded, int]:
+def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Generator[Segment, None, int]:
     """Decode one picture to the model's size; of an animation, its first frame.
 
     Args:
@@ -50,14 +50,17 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageInput) -> tuple
         limit: 0 leaves the picture out unseen.
         spec: size, fit and background.
 
+    Yields:
+        One segment (``pixels`` uint8 ``[3, H, W]``).
+
     Returns:
-        One segment (``pixels`` uint8 ``[3, H, W]``), and how many were left out: 0 or 1.
+        How many were left out: 0 or 1.
 
     Raises:
         MediaError: the picture cannot be decoded whole, or has more than ``spec.max_pixels``.
     """
     if limit < 1:
-        return Decoded([], []), 1
+        return 1
     with _opened(data) as image:
         width, height = image.size
         if width * height > spec.max_pixels:
@@ -65,8 +68,9 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageInput) -> tuple
         _draft(image, spec)
         image.load()
         upright = _upright(image)
-        rgb = _fit(_to_rgb(upright, spec.background), spec)
-    return Decoded([{"pixels": np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))}], [Span(index)]), 0
+        pixels_CHW = np.ascontiguousarray(np.asarray(_fit(_to_rgb(upright, spec.background), spec)).transpose(2, 0, 1))
+    yield {"pixels": pixels_CHW}, Span(index)
+    return 0
 
 
 @contextmanager
@@ -104,7 +108,7 @@ def _reason(kind: str | None, error: Exception) -> str:
     return f"the {kind} file is damaged"
 
 
-def _draft(image: Image.Image, spec: ImageInput) -> None:
+def _draft(image: Image.Image, spec: ImageSettings) -> None:
     """Let the JPEG decoder leave out detail that resizing would drop; other formats ignore it."""
     # Twice the wanted size, so that the resize filter still works on more detail than it keeps.
     short, long = sorted(image.size)
@@ -142,7 +146,7 @@ def _wide_grey(values_HW: NDArray[np.generic]) -> NDArray[np.uint8]:
     return (values_HW.astype(np.int32) >> 8).astype(np.uint8)
 
 
-def _fit(image: Image.Image, spec: ImageInput) -> Image.Image:
+def _fit(image: Image.Image, spec: ImageSettings) -> Image.Image:
     """Resize with antialiasing (bicubic, its support scaled with the reduction) to ``size`` by ``size``."""
     size, bicubic = spec.size, Image.Resampling.BICUBIC
     width, height = image.size

@@ -6,27 +6,36 @@ never on the batch: passages are not padded here.
 
 import math
 import re
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vigil_data.errors import UserError
-from vigil_data.pack import Decoded, Span
-from vigil_data.source import resolve
-from vigil_data.specs import Source, TextInput
+from vigil_data.pack import Segment, Span
+from vigil_data.settings import TextSettings
+
+if TYPE_CHECKING:
+    from vigil_data.specs import Source
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first look at a long text is nearly always enough
 
 
-def tokenizer_file(source: Source) -> Path:
-    """Find the tokenizer.json that a source names.
+def tokenizer_file(source: "Source | str") -> Path:
+    """Find the tokenizer.json that a source names; a path stands for itself.
 
     Raises:
         UserError: there is none.
     """
-    path = resolve(source)
+    if isinstance(source, str):
+        path = Path(source)
+    else:
+        from vigil_data.source import resolve  # the runtime has paths alone, and does without pydantic
+
+        path = resolve(source)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
@@ -34,7 +43,7 @@ def tokenizer_file(source: Source) -> Path:
     return path
 
 
-def load_tokenizer(spec: TextInput) -> Tokenizer:
+def load_tokenizer(spec: TextSettings) -> Tokenizer:
     """Load the tokenizer of a recipe, set up by :func:`set_up`.
 
     Raises:
@@ -47,7 +56,7 @@ def load_tokenizer(spec: TextInput) -> Tokenizer:
         raise UserError(f"{path}: {error}") from None
 
 
-def set_up(definition: str, spec: TextInput) -> Tokenizer:
+def set_up(definition: str, spec: TextSettings) -> Tokenizer:
     """Build a tokenizer that splits text into the spec's passages.
 
     Special tokens that somebody types, such as ``[SEP]``, are read as plain text, so that content cannot steer the model by them.
@@ -74,7 +83,7 @@ def set_up(definition: str, spec: TextInput) -> Tokenizer:
     return tokenizer
 
 
-def decode_text(text: str, index: int, limit: int, spec: TextInput, tokenizer: Tokenizer) -> tuple[Decoded, int]:
+def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer) -> Generator[Segment, None, int]:
     """Turn one text into passages.
 
     Args:
@@ -84,22 +93,27 @@ def decode_text(text: str, index: int, limit: int, spec: TextInput, tokenizer: T
         spec: the passages' length and overlap.
         tokenizer: from :func:`load_tokenizer`.
 
+    Yields:
+        The passages (``input_ids`` and ``attention_mask`` int64 ``[T]``, spans in characters).
+
     Returns:
-        The passages (``input_ids`` and ``attention_mask`` int64 ``[T]``, spans in characters), and how many more were left out.
-        Of a text that goes on far beyond the limit the rest is not tokenized, and the number is estimated from its length.
+        How many more were left out. Of a text that goes on far beyond the limit the rest is not tokenized, and the number is
+        estimated from its length.
     """
     text = _SURROGATE.sub("\ufffd", text)  # one for one, so that spans stay true
     if not text.strip():
-        return Decoded([], []), 0
+        return 0
     passages, looked_at = _encode(text, tokenizer, spec, limit)
     passages = [passage for passage in passages if not all(passage.special_tokens_mask)]
     kept = passages[:limit]
     total = len(passages) if looked_at == len(text) else math.ceil(len(passages) * len(text) / looked_at)
-    arrays = [{"input_ids": np.array(p.ids, np.int64), "attention_mask": np.ones(len(p.ids), np.int64)} for p in kept]
-    return Decoded(arrays, [_span(passage, index) for passage in kept]), total - len(kept)
+    for passage in kept:
+        ids_T = np.array(passage.ids, np.int64)
+        yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, index)
+    return total - len(kept)
 
 
-def _encode(text: str, tokenizer: Tokenizer, spec: TextInput, limit: int) -> tuple[list[Encoding], int]:
+def _encode(text: str, tokenizer: Tokenizer, spec: TextSettings, limit: int) -> tuple[list[Encoding], int]:
     """Tokenize as much of the text as ``limit`` passages need, and return the passages and how many characters were looked at."""
     characters = _CHARACTERS_PER_TOKEN * spec.max_tokens * (limit + 2)
     while True:

@@ -1,0 +1,71 @@
+"""What decoders need to know of a model's inputs, whoever says it: a recipe (pydantic) or a bundle (plain dataclasses).
+
+:class:`vigil_data.specs.Inputs` describes each setting.
+"""
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from vigil_data.specs import Source
+
+
+class TextSettings(Protocol):
+    """See :class:`vigil_data.specs.TextInput`; a tokenizer given as text is the path of its tokenizer.json."""
+
+    @property
+    def tokenizer(self) -> "Source | str": ...  # noqa: D102
+    @property
+    def max_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def overlap(self) -> int: ...  # noqa: D102
+    @property
+    def max_passages(self) -> int: ...  # noqa: D102
+
+
+class ImageSettings(Protocol):
+    """See :class:`vigil_data.specs.ImageInput`."""
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def fit(self) -> Literal["crop", "pad", "squash"]: ...  # noqa: D102
+    @property
+    def background(self) -> int: ...  # noqa: D102
+    @property
+    def max_images(self) -> int: ...  # noqa: D102
+    @property
+    def max_pixels(self) -> int: ...  # noqa: D102
+
+
+class AudioSettings(Protocol):
+    """See :class:`vigil_data.specs.AudioInput`."""
+
+    @property
+    def rate(self) -> int: ...  # noqa: D102
+    @property
+    def window(self) -> float: ...  # noqa: D102
+    @property
+    def hop(self) -> float | None: ...  # noqa: D102
+    @property
+    def max_windows(self) -> int: ...  # noqa: D102
+
+
+class Settings(Protocol):
+    """See :class:`vigil_data.specs.Inputs`; ``None`` for a modality that the model does not take."""
+
+    @property
+    def text(self) -> TextSettings | None: ...  # noqa: D102
+    @property
+    def image(self) -> ImageSettings | None: ...  # noqa: D102
+    @property
+    def audio(self) -> AudioSettings | None: ...  # noqa: D102
+
+
+def window_samples(audio: AudioSettings) -> int:
+    """Samples in one window."""
+    return round(audio.window * audio.rate)
+
+
+def hop_samples(audio: AudioSettings) -> int:
+    """Samples from one window's start to the next."""
+    return round((audio.hop or audio.window) * audio.rate)
