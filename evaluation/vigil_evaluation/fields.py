@@ -1,7 +1,12 @@
 """Values read out of JSON, each checked: a mistake is one line that says where it is and what is wrong."""
 
 import math
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, is_dataclass
+from dataclasses import fields as dataclass_fields
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 from vigil_data.errors import UserError
 
@@ -82,6 +87,60 @@ def number(value: Any, where: str, least: float = -math.inf, most: float = math.
 def numbers(value: Any, where: str, least: float = -math.inf, most: float = math.inf) -> list[float]:
     """A list of finite numbers in a range; see :func:`number`."""
     return [number(entry, f"{where}.{i}", least, most) for i, entry in enumerate(items(value, where))]
+
+
+def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one for each kind)
+    """Build what a type describes out of JSON: frozen dataclasses of plain values, tuples and mappings, nested at will.
+
+    Args:
+        kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``, ``tuple[X, ...]``, ``Mapping[str, X]``,
+            or a union of these. A field of a dataclass that has a default may be absent.
+        value: what was read.
+        where: its place in the file.
+
+    Raises:
+        UserError: one line, if the value is of another form.
+    """
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        optional = {field.name for field in dataclass_fields(kind) if field.default is not MISSING}
+        given = mapping(value, where)
+        names = tuple(hint for hint in hints if hint in given or hint not in optional)
+        read = mapping(given, where, names)
+        return cast("Any", kind)(**{name: structure(hints[name], read[name], f"{where}.{name}") for name in names})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value if value in arguments else wrong(where, f"must be {' or '.join(map(repr, arguments))}, not {_short(value)}")
+    if origin is tuple:
+        return tuple(structure(arguments[0], entry, f"{where}.{i}") for i, entry in enumerate(items(value, where)))
+    if origin in (dict, Mapping):
+        return {name: structure(arguments[1], entry, f"{where}.{name}") for name, entry in mapping(value, where).items()}
+    if origin in (Union, UnionType):
+        return _one_of(arguments, value, where)
+    return {str: text, int: _whole, float: number, bool: _yes_or_no}[kind](value, where)
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The first of several types that the value is of; the last one says what is wrong if none is."""
+    if value is None and type(None) in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        with suppress(UserError):
+            return structure(kind, value, where)
+    return structure(last, value, where)
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        wrong(where, f"must be a whole number, not {_short(value)}")
+    return value
+
+
+def _yes_or_no(value: Any, where: str) -> bool:
+    return value if isinstance(value, bool) else wrong(where, f"must be true or false, not {_short(value)}")
 
 
 def _range(least: float, most: float) -> str:

@@ -8,17 +8,19 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
+from vigil_data.taxonomy import Taxonomy
 from vigil_serving.bundle import Bundle
 
 PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 """The hub's names of tasks; it has none for several modalities."""
 
 
-def card(bundle: Bundle, facts: Mapping[str, Any]) -> str:
+def card(bundle: Bundle, taxonomy: Taxonomy, facts: Mapping[str, Any]) -> str:
     """Write the card.
 
     Args:
         bundle: the bundle, its parity measured.
+        taxonomy: its labels, with what reviewers are told.
         facts: ``evaluation``, where known: split to the content of its metrics.json.
     """
     # Markdown, not HTML: the filter `cell` escapes
@@ -30,8 +32,9 @@ def card(bundle: Bundle, facts: Mapping[str, Any]) -> str:
     rendered = template.render(
         head=_head(bundle),
         bundle=bundle,
+        taxonomy=taxonomy,
         signature=signature,
-        labels=[(name, label) for head in bundle.taxonomy.heads.values() for name, label in head.labels.items()],
+        labels=[(name, label) for head in taxonomy.heads.values() for name, label in head.labels.items()],
         lineage=_flat(signature.lineage),
         evaluation=evaluation,
     )

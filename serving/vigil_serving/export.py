@@ -23,13 +23,14 @@ from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.calibration import Calibrated, Calibration
 from vigil_evaluation.policy.compiled import CompiledPolicy
 from vigil_modeling.safety_model import SafetyModel
-from vigil_serving import bundle as bundles
-from vigil_serving import golden, onnx_graphs, parity, torchscript
+from vigil_serving import golden, layout, onnx_graphs, parity, torchscript
+from vigil_serving.bundle import Bundle
 from vigil_serving.card import card
 from vigil_serving.cases import Case, make_cases
+from vigil_serving.facts import FORMAT, Graph, Parity, Signature
 from vigil_serving.forms import forms
 from vigil_serving.graphs import ENCODER_INPUTS, example_inputs, input_names
-from vigil_serving.specs import Graph, Parity, Signature
+from vigil_serving.writing import input_facts, write_facts
 
 LIBRARIES = (
     "vigil",
@@ -99,7 +100,7 @@ def export(
     calibrated = calibrated or Calibrated(Calibration.identity(taxonomy.labels), None, None)
     complete = {label: float(thresholds.get(label, 0.5)) for label in taxonomy.labels}
     model = model.eval()
-    with bundles.writing(to) as folder:
+    with layout.writing(to) as folder:
         graphs = _write_graphs(model, inputs, folder, progress)
         with _timed("cases", progress):
             cases = make_cases(inputs, examples)
@@ -108,16 +109,19 @@ def export(
         if inputs.text is not None:
             _copy_tokenizer(inputs, folder)
         signature = _signature(model, graphs, facts)
-        bundle = bundles.Bundle(folder, signature, taxonomy, complete, inputs, calibrated, policy)
+        paths = input_facts(inputs)
+        if paths.text is not None:
+            paths = replace(paths, text=replace(paths.text, tokenizer=str(folder / layout.TOKENIZER)))
+        bundle = Bundle(folder, signature, complete, paths, calibrated, policy)
         found = _gate(bundle, cases, expected, progress)
-        bundle = replace(bundle, signature=signature.model_copy(update={"parity": found}))
-        bundles.write_facts(folder, bundle)
+        bundle = replace(bundle, signature=replace(signature, parity=found))
+        write_facts(folder, bundle, taxonomy)
         golden.write(folder, cases, expected)
         if recipe := facts.get("recipe"):
-            (folder / bundles.RECIPE).write_text(str(recipe), encoding="utf-8")
+            (folder / layout.RECIPE).write_text(str(recipe), encoding="utf-8")
         if comparison := facts.get("comparison"):
-            bundles.write_json(folder / bundles.COMPARISON, comparison)
-        (folder / bundles.CARD).write_text(card(bundle, facts), encoding="utf-8")
+            layout.write_json(folder / layout.COMPARISON, comparison)
+        (folder / layout.CARD).write_text(card(bundle, taxonomy, facts), encoding="utf-8")
 
 
 def _write_graphs(model: SafetyModel, inputs: Inputs, folder: Path, progress: Progress | None) -> dict[str, Graph]:
@@ -153,7 +157,7 @@ def _write_graphs(model: SafetyModel, inputs: Inputs, folder: Path, progress: Pr
 
 
 def _gate(
-    bundle: bundles.Bundle, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]], progress: Progress | None
+    bundle: Bundle, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]], progress: Progress | None
 ) -> tuple[Parity, ...]:
     """Compare every form with the trained model on every case."""
     found = []
@@ -175,18 +179,20 @@ def _reference(model: SafetyModel, case: Case) -> NDArray[np.floating]:
 def _copy_tokenizer(inputs: Inputs, folder: Path) -> None:
     assert inputs.text is not None
     source = resolve(inputs.text.tokenizer)
-    to = folder / bundles.TOKENIZER
+    to = folder / layout.TOKENIZER
     to.parent.mkdir()
     to.write_bytes((source / to.name if source.is_dir() else source).read_bytes())
 
 
 def _signature(model: SafetyModel, graphs: Mapping[str, Graph], facts: Mapping[str, Any]) -> Signature:
     return Signature(
+        format=FORMAT,
         name=str(facts["name"]),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         modalities=model.modalities,
         labels=model.labels,
         graphs=graphs,
+        variants={"fp32": {m: m for m in model.modalities}},
         versions=_versions(),
         parity=(),
         lineage={name: value for name, value in facts.items() if name not in ("name", "recipe", "evaluation", "comparison")},

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from vigil_serving.bundle import Bundle
 from vigil_serving.cases import Case
 from vigil_serving.parity import Form, tensors
-from vigil_serving.runtime import Scorer, open_session, run
+from vigil_serving.runtime import Scorer
+from vigil_serving.sessions import open_session, run
 
 
 def forms(bundle: Bundle) -> Iterator[tuple[str, Form]]:
@@ -18,7 +19,7 @@ def forms(bundle: Bundle) -> Iterator[tuple[str, Form]]:
     Args:
         bundle: the bundle, or one in the making whose graphs are written.
     """
-    scorer = Scorer(bundle)
+    scorer = Scorer(bundle, cache_bytes=0)
     yield "ONNX, graph by graph", lambda case: run(scorer.sessions, case.packed).probabilities_NL
     yield "runtime, from bytes", lambda case: scorer.raw_probabilities(case.items)
     single = open_session(bundle.graph("model"))

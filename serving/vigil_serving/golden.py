@@ -16,9 +16,9 @@ from vigil_data.decode import Decoder, Undecodable
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.pack import Packed, PackedSegments, pack
-from vigil_data.specs import Inputs
-from vigil_serving.bundle import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS
+from vigil_data.settings import Settings
 from vigil_serving.cases import Case
+from vigil_serving.layout import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS
 
 # Other versions of the decoding libraries may round differently: one grey level of 255, and a sound 80 dB down.
 PIXELS_TOLERANCE = 1
@@ -68,7 +68,7 @@ def read(folder: Path) -> tuple[list[Case], list[NDArray[np.float32]]]:
         ) from None
 
 
-def decoding_differences(cases: Sequence[Case], inputs: Inputs) -> list[str]:
+def decoding_differences(cases: Sequence[Case], inputs: Settings) -> list[str]:
     """Decode the golden items here and compare with the arrays that they decoded to at the export.
 
     Args:

@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from vigil_data.items import Modality
+from vigil_serving.facts import TensorFacts
 from vigil_serving.graphs import ENCODER_GRAPHS, ENCODER_INPUTS, FusionGraph, input_names, output_names, quiet
-from vigil_serving.specs import TensorFacts
 
 OPSET = 20
 

@@ -9,8 +9,8 @@ from vigil_data.errors import Failure
 from vigil_data.pack import Packed
 from vigil_serving.bundle import Bundle
 from vigil_serving.cases import Case
-from vigil_serving.runtime import calibrate
-from vigil_serving.specs import Parity, TensorFacts
+from vigil_serving.decisions import calibrate
+from vigil_serving.facts import Parity, TensorFacts
 
 TOLERANCE = 1e-4
 """The largest difference of a probability that float rounding explains in models of the sizes that Vigil trains."""

@@ -1,19 +1,26 @@
-"""``vigil score``: every item of a dataset through a bundle, into one Parquet table; torch is never imported."""
+"""``vigil score``: every item of a dataset through a bundle, each exactly once, into one table; torch is never imported."""
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+from numpy.typing import NDArray
 
 from vigil_data.dataset import Dataset
-from vigil_data.errors import UserError
-from vigil_serving import bundle as bundles
-from vigil_serving.runtime import Decision, Scorer
+from vigil_data.errors import Failure
+from vigil_serving.bundle import Bundle, read_checked
+from vigil_serving.scoring import work
+from vigil_serving.scoring.join import Tally, check, join, refuse
+from vigil_serving.scoring.parts import Parts
+from vigil_serving.scoring.plan import Plan, plan_of
+from vigil_serving.scoring.table import policy_of, schema_of
 
-CHUNK = 256
+CHUNK = 1024
+"""Rows of a part: what a kill costs at most, for each process that scores."""
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +32,27 @@ class Scored:
         errors: those that could not be decoded.
         decided: label to the number of items that were decided to be it.
         actions: action to the number of items that the policy gives it; empty without a policy.
+        resumed: those of the items that an earlier, interrupted scoring had done.
     """
 
     items: int
     errors: int
     decided: dict[str, int]
     actions: dict[str, int]
+    resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnRay:
+    """How to score on Ray.
+
+    Attributes:
+        address: of the cluster; ``None`` starts one on this machine.
+        workers: processes that score; as many as the cluster has room for if ``None``.
+    """
+
+    address: str | None = None
+    workers: int | None = None
 
 
 def score(
@@ -39,82 +61,99 @@ def score(
     to: Path,
     *,
     split: str | None = None,
+    where: str | None = None,
+    variant: str = "fp32",
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    chunk: int = CHUNK,
+    ray: OnRay | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Scored:
     """Score a dataset's items in row order; the table appears under its name only when it is complete.
 
-    Columns: ``id``; ``probability.LABEL`` (calibrated, float32) and ``decision.LABEL`` boolean, null where the item could not be
-    decoded; where the bundle has a policy ``action``, ``review`` and ``reasons`` (label, action, probability and threshold of
-    each, the decisive one first); ``presence``; ``cut``, the segments beyond the bundle's limits that were left out; ``error``,
-    the reason of an undecodable item.
+    Started again after it was interrupted, it goes on with the parts that it had written, on whichever engine. docs/scoring.md says
+    which columns there are.
 
     Args:
         bundle_path: the bundle; its hashes are recomputed first.
-        dataset_path: the Lance dataset.
-        to: the Parquet file.
+        dataset_path: the Lance dataset, of which the newest version is scored.
+        to: a Parquet file (.parquet) or a Lance table (.lance).
         split: score only this split.
-        threads: see :func:`vigil_serving.runtime.open_session`.
-        progress: called with the items done and the items in all.
+        where: score only the rows of this SQL condition.
+        variant: of the encoders.
+        threads: threads within an operator; all cores if ``None``, and on Ray one.
+        chunk: rows of a part.
+        ray: score on Ray; bundle, dataset and output must lie on a file system that all its nodes share.
+        restart: throw away the parts of an interrupted scoring.
+        progress: called with the items done and the items in all; first with those that were done before.
+        say: called with a line for each part that was found damaged.
+
+    Returns:
+        Counts over the whole table.
 
     Raises:
-        UserError: if the bundle was altered, or dataset, split or output file are not usable.
+        UserError: if the bundle was altered; dataset, split, condition, variant or output are not usable; another process writes
+            the same output; or the parts that are there are of another scoring.
+        Failure: if something cannot be read or written, or the parts are not what was scored.
     """
-    if to.is_dir():
-        raise UserError(f"{to} is a folder; name the Parquet file to write")
-    digest = bundles.check_files(bundle_path)
-    dataset = Dataset(dataset_path)
-    rows = dataset.rows(split)
-    scorer = Scorer(bundle_path, threads)
-    labels = scorer.bundle.signature.labels
-    policy = scorer.bundle.policy
-    lineage = {"vigil.bundle": digest, "vigil.dataset": str(dataset_path), "vigil.dataset_version": str(dataset.version)}
-    if policy is not None:
-        lineage |= {"vigil.policy": f"{policy.name} version {policy.version}", "vigil.policy_digest": policy.digest}
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    errors, decided, actions = 0, dict.fromkeys(labels, 0), dict.fromkeys(policy.actions if policy else (), 0)
-    schema = _schema(labels, policy is not None)
-    try:
-        with pq.ParquetWriter(partial, schema.with_metadata(lineage)) as writer:
-            for start in range(0, len(rows), CHUNK):
-                decisions = scorer.score(dataset.take(rows[start : start + CHUNK]))
-                writer.write_table(_table(decisions, labels, schema))
-                errors += sum(decision.error is not None for decision in decisions)
-                for label in (label for decision in decisions for label in decision.labels):
-                    decided[label] += 1
-                for action in (decision.action for decision in decisions if decision.action is not None):
-                    actions[action] += 1
-                if progress:
-                    progress(min(start + CHUNK, len(rows)), len(rows))
-        partial.replace(to)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Scored(len(rows), errors, decided, actions)
+    to = to.absolute()
+    refuse(to)
+    bundle = read_checked(bundle_path.resolve())
+    bundle.encoders(variant)
+    plan, dataset, rows = plan_of(bundle, dataset_path, split=split, where=where, variant=variant, chunk=chunk)
+    tell = progress or (lambda done, total: None)
+    with work.opened(to, plan, restart=restart) as parts:
+        missing = list(parts.missing(say or (lambda line: None)))
+        resumed = done = plan.rows - sum(plan.size(number) for number in missing)
+        tell(done, plan.rows)
+        for number in _engine(parts, missing, bundle, dataset, rows, threads, ray):
+            done += plan.size(number)
+            tell(done, plan.rows)
+        tally = Tally(decided=dict.fromkeys(bundle.signature.labels, 0))
+        tally.actions = dict.fromkeys(bundle.policy.actions if bundle.policy else (), 0)
+        check(parts, dataset, rows, tally)
+        join(parts, schema_of(bundle), _lineage(bundle, plan), to)
+        work.discard(parts.folder)
+    return Scored(tally.items, tally.errors, tally.decided, tally.actions, resumed)
 
 
-def _schema(labels: Sequence[str], acts: bool) -> pa.Schema:
-    reason = [("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())]
-    policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(pa.struct(reason)))]
-    return pa.schema(
-        [("id", pa.string())]
-        + [(f"probability.{label}", pa.float32()) for label in labels]
-        + [(f"decision.{label}", pa.bool_()) for label in labels]
-        + (policy if acts else [])
-        + [("presence", pa.string()), ("cut", pa.int32()), ("error", pa.string())]
-    )
+def _engine(
+    parts: Parts,
+    missing: Sequence[int],
+    bundle: Bundle,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    threads: int | None,
+    ray: OnRay | None,
+) -> Iterator[int]:
+    """Write the missing parts, and give the number of each that is written."""
+    if not missing:
+        return
+    if ray is None:
+        from vigil_serving.runtime import Scorer
+        from vigil_serving.scoring.local import score_parts
+
+        yield from score_parts(parts, missing, Scorer(bundle, threads, variant=parts.plan.variant), dataset, rows)
+        return
+    from vigil_serving.scoring.on_ray import Job, score_on_ray
+
+    job = Job(bundle.path, parts, threads or 1)
+    yield from score_on_ray(job, missing, ray.address, ray.workers)
+    if lost := [number for number in missing if not parts.file(number).exists()]:
+        raise Failure(
+            f"{parts.folder}: {len(lost)} parts that Ray reports as written are not there; do all nodes share this folder?"
+        )
 
 
-def _table(decisions: Sequence[Decision], labels: Sequence[str], schema: pa.Schema) -> pa.Table:
-    columns: dict[str, list[object]] = {"id": [decision.id for decision in decisions]}
-    for label in labels:
-        columns[f"probability.{label}"] = [decision.probabilities.get(label) for decision in decisions]
-        columns[f"decision.{label}"] = [None if decision.error else label in decision.labels for decision in decisions]
-    if "action" in schema.names:
-        columns["action"] = [decision.action for decision in decisions]
-        columns["review"] = [None if decision.error else decision.review for decision in decisions]
-        columns["reasons"] = [None if decision.error else [asdict(r) for r in decision.reasons] for decision in decisions]
-    columns["presence"] = [None if decision.error else decision.presence for decision in decisions]
-    columns["cut"] = [decision.cut for decision in decisions]
-    columns["error"] = [decision.error for decision in decisions]
-    return pa.Table.from_pydict(columns, schema=schema)
+def _lineage(bundle: Bundle, plan: Plan) -> dict[str, str]:
+    lineage = {
+        "vigil.bundle": bundle.digest,
+        "vigil.variant": plan.variant,
+        "vigil.dataset": plan.dataset,
+        "vigil.dataset_version": str(plan.version),
+    }
+    lineage |= {f"vigil.{name}": value for name in ("split", "where") if (value := getattr(plan, name)) is not None}
+    if bundle.policy is not None:
+        lineage |= {"vigil.policy": str(policy_of(bundle)), "vigil.policy_digest": bundle.policy.digest}
+    return lineage

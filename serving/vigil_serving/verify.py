@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vigil_data.errors import UserError
-from vigil_serving import bundle as bundles
 from vigil_serving import golden, parity
+from vigil_serving.bundle import Bundle, read_checked
+from vigil_serving.facts import Parity
 from vigil_serving.forms import forms
-from vigil_serving.specs import Parity
+from vigil_serving.layout import files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +27,21 @@ class Verification:
     parity: tuple[Parity, ...]
 
 
-def verify(path: Path, progress: Callable[[str], None] | None = None) -> Verification:
+def verify(path: Path, progress: Callable[[str], None] | None = None, public_key: Path | None = None) -> Verification:
     """Recompute all hashes, decode the golden items, and run every form on the golden cases.
 
     Args:
         path: the bundle's folder.
         progress: called with the name of each step as it begins.
+        public_key: a PEM file, if the bundle must be signed by its holder.
 
     Raises:
-        UserError: for files changed, missing or added, and for any form that disagrees with the golden outputs.
+        UserError: for files changed, missing or added, a signature that is not the key's, and any form that disagrees with the
+            golden outputs.
     """
     say = progress or (lambda _: None)
     say("files")
-    digest = bundles.check_files(path)
-    bundle = bundles.read(path)
+    bundle = read_checked(path, public_key)
     cases, expected = golden.read(path)
     say("decoding")
     if differences := golden.decoding_differences(cases, bundle.inputs):
@@ -53,9 +55,9 @@ def verify(path: Path, progress: Callable[[str], None] | None = None) -> Verific
             raise UserError(f"{path}: {error}") from None
     if failures := parity.failures(found):
         raise UserError(*(f"{path}: {line}" for line in failures))
-    return Verification(digest, sum(1 for file in path.rglob("*") if file.is_file()) - 1, tuple(found))
+    return Verification(bundle.digest, len(files_of(path)), tuple(found))
 
 
-def _versions_hint(bundle: bundles.Bundle) -> str:
+def _versions_hint(bundle: Bundle) -> str:
     libraries = ("tokenizers", "pillow", "soundfile", "soxr")
     return "exported with " + ", ".join(f"{name} {bundle.signature.versions.get(name, 'unknown')}" for name in libraries)

@@ -19,7 +19,7 @@ def test_head_is_what_the_hub_reads(exported) -> None:
 def test_tables_are_whole(exported) -> None:
     label = {"known": 4, "positive": 2, "average_precision": 0.75, "auroc": None, "precision": 1.0, "recall": 0.5}
     findings = {"overall": {"items": 5, "labels": {"scam": label}}}
-    text = card(bundles.read(exported.bundle), {"evaluation": {"test": findings}})
+    text = card(bundles.read(exported.bundle), exported.taxonomy, {"evaluation": {"test": findings}})
     assert "| scam | 4 | 2 | 0.750 | - | 1.000 | 0.500 |" in text
     assert "| scam | 0.45 |  | 1 | tricks \\| for money &lt;b&gt;and&lt;/b&gt; more |" in text
     assert "| dataset.version | 3 |" in text

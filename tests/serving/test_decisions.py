@@ -12,7 +12,7 @@ from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_evaluation.calibration import NONE, Calibrated, Calibration, Calibrator, LabelCalibration
 from vigil_evaluation.policy.compiled import CompiledPolicy
-from vigil_serving import bundle as bundles
+from vigil_serving import layout
 from vigil_serving.cases import make_item
 from vigil_serving.runtime import Scorer
 from vigil_serving.score import score
@@ -36,14 +36,14 @@ def deciding(copy: Path, middle: dict[str, float]) -> Path:
     """The bundle with a calibration by language, and a policy with thresholds between what it gives."""
     own = {"de": Calibrator("temperature", {"temperature": 0.25})}
     labels = {label: LabelCalibration(NONE, own, {}, 0, 0) for label in LABELS}
-    Calibrated(Calibration("language", labels), None, None).write(copy / bundles.CALIBRATION)
+    Calibrated(Calibration("language", labels), None, None).write(copy / layout.CALIBRATION)
     cells = {
         (None, None): {label: {"limit": np.float32(middle[label]).item()} for label in LABELS},
         ("fr", None): {"scam": {"remove": 0.0}},
     }
     policy = CompiledPolicy("house", 3, ("allow", "limit", "remove"), LABELS, None, cells)
-    policy.write(copy / bundles.POLICY)
-    bundles.write_manifest(copy)
+    policy.write(copy / layout.POLICY)
+    layout.write_manifest(copy)
     return copy
 
 
@@ -64,7 +64,7 @@ def test_probabilities_are_calibrated_by_the_items_own_group(bundle: Path, expor
 
 
 def test_the_policy_acts_on_calibrated_probabilities_and_says_why(bundle: Path, items: list[Item]) -> None:
-    policy = CompiledPolicy.read(bundle / bundles.POLICY)
+    policy = CompiledPolicy.read(bundle / layout.POLICY)
     decisions = Scorer(bundle, threads=1).score(items)
     assert {decision.action for decision in decisions} == {"allow", "limit", "remove"}
     for item, decision in zip(items, decisions, strict=True):
@@ -91,7 +91,7 @@ def test_scores_hold_actions_and_reasons(bundle: Path, items: list[Item], tmp_pa
         assert [(r["label"], r["action"]) for r in row["reasons"]] == [(r.label, r.action) for r in decision.reasons]
     assert found.actions == {action: table.column("action").to_pylist().count(action) for action in ("allow", "limit", "remove")}
     assert table.schema.metadata[b"vigil.policy"] == b"house version 3"
-    assert table.schema.metadata[b"vigil.policy_digest"].decode() == CompiledPolicy.read(bundle / bundles.POLICY).digest
+    assert table.schema.metadata[b"vigil.policy_digest"].decode() == CompiledPolicy.read(bundle / layout.POLICY).digest
 
 
 def test_the_gate_compares_actions(bundle: Path) -> None:
@@ -102,15 +102,15 @@ def test_the_gate_compares_actions(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (bundles.CALIBRATION, lambda facts: facts["calibration"]["labels"].pop("scam"), "calibration.json: calibration"),
-        (bundles.POLICY, lambda facts: facts.update(version=4), "policy.json: policy.digest: does not fit"),
+        (layout.CALIBRATION, lambda facts: facts["calibration"]["labels"].pop("scam"), "calibration.json: calibration"),
+        (layout.POLICY, lambda facts: facts.update(version=4), "policy.json: policy.digest: does not fit"),
     ],
 )
 def test_what_is_not_whole_is_refused(bundle: Path, name: str, change, message: str) -> None:
     facts = json.loads((bundle / name).read_text())
     change(facts)
     (bundle / name).write_text(json.dumps(facts))
-    bundles.write_manifest(bundle)
+    layout.write_manifest(bundle)
     with pytest.raises(UserError, match=message):
         Scorer(bundle)
 

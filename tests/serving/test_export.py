@@ -18,7 +18,7 @@ from vigil_serving.cases import make_cases, make_item
 from vigil_serving.export import export
 from vigil_serving.forms import forms
 from vigil_serving.parity import ParityError, compare, failures, tensors
-from vigil_serving.runtime import open_session, open_sessions, run
+from vigil_serving.sessions import open_session, open_sessions, run
 from vigil_serving.torchscript import load
 
 PATTERNS = ("none", "text", "image", "audio", "text+image", "text+audio", "image+audio", "text+image+audio")

@@ -15,7 +15,7 @@ from vigil_data.batch import collate
 from vigil_data.decode import Decoder
 from vigil_data.items import Item
 from vigil_data.pack import pack
-from vigil_serving import runtime
+from vigil_serving import embeddings, runtime, sessions
 from vigil_serving.cases import make_item
 from vigil_serving.runtime import Scorer
 
@@ -51,11 +51,12 @@ def test_decides_as_the_model_does(scorer: Scorer, items: list[Item], exported) 
         assert len(decision.evidence) == segments * len(decision.labels)
 
 
-def test_batches_do_not_matter(scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_matter(scorer: Scorer, items: list[Item], exported, monkeypatch: pytest.MonkeyPatch) -> None:
     together = scorer.score(items)
     monkeypatch.setattr(runtime, "FUSION_TOKENS", 5)
-    monkeypatch.setattr(runtime, "RUN_LIMITS", {"text": 30, "image": 1, "audio": 2})
-    for a, b in zip(together, scorer.score(items), strict=True):
+    monkeypatch.setattr(runtime, "GATHER_ITEMS", 7)
+    monkeypatch.setattr(embeddings, "RUN_LIMITS", {"text": 30, "image": 1, "audio": 2})
+    for a, b in zip(together, Scorer(exported.bundle, cache_bytes=0).score(items), strict=True):
         assert (a.id, a.labels, a.cut) == (b.id, b.labels, b.cut)
         np.testing.assert_allclose(list(a.probabilities.values()), list(b.probabilities.values()), atol=1e-5)
 
@@ -81,7 +82,7 @@ def test_cut_is_counted(scorer: Scorer, exported) -> None:
 def test_runs_cover_all_once_and_are_bounded(lengths: list[int], limit: int) -> None:
     lengths_S = np.array(lengths)
     order = np.argsort(lengths_S, kind="stable")
-    runs = list(runtime._runs(order, lengths_S, limit))
+    runs = list(sessions._runs(order, lengths_S, limit))
     np.testing.assert_array_equal(np.concatenate(runs), order)
     for run in runs:
         assert len(run) == 1 or len(run) * lengths_S[run].max() <= limit
@@ -89,16 +90,16 @@ def test_runs_cover_all_once_and_are_bounded(lengths: list[int], limit: int) -> 
         assert (len(run) + 1) * lengths_S[following[0]] > limit, "a run is not cut before it is full"
 
 
-def test_runs_only_the_encoders_that_an_item_needs(scorer: Scorer, exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_only_the_encoders_that_an_item_needs(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    encode = runtime.encode
+    encode = embeddings.encode
 
     def counting(session, segments, limit):
         ran.append(next(iter(segments.inputs)))
         return encode(session, segments, limit)
 
-    monkeypatch.setattr(runtime, "encode", counting)
-    scorer.score([make_item(["text"], 1, exported.inputs), make_item([], 2, exported.inputs)])
+    monkeypatch.setattr(embeddings, "encode", counting)
+    Scorer(exported.bundle).score([make_item(["text"], 1, exported.inputs), make_item([], 2, exported.inputs)])
     assert ran == ["input_ids"]
 
 
@@ -106,7 +107,8 @@ def test_serving_needs_no_torch(exported, tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-sys.modules["torch"] = None  # importing it fails
+for name in ("torch", "pydantic", "ruamel", "pyarrow", "lance", "onnx", "scipy", "numba", "rich", "typer", "cryptography"):
+    sys.modules[name] = None  # importing it fails
 from vigil_data.items import Item
 from vigil_serving.runtime import Scorer
 [decision] = Scorer(Path(sys.argv[1]), threads=1).score([Item("1", text=("call now",))])

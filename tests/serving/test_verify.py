@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from vigil_data.errors import UserError
-from vigil_serving import bundle as bundles
+from vigil_serving import layout
 from vigil_serving.verify import verify
 
 
@@ -37,7 +37,7 @@ def test_other_weights_with_fitting_hashes_are_refused(bundle_copy: Path) -> Non
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name))
     onnx.save(graph, bundle_copy / "onnx" / "fusion.onnx")
-    bundles.write_manifest(bundle_copy)
+    layout.write_manifest(bundle_copy)
     with pytest.raises(UserError) as caught:
         verify(bundle_copy)
     assert len(caught.value.lines) == 2, "the graphs one by one, and the runtime that uses them"
@@ -48,7 +48,7 @@ def test_other_decoding_is_refused(bundle_copy: Path) -> None:
     facts = json.loads((bundle_copy / "inputs.json").read_text())
     facts["image"]["background"] = 0
     (bundle_copy / "inputs.json").write_text(json.dumps(facts))
-    bundles.write_manifest(bundle_copy)
+    layout.write_manifest(bundle_copy)
     with pytest.raises(UserError, match="image decodes to other pixels than at the export") as caught:
         verify(bundle_copy)
     assert "exported with tokenizers" in caught.value.lines[-1]
@@ -56,6 +56,6 @@ def test_other_decoding_is_refused(bundle_copy: Path) -> None:
 
 def test_damaged_golden_cases_are_refused(bundle_copy: Path) -> None:
     (bundle_copy / "golden" / "outputs.npz").write_bytes(b"not a zip file")
-    bundles.write_manifest(bundle_copy)
+    layout.write_manifest(bundle_copy)
     with pytest.raises(UserError, match="golden cases cannot be read"):
         verify(bundle_copy)

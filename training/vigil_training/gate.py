@@ -199,11 +199,12 @@ def _predictions(source: Path, other: Path, question: Question, columns: Sequenc
 
 def _trained_on(source: Path) -> tuple[str, int | None] | None:
     """The dataset and its version that a run or a bundle was trained on; ``None`` if it does not say."""
-    from vigil_serving import bundle
+    from vigil_serving.bundle import read
+    from vigil_serving.layout import is_bundle
     from vigil_training.run import Run
 
-    if bundle.is_bundle(source):
-        dataset: Mapping[str, Any] = bundle.read(source).signature.lineage.get("dataset", {})
+    if is_bundle(source):
+        dataset: Mapping[str, Any] = read(source).signature.lineage.get("dataset", {})
     elif (source / "resolved.yaml").is_file():
         dataset = Run(source).read_environment().get("dataset", {})
     else:

@@ -174,13 +174,12 @@ def _of_bundle(
     source: Path, data: Path | None, split: str | None, columns: Sequence[str], progress: Progress | None
 ) -> Predictions:
     from vigil_data.dataset import Dataset
-    from vigil_serving import bundle as bundles
+    from vigil_serving.bundle import read
 
-    bundles.check_files(source)
     if data is not None:
         dataset = Dataset(data)
     else:
-        began: dict[str, Any] = dict(bundles.read(source).signature.lineage.get("dataset", {}))
+        began: dict[str, Any] = dict(read(source).signature.lineage.get("dataset", {}))
         if "path" not in began:
             raise UserError(f"{source}: the bundle does not say on which dataset it was trained; name one with --data")
         dataset = Dataset(Path(began["path"]), began.get("version"))
@@ -192,6 +191,7 @@ def _scored_by_bundle(
     source: Path, dataset: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None
 ) -> Predictions:
     from vigil_serving.runtime import Scorer
+    from vigil_serving.writing import read_taxonomy
     from vigil_training.predictions_table import predictions_table
 
     scorer = Scorer(source)
@@ -215,7 +215,7 @@ def _scored_by_bundle(
         columns=columns,
     )
     facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - len(kept))}
-    return Predictions(str(source), "bundle", table, labels, bundle.thresholds, bundle.taxonomy, bundle.policy, facts)
+    return Predictions(str(source), "bundle", table, labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts)
 
 
 def _facts(dataset: "Dataset", items: int, undecodable: int) -> dict[str, str]:

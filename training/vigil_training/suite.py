@@ -199,9 +199,9 @@ def _model(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
     if model.is_file():
         return tuple(_scores(model)), EvaluationSpec()
     if (model / "bundle.json").is_file():
-        from vigil_serving import bundle as bundles
+        from vigil_serving.bundle import read
 
-        return bundles.read(model).signature.labels, EvaluationSpec()
+        return read(model).signature.labels, EvaluationSpec()
     if not model.exists():
         raise UserError(f"{model} is not there; name a run, a bundle, or a Parquet file of scores")
     from vigil_training.run import Run
