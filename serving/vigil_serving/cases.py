@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from vigil_data.decode import Decoder
 from vigil_data.items import MODALITIES, Item, Modality, presence
 from vigil_data.pack import Packed, pack
-from vigil_data.specs import AudioInput, ImageInput, Inputs, TextInput
+from vigil_data.settings import AudioSettings, ImageSettings, Settings, TextSettings
 
 SIZES = range(1, 9)
 _WORDS = [
@@ -50,7 +50,7 @@ class Case:
     golden: bool
 
 
-def make_cases(inputs: Inputs, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
+def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
     """Batches of every presence pattern, mixed batches of every size from 1 to 8, and batches of the given examples.
 
     Args:
@@ -80,7 +80,7 @@ def make_cases(inputs: Inputs, examples: Sequence[Item], sizes: Sequence[int] = 
     return cases
 
 
-def make_item(pattern: Sequence[Modality], variant: int, inputs: Inputs) -> Item:
+def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings) -> Item:
     """One made-up item with the modalities of ``pattern``; ``variant`` chooses lengths, counts and oddities."""
     rng = np.random.default_rng(variant)
     return Item(
@@ -95,14 +95,14 @@ def _case(name: str, items: tuple[Item, ...], decoder: Decoder, golden: bool) ->
     return Case(name, items, pack([decoder.decode(item) for item in items]), golden)
 
 
-def _texts(variant: int, spec: TextInput, rng: np.random.Generator) -> tuple[str, ...]:
+def _texts(variant: int, spec: TextSettings, rng: np.random.Generator) -> tuple[str, ...]:
     """One word, a line, one that is cut into passages, a paragraph, two texts, one of blanks beside a real one."""
     words = [int(n) for n in (1, 8, 1.5 * spec.max_tokens, spec.max_tokens // 3, 5, 12)]
     line = " ".join(rng.choice(_WORDS, words[variant % 6]))
     return ((line,), (line,), (line,), (line,), (line, line.upper()), ("  ", line))[variant % 6]
 
 
-def _images(variant: int, spec: ImageInput, rng: np.random.Generator) -> tuple[bytes, ...]:
+def _images(variant: int, spec: ImageSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
     """A drawing, black, white, transparent, a strip, or several of them."""
     drawing = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
     corners = rng.integers(0, 64, 4)
@@ -125,7 +125,7 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _sounds(variant: int, spec: AudioInput, rng: np.random.Generator) -> tuple[bytes, ...]:
+def _sounds(variant: int, spec: AudioSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
     """A tone, silence, a blip, noise beyond one window, a faint hiss, two sounds; at rates other than the model's."""
     rates = (8_000, 16_000, 22_050, 44_100)
     rate = rates[variant % len(rates)]

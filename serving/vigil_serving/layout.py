@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,8 @@ def read_json(path: Path) -> Any:
 
 def write_manifest(folder: Path) -> None:
     """Write manifest.json: the SHA-256 and size of every other file."""
-    files = {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in files_of(folder)}
-    write_json(folder / MANIFEST, {"format": 1, "files": files})
+    listed = {name: (sha256(folder / name), (folder / name).stat().st_size) for name in files_of(folder)}
+    (folder / MANIFEST).write_bytes(_manifest(listed))
 
 
 def check_files(path: Path) -> str:
@@ -160,12 +160,18 @@ def _listed(manifest: Path) -> dict[str, tuple[str, int]]:
     content = read_json(manifest)
     try:
         listed = {name: (facts["sha256"], facts["bytes"]) for name, facts in content["files"].items()}
-        sound = content["format"] == 1 and _as_json(content) == manifest.read_bytes()
+        sound = _manifest(listed) == manifest.read_bytes()
     except (AttributeError, KeyError, TypeError, ValueError):
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not a bundle's manifest, or changed after the export; export the bundle again")
     return listed
+
+
+def _manifest(listed: Mapping[str, tuple[str, int]]) -> bytes:
+    """The only content that a manifest of these files has."""
+    files = {name: {"sha256": digest, "bytes": size} for name, (digest, size) in sorted(listed.items())}
+    return _as_json({"format": 1, "files": files})
 
 
 def _as_json(value: Any) -> bytes:

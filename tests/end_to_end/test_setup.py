@@ -10,13 +10,24 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+USED = ("deepspeed", "ray", "serve", "sign", "train", "triton")
+"""The extras of which Vigil imports something; dev is for its tests, and demo for its data."""
 ROOTS = ("data", "evaluation", "modeling", "serving", "slurm", "training")
 
 
 def declared(repository: Path, *extras: str) -> dict[str, Requirement]:
+    """What the core and the extras ask for, with the extras that those name in turn."""
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
-    return {normal(requirement.name): requirement for requirement in map(Requirement, lines)}
+    found: dict[str, Requirement] = {}
+    waiting, seen = [*project["dependencies"], f"vigil[{','.join(extras)}]" if extras else "numpy"], set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        if requirement.name == "vigil":
+            waiting += [line for extra in requirement.extras - seen for line in project["optional-dependencies"][extra]]
+            seen |= requirement.extras
+        elif requirement.name not in found:
+            found[normal(requirement.name)] = requirement
+    return found
 
 
 def normal(name: str) -> str:
@@ -26,14 +37,14 @@ def normal(name: str) -> str:
 def test_constraints_satisfy_the_bounds(repository: Path) -> None:
     lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {normal(name): Version(version) for name, version in (line.split("==") for line in lines)}
-    for name, requirement in declared(repository, "demo", "dev").items():
+    for name, requirement in declared(repository, "dev").items():
         assert name in pinned, f"{name} is not pinned"
         assert pinned[name] in requirement.specifier, f"{name}=={pinned[name]} is outside {requirement}"
 
 
 def test_every_import_is_declared(repository: Path) -> None:
     distributions = packages_distributions()
-    known = set(declared(repository, "demo", "deepspeed", "ray"))
+    known = set(declared(repository, *USED, "demo"))
     undeclared = set()
     for file in (file for root in ROOTS for file in (repository / root).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -53,11 +64,11 @@ def test_every_dependency_is_used(repository: Path) -> None:
     for top, names in packages_distributions().items():
         for name in names:
             imports.setdefault(normal(name), []).append(top)
-    # timm needs torchvision, and torch.onnx needs onnxscript, which it does not declare.
-    used_otherwise = {"torchvision", "onnxscript"}
+    # timm needs torchvision, torch.onnx onnxscript, and FastAPI's forms python-multipart, none of which declares it.
+    used_otherwise = {"torchvision", "onnxscript", "python-multipart"}
     unused = [
         name
-        for name in declared(repository)
+        for name in declared(repository, *USED)
         if name not in used_otherwise
         and not any(re.search(rf"\b(import|from) {re.escape(top)}\b", text) for top in imports.get(name, []))
     ]

@@ -1,23 +1,32 @@
 """The runtime: what it decides depends on the item alone, and torch is not needed for it."""
 
+import io
 import itertools
+import json
 import subprocess
 import sys
+import tracemalloc
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.batch import collate
 from vigil_data.decode import Decoder
+from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_data.pack import pack
+from vigil_data.pack import Span, pack
 from vigil_serving import embeddings, runtime, sessions
 from vigil_serving.cases import make_item
-from vigil_serving.runtime import Scorer
+from vigil_serving.embeddings import Cache, Gathering, Medium
+from vigil_serving.runtime import Scorer, item_of
 
 PATTERNS = [["text", "image", "audio"], ["text"], [], ["audio"], ["image"], ["text", "audio"]]
 
@@ -125,3 +134,142 @@ assert not loaded, loaded
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_mappings_are_items(scorer: Scorer, items: list[Item]) -> None:
+    as_mappings = [
+        {"id": i.id, "text": list(i.text), "image": list(i.image), "audio": list(i.audio), "market": "de"} for i in items
+    ]
+    assert scorer.score(as_mappings) == scorer.score(items)
+    assert item_of(as_mappings[0]).columns == {"market": "de"}
+    assert scorer.score([{"id": "nothing"}])[0].presence == "none"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([], "item: must be a mapping with an id and lists under text, image and audio, not list"),
+        ({"text": ["a"]}, "item.id: must be text"),
+        ({"id": 1}, "item.id: must be text"),
+        ({"id": "1", "text": "a"}, "item.text: must be a list of text"),
+        ({"id": "1", "text": [b"a"]}, "item.text: must be a list of text"),
+        ({"id": "1", "image": ["a"]}, "item.image: must be a list of encoded bytes"),
+        ({"id": "1", "audio": b"a"}, "item.audio: must be a list of encoded bytes"),
+    ],
+)
+def test_what_is_no_item_is_refused(scorer: Scorer, value: object, problem: str) -> None:
+    with pytest.raises(UserError) as caught:
+        item_of(value)
+    assert str(caught.value) == problem
+    with pytest.raises(UserError, match="item 1"):
+        scorer.score([{"id": "sound"}, value])
+
+
+def test_decisions_are_json(scorer: Scorer, items: list[Item]) -> None:
+    for decision in scorer.score([*items, Item("broken", audio=(b"",))]):
+        read = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
+        assert read["probabilities"] == decision.probabilities
+        assert [e["span"]["start"] for e in read["evidence"]] == [e.span.start for e in decision.evidence]
+        assert read["error"] == decision.error
+
+
+def test_repeated_media_are_encoded_once(exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode = embeddings.encode
+    monkeypatch.setattr(
+        embeddings, "encode", lambda session, s, limit: (encoded.append(len(s.item)), encode(session, s, limit))[1]
+    )
+    item = make_item(["text", "image", "audio"], 13, exported.inputs)
+    scorer = Scorer(exported.bundle)
+    first = scorer.score([item, replace(item, id="again")])
+    assert first[1] == replace(first[0], id="again")
+    once = sum(encoded)
+    assert scorer.score([item]) == first[:1]
+    assert sum(encoded) == once
+    assert scorer.cache.hits == sum(len(getattr(item, m)) for m in ("text", "image", "audio"))
+    forgetful = Scorer(exported.bundle, cache_bytes=0)
+    forgetful.score([item])
+    forgetful.score([item])
+    assert sum(encoded) == 3 * once
+    assert forgetful.cache.hits == 0
+
+
+def test_the_same_medium_elsewhere_has_its_own_place(exported) -> None:
+    a, b = make_item(["image"], 0, exported.inputs).image[0], make_item(["image"], 4, exported.inputs).image[0]
+    scorer, all_labels = Scorer(exported.bundle), dict.fromkeys(exported.thresholds, 0.0)
+    scorer = Scorer(replace(scorer.bundle, thresholds=all_labels))
+    [decision] = scorer.score([Item("1", image=(a, b, a))])
+    for label in all_labels:
+        weights = {e.span.index: e.weight for e in decision.evidence if e.label == label}
+        assert set(weights) == {0, 1, 2}
+        assert weights[0] == pytest.approx(weights[2], abs=1e-6)
+
+
+def test_a_limit_that_cuts_is_not_remembered_for_one_that_does_not(exported) -> None:
+    """The same long text has fewer passages where another text came before it."""
+    long = " ".join(f"word{n}" for n in range(60))
+    scorer = Scorer(exported.bundle)
+    alone, after = [Item("alone", text=(long,))], [Item("after", text=(long[::-1], long))]
+    expected = Scorer(exported.bundle, cache_bytes=0).score([*after, *alone])
+    assert expected[0].cut != expected[1].cut
+    for items in (after, alone, after, alone):
+        [found] = scorer.score(items)
+        wanted = next(decision for decision in expected if decision.id == found.id)
+        assert found.cut == wanted.cut
+        np.testing.assert_allclose(list(found.probabilities.values()), list(wanted.probabilities.values()), atol=1e-5)
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40)), max_size=60), most=st.integers(0, 60_000))
+def test_the_cache_is_bounded_and_forgets_the_oldest(sizes: list[tuple[int, int]], most: int) -> None:
+    cache, held = Cache(most), OrderedDict()
+    for name, tokens in sizes:
+        key = ("text", bytes([name]))
+        medium = Medium(99, [Span(0)], [np.zeros((tokens, 16), np.float32)])
+        size = 800 + tokens * 64
+        found = cache.get(key, 99)
+        assert (found is not None) == (key in held)
+        if found is not None:
+            held.move_to_end(key)
+            continue
+        cache.put(key, medium)
+        if size <= most:
+            held[key] = size
+        while sum(held.values()) > most:
+            held.popitem(last=False)
+    assert cache.hits + cache.misses == len(sizes)
+
+
+def test_threads_share_a_scorer(exported, items: list[Item]) -> None:
+    expected = {decision.id: decision for decision in Scorer(exported.bundle, threads=1, cache_bytes=0).score(items)}
+    scorer = Scorer(exported.bundle, threads=1, cache_bytes=20_000)
+    order = np.random.default_rng(0)
+    batches = [[items[i] for i in order.permutation(len(items))[:7]] for _ in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        for batch, decisions in zip(batches, pool.map(scorer.score, batches), strict=True):
+            assert [decision.id for decision in decisions] == [item.id for item in batch]
+            for decision in decisions:
+                wanted = expected[decision.id]
+                assert (decision.labels, decision.cut, decision.error) == (wanted.labels, wanted.cut, wanted.error)
+                np.testing.assert_allclose(list(decision.probabilities.values()), list(wanted.probabilities.values()), atol=1e-5)
+
+
+def test_an_hour_of_sound_is_streamed(exported) -> None:
+    """An hour at the model's rate is 115 MB of samples; what is held beside the encoded bytes is a few windows."""
+    facts = Scorer(exported.bundle).bundle
+    bundle = replace(facts, inputs=replace(facts.inputs, audio=replace(facts.inputs.audio, window=0.25, max_windows=20_000)))
+    scorer = Scorer(bundle, threads=1, cache_bytes=0)
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", 8000, 1, format="FLAC", subtype="PCM_16") as sound:
+        for minute in range(60):
+            tone_T = 0.3 * np.sin(np.arange(60 * 8000) * 0.01 * (1 + minute % 7))
+            sound.write(tone_T)
+    gathering = Gathering(scorer.decoder, scorer.sessions, scorer.cache)
+    tracemalloc.start()
+    embedded = gathering.add(Item("hour", audio=(buffer.getvalue(),)))
+    gathering.finish()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    windows = len(embedded.tokens("audio"))
+    assert windows == 60 * 60 * 4
+    tokens = sum(token.nbytes + 300 for token in embedded.tokens("audio"))
+    assert peak < 20_000_000 + 4 * tokens, f"{peak / 1e6:.0f} MB at the peak, of which {tokens / 1e6:.0f} MB are embeddings"
