@@ -19,7 +19,7 @@ from vigil_data.pack import Packed, PackedSegments
 from vigil_serving.bundle import Bundle, read_checked
 from vigil_serving.decisions import Decision, Evidence, decide
 from vigil_serving.embeddings import Cache, Embedded, Gathering
-from vigil_serving.sessions import Scores, fuse, open_sessions
+from vigil_serving.sessions import Scores, Sessions, fuse, open_sessions
 
 __all__ = ["Decision", "Evidence", "Scorer", "item_of"]
 
@@ -51,6 +51,7 @@ class Scorer:
         variant: which form of the encoders, such as ``int8``; ``fp32`` is in every bundle.
         cache_bytes: the most bytes of encoded media that are remembered; 0 remembers nothing beyond a call.
         public_key: a PEM file; the bundle must be signed by its holder. Asks for the package cryptography.
+        sessions: graphs that are loaded already, of this bundle and variant.
 
     Attributes:
         bundle: what decides.
@@ -69,10 +70,11 @@ class Scorer:
         variant: str = "fp32",
         cache_bytes: int = 64 << 20,
         public_key: Path | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_checked(bundle, public_key)
         self.variant = variant
-        self.sessions = open_sessions(self.bundle, threads, providers, variant)
+        self.sessions = sessions or open_sessions(self.bundle, threads, providers, variant)
         self.decoder = Decoder(self.bundle.inputs, self.bundle.signature.labels)
         self.cache = Cache(cache_bytes)
         fused = {node.name: node.shape for node in self.sessions.fusion.get_inputs()}
