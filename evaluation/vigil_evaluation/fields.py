@@ -105,7 +105,7 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
         return value
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        optional = {field.name for field in dataclass_fields(kind) if field.default is not MISSING}
+        optional = {f.name for f in dataclass_fields(kind) if not (f.default is MISSING and f.default_factory is MISSING)}
         given = mapping(value, where)
         names = tuple(hint for hint in hints if hint in given or hint not in optional)
         read = mapping(given, where, names)

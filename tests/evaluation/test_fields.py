@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -27,6 +27,7 @@ class Tree:
     tall: bool
     axes: tuple[int | str, ...]
     anything: Any = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 leaves = st.builds(Leaf, st.text(max_size=5), st.none() | st.integers(-9, 9))
