@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from vigil_data.taxonomy import Taxonomy
 from vigil_serving.bundle import Bundle
+from vigil_serving.licences import hub_name
 
 PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 """The hub's names of tasks; it has none for several modalities."""
@@ -25,7 +26,7 @@ def card(bundle: Bundle, taxonomy: Taxonomy, facts: Mapping[str, Any]) -> str:
     """
     # Markdown, not HTML: the filter `cell` escapes
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
-    environment.filters |= {"cell": cell, "number": _number, "probability": _probability}
+    environment.filters |= {"cell": cell, "number": _number, "probability": _probability, "change": _change}
     template = environment.from_string(files("vigil_serving").joinpath("card.md.jinja").read_text(encoding="utf-8"))
     signature = bundle.signature
     evaluation = {split: findings["overall"] for split, findings in dict(facts.get("evaluation", {})).items()}
@@ -52,16 +53,34 @@ def cell(value: object) -> str:
 def _head(bundle: Bundle) -> str:
     """The facts that the hub reads."""
     pipeline = PIPELINES.get("+".join(bundle.signature.modalities))
+    licence = hub_name(bundle.signature.licences)
     head = {
+        **({"license": licence} if licence else {}),
+        **({"license_name": "several", "license_link": "#licences"} if licence == "other" else {}),
         "library_name": "vigil",
         **({"pipeline_tag": pipeline} if pipeline else {}),
-        "tags": ["content-safety", "multi-label", "onnx", "torchscript", *bundle.signature.modalities],
+        "tags": ["content-safety", "multi-label", "onnx", *_forms(bundle), *bundle.signature.modalities],
     }
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.dump(head, text)
     return text.getvalue()
+
+
+def _forms(bundle: Bundle) -> list[str]:
+    """Tags of what the bundle has beside the ONNX graphs."""
+    variants = [variant for variant in bundle.signature.variants if variant != "fp32"]
+    return [*(["torchscript"] if "torchscript" in bundle.signature.graphs else []), *variants]
+
+
+def _change(change: Mapping[str, float | None]) -> str:
+    """Of several changes of average precision the worst, with its label."""
+    known = {label: value for label, value in change.items() if value is not None}
+    if not known:
+        return "-"
+    label = min(known, key=lambda name: known[name])
+    return f"{known[label]:+.4f} ({label})"
 
 
 def _number(value: float | None) -> str:

@@ -42,16 +42,17 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One batch of a comparison; ``golden`` says whether the bundle keeps it."""
+    """One batch of a comparison; ``golden`` says whether the bundle keeps it, ``real`` that its items were not made up."""
 
     name: str
     items: tuple[Item, ...]
     packed: Packed
     golden: bool
+    real: bool = False
 
 
 def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
-    """Batches of every presence pattern, mixed batches of every size from 1 to 8, and batches of the given examples.
+    """Batches of every presence pattern, mixed batches of every size from 1 to 8, extremes, and batches of the given examples.
 
     Args:
         inputs: the modalities that the model takes, and how they are decoded.
@@ -64,7 +65,8 @@ def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] 
     present = [m for m in MODALITIES if getattr(inputs, m) is not None]
     patterns = [p for n in range(len(present) + 1) for p in itertools.combinations(present, n)]
     decoder = Decoder(inputs, ())
-    cases, serial = [], itertools.count()
+    cases: list[Case] = []
+    serial = itertools.count()
     for place, pattern in enumerate(patterns):
         for size in sizes or (1, 2, 3 + place % 5, 8):
             items = tuple(make_item(pattern, next(serial), inputs) for _ in range(size))
@@ -74,10 +76,46 @@ def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] 
             make_item(pattern, next(serial), inputs) for pattern in itertools.islice(itertools.cycle(reversed(patterns)), size)
         )
         cases.append(_case(f"mixed x {size}", items, decoder, golden=size == max(SIZES)))
+    cases += [_case(name, (item,), decoder, golden=True) for name, item in extremes(inputs)]
+    return cases + real_cases(examples, decoder)
+
+
+def real_cases(examples: Sequence[Item], decoder: Decoder) -> list[Case]:
+    """Batches of real items; see :func:`make_cases`."""
+    cases = []
     for start in range(0, len(examples), max(SIZES)):
         items = tuple(examples[start : start + max(SIZES)])
-        cases.append(_case(f"examples {start + 1} to {start + len(items)}", items, decoder, golden=False))
+        packed = pack([decoder.decode(item) for item in items])
+        cases.append(Case(f"examples {start + 1} to {start + len(items)}", items, packed, golden=False, real=True))
     return cases
+
+
+def extremes(inputs: Settings) -> list[tuple[str, Item]]:
+    """Items at the edge of what may come, each with its name: one a batch, so that a difference says which it is."""
+    found = []
+    if inputs.text:
+        words = int(1.2 * inputs.text.max_tokens * inputs.text.max_passages)
+        long = " ".join(np.random.default_rng(0).choice(_WORDS, words))
+        texts = {
+            "empty text": ("",),
+            "very long text": (long,),
+            "emoji alone": ("😀🎉🙂‍↔️👩🏽‍🚒🇫🇷",),
+            "Arabic": ("مرحبا بالجميع، هذا إعلان جديد",),
+            "Hebrew": ("שלום לכולם, זו תמונה חדשה",),
+            "text of both directions": ("deal \u202eבצעמ\u202c مرحبا 100% now",),
+            "five texts": ("one", "two two", "", "four", long[:200]),
+        }
+        found += [(name, Item(f"extreme: {name}", text=text)) for name, text in texts.items()]
+    if inputs.image:
+        black, white = (_png(Image.new("RGB", (64, 48), colour)) for colour in ("black", "white"))
+        images = {"black image": (black,), "many images": ((black, white) * inputs.image.max_images)[: inputs.image.max_images]}
+        found += [(name, Item(f"extreme: {name}", image=image)) for name, image in images.items()]
+    if inputs.audio:
+        silence = _wav(np.zeros(int(inputs.audio.window * inputs.audio.rate)), inputs.audio.rate)
+        loudest = _wav(np.resize([1.0, -1.0], int(2.5 * inputs.audio.window * inputs.audio.rate)), inputs.audio.rate)
+        sounds = {"silence": (silence,), "loudest sound": (loudest,), "four sounds": (silence, loudest) * 2}
+        found += [(name, Item(f"extreme: {name}", audio=audio)) for name, audio in sounds.items()]
+    return found
 
 
 def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings) -> Item:

@@ -1,35 +1,42 @@
 """``vigil export``: a trained model becomes a bundle, if and only if every form decides what the model decided."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
 from vigil_data.batch import collate
+from vigil_data.decode import Decoder
 from vigil_data.errors import UserError
-from vigil_data.items import Item, Modality
+from vigil_data.items import Item
 from vigil_data.source import resolve
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
+from vigil_evaluation import fields
 from vigil_evaluation.calibration import Calibrated, Calibration
 from vigil_evaluation.policy.compiled import CompiledPolicy
 from vigil_modeling.safety_model import SafetyModel
-from vigil_serving import golden, layout, onnx_graphs, parity, torchscript
+from vigil_serving import golden, layout, parity
 from vigil_serving.bundle import Bundle
 from vigil_serving.card import card
-from vigil_serving.cases import Case, make_cases
-from vigil_serving.facts import FORMAT, Graph, Parity, Signature
+from vigil_serving.cases import Case, make_cases, real_cases
+from vigil_serving.choose import Yardstick, yardstick
+from vigil_serving.facts import FORMAT, Parity, Signature
 from vigil_serving.forms import forms
-from vigil_serving.graphs import ENCODER_INPUTS, example_inputs, input_names
+from vigil_serving.int8 import Quantising, quantised, tolerance
+from vigil_serving.making import Making, make_graphs
+from vigil_serving.merge import merged
+from vigil_serving.specs import ExportSpec
+from vigil_serving.steps import Progress, Steps, link, working
 from vigil_serving.writing import input_facts, write_facts
 
 LIBRARIES = (
@@ -50,7 +57,10 @@ LIBRARIES = (
 LARGEST = 2_000_000_000
 """Bytes that a model's weights may take: an ONNX file is one protobuf message, which ends at 2 GiB."""
 
-Progress = Callable[[str, float], None]
+DEFAULTS = ExportSpec()
+NO_LINEAGE = ("name", "recipe", "evaluation", "comparison", "licences")
+"""Facts that have places of their own in the bundle."""
+REFERENCE = "trained model on the cases"
 
 
 def export(
@@ -62,11 +72,17 @@ def export(
     *,
     to: Path,
     facts: Mapping[str, Any],
+    spec: ExportSpec = DEFAULTS,
+    measure: Sequence[Item] = (),
+    calibration: Sequence[Item] = (),
     calibrated: Calibrated | None = None,
     policy: CompiledPolicy | None = None,
     progress: Progress | None = None,
+    restart: bool = False,
 ) -> None:
     """Write a bundle, in one step, once all its forms agree with the model.
+
+    What was done is kept beside ``to`` until the bundle is there, so that an export that was killed goes on where it was.
 
     Args:
         model: the trained model; it is put in evaluation mode.
@@ -76,17 +92,77 @@ def export(
         examples: real items that the forms are compared on too; none of them enters the bundle.
         to: the bundle's folder; an older bundle there is replaced.
         facts: ``name`` and, where known, ``recipe`` (text of the resolved recipe, written to resolved.yaml), ``evaluation``
-            (split to the content of its metrics.json, for the card) and ``comparison`` (with the model that this one replaces,
-            written to comparison.json); everything else is lineage and must be JSON.
+            (split to the content of its metrics.json, for the card), ``comparison`` (with the model that this one replaces,
+            written to comparison.json) and ``licences`` (see :mod:`vigil_serving.licences`); everything else is lineage and must
+            be JSON.
+        spec: which forms, and what quantisation may cost.
+        measure: further real items, on which the loss by quantisation is measured beside the examples.
+        calibration: real items other than those, by which quantisation finds ranges.
         calibrated: how the model's probabilities are calibrated, which the thresholds speak of; as they are if not given.
         policy: what follows from the probabilities, if the bundle is to say so.
-        progress: called with the name of each step and the seconds that it took.
+        progress: called with the name of each step and the seconds that it took, or ``None`` where it was kept.
+        restart: throw away what an earlier start left.
 
     Raises:
         UserError: if ``to`` is occupied, the policy is of other labels, a threshold is of no label, or the model is too large for
             ONNX.
         ParityError: if a form disagrees with the model; nothing is written then.
     """
+    _check(model, taxonomy, thresholds, policy)
+    _check_forms(spec, examples)
+    layout.refuse_occupied(to)
+    model = merged(model).eval()
+    with working(to, restart) as work:
+        staging = work / "bundle"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        making = Making(Steps(work, _base(model, inputs), progress), staging)
+        make_graphs(model, inputs, spec, making)
+        with making.steps.timed("cases"):
+            cases = make_cases(inputs, examples)
+        expected = _expected(model, cases, making.steps)
+        bundle = _unmeasured(model, _Deciding(inputs, taxonomy, thresholds, calibrated, policy), making, facts)
+        depends = {
+            "cases": [[case.name, _content(case.items)] for case in cases],
+            "measure": _content(measure),
+            "calibration": _content(calibration),
+            "decided by": _decided_by(bundle),
+        }
+        by = None
+        if "int8" in spec.formats:
+            real = [case for case in cases if case.real] + real_cases(measure, Decoder(inputs, ()))
+            with making.steps.timed("ONNX fp32 on the real items"):
+                by = yardstick(bundle, real, tolerance(spec.int8), spec.int8.enough)
+            candidates = quantised(by, Quantising(calibration, spec.int8, depends), making)
+            bundle = replace(bundle, signature=replace(bundle.signature, candidates=tuple(candidates)))
+        bundle = replace(bundle, signature=replace(bundle.signature, graphs=making.graphs, variants=making.variants))
+        bundle, given = _gated(bundle, _Gate(cases, expected, spec, making, depends, by))
+        write_facts(staging, bundle, taxonomy)
+        golden.write(staging, cases, expected, given)
+        _write_rest(staging, card(bundle, taxonomy, facts), facts)
+        with layout.writing(to) as folder:
+            shutil.copytree(staging, folder, copy_function=link, dirs_exist_ok=True)
+
+
+class _Gate(NamedTuple):
+    """What forms are compared on, and what the comparison depends on."""
+
+    cases: Sequence[Case]
+    expected: Sequence[NDArray[np.floating]]
+    spec: ExportSpec
+    making: Making
+    depends: Mapping[str, object]
+    by: Yardstick | None
+
+    def of(self, variant: str) -> tuple[Sequence[Case], Sequence[NDArray[np.floating]]]:
+        """The cases of a variant and what is expected: int8 meets more real items, on which float32 ONNX stands for the model."""
+        if variant != "int8" or self.by is None:
+            return self.cases, self.expected
+        more = sum(case.real for case in self.cases)  # the yardstick begins with the gate's own
+        return [*self.cases, *self.by.cases[more:]], [*self.expected, *self.by.expected[more:]]
+
+
+def _check(model: SafetyModel, taxonomy: Taxonomy, thresholds: Mapping[str, float], policy: CompiledPolicy | None) -> None:
     if unknown := sorted(set(thresholds) - set(taxonomy.labels)):
         raise UserError(f"thresholds name {', '.join(unknown)}, which the taxonomy {taxonomy.name} does not have")
     if (size := sum(p.numel() * p.element_size() for p in model.parameters())) > LARGEST:
@@ -97,78 +173,52 @@ def export(
         raise UserError(
             f"the policy {policy.name} speaks of {', '.join(unknown)}, which the taxonomy {taxonomy.name} does not have"
         )
-    calibrated = calibrated or Calibrated(Calibration.identity(taxonomy.labels), None, None)
-    complete = {label: float(thresholds.get(label, 0.5)) for label in taxonomy.labels}
-    model = model.eval()
-    with layout.writing(to) as folder:
-        graphs = _write_graphs(model, inputs, folder, progress)
-        with _timed("cases", progress):
-            cases = make_cases(inputs, examples)
-        with _timed("trained model on the cases", progress):
-            expected = [_reference(model, case) for case in cases]
-        if inputs.text is not None:
-            _copy_tokenizer(inputs, folder)
-        signature = _signature(model, graphs, facts)
-        paths = input_facts(inputs)
-        if paths.text is not None:
-            paths = replace(paths, text=replace(paths.text, tokenizer=str(folder / layout.TOKENIZER)))
-        bundle = Bundle(folder, signature, complete, paths, calibrated, policy)
-        found = _gate(bundle, cases, expected, progress)
-        bundle = replace(bundle, signature=replace(signature, parity=found))
-        write_facts(folder, bundle, taxonomy)
-        golden.write(folder, cases, expected)
-        if recipe := facts.get("recipe"):
-            (folder / layout.RECIPE).write_text(str(recipe), encoding="utf-8")
-        if comparison := facts.get("comparison"):
-            layout.write_json(folder / layout.COMPARISON, comparison)
-        (folder / layout.CARD).write_text(card(bundle, taxonomy, facts), encoding="utf-8")
 
 
-def _write_graphs(model: SafetyModel, inputs: Inputs, folder: Path, progress: Progress | None) -> dict[str, Graph]:
-    """Write the ONNX and TorchScript files and say what each takes and gives."""
-    modalities = model.modalities
-    rows, encoder_inputs, items = example_inputs(inputs, modalities)
-    (folder / "onnx").mkdir()
-    (folder / "torchscript").mkdir()
-    protos: dict[Modality, onnx.ModelProto] = {}
-    tokens: dict[Modality, torch.Tensor] = {}
-    for modality in modalities:
-        with _timed(f"ONNX {modality} encoder", progress):
-            protos[modality] = onnx_graphs.encoder_graph(model, modality, encoder_inputs[modality])
-            with torch.no_grad():
-                tokens[modality] = model.encode(
-                    modality, **dict(zip(ENCODER_INPUTS[modality], encoder_inputs[modality], strict=True))
-                )
-    with _timed("ONNX fusion", progress):
-        fusion = onnx_graphs.fusion_graph(model, modalities, rows, tokens, items)
-    with _timed("ONNX single graph", progress):
-        single = onnx_graphs.single_graph(protos, fusion)
-        graphs = {}
-        for name, proto in [*protos.items(), ("fusion", fusion), ("model", single)]:
-            file = f"onnx/{name}.onnx"
-            onnx.save(proto, folder / file)
-            taken, given = onnx_graphs.facts(proto)
-            graphs[name] = Graph(file=file, inputs=taken, outputs=given)
-    with _timed("TorchScript", progress):
-        file = "torchscript/model.pt"
-        torchscript.save(model, modalities, rows, encoder_inputs, items, to=folder / file)
-    in_order = {name: graphs["model"].inputs[name] for name in input_names(modalities, fused=False)}
-    return {**graphs, "torchscript": Graph(file=file, inputs=in_order, outputs=graphs["model"].outputs)}
+def _check_forms(spec: ExportSpec, examples: Sequence[Item]) -> None:
+    if "int8" in spec.formats and not examples:
+        raise UserError("int8 is chosen by its loss on real examples, and there are none; set export.examples, or leave int8 out")
 
 
-def _gate(
-    bundle: Bundle, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]], progress: Progress | None
-) -> tuple[Parity, ...]:
-    """Compare every form with the trained model on every case."""
-    found = []
-    for name, form in forms(bundle):
-        with _timed(f"parity of {name}", progress):
-            found.append(parity.compare(name, form, cases, expected, bundle))
-    if failures := parity.failures(found):
-        raise parity.ParityError(
-            "\n".join([*failures, "the exported model would not decide what the trained one decided; no bundle was written"])
-        )
-    return tuple(found)
+def _base(model: SafetyModel, inputs: Inputs) -> dict[str, Any]:
+    """What every step is made from: weights, architecture, decoding and libraries."""
+    hashed = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    tokenizer = None if inputs.text is None else layout.sha256(_tokenizer(inputs))
+    return {
+        "model": hashed.hexdigest(),
+        "inputs": inputs.model_dump(mode="json"),
+        "tokenizer": tokenizer,
+        "versions": _versions(),
+    }
+
+
+def _content(items: Sequence[Item]) -> str:
+    """A digest of items with their targets and columns."""
+    hashed = hashlib.sha256()
+    for item in items:
+        hashed.update(repr((item.id, item.text, sorted(item.targets.items()), sorted(item.columns.items()))).encode())
+        for medium in (*item.image, *item.audio):
+            hashed.update(hashlib.sha256(medium).digest())
+    return hashed.hexdigest()
+
+
+def _decided_by(bundle: Bundle) -> dict[str, str]:
+    files = (layout.THRESHOLDS, layout.CALIBRATION, layout.POLICY)
+    return {name: layout.sha256(bundle.path / name) for name in files if (bundle.path / name).is_file()}
+
+
+def _expected(model: SafetyModel, cases: Sequence[Case], steps: Steps) -> list[NDArray[np.floating]]:
+    """What the trained model says of every case."""
+
+    def run(to: Path) -> None:
+        np.savez(to / "expected.npz", allow_pickle=False, **{str(n): _reference(model, case) for n, case in enumerate(cases)})
+
+    step = steps.run(REFERENCE, run, of={"cases": [[case.name, _content(case.items)] for case in cases]})
+    with np.load(step / "expected.npz") as arrays:
+        return [arrays[str(n)] for n in range(len(cases))]
 
 
 def _reference(model: SafetyModel, case: Case) -> NDArray[np.floating]:
@@ -176,27 +226,127 @@ def _reference(model: SafetyModel, case: Case) -> NDArray[np.floating]:
         return np.asarray(torch.sigmoid(model(collate(case.packed)).logits_NL.float()).numpy())
 
 
-def _copy_tokenizer(inputs: Inputs, folder: Path) -> None:
-    assert inputs.text is not None
-    source = resolve(inputs.text.tokenizer)
-    to = folder / layout.TOKENIZER
-    to.parent.mkdir()
-    to.write_bytes((source / to.name if source.is_dir() else source).read_bytes())
+class _Deciding(NamedTuple):
+    """What decides beside the graphs."""
+
+    inputs: Inputs
+    taxonomy: Taxonomy
+    thresholds: Mapping[str, float]
+    calibrated: Calibrated | None
+    policy: CompiledPolicy | None
 
 
-def _signature(model: SafetyModel, graphs: Mapping[str, Graph], facts: Mapping[str, Any]) -> Signature:
-    return Signature(
+def _unmeasured(model: SafetyModel, deciding: _Deciding, making: Making, facts: Mapping[str, Any]) -> Bundle:
+    """The bundle before it is measured, written as far as its decisions need it."""
+    inputs, taxonomy = deciding.inputs, deciding.taxonomy
+    if inputs.text is not None:
+        (making.folder / layout.TOKENIZER).parent.mkdir()
+        shutil.copyfile(_tokenizer(inputs), making.folder / layout.TOKENIZER)
+    paths = input_facts(inputs)
+    if paths.text is not None:
+        paths = replace(paths, text=replace(paths.text, tokenizer=str(making.folder / layout.TOKENIZER)))
+    signature = Signature(
         format=FORMAT,
         name=str(facts["name"]),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         modalities=model.modalities,
         labels=model.labels,
-        graphs=graphs,
-        variants={"fp32": {m: m for m in model.modalities}},
+        graphs=dict(making.graphs),
+        variants=dict(making.variants),
         versions=_versions(),
-        parity=(),
-        lineage={name: value for name, value in facts.items() if name not in ("name", "recipe", "evaluation", "comparison")},
+        lineage={name: value for name, value in facts.items() if name not in NO_LINEAGE},
+        licences=facts.get("licences", {}),
     )
+    complete = {label: float(deciding.thresholds.get(label, 0.5)) for label in taxonomy.labels}
+    calibrated = deciding.calibrated or Calibrated(Calibration.identity(taxonomy.labels), None, None)
+    bundle = Bundle(making.folder, signature, complete, paths, calibrated, deciding.policy)
+    write_facts(making.folder, bundle, taxonomy)
+    return bundle
+
+
+def _gated(bundle: Bundle, gate: _Gate) -> tuple[Bundle, dict[str, list[NDArray[np.floating]]]]:
+    """Compare every form with the trained model on every case.
+
+    Returns:
+        The bundle with what was measured, and without an int8 variant that may be left out and is out of tolerance; and what the
+        less exact variants gave.
+    """
+    found, given = [], {}
+    for form in forms(bundle):
+        measured, probabilities = _compared(form, bundle, gate)
+        found.append(measured)
+        if form.variant != "fp32":
+            given[form.variant] = probabilities
+    signature, left_out = bundle.signature, {}
+    if "int8" in gate.spec.formats:
+        reason = _int8_failure(found, signature)
+        if reason is not None and not gate.spec.int8.required:
+            left_out["int8"] = reason
+            found = [p for p in found if p.variant != "int8"]
+            given.pop("int8", None)
+            signature = _without_int8(bundle)
+        elif reason is not None:
+            raise parity.ParityError(f"int8: {reason}\n{_written_nothing(found)}")
+    if any(parity.failures(found)):
+        raise parity.ParityError(_written_nothing(found))
+    return replace(bundle, signature=replace(signature, parity=tuple(found), left_out=left_out)), given
+
+
+def _compared(form: parity.NamedForm, bundle: Bundle, gate: _Gate) -> tuple[Parity, list[NDArray[np.floating]]]:
+    """Compare one form, in a step that is kept."""
+    allowed = tolerance(gate.spec.int8) if form.variant == "int8" else parity.TOLERANCES[form.variant]
+
+    def run(to: Path) -> None:
+        cases, expected = gate.of(form.variant)
+        outputs = parity.outputs(form, cases, expected)
+        np.savez(to / "outputs.npz", allow_pickle=False, **{str(n): p_NL for n, p_NL in enumerate(outputs)})
+        measured = parity.compare(form, outputs, cases, expected, bundle, tolerance=allowed, enough=gate.spec.int8.enough)
+        layout.write_json(to / "parity.json", asdict(measured))
+
+    of = {**gate.depends, "tolerance": asdict(allowed), "enough": gate.spec.int8.enough}
+    after = (REFERENCE, *dict.fromkeys(gate.making.step_of.values()))
+    step = gate.making.steps.run(f"parity of {form.name}", run, of=of, after=after)
+    with np.load(step / "outputs.npz") as arrays:
+        outputs = [arrays[str(n)] for n in range(len(gate.cases))]
+    return fields.structure(Parity, layout.read_json(step / "parity.json"), "parity.json"), outputs
+
+
+def _int8_failure(found: Sequence[Parity], signature: Signature) -> str | None:
+    """Why there is no int8 variant to write; ``None`` if there is one."""
+    if "int8" not in signature.variants:
+        tried = [c for c in signature.candidates if c.name != "fp32"]
+        reasons = [f"{c.modality} {c.name}: {c.failed or 'not faster than fp32'}" for c in tried]
+        return "; ".join(["no encoder gains by it", *reasons])
+    return next((parity.failure(p) for p in found if p.variant == "int8"), None)
+
+
+def _without_int8(bundle: Bundle) -> Signature:
+    """The signature without the variant, whose files are removed."""
+    signature = bundle.signature
+    dropped = {graph for graph in signature.variants.get("int8", {}).values() if graph.endswith(".int8")}
+    for graph in dropped:
+        bundle.graph(graph).unlink()
+    graphs = {name: graph for name, graph in signature.graphs.items() if name not in dropped}
+    return replace(signature, graphs=graphs, variants={n: v for n, v in signature.variants.items() if n != "int8"})
+
+
+def _written_nothing(found: Sequence[Parity]) -> str:
+    last = "the exported model would not decide what the trained one decided; no bundle was written"
+    return "\n".join([*parity.failures(p for p in found if p.variant != "int8"), last])
+
+
+def _write_rest(folder: Path, written: str, facts: Mapping[str, Any]) -> None:
+    if recipe := facts.get("recipe"):
+        (folder / layout.RECIPE).write_text(str(recipe), encoding="utf-8")
+    if comparison := facts.get("comparison"):
+        layout.write_json(folder / layout.COMPARISON, comparison)
+    (folder / layout.CARD).write_text(written, encoding="utf-8")
+
+
+def _tokenizer(inputs: Inputs) -> Path:
+    assert inputs.text is not None
+    source = resolve(inputs.text.tokenizer)
+    return source / Path(layout.TOKENIZER).name if source.is_dir() else source
 
 
 def _versions() -> dict[str, str]:
@@ -205,11 +355,3 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-@contextmanager
-def _timed(step: str, progress: Progress | None) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    if progress:
-        progress(step, time.perf_counter() - start)

@@ -6,27 +6,53 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_data.items import Modality
 from vigil_serving.bundle import Bundle
 from vigil_serving.cases import Case
-from vigil_serving.parity import Form, tensors
+from vigil_serving.parity import Form, NamedForm, tensors
 from vigil_serving.runtime import Scorer
-from vigil_serving.sessions import open_session, run
+from vigil_serving.sessions import open_session, open_sessions, run
+
+BFLOAT16 = ".bf16"
+"""Ends the names of ``torch.export`` programs in bfloat16."""
 
 
-def forms(bundle: Bundle) -> Iterator[tuple[str, Form]]:
-    """Load each form of a bundle in turn; TorchScript only where torch is installed.
+def forms(bundle: Bundle) -> Iterator[NamedForm]:
+    """Load each form of a bundle in turn; those that need torch only where it is installed.
 
     Args:
         bundle: the bundle, or one in the making whose graphs are written.
     """
+    graphs = bundle.signature.graphs
     scorer = Scorer(bundle, cache_bytes=0)
-    yield "ONNX, graph by graph", lambda case: run(scorer.sessions, case.packed).probabilities_NL
-    yield "runtime, from bytes", lambda case: scorer.raw_probabilities(case.items)
-    single = open_session(bundle.graph("model"))
-    single_inputs = bundle.signature.graphs["model"].inputs
-    yield "ONNX, single graph", lambda case: np.asarray(single.run(["probabilities"], tensors(case.packed, single_inputs))[0])
+    yield NamedForm("ONNX, graph by graph", "fp32", lambda case: run(scorer.sessions, case.packed).probabilities_NL)
+    yield NamedForm("runtime, from bytes", "fp32", lambda case: scorer.raw_probabilities(case.items))
+    if "model" in graphs:
+        single = open_session(bundle.graph("model"))
+        yield NamedForm(
+            "ONNX, single graph",
+            "fp32",
+            lambda case: np.asarray(single.run(["probabilities"], tensors(case.packed, graphs["model"].inputs))[0]),
+        )
+    for variant in bundle.signature.variants:
+        if variant != "fp32":
+            yield NamedForm(f"ONNX, {variant}", variant, _variant(bundle, variant))
     if find_spec("torch") is not None:
-        yield "TorchScript", _torchscript(bundle)
+        if "torchscript" in graphs:
+            yield NamedForm("TorchScript", "fp32", _torchscript(bundle))
+        for ending, name, variant in (("", "torch.export", "fp32"), (BFLOAT16, "torch.export, bf16", "bf16")):
+            if archive(bundle.signature.modalities[0]) + ending in graphs:
+                yield NamedForm(name, variant, _torch_export(bundle, ending))
+
+
+def archive(part: str) -> str:
+    """Name of the ``torch.export`` program of a modality or of the fusion, among a bundle's graphs."""
+    return f"torch_export.{part}"
+
+
+def _variant(bundle: Bundle, variant: str) -> Form:
+    sessions = open_sessions(bundle, variant=variant)
+    return lambda case: run(sessions, case.packed).probabilities_NL
 
 
 def _torchscript(bundle: Bundle) -> Form:
@@ -43,3 +69,19 @@ def _torchscript(bundle: Bundle) -> Form:
         return np.asarray(found.numpy())
 
     return probabilities
+
+
+def _torch_export(bundle: Bundle, ending: str) -> Form:
+    from vigil_serving.torch_export import load, probabilities
+
+    modalities = bundle.signature.modalities
+    encoders = {m: load(bundle.graph(archive(m) + ending)) for m in modalities}
+    fusion = load(bundle.graph(archive("fusion")))
+    taken = bundle.signature.graphs[archive("fusion")].inputs
+
+    def tokens(modality: Modality) -> tuple[int, int]:
+        _, per_segment, width = taken[f"{modality}_tokens"].shape
+        return int(per_segment), int(width)
+
+    shapes = {m: tokens(m) for m in modalities}
+    return lambda case: probabilities(encoders, fusion, case.packed, shapes)

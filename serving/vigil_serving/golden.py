@@ -6,7 +6,7 @@ probabilities.
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +18,62 @@ from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.pack import Packed, PackedSegments, pack
 from vigil_data.settings import Settings
 from vigil_serving.cases import Case
-from vigil_serving.layout import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS
+from vigil_serving.layout import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS, golden_outputs
 
 # Other versions of the decoding libraries may round differently: one grey level of 255, and a sound 80 dB down.
 PIXELS_TOLERANCE = 1
 WAVEFORM_TOLERANCE = 1e-4
 
 
-def write(folder: Path, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]]) -> None:
+def write(
+    folder: Path,
+    cases: Sequence[Case],
+    expected: Sequence[NDArray[np.floating]],
+    given: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
+) -> None:
     """Write the golden ones among the cases.
 
     Args:
         folder: the bundle's folder.
         cases: all cases.
         expected: of each case, the trained model's probabilities ``[N, L]``.
+        given: variant to what it gave for each case at the export, where that is less exact than float32.
     """
     (folder / GOLDEN_ITEMS).parent.mkdir(parents=True, exist_ok=True)
-    inputs, outputs = {}, {}
+    inputs = {}
     with (folder / GOLDEN_ITEMS).open("w", encoding="utf-8") as file:
-        for case, probabilities_NL in zip(cases, expected, strict=True):
+        for case in cases:
             if not case.golden:
                 continue
             file.write(
                 json.dumps({"case": case.name, "items": [_to_json(item) for item in case.items]}, ensure_ascii=False) + "\n"
             )
-            outputs[case.name] = probabilities_NL.astype(np.float32)
             for modality, segments in case.packed.segments.items():
                 for name, array in {"item": segments.item, **segments.inputs}.items():
                     inputs[f"{case.name}/{modality}/{name}"] = array
     np.savez_compressed(folder / GOLDEN_INPUTS, allow_pickle=False, **inputs)
-    np.savez_compressed(folder / GOLDEN_OUTPUTS, allow_pickle=False, **outputs)
+    for path, found in {
+        GOLDEN_OUTPUTS: expected,
+        **{golden_outputs(variant): found for variant, found in (given or {}).items()},
+    }.items():
+        kept = {case.name: p_NL.astype(np.float32) for case, p_NL in zip(cases, found, strict=True) if case.golden}
+        np.savez_compressed(folder / path, allow_pickle=False, **kept)
+
+
+def read_given(folder: Path, cases: Sequence[Case], variant: str) -> list[NDArray[np.float32]] | None:
+    """What a variant gave for the golden cases at the export; ``None`` if that is the trained model's own output.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = folder / golden_outputs(variant)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as outputs:
+            return [outputs[case.name] for case in cases]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); export the bundle again") from None
 
 
 def read(folder: Path) -> tuple[list[Case], list[NDArray[np.float32]]]:

@@ -37,6 +37,11 @@ _UNLISTED = (MANIFEST, SEAL)
 """The manifest cannot hold its own hash, and the seal is made of the manifest."""
 
 
+def golden_outputs(variant: str) -> str:
+    """Where a bundle has what a variant gave for the golden cases."""
+    return f"golden/outputs.{variant}.npz"
+
+
 def is_bundle(path: Path) -> bool:
     """Whether the folder looks like a bundle."""
     return (path / SIGNATURE).is_file() and (path / MANIFEST).is_file()

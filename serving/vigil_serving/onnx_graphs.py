@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from vigil_data.items import Modality
 from vigil_serving.facts import TensorFacts
 from vigil_serving.graphs import ENCODER_GRAPHS, ENCODER_INPUTS, FusionGraph, input_names, output_names, quiet
+from vigil_serving.specs import OPSET
 
-OPSET = 20
 
-
-def encoder_graph(model: Any, modality: Modality, arguments: tuple[Tensor, ...]) -> ModelProto:
+def encoder_graph(model: Any, modality: Modality, arguments: tuple[Tensor, ...], *, opset: int = OPSET) -> ModelProto:
     """Export one encoder; segments are free, and for text their tokens.
 
     Args:
         model: the :class:`~vigil_modeling.safety_model.SafetyModel`, in evaluation mode.
         modality: which encoder.
         arguments: example inputs.
+        opset: of ONNX.
     """
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} if modality == "text" else {0: torch.export.Dim.DYNAMIC}
     names = ENCODER_INPUTS[modality]
-    graph = _export(ENCODER_GRAPHS[modality](model), arguments, tuple(free for _ in names), names, ["tokens"])
+    graph = _export(ENCODER_GRAPHS[modality](model), arguments, tuple(free for _ in names), (names, ["tokens"]), opset)
     axes = ["segments", "text_tokens"] if modality == "text" else ["segments"]
     _name_axes(graph, {**dict.fromkeys(names, axes), "tokens": ["segments"]})
     return graph
@@ -42,6 +42,8 @@ def fusion_graph(
     rows: Tensor,
     tokens: Mapping[Modality, Tensor],
     items: Mapping[Modality, Tensor],
+    *,
+    opset: int = OPSET,
 ) -> ModelProto:
     """Export the fusion; items and the segments of each modality are free, zero included.
 
@@ -51,13 +53,13 @@ def fusion_graph(
         rows: int64 ``[N]``.
         tokens: of each modality ``[S_m, P_m, D]``.
         items: of each modality int64 ``[S_m]``.
+        opset: of ONNX.
     """
     first = {0: torch.export.Dim.DYNAMIC}
     arguments = (rows, *(tensor for m in modalities for tensor in (tokens[m], items[m])))
     shapes = (first, tuple(first for _ in arguments[1:]))
-    graph = _export(
-        FusionGraph(model, modalities), arguments, shapes, input_names(modalities, fused=True), output_names(modalities)
-    )
+    names = (input_names(modalities, fused=True), output_names(modalities))
+    graph = _export(FusionGraph(model, modalities), arguments, shapes, names, opset)
     segments = {m: [f"{m}_segments"] for m in modalities}
     named = {name.format(m): axes for m, axes in segments.items() for name in ("{}_tokens", "{}_item", "evidence_{}")}
     _name_axes(graph, {"rows": ["items"], "probabilities": ["items"], **named})
@@ -132,8 +134,9 @@ def _name_axes(graph: ModelProto, axes: Mapping[str, Sequence[str]]) -> None:
 
 
 def _export(
-    module: nn.Module, arguments: tuple[Tensor, ...], shapes: Any, inputs: Sequence[str], outputs: Sequence[str]
+    module: nn.Module, arguments: tuple[Tensor, ...], shapes: Any, names: tuple[Sequence[str], Sequence[str]], opset: int
 ) -> ModelProto:
+    inputs, outputs = names
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -141,7 +144,7 @@ def _export(
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=shapes,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )

@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vigil_data.dataset import Dataset
 from vigil_data.errors import Failure
 from vigil_serving.bundle import Bundle, read_checked
+from vigil_serving.runtime import Scorer
 from vigil_serving.scoring import work
 from vigil_serving.scoring.join import Tally, check, join, refuse
+from vigil_serving.scoring.local import score_parts
 from vigil_serving.scoring.parts import Parts
-from vigil_serving.scoring.plan import Plan, plan_of
+from vigil_serving.scoring.plan import Plan, Rows, plan_of
 from vigil_serving.scoring.table import policy_of, schema_of
 
 CHUNK = 1024
@@ -21,6 +19,10 @@ CHUNK = 1024
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
+
+
+def _silent(*_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class OnRay:
     """How to score on Ray.
 
     Attributes:
-        address: of the cluster; ``None`` starts one on this machine.
+        address: of the cluster; if ``None``, that in ``RAY_ADDRESS``, or a new one on this machine.
         workers: processes that score; as many as the cluster has room for if ``None``.
     """
 
@@ -67,13 +69,13 @@ def score(
     chunk: int = CHUNK,
     ray: OnRay | None = None,
     restart: bool = False,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    progress: Progress = _silent,
+    say: Say = _silent,
 ) -> Scored:
     """Score a dataset's items in row order; the table appears under its name only when it is complete.
 
-    Started again after it was interrupted, it goes on with the parts that it had written, on whichever engine. docs/scoring.md says
-    which columns there are.
+    Started again after it was interrupted, it goes on with the parts that it had written, on whichever engine.
+    docs/scoring.md says which columns there are.
 
     Args:
         bundle_path: the bundle; its hashes are recomputed first.
@@ -101,45 +103,34 @@ def score(
     refuse(to)
     bundle = read_checked(bundle_path.resolve())
     bundle.encoders(variant)
-    plan, dataset, rows = plan_of(bundle, dataset_path, split=split, where=where, variant=variant, chunk=chunk)
-    tell = progress or (lambda done, total: None)
+    plan, rows = plan_of(bundle, dataset_path, split=split, where=where, variant=variant, chunk=chunk)
     with work.opened(to, plan, restart=restart) as parts:
-        missing = list(parts.missing(say or (lambda line: None)))
+        missing = list(parts.missing(say))
         resumed = done = plan.rows - sum(plan.size(number) for number in missing)
-        tell(done, plan.rows)
-        for number in _engine(parts, missing, bundle, dataset, rows, threads, ray):
+        progress(done, plan.rows)
+        for number in _scoring(parts, missing, bundle, rows, threads=threads, ray=ray):
             done += plan.size(number)
-            tell(done, plan.rows)
+            progress(done, plan.rows)
         tally = Tally(decided=dict.fromkeys(bundle.signature.labels, 0))
         tally.actions = dict.fromkeys(bundle.policy.actions if bundle.policy else (), 0)
-        check(parts, dataset, rows, tally)
+        check(parts, rows, tally)
         join(parts, schema_of(bundle), _lineage(bundle, plan), to)
         work.discard(parts.folder)
     return Scored(tally.items, tally.errors, tally.decided, tally.actions, resumed)
 
 
-def _engine(
-    parts: Parts,
-    missing: Sequence[int],
-    bundle: Bundle,
-    dataset: Dataset,
-    rows: NDArray[np.int64],
-    threads: int | None,
-    ray: OnRay | None,
+def _scoring(
+    parts: Parts, missing: Sequence[int], bundle: Bundle, rows: Rows, *, threads: int | None, ray: OnRay | None
 ) -> Iterator[int]:
     """Write the missing parts, and give the number of each that is written."""
     if not missing:
         return
     if ray is None:
-        from vigil_serving.runtime import Scorer
-        from vigil_serving.scoring.local import score_parts
-
-        yield from score_parts(parts, missing, Scorer(bundle, threads, variant=parts.plan.variant), dataset, rows)
+        yield from score_parts(parts, missing, Scorer(bundle, threads, variant=parts.plan.variant), rows)
         return
     from vigil_serving.scoring.on_ray import Job, score_on_ray
 
-    job = Job(bundle.path, parts, threads or 1)
-    yield from score_on_ray(job, missing, ray.address, ray.workers)
+    yield from score_on_ray(Job(bundle.path, parts, threads or 1), missing, ray.address, ray.workers)
     if lost := [number for number in missing if not parts.file(number).exists()]:
         raise Failure(
             f"{parts.folder}: {len(lost)} parts that Ray reports as written are not there; do all nodes share this folder?"

@@ -17,7 +17,7 @@ from vigil_serving import bundle as bundles
 from vigil_serving.cases import make_cases, make_item
 from vigil_serving.export import export
 from vigil_serving.forms import forms
-from vigil_serving.parity import ParityError, compare, failures, tensors
+from vigil_serving.parity import ParityError, compare, failures, outputs, tensors
 from vigil_serving.sessions import open_session, open_sessions, run
 from vigil_serving.torchscript import load
 
@@ -56,6 +56,12 @@ def test_gate_covers_patterns_sizes_and_lengths(exported) -> None:
     for modality in ("text", "image", "audio"):
         most = max(np.bincount(case.packed.segments[modality].item).max() for case in cases if modality in case.packed.segments)
         assert most >= 3, f"no item of the gate has several segments of {modality}"
+    texts = {item.text for case in cases for item in case.items}
+    assert ("",) in texts
+    assert (
+        max(case.packed.segments["text"].item.size for case in cases if "very long" in case.name)
+        == exported.inputs.text.max_passages
+    )
     silent = [s for case in cases if (a := case.packed.segments.get("audio")) for s in a.inputs["waveform"] if not s.any()]
     black = [p for case in cases if (i := case.packed.segments.get("image")) for p in i.inputs["pixels"] if not p.any()]
     assert silent
@@ -73,8 +79,9 @@ def test_measured_parity_is_in_the_bundle(exported) -> None:
     for p in parity:
         assert p.flips == 0
         assert p.max_difference <= 1e-4
-        assert p.items == 8 * (1 + 2 + 8) + (3 + 4 + 5 + 6 + 7 + 3 + 4 + 5) + 36 + 10
+        assert p.items == 8 * (1 + 2 + 8) + (3 + 4 + 5 + 6 + 7 + 3 + 4 + 5) + 36 + 12 + 10
         assert p.decisions == 3 * p.items
+        assert (p.variant, p.real_items, p.real_flips) == ("fp32", 10, 0)
 
 
 def test_every_pattern_in_batches_of_every_size(exported) -> None:
@@ -84,7 +91,7 @@ def test_every_pattern_in_batches_of_every_size(exported) -> None:
     with torch.no_grad():
         expected = [torch.sigmoid(exported.model(collate(case.packed)).logits_NL).numpy() for case in cases]
     bundle = bundles.read(exported.bundle)
-    measured = [compare(name, form, cases, expected, bundle) for name, form in forms(bundle)]
+    measured = [compare(form, outputs(form, cases, expected), cases, expected, bundle) for form in forms(bundle)]
     assert len(measured) == 4
     assert failures(measured) == []
 
@@ -137,7 +144,8 @@ def test_disagreement_writes_nothing(make_tiny, taxonomy, bundle_copy: Path, mon
     assert last.endswith("no bundle was written")
     assert "TorchScript: probabilities differ by up to" in str(caught.value)
     assert (bundle_copy / "manifest.json").read_bytes() == before, "the older bundle stays"
-    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name], "nothing half-made stays"
+    beside = {path.name for path in bundle_copy.parent.iterdir()}
+    assert beside == {bundle_copy.name, f".{bundle_copy.name}.export"}, "only the steps that were done stay beside it"
 
 
 def _shifted(function, model, by: float):
@@ -172,5 +180,5 @@ def test_refusals(exported, tmp_path: Path) -> None:
 def test_bundle_carries_no_example(exported) -> None:
     golden = [json.loads(line) for line in (exported.bundle / "golden" / "items.jsonl").read_text().splitlines()]
     ids = {item["id"] for line in golden for item in line["items"]}
-    assert len(golden) == 9
+    assert len(golden) == 9 + 12
     assert not ids & {f"made-{1000 + n}" for n in range(10)}

@@ -17,7 +17,7 @@ def test_untouched_bundle_passes(exported) -> None:
     steps: list[str] = []
     found = verify(exported.bundle, steps.append)
     assert len(found.parity) == 4
-    assert all(p.cases == 9 and p.flips == 0 and p.max_difference <= 1e-4 for p in found.parity)
+    assert all(p.cases == 21 and p.flips == 0 and p.max_difference <= 1e-4 for p in found.parity)
     assert found.files == 17
     assert steps[:2] == ["files", "decoding"]
 

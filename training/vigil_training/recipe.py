@@ -9,6 +9,7 @@ from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_modeling.specs import BinaryCrossEntropy, LossSpec, ModelSpec
+from vigil_serving.specs import ExportSpec
 from vigil_training.specs import CheckpointSpec, OptimizerSpec, Single, StrategySpec, TrackingSpec, TrainingSpec
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
@@ -29,6 +30,7 @@ class Recipe(Spec):
     strategy: StrategySpec = Single()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    export: ExportSpec = ExportSpec()
     tracking: TrackingSpec = TrackingSpec()
 
     @model_validator(mode="after")

@@ -119,6 +119,12 @@ class Run:
 
         return read(self.resolved)
 
+    @property
+    def tracked_id(self) -> str | None:
+        """The id of the tracked run in Weights & Biases; ``None`` where none was kept."""
+        path = self.path / "wandb_id"
+        return (path.read_text(encoding="utf-8").strip() or None) if path.is_file() else None
+
     def read_environment(self) -> dict[str, Any]:
         """What :attr:`environment` holds; empty if it is not there."""
         return dict(json.loads(self.environment.read_text())) if self.environment.is_file() else {}

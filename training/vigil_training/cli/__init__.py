@@ -9,7 +9,24 @@ from typing import Annotated
 import typer
 
 from vigil_data.errors import Failure, MediaError, UserError
-from vigil_training.cli import bundle, checkpoint, compare, data, demo, evaluate, jobs, plan, policy, recipe, submit, suite, train
+from vigil_training.cli import (
+    bundle,
+    checkpoint,
+    compare,
+    data,
+    demo,
+    evaluate,
+    jobs,
+    plan,
+    policy,
+    recipe,
+    score,
+    serve,
+    submit,
+    suite,
+    train,
+    triton,
+)
 
 _HELP = """
 Train, evaluate and serve multimodal content-safety models.
@@ -45,7 +62,24 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for module in (recipe, data, plan, train, submit, jobs, checkpoint, evaluate, suite, compare, policy, bundle, demo):
+    for module in (
+        recipe,
+        data,
+        plan,
+        train,
+        submit,
+        jobs,
+        checkpoint,
+        evaluate,
+        suite,
+        compare,
+        policy,
+        bundle,
+        score,
+        serve,
+        triton,
+        demo,
+    ):
         module.register(app)
     _reflow_commands(app)
     return app

@@ -1,0 +1,211 @@
+"""A real server process, and parts of one in this process with a scorer that tests can bend."""
+
+import asyncio
+import base64
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from vigil_data.items import Item
+from vigil_evaluation.policy.compiled import CompiledPolicy
+from vigil_serving import layout
+from vigil_serving.cases import make_item
+from vigil_serving.runtime import Decision, Scorer
+from vigil_serving.server.bundles import Loaded
+from vigil_serving.server.service import Service
+from vigil_serving.server.settings import Settings
+
+TOKEN = "0123456789abcdef0123"
+PATTERNS = [["text"], ["text", "image"], ["image"], ["text", "audio"], ["audio"], ["text", "image", "audio"], []]
+
+
+@dataclass
+class Running:
+    """A server process."""
+
+    base: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.base.rpartition(":")[2])
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.base + path, timeout=20, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.base + path, timeout=20, **options)
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, seconds: float = 30) -> int:
+        self.process.send_signal(sig)
+        return self.process.wait(seconds)
+
+
+def launch(bundle: Path, log: Path, *options: str) -> Running:
+    """Start `vigil serve` at a free port and wait until it is ready."""
+    program = "from vigil_training.cli import main; main()"
+    command = [sys.executable, "-W", "error", "-c", program, "serve", str(bundle), "--port", "0", "--threads", "1", *options]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "VIGIL_ADMIN_TOKEN": TOKEN})
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
+        found = re.search(r"listening at (\S+)", log.read_text())
+        if found:
+            running = Running(found[1], process, log)
+            try:
+                if running.get("/health/ready").status_code == 200:
+                    return running
+            except httpx.TransportError:
+                pass
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"the server did not get ready: {log.read_text()}")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start servers that end with the test."""
+    started: list[Running] = []
+
+    def begin(bundle: Path, *options: str) -> Running:
+        started.append(launch(bundle, tmp_path / f"server{len(started)}.log", *options))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.process.kill()
+        running.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for all tests that leave it as it is."""
+    running = launch(exported.bundle, tmp_path_factory.mktemp("server") / "log")
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+@pytest.fixture(scope="session")
+def items(exported) -> list[Item]:
+    """Items of every mix of modalities."""
+    return [
+        Item(f"item-{n}", made.text, made.image, made.audio)
+        for n in range(21)
+        for made in [make_item(PATTERNS[n % len(PATTERNS)], n, exported.inputs)]
+    ]
+
+
+@pytest.fixture(scope="session")
+def expected(exported, items: list[Item]) -> dict[str, Decision]:
+    """What the runtime alone says of each, by id."""
+    return {decision.id: decision for decision in Scorer(exported.bundle, threads=1).score(items)}
+
+
+def as_json(item: Item) -> dict[str, Any]:
+    """An item as the API takes it."""
+    media = {m: [base64.b64encode(data).decode() for data in getattr(item, m)] for m in ("image", "audio")}
+    return {"id": item.id, "text": list(item.text), **media, "columns": dict(item.columns)}
+
+
+@dataclass
+class BentScorer:
+    """Decides by an item's id, and fails, waits or remembers as a test wants it."""
+
+    digest: str = "d" * 64
+    name: str = "bent"
+    seconds: float = 0.0
+    calls: list[list[str]] = field(default_factory=list)
+    policy: Any = None
+    variant: str = "fp32"
+
+    def __post_init__(self) -> None:
+        self.bundle = SimpleNamespace(
+            digest=self.digest,
+            signature=SimpleNamespace(name=self.name, labels=("scam",), modalities=("text",)),
+            policy=self.policy,
+            thresholds={"scam": 0.5},
+        )
+        self.cache = SimpleNamespace(hits=3, misses=4)
+        self.go = threading.Event()
+        self.go.set()
+
+    def score(self, items: Sequence[Item]) -> list[Decision]:
+        items = list(items)
+        self.calls.append([item.id for item in items])
+        time.sleep(self.seconds)
+        assert self.go.wait(30)
+        if any("poison" in item.id for item in items):
+            raise RuntimeError("secret content")
+        return [Decision(item.id, {"scam": number(item.id)}, presence="text") for item in items]
+
+
+def number(item_id: str) -> float:
+    """A probability that tells which item it is of."""
+    return (sum(ord(c) * 31**n for n, c in enumerate(item_id)) % 9973) / 9973
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Callable[..., Service]:
+    """A service around a bent scorer."""
+
+    def make(scorer: Any = None, **settings: Any) -> Service:
+        scorer = scorer or BentScorer()
+        return Service(Settings(tmp_path, **settings), loading=lambda path: Loaded(path, scorer))
+
+    return make
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition, or fail."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+def give_policy(bundle: Path, to: Path, threshold: float) -> Path:
+    """A copy of a bundle with a policy, and with other thresholds for its labels: other digest, other labels, other actions."""
+    copy = shutil.copytree(bundle, to)
+    labels = ("scam", "promotion", "tobacco")
+    cells = {(None, None): {"scam": {"limit": threshold, "remove": 0.984375}, "promotion": {"limit": threshold}}}
+    CompiledPolicy("house", 3, ("allow", "limit", "remove"), labels, None, cells).write(copy / layout.POLICY)
+    layout.write_json(copy / layout.THRESHOLDS, dict.fromkeys(labels, threshold))
+    layout.write_manifest(copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def strict(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in whose eyes everything has every label."""
+    return give_policy(exported.bundle, tmp_path_factory.mktemp("strict") / "bundle", 0.0078125)
+
+
+@pytest.fixture(scope="session")
+def distinct(items: list[Item], expected: dict[str, Decision]) -> list[Item]:
+    """Items whose probabilities differ by far more than rounding, so that a mix-up cannot pass."""
+    chosen: list[Item] = []
+    for item in items:
+        here = list(expected[item.id].probabilities.values())
+        others = (list(expected[other.id].probabilities.values()) for other in chosen)
+        if all(np.abs(np.subtract(here, other)).max() > 1e-4 for other in others):
+            chosen.append(item)
+    assert len(chosen) >= 10
+    return chosen

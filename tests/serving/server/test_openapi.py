@@ -1,0 +1,96 @@
+"""The server's own description is true: schemathesis tries it, with data that fit it and data that do not."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+
+from vigil_serving.server.app import create_app
+
+from .conftest import TOKEN, Running
+
+# What a JSON Schema cannot say is listed here, and nothing else: media are limited for all items of a request together, elements
+# of the KServe input are JSON within strings whose number is the shape's, and a path on the server may lead to no bundle.
+CONFIG = """
+[generation]
+with-security-parameters = false
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", 404, 413]
+negative_data_rejection.expected-statuses = [400, 401, 404, 405, 413, 415, 422]
+[auth.openapi]
+admin = {{ bearer = "{token}" }}
+[[operations]]
+include-path-regex = "^/v2/models"
+parameters = {{ "path.name" = "tiny", "path.version" = "{version}" }}
+[[operations]]
+include-path-regex = "/infer$"
+parameters = {{ "path.name" = "tiny", "path.version" = "{version}" }}
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 413, 422]
+[[operations]]
+include-path = "/v1/reload"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 422]
+"""
+# A form has no types: what schemathesis calls a wrong one arrives as the bytes of a text or a file, which is right.
+HOOKS = """
+import schemathesis
+@schemathesis.hook
+def filter_case(context, case):
+    return case.media_type != "multipart/form-data" or case.meta is None or not case.meta.generation.mode.is_negative
+"""
+
+
+@pytest.mark.prove
+def test_schemathesis_finds_nothing(server: Running, proofs, tmp_path: Path) -> None:
+    version = server.get("/v1/bundle").json()["version"]
+    (tmp_path / "schemathesis.toml").write_text(CONFIG.format(token=TOKEN, version=version))
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.base}/openapi.json"]
+    command += [
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        str(proofs(5, 150)),
+        "--continue-on-failure",
+        "--no-color",
+    ]
+    command += ["--seed", "5", "--request-timeout", "20", "--suppress-health-check", "all"]
+    ran = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"SCHEMATHESIS_HOOKS": "hooks", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    [tried] = re.findall(r"(\d+) generated", ran.stdout)
+    assert "Tested: 16" in ran.stdout
+    print(f"\nschemathesis: {tried} requests, nothing found")
+    assert int(tried) > 300
+    assert server.get("/health/ready").status_code == 200
+
+
+def test_every_route_is_described_and_no_other(make_service) -> None:
+    app = create_app(make_service())
+    routes = {(route.path, method.lower()) for route in app.routes if isinstance(route, APIRoute) for method in route.methods}
+    described = {
+        (path, method)
+        for path, operations in app.openapi()["paths"].items()
+        for method in operations
+        if method in {"get", "post", "put", "delete"}
+    }
+    assert routes == described
+
+
+def test_descriptions_name_what_is_defined(make_service) -> None:
+    description = create_app(make_service()).openapi()
+    names = set(re.findall(r"#/components/schemas/(\w+)", str(description)))
+    assert names <= set(description["components"]["schemas"])
+    assert set(description["components"]["schemas"]) <= names
+    operations = [o for p in description["paths"].values() for m, o in p.items() if m in {"get", "post"}]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["description"].endswith(".") for operation in operations)

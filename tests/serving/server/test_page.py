@@ -1,0 +1,238 @@
+"""The page, used as people use it: by keyboard, with files, on a phone, in the dark, and with text made to break out."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from .browser import Browser
+from .conftest import Running, launch
+
+WIDTHS = (390, 820, 1300)
+
+
+@pytest.fixture(scope="module")
+def judged(strict: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server whose bundle has a policy that limits everything."""
+    running = launch(strict, tmp_path_factory.mktemp("judged") / "log")
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(chromium, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, judged: Running) -> Iterator[Browser]:
+    """The page, freshly opened; a word on its console fails."""
+    browser.messages.clear()
+    browser.open(judged.base + "/")
+    browser.wait("bundle !== null")
+    yield browser
+    assert browser.messages == []
+
+
+def decided(page: Browser) -> str:
+    page.wait("!byId('decide').disabled && (!byId('decision').hidden || !byId('error').hidden)")
+    return page.evaluate("byId('result').innerText")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    Image.new("RGB", (64, 48), (40, 120, 180)).save(tmp_path / "sea.png")
+    soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(np.arange(8000) / 5), 8000)
+    return [tmp_path / "sea.png", tmp_path / "tone.wav"]
+
+
+def test_text_is_decided_by_keyboard_alone(page: Browser) -> None:
+    page.evaluate("document.body.focus()")
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "text"
+    page.type("Call now and win a picture")
+    page.press("Enter", modifiers=2)
+    said = decided(page)
+    assert "limit" in said
+    assert "scam" in said
+    assert "so limit" in said
+    assert "Digest" in page.evaluate("byId('facts').innerText")
+    order = []
+    for _ in range(8):
+        page.press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert order[:3] == ["files", "SUMMARY", "decide"]
+    assert "label" in order
+
+
+def test_probabilities_are_those_of_the_api(page: Browser, judged: Running) -> None:
+    page.evaluate("byId('text').focus()")
+    page.type("Call now")
+    page.evaluate("byId('decide').click()")
+    decided(page)
+    [decision] = judged.post("/v1/score", files={"text": (None, "Call now")}).json()["decisions"]
+    shown = page.evaluate("[...document.querySelectorAll('.bars li')].map((row) => row.innerText.replace(/\\s+/g, ' '))")
+    due = sorted(decision["probabilities"].items(), key=lambda pair: -pair[1])
+    assert [row.split(" ")[0] for row in shown] == [label for label, _ in due]
+    for row, (_, probability) in zip(shown, due, strict=True):
+        assert f"{100 * probability:.1f} %" in row
+    marks = page.evaluate("[...document.querySelectorAll('.track u')].map((mark) => mark.style.left)")
+    assert marks == ["0.78125%"] * 3
+
+
+def test_pictures_and_sounds_with_their_evidence(page: Browser, files: list[Path], tmp_path: Path) -> None:
+    page.evaluate("byId('text').focus()")
+    page.type("A new deal \N{SLIGHTLY SMILING FACE} why not call now")
+    (tmp_path / "notes.txt").write_text("no medium")
+    page.choose("#files", *files, tmp_path / "notes.txt")
+    page.wait("document.querySelectorAll('#chosen li').length === 2")
+    assert "notes.txt" in page.evaluate("byId('error').innerText")
+    page.evaluate("byId('decide').click()")
+    said = decided(page)
+    assert "Picture 1" in said
+    assert "0.0 to 0.3 s" in said
+    assert "has text+image+audio" in said
+    assert page.evaluate("document.querySelector('figure img').naturalWidth") == 64
+    assert page.wait("document.querySelector('audio').duration > 0.9")
+    marked = page.evaluate("[...document.querySelectorAll('mark')].map((mark) => mark.textContent).join('')")
+    assert marked.startswith("A new deal \N{SLIGHTLY SMILING FACE} why"), "places are code points, not UTF-16"
+    page.evaluate("document.querySelectorAll('.windows button')[1].click()")
+    assert page.evaluate("document.querySelector('audio').currentTime") == pytest.approx(0.25, abs=0.3)
+    page.evaluate("document.querySelector('#chosen button').click()")
+    assert page.evaluate("document.querySelectorAll('#chosen li').length") == 1
+
+
+def test_files_can_be_dropped(page: Browser, files: list[Path]) -> None:
+    page.evaluate(
+        """(() => {
+          const moved = new DataTransfer();
+          moved.items.add(new File([new Uint8Array([1, 2, 3])], "broken.png", { type: "image/png" }));
+          byId("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: moved, bubbles: true, cancelable: true }));
+        })()"""
+    )
+    assert page.evaluate("document.querySelectorAll('#chosen li').length") == 1
+    page.evaluate("byId('decide').click()")
+    assert "Not decided: image[0]" in decided(page)
+    assert page.evaluate("byId('error').getAttribute('role')") == "alert"
+
+
+def test_line_ends_do_not_shift_the_evidence(page: Browser) -> None:
+    page.evaluate("byId('text').value = 'one\\ntwo\\nthree'")
+    page.evaluate("byId('decide').click()")
+    assert "characters 0 to 13" in decided(page)
+
+
+def test_text_cannot_become_markup(page: Browser) -> None:
+    page.evaluate("byId('text').focus()")
+    page.type('<img src=x onerror="document.title=`taken`"><script>document.title="taken"</script>')
+    page.evaluate("byId('decide').click()")
+    decided(page)
+    assert page.evaluate("document.title") == "Vigil: try a bundle"
+    assert page.evaluate("document.querySelectorAll('#decision script, #decision img').length") == 0
+    assert "<img src=x" in page.evaluate("document.querySelector('.text').textContent")
+
+
+def test_a_script_from_elsewhere_does_not_run(browser: Browser, judged: Running) -> None:
+    browser.open(judged.base + "/")
+    browser.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), { textContent: 'document.title = 1' }))"
+    )
+    assert browser.evaluate("document.title") == "Vigil: try a bundle"
+    browser.wait("true")
+    assert any("Content Security Policy" in message for message in browser.messages)
+    browser.messages.clear()
+
+
+def test_a_server_that_refuses_or_is_gone_is_told(browser: Browser, strict: Path, tmp_path: Path) -> None:
+    running = launch(strict, tmp_path / "log", "--max-characters", "50")
+    try:
+        browser.open(running.base + "/")
+        browser.wait("bundle !== null")
+        browser.evaluate("byId('text').value = 'word '.repeat(50)")
+        browser.evaluate("byId('decide').click()")
+        assert "more than 50 characters" in decided(browser)
+        running.stop()
+        browser.evaluate("byId('error').hidden = true; byId('decide').click()")
+        assert "The server does not answer." in decided(browser)
+    finally:
+        running.process.kill()
+        running.process.wait()
+        browser.messages.clear()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_and_can_be_read(browser: Browser, judged: Running, files: list[Path], width: int, dark: bool) -> None:
+    browser.messages.clear()
+    browser.open(judged.base + "/", width, dark=dark)
+    browser.wait("bundle !== null")
+    browser.evaluate("byId('text').value = 'Call now and win. '.repeat(20) + 'x'.repeat(200)")
+    browser.choose("#files", *files)
+    browser.wait("document.querySelectorAll('#chosen li').length === 2")
+    browser.evaluate("byId('decide').click()")
+    decided(browser)
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shot = browser.evaluate(CONTRAST)
+    assert shot["darkest"] < 60 if dark else shot["darkest"] > 200
+    assert shot["low"] == []
+    heights = "[...document.querySelectorAll('button, select, textarea, .button')].map((e) => e.getBoundingClientRect().height)"
+    assert min(browser.evaluate(heights)) >= 24
+    assert browser.messages == []
+
+
+CONTRAST = """(() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const [r, g, b, alpha = 1] = rgb(getComputedStyle(element).backgroundColor);
+    if (alpha === 1) return [r, g, b];
+    return behind(element.parentElement).map((under, place) => alpha * [r, g, b][place] + (1 - alpha) * under);
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || ["SCRIPT", "STYLE", "OPTION"].includes(element.tagName)) continue;
+    if (element.closest(".hidden")) continue;
+    const a = light(rgb(getComputedStyle(element).color)), b = light(behind(element));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
+  }
+  return { low, darkest: Math.min(...rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3)) };
+})()"""
+
+
+def test_everything_that_can_be_used_has_a_name(page: Browser, files: list[Path]) -> None:
+    page.choose("#files", *files)
+    page.wait("document.querySelectorAll('#chosen li').length === 2")
+    page.evaluate("byId('text').value = 'Call now'; byId('decide').click()")
+    decided(page)
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    used = {"button", "textbox", "combobox", "Audio", "image", "list", "form", "region", "alert", "status", "heading"}
+    nameless = [
+        node["role"]["value"]
+        for node in nodes
+        if not node.get("ignored")
+        and node["role"]["value"] in used - {"list", "alert", "status", "form", "region", "image"}
+        and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+    names = {node["name"]["value"] for node in nodes if node.get("name", {}).get("value")}
+    assert {"Text", "Decide", "Remove sea.png", "Remove tone.wav", "What weighed for", "Choose pictures or sounds"} <= names
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("byId('status').textContent").startswith("limit")
+
+
+def test_something_is_drawn(page: Browser, tmp_path: Path) -> None:
+    """A blank page has one colour."""
+    page.screenshot(tmp_path / "page.png")
+    colours = Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB").getcolors(1_000_000)
+    assert len(colours) > 20
