@@ -166,7 +166,7 @@ class Batcher:
             answers: list[Answer | ScoringError] = [Answer(loaded, of_job) for of_job in _split(made, batch)]
         except Exception as error:
             self._failed(error)
-            answers = [ScoringError(0) for job in batch]
+            answers = [self._score_alone(job, loaded) for job in batch]
         for job, answer in zip(batch, answers, strict=True):
             loop.call_soon_threadsafe(_settle, job.future, answer)
         for job, answer in zip(batch, answers, strict=True):

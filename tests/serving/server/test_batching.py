@@ -86,7 +86,7 @@ def test_a_full_queue_refuses_at_once(tmp_path) -> None:
         await until(lambda: batcher.full)
         begun = loop.time()
         with pytest.raises(Refused) as refused:
-            await batcher.submit(of("one too many"))
+            await asyncio.wait_for(batcher.submit(of("one too many")), 5)
         assert loop.time() - begun < 0.05
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
         scorer.go.set()
