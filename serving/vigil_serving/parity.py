@@ -169,7 +169,7 @@ def failure(p: Parity) -> str | None:
     """Why a form is out of its tolerance; ``None`` if it is within."""
     allowed, reasons = p.tolerance, []
     if p.max_difference > allowed.difference:
-        reasons.append(f"probabilities differ by up to {p.max_difference:.1e} (allowed {allowed.difference:.0e})")
+        reasons.append(f"probabilities differ by up to {p.max_difference:.1e} (allowed {allowed.difference:g})")
     if allowed.flips == 0 and (p.flips or p.action_flips):
         reasons.append(f"{p.flips} of {p.decisions} decisions differ")
         reasons += [f"the action on {p.action_flips} of {p.items} items differs"] if p.action_flips else []

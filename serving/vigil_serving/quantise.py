@@ -7,13 +7,14 @@ quantise and dequantise nodes are in the graph (QDQ). A spectrogram stays in flo
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -27,6 +28,12 @@ Make = Callable[[Sequence[Feed], Path], None]
 """Takes calibration data, one segment a feed, and writes the quantised encoder."""
 
 PRODUCTS = ("MatMul", "Gemm")
+
+KEPT = (2, 4, 8)
+"""How many products with the widest inputs are tried in float32: few products make most of a transformer's loss."""
+
+LOOKED_AT = 64
+"""Runs of calibration data that say how wide inputs are."""
 
 
 def prepare(encoder: Path, to: Path) -> None:
@@ -56,8 +63,9 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
     if not convolved and not multiplied:
         return {}
 
-    def dynamic(kept: set[str]) -> Make:
-        def make(_: Sequence[Feed], to: Path) -> None:
+    def dynamic(count: int) -> Make:
+        def make(feeds: Sequence[Feed], to: Path) -> None:
+            kept = set(_widest(graph, list(multiplied), feeds)[:count]) if count else set()
             with _still():
                 quantize_dynamic(
                     prepared,
@@ -93,12 +101,10 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
 
     if sum(convolved.values()) > sum(multiplied.values()):
         return {"static": static(set()), "static, sensitive layers in fp32": static(_sensitive(graph))}
-    narrowing = _narrowing(graph, multiplied)
-    first = list(multiplied)[: list(multiplied).index(narrowing[0]) + 1] if narrowing else []
+    kept = [count for count in KEPT if count < len(multiplied)]
     return {
-        "dynamic": dynamic(set()),
-        **({"dynamic, first layer in fp32": dynamic(set(first))} if first else {}),
-        **({"dynamic, narrowing products in fp32": dynamic(set(narrowing))} if narrowing else {}),
+        "dynamic": dynamic(0),
+        **{f"dynamic, {count} widest products in fp32": dynamic(count) for count in kept},
         "static": static(set()),
     }
 
@@ -124,14 +130,20 @@ def _weights(graph: ModelProto, *kinds: str, skip: set[str]) -> dict[str, int]:
     }
 
 
-def _narrowing(graph: ModelProto, products: Iterable[str]) -> list[str]:
-    """Products whose output is at most half as wide as their input: in a transformer the one that ends each layer."""
-    shapes = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
-    return [
-        node.name
-        for node in graph.graph.node
-        if node.name in set(products) and node.op_type == "MatMul" and 2 * shapes[node.input[1]][-1] <= shapes[node.input[1]][0]
-    ]
+def _widest(graph: ModelProto, products: Sequence[str], feeds: Sequence[Feed]) -> list[str]:
+    """Products by how coarse 256 steps are for their inputs, the coarsest first: the range beside the root mean square."""
+    inputs = {node.name: node.input[0] for node in graph.graph.node if node.name in set(products)}
+    watched = list(dict.fromkeys(inputs[name] for name in products))
+    probe = ModelProto()
+    probe.CopyFrom(graph)
+    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in watched)
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    coarse: dict[str, list[float]] = {name: [] for name in watched}
+    for feed in feeds[:LOOKED_AT]:
+        for name, value in zip(watched, session.run(watched, dict(feed)), strict=True):
+            size = float(np.sqrt(np.square(value, dtype=np.float64).mean()))
+            coarse[name].append((max(float(value.max()), 0.0) - min(float(value.min()), 0.0)) / max(size, 1e-12))
+    return sorted(products, key=lambda name: -float(np.mean(coarse[inputs[name]])) if feeds else 0.0)
 
 
 def _sensitive(graph: ModelProto) -> set[str]:

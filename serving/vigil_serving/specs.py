@@ -23,10 +23,14 @@ class Int8Spec(Spec):
     )
     max_flips: float = Field(0.01, ge=0, le=1, description="largest share of the decisions on the real examples that may differ")
     max_difference: float = Field(
-        0.25, gt=0, le=1, description="largest change of any raw probability, over the made-up extremes of the gate too"
+        0.5,
+        gt=0,
+        le=1,
+        description="largest change of any raw probability, over the gate's made-up extremes too; it grows with the number of "
+        "items, so it guards against what is broken and max_flips against what is inexact",
     )
     examples: int = Field(
-        1024,
+        2048,
         ge=0,
         description="real items of the validation split on which its loss is measured beside export.examples; few positives make "
         "an average precision that is mostly chance",

@@ -48,7 +48,7 @@ def test_tables_are_whole(exported) -> None:
     assert "| scam | 4 | 2 | 0.750 | - | 1.000 | 0.500 |" in text
     assert "| scam | 0.45 |  | 1 | tricks \\| for money &lt;b&gt;and&lt;/b&gt; more |" in text
     assert "| dataset.version | 3 |" in text
-    assert text.count("(allowed 1e-04) | 0 | 0 of 30 | 0 | - |\n") == 4, "a row of the parity table for each form"
+    assert text.count("(allowed 0.0001) | 0 | 0 of 30 | 0 | - |\n") == 4, "a row of the parity table for each form"
     for block in text.split("\n\n"):
         if block.lstrip().startswith("|"):
             widths = {row.replace("\\|", "").count("|") for row in block.strip().splitlines()}

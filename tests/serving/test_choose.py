@@ -17,15 +17,10 @@ from vigil_serving.facts import Tolerance
 
 @pytest.fixture(scope="module")
 def by(exported) -> choose.Yardstick:
-    items = [
-        replace(
-            make_item(["image"] if n % 3 == 0 else ["text", "image"], 300 + n, exported.inputs), targets={"scam": float(n % 2)}
-        )
-        for n in range(30)
-    ]
-    return choose.yardstick(
-        bundles.read(exported.bundle), real_cases(items, Decoder(exported.inputs, ())), Tolerance(1e-3, 0.01, 0.01), 5
-    )
+    made = [make_item(["image"] if n % 3 == 0 else ["text", "image"], 300 + n, exported.inputs) for n in range(30)]
+    items = [replace(item, targets={"scam": float(n % 2)}) for n, item in enumerate(made)]
+    cases = real_cases(items, Decoder(exported.inputs, ()))
+    return choose.yardstick(bundles.read(exported.bundle), cases, Tolerance(1e-3, 0.01, 0.01), 5)
 
 
 @pytest.fixture(scope="module")

@@ -257,3 +257,13 @@ def test_adapters_are_merged_before_the_export(make_tiny, taxonomy, tmp_path: Pa
     graphs = [onnx.load(folder / "onnx" / "text.onnx").graph for folder in (plain, to)]
     assert [n.op_type for n in graphs[0].node] == [n.op_type for n in graphs[1].node], "no product more than without adapters"
     assert len(graphs[0].initializer) == len(graphs[1].initializer)
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_least_and_the_most_opset_run(make_tiny, taxonomy, tmp_path: Path, opset: int) -> None:
+    model, inputs = make_tiny(MeanFusion(), "text", "image", "audio")
+    to = tmp_path / "b"
+    export(model, inputs, taxonomy, {}, (), to=to, facts={"name": "x"}, spec=ExportSpec(formats=("onnx-single",), opset=opset))
+    for file in (to / "onnx").iterdir():
+        versions = {entry.domain: entry.version for entry in onnx.load(file).opset_import}
+        assert versions[""] == opset, file.name

@@ -28,8 +28,10 @@ from vigil_serving.specs import ExportSpec, Int8Spec
 tokenizer, to, stop = sys.argv[1:]
 choose.WORTH = 1e9
 taxonomy = Taxonomy(name="tiny", heads={"h": Head(labels={"a": Label(), "b": Label()})})
-inputs = Inputs(text=TextInput(tokenizer=Local(path=tokenizer), max_tokens=16, overlap=2, max_passages=2), image=ImageInput(size=32, max_images=2))
-text = {"model_type": "bert", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+words = TextInput(tokenizer=Local(path=tokenizer), max_tokens=16, overlap=2, max_passages=2)
+inputs = Inputs(text=words, image=ImageInput(size=32, max_images=2))
+sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+text = {"model_type": "bert", "vocab_size": 100, **sizes}
 encoders = Encoders(text=TransformersText(weights=Random(), config=text), image=TimmImage(weights=Random(), name="test_resnet"))
 torch.manual_seed(3)
 model = build_model(ModelSpec(width=16, encoders=encoders, fusion=MeanFusion()), inputs, taxonomy).eval()
@@ -41,7 +43,8 @@ def progress(name, seconds):
     if name == stop:
         sys.stdin.read()  # here the test kills it
 
-export(model, inputs, taxonomy, {}, items[:8], to=Path(to), facts={"name": "x"}, spec=spec, measure=items[8:12], calibration=items[12:], progress=progress)
+real = {"measure": items[8:12], "calibration": items[12:]}
+export(model, inputs, taxonomy, {}, items[:8], to=Path(to), facts={"name": "x"}, spec=spec, progress=progress, **real)
 """
 
 
@@ -53,18 +56,20 @@ def _start(tokenizer: Path, to: Path, stop: str = "") -> subprocess.Popen[str]:
 
 def _killed_at(step: str, tokenizer: Path, to: Path) -> list[str]:
     """Lines of an export that is killed once the step is done."""
-    process, lines = _start(tokenizer, to, step), []
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line.strip())
-        if line.startswith(f"{step}:"):
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, lines
+    lines = []
+    with _start(tokenizer, to, step) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.startswith(f"{step}:"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, lines
     return lines
 
 
 def _finished(tokenizer: Path, to: Path) -> list[str]:
-    said, _ = (process := _start(tokenizer, to)).communicate()
+    with _start(tokenizer, to) as process:
+        said, _ = process.communicate()
     assert process.returncode == 0
     return said.splitlines()
 
@@ -107,20 +112,18 @@ def test_killed_twice_it_ends_with_the_same_bundle(tokenizer: Path, tmp_path: Pa
 
 
 def test_a_lock_of_a_killed_export_holds_nobody_up(tmp_path: Path) -> None:
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from vigil_serving.steps import working\n"
-            f"with working(Path({str(tmp_path / 'b')!r}), False): print('in', flush=True); sys.stdin.read()",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "in\n"
-    child.kill()
-    child.wait()
+    program = """
+import sys
+from pathlib import Path
+from vigil_serving.steps import working
+with working(Path(sys.argv[1]), False):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "b")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in\n"
+        child.kill()
     with working(tmp_path / "b", restart=False) as work:
-        assert Steps(work, {}).run("step", lambda to: None).is_dir()
+        assert Steps(work, {}).run("step", lambda _: None).is_dir()
