@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -79,6 +79,7 @@ def export(
     policy: CompiledPolicy | None = None,
     progress: Progress | None = None,
     restart: bool = False,
+    seal: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a bundle, in one step, once all its forms agree with the model.
 
@@ -102,6 +103,7 @@ def export(
         policy: what follows from the probabilities, if the bundle is to say so.
         progress: called with the name of each step and the seconds that it took, or ``None`` where it was kept.
         restart: throw away what an earlier start left.
+        seal: signs the bundle's folder before it appears (see :mod:`vigil_serving.seal`).
 
     Raises:
         UserError: if ``to`` is occupied, the policy is of other labels, a threshold is of no label, or the model is too large for
@@ -140,7 +142,7 @@ def export(
         write_facts(staging, bundle, taxonomy)
         golden.write(staging, cases, expected, given)
         _write_rest(staging, card(bundle, taxonomy, facts), facts)
-        with layout.writing(to) as folder:
+        with layout.writing(to, seal) as folder:
             shutil.copytree(staging, folder, copy_function=link, dirs_exist_ok=True)
 
 

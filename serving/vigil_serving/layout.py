@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,12 @@ def refuse_occupied(to: Path) -> None:
 
 
 @contextmanager
-def writing(to: Path) -> Iterator[Path]:
+def writing(to: Path, seal: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A fresh folder beside ``to`` that takes its place, manifest and all, only if the block ends without an exception.
+
+    Args:
+        to: the bundle's folder.
+        seal: signs the folder, once its manifest is written.
 
     Raises:
         UserError: see :func:`refuse_occupied`.
@@ -85,6 +89,8 @@ def writing(to: Path) -> Iterator[Path]:
     try:
         yield partial
         write_manifest(partial)
+        if seal is not None:
+            seal(partial)
         if is_bundle(to):
             to.rename(former)
         partial.rename(to)

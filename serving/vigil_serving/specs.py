@@ -9,7 +9,7 @@ from vigil_data.specs import Spec
 
 Format = Literal["onnx", "onnx-single", "torchscript", "torch-export", "fp16", "bf16", "int8"]
 
-OPSET = 20
+OPSET = 23
 """Of the ONNX graphs, unless another one is asked for."""
 OPSETS = (18, 23)
 """The least that torch writes, and the most that was tried with ONNX Runtime."""

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
 from vigil_data.errors import UserError
@@ -72,3 +74,22 @@ def test_the_bundle_says_where_it_comes_from(trained, call, tmp_path) -> None:
     assert signature.licences["tokenizer"].name == "not stated"
     assert set(signature.graphs) == {*signature.modalities, "fusion"}
     assert all(p.real_items == 6 for p in signature.parity)
+
+
+def test_a_bundle_is_signed_and_written_for_triton_in_one_go(trained, call, tmp_path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub.pem").write_bytes(public)
+    refused = call("export", trained.path, "--to", tmp_path / "b", "--sign", tmp_path / "key.pub.pem")
+    assert isinstance(refused.exception, UserError)
+    assert not (tmp_path / "b").exists()
+    options = ("--formats", "onnx", "--sign", tmp_path / "key.pem", "--triton", tmp_path / "models")
+    done = call("export", trained.path, "--to", tmp_path / "b", *options)
+    assert done.exit_code == 0, done.output
+    verified = call("verify", tmp_path / "b", "--public-key", tmp_path / "key.pub.pem")
+    assert verified.exit_code == 0, verified.output
+    assert {path.name for path in (tmp_path / "models").iterdir()} >= {
+        f"{read(tmp_path / 'b').signature.name}_fusion",
+        "README.md",
+    }

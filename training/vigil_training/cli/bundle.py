@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,6 +37,10 @@ def export(
         int | None, typer.Option(min=0, help="Real validation items that the forms are compared on; the recipe's if not given.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted export left.")] = False,
+    sign: Annotated[Path | None, typer.Option(metavar="PEM", help="Sign the bundle with this ed25519 private key.")] = None,
+    triton: Annotated[
+        Path | None, typer.Option(metavar="REPOSITORY", help="Write a model repository for Triton too, a new folder.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or the path of a checkpoint.")] = "best",
     promote: Annotated[
         Path | None,
@@ -54,6 +58,11 @@ def export(
     thresholds, calibrated, policy = opened.read_thresholds(), opened.read_calibrated(), opened.current_policy()
     spec = _spec(opened.recipe.export, formats, opset, examples)
     refuse_occupied(to)
+    seal = _sealing(sign)
+    if triton is not None:
+        from vigil_serving.triton.repository import refuse_occupied as refuse_occupied_repository
+
+        refuse_occupied_repository(triton)
     compared = _promoted(opened, checkpoint, promote, data, split)
     import time
 
@@ -79,6 +88,7 @@ def export(
         policy=policy,
         progress=_step,
         restart=restart,
+        seal=seal,
     )
     _step("all", time.perf_counter() - start)
     written = read(to).signature
@@ -87,6 +97,11 @@ def export(
     for form, reason in written.left_out.items():
         typer.echo(f"{form} was left out: {reason}")
     typer.echo(f"bundle: {to}")
+    if triton is not None:
+        from vigil_serving.triton.repository import write_repository
+
+        write_repository(to, triton)
+        typer.echo(f"repository: {triton}")
 
 
 def verify(
@@ -105,6 +120,16 @@ def verify(
     _show_parity(found.parity)
     typer.echo(f"{found.files} files unaltered, sha256 of the manifest {found.digest}")
     typer.echo(f"ok  {bundle}")
+
+
+def _sealing(key: Path | None) -> "Callable[[Path], None] | None":
+    """What signs a bundle, its key read at once, so that a wrong one is found before the work."""
+    if key is None:
+        return None
+    from vigil_serving.seal import load_private_key, seal
+
+    loaded = load_private_key(key)
+    return lambda folder: seal(folder, loaded)
 
 
 def _promoted(run: "Run", checkpoint: str, champion: Path | None, data: Path | None, split: str) -> dict[str, Any]:
