@@ -79,7 +79,9 @@ def test_limit_keeps_the_first_and_counts_the_rest(text, limit):
     whole, _ = passages(text, spec())
     some, left_out = passages(text, spec(), limit)
     assert len(some.arrays) == min(limit, len(whole.arrays))
-    assert left_out == len(whole.arrays) - len(some.arrays)
+    rest = len(whole.arrays) - len(some.arrays)
+    looked_at = 8 * spec().max_tokens * (limit + 2)  # of a text that goes on beyond, the number is estimated
+    assert left_out == rest if len(text) <= looked_at else abs(left_out - rest) <= max(2, rest / 2)
     for mine, theirs in zip(some.arrays, whole.arrays, strict=False):
         np.testing.assert_array_equal(mine["input_ids"], theirs["input_ids"])
     assert list(some.spans) == list(whole.spans)[:limit]

@@ -184,14 +184,14 @@ def test_a_requeue_that_slurm_refuses_is_said(machine: Machine) -> None:
 
 
 def test_the_script_outlives_the_signal_with_which_slurm_ends_a_job(machine: Machine) -> None:
-    machine.does("srun", "kill -TERM $PPID; sleep 0.2; exit 85")
+    machine.does("srun", "kill -TERM $PPID; sleep 1; exit 85")
     done = machine.start()
     assert (done.returncode, machine.requeued) == (85, False), done.stdout + done.stderr
     assert machine.attempts[-1]["outcome"] == "preempted"
 
 
 def test_a_job_that_met_its_time_limit_goes_on(machine: Machine) -> None:
-    machine.does("srun", "kill -TERM $PPID; sleep 0.2; exit 85")
+    machine.does("srun", "kill -TERM $PPID; sleep 1; exit 85")
     machine.does("squeue", "echo TimeLimit")
     assert (machine.start().returncode, machine.requeued) == (85, True)
     assert "squeue\t--noheader\t--jobs=77\t--format=%r" in machine.calls
