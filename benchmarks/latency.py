@@ -10,17 +10,19 @@ be run: an item that lacks a picture or a sound gets a blank one. Targets, at ba
 faster than eager on text alone; int8 at least 2 times faster than fp32 in the text encoder; text alone at least 3 times
 faster than the dense graph.
 
-Last table (2 threads, two idle cores of an AMD EPYC with VNNI; ms at batch 1, median and 99th percentile; items/s at batch 32):
+Last table (2 threads, two cores of an AMD EPYC with VNNI; ms at batch 1, median and 99th percentile; items/s at batch 32):
 
             text             image            audio            all three
-eager       11.1  17.3  186  12.5  15.8   39  10.9  14.4   62  29.6  51.3  22
-TorchScript  9.3  12.9  195  10.8  14.6   40   8.8  11.7   66  25.7  38.5  22
-ONNX, dense 17.1  19.2   83  12.9  16.2  106  12.9  14.6  102  15.1  18.3  83
-ONNX         5.4   6.8  359   4.9   6.4  305   7.1   9.4  180  15.6  29.4  88
-ONNX int8    3.0   4.1  711   4.6   6.4  300   7.1   9.1  182  13.6  17.4  96
+eager       11.6  32.1  183  15.6  17.9   40  11.0  14.9   67  35.1  57.3  20
+TorchScript  8.9  13.1  191  13.5  15.3   39   8.9  15.6   66  25.7  46.6  21
+ONNX, dense 14.0  20.0   85  13.0  14.0  102  10.7  17.7  105  12.5  17.3  80
+ONNX         4.1   5.5  389   4.8   6.4  282   6.1   8.1  182  13.2  19.8  80
+ONNX int8    2.2   3.3  794   4.9   5.4  342   6.3   8.3  182  11.8  17.1  95
 
-ONNX beside eager on text 2.07 times (target 2.5, missed; 2.6 on images), int8 beside fp32 2.09, text alone beside the dense
-graph 3.19. Before sessions stopped spinning an item of all three took 43 ms.
+ONNX beside eager on text 2.81 times (batch 1), int8 beside fp32 in the text encoder 2.17, text alone beside the dense graph
+3.41: every target met. How ONNX Runtime's threads wait, ms at batch 1 for text and for all three in another run: spinning, its
+default, 7.7 and 43.0; without spinning 4.1 and 14.6; spinning for 50 microseconds within a run, which is what sessions.py does,
+3.2 and 12.2.
 """
 
 import argparse
