@@ -10,7 +10,7 @@ calibrates and decides with evidence; texts longer than a passage are read whole
 items a second in fp32, 3 times in int8, whose average precision may be at most 0.005 lower on any label.
 
 Last table (text-safety's bundle with int8, opset 23; 2,000 test items, 3 repeats, 2 threads, two idle cores of an AMD EPYC
-with VNNI): pipeline at its best batch size of 8: 145 items/s; fp32 341 (2.34 times), int8 604 (4.15 times). On all 8,212 test
+with VNNI): pipeline at its best batch size of 8: 149 items/s; fp32 363 (2.43 times), int8 628 (4.20 times). On all 8,212 test
 items the average precision of int8 is .0015 (hate) and .0004 (sexism) higher and equal (offensive). Every target met.
 """
 
