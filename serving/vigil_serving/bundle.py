@@ -99,5 +99,5 @@ def read_checked(path: Path, public_key: Path | None = None) -> Bundle:
         from vigil_serving.seal import check_seal
 
         check_seal(path, public_key)
-    digest = layout.check_files(path)
-    return replace(read(path), digest=digest)
+    layout.check_files(path)
+    return read(path)

@@ -163,6 +163,11 @@ class CompiledPolicy:
         """The thresholds that hold for an item."""
         return self.cells[self._cell((market, presence))]
 
+    @property
+    def title(self) -> str:
+        """Name and version, as tables and answers name the policy."""
+        return f"{self.name} version {self.version}"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""

@@ -45,7 +45,7 @@ def digest_of(schema: pa.Schema) -> str:
 
 def policy_of(bundle: Bundle) -> str | None:
     """The bundle's policy as a row names it."""
-    return None if bundle.policy is None else f"{bundle.policy.name} version {bundle.policy.version}"
+    return None if bundle.policy is None else bundle.policy.title
 
 
 def table_of(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:

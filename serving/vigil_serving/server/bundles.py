@@ -12,14 +12,13 @@ import numpy as np
 from vigil_data.errors import Failure, UserError
 from vigil_serving import golden
 from vigil_serving.layout import is_bundle
+from vigil_serving.parity import TOLERANCES
 from vigil_serving.runtime import Scorer
 from vigil_serving.server.refused import Refused, unavailable
 from vigil_serving.server.telemetry import Telemetry
 
 _log = logging.getLogger("vigil.serve")
 
-TOLERANCE = 1e-4
-"""How far the float form may be from the trained model's probability of a golden case; the export's own gate."""
 LOOSE = 0.2
 """How far a quantised form may be from the trained model's probability of a golden case: it is near, or something is broken."""
 
@@ -55,7 +54,7 @@ class Loaded:
     def policy(self) -> str | None:
         """Name and version of its policy, if it has one."""
         policy = self.scorer.bundle.policy
-        return None if policy is None else f"{policy.name} version {policy.version}"
+        return None if policy is None else policy.title
 
 
 def load(path: Path, variant: str, threads: int | None, public_key: Path | None = None) -> Loaded:
@@ -75,7 +74,7 @@ def load(path: Path, variant: str, threads: int | None, public_key: Path | None 
         raise UserError(f"{path} is not a bundle; make one with `vigil export`")
     loaded = Loaded(resolved, Scorer(resolved, threads, variant=variant, public_key=public_key))
     cases, expected = golden.read(resolved)
-    allowed = TOLERANCE if variant == "fp32" else LOOSE
+    allowed = TOLERANCES[variant].difference if variant == "fp32" else LOOSE
     for case, expected_NL in zip(cases, expected, strict=True):
         found_NL = loaded.scorer.raw_probabilities(case.items)
         if found_NL.shape != expected_NL.shape or not np.allclose(found_NL, expected_NL, rtol=0, atol=allowed):

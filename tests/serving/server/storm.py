@@ -75,6 +75,13 @@ class Storm:
                 await asyncio.sleep(0.01)
         wire.close()
 
+    async def run_for(self, clients: int, seconds: float) -> None:
+        """Let clients ask for some seconds, and until each has its last answer."""
+        running = asyncio.create_task(self.run(clients))
+        await asyncio.sleep(seconds)
+        self.halt = True
+        await running
+
     def _check(self, reply: Reply, asked: list[str], names: list[str]) -> None:
         answer = json.loads(reply.body)
         self.digests[answer["digest"]] += 1

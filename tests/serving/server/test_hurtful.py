@@ -54,13 +54,6 @@ def test_bodies_made_to_hurt_do_not(start: Callable[..., Running], exported, dis
     assert "Traceback" not in log
     # It lives, and decides as before.
     storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle))
-
-    async def after() -> None:
-        clients = asyncio.create_task(storm.run(5))
-        await asyncio.sleep(0.5)
-        storm.halt = True
-        await clients
-
-    play(after())
+    play(storm.run_for(5, 0.5))
     assert set(storm.statuses) == {200}
     assert storm.wrong == []

@@ -148,14 +148,7 @@ def test_stopping_under_load_answers_all_that_was_accepted(
 def test_a_short_queue_tells_clients_to_come_again(start: Callable[..., Running], exported, distinct) -> None:
     running = start(exported.bundle, "--queue", "8", "--max-items", "8", "--workers", "1", "--max-batch", "4")
     storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle))
-
-    async def work() -> None:
-        clients = asyncio.create_task(storm.run(60))
-        await asyncio.sleep(1.5)
-        storm.halt = True
-        await clients
-
-    play(work())
+    play(storm.run_for(60, 1.5))
     assert set(storm.statuses) == {200, 429}
     assert storm.wrong == []
     assert (storm.broken, storm.unanswered) == (0, 0)

@@ -156,7 +156,7 @@ def _show_policy(policy: "CompiledPolicy") -> None:
             cuts = thresholds[label]
             rows.append([where, label, *(f"{cuts[action]:.4g}" if action in cuts else "-" for action in actions)])
     review = f", review {policy.review} milder actions" if policy.review else ""
-    _print(f"{policy.name} version {policy.version}{review}: lowest probabilities", ("where", "label", *actions), rows, words=2)
+    _print(f"{policy.title}{review}: lowest probabilities", ("where", "label", *actions), rows, words=2)
     heads = ("action", "must hold", "seen", "interval", "bound", "margin", "of items")
     _print("what each constraint gives on the items it was compiled on", heads, list(map(_promise, policy.shown)), words=2)
     for name, fact in policy.facts.items():
