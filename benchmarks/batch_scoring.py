@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from vigil_data.dataset import Dataset
-from vigil_data.source import resolve
+from vigil_data.dataset.dataset import Dataset
+from vigil_data.sources import resolve
 from vigil_evaluation.metrics import average_precision
-from vigil_serving.bundle import read_checked
-from vigil_serving.layout import RECIPE
-from vigil_serving.runtime import Scorer
-from vigil_training.resolve import read
+from vigil_serving.bundle.load import read_checked
+from vigil_serving.bundle.manifest import RECIPE
+from vigil_serving.runtime.scorer import Scorer
+from vigil_training.recipe.resolve import read
 
 BATCH_SIZES = (1, 8, 16, 32, 64, 128)
 TARGETS = {"fp32": 1.5, "int8": 3.0}

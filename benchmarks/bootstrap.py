@@ -53,7 +53,7 @@ def make(rows: int, labels: int) -> Made:
 
 def resample(made: Made, replicates: int) -> tuple[float, Any]:
     """Seconds, and the replicates of every label and group."""
-    from vigil_evaluation.bootstrap import Points, Resampling, replicate
+    from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
 
     targets, probabilities, groups = made
     points = Points(0.01, 0.9, np.full(targets.shape[1], 0.5))
@@ -74,7 +74,7 @@ def theirs(made: Made, samples: dict[str, NDArray[np.float32]], calls: int) -> t
     """Seconds that scikit-learn would need for all, and the largest difference on the share that was measured."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from vigil_evaluation.kernels import LANES, draw
+    from vigil_evaluation.stats.bootstrap_kernels import LANES, draw
 
     targets, probabilities, groups = made
     replicates, _, labels = samples["auroc"].shape

@@ -37,20 +37,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vigil_data.batch import collate
 from vigil_data.decode import Decoder
 from vigil_data.items import Item
-from vigil_data.pack import Packed, pack
+from vigil_data.loading.batch import collate
+from vigil_data.loading.packing import Packed, pack
 from vigil_modeling.safety_model import SafetyModel
-from vigil_serving.bundle import Bundle, read
-from vigil_serving.cases import make_item
-from vigil_serving.export import export
-from vigil_serving.parity import tensors
-from vigil_serving.sessions import encode, open_session, open_sessions, run
+from vigil_serving.bundle.load import Bundle, read
+from vigil_serving.export.pipeline import export
+from vigil_serving.export.torchscript import load
+from vigil_serving.parity.cases import make_item
+from vigil_serving.parity.compare import tensors
+from vigil_serving.runtime.onnx_sessions import encode, open_session, open_sessions, run
 from vigil_serving.specs import ExportSpec, Int8Spec
-from vigil_serving.torchscript import load
-from vigil_training.assemble import assemble
-from vigil_training.recipe import Recipe
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.assemble import assemble
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),

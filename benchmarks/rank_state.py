@@ -53,8 +53,8 @@ def make_zero(stage: int, numel: int) -> dict[str, Any]:
     """DeepSpeed's configuration of a run."""
     from types import SimpleNamespace
 
-    from vigil_training.specs import DeepSpeed, TrainingSpec
-    from vigil_training.strategies.zero import zero_config
+    from vigil_training.distributed.strategies.deepspeed import zero_config
+    from vigil_training.recipe.specs import DeepSpeed, TrainingSpec
 
     recipe: Any = SimpleNamespace(training=TrainingSpec(accelerator="cpu"))
     return zero_config(DeepSpeed(stage=stage), recipe, numel)  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
         return {name: _bytes(tensors) for name, tensors in found.items()} | {"masters": 0}
     import deepspeed
 
-    from vigil_training.strategies.zero_fragments import held
+    from vigil_training.distributed.strategies.deepspeed_shards import held
 
     deepspeed.ops.__compatible_ops__ = {}
     config = make_zero(strategy, sum(p.numel() for p in model.parameters()))
@@ -104,7 +104,7 @@ def _bytes(tensors: Any) -> int:
 
 def predict(strategy: Literal["ddp", 1, 2, 3], world: int) -> dict[str, int]:
     """The same by the plan."""
-    from vigil_training.plan_memory import StateBytes, persistent_bytes, state_bytes
+    from vigil_training.planning.memory import StateBytes, persistent_bytes, state_bytes
 
     model = make_model()
     parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]

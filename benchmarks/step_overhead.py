@@ -31,19 +31,19 @@ from rich.table import Table
 from tokenizers import Tokenizer, models
 from torch import nn
 
-from vigil_data.batch import Batch, Segments
+from vigil_data.loading.batch import Batch, Segments
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.assemble import assemble, loss
-from vigil_training.callbacks import Checkpoints, Pulse
-from vigil_training.checkpoint.write import Writer
-from vigil_training.fit import make_trainer, without_noise
-from vigil_training.module import Quarantine, TrainingModule, parameter_groups, schedule_factor
-from vigil_training.ranks.preemption import Preemption
-from vigil_training.ranks.session import open_session
-from vigil_training.ranks.world import World
-from vigil_training.recipe import Recipe
-from vigil_training.strategies.build import build_strategy
-from vigil_training.tracking import JsonLines, Recorder
+from vigil_training.checkpoint.writer import Writer
+from vigil_training.distributed.preemption import Preemption
+from vigil_training.distributed.session import open_session
+from vigil_training.distributed.strategies.factory import build_strategy
+from vigil_training.distributed.world import World
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.assemble import assemble, loss
+from vigil_training.tracking.tracking import JsonLines, Recorder
+from vigil_training.trainer.callbacks import Checkpoints, RankSync
+from vigil_training.trainer.fit import make_trainer, without_noise
+from vigil_training.trainer.lightning_module import Quarantine, TrainingModule, parameter_groups, schedule_factor
 
 TARGET = 1.05
 WARM_UP = 10
@@ -160,7 +160,7 @@ class Loaded:
 
 
 def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
-    """Seconds of each step of the trainer that :func:`vigil_training.fit.fit` makes, with its callbacks."""
+    """Seconds of each step of the trainer that :func:`vigil_training.trainer.fit.fit` makes, with its callbacks."""
     clock = Clock(now)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -172,7 +172,7 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
         with closing(
             Writer(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
         ) as writer:
-            pulse = Pulse(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
+            pulse = RankSync(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
             callbacks = [clock, Recorder(session.control, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]
             strategy: Any = build_strategy(recipe, session.world, session.device)
             strategy.writer = writer

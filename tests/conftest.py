@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+pytest_plugins = ["tiny_bundle", "tiny_run"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("WANDB_MODE", "offline")

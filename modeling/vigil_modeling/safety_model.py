@@ -6,9 +6,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from vigil_data.batch import Batch
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Modality
+from vigil_data.loading.batch import Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vigil_data.errors import Failure, UserError
-from vigil_slurm import attempts, progress
-from vigil_slurm.commands import call
+from vigil_slurm import progress, run_state
+from vigil_slurm.client import call
 from vigil_slurm.registry import Submitted
 from vigil_slurm.registry import read as submitted
 from vigil_slurm.squeue import Queued, ended, queued
@@ -110,7 +110,7 @@ def state_of(job: str) -> Queued | None:
 
 
 def _active(job: Queued) -> Listed:
-    starts = [attempt for attempt in attempts.read(Path(job.run)) if attempt.job == job.job]
+    starts = [attempt for attempt in run_state.read(Path(job.run)) if attempt.job == job.job]
     waits = job.state == "PENDING"
     state = "REQUEUED" if waits and starts else job.state
     # A waiting job was started as often as it has attempts; one that runs has its present start among them.
@@ -124,7 +124,7 @@ def _active(job: Queued) -> Listed:
 def _left(job: Submitted, state: str | None) -> Listed:
     """A job that is not in the queue: the run folder knows best how it ended, since a requeue ends a job too."""
     run = Path(job.run)
-    starts = [attempt for attempt in attempts.read(run) if attempt.job == job.job]
+    starts = [attempt for attempt in run_state.read(run) if attempt.job == job.job]
     last = starts[-1] if starts else None
     shown, reason = _end(run, last, state)
     seconds = (_time(last.end) - _time(last.start)).total_seconds() if last is not None and last.end else None
@@ -134,7 +134,7 @@ def _left(job: Submitted, state: str | None) -> Listed:
     return _row(job.job, job.run, state=shown, reason=reason, active=False, nodes=nodes, elapsed=elapsed, restarts=restarts)
 
 
-def _end(run: Path, last: attempts.Attempt | None, state: str | None) -> tuple[str, str]:
+def _end(run: Path, last: run_state.Attempt | None, state: str | None) -> tuple[str, str]:
     """State and reason of a job that has left the queue."""
     if (run / "thresholds.json").is_file():
         return "COMPLETED", ""

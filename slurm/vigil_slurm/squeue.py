@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from vigil_data.errors import Failure
-from vigil_slurm.commands import call
+from vigil_slurm.client import call
 
 _COMMENT = "vigil:"
 _FIELDS = "%i|%T|%r|%M|%D|%K|%k"

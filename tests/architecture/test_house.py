@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOTS = ("data", "evaluation", "modeling", "serving", "slurm", "training")
+ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
 
 
 def modules(repository: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOTS = ("data", "evaluation", "modeling", "serving", "slurm", "training")
+ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
 
 
 def lint(repository: Path, roots: Path) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def lint(repository: Path, roots: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def copied_packages(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the six packages in which violations can be planted."""
+    """A copy of the packages in which violations can be planted."""
     copy = tmp_path_factory.mktemp("packages")
     for root in ROOTS:
         shutil.copytree(repository / root, copy / root, ignore=shutil.ignore_patterns("__pycache__"))
@@ -37,16 +37,16 @@ def test_contracts_hold(copied_packages: Path, repository: Path) -> None:
     [
         ("data/vigil_data/items.py", "import vigil_modeling.specs", "Imports run one way"),
         ("modeling/vigil_modeling/specs.py", "import vigil_evaluation.specs", "Imports run one way"),
-        ("evaluation/vigil_evaluation/specs.py", "import vigil_serving.bundle", "Imports run one way"),
-        ("serving/vigil_serving/bundle.py", "import vigil_slurm.job", "Imports run one way"),
-        ("slurm/vigil_slurm/job.py", "import vigil_training.specs", "Imports run one way"),
+        ("evaluation/vigil_evaluation/specs.py", "import vigil_serving.bundle.load", "Imports run one way"),
+        ("serving/vigil_serving/bundle/load.py", "import vigil_slurm.job_environment", "Imports run one way"),
+        ("slurm/vigil_slurm/job_environment.py", "import vigil_training.recipe.specs", "Imports run one way"),
         ("evaluation/vigil_evaluation/specs.py", "import vigil_modeling.specs", "Evaluation works on arrays"),
-        ("evaluation/vigil_evaluation/metrics.py", "import torch", "Evaluation works on arrays"),
+        ("evaluation/vigil_evaluation/metrics/__init__.py", "import torch", "Evaluation works on arrays"),
         ("modeling/vigil_modeling/loss.py", "import lightning", "Lightning, DeepSpeed and Weights & Biases"),
-        ("slurm/vigil_slurm/job.py", "import wandb", "Lightning, DeepSpeed and Weights & Biases"),
-        ("serving/vigil_serving/runtime.py", "import torch", "without torch"),
+        ("slurm/vigil_slurm/job_environment.py", "import wandb", "Lightning, DeepSpeed and Weights & Biases"),
+        ("serving/vigil_serving/runtime/scorer.py", "import torch", "without torch"),
         ("data/vigil_data/decode/image.py", "import torchvision", "without torch"),
-        ("training/vigil_training/specs.py", "import vigil_data.batch", "without torch"),
+        ("training/vigil_training/recipe/specs.py", "import vigil_data.loading.batch", "without torch"),
     ],
 )
 def test_a_planted_violation_is_caught(copied_packages: Path, repository: Path, file: str, planted: str, contract: str) -> None:

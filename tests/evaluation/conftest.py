@@ -51,8 +51,8 @@ def random_table(table_of: Make) -> pa.Table:
 @pytest.fixture(scope="session")
 def report_case(table_of: Make) -> dict[str, Any]:
     """All that a report can be of: 1,500 items, four labels, groups, functional tests and texts, calibrated on 1,500 others."""
-    from vigil_evaluation.calibration_fit import fit_all
-    from vigil_evaluation.measure import evaluate
+    from vigil_evaluation.calibration.fit import fit_all
+    from vigil_evaluation.evaluate import evaluate
     from vigil_evaluation.policy.compile import compile as compile_policy
     from vigil_evaluation.policy.specs import Policy
     from vigil_evaluation.predictions import arrays

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vigil_data.errors import UserError
-from vigil_data.source import resolve
+from vigil_data.sources import resolve
 from vigil_data.specs import Inputs, Package
 from vigil_modeling.encoders import build_encoder
 from vigil_modeling.specs import MelTimmAudio, TimmImage

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vigil_data.batch import Batch, Segments
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
+from vigil_data.loading.batch import Batch, Segments
 from vigil_modeling.safety_model import build_model
 
 FUSIONS = [{"kind": "mean"}, {"kind": "gated"}, {"kind": "transformer"}]

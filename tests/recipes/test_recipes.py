@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_training.document import Tree, parse
-from vigil_training.recipe import Recipe
-from vigil_training.resolve import dump, read, resolve
-from vigil_training.schema import recipe_schema_text
+from vigil_training.recipe.json_schema import recipe_schema_text
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.resolve import dump, read, resolve
+from vigil_training.recipe.yaml_tree import Tree, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vigil_data.suites.drafts import draft
+from vigil.workflows.functional_tests import read_suite
+from vigil_data.suites.planned_items import draft
 from vigil_data.taxonomy import Taxonomy
-from vigil_training.document import read_file
-from vigil_training.suite import read_suite
+from vigil_training.recipe.yaml_tree import read_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITES = sorted((REPOSITORY / "recipes" / "suites").glob("*.yaml"))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from vigil_slurm.attempts import read as read_attempts
-from vigil_slurm.follow import follow
 from vigil_slurm.progress import Progress
 from vigil_slurm.progress import read as read_progress
+from vigil_slurm.run_state import read as read_attempts
+from vigil_slurm.tail_log import follow
 
 FAKE = Path(__file__).with_name("fakes") / "command.sh"
 
@@ -54,7 +54,7 @@ class Account:
     def vigil(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         own = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "FAKES": str(self.fakes), "XDG_STATE_HOME": str(self.folder.parent)}
         return subprocess.run(
-            [sys.executable, "-c", "from vigil_training.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from vigil.cli import main; main()", *arguments],
             cwd=self.folder,
             env={**os.environ, **own},
             capture_output=True,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vigil_training.checkpoint.read import Reader, complete
-from vigil_training.run import Run
+from vigil_training.checkpoint.reader import Reader, complete
+from vigil_training.runs.run import Run
 
 pytestmark = pytest.mark.slurm
 
@@ -25,8 +25,8 @@ def recipes(tmp_path_factory, repository):
     spec = importlib.util.spec_from_file_location("training_conftest", repository / "tests" / "training" / "conftest.py")
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
-    from vigil_data.dataset import write
-    from vigil_training.recipe import Recipe
+    from vigil_data.dataset.dataset import write
+    from vigil_training.recipe.recipe import Recipe
 
     folder = tmp_path_factory.mktemp("slurm")
     tiny.write_tokenizer(folder / "tokenizer.json")

@@ -10,7 +10,7 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_slurm.tasks import MOST, indices
-from vigil_training.resolve import read, resolve
+from vigil_training.recipe.resolve import read, resolve
 
 FAKE = Path(__file__).with_name("fakes") / "command.sh"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ class Login:
             "XDG_STATE_HOME": str(self.folder.parent),
         }
         return subprocess.run(
-            [sys.executable, "-c", "from vigil_training.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from vigil.cli import main; main()", *arguments],
             cwd=self.folder,
             env={**environment, **paths, **variables},
             capture_output=True,
@@ -79,7 +79,7 @@ def test_a_dry_run_needs_neither_slurm_nor_torch(login: Login) -> None:
     code = (
         "import atexit, json, sys\n"
         f"atexit.register(lambda: print('\\n' + json.dumps([m for m in {HEAVY!r} if m in sys.modules]), file=sys.stderr))\n"
-        "from vigil_training.cli import main\n"
+        "from vigil.cli import main\n"
         "main()"
     )
     done = subprocess.run(

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vigil_data.decode.audio import decode_audio
-from vigil_data.decode.facts import Facts, Undecodable, probe
 from vigil_data.decode.image import decode_image
+from vigil_data.decode.probe import Facts, Undecodable, probe
 from vigil_data.decode.text import decode_text, load_tokenizer, set_up
 from vigil_data.errors import MediaError
 from vigil_data.items import Item, Modality
-from vigil_data.pack import Decoded, DecodedItem, Packed, Refusal, Segment, Span, gather, pack
+from vigil_data.loading.packing import Decoded, DecodedItem, Packed, Refusal, Segment, Span, gather, pack
 from vigil_data.settings import Settings
 
 __all__ = ["Decoder", "Facts", "Undecodable", "probe"]

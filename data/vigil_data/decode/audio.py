@@ -14,9 +14,9 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from vigil_data.decode.silence import silenced
+from vigil_data.decode.suppress_stderr import silenced
 from vigil_data.errors import MediaError
-from vigil_data.pack import Segment, Span
+from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import AudioSettings, hop_samples, window_samples
 
 Quiet = Callable[[], AbstractContextManager[None]]

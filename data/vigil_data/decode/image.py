@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vigil_data.decode.silence import silenced
+from vigil_data.decode.suppress_stderr import silenced
 from vigil_data.errors import MediaError
-from vigil_data.pack import Segment, Span
+from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import ImageSettings
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

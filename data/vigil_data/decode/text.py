@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vigil_data.errors import UserError
-from vigil_data.pack import Segment, Span
+from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import TextSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def tokenizer_file(source: "Source | str") -> Path:
     if isinstance(source, str):
         path = Path(source)
     else:
-        from vigil_data.source import resolve  # the runtime has paths alone, and does without pydantic
+        from vigil_data.sources import resolve  # the runtime has paths alone, and does without pydantic
 
         path = resolve(source)
     if path.is_dir():

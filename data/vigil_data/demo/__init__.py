@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from vigil_data.demo.compose import LABELS, Plan, compose, labels_of, post, styles_of
-from vigil_data.demo.grammar import SPLITS
+from vigil_data.demo.scenarios import LABELS, Plan, compose, labels_of, post, styles_of
+from vigil_data.demo.sentences import SPLITS
 from vigil_data.demo.speech import Sound, record, synthesise
 from vigil_data.items import Item
 
@@ -36,7 +36,7 @@ def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: Progress | N
     Raises:
         UserError: if a dataset is there already, or the synthesiser is not installed.
     """
-    from vigil_data.dataset import exists, write
+    from vigil_data.dataset.dataset import exists, write
     from vigil_data.errors import UserError
 
     if exists(to):

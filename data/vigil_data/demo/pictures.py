@@ -17,7 +17,7 @@ from vigil_data.demo.shapes import Point, Shape, line, oval
 RGB = tuple[int, int, int]
 
 STYLES = 60
-"""Number of styles; which splits share them is decided by :func:`vigil_data.demo.compose.styles_of`."""
+"""Number of styles; which splits share them is decided by :func:`vigil_data.demo.scenarios.styles_of`."""
 
 ROLES: dict[str, tuple[float | None, float, float]] = {
     "paper": (0.13, 0.06, 0.97),

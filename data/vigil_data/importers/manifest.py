@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vigil_data.columns import COLUMNS, is_column, is_label
+from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
 from vigil_data.errors import UserError, capped
-from vigil_data.importers.rows import Row, read_rows
+from vigil_data.importers.table_reader import Row, read_rows
 from vigil_data.items import MODALITIES, Item
 
 Medium = Path | bytes

@@ -8,8 +8,8 @@ from random import Random
 from typing import NamedTuple
 
 from vigil_data.demo import render
-from vigil_data.demo.compose import CASES, SUBJECTS, Case, Part, Plan, compose, labels_of
-from vigil_data.demo.grammar import SPEECH, TEXT, sentences
+from vigil_data.demo.scenarios import CASES, SUBJECTS, Case, Part, Plan, compose, labels_of
+from vigil_data.demo.sentences import SPEECH, TEXT, sentences
 from vigil_data.demo.speech import synthesise
 from vigil_data.items import Item, Modality
 

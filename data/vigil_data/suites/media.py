@@ -96,8 +96,8 @@ def picture_bytes(picture: Picture, folder: Path, font: Path | None, rng: Random
     if picture.file is not None:
         return read_file(folder / picture.file)
     if picture.draw is not None:
-        from vigil_data.demo.compose import styles_of
         from vigil_data.demo.pictures import draw
+        from vigil_data.demo.scenarios import styles_of
 
         return draw(picture.draw, rng.choice(styles_of("test")), rng, forbidden=picture.forbidden)
     return written(picture.text or "", rng, font)

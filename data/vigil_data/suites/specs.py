@@ -160,7 +160,7 @@ class Suite(Spec):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
-        from vigil_data.suites.mistakes import mistakes
+        from vigil_data.suites.validation import mistakes
 
         if found := mistakes(self):
             # Raised as pydantic's own error, so that each mistake keeps its place in the file.

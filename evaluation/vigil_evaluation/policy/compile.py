@@ -2,9 +2,9 @@
 
 Actions are taken in turn from the strictest on. Each label's threshold for it is the lowest that keeps the label's own rules, for
 that catches the most; what the labels share, such as the reviewers' time, is then given to where it catches the most harm
-(:mod:`vigil_evaluation.policy.budget`). What a milder action gets is what the stricter ones have left.
+(:mod:`vigil_evaluation.policy.shared_budget`). What a milder action gets is what the stricter ones have left.
 
-How sure the rules are to hold on further items, thresholds being chosen on these, :mod:`vigil_evaluation.policy.candidates` says.
+See :mod:`vigil_evaluation.policy.threshold_candidates` for the probability that the constraints hold on further items.
 Precision of a milder action speaks of the items between two thresholds, of which the upper is itself chosen on the items. That is
 safe: the stricter action stopped where it did because the items below looked worse than they are, if anything (Harris's
 inequality: what makes it stop there, and what makes the milder one pass, pull the targets of the items below opposite ways).
@@ -18,16 +18,16 @@ import pyarrow as pa
 
 from vigil_data.errors import UserError
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.budget import Claim, Spent, spend
-from vigil_evaluation.policy.compiled import CompiledPolicy
-from vigil_evaluation.policy.infeasible import Infeasible, Nearest, Problem, nearest_bound
-from vigil_evaluation.policy.presence import split_where_it_pays
-from vigil_evaluation.policy.promises import codes_of, gets, shown
-from vigil_evaluation.policy.rules import ACTIONS, REVIEW, Appeals, Cell, Rule, percent, taken_before
-from vigil_evaluation.policy.scopes import Scope, actions_of, labels_of, scopes
-from vigil_evaluation.policy.search import Search, groups_of, search
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_evaluation.policy.constraint_check import codes_of, gets, shown
+from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, Appeals, Cell, Rule, percent, taken_before
+from vigil_evaluation.policy.infeasibility import Infeasible, Nearest, Problem, nearest_bound
+from vigil_evaluation.policy.market_constraints import Scope, actions_of, labels_of, scopes
+from vigil_evaluation.policy.modality_thresholds import split_where_it_pays
+from vigil_evaluation.policy.policy_data import PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.shared_budget import Claim, Spent, spend
 from vigil_evaluation.policy.specs import Policy
-from vigil_evaluation.policy.traffic import PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.threshold_search import Search, groups_of, search
 
 FEW_HIT = 30
 SELDOM = 0.75

@@ -9,13 +9,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
-from vigil_evaluation.intervals import Interval
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.compiled import Codes, CompiledPolicy
-from vigil_evaluation.policy.outcome import MOST_VALUES, PolicyFindings, policy_findings, right_calls, share_of
-from vigil_evaluation.policy.promises import codes_of, gets
-from vigil_evaluation.policy.rules import ACTIONS, REVIEW
-from vigil_evaluation.policy.traffic import MARKET, PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.compiled_policy import Codes, CompiledPolicy
+from vigil_evaluation.policy.constraint_check import codes_of, gets
+from vigil_evaluation.policy.constraints import ACTIONS, REVIEW
+from vigil_evaluation.policy.impact import MOST_VALUES, PolicyFindings, policy_findings, right_calls, share_of
+from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, traffic_of
+from vigil_evaluation.stats.intervals import Interval
 
 BESIDE = " + review"
 """Behind an action that is taken while people look at the item."""

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from vigil_data.specs import Spec
-from vigil_evaluation.policy.rules import AT_LEAST, FROM_ABOVE, OF_ITEMS
-from vigil_evaluation.policy.sentences import parse, share
+from vigil_evaluation.policy.constraint_parser import parse, share
+from vigil_evaluation.policy.constraints import AT_LEAST, FROM_ABOVE, OF_ITEMS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from vigil_evaluation.discovery import FoundSlice
-from vigil_evaluation.findings import Findings, LabelFindings, Macro
-from vigil_evaluation.intervals import Interval
-from vigil_evaluation.policy.outcome import PolicyFindings
+from vigil_evaluation.policy.impact import PolicyFindings
 from vigil_evaluation.predictions import arrays
-from vigil_evaluation.report.gaps import GAPS, Gap, gaps
-from vigil_evaluation.report.mistakes import mistakes
-from vigil_evaluation.report.page import percent, points
+from vigil_evaluation.report.fairness_heatmap import GAPS, Gap, gaps
+from vigil_evaluation.report.hardest_errors import mistakes
+from vigil_evaluation.report.rendering import percent, points
+from vigil_evaluation.results import Findings, LabelFindings, Macro
+from vigil_evaluation.slices.discovery import FoundSlice
+from vigil_evaluation.stats.intervals import Interval
 
 ENOUGH = 20
 """A number that rests on fewer items is not singled out."""

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from vigil_evaluation.suites.findings import SuiteFindings
+from vigil_evaluation.suites.results import SuiteFindings
 
 SCHEMA_VERSION = 1
 """Of the JSON form, docs/suites.md; raised when a field changes its meaning or goes."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
-from vigil_modeling.encoders.contract import Encoder, freeze, set_mode
+from vigil_modeling.encoders.base import Encoder, freeze, set_mode
 from vigil_modeling.encoders.image import build_image
-from vigil_modeling.encoders.mel import build_mel
+from vigil_modeling.encoders.log_mel import build_mel
 from vigil_modeling.encoders.text import build_text
 from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.specs import EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText

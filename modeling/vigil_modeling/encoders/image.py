@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vigil_data.specs import ImageInput
-from vigil_modeling.encoders.contract import Encoder
+from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.timm_backbone import TimmBackbone, build_backbone
 from vigil_modeling.specs import TimmImage
 

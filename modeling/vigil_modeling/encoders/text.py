@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vigil_data.decode.text import load_tokenizer
 from vigil_data.errors import UserError
 from vigil_data.specs import TextInput
-from vigil_modeling.encoders.contract import Encoder
+from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.transformers_common import build_config, build_model, checkpoint_activations, stack_layers
 from vigil_modeling.specs import TransformersText
 

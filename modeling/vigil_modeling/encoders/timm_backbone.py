@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
-from vigil_data.source import resolve
+from vigil_data.sources import resolve
 from vigil_data.specs import Hub, Local, Package
 from vigil_modeling.specs import MelTimmAudio, Random, TimmImage
 from vigil_modeling.weights import describe, find_weights, first_line, mismatch, read_tensors, rename_by_order

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vigil_data.errors import UserError
 from vigil_data.specs import AudioInput
-from vigil_modeling.encoders.contract import Encoder
-from vigil_modeling.encoders.features import RATE, KaldiFbank, Standardise, WhisperLogMel, frames_of
+from vigil_modeling.encoders.audio_features import RATE, KaldiFbank, Standardise, WhisperLogMel, frames_of
+from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.transformers_common import build_config, build_model, checkpoint_activations, read_json, stack_layers
 from vigil_modeling.specs import Random, TransformersAudio
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vigil_data.errors import UserError
-from vigil_data.source import resolve
+from vigil_data.sources import resolve
 from vigil_data.specs import Hub, Local, Package
 from vigil_modeling.specs import Random
 from vigil_modeling.weights import describe, first_line, mismatch, within

@@ -14,15 +14,15 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from vigil_data.errors import UserError
+from vigil_serving.protocol.errors import RequestError, invalid
+from vigil_serving.protocol.strict_json import loads
 from vigil_serving.server import kserve
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.envelope import Envelope, error
+from vigil_serving.server.demo_page import PAGE, POLICY
+from vigil_serving.server.middleware import Envelope, error
+from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.openapi import describe
-from vigil_serving.server.page import PAGE, POLICY
-from vigil_serving.server.parsing import parse
-from vigil_serving.server.refused import Refused, invalid
+from vigil_serving.server.request_parsing import parse
 from vigil_serving.server.service import Service
-from vigil_serving.server.strict_json import loads
 
 MAX_RELOAD_BYTES = 8192
 
@@ -114,10 +114,10 @@ class Routes:
         """Load another bundle."""
         token, bundles = self._service.settings.admin_token, self._service.bundles
         if token is None:
-            raise Refused(403, "reloading over HTTP is off; start the server with an admin token", "forbidden")
+            raise RequestError(403, "reloading over HTTP is off; start the server with an admin token", "forbidden")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise Refused(401, "Authorization: the admin token is asked for", "unauthorised", {"WWW-Authenticate": "Bearer"})
+            raise RequestError(401, "Authorization: the admin token is asked for", "unauthorised", {"WWW-Authenticate": "Bearer"})
         path = await self._reload_path(request)
         before = bundles.current().digest
         try:
@@ -128,7 +128,7 @@ class Routes:
 
     async def _reload_path(self, request: Request) -> Path:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Refused(415, "Content-Type: send application/json", "unsupported")
+            raise RequestError(415, "Content-Type: send application/json", "unsupported")
         async with self._service.body(request) as body:
             value = loads(body) if len(body) <= MAX_RELOAD_BYTES else None
         if not isinstance(value, dict) or set(value) != {"bundle"} or not isinstance(value["bundle"], str):
@@ -187,21 +187,21 @@ class Routes:
             return Response(content, media_type="application/json")
         return Response(content, headers={"Inference-Header-Content-Length": str(head)}, media_type="application/octet-stream")
 
-    def _model(self, request: Request) -> Loaded:
+    def _model(self, request: Request) -> LoadedBundle:
         """The bundle that a path speaks of."""
         loaded = self._service.bundles.current()
         if request.path_params["name"] != loaded.name:
-            raise Refused(404, "no such model; GET /v1/bundle names the one that there is", "unknown")
+            raise RequestError(404, "no such model; GET /v1/bundle names the one that there is", "unknown")
         _same_version(request, loaded)
         return loaded
 
 
-def _same_version(request: Request, loaded: Loaded) -> None:
+def _same_version(request: Request, loaded: LoadedBundle) -> None:
     if request.path_params.get("version", loaded.version) != loaded.version:
-        raise Refused(404, "no such version; GET /v2/models/NAME names the one that there is", "unknown")
+        raise RequestError(404, "no such version; GET /v2/models/NAME names the one that there is", "unknown")
 
 
-def _facts(service: Service, loaded: Loaded) -> dict[str, Any]:
+def _facts(service: Service, loaded: LoadedBundle) -> dict[str, Any]:
     bundle, limits = loaded.scorer.bundle, service.settings.limits
     policy = bundle.policy
     return {

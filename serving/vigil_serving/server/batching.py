@@ -16,10 +16,10 @@ from traceback import extract_tb
 from typing import NamedTuple
 
 from vigil_data.items import Item
-from vigil_serving.runtime import Decision
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.refused import busy
-from vigil_serving.server.telemetry import Telemetry
+from vigil_serving.protocol.errors import busy
+from vigil_serving.runtime.scorer import Decision
+from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.model_manager import LoadedBundle
 
 _log = logging.getLogger("vigil.serve")
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("vigil.serve")
 class Answer(NamedTuple):
     """Decisions on a request's items, in order, and the bundle that made them."""
 
-    loaded: Loaded
+    loaded: LoadedBundle
     decisions: list[Decision]
 
 
@@ -67,7 +67,7 @@ class Batcher:
 
     def __init__(
         self,
-        current: Callable[[], Loaded],
+        current: Callable[[], LoadedBundle],
         telemetry: Telemetry,
         *,
         max_batch: int,
@@ -103,7 +103,7 @@ class Batcher:
         """Have a request's items scored; cancelling takes them out of the queue, if they are still in it.
 
         Raises:
-            Refused: 429, if they do not fit in the queue.
+            RequestError: 429, if they do not fit in the queue.
             ScoringError: if scoring one of them failed.
         """
         if self.waiting + len(items) > self._queue:
@@ -175,7 +175,7 @@ class Batcher:
                 if self._scored is not None:
                     self._scored(job.items, answer)
 
-    def _score_alone(self, job: _Job, loaded: Loaded) -> Answer | ScoringError:
+    def _score_alone(self, job: _Job, loaded: LoadedBundle) -> Answer | ScoringError:
         """Score a request item by item, so that only the request with the culprit fails."""
         decisions = []
         for place, item in enumerate(job.items):

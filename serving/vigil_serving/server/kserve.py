@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.items import Item
+from vigil_serving.protocol.errors import RequestError, invalid, malformed, too_large
+from vigil_serving.protocol.strict_json import loads
 from vigil_serving.server.batching import Answer
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.parsing import check, item_from_json
-from vigil_serving.server.refused import Refused, invalid, malformed, too_large
+from vigil_serving.server.model_manager import LoadedBundle
+from vigil_serving.server.request_parsing import check, item_from_json
 from vigil_serving.server.settings import Limits
-from vigil_serving.server.strict_json import loads
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "vigil_bundle"
@@ -43,7 +43,7 @@ class Inference(NamedTuple):
     outputs: Mapping[str, bool]
 
 
-def metadata(loaded: Loaded) -> dict[str, Any]:
+def metadata(loaded: LoadedBundle) -> dict[str, Any]:
     """What the protocol calls a model's metadata."""
     labels = list(loaded.scorer.bundle.signature.labels)
     shapes = {"probabilities": [-1, len(labels)], "action": [-1], "decision": [-1]}
@@ -66,7 +66,7 @@ def parse(body: bytes, header_length: str | None, limits: Limits) -> Inference:
         limits: what a request may hold.
 
     Raises:
-        Refused: 400, 413 or 422.
+        RequestError: 400, 413 or 422.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
     request = loads(body[:length], "the request's JSON")
@@ -175,7 +175,7 @@ def _outputs(request: Mapping[str, Any]) -> dict[str, bool]:
         if not isinstance(name, str) or name not in OUTPUTS or name in found:
             raise invalid(f"{where}.name: must be one of {', '.join(OUTPUTS)}, each at most once")
         if "classification" in output.get("parameters", {}):
-            raise Refused(422, f"{where}: the classification extension is not offered", "invalid")
+            raise RequestError(422, f"{where}: the classification extension is not offered", "invalid")
         found[name] = _flag(output.get("parameters", {}), "binary_data", where, otherwise=binary)
     return found
 

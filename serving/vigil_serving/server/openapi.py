@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vigil_serving.server.parsing import ID_LENGTH
+from vigil_serving.server.request_parsing import ID_LENGTH
 from vigil_serving.server.schemas import EXAMPLE_DECISION, EXAMPLE_DIGEST, ref, schemas
 from vigil_serving.server.settings import Settings
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vigil_serving.server.kserve import INPUT, OUTPUTS
-from vigil_serving.server.parsing import ID_LENGTH
+from vigil_serving.server.request_parsing import ID_LENGTH
 from vigil_serving.server.settings import Limits
 
 STRING: dict[str, Any] = {"type": "string"}

@@ -14,14 +14,14 @@ from starlette.requests import Request
 
 from vigil_data.errors import Failure, UserError
 from vigil_data.items import Item
+from vigil_serving.protocol.errors import RequestError, busy
+from vigil_serving.server.admission import Gate
 from vigil_serving.server.batching import Answer, Batcher
-from vigil_serving.server.body import Held, read
-from vigil_serving.server.bundles import Bundles, Loaded, load
-from vigil_serving.server.gate import Gate
-from vigil_serving.server.refused import Refused, busy
+from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.model_manager import Bundles, LoadedBundle, load
+from vigil_serving.server.request_body import BodyMemoryBudget, read
 from vigil_serving.server.settings import Settings
 from vigil_serving.server.shadow import Shadow
-from vigil_serving.server.telemetry import Telemetry
 
 _log = logging.getLogger("vigil.serve")
 
@@ -37,10 +37,10 @@ class Service:
 
     Args:
         settings: how to serve.
-        loading: loads a bundle from its folder; :func:`vigil_serving.server.bundles.load` as the settings say if not given.
+        loading: loads a bundle from its folder; :func:`vigil_serving.server.model_manager.load` as the settings say if not given.
     """
 
-    def __init__(self, settings: Settings, loading: Callable[[Path], Loaded] | None = None) -> None:
+    def __init__(self, settings: Settings, loading: Callable[[Path], LoadedBundle] | None = None) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
         self._loading = loading or partial(
@@ -48,7 +48,7 @@ class Service:
         )
         self.bundles = Bundles(settings.bundle, self._loading, self.telemetry)
         self.gate = Gate(lambda: self.bundles.ready)
-        self.held = Held(settings.held_bytes)
+        self.held = BodyMemoryBudget(settings.held_bytes)
         self.shadow: Shadow | None = None
         self.failed: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
@@ -71,7 +71,7 @@ class Service:
         self._spawn(self._load_first())
 
     async def stop(self) -> None:
-        """Stop scoring; whoever is to be answered was answered before (see :meth:`vigil_serving.server.gate.Gate.drain`)."""
+        """Stop scoring; whoever is to be answered was answered before (see :meth:`vigil_serving.server.admission.Gate.drain`)."""
         await self.batcher.stop()
         self._parser.shutdown(wait=False, cancel_futures=True)
         for task in self._tasks:
@@ -88,7 +88,7 @@ class Service:
         """A request's body; until the block ends its bytes count as held.
 
         Raises:
-            Refused: if there is no room, or the body is too long, too slow or breaks off.
+            RequestError: if there is no room, or the body is too long, too slow or breaks off.
         """
         if self.batcher.full:
             raise busy("the queue is full; try again later")
@@ -105,7 +105,7 @@ class Service:
             kwargs: further ones.
 
         Raises:
-            Refused: whatever ``function`` refuses.
+            RequestError: whatever ``function`` refuses.
         """
         if size <= INLINE:
             return function(*args, **kwargs)
@@ -119,7 +119,7 @@ class Service:
             items: what it asks for.
 
         Raises:
-            Refused: 429, if the queue is full.
+            RequestError: 429, if the queue is full.
             ScoringError: if scoring one of them failed.
         """
         scoring = asyncio.ensure_future(self.batcher.submit(items))
@@ -127,7 +127,7 @@ class Service:
         try:
             await asyncio.wait({scoring, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not scoring.done():
-                raise Refused(400, "the client has gone", "gone")
+                raise RequestError(400, "the client has gone", "gone")
             return scoring.result()
         finally:
             for task in (scoring, leaving):
@@ -156,7 +156,7 @@ class Service:
             await self.bundles.reload()
         except UserError:
             return  # logged where it was refused
-        except Refused as refused:
+        except RequestError as refused:
             _log.error("not reloaded: %s", refused.line)
 
     def _cache_lookups(self) -> tuple[int, int]:

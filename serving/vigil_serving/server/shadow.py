@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vigil_data.items import Item
-from vigil_serving.runtime import Decision
+from vigil_serving.runtime.scorer import Decision
 from vigil_serving.server.batching import Answer, origin
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.telemetry import Telemetry
+from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.model_manager import LoadedBundle
 
 _log = logging.getLogger("vigil.serve")
 
@@ -44,7 +44,7 @@ class Shadow:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedBundle,
         log: Path | None,
         tolerance: float,
         telemetry: Telemetry,

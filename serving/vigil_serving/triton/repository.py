@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from vigil_data.errors import UserError
-from vigil_serving import layout
-from vigil_serving.bundle import Bundle, read_checked
-from vigil_serving.triton.plan import FACTS, FUSION, ONNX_FILE, VERSION, Plan, hash_of, model_name
+from vigil_serving.bundle import manifest
+from vigil_serving.bundle.load import Bundle, read_checked
+from vigil_serving.triton.options import FACTS, FUSION, ONNX_FILE, VERSION, Plan, hash_of, model_name
 
 MODEL_PY = '''"""Written by `vigil triton`: the glue is a part of vigil, which the Python backend's environment must hold."""
 
-from vigil_serving.triton.glue import TritonPythonModel
+from vigil_serving.triton.python_backend import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
 COPIED = (
-    layout.SIGNATURE,
-    layout.TAXONOMY,
-    layout.THRESHOLDS,
-    layout.CALIBRATION,
-    layout.POLICY,
-    layout.INPUTS,
-    layout.TOKENIZER,
-    layout.CARD,
+    manifest.SIGNATURE,
+    manifest.TAXONOMY,
+    manifest.THRESHOLDS,
+    manifest.CALIBRATION,
+    manifest.POLICY,
+    manifest.INPUTS,
+    manifest.TOKENIZER,
+    manifest.CARD,
 )
 """Files of a bundle that lie beside model.py."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -40,7 +40,7 @@ def write_repository(bundle: Path, to: Path, *, name: str | None = None, **chose
         bundle: the bundle's folder, whose hashes are recomputed.
         to: the repository's folder, new or empty: a server may be reading an older one.
         name: of the model that clients ask; the bundle's name if not given.
-        **chosen: see :class:`vigil_serving.triton.plan.Plan`.
+        **chosen: see :class:`vigil_serving.triton.options.Plan`.
 
     Returns:
         The names of the models, the one that clients ask first.
@@ -88,7 +88,7 @@ def _need_schema() -> None:
 
 
 def _write(bundle: Bundle, to: Path, name: str, plan: Plan) -> list[str]:
-    from vigil_serving.triton import config
+    from vigil_serving.triton import config_pbtxt
 
     signature, longest = bundle.signature, bundle.inputs.text.max_tokens if bundle.inputs.text else 0
     graphs: dict[str, str] = {**{m: signature.variants[plan.variant][m] for m in signature.modalities}, FUSION: "fusion"}
@@ -97,18 +97,22 @@ def _write(bundle: Bundle, to: Path, name: str, plan: Plan) -> list[str]:
         folder = to / model_name(name, part)
         (folder / VERSION).mkdir(parents=True)
         shutil.copyfile(bundle.graph(graph), folder / VERSION / ONNX_FILE)
-        told[hash_of(part)] = layout.sha256(folder / VERSION / ONNX_FILE)
+        told[hash_of(part)] = manifest.sha256(folder / VERSION / ONNX_FILE)
         facts = signature.graphs[graph]
-        made = config.fusion(folder.name, facts, plan) if part == FUSION else config.encoder(folder.name, facts, plan, longest)
-        config.write(made, folder)
-        problems += config.differences(folder)
+        made = (
+            config_pbtxt.fusion(folder.name, facts, plan)
+            if part == FUSION
+            else config_pbtxt.encoder(folder.name, facts, plan, longest)
+        )
+        config_pbtxt.write(made, folder)
+        problems += config_pbtxt.differences(folder)
         models.append(folder.name)
     if problems:
         raise UserError(*problems)
-    config.write(config.glue(name, len(signature.labels), plan, told), to / name)
+    config_pbtxt.write(config_pbtxt.glue(name, len(signature.labels), plan, told), to / name)
     _copy_facts(bundle, to / name / VERSION / FACTS)
     (to / name / VERSION / "model.py").write_text(MODEL_PY, encoding="utf-8")
-    config.read(to / name)
+    config_pbtxt.read(to / name)
     (to / "README.md").write_text(_readme(bundle, name, models, plan), encoding="utf-8")
     return models
 
@@ -119,7 +123,7 @@ def _copy_facts(bundle: Bundle, to: Path) -> None:
         if (bundle.path / file).is_file():
             (to / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / file, to / file)
-    layout.write_manifest(to)
+    manifest.write_manifest(to)
 
 
 def _readme(bundle: Bundle, name: str, models: list[str], plan: Plan) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_evaluation.policy.compile import compile as compile_policy
-from vigil_evaluation.policy.compiled import CompiledPolicy
-from vigil_evaluation.policy.infeasible import Infeasible
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_evaluation.policy.infeasibility import Infeasible
 from vigil_evaluation.policy.specs import Policy
 
 LABELS = ["spam", "scam", "hate"]

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
 from vigil_evaluation.policy.compile import compile as compile_policy
-from vigil_evaluation.policy.compiled import CompiledPolicy
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.specs import Policy
 
 PREVALENCE = {"spam": (0.05, 3.2), "scam": (0.1, 3.0), "hate": (0.02, 3.5)}
@@ -94,7 +94,7 @@ def test_little_is_lost_against_an_oracle(written: Written, proofs) -> None:
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_calibration_on_the_same_items(method: str, written: Written, proofs) -> None:
     """Calibrators are fitted on the targets that thresholds are then chosen by; how often is a promise broken because of that?"""
-    from vigil_evaluation.calibration_fit import fit
+    from vigil_evaluation.calibration.fit import fit
     from vigil_evaluation.specs import CalibrationSpec
 
     policy = written("presence: never\nactions: {remove: {must: [precision at least 90 %]}}\nlabels: {spam: [remove]}")

@@ -15,9 +15,9 @@ import yaml
 from scipy.stats import binom
 
 from vigil_evaluation.policy.compile import compile as compile_policy
-from vigil_evaluation.policy.compiled import CompiledPolicy
-from vigil_evaluation.policy.infeasible import Infeasible
-from vigil_evaluation.policy.rules import Rule
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_evaluation.policy.constraints import Rule
+from vigil_evaluation.policy.infeasibility import Infeasible
 from vigil_evaluation.policy.specs import Policy
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.policy.compiled import CompiledPolicy
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.replay import Side, mean_interval, replay
 
 Make = Callable[..., pa.Table]

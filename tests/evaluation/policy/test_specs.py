@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from vigil_evaluation.policy.rules import METRICS
-from vigil_evaluation.policy.scopes import actions_of, labels_of, scopes
-from vigil_evaluation.policy.sentences import EXAMPLES, parse
+from vigil_evaluation.policy.constraint_parser import EXAMPLES, parse
+from vigil_evaluation.policy.constraints import METRICS
+from vigil_evaluation.policy.market_constraints import actions_of, labels_of, scopes
 from vigil_evaluation.policy.specs import Policy
 
 GOOD = """

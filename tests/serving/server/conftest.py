@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from vigil_data.items import Item
-from vigil_evaluation.policy.compiled import CompiledPolicy
-from vigil_serving import layout
-from vigil_serving.cases import make_item
-from vigil_serving.runtime import Decision, Scorer
-from vigil_serving.server.bundles import Loaded
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_serving.bundle import manifest
+from vigil_serving.parity.cases import make_item
+from vigil_serving.runtime.scorer import Decision, Scorer
+from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.service import Service
 from vigil_serving.server.settings import Settings
 
@@ -58,7 +58,7 @@ class Running:
 
 def launch(bundle: Path, log: Path, *options: str) -> Running:
     """Start `vigil serve` at a free port and wait until it is ready."""
-    program = "from vigil_training.cli import main; main()"
+    program = "from vigil.cli import main; main()"
     command = [sys.executable, "-W", "error", "-c", program, "serve", str(bundle), "--port", "0", "--threads", "1", *options]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "VIGIL_ADMIN_TOKEN": TOKEN})
@@ -168,7 +168,7 @@ def make_service(tmp_path: Path) -> Callable[..., Service]:
 
     def make(scorer: Any = None, **settings: Any) -> Service:
         scorer = scorer or BentScorer()
-        return Service(Settings(tmp_path, **settings), loading=lambda path: Loaded(path, scorer))
+        return Service(Settings(tmp_path, **settings), loading=lambda path: LoadedBundle(path, scorer))
 
     return make
 
@@ -186,9 +186,9 @@ def give_policy(bundle: Path, to: Path, threshold: float) -> Path:
     copy = shutil.copytree(bundle, to)
     labels = ("scam", "promotion", "tobacco")
     cells = {(None, None): {"scam": {"limit": threshold, "remove": 0.984375}, "promotion": {"limit": threshold}}}
-    CompiledPolicy("house", 3, ("allow", "limit", "remove"), labels, None, cells).write(copy / layout.POLICY)
-    layout.write_json(copy / layout.THRESHOLDS, dict.fromkeys(labels, threshold))
-    layout.write_manifest(copy)
+    CompiledPolicy("house", 3, ("allow", "limit", "remove"), labels, None, cells).write(copy / manifest.POLICY)
+    manifest.write_json(copy / manifest.THRESHOLDS, dict.fromkeys(labels, threshold))
+    manifest.write_manifest(copy)
     return copy
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vigil_data.items import Item
-from vigil_serving.runtime import Decision, Scorer
+from vigil_serving.runtime.scorer import Decision, Scorer
 
 from .conftest import as_json
 from .wire import Gone, Reply, Wire, score

@@ -12,8 +12,8 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_serving.server.app import create_app
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.page import PAGE, POLICY
+from vigil_serving.server.demo_page import PAGE, POLICY
+from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.service import Service
 from vigil_serving.server.settings import Limits, Settings
 
@@ -230,7 +230,7 @@ def test_reload_asks_for_the_token_and_refuses_bad_bundles(make_service, tmp_pat
 
     def loading(path):
         if path.name == "good":
-            return Loaded(path, second)
+            return LoadedBundle(path, second)
         raise UserError(f"{path}: altered", "second line")
 
     async def work(client: httpx.AsyncClient):

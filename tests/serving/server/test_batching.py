@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from vigil_data.items import Item
+from vigil_serving.protocol.errors import RequestError
 from vigil_serving.server.batching import Batcher, ScoringError
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.refused import Refused
-from vigil_serving.server.telemetry import Telemetry
+from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.model_manager import LoadedBundle
 
 from .conftest import BentScorer, number, until
 
@@ -21,7 +21,7 @@ def run(work, scorer: BentScorer, tmp_path, **settings):
     """Run ``work(batcher)`` in an event loop."""
 
     async def main():
-        loaded = Loaded(tmp_path, scorer)
+        loaded = LoadedBundle(tmp_path, scorer)
         batcher = Batcher(lambda: loaded, Telemetry(), **DEFAULTS | settings)
         batcher.start()
         try:
@@ -85,7 +85,7 @@ def test_a_full_queue_refuses_at_once(tmp_path) -> None:
         waiting = [asyncio.create_task(batcher.submit(of(f"y{n}"))) for n in range(4)]
         await until(lambda: batcher.full)
         begun = loop.time()
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestError) as refused:
             await asyncio.wait_for(batcher.submit(of("one too many")), 5)
         assert loop.time() - begun < 0.05
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
@@ -156,7 +156,7 @@ def test_the_event_loop_goes_on_while_items_are_scored(tmp_path) -> None:
 
 
 def test_a_request_is_of_one_bundle_while_they_change(tmp_path) -> None:
-    loaded = [Loaded(tmp_path, BentScorer(digest=c * 64)) for c in "ab"]
+    loaded = [LoadedBundle(tmp_path, BentScorer(digest=c * 64)) for c in "ab"]
     turn = iter(range(1_000_000))
 
     async def main():

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
+from vigil_serving.protocol.errors import RequestError
 from vigil_serving.server.kserve import _pack, _unpack, parse
-from vigil_serving.server.refused import Refused
 from vigil_serving.server.settings import Limits
 
 from .conftest import Running, as_json
@@ -133,7 +133,7 @@ def request(**changes) -> bytes:
     ],
 )
 def test_what_is_wrong_is_said(body: bytes, length: str | None, status: int, says: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         parse(body, length, Limits())
     assert refused.value.status == status
     assert says in refused.value.line
@@ -155,14 +155,14 @@ def with_binary(binary: bytes, size: int, count: int = 1) -> tuple[bytes, str]:
     ],
 )
 def test_binary_data_that_do_not_fit(binary: bytes, size: int, count: int) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         parse(*with_binary(binary, size, count), Limits())
     assert refused.value.status in {400, 422}
 
 
 @given(st.binary(max_size=60), st.integers(0, 70), st.integers(1, 3))
 def test_any_binary_data_are_read_or_refused(binary: bytes, size: int, count: int) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestError):
         assert len(parse(*with_binary(binary, size, count), Limits()).items) == count
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vigil_data.items import Item
-from vigil_serving.server.parsing import parse
-from vigil_serving.server.refused import Refused
+from vigil_serving.protocol.errors import RequestError
+from vigil_serving.server.request_parsing import parse
 from vigil_serving.server.settings import Limits
 
 from .conftest import as_json
@@ -24,8 +24,8 @@ JSON = "application/json"
 LIMITS = Limits(bytes=100_000, items=3, media=4, pixels=10_000, seconds=5.0, characters=100)
 
 
-def refusal(body: bytes, kind: str = JSON, limits: Limits = LIMITS) -> Refused:
-    with pytest.raises(Refused) as refused:
+def refusal(body: bytes, kind: str = JSON, limits: Limits = LIMITS) -> RequestError:
+    with pytest.raises(RequestError) as refused:
         parse(kind, body, limits)
     assert "\n" not in refused.value.line
     return refused.value
@@ -177,5 +177,5 @@ def test_broken_media_are_left_to_their_items_decision() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from([JSON, "multipart/form-data; boundary=x", "text/plain"]))
 def test_any_bytes_are_read_or_refused(body: bytes, kind: str) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestError):
         assert parse(kind, body, LIMITS)

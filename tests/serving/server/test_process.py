@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vigil_serving import layout
+from vigil_serving.bundle import manifest
 
 from .conftest import TOKEN, Running, as_json
 from .wire import Gone, Wire, play, post
@@ -22,7 +22,7 @@ BODY = {"items": [{"id": "a", "text": ["call now"]}]}
 
 
 def vigil(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    program = "from vigil_training.cli import main; main()"
+    program = "from vigil.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_served_ends_with_status_2(exported, bundle_copy: Path, t
     missing = vigil(str(tmp_path / "nothing"), "--port", "0")
     assert missing.returncode == 2
     assert "is not a bundle" in missing.stderr.splitlines()[-1]
-    (bundle_copy / layout.THRESHOLDS).write_text("{}")
+    (bundle_copy / manifest.THRESHOLDS).write_text("{}")
     altered = vigil(str(bundle_copy), "--port", "0")
     assert altered.returncode == 2
     assert "was changed after the export" in altered.stderr.splitlines()[-1]
@@ -80,10 +80,10 @@ def test_what_cannot_be_served_ends_with_status_2(exported, bundle_copy: Path, t
 def test_a_bundle_that_decides_otherwise_than_its_golden_cases_is_refused(bundle_copy: Path) -> None:
     import numpy as np
 
-    with np.load(bundle_copy / layout.GOLDEN_OUTPUTS) as outputs:
+    with np.load(bundle_copy / manifest.GOLDEN_OUTPUTS) as outputs:
         other = {name: 1 - array for name, array in outputs.items()}
-    np.savez_compressed(bundle_copy / layout.GOLDEN_OUTPUTS, allow_pickle=False, **other)
-    layout.write_manifest(bundle_copy)
+    np.savez_compressed(bundle_copy / manifest.GOLDEN_OUTPUTS, allow_pickle=False, **other)
+    manifest.write_manifest(bundle_copy)
     refused = vigil(str(bundle_copy), "--port", "0")
     assert refused.returncode == 2
     assert "otherwise than the trained model" in refused.stderr.splitlines()[-1]
@@ -186,12 +186,12 @@ import sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from vigil_serving.server import service
-from vigil_serving.server.bundles import Loaded
-from vigil_serving.server.process import serve
+from vigil_serving.server.model_manager import LoadedBundle
+from vigil_serving.server.main import serve
 from vigil_serving.server.settings import Settings
 bundle = SimpleNamespace(digest="d" * 64, signature=SimpleNamespace(name="stuck"), policy=None)
 scorer = SimpleNamespace(bundle=bundle, score=lambda items: threading.Event().wait(60))
-service.load = lambda path, **_: Loaded(path, scorer)
+service.load = lambda path, **_: LoadedBundle(path, scorer)
 serve(Settings(Path("nowhere"), drain_seconds=0.5), "127.0.0.1", 0)
 """
 

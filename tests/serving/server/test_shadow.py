@@ -7,11 +7,11 @@ import time
 import pytest
 
 from vigil_data.items import Item
-from vigil_serving.runtime import Decision
+from vigil_serving.runtime.scorer import Decision
 from vigil_serving.server.batching import Answer
-from vigil_serving.server.bundles import Loaded
+from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.shadow import Shadow, differences
-from vigil_serving.server.telemetry import Telemetry
 
 from .conftest import BentScorer
 
@@ -63,9 +63,9 @@ def settle(telemetry: Telemetry, items: int) -> None:
 def test_differences_are_logged_without_content(tmp_path) -> None:
     telemetry, log = Telemetry(), tmp_path / "shadow.jsonl"
     other = Decision("a", {"scam": 0.9, "promotion": 0.6}, ("scam", "promotion"), "text", "remove")
-    shadow = Shadow(Loaded(tmp_path, OtherScorer(other)), log, 1e-3, telemetry)
+    shadow = Shadow(LoadedBundle(tmp_path, OtherScorer(other)), log, 1e-3, telemetry)
     item = Item("a", ("secret words",), (b"secret picture",))
-    shadow.offer([item], Answer(Loaded(tmp_path, BentScorer()), [LIVE]))
+    shadow.offer([item], Answer(LoadedBundle(tmp_path, BentScorer()), [LIVE]))
     settle(telemetry, 1)
     shadow.close()
     [line] = log.read_text().splitlines()
@@ -80,8 +80,8 @@ def test_differences_are_logged_without_content(tmp_path) -> None:
 
 def test_agreement_is_counted_and_not_logged(tmp_path) -> None:
     telemetry, log = Telemetry(), tmp_path / "shadow.jsonl"
-    shadow = Shadow(Loaded(tmp_path, OtherScorer(LIVE)), log, 1e-3, telemetry)
-    shadow.offer([Item("a")] * 2, Answer(Loaded(tmp_path, BentScorer()), [LIVE] * 2))
+    shadow = Shadow(LoadedBundle(tmp_path, OtherScorer(LIVE)), log, 1e-3, telemetry)
+    shadow.offer([Item("a")] * 2, Answer(LoadedBundle(tmp_path, BentScorer()), [LIVE] * 2))
     settle(telemetry, 2)
     shadow.close()
     assert counted(telemetry, "shadow_items", result="same") == 2
@@ -90,8 +90,8 @@ def test_agreement_is_counted_and_not_logged(tmp_path) -> None:
 
 def test_a_failing_shadow_or_log_goes_on_counting(tmp_path) -> None:
     telemetry, scorer = Telemetry(), OtherScorer(LIVE, fails=True)
-    shadow = Shadow(Loaded(tmp_path, scorer), tmp_path, 1e-3, telemetry)  # a folder is no log
-    answer = Answer(Loaded(tmp_path, BentScorer()), [LIVE])
+    shadow = Shadow(LoadedBundle(tmp_path, scorer), tmp_path, 1e-3, telemetry)  # a folder is no log
+    answer = Answer(LoadedBundle(tmp_path, BentScorer()), [LIVE])
     shadow.offer([Item("a")], answer)
     settle(telemetry, 1)
     assert counted(telemetry, "shadow_items", result="failed") == 1
@@ -108,8 +108,8 @@ def test_a_failing_shadow_or_log_goes_on_counting(tmp_path) -> None:
 def test_a_slow_shadow_drops_and_never_waits(tmp_path) -> None:
     telemetry, scorer = Telemetry(), OtherScorer(LIVE)
     scorer.go.clear()
-    shadow = Shadow(Loaded(tmp_path, scorer), None, 1e-3, telemetry, most_requests=2, most_bytes=100)
-    answer = Answer(Loaded(tmp_path, BentScorer()), [LIVE])
+    shadow = Shadow(LoadedBundle(tmp_path, scorer), None, 1e-3, telemetry, most_requests=2, most_bytes=100)
+    answer = Answer(LoadedBundle(tmp_path, BentScorer()), [LIVE])
     begun = time.monotonic()
     for _ in range(50):
         shadow.offer([Item("a", ("x" * 10,))], answer)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vigil_data.errors import Failure, UserError, capped
-from vigil_training.checkpoint.files import Layout, arrange, sync_folder, write_tensors
 from vigil_training.checkpoint.manifest import Damaged, FileFacts, find_problems
-from vigil_training.checkpoint.read import CONSOLIDATED, Reader
+from vigil_training.checkpoint.reader import CONSOLIDATED, Reader
+from vigil_training.checkpoint.safetensors_writer import Layout, arrange, sync_folder, write_tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from vigil_data.errors import UserError
 from vigil_data.specs import Spec
-from vigil_training.checkpoint.fragments import Entry
+from vigil_training.checkpoint.shards import Entry
 
 MANIFEST = "manifest.json"
 STATE = "state.json"

@@ -1,0 +1,1 @@
+"""Train, evaluate and serve multimodal content-safety models."""

@@ -1,0 +1,124 @@
+"""The command `vigil`: a module for each subcommand; what takes long to import is imported when a command runs."""
+
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from vigil.cli import (
+    bundle,
+    checkpoint,
+    compare,
+    data,
+    demo,
+    evaluate,
+    jobs,
+    plan,
+    policy,
+    recipe,
+    score,
+    serve,
+    submit,
+    suite,
+    train,
+    triton,
+)
+from vigil_data.errors import Failure, MediaError, UserError
+
+_HELP = """
+Train, evaluate and serve multimodal content-safety models.
+
+A [bold]recipe[/] (YAML) says what is trained; a [bold]dataset[/] holds the items; a [bold]run[/] is the folder that a
+training leaves; a [bold]bundle[/] is what a server loads. Start with [cyan]vigil demo[/].
+"""
+
+
+def main() -> None:
+    """Run the command; exit with 2 for a mistake of the user's, 85 if it wants to be started again, 130 after Ctrl-C, else 1."""
+    try:
+        build()()
+    except UserError as error:
+        _fail(error.lines if _says(error) else (), 2)
+    except MediaError as error:
+        _fail([str(error)], 2)
+    except Failure as failure:
+        _fail(str(failure).splitlines() if _says(failure) else (), failure.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def build() -> typer.Typer:
+    """The command with all its subcommands."""
+    app = typer.Typer(
+        name="vigil",
+        help=_reflow(_HELP),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    for module in (
+        recipe,
+        data,
+        plan,
+        train,
+        submit,
+        jobs,
+        checkpoint,
+        evaluate,
+        suite,
+        compare,
+        policy,
+        bundle,
+        score,
+        serve,
+        triton,
+        demo,
+    ):
+        module.register(app)
+    _reflow_commands(app)
+    return app
+
+
+def _reflow_commands(app: typer.Typer) -> None:
+    for command in app.registered_commands:
+        command.help = _reflow(command.help or inspect.getdoc(command.callback) or "")
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _reflow_commands(group.typer_instance)
+
+
+def _reflow(text: str) -> str:
+    """Each paragraph on one line, since the terminal is not as wide as the source; indented ones keep their lines."""
+    paragraphs = [paragraph for paragraph in text.strip().split("\n\n") if paragraph]
+    return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vigil {version('vigil')}")
+        raise typer.Exit
+
+
+def _top(
+    _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")] = False,
+) -> None:
+    pass
+
+
+def _says(error: UserError | Failure) -> bool:
+    """Whether this process is the one to say it, where every process of a run has met the same."""
+    return not error.everywhere or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def _fail(lines: Sequence[str], status: int) -> None:
+    for line in lines:
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(status)

@@ -1,0 +1,272 @@
+"""`vigil evaluate` and `vigil calibrate`: a run's numbers on a split, or those of any table of scores, and its calibration."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from vigil.workflows.evaluate import Evaluation
+    from vigil_evaluation.results import Findings
+    from vigil_evaluation.specs import EvaluationSpec
+
+Data = Annotated[Path | None, typer.Option(help="The dataset; the run's own if not given.", metavar="DATASET")]
+Checkpoint = Annotated[str, typer.Option(help="best, last, or the path of a checkpoint.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command("evaluate")(evaluate)
+    app.command("calibrate")(calibrate)
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="The run folder.", metavar="RUN")] = None,
+    *,
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="Which of its splits.")] = "test",
+    checkpoint: Checkpoint = "best",
+    only: Annotated[str, typer.Option(help="Modalities that the model may see, such as text,image; all if not given.")] = "",
+    predictions: Annotated[
+        Path | None, typer.Option(help="In place of a run: a table of scores that any model made.", metavar="FILE.parquet")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="With --predictions: the folder to write.", metavar="DIR")] = None,
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(help="With --predictions: scores of other items, to calibrate and choose thresholds on.", metavar="FILE"),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None, typer.Option(help="With --predictions: where a label is flagged; 0.5 if not given.", metavar="LABEL=P")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="What is measured: YAML of the keys under a recipe's `evaluation`.", metavar="FILE.yaml")
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="A further column to break the numbers down by.", metavar="COLUMN")] = None,
+    identity: Annotated[
+        list[str] | None, typer.Option(help="A further column that names the group an item speaks of.", metavar="COLUMN")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Column of what is resampled together, such as author.", metavar="COLUMN")
+    ] = None,
+    replicates: Annotated[int | None, typer.Option(min=0, help="Bootstrap replicates; 0 for no intervals.")] = None,
+) -> None:
+    """Measure a run on a split, or any model's scores: numbers with intervals, slices, fairness, and a report of one HTML file.
+
+    A table of scores has the columns id, target.LABEL (empty where unknown), probability.LABEL, and any others to slice by.
+    """
+    from vigil_data.errors import UserError
+
+    asked = {"slices": by, "identities": identity, "cluster": cluster, "replicates": replicates}
+    if (run is None) == (predictions is None):
+        raise UserError("name a run folder, or a table of scores with --predictions, and not both")
+    if predictions is not None:
+        if to is None:
+            raise UserError("--predictions: say where the report goes with --to DIR")
+        _evaluate_table(predictions, to, calibrate_on, threshold or [], settings_of(None, settings, asked))
+        return
+    if wrong := [n for n, v in {"--to": to, "--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
+        raise UserError(f"{', '.join(wrong)}: goes with --predictions; a run has its own folder, calibration and thresholds")
+    assert run is not None
+    _evaluate_run(run, data=data, split=split, checkpoint=checkpoint, only=only, settings=settings, asked=asked)
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
+    *,
+    data: Data = None,
+    split: Annotated[str | None, typer.Option(help="Which of its splits; the recipe's validation split if not given.")] = None,
+    checkpoint: Checkpoint = "best",
+    by: Annotated[
+        str | None, typer.Option(help="presence, or a column whose values get calibrators of their own.", metavar="COLUMN")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Candidates: temperature, platt, beta, isotonic.", metavar="A,B")] = None,
+) -> None:
+    """Calibrate a finished run anew, on another split or by other means, and choose its thresholds anew.
+
+    Training does this once, on the validation split. Evaluate, compile the policy and export again afterwards.
+    """
+    from vigil_evaluation.specs import CalibrationSpec
+    from vigil_training.recipe.resolve import read_as
+    from vigil_training.runs.run import Run
+
+    opened = Run(run)
+    opened.read_thresholds()
+    own = opened.recipe.evaluation.calibration.model_dump(mode="json")
+    asked = {"by": by, "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()]}
+    spec = read_as(
+        CalibrationSpec, None, "calibration", "by: language", {**own, **{k: v for k, v in asked.items() if v is not None}}
+    )
+
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_training.runs.calibrate import recalibrate
+
+    with _progress(f"predicting {split or opened.recipe.data.validation}") as (advance, _):
+        dataset = Dataset(data) if data is not None else None
+        items = recalibrate(opened, spec, dataset, split, checkpoint=checkpoint, progress=advance)
+    _show_calibration(opened.path, items)
+
+
+def _evaluate_run(
+    run: Path, *, data: Path | None, split: str, checkpoint: str, only: str, settings: Path | None, asked: dict[str, Any]
+) -> None:
+    from vigil_data.errors import UserError
+    from vigil_data.items import MODALITIES, Modality
+
+    modalities = [name.strip() for name in only.split(",") if name.strip()]
+    if wrong := [name for name in modalities if name not in MODALITIES]:
+        raise UserError(f"--only {only}: {', '.join(wrong)} is not a modality; the modalities are {', '.join(MODALITIES)}")
+
+    from vigil_training.runs.run import Run
+
+    opened = Run(run)
+    spec = settings_of(opened.recipe.evaluation, settings, asked)
+
+    from vigil.workflows.evaluate import evaluate as measure
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_training.tracking.tracking import track_evaluation
+
+    with _progress(f"predicting {split}") as (advance, say):
+        evaluation = measure(
+            opened,
+            Dataset(data) if data is not None else None,
+            split,
+            checkpoint=checkpoint,
+            only=cast("list[Modality]", modalities),
+            spec=spec,
+            progress=advance,
+            say=say,
+        )
+        say("tracking")
+        track_evaluation(opened, evaluation.folder, evaluation.findings)
+    _show(evaluation)
+
+
+def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: list[str], spec: "EvaluationSpec") -> None:
+    from vigil.workflows.evaluate import evaluate_table
+    from vigil_evaluation import predictions
+
+    thresholds = thresholds_of(threshold)
+    table = predictions.read(file)
+    other = predictions.read(calibrate_on) if calibrate_on is not None else None
+    with _progress(f"evaluating {file.name}") as (_, say):
+        evaluation = evaluate_table(table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds or None, say=say)
+    _show(evaluation)
+
+
+def settings_of(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
+    """What is measured: the recipe's settings, or those of a file, and what the command line adds."""
+    from vigil_evaluation.specs import EvaluationSpec
+    from vigil_training.recipe.resolve import read_as
+
+    if settings is not None:
+        own = read_as(EvaluationSpec, settings, "file of evaluation settings", "slices: [language]")
+    own = own or EvaluationSpec()
+    added = {k: v for k, v in asked.items() if v is not None}
+    for name in ("slices", "identities"):
+        if name in added:
+            added[name] = list(dict.fromkeys([*getattr(own, name), *added[name]]))
+    return read_as(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**own.model_dump(mode="json"), **added})
+
+
+def thresholds_of(given: list[str]) -> dict[str, float]:
+    """Label to probability, of values of the form LABEL=P from the command line.
+
+    Raises:
+        UserError: for the first that is not of the form, or whose probability is not in [0, 1].
+    """
+    from vigil_data.errors import UserError
+
+    thresholds: dict[str, float] = {}
+    for text in given:
+        label, equals, value = text.partition("=")
+        try:
+            thresholds[label] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not 0 <= thresholds.get(label, -1) <= 1:
+            raise UserError(f"--threshold {text}: write LABEL=P with a probability from 0 to 1, such as hate=0.7")
+    return thresholds
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[tuple[Callable[[int, int | None], None], Callable[[str], None]]]:
+    """A bar on stderr: functions that move it and that say what is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield (
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda text: bar.update(task, description=text, total=None),
+        )
+
+
+def _show(evaluation: "Evaluation") -> None:
+    """Print a row for each label, and where the report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    findings = evaluation.findings
+    metrics = ("average_precision", "auroc", "f1", "recall_at_fpr")
+    table = Table("label", box=None, pad_edge=False, header_style="bold")
+    for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {findings.false_positive_rate:.2g} FPR", "threshold"):
+        table.add_column(head, justify="right", min_width=9)
+    for name, found in findings.overall.labels.items():
+        numbers = [_with_interval(getattr(found, metric), found.intervals.get(metric)) for metric in metrics]
+        table.add_row(name, f"{found.positive:,}\nof {found.known:,}", *numbers, _number(found.threshold))
+    macro = findings.overall.macro
+    means = [_with_interval(macro[metric].value, macro[metric].interval) for metric in metrics]
+    table.add_row()
+    table.add_row("mean", "", *means, "")
+    console = Console()
+    console.print(table)
+    for line in _notes(findings):
+        console.print(line, markup=False, highlight=False)
+    if evaluation.refused:
+        console.print(f"{len(evaluation.refused)} items could not be decoded and are in none of the numbers")
+    typer.echo(f"report: {evaluation.folder / 'report.html'}")
+
+
+def _notes(findings: "Findings") -> list[str]:
+    """What the report says first."""
+    from vigil_evaluation.report.summary import highlights
+
+    return [f"- {line}" for line in highlights(findings)]
+
+
+def _show_calibration(run: Path, items: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vigil_training.runs.run import Run
+
+    opened = Run(run)
+    calibrated, thresholds = opened.read_calibrated(), opened.read_thresholds()
+    table = Table("label", "method")
+    for head in ("known", "positive", "log loss before", "after", "threshold"):
+        table.add_column(head, justify="right")
+    for label, found in calibrated.calibration.labels.items():
+        method = found.pooled.method + (f" (+ {len(found.groups)} groups)" if found.groups else "")
+        before, after = (found.log_loss.get(name) for name in ("none", found.pooled.method))
+        table.add_row(
+            label, method, str(found.known), str(found.positive), _number(before), _number(after), _number(thresholds[label])
+        )
+    Console().print(table)
+    typer.echo(f"calibrated on {items} items: {opened.calibration}")
+
+
+def _with_interval(value: float | None, interval: "tuple[float, float] | None") -> str:
+    """A value above its interval, short enough for a terminal of 80 columns."""
+    return _number(value) if interval is None else f"{_number(value)}\n{_short(interval[0])}-{_short(interval[1])}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,63 @@
+"""`vigil train`: a recipe into a run folder; the same command resumes what was interrupted."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from vigil_training.recipe.specs import Ranks
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("train")(train)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.", metavar="DIR")] = None,
+) -> None:
+    """Train a recipe into a run folder, or go on where an interrupted run stopped.
+
+    The folder holds all that the run leaves: the resolved recipe, checkpoints, metrics, environment, log, thresholds. The same
+    command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy of several ranks starts
+    them on this machine, unless srun or torchrun did so already. Exit status 85 means stopped with a checkpoint: start it again.
+    """
+    from vigil_training.distributed.preemption import Preemption
+    from vigil_training.distributed.world import World, find_world
+    from vigil_training.recipe.resolve import dump, resolve
+    from vigil_training.recipe.specs import Ranks
+
+    resolved = resolve(recipe, overrides or [])
+    folder = run or Path("runs") / resolved.recipe.name
+    strategy, world = resolved.recipe.strategy, find_world()
+    if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
+        _launch(strategy)
+    # A job may be asked to stop while all is being imported, which takes some seconds.
+    with Preemption(to_the_end=True) as preemption:
+        from vigil_training.trainer.fit import fit
+
+        fit(resolved.recipe, dump(resolved), folder, world or World(), preemption)
+    if world is None or world.is_main:
+        typer.echo(f"next: vigil evaluate {folder}")
+
+
+def _launch(strategy: "Ranks") -> NoReturn:
+    """Start this same command once for each rank of this machine, and exit as they did.
+
+    Raises:
+        UserError: if the recipe wants several machines.
+    """
+    from vigil_data.errors import UserError
+    from vigil_training.distributed.launch import launch
+
+    if strategy.nodes > 1:
+        raise UserError(
+            f"strategy.nodes: {strategy.nodes} machines are started by `vigil submit`, or by torchrun on each of them"
+        )
+    sys.exit(launch(strategy.devices, [sys.executable, *sys.argv]))

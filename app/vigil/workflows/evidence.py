@@ -1,0 +1,92 @@
+"""What a report shows of single items: their texts, and which segments weighed in the model's decisions."""
+
+from collections.abc import Sequence
+
+import torch
+
+from vigil_data.dataset.dataset import Dataset
+from vigil_data.decode import Decoder, Undecodable
+from vigil_data.items import Item, Modality
+from vigil_data.loading.batch import collate
+from vigil_data.loading.packing import Packed, Span, pack
+from vigil_evaluation.report.evidence import EvidenceShown, Example
+from vigil_modeling.safety_model import Prediction
+from vigil_training.runs.predict import restrict
+from vigil_training.runs.run import Run
+
+SEGMENTS_SHOWN = 3
+"""Of each label, the heaviest segments."""
+EXCERPT = 240
+"""Characters of a passage that are shown."""
+BATCH = 8
+
+
+def examples_of(
+    run: Run, dataset: Dataset, ids: Sequence[str], *, checkpoint: str = "best", only: Sequence[Modality] = ()
+) -> dict[str, Example]:
+    """The texts of items, and the evidence for each label.
+
+    Args:
+        run: whose model is asked.
+        dataset: where the items are.
+        ids: which items; those that are not there or cannot be decoded are left out.
+        checkpoint: ``best``, ``last`` or the path of one.
+        only: modalities that the model may see; all of its own if empty.
+    """
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    rows = [row for row, id_ in enumerate(dataset.table(["id"]).column("id").to_pylist()) if id_ in wanted]
+    items = dataset.take(rows)
+    model = run.model(checkpoint)
+    decoder = Decoder(restrict(run.recipe.inputs, only), ())
+    examples: dict[str, Example] = {}
+    for start in range(0, len(items), BATCH):
+        decoded = []
+        for item in items[start : start + BATCH]:
+            try:
+                decoded.append((item, decoder.decode(item)))
+            except Undecodable:
+                continue
+        if decoded:
+            packed = pack([segments for _, segments in decoded])
+            with torch.inference_mode():
+                prediction = model(collate(packed))
+            for row, (item, _) in enumerate(decoded):
+                evidence = {label: _evidence(item, row, i, packed, prediction) for i, label in enumerate(model.labels)}
+                examples[item.id] = Example(item.text, evidence)
+    return examples
+
+
+def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Prediction) -> tuple[EvidenceShown, ...]:
+    found = [
+        (float(weights_SL[segment, column]), modality, packed.segments[modality].spans[segment])
+        for modality, weights_SL in prediction.evidence.items()
+        for segment in (packed.segments[modality].item == row).nonzero()[0]
+    ]
+    found.sort(key=lambda entry: -entry[0])
+    return tuple(
+        EvidenceShown(modality, where(modality, span), weight, _excerpt(item, modality, span))
+        for weight, modality, span in found[:SEGMENTS_SHOWN]
+    )
+
+
+def where(modality: Modality, span: Span) -> str:
+    """A segment's place in words: ``text 2, characters 40 to 120``; ``image 1``; ``sound 1, 0:10 to 0:12``."""
+    if modality == "image":
+        return f"image {span.index + 1}"
+    if modality == "audio":
+        return f"sound {span.index + 1}, {_clock(span.start)} to {_clock(span.stop)}"
+    return f"text {span.index + 1}, characters {int(span.start) + 1} to {int(span.stop)}"
+
+
+def _excerpt(item: Item, modality: Modality, span: Span) -> str | None:
+    if modality != "text":
+        return None
+    passage = item.text[span.index][int(span.start) : int(span.stop)]
+    return passage if len(passage) <= EXCERPT else passage[: EXCERPT - 1] + "…"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}:{rest:04.1f}"

@@ -1,0 +1,1 @@
+"""A versioned Lance table of items."""

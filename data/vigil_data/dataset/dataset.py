@@ -1,0 +1,284 @@
+"""The dataset: a versioned Lance table of items with random access by row number.
+
+A dataset is a folder with two tables: ``items.lance``, one row per item, and ``quarantine.lance``, one row per item that was
+refused because a medium could not be decoded. Random access is what makes sampling a pure function of seed and step, and versions
+are what a run's lineage points at.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lance
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vigil_data.dataset.ingest import admit, joined_schema, tables
+from vigil_data.dataset.table_schema import FACTS, PAYLOADS, QUARANTINE, TARGET, storable
+from vigil_data.errors import UserError, capped
+from vigil_data.items import Item
+from vigil_data.loading.packing import Refusal
+
+
+class Written(NamedTuple):
+    """What :func:`write` did: items stored, items refused, and the dataset's version that holds them."""
+
+    kept: int
+    quarantined: int
+    version: int
+
+
+class Dataset:
+    """One version of a dataset, read only.
+
+    It is cheap to open and may be pickled: a worker process opens the table anew, at the same version (Lance is not fork-safe, so
+    workers start by ``forkserver`` or ``spawn``).
+
+    Args:
+        path: the dataset's folder.
+        version: version of the items table; the newest if not given.
+
+    Raises:
+        UserError: there is no dataset, or no such version of it.
+
+    Attributes:
+        path: the dataset's folder.
+        version: the version that is read, also when a newer one is written meanwhile.
+    """
+
+    def __init__(self, path: str | Path, version: int | None = None) -> None:
+        self.path = Path(path)
+        if not exists(self.path):
+            raise UserError(f"{self.path} is not a dataset (it has no items.lance); `vigil data import` makes one")
+        try:
+            self._lance = lance.dataset(str(self.path / "items.lance"), version=version)
+        except ValueError:
+            raise UserError(f"dataset {self.path} has no version {version}; its newest is {Dataset(self.path).version}") from None
+        self.version: int = self._lance.version
+
+    def __reduce__(self) -> tuple[type["Dataset"], tuple[Path, int]]:
+        return Dataset, (self.path, self.version)
+
+    def __len__(self) -> int:
+        return int(self._addresses.size)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table, under the names that they are stored by."""
+        return self._lance.schema
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of which some target may be known."""
+        return tuple(name.removeprefix(TARGET) for name in self.schema.names if name.startswith(TARGET))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns to slice by: neither ids, payloads, targets nor facts."""
+        hidden = {"id", *PAYLOADS.names, *FACTS.names}
+        return tuple(name for name in self.schema.names if name not in hidden and not name.startswith(TARGET))
+
+    @cached_property
+    def _addresses(self) -> NDArray[np.int64]:
+        """Address of each row in Lance's files, ascending; deleted rows leave gaps, so it is not the row number."""
+        return self._addresses_where(None)
+
+    def _addresses_where(self, condition: str | None) -> NDArray[np.int64]:
+        table = self._lance.scanner(columns=[], filter=condition, with_row_address=True).to_table()
+        addresses: NDArray[np.int64] = np.sort(table["_rowaddr"].to_numpy().astype(np.int64))
+        return addresses
+
+    def splits(self) -> dict[str, int]:
+        """Rows of each split, by name; rows without a split are counted under the empty name."""
+        counts = self.table(["split"]).group_by("split").aggregate([([], "count_all")]).to_pylist()
+        return dict(sorted((row["split"] or "", row["count_all"]) for row in counts))
+
+    def rows(self, split: str | None = None, where: str | None = None) -> NDArray[np.int64]:
+        """Row numbers of a split and condition, int64, ascending.
+
+        Args:
+            split: value of the column ``split``; all rows if not given.
+            where: a SQL condition over the columns, such as ``language = 'en'``; a label's column is written in backquotes,
+                ```target:hate` IS NOT NULL``.
+
+        Raises:
+            UserError: no row of the dataset is in ``split``, or the condition cannot be read.
+        """
+        if split is not None and split not in (splits := self.splits()):
+            raise UserError(f"dataset {self.path} has no split {split}; it has {', '.join(filter(None, splits)) or 'none'}")
+        conditions = [] if split is None else ["split = '{}'".format(split.replace("'", "''"))]
+        conditions += [] if where is None else [f"({where})"]
+        if not conditions:
+            return np.arange(len(self), dtype=np.int64)
+        try:
+            matching = self._addresses_where(" AND ".join(conditions))
+        except (ValueError, OSError) as error:
+            reason = re.sub(r"^Invalid user input: |, /\S+\.rs:\d+:\d+", "", str(error).splitlines()[0])
+            hint = "; a label's column is written in backquotes: `target:LABEL`" if TARGET in (where or "") else ""
+            raise UserError(f"dataset {self.path}: condition {where!r} cannot be read: {reason}{hint}") from None
+        return np.searchsorted(self._addresses, matching).astype(np.int64)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Item]:
+        """Read items by row number, in the order given; what is null is absent from their targets and columns.
+
+        Raises:
+            IndexError: a row number is negative or not below the number of rows.
+        """
+        table = self._take(rows, [name for name in self.schema.names if name not in FACTS.names])
+        values = {name: table[name].to_pylist() for name in table.column_names}
+        labels, columns = self.labels, self.columns
+        return [
+            Item(
+                values["id"][row],
+                tuple(values["text"][row] or ()),
+                tuple(values["image"][row] or ()),
+                tuple(values["audio"][row] or ()),
+                {label: value for label in labels if (value := values[TARGET + label][row]) is not None},
+                {name: value for name in columns if (value := values[name][row]) is not None},
+            )
+            for row in range(table.num_rows)
+        ]
+
+    def targets(self, labels: Sequence[str], rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Targets ``[n, L]`` in the order of ``labels``; NaN is unknown, and all of a label that the dataset lacks is."""
+        targets_NL = np.full((len(self) if rows is None else len(rows), len(labels)), np.nan, np.float32)
+        if known := [label for label in labels if label in self.labels]:
+            table = self.table([TARGET + label for label in known], rows)
+            for label in known:
+                targets_NL[:, labels.index(label)] = table[TARGET + label].to_numpy()
+        return targets_NL
+
+    def facts(self, rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Characters of text, number of images and seconds of audio, ``[n, 3]``."""
+        table = self.table(FACTS.names, rows)
+        return np.stack([table[name].to_numpy().astype(np.float64) for name in FACTS.names], axis=1)
+
+    def table(self, columns: Sequence[str], rows: Sequence[int] | NDArray[np.int64] | None = None) -> pa.Table:
+        """Columns as stored, of all rows in order, or of ``rows`` in the order given.
+
+        Raises:
+            UserError: a column does not exist.
+        """
+        if absent := [name for name in columns if name not in self.schema.names]:
+            raise UserError(f"dataset {self.path} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
+        if rows is not None:
+            return self._take(rows, list(columns))
+        return self._lance.scanner(columns=list(columns), scan_in_order=True).to_table()
+
+    def versions(self) -> list[dict[str, Any]]:
+        """All versions, oldest first, each with ``version``, ``timestamp`` (datetime) and ``rows``."""
+        return [
+            {"version": v["version"], "timestamp": v["timestamp"], "rows": int(v["metadata"]["total_rows"])}
+            for v in self._lance.versions()
+        ]
+
+    def quarantine(self) -> pa.Table:
+        """Items refused so far (of all versions): ``id``, ``modality``, ``index`` and ``reason``."""
+        folder = self.path / "quarantine.lance"
+        return lance.dataset(str(folder)).to_table() if _has_version(folder) else QUARANTINE.empty_table()
+
+    def _take(self, rows: Sequence[int] | NDArray[np.int64], columns: list[str]) -> pa.Table:
+        numbers = np.asarray(rows, dtype=np.int64)
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise IndexError(f"row numbers run from 0 to {len(self) - 1}; got {numbers.min()} to {numbers.max()}")
+        return self._lance.take(pa.array(numbers), columns=columns)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a dataset is at ``path``."""
+    return _has_version(Path(path) / "items.lance")
+
+
+def _has_version(folder: Path) -> bool:
+    return next((folder / "_versions").glob("*.manifest"), None) is not None
+
+
+def write(
+    path: str | Path,
+    items: Iterable[Item],
+    *,
+    append: bool = False,
+    refusals: Sequence[Refusal] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Store items as a dataset, or as further rows of one; all of them, or none if something is wrong.
+
+    Items are read one at a time and spooled to disk in chunks, so memory is bounded however many there are. Those whose media
+    cannot be decoded go to the quarantine table with the reason. Labels and columns that the dataset did not have yet are null in
+    its older rows.
+
+    Args:
+        path: the dataset's folder.
+        items: their row numbers are in this order, after the existing rows.
+        append: add to the dataset if there is one; without it an existing dataset is refused.
+        refusals: items that the caller could not even build, for the quarantine table.
+        progress: called with the number of items read so far.
+
+    Raises:
+        UserError: a dataset exists already; or ids that are empty or not unique, targets outside [0, 1], labels or columns that
+            cannot be stored under their names, columns whose values are of different types. Nothing is written then.
+    """
+    folder = Path(path)
+    old = Dataset(folder) if exists(folder) else None
+    if old is not None and not append:
+        raise UserError(f"dataset {folder} exists already; append to it, or give another folder")
+    problems: list[str] = []
+    refused = list(refusals)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"dataset {folder} cannot be made: {error.strerror}") from None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as spool:
+            stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
+            kept = admit(items, stored, refused, problems, progress)
+            chunks = [_spool(table, Path(spool) / f"{n}.arrow") for n, table in enumerate(tables(kept, problems))]
+            if problems:
+                raise UserError(*capped(list(dict.fromkeys(problems))))
+            schema = joined_schema(old.schema if old else None, [schema for _, schema in chunks])
+            return _commit(folder, old, [file for file, _ in chunks], schema, refused)
+    finally:
+        with suppress(OSError):  # a folder that was made in vain is empty, and only an empty one is removed
+            folder.rmdir()
+
+
+def _spool(table: pa.Table, file: Path) -> tuple[Path, pa.Schema]:
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return file, table.schema
+
+
+def _commit(folder: Path, old: Dataset | None, chunks: Sequence[Path], schema: pa.Schema, refused: Sequence[Refusal]) -> Written:
+    """Write the quarantine first, so that nothing is lost silently, then the items in one version."""
+    if refused:
+        rows = [{"id": storable(r.id), "modality": r.modality, "index": r.index, "reason": storable(r.reason)} for r in refused]
+        _store(folder / "quarantine.lance", pa.Table.from_pylist(rows, QUARANTINE).to_reader(), QUARANTINE)
+    place = folder / "items.lance"
+    if old is not None and (new := [field for field in schema if field.name not in old.schema.names]):
+        lance.dataset(str(place)).add_columns(pa.schema(new))
+    counts: list[int] = []
+    reader = pa.RecordBatchReader.from_batches(schema, _aligned(chunks, schema, counts))
+    version = old.version if old is not None and not chunks else _store(place, reader, schema)
+    return Written(sum(counts), len(refused), version)
+
+
+def _store(place: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:
+    mode = "append" if _has_version(place) else "create"
+    return int(lance.write_dataset(reader, str(place), schema=schema, mode=mode).version)
+
+
+def _aligned(chunks: Sequence[Path], schema: pa.Schema, counts: list[int]) -> Iterator[pa.RecordBatch]:
+    """The spooled rows in their order, each chunk with all columns of ``schema``."""
+    for chunk in chunks:
+        with pa.memory_map(str(chunk)) as mapped:
+            table = pa.ipc.open_file(mapped).read_all()
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            counts.append(table.num_rows)
+            yield from table.select(schema.names).cast(schema).to_batches()

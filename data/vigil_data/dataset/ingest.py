@@ -1,0 +1,135 @@
+"""From items to tables that a dataset can store: what forbids storing an item, and which columns all of them make together."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+
+import pyarrow as pa
+
+from vigil_data.dataset.table_schema import COLUMNS, FACTS, ITEMS, PAYLOADS, TARGET, is_column, is_label, storable
+from vigil_data.errors import UserError, capped
+from vigil_data.items import MODALITIES, Item
+from vigil_data.loading.packing import Refusal
+
+_CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
+
+Probed = tuple[Item, tuple[float, ...]]
+"""An item and its facts, in the order of :data:`vigil_data.dataset.table_schema.FACTS`."""
+
+
+def admit(
+    items: Iterable[Item],
+    stored: Set[str],
+    refused: list[Refusal],
+    problems: list[str],
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Probed]:
+    """Yield the items that may be stored, each with its facts.
+
+    Args:
+        items: in the order in which they are to be stored.
+        stored: ids already in the dataset.
+        refused: collects the items whose media cannot be decoded.
+        problems: collects one line for each mistake of the others.
+        progress: called with the number of items read so far.
+    """
+    from vigil_data.decode import Undecodable, probe
+
+    seen: set[str] = set()
+    for count, item in enumerate(items, 1):
+        found = _mistakes(item, stored, seen)
+        seen.add(item.id)
+        if found:
+            problems += found
+        else:
+            try:
+                yield item, probe(item)
+            except Undecodable as error:
+                refused.append(Refusal(item.id, error.modality, error.index, error.reason))
+        if progress is not None:
+            progress(count)
+
+
+def _mistakes(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
+    """What forbids storing the item, one line each."""
+    if not item.id:
+        return ["an item has an empty id"]
+    found = [f"item {item.id}: an earlier item has the same id"] if item.id in seen else []
+    if item.id in stored:
+        found.append(f"item {item.id}: the dataset has an item of this id already")
+    if storable(item.id) != item.id:
+        found.append(f"item {item.id!r}: the id holds a lone surrogate, which UTF-8 cannot store")
+    for label, value in item.targets.items():
+        if not is_label(label):
+            found.append(f"item {item.id}: label {label!r} must be lower-case letters, digits and _, beginning with a letter")
+        if value is not None and not 0 <= value <= 1:
+            found.append(f"item {item.id}: target of {label} is {value}, outside [0, 1]")
+    return found + [
+        f"item {item.id}: a column cannot be called {name!r}; rename it" for name in item.columns if not is_column(name)
+    ]
+
+
+def tables(probed: Iterable[Probed], problems: list[str]) -> Iterator[pa.Table]:
+    """Gather items into tables of bounded rows and bytes; columns of mixed types are added to ``problems``."""
+    chunk: list[Probed] = []
+    size = 0
+    for item, facts in probed:
+        chunk.append((item, facts))
+        size += sum(len(payload) for modality in MODALITIES for payload in getattr(item, modality))
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield _table(chunk, problems)
+            chunk, size = [], 0
+    if chunk:
+        yield _table(chunk, problems)
+
+
+def _table(chunk: Sequence[Probed], problems: list[str]) -> pa.Table:
+    items = [item for item, _ in chunk]
+    arrays = {"id": pa.array([storable(item.id) for item in items], pa.string())}
+    arrays["text"] = pa.array([[storable(text) for text in item.text] for item in items], PAYLOADS.field("text").type)
+    for modality in ("image", "audio"):
+        arrays[modality] = pa.array([list(getattr(item, modality)) for item in items], PAYLOADS.field(modality).type)
+    for place, field in enumerate(FACTS):
+        arrays[field.name] = pa.array([facts[place] for _, facts in chunk], field.type)
+    for label in dict.fromkeys(label for item in items for label in item.targets):
+        arrays[TARGET + label] = pa.array([item.targets.get(label) for item in items], pa.float32())
+    for name in dict.fromkeys([*COLUMNS.names, *(name for item in items for name in item.columns)]):
+        values = [storable(v) if isinstance(v := item.columns.get(name), str) else v for item in items]
+        try:
+            arrays[name] = pa.array(values, COLUMNS.field(name).type if name in COLUMNS.names else None)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            problems.append(f"column {name}: its values are of different types ({str(error).splitlines()[0]})")
+    return pa.table(arrays)
+
+
+def joined_schema(old: pa.Schema | None, chunks: Sequence[pa.Schema]) -> pa.Schema:
+    """All columns of the old rows and the new ones; integers may widen to reals among new rows, but never in old ones.
+
+    Args:
+        old: schema of the dataset; ``None`` for a new one.
+        chunks: schemas of the new rows' tables.
+
+    Raises:
+        UserError: a column has values of types that do not go together.
+    """
+    types: dict[str, pa.DataType] = {field.name: field.type for field in old or ITEMS}
+    fixed = dict(types)
+    problems = []
+    for field in (field for schema in chunks for field in schema):
+        before = types.get(field.name, pa.null())
+        try:
+            joined = pa.unify_schemas([pa.schema([(field.name, before)]), pa.schema([field])], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            problems.append(f"column {field.name}: {field.type} after {before}; a column has one type")
+            continue
+        types[field.name] = joined.field(0).type
+        if types[field.name] != fixed.get(field.name, types[field.name]):
+            problems.append(f"column {field.name}: {before} in the dataset, but {field.type} in the new items")
+            types[field.name] = before
+    cased: dict[str, str] = {}
+    problems += [
+        f"columns {cased[name.lower()]} and {name} differ in case alone, which SQL conditions ignore; rename one"
+        for name in types
+        if cased.setdefault(name.lower(), name) != name
+    ]
+    if problems:
+        raise UserError(*capped(list(dict.fromkeys(problems))))
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in types.items()])

@@ -1,0 +1,146 @@
+"""What the demonstration's items are made of: a case, the modalities present, what each holds, and the labels that follow.
+
+A case (column ``functionality``) names what an item tests and what it must contain; whatever else is present is benign filler.
+Labels are computed from the contents by the policy's rules, in one place, so that no case can be labelled against another.
+"""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import NamedTuple
+
+from vigil_data.demo.pictures import STYLES
+from vigil_data.demo.sentences import LEADS, SPEECH, SPLITS, TAILS, TEXT, sentences
+from vigil_data.items import MODALITIES, Modality
+
+SUBJECTS = ("tobacco", "gambling", "weapons")
+LABELS = (*SUBJECTS, "scam", "promotion")
+
+PRESENCE: Mapping[tuple[Modality, ...], float] = {
+    ("text",): 0.20,
+    ("text", "image"): 0.20,
+    ("text", "audio"): 0.24,
+    ("text", "image", "audio"): 0.15,
+    ("image",): 0.05,
+    ("audio",): 0.09,
+    ("image", "audio"): 0.07,
+}
+"""Which modalities an item has; most have text."""
+
+
+class Case(NamedTuple):
+    """A functional test: ``needs`` is what each modality must hold, with ``*`` for a subject drawn at random."""
+
+    functionality: str
+    weight: float
+    needs: Mapping[Modality, str]
+
+
+CASES = (
+    Case("ordinary", 2.0, {}),
+    Case("stated_in_text", 3.0, {"text": "*"}),
+    Case("negated_in_text", 1.0, {"text": "*_negated"}),
+    Case("reported_in_text", 1.0, {"text": "*_reported"}),
+    Case("homonym_in_text", 1.0, {"text": "*_homonym"}),
+    Case("spoken", 6.0, {"audio": "*"}),
+    Case("negated_in_speech", 1.2, {"audio": "*_negated"}),
+    Case("pictured", 3.0, {"image": "*"}),
+    Case("lookalike_pictured", 1.0, {"image": "*_lookalike"}),
+    Case("forbidden_by_sign", 1.0, {"image": "*_forbidden"}),
+    Case("scam_in_text", 1.2, {"text": "scam"}),
+    Case("scam_warned_of", 0.8, {"text": "scam_negated"}),
+    Case("scam_reported", 0.8, {"text": "scam_reported"}),
+    Case("scam_spoken", 1.5, {"audio": "scam"}),
+    Case("scam_by_text_and_picture", 2.5, {"text": "request", "image": "account"}),
+    Case("scam_by_speech_and_picture", 3.0, {"audio": "request", "image": "account"}),
+    Case("request_without_account", 1.5, {"text": "request"}),
+    Case("spoken_request_without_account", 1.2, {"audio": "request"}),
+    Case("account_without_request", 1.5, {"image": "account"}),
+    Case("promotion_by_text_and_picture", 3.5, {"text": "call", "image": "*"}),
+    Case("promotion_by_text_and_speech", 3.5, {"text": "call", "audio": "*"}),
+    Case("promotion_by_speech_and_picture", 3.5, {"audio": "call", "image": "*"}),
+    Case("call_for_ordinary_goods", 2.0, {"text": "call"}),
+    Case("spoken_call_for_ordinary_goods", 1.5, {"audio": "call"}),
+)
+
+FILLER: Mapping[Modality, Mapping[str, float]] = {
+    "text": {"chatter": 0.7, "*_negated": 0.1, "*_reported": 0.1, "*_homonym": 0.1},
+    "audio": {"chatter": 0.9, "*_negated": 0.1},
+    "image": {"plain": 0.65, "*_lookalike": 0.25, "*_forbidden": 0.1},
+}
+"""What stands in a modality that the case says nothing of."""
+
+SECOND: Mapping[Modality, float] = {"text": 0.15, "image": 0.12, "audio": 0.06}
+"""Chance that an item has one more of a modality that it has."""
+
+
+class Part(NamedTuple):
+    """One text, picture or clip: what it is (``kind``) and the sentence that it is made from (none for a picture)."""
+
+    kind: str
+    source: str = ""
+
+
+class Plan(NamedTuple):
+    """An item before anything is rendered."""
+
+    functionality: str
+    parts: Mapping[Modality, Sequence[Part]]
+
+
+def labels_of(parts: Mapping[Modality, Sequence[Part]]) -> dict[str, bool]:
+    """The policy's rules.
+
+    A subject is present where any part states, says or shows it. A scam stands in one part, or is a request in words beside an
+    account in a picture. A promotion is a call to buy beside a subject in another part.
+    """
+    kinds = [part.kind for of_modality in parts.values() for part in of_modality]
+    found = {subject: subject in kinds for subject in SUBJECTS}
+    found["scam"] = "scam" in kinds or ("request" in kinds and "account" in kinds)
+    found["promotion"] = "call" in kinds and any(found[subject] for subject in SUBJECTS)
+    return found
+
+
+def styles_of(split: str) -> list[int]:
+    """The picture styles that a split has to itself."""
+    start = 0.0
+    for name, share in SPLITS.items():
+        if name == split:
+            return list(range(round(start * STYLES), round((start + share) * STYLES)))
+        start += share
+    raise KeyError(split)
+
+
+def compose(split: str, count: int, rng: Random) -> list[Plan]:
+    """Plan ``count`` items of a split.
+
+    Args:
+        split: whose sentences are used; see :data:`vigil_data.demo.sentences.SPLITS`.
+        count: items.
+        rng: decides everything.
+    """
+    written, spoken = sentences(TEXT, split), sentences(SPEECH, split)
+    plans = []
+    for presence in rng.choices(list(PRESENCE), list(PRESENCE.values()), k=count):
+        possible = [case for case in CASES if set(case.needs) <= set(presence)]
+        case = rng.choices(possible, [case.weight for case in possible])[0]
+        subject = rng.choice(SUBJECTS)
+        parts: dict[Modality, list[Part]] = {}
+        for modality in (m for m in MODALITIES if m in presence):
+            kinds = [case.needs[modality].replace("*", subject) if modality in case.needs else _filler(modality, rng)]
+            if rng.random() < SECOND[modality]:
+                kinds.insert(rng.randint(0, 1), _filler(modality, rng))
+            pools = {"text": written, "audio": spoken}.get(modality)
+            parts[modality] = [Part(kind, rng.choice(rng.choice(pools[kind])) if pools else "") for kind in kinds]
+        plans.append(Plan(case.functionality, parts))
+    return plans
+
+
+def post(source: str, rng: Random) -> str:
+    """A source sentence as somebody may have typed it."""
+    text = rng.choice(LEADS) + source + rng.choice(TAILS)
+    return text.lower() if rng.random() < 0.3 else text
+
+
+def _filler(modality: Modality, rng: Random) -> str:
+    kinds = FILLER[modality]
+    return rng.choices(list(kinds), list(kinds.values()))[0].replace("*", rng.choice(SUBJECTS))

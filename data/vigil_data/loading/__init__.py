@@ -1,0 +1,1 @@
+"""From row numbers to batches of packed segments."""

@@ -1,0 +1,80 @@
+"""The packed batch: of each modality only the segments that exist, each with the row of its item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vigil_data.items import Modality
+from vigil_data.loading.packing import Packed, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The segments of one modality in a batch.
+
+    Attributes:
+        item: int64 ``[S]``, ascending: the row of the batch that each segment belongs to.
+        inputs: what the encoder takes, each ``[S, ...]``. Text: ``input_ids``, ``attention_mask`` int64 ``[S, T]``; image:
+            ``pixels`` uint8 ``[S, 3, H, W]``; audio: ``waveform`` float32 ``[S, T]``.
+    """
+
+    item: Tensor
+    inputs: dict[str, Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Segments:
+        """The segments with ``function`` applied to every tensor."""
+        return Segments(function(self.item), {k: function(v) for k, v in self.inputs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch of N items.
+
+    Attributes:
+        ids: the items' ids, ``[N]``.
+        segments: modality to its segments; a modality that no item has is absent.
+        targets: float32 ``[N, L]`` in the taxonomy's order; NaN is unknown.
+        share: what the batch's summed loss is multiplied by, so that gradients are those of the mean over the known targets of
+            the whole global batch, however unequal its parts are. ``None`` outside training.
+        refused: items that were planned for this batch and could not be decoded.
+    """
+
+    ids: tuple[str, ...]
+    segments: Mapping[Modality, Segments]
+    targets: Tensor
+    share: float | None = None
+    refused: tuple[Refusal, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on ``device``."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(self, segments={m: s.map(move) for m, s in self.segments.items()}, targets=move(self.targets))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (called by the DataLoader)."""
+        pinned = {m: s.map(Tensor.pin_memory) for m, s in self.segments.items()}
+        return replace(self, segments=pinned, targets=self.targets.pin_memory())
+
+
+def collate(packed: Packed, share: float | None = None) -> Batch:
+    """Wrap packed arrays as tensors, without a copy.
+
+    Args:
+        packed: what :func:`vigil_data.loading.packing.pack` made.
+        share: see :class:`Batch`.
+    """
+    segments = {
+        modality: Segments(torch.from_numpy(s.item), {k: torch.from_numpy(v) for k, v in s.inputs.items()})
+        for modality, s in packed.segments.items()
+    }
+    return Batch(packed.ids, segments, torch.from_numpy(packed.targets), share, packed.refused)

@@ -1,0 +1,118 @@
+"""Which rows make which batch: a pure function of seed, epoch and world size, so that resuming in mid-epoch is arithmetic.
+
+Rows are shuffled, neighbours in the shuffle are sorted by cost so that a batch holds items of like length (and pads little),
+batches are filled up to a budget of cost rather than to a count, and the batches that run at the same time on several ranks
+cost nearly the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigil_data.specs import BatchPlan, Cost
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of one epoch.
+
+    Attributes:
+        batches: step by step, ``world`` batches a step; each holds indices into the costs that were planned.
+        world: ranks that run side by side.
+    """
+
+    batches: tuple[Rows, ...]
+    world: int
+
+    @property
+    def steps(self) -> int:
+        """Batches that each rank runs in the epoch."""
+        return len(self.batches) // self.world
+
+    def rows(self, step: int, rank: int) -> Rows:
+        """Indices of the items that ``rank`` runs at ``step``, int64 ``[n]``; empty only where items are fewer than ranks."""
+        if not 0 <= rank < self.world or not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of {self.steps}, rank {rank} of {self.world}")
+        return self.batches[step * self.world + rank]
+
+
+def costs(facts_N3: NDArray[np.float64], cost: Cost) -> NDArray[np.float64]:
+    """Price items.
+
+    Args:
+        facts_N3: characters, images and seconds of each item, as :meth:`vigil_data.dataset.dataset.Dataset.facts` gives them.
+        cost: the prices.
+
+    Returns:
+        float64 ``[N]``.
+    """
+    prices = np.array([cost.character, cost.image, cost.second])
+    priced: NDArray[np.float64] = cost.item + facts_N3 @ prices
+    return priced
+
+
+def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, world: int = 1) -> Plan:
+    """Plan one epoch: every item once.
+
+    Args:
+        costs: cost of each item, ``[N]``, not negative.
+        spec: budget, the most items in a batch, and how many batches' rows are sorted together.
+        seed: the run's seed.
+        epoch: counted from 0; each has its own order.
+        world: ranks that run side by side; the batches of one step have nearly equal cost.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(costs)).astype(np.int64)
+    batches = list(_fill(order, costs, spec)) if spec.pool == 1 else list(_fill_sorted(order, costs, spec))
+    batches = _make_divisible(batches, world)
+    by_cost = np.argsort([costs[rows].sum() for rows in batches], kind="stable")
+    steps = random.permutation(len(batches) // world)
+    return Plan(tuple(batches[by_cost[step * world + rank]] for step in steps for rank in range(world)), world)
+
+
+def sequence(costs: NDArray[np.float64], spec: BatchPlan) -> list[Rows]:
+    """Batches for evaluation: every item once, from the cheapest to the dearest, so that little is padded.
+
+    Args:
+        costs: cost of each item, ``[N]``.
+        spec: budget and the most items in a batch.
+    """
+    return list(_fill(np.argsort(costs, kind="stable").astype(np.int64), costs, spec))
+
+
+def _fill(rows: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> Iterator[Rows]:
+    """Cut ``rows`` into batches, in order, each as long as budget and count allow and at least one row long."""
+    spent = np.concatenate([[0.0], np.cumsum(costs[rows])])
+    start = 0
+    while start < len(rows):
+        # The tolerance is for the rounding of the running sum alone: forty items of a tenth fill a budget of four.
+        affordable = int(np.searchsorted(spent, spent[start] + spec.budget * (1 + 1e-9), side="right")) - 1
+        stop = min(max(affordable, start + 1), start + spec.max_items)
+        yield rows[start:stop]
+        start = stop
+
+
+def _fill_sorted(order: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> Iterator[Rows]:
+    """As :func:`_fill`, after sorting by cost within pools of about ``spec.pool`` batches; a pool's rest joins the next pool."""
+    share_of_batch = np.maximum(costs[order] / spec.budget, 1 / spec.max_items)
+    pool = np.floor(np.cumsum(share_of_batch) / spec.pool)
+    rest = order[:0]
+    for rows in np.split(order, np.flatnonzero(np.diff(pool)) + 1):
+        joined = np.concatenate([rest, rows])
+        *full, rest = [*_fill(joined[np.argsort(costs[joined], kind="stable")], costs, spec)] or [rest]
+        yield from full
+    if len(rest):
+        yield rest
+
+
+def _make_divisible(batches: list[Rows], world: int) -> list[Rows]:
+    """Halve the longest batches until each rank has one at every step; empty ones fill up only where all have a single row."""
+    while len(batches) % world:
+        longest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        rows = batches[longest]
+        batches = [*batches[:longest], rows[::2], rows[1::2], *batches[longest + 1 :]]
+    return batches

@@ -1,0 +1,1 @@
+"""Calibrated probabilities, conformal prediction and drift."""

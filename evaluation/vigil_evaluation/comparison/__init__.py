@@ -1,0 +1,1 @@
+"""Paired comparison of two models on the same items."""

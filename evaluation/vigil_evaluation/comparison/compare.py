@@ -1,0 +1,218 @@
+"""Compare two models on the same items and the same bootstrap replicates, so that what is hard for both cancels out."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vigil_data.errors import UserError
+from vigil_evaluation.comparison.alignment import Aligned, ScoredModel, align
+from vigil_evaluation.comparison.paired_differences import DECIDED, LESS_IS_BETTER, Deltas, deltas, needs
+from vigil_evaluation.comparison.prediction_flips import flips
+from vigil_evaluation.comparison.results import Cell, Comparison, Gate, Side, Verdict, sentence
+from vigil_evaluation.slices.grouping import Grouping, clusters, groupings
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.bootstrap import Resampling
+from vigil_evaluation.stats.intervals import Interval
+from vigil_evaluation.stats.multiple_testing import evidence, step_down
+
+SLICED = ("language", "market", "content_type")
+"""Columns that are compared by, beside presence, where nothing names others."""
+
+CLUSTER = "author"
+"""The column of the units that are resampled together, where nothing names another and the table has it."""
+
+DRAWS = 5_000
+"""From the joint distribution of all differences: corrected p-values are multiples of one of them."""
+
+LEAST_REPLICATES = 200
+
+CORRECTION = "step-down max-T over the joint bootstrap replicates (Westfall and Young 1993; Romano and Wolf 2005)"
+
+
+def compare(
+    champion: ScoredModel,
+    challenger: ScoredModel,
+    spec: EvaluationSpec,
+    gate: Gate | None = None,
+    *,
+    common: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Comparison, pa.Table]:
+    """Compare two models on the same items.
+
+    Args:
+        champion: what is in use.
+        challenger: what is to replace it.
+        spec: slices, cluster, replicates, confidence and how metrics are measured. Without slices, those of :data:`SLICED` that
+            the tables have; without a cluster, :data:`CLUSTER`, if they have it.
+        gate: what must hold.
+        common: compare the items that both have, rather than refuse tables of different ones.
+        progress: told what is done.
+
+    Returns:
+        What was found, and a table of every decision that differs.
+
+    Raises:
+        UserError: if settings make no sense, the tables are not of the same items and targets, or nothing can be compared.
+    """
+    say, gate = progress or (lambda _: None), gate or Gate()
+    gate.check()
+    if spec.replicates < LEAST_REPLICATES:
+        raise UserError(f"replicates {spec.replicates}: a comparison needs at least {LEAST_REPLICATES}")
+    say("aligning items")
+    aligned = align(champion, challenger, common)
+    cuts = (_thresholds(champion, aligned.labels), _thresholds(challenger, aligned.labels))
+    spec = _settled(spec, gate, aligned.table)
+    made, absent = groupings(aligned.table, spec)
+    if asked := [name for name in gate.slices if name in absent]:
+        raise UserError(f"slices: {', '.join(asked)} is in neither table; its columns are {_columns(aligned)}")
+    # A column that is the same everywhere says nothing that all items do not.
+    made = [grouping for grouping in made if len(grouping.values) > 1 or grouping.values_left_out]
+    say("comparing every metric, label and slice")
+    resampling = Resampling(spec.replicates, spec.seed, clusters(aligned.table, spec))
+    found = deltas(aligned, made, cuts, gate.metrics, resampling=resampling, spec=spec)
+    if not (~np.isnan(found.gains_C)).any():
+        few = f"no label has {spec.enough} known targets of each class among the {aligned.how.items} items"
+        raise UserError(f"nothing can be compared: {few}")
+    say("correcting for the number of comparisons")
+    cells = _cells(found, aligned, made, gate, spec)
+    say("flipped decisions")
+    flipped, table = flips(aligned, cuts, (champion.policy, challenger.policy))
+    failed = [cell for cell in cells if cell.verdict in ("regression", "not shown")]
+    comparison = Comparison(
+        passed=not failed,
+        failures=[sentence(cell, gate.tolerance_of(cell.metric)) for cell in failed],
+        champion=_side(champion),
+        challenger=_side(challenger),
+        alignment=aligned.how,
+        labels=list(aligned.labels),
+        absent_slices=absent,
+        compared=sum(cell.delta is not None for cell in cells),
+        tested=sum(cell.verdict not in ("the same", "not comparable") for cell in cells),
+        cells=cells,
+        flips=flipped,
+        **_settings(gate, spec, resampling, aligned),
+    )
+    return comparison, table
+
+
+def _settings(gate: Gate, spec: EvaluationSpec, resampling: Resampling, aligned: Aligned) -> dict[str, Any]:
+    """What a comparison says of how it was made."""
+    units_N = resampling.clusters
+    return {
+        "cluster": None if units_N is None else spec.cluster,
+        "units": aligned.how.items if units_N is None else int(units_N.max()) + 1,
+        "metrics": list(gate.metrics),
+        "tolerance": {metric: gate.tolerance_of(metric) for metric in gate.metrics},
+        "alpha": gate.alpha,
+        "require": gate.require,
+        "confidence": spec.confidence,
+        "replicates": spec.replicates,
+        "enough": spec.enough,
+        "correction": CORRECTION,
+    }
+
+
+def _settled(spec: EvaluationSpec, gate: Gate, table: pa.Table) -> EvaluationSpec:
+    """The spec with the slices and the cluster that hold where it names none."""
+    slices = spec.slices or tuple(name for name in SLICED if name in table.column_names and not gate.slices)
+    cluster = spec.cluster
+    if cluster is None and CLUSTER in table.column_names and table.column(CLUSTER).null_count < table.num_rows:
+        cluster = CLUSTER
+    return spec.model_copy(update={"slices": tuple(dict.fromkeys([*slices, *gate.slices])), "cluster": cluster})
+
+
+def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate, spec: EvaluationSpec) -> list[Cell]:
+    """Every comparison with its verdict."""
+    tolerances = np.array([gate.tolerance_of(metric) for metric in gate.metrics])[found.metric_C]
+    comparable = ~np.isnan(found.gains_C)
+    tested = comparable & (found.differing_C > 0)
+    decisions = np.isin(found.metric_C, [place for place, metric in enumerate(gate.metrics) if metric in DECIDED])
+    errors, units, differing = (values[tested] for values in (found.errors_C, found.units_C, found.differing_C))
+    worse, better = (
+        (evidence(excess[tested], errors, units, differing, decisions[tested]), sign)
+        for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
+    )
+    p_worse, p_better = np.where(comparable, 1.0, np.nan), np.where(comparable, 1.0, np.nan)
+    p_worse[tested], p_better[tested] = step_down((worse, better), found.samples_RC[:, tested], DRAWS, spec.seed)
+    groups: list[tuple[str | None, str | None]] = [(None, None)]
+    groups += [(grouping.column, value) for grouping in made for value in grouping.values]
+    ends = {name: getattr(found, f"{name}_C").tolist() for name in ("champion", "challenger", "low", "high", "known", "positive")}
+    places = zip(found.metric_C.tolist(), found.label_C.tolist(), found.group_C.tolist(), strict=True)
+    cells = []
+    for at, (metric, label, group) in enumerate(places):
+        low, high = ends["low"][at], ends["high"][at]
+        cell = Cell(
+            gate.metrics[metric],
+            None if label < 0 else aligned.labels[label],
+            column=groups[group][0],
+            value=groups[group][1],
+            known=ends["known"][at],
+            positive=ends["positive"][at],
+            champion=_number(ends["champion"][at]),
+            challenger=_number(ends["challenger"][at]),
+            delta=_number(ends["challenger"][at] - ends["champion"][at]) if comparable[at] else None,
+            interval=None if np.isnan(low) else Interval(low, high),
+            p_worse=_number(p_worse[at]),
+            p_better=_number(p_better[at]),
+            verdict="not comparable",
+        )
+        verdict = _verdict(cell, gate, bool(tested[at])) if comparable[at] else "not comparable"
+        cells.append(replace(cell, verdict=verdict, why=None if comparable[at] else _why(cell, spec.enough)))
+    first = {"regression": 0, "not shown": 1, "improvement": 2}
+    return sorted(cells, key=lambda cell: (first.get(cell.verdict, 3), _clearness(cell)))
+
+
+def _clearness(cell: Cell) -> tuple[float, float]:
+    """The clearest evidence first, then the largest change; cells without a verdict to speak of stay in their order."""
+    if cell.verdict == "improvement":
+        return (cell.p_better or 0.0, -cell.gain)
+    return (cell.p_worse or 0.0, cell.gain) if cell.verdict in ("regression", "not shown") else (0.0, 0.0)
+
+
+def _verdict(cell: Cell, gate: Gate, tested: bool) -> Verdict:
+    if cell.p_worse is not None and cell.p_worse <= gate.alpha:
+        return "regression"
+    if gate.require == "non-inferiority":
+        reach = cell.interval or Interval(-np.inf, np.inf)
+        worst = -reach.high if cell.metric in LESS_IS_BETTER else reach.low
+        # Models that are the same lose nothing, even where a tolerance of 0 leaves no room for an interval.
+        if not worst > -gate.tolerance_of(cell.metric) and (reach.low, reach.high) != (0.0, 0.0):
+            return "not shown"
+    if not tested:
+        return "the same"
+    return "improvement" if cell.p_better is not None and cell.p_better <= gate.alpha else "no evidence"
+
+
+def _why(cell: Cell, enough: int) -> str:
+    """Why a cell cannot be compared."""
+    wanted, negative = needs(cell.metric), cell.known - cell.positive
+    have = {"positives": cell.positive, "negatives": negative, "known targets": cell.known}
+    if min(have.get(wanted, min(cell.positive, negative)), cell.known) < enough:
+        return f"needs {enough} {wanted}: {cell.positive} positive and {negative} negative are known"
+    lacking = [name for name, number in (("champion", cell.champion), ("challenger", cell.challenger)) if number is None]
+    if lacking:
+        return f"not defined for the {' and the '.join(lacking)}"
+    return "not defined in most replicates"
+
+
+def _thresholds(side: ScoredModel, labels: Iterable[str]) -> dict[str, float]:
+    if absent := [label for label in labels if label not in side.thresholds]:
+        raise UserError(f"{side.name}: no threshold for {', '.join(absent)}")
+    return {label: float(side.thresholds[label]) for label in labels}
+
+
+def _side(side: ScoredModel) -> Side:
+    policy = None if side.policy is None else f"{side.policy.name} version {side.policy.version}"
+    return Side(side.name, side.kind, {k: float(v) for k, v in side.thresholds.items()}, policy, dict(side.facts))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _columns(aligned: Aligned) -> str:
+    return ", ".join(name for name in aligned.table.column_names if name != "id")

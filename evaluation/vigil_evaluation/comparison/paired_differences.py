@@ -1,0 +1,268 @@
+"""The differences of two models in every metric, label and slice, with all that is needed to judge them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigil_evaluation.comparison.alignment import Aligned
+from vigil_evaluation.metrics import Floats
+from vigil_evaluation.slices.grouping import Grouping
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
+from vigil_evaluation.stats.intervals import FEWEST, intervals
+
+LESS_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error")
+"""Metrics of which a smaller value is the better one."""
+
+RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
+"""Metrics of the order of the scores, which need both classes."""
+
+DECIDED = ("f1", "precision", "recall", "false_positive_rate", "accuracy")
+"""Metrics of decisions at a threshold: they change only where a decision does."""
+
+PSEUDO = 2.0
+"""Changed decisions, one each way, that the interval of a metric of decisions allows for (Agresti and Min 2005)."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deltas:
+    """C cells, each a metric of a label (or the mean over labels) in a group of items.
+
+    Attributes:
+        metric_C: place in the metrics.
+        group_C: place among all groups, the group of all items first.
+        label_C: place in the labels; -1 for the mean over labels.
+        champion_C: its estimate; NaN where not defined.
+        challenger_C: its estimate.
+        low_C: lower end of the interval of challenger less champion; NaN where there is none.
+        high_C: upper end.
+        gains_C: challenger less champion, turned so that more is better; NaN where the cell cannot be compared.
+        errors_C: standard error of the gains.
+        samples_RC: replicates of the gains, float32.
+        units_C: independent units that a gain rests on; of the rarer class, unless the metric is one of decisions.
+        differing_C: those of them in which the models differ in a way that the metric sees.
+        known_C: known targets.
+        positive_C: positive ones.
+    """
+
+    metric_C: Counts
+    group_C: Counts
+    label_C: Counts
+    champion_C: Floats
+    challenger_C: Floats
+    low_C: Floats
+    high_C: Floats
+    gains_C: Floats
+    errors_C: Floats
+    samples_RC: NDArray[np.float32]
+    units_C: Floats
+    differing_C: Floats
+    known_C: Counts
+    positive_C: Counts
+
+
+def deltas(
+    aligned: Aligned,
+    groupings: Sequence[Grouping],
+    thresholds: tuple[Mapping[str, float], Mapping[str, float]],
+    metrics: Sequence[str],
+    *,
+    resampling: Resampling,
+    spec: EvaluationSpec,
+) -> Deltas:
+    """Measure both models on the same items and the same replicates.
+
+    Args:
+        aligned: their predictions, row beside row.
+        groupings: of the rows; a group of all items is put before them.
+        thresholds: of the champion and of the challenger.
+        metrics: which.
+        resampling: behind replicates; both models are drawn alike.
+        spec: how metrics are measured and intervals made.
+    """
+    everything = np.zeros(len(aligned.targets_NL), np.int32)
+    codes = [(everything, 1), *((grouping.codes_N, len(grouping.values)) for grouping in groupings)]
+    sides = []
+    for probabilities_NL, cuts in zip((aligned.champion_NL, aligned.challenger_NL), thresholds, strict=True):
+        cuts_L = np.array([cuts[label] for label in aligned.labels])
+        points = Points(spec.false_positive_rate, spec.precision, cuts_L)
+        sides.append(
+            replicate(
+                *(aligned.targets_NL, probabilities_NL, codes, points, resampling, metrics),
+                enough=max(spec.enough, 1),
+                widened=False,
+            )
+        )
+    champion, challenger = sides
+    counted = _Counted(aligned, codes, thresholds, resampling)
+    parts = []
+    for place, metric in enumerate(metrics):
+        one, other = champion.estimates[metric], challenger.estimates[metric]
+        drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
+        comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= FEWEST)
+        drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
+        both = _Sides(one, other, drawn_RGL, comparable, *counted.of(metric))
+        parts.append(_of_metric(place, metric, both, spec.confidence))
+    whole = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    known_GL, positive_GL = champion.known_GL, champion.positive_GL
+    group, label = whole["group_C"], whole["label_C"]
+    # The mean over labels rests on the targets of all of them.
+    known = np.where(label >= 0, known_GL[group, label], known_GL.sum(axis=1)[group])
+    positive = np.where(label >= 0, positive_GL[group, label], positive_GL.sum(axis=1)[group])
+    return Deltas(**whole, known_C=known, positive_C=positive)
+
+
+class _Counted:
+    """How many independent units there are of each kind, and in how many of them the models differ."""
+
+    def __init__(
+        self,
+        aligned: Aligned,
+        codes: Sequence[tuple[NDArray[np.int32], int]],
+        thresholds: tuple[Mapping[str, float], Mapping[str, float]],
+        resampling: Resampling,
+    ) -> None:
+        targets = aligned.targets_NL
+        flagged, other_flagged = (
+            probabilities >= np.array([cuts[label] for label in aligned.labels])
+            for probabilities, cuts in zip((aligned.champion_NL, aligned.challenger_NL), thresholds, strict=True)
+        )
+        self._positive, self._negative = targets >= 0.5, targets < 0.5
+        self._flagged = flagged | other_flagged
+        self._flipped = flagged != other_flagged
+        self._moved = aligned.champion_NL != aligned.challenger_NL
+        units = np.arange(len(targets)) if resampling.clusters is None else resampling.clusters
+        self._groupings = [_pairs(code, count, units) for code, count in codes]
+        self._held: dict[str, Floats] = {}
+
+    def of(self, metric: str) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """The units of a metric, those in which the models differ, and whether any probability differs, ``[G, L]`` each."""
+        moved = self._count("moved")
+        if metric not in DECIDED:
+            # A model that is bolder than another loses a little on each item of one class and gains much on each of the other.
+            # Where the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
+            units = np.minimum(self._count("positive"), self._count("negative"))
+            return units, np.minimum(units, moved), moved > 0
+        kind = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}.get(
+            metric, "known"
+        )
+        return self._count(kind), self._count(f"{kind} flipped"), moved > 0
+
+    def _count(self, kind: str) -> Floats:
+        if kind not in self._held:
+            first, *_ = kind.split()
+            known = self._positive | self._negative
+            mask = {
+                "positive": self._positive,
+                "negative": self._negative,
+                "flagged": known & self._flagged,
+                "either": self._positive | (known & self._flagged),
+                "known": known,
+                "moved": known & self._moved,
+            }[first]
+            if kind.endswith("flipped"):
+                mask = mask & self._flipped
+            self._held[kind] = np.concatenate([_units(pairs, mask) for pairs in self._groupings])
+        return self._held[kind]
+
+
+def _pairs(codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.integer]) -> tuple[Counts, Counts, int]:
+    """The number of each row's pair of group and unit, -1 for none; the group of each pair; how many groups."""
+    joint_N = codes_N.astype(np.int64) * (int(units_N.max(initial=0)) + 1) + units_N
+    there = codes_N >= 0
+    numbers_N = np.full(len(codes_N), -1, np.int64)
+    _, first, numbers_N[there] = np.unique(joint_N[there], return_index=True, return_inverse=True)
+    return numbers_N, codes_N[there][first].astype(np.int64), groups
+
+
+def _units(pairs: tuple[Counts, Counts, int], mask_NL: NDArray[np.bool_]) -> Floats:
+    """In each group the units with at least one row of the mask, ``[G, L]``."""
+    numbers_N, group_P, groups = pairs
+    counts = np.zeros((groups, mask_NL.shape[1]))
+    for label in range(mask_NL.shape[1]):
+        held = np.zeros(len(group_P) + 1, bool)
+        held[numbers_N[mask_NL[:, label]]] = True  # rows of no group mark the last place, which counts for none
+        counts[:, label] = np.bincount(group_P[held[:-1]], minlength=groups)
+    return counts
+
+
+class _Sides(NamedTuple):
+    """One metric of both models, ``[G, L]`` each: estimates, replicates of the difference, and what it rests on."""
+
+    champion: Floats
+    challenger: Floats
+    drawn_RGL: NDArray[np.float32]
+    comparable: NDArray[np.bool_]
+    units: Floats
+    differing: Floats
+    moved: NDArray[np.bool_]
+
+
+def _of_metric(place: int, metric: str, sides: _Sides, confidence: float) -> dict[str, NDArray[Any]]:
+    """The cells of one metric: those of all groups and labels, then the means over labels."""
+    shape = sides.champion.shape
+    several = sides.comparable.sum(axis=1) > 1 if shape[1] > 1 else np.zeros(shape[0], bool)
+    group, label = (places.ravel() for places in np.indices(shape))
+    means = _means(sides)
+    flat: dict[str, NDArray[Any]] = {
+        "group_C": np.concatenate([group, np.flatnonzero(several)]),
+        "label_C": np.concatenate([label, np.full(int(several.sum()), -1)]),
+    }
+    for name in ("champion", "challenger", "units", "differing"):
+        flat[f"{name}_C"] = np.concatenate([getattr(sides, name).ravel(), getattr(means, name)[several]])
+    drawn = np.concatenate([sides.drawn_RGL.reshape(len(sides.drawn_RGL), -1), means.drawn_RGL[:, several]], axis=1)
+    there = np.concatenate([sides.comparable.ravel(), np.ones(int(several.sum()), bool)])
+    difference = np.where(there, flat["challenger_C"] - flat["champion_C"], np.nan)
+    low, high = intervals(difference, drawn, confidence)
+    errors = np.full(len(there), np.nan)
+    errors[there] = np.nanstd(drawn[:, there].astype(np.float64), axis=0, ddof=1)
+    if metric in DECIDED:
+        moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
+        reach = np.where(moved, _reach(errors, flat["units_C"], confidence), 0.0)
+        low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
+    sign = -1 if metric in LESS_IS_BETTER else 1
+    return {
+        "metric_C": np.full(len(there), place),
+        **flat,
+        "low_C": low,
+        "high_C": high,
+        "gains_C": sign * difference,
+        "errors_C": errors,
+        "samples_RC": np.float32(sign) * drawn,
+    }
+
+
+def _means(sides: _Sides) -> _Sides:
+    """The means over the labels that can be compared, ``[G]`` each; units are effective ones."""
+    comparable, there = sides.comparable, ~np.isnan(sides.drawn_RGL)
+    labels = np.maximum(comparable.sum(axis=1), 1)
+    one, other = (np.where(comparable, values, 0.0).sum(axis=1) / labels for values in (sides.champion, sides.challenger))
+    drawn_RG = np.where(there, sides.drawn_RGL, 0).sum(axis=2) / np.maximum(there.sum(axis=2), 1)
+    # A mean whose spread comes from one label alone rests on no more units than that label does (Satterthwaite 1946).
+    spread = np.where(comparable, np.where(there, sides.drawn_RGL, 0).var(axis=0, dtype=np.float64), 0.0)
+    effective = []
+    for counts in (sides.units, sides.differing):
+        shares = (spread**2 / np.maximum(counts, 1)).sum(axis=1)
+        most = np.where(comparable, counts, 0).max(axis=1, initial=0)
+        effective.append(np.where(shares > 0, spread.sum(axis=1) ** 2 / np.where(shares > 0, shares, 1), most))
+    some, moved = (np.asarray(which.any(axis=1)) for which in (comparable, sides.moved & comparable))
+    return _Sides(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
+
+
+def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:
+    """How far an interval reaches at least: as far as if one more decision had changed each way."""
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri(0.5 + confidence / 2) * np.sqrt(errors**2 + PSEUDO / (units + PSEUDO) ** 2), np.float64)
+
+
+def needs(metric: str) -> str:
+    """What a metric needs enough known targets of."""
+    if metric in (*RANKED, "f1", "precision"):
+        return "positives and negatives"
+    return {"recall": "positives", "false_positive_rate": "negatives"}.get(metric, "known targets")

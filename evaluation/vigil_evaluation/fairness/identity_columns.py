@@ -1,0 +1,138 @@
+"""Of which groups of people each item of a table speaks, however the table says so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vigil_data.errors import UserError
+from vigil_evaluation.slices.grouping import encode, grouping
+
+MAX_SUBGROUPS = 100
+"""The most groups of one column that are kept; what is left out is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The groups that one column names.
+
+    Attributes:
+        column: the column.
+        values: its groups, the largest first.
+        rows_M: row of each of the M memberships, rising.
+        groups_M: place in ``values`` of the group of each.
+        known_N: of which rows it is known whether they speak of the groups; the others are in no comparison.
+        values_left_out: how many groups beyond those there are.
+    """
+
+    column: str
+    values: list[str]
+    rows_M: NDArray[np.int64]
+    groups_M: NDArray[np.int32]
+    known_N: NDArray[np.bool_]
+    values_left_out: int
+
+
+def identities(table: pa.Table, columns: Sequence[str]) -> tuple[list[Identity], list[str]]:
+    """The groups that columns name, in any of three ways.
+
+    - Text: the group that the item speaks of; null for none.
+    - A list of texts: the groups that it speaks of; null or empty for none.
+    - Truth values, or numbers (a share of annotators): whether it speaks of the group that the column is named after, what stands
+      before a dot left out; from 0.5 on it does. Null is unknown.
+
+    Args:
+        table: a predictions table.
+        columns: their names; a name that is no column stands for all columns that begin with it and a dot.
+
+    Returns:
+        The groups of each column, and the names that are neither.
+
+    Raises:
+        UserError: a line for each column that says it in another way.
+    """
+    found, absent, problems = [], [], []
+    for name in dict.fromkeys(columns):
+        held = [name] if name in table.column_names else [c for c in table.column_names if c.startswith(f"{name}.")]
+        if not held:
+            absent.append(name)
+        for column in held:
+            identity = _identity(table, column)
+            if identity is None:
+                kind = table.column(column).type
+                problems.append(
+                    f"evaluation.identities: column {column} holds {kind}; give texts, lists of texts, or one number an item"
+                )
+            else:
+                found.append(identity)
+    if problems:
+        raise UserError(*problems)
+    return found, absent
+
+
+def _identity(table: pa.Table, column: str) -> Identity | None:
+    kind = table.column(column).type
+    if pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return _share(table, column)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _lists(table, column) if _is_text(kind.value_type) else None
+    return _texts(table, column) if _is_text(kind) or pa.types.is_null(kind) else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(held) or pa.types.is_large_string(held))
+
+
+def _share(table: pa.Table, column: str) -> Identity:
+    shares_N = np.asarray(table.column(column).cast(pa.float64()).fill_null(np.nan).to_numpy())
+    rows_M = np.flatnonzero(shares_N >= 0.5)
+    values = [column.rpartition(".")[2]] if len(rows_M) else []
+    return Identity(column, values, rows_M, np.zeros(len(rows_M), np.int32), ~np.isnan(shares_N), 0)
+
+
+def _texts(table: pa.Table, column: str) -> Identity:
+    made = grouping(table, column, MAX_SUBGROUPS + 1)
+    return _kept(
+        column, made.values, np.arange(table.num_rows), made.codes_N, rows=table.num_rows, values_left_out=made.values_left_out
+    )
+
+
+def _lists(table: pa.Table, column: str) -> Identity:
+    lists = table.column(column).combine_chunks()
+    flat = pa.table({column: pc.list_flatten(lists)})
+    rows_M = np.asarray(pc.list_parent_indices(lists)).astype(np.int64)
+    encoded = encode(flat, column)
+    # An item that names a group twice speaks of it once.
+    _, once = np.unique(rows_M * max(len(encoded.values), 1) + encoded.codes_N, return_index=True)
+    rows_M, codes_M = rows_M[once], encoded.codes_N[once]
+    order = np.argsort(-np.bincount(codes_M, minlength=len(encoded.values)), kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    kept_M = np.where(place[codes_M] <= MAX_SUBGROUPS, place[codes_M], -1).astype(np.int32)
+    values = [None if value is None else str(value) for value in encoded.values.take(order[: MAX_SUBGROUPS + 1]).to_pylist()]
+    left_out = max(len(encoded.values) - MAX_SUBGROUPS - 1, 0)
+    return _kept(column, values, rows_M, kept_M, rows=table.num_rows, values_left_out=left_out)
+
+
+def _kept(
+    column: str,
+    values: list[str | None],
+    rows_M: NDArray[np.int64],
+    codes_M: NDArray[np.int32],
+    *,
+    rows: int,
+    values_left_out: int,
+) -> Identity:
+    """The groups without null, which is none, and without what is beyond the most."""
+    named = [i for i, value in enumerate(values) if value is not None]
+    place = np.full(len(values) + 1, -1, np.int32)
+    place[named[:MAX_SUBGROUPS]] = np.arange(min(len(named), MAX_SUBGROUPS))
+    groups_M = place[codes_M]
+    among = groups_M >= 0
+    names = [str(values[i]) for i in named[:MAX_SUBGROUPS]]
+    left_out = values_left_out + max(len(named) - MAX_SUBGROUPS, 0)
+    return Identity(column, names, rows_M[among], groups_M[among], np.ones(rows, np.bool_), left_out)

@@ -1,0 +1,175 @@
+"""Compare the items that speak of one group of people with all others, for every group at once."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vigil_evaluation.fairness import subgroup_kernels as kernels
+from vigil_evaluation.fairness.identity_columns import Identity, identities
+from vigil_evaluation.fairness.results import POWER, Fairness, Subgroup, SubgroupNumbers
+from vigil_evaluation.metrics import Floats
+from vigil_evaluation.slices.breakdown import EvaluationData
+from vigil_evaluation.stats.bootstrap import in_blocks, widen
+from vigil_evaluation.stats.bootstrap_kernels import LANES
+from vigil_evaluation.stats.intervals import Interval, intervals
+
+AREAS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
+
+
+class _Numbers(NamedTuple):
+    """Of one label and one column: its S groups' counts, and each number's estimates and ends of intervals, ``[S]``."""
+
+    known: Floats
+    positive: Floats
+    numbers: dict[str, tuple[Floats, Floats, Floats]]
+
+
+def fairness(
+    judged: EvaluationData, table: pa.Table, overall_auroc: Mapping[str, float | None], progress: Callable[[str], None]
+) -> Fairness:
+    """Compare every subgroup of the identity columns with its background.
+
+    Args:
+        judged: the table's arrays; its spec names the columns.
+        table: the predictions table.
+        overall_auroc: label to its AUROC over all items.
+        progress: told what is measured.
+
+    Raises:
+        UserError: if an identity column names groups in no way that is understood.
+    """
+    found, absent = identities(table, judged.spec.identities)
+    subgroups = []
+    for identity in found:
+        progress(f"fairness by {identity.column}: {len(identity.values)} groups")
+        by_label = dict(zip(judged.thresholds, _numbers(judged, identity), strict=True))
+        items = np.bincount(identity.groups_M, minlength=len(identity.values))
+        subgroups += [
+            Subgroup(identity.column, value, int(items[s]), {label: _subgroup(n, s) for label, n in by_label.items()})
+            for s, value in enumerate(identity.values)
+        ]
+    means = {
+        label: {area: power_mean([getattr(group.labels[label], area) for group in subgroups]) for area in AREAS}
+        for label in judged.thresholds
+    }
+    scores = {label: _mean([overall_auroc[label], *areas.values()]) for label, areas in means.items()}
+    left_out = {identity.column: identity.values_left_out for identity in found if identity.values_left_out}
+    return Fairness(subgroups, POWER, means, scores, absent, left_out)
+
+
+def power_mean(values: list[float | None], power: float = POWER) -> float | None:
+    """The generalised mean of the values that are defined; 0 if one of them is, ``None`` if none is defined."""
+    defined = np.array([value for value in values if value is not None], np.float64)
+    if not len(defined):
+        return None
+    return 0.0 if (defined == 0).any() else float(np.mean(defined**power) ** (1 / power))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if len(defined) == len(values) else None
+
+
+def _subgroup(found: _Numbers, s: int) -> SubgroupNumbers:
+    numbers = {name: [float(part[s]) for part in parts] for name, parts in found.numbers.items()}
+    return SubgroupNumbers(
+        known=int(found.known[s]),
+        positive=int(found.positive[s]),
+        **{name: None if np.isnan(estimate) else estimate for name, (estimate, _, _) in numbers.items()},
+        intervals={name: Interval(low, high) for name, (_, low, high) in numbers.items() if not np.isnan(low)},
+    )
+
+
+def _numbers(judged: EvaluationData, identity: Identity) -> list[_Numbers]:
+    """The numbers of each label."""
+    ranked, resampling = [_ranked(judged, identity, i) for i in range(len(judged.thresholds))], judged.resampling
+    groups, lanes, labels = len(identity.values) + 1, LANES, len(ranked)
+    units = len(judged.targets_NL) if resampling.clusters is None else int(resampling.clusters.max(initial=-1)) + 1
+    blocks = -(-resampling.replicates // lanes)
+    sums_LRGX = np.empty((labels, blocks * lanes, groups, kernels.SUMS))
+
+    def sample(block: int, weights_UB: NDArray[np.uint8], label: int) -> None:
+        sums_GXB = np.empty((groups, kernels.SUMS, lanes))
+        kernels.subgroup_sums(weights_UB, ranked[label], sums_GXB)
+        sums_LRGX[label, block * lanes : (block + 1) * lanes] = np.moveaxis(sums_GXB, -1, 0)
+
+    in_blocks(sample, labels, units, resampling)
+    found = []
+    for label in range(labels):
+        once_GXB = np.empty((groups, kernels.SUMS, lanes))
+        kernels.subgroup_sums(np.ones((units, lanes), np.uint8), ranked[label], once_GXB)
+        found.append(_of_sums(judged, once_GXB[:, :, 0], sums_LRGX[label, : resampling.replicates]))
+    return found
+
+
+def _of_sums(judged: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Numbers:
+    """The numbers of a label from the kernel's sums of the items as they are, and of each replicate."""
+    estimates, samples = _derived(once_GX), _derived(sums_RGX)
+    positive, negative = once_GX[:-1, kernels.POSITIVES], once_GX[:-1, kernels.NEGATIVES]
+    others_positive, others_negative = once_GX[-1, kernels.POSITIVES] - positive, once_GX[-1, kernels.NEGATIVES] - negative
+    needs = {
+        "subgroup_auc": (positive, negative),
+        "bpsn_auc": (others_positive, negative),
+        "bnsp_auc": (positive, others_negative),
+        "recall": (positive,),
+        "recall_gap": (positive, others_positive),
+        "false_positive_rate": (negative,),
+        "false_positive_gap": (negative, others_negative),
+    }
+    numbers = {}
+    for name, counts in needs.items():
+        fewest = np.minimum.reduce(counts)
+        shown = np.where(fewest >= judged.spec.enough, estimates[name], np.nan)
+        if not name.endswith("_gap"):
+            widen(shown, samples[name], fewest / _unit_size(judged), judged.resampling.seed)
+        numbers[name] = (shown, *intervals(shown, samples[name], judged.spec.confidence))
+    return _Numbers(positive + negative, positive, numbers)
+
+
+def _unit_size(judged: EvaluationData) -> float:
+    """How many items a unit has on average."""
+    clusters = judged.resampling.clusters
+    return 1.0 if clusters is None or not len(clusters) else len(clusters) / len(np.unique(clusters))
+
+
+def _derived(sums: Floats) -> dict[str, Floats]:
+    """Sums of groups and, last, of all items ``[..., S + 1, 7]`` to numbers ``[..., S]``, NaN where not defined."""
+    groups, outside = sums[..., :-1, :], sums[..., -1:, :] - sums[..., :-1, :]
+    positive, negative, within, others_positive, others_negative, hits, alarms = np.moveaxis(groups, -1, 0)
+    rest_positive, rest_negative = outside[..., kernels.POSITIVES], outside[..., kernels.NEGATIVES]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, false_positive_rate = hits / positive, alarms / negative
+        return {
+            "subgroup_auc": within / (positive * negative),
+            "bpsn_auc": (others_positive - within) / (rest_positive * negative),
+            "bnsp_auc": (others_negative - within) / (positive * rest_negative),
+            "recall": recall,
+            "recall_gap": recall - outside[..., kernels.HITS] / rest_positive,
+            "false_positive_rate": false_positive_rate,
+            "false_positive_gap": false_positive_rate - outside[..., kernels.ALARMS] / rest_negative,
+        }
+
+
+def _ranked(judged: EvaluationData, identity: Identity, label: int) -> kernels.Ranked:
+    """The items whose target and whose identity are known, by falling score, with their groups."""
+    targets_N, scores_N = judged.targets_NL[:, label], judged.probabilities_NL[:, label]
+    rows = np.flatnonzero(identity.known_N & ~np.isnan(targets_N))
+    rows = rows[np.argsort(-scores_N[rows], kind="stable")]
+    scores_K = scores_N[rows]
+    last = np.flatnonzero(np.append(scores_K[1:] != scores_K[:-1], np.ones(min(len(rows), 1), np.bool_))) + 1
+    place_N = np.full(len(targets_N), -1, np.int64)
+    place_N[rows] = np.arange(len(rows))
+    place_M = place_N[identity.rows_M]
+    order = np.argsort(place_M, kind="stable")[int((place_M < 0).sum()) :]
+    clusters = judged.resampling.clusters
+    return kernels.Ranked(
+        (rows if clusters is None else clusters[rows]).astype(np.int32),
+        targets_N[rows] >= 0.5,
+        scores_K >= list(judged.thresholds.values())[label],
+        np.repeat(last, np.diff(last, prepend=0)).astype(np.int32),
+        np.searchsorted(place_M[order], np.arange(len(rows) + 1)).astype(np.int32),
+        identity.groups_M[order],
+    )

@@ -1,0 +1,127 @@
+"""A predictions table as the arrays that policies are compiled and measured on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vigil_data.errors import UserError
+from vigil_evaluation.predictions import arrays
+from vigil_evaluation.slices.grouping import clusters, encode, groupable
+from vigil_evaluation.specs import EvaluationSpec
+
+MARKET = "market"
+PRESENCE = "presence"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of plain values as numbers.
+
+    Attributes:
+        values: the distinct ones, the most frequent first, without null.
+        codes_N: of each item the place of its value; -1 for null.
+    """
+
+    values: tuple[str, ...]
+    codes_N: NDArray[np.int32]
+
+    def texts(self) -> list[str | None]:
+        """The value of each item."""
+        named = [*self.values, None]
+        return [named[code] for code in self.codes_N.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Items with their probabilities, and their targets as far as these are known.
+
+    Attributes:
+        labels: of the columns.
+        probabilities_NL: calibrated, float32.
+        positive_NL: whether the target is known to be at least 0.5.
+        negative_NL: whether it is known to be less.
+        columns: that a policy speaks of, by name, and ``presence`` and ``market`` where the table has them.
+        units_N: of each item the unit that it belongs to, such as its author; ``None`` if each is its own.
+    """
+
+    labels: tuple[str, ...]
+    probabilities_NL: NDArray[np.float32]
+    positive_NL: NDArray[np.bool_]
+    negative_NL: NDArray[np.bool_]
+    columns: Mapping[str, Column]
+    units_N: NDArray[np.int32] | None
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return len(self.probabilities_NL)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Traffic":
+        """Some of the items."""
+        return replace(
+            self,
+            probabilities_NL=self.probabilities_NL[rows],
+            positive_NL=self.positive_NL[rows],
+            negative_NL=self.negative_NL[rows],
+            columns={name: Column(column.values, column.codes_N[rows]) for name, column in self.columns.items()},
+            units_N=None if self.units_N is None else self.units_N[rows],
+        )
+
+    def in_market(self, market: str | None, named: Sequence[str]) -> NDArray[np.bool_]:
+        """The items of one market, or with ``None`` those of all markets that are not ``named``; ``[N]``."""
+        if MARKET not in self.columns:
+            return np.full(self.items, market is None)
+        column = self.columns[MARKET]
+        if market is not None:
+            return np.asarray(column.codes_N == (column.values.index(market) if market in column.values else -2))
+        others = [place for place, value in enumerate(column.values) if value in named]
+        return ~np.isin(column.codes_N, others)
+
+
+def traffic_of(
+    table: pa.Table, labels: Sequence[str], columns: Sequence[str] = (), cluster: str | None = None, lenient: bool = False
+) -> Traffic:
+    """Read a predictions table.
+
+    Args:
+        table: see :mod:`vigil_evaluation.predictions`.
+        labels: whose columns are read.
+        columns: by which a policy tells items apart.
+        cluster: column of the items that belong together.
+        lenient: whether columns that the table lacks are passed over.
+
+    Raises:
+        UserError: a line for each column that is absent or cannot be used.
+    """
+    problems = []
+    wanted = list(dict.fromkeys([*columns, *([cluster] if cluster is not None else [])]))
+    for name in wanted:
+        if name not in table.column_names:
+            problems += [] if lenient else [f"predictions: column {name} is absent, of which the policy speaks"]
+        elif not groupable(table, name):
+            problems.append(f"predictions: column {name} holds {table.column(name).type}; a policy needs one plain value an item")
+    if problems:
+        raise UserError(*problems)
+    targets_NL, probabilities_NL = arrays(table, labels)
+    read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if name in table.column_names and groupable(table, name)]
+    with np.errstate(invalid="ignore"):
+        return Traffic(
+            tuple(labels),
+            probabilities_NL.astype(np.float32),
+            targets_NL >= 0.5,
+            targets_NL < 0.5,
+            {name: _column(table, name) for name in read},
+            clusters(table, EvaluationSpec(cluster=cluster)),
+        )
+
+
+def _column(table: pa.Table, name: str) -> Column:
+    values, codes_N, _ = encode(table, name)
+    texts = values.to_pylist()
+    place = np.full(len(texts), -1, np.int32)
+    kept = [i for i, value in enumerate(texts) if value is not None]
+    place[kept] = np.arange(len(kept), dtype=np.int32)
+    return Column(tuple(str(texts[i]) for i in kept), place[codes_N])

@@ -1,0 +1,172 @@
+"""All that is known of one label's action: its candidate thresholds, what the items say of each rule there, and what passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigil_data.errors import UserError
+from vigil_evaluation.metrics import Floats
+from vigil_evaluation.policy.constraint_tests import Evidence, bounds, gather
+from vigil_evaluation.policy.constraints import FROM_ABOVE, Rule, percent
+from vigil_evaluation.policy.infeasibility import Nearest, Problem, nearest_bound, times_more
+from vigil_evaluation.policy.policy_data import Traffic
+from vigil_evaluation.policy.threshold_candidates import Candidates, candidates, passing, would_pass
+
+FEW_MORE = 1.1
+"""Where it is chance that a rule is not shown, so many times as many items are named at least."""
+
+Groups = list[tuple[str | None, NDArray[np.bool_] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One label's action on some items.
+
+    Attributes:
+        place: such as ``hate/remove``.
+        candidates: the thresholds that come into question.
+        rules: that the label keeps by itself.
+        evidence: of each rule, group by group.
+        expected: positives to be expected among the items that a stricter action leaves.
+        known: positives and negatives of known target.
+    """
+
+    place: str
+    candidates: Candidates
+    rules: tuple[Rule, ...]
+    evidence: tuple[list[Evidence], ...]
+    expected: float
+    known: tuple[int, int]
+
+    def passing(self, rule: Rule, i: int) -> NDArray[np.bool_]:
+        """Where the ``i``-th rule, perhaps with another bound, is shown, ``[K]``."""
+        if not len(self.candidates.thresholds_K):
+            return np.zeros(0, bool)
+        return passing(rule, self.evidence[i], self.expected)
+
+    def usable(self, which: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """Where all rules, or some of them, are shown, ``[K]``."""
+        usable_K = np.ones(len(self.candidates.thresholds_K), bool)
+        for i in range(len(self.rules)) if which is None else which:
+            usable_K &= self.passing(self.rules[i], i)
+        return usable_K
+
+    @property
+    def from_above(self) -> list[int]:
+        """The places of the rules that keep thresholds from falling."""
+        return [i for i, rule in enumerate(self.rules) if rule.metric in FROM_ABOVE]
+
+    @property
+    def from_below(self) -> list[int]:
+        """The places of the others."""
+        return [i for i, rule in enumerate(self.rules) if rule.metric not in FROM_ABOVE]
+
+    def problem(self) -> Problem:
+        """Why no candidate keeps all rules, and the nearest that some candidate keeps."""
+        if not len(self.candidates.thresholds_K):
+            return Problem(self.place, "a stricter action takes every item that it could take, so it would never be used", ())
+        alone = [i for i, rule in enumerate(self.rules) if not self.passing(rule, i).any()]
+        blamed = alone or list(range(len(self.rules)))
+        told = tuple(self._nearest(i, bool(alone)) for i in blamed)
+        if alone:
+            return Problem(self.place, "", told)
+        useful = tuple(nearest for nearest in told if nearest.feasible_at is not None)
+        ways = [f"{n.rule.metric.replace('_', ' ')} {_at(n.rule)} {percent(n.feasible_at)}" for n in useful if n.feasible_at]
+        rules = " and ".join(map(str, self.rules))
+        why = f"no threshold is shown to keep {rules} at once" + (f"; feasible with {', or with '.join(ways)}" if ways else "")
+        return Problem(self.place, why, ())
+
+    def _nearest(self, i: int, alone: bool) -> Nearest:
+        rule = self.rules[i]
+        others = [j for j in range(len(self.rules)) if j != i]
+        within_K = self.usable(others)
+        at = nearest_bound(rule, lambda other: bool((self.passing(other, i) & within_K).any()))
+        without: tuple[str, ...] = ()
+        if at is None and others:
+            at = nearest_bound(rule, lambda other: bool(self.passing(other, i).any()))
+            without = tuple(str(self.rules[j]) for j in others) if at is not None else ()
+        times = times_more(lambda by: would_pass(rule, self.evidence[i], by)) if alone else None
+        kind = "negative" if rule.metric == "false_positive_rate" else "positive"
+        more = None
+        if times is not None:
+            more = round_up((max(times, FEW_MORE) - 1) * self.known[1 if kind == "negative" else 0])
+        return replace(self._best(i), feasible_at=at, more=more, kind=kind, without=without)
+
+    def _best(self, i: int) -> Nearest:
+        """The candidate at which the rule is nearest to being shown, and the group that is worst there."""
+        rule = self.rules[i]
+        side = 0 if rule.at_least else 1
+        bound_GK = np.array([bounds(rule, evidence, rule.confidence)[side] for evidence in self.evidence[i]])
+        filled_GK = np.where(np.isnan(bound_GK), -1.0 if rule.at_least else 2.0, bound_GK)
+        worst_K = filled_GK.min(axis=0) if rule.at_least else filled_GK.max(axis=0)
+        k = int(worst_K.argmax() if rule.at_least else worst_K.argmin())
+        g = int(filled_GK[:, k].argmin() if rule.at_least else filled_GK[:, k].argmax())
+        evidence = self.evidence[i][g]
+        if np.isnan(bound_GK[g, k]):
+            return Nearest(rule, group=evidence.group)
+        threshold = float(self.candidates.thresholds_K[k])
+        return Nearest(rule, float(bound_GK[g, k]), threshold, int(evidence.count_K[k]), int(evidence.rows_K[k]), evidence.group)
+
+
+def search(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, place: str) -> Search:
+    """Gather what the items say.
+
+    Args:
+        traffic: the items of a market.
+        label: the label.
+        rules: that it keeps by itself.
+        above_N: of each item the lowest threshold of a stricter action, infinite without one.
+        place: for messages.
+
+    Raises:
+        UserError: if a rule speaks of values that are all too rare.
+    """
+    at = traffic.labels.index(label)
+    probabilities_N = traffic.probabilities_NL[:, at]
+    positive_N, negative_N = traffic.positive_NL[:, at], traffic.negative_NL[:, at]
+    known_N = positive_N | negative_N
+    taken_N = probabilities_N >= above_N
+    found = candidates(probabilities_N, known_N, float(above_N.max(initial=-np.inf)))
+    count = len(found.thresholds_K)
+    evidence = []
+    for rule in rules:
+        if rule.metric == "precision":
+            given = (found.first_N, count, known_N & ~taken_N, positive_N)
+        else:
+            base_N = negative_N if rule.metric == "false_positive_rate" else positive_N
+            given = (np.where(taken_N, 0, found.first_N), count, base_N, None)  # type: ignore[assignment]
+        evidence.append(gather(*given, units_M=traffic.units_N, groups=groups_of(rule, traffic)) if count else [])
+    expected = float(probabilities_N[known_N & ~taken_N].sum())
+    return Search(place, found, tuple(rules), tuple(evidence), expected, (int(positive_N.sum()), int(negative_N.sum())))
+
+
+def groups_of(rule: Rule, traffic: Traffic) -> Groups:
+    """The groups of items for which a rule is to hold.
+
+    Raises:
+        UserError: if no value of its column has enough items.
+    """
+    if rule.column is None:
+        return [(None, None)]
+    column = traffic.columns[rule.column]
+    sizes = np.bincount(column.codes_N[column.codes_N >= 0], minlength=len(column.values))
+    kept = [i for i, size in enumerate(sizes.tolist()) if size > rule.over]
+    if not kept:
+        raise UserError(
+            f"{rule.place}: {rule}: no value of {rule.column} has over {rule.over} of the {traffic.items} items; say fewer items"
+        )
+    return [(column.values[i], column.codes_N == i) for i in kept]
+
+
+def round_up(count: float) -> int:
+    """A number of items as one says it: two digits, rounded up, at least 1."""
+    if count <= 1:
+        return 1
+    unit = 10 ** max(int(np.floor(np.log10(count))) - 1, 0)
+    return int(-(-count // unit) * unit)
+
+
+def _at(rule: Rule) -> str:
+    return "at least" if rule.at_least else "at most"

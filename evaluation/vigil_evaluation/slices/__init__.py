@@ -1,0 +1,1 @@
+"""Groups of items, and metrics for each."""

@@ -1,0 +1,358 @@
+"""Exact Poisson bootstrap of every metric, for all labels and groups at once.
+
+A replicate draws each unit (an item, or all items of a cluster) a Poisson(1) number of times, which is what drawing N of N with
+replacement comes to for large N (Hanley and MacGibbon 2006; Chamandy et al. 2012), except that each unit's weight depends on
+nothing else. Weights are a pure function of seed, unit and replicate, so calls with the same :class:`Resampling` are paired,
+whatever labels, groups and metrics each asks for, and on however many threads. Each label is sorted once; then one walk down
+its rows does 64 replicates of all groups. Nothing is binned: a replicate is what scikit-learn gives with the weights as
+``sample_weight``, to float32.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vigil_evaluation.metrics import RELIABILITY_BINS, Floats
+
+if TYPE_CHECKING:
+    from vigil_evaluation.stats.bootstrap_metrics import Label, Plan
+
+METRICS = (
+    *("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision"),
+    *("f1", "precision", "recall", "false_positive_rate", "accuracy", "brier", "log_loss", "calibration_error"),
+)
+"""All metrics, by the names that findings give them; :mod:`vigil_evaluation.metrics` defines each."""
+
+COUNTED = METRICS[5:12]
+"""Those that are a sum over items divided by another."""
+
+NEEDS_POSITIVES = (*METRICS[:5], "f1", "precision", "recall")
+NEEDS_NEGATIVES = (*METRICS[:5], "f1", "precision", "false_positive_rate")
+UNBOUNDED = ("brier", "log_loss", "calibration_error")
+"""Metrics that are not shares."""
+
+MEMORY = 2**29
+"""Bytes of weights that are held at once, and of prepared labels, each."""
+
+BYTES = 64
+"""Of each row of a prepared label, and one more for each grouping."""
+
+CHANCE = 0.01
+"""Perfect calibration is not ruled out if more replicates than this move as far from the data as the data are from it."""
+
+Codes = NDArray[np.int32]
+Groups = Sequence[Codes | tuple[Codes, int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampling:
+    """How replicates are drawn; two calls with the same one are paired.
+
+    Attributes:
+        replicates: how many; 0 for estimates alone.
+        seed: any number from 0 to 2**63 - 1.
+        clusters: the unit of each row, ``[N]``, from 0; ``None`` if each row is its own.
+    """
+
+    replicates: int = 1000
+    seed: int = 0
+    clusters: Codes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Where the metrics that hold at a point are taken.
+
+    Attributes:
+        false_positive_rate: of ``recall_at_fpr``, and the reach of ``partial_auroc``.
+        precision: of ``recall_at_precision``.
+        thresholds_L: the lowest probability that is flagged, for each label.
+    """
+
+    false_positive_rate: float
+    precision: float
+    thresholds_L: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replicates:
+    """Metrics and their bootstrap replicates; G are the groups of all groupings, in order.
+
+    Attributes:
+        estimates: metric to its value, ``[G, L]``, as :mod:`vigil_evaluation.metrics` has it; NaN where not defined.
+        samples: metric to its replicates, float32 ``[R, G, L]``; NaN where not defined.
+        known_GL: how many targets are known.
+        positive_GL: how many of them are positive.
+        calibrated_GL: whether the calibration error may be chance alone: its interval should then begin at 0.
+    """
+
+    estimates: dict[str, Floats]
+    samples: dict[str, NDArray[np.float32]]
+    known_GL: NDArray[np.int64]
+    positive_GL: NDArray[np.int64]
+    calibrated_GL: NDArray[np.bool_]
+
+
+def replicate(  # noqa: PLR0917 (the seam of all that measure)
+    targets_NL: ArrayLike,
+    probabilities_NL: ArrayLike,
+    groups: Groups,
+    points: Points,
+    resampling: Resampling,
+    metrics: Sequence[str] = METRICS,
+    *,
+    enough: int = 1,
+    widened: bool = True,
+) -> Replicates:
+    """Find metrics of each label over each group of rows, and bootstrap them.
+
+    Args:
+        targets_NL: in [0, 1], NaN for unknown; 0.5 and more is positive.
+        probabilities_NL: in [0, 1]; never read beside an unknown target.
+        groups: groupings of the rows: the group of each row, ``[N]`` from 0, -1 for none; or that and the number of groups,
+            where the last may be empty. A column of zeros is all rows.
+        points: where metrics that hold at a point are taken.
+        resampling: how replicates are drawn.
+        metrics: which; only those are computed.
+        enough: fewest known positives, negatives or (for a metric that needs neither) known targets; NaN below.
+        widened: whether shares of 0 or 1 scatter, see :func:`widen`; not for differences of two calls, which would scatter too.
+
+    Raises:
+        ValueError: if shapes differ, a metric is not known, or a probability beside a known target is NaN.
+    """
+    targets, probabilities = np.asarray(targets_NL, np.float64), np.asarray(probabilities_NL, np.float64)
+    if targets.ndim != 2 or targets.shape != probabilities.shape or len(points.thresholds_L) != targets.shape[1]:
+        raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}, thresholds {len(points.thresholds_L)}")
+    if unknown := sorted(set(metrics) - set(METRICS)):
+        raise ValueError(f"no such metric: {', '.join(unknown)}")
+    if nan := int(np.isnan(probabilities[~np.isnan(targets)]).sum()):
+        raise ValueError(f"{nan} probabilities beside known targets are NaN")
+    from vigil_evaluation.stats.bootstrap_metrics import prepare
+
+    plan = _plan(len(targets), groups, resampling, metrics, points)
+    shape = (plan.groups, targets.shape[1])
+    known_GL, positive_GL = _counts(~np.isnan(targets), plan), _counts(targets >= 0.5, plan)
+    found = Replicates(
+        {metric: np.full(shape, np.nan) for metric in metrics},
+        {metric: np.full((resampling.replicates, *shape), np.nan, np.float32) for metric in metrics},
+        known_GL,
+        positive_GL,
+        np.zeros(shape, np.bool_),
+    )
+    size = max(1, MEMORY // ((BYTES + plan.codes_NC.shape[1]) * max(len(targets), 1)))
+    for first in range(0, shape[1], size):
+        some = range(first, min(first + size, shape[1]))
+        labels = [prepare(targets[:, i], probabilities[:, i], float(points.thresholds_L[i]), plan) for i in some]
+        _fill(found, labels, first, plan, resampling)
+    if widened:
+        flagged_GL = _counts(~np.isnan(targets) & (probabilities >= points.thresholds_L), plan)
+        _widen_shares(found, flagged_GL, _unit_sizes(plan)[:, None], resampling.seed)
+    _hide(found, enough)
+    return found
+
+
+def replicate_ratio(
+    numerator_NK: ArrayLike, denominator_NK: ArrayLike, groups: Groups, resampling: Resampling
+) -> tuple[Floats, NDArray[np.float32]]:
+    """The ratio of two weighted sums over the rows of each group, and its replicates.
+
+    Args:
+        numerator_NK: K numbers of each row; NaN counts as 0.
+        denominator_NK: likewise.
+        groups: as for :func:`replicate`.
+        resampling: how replicates are drawn.
+
+    Returns:
+        Estimates ``[G, K]`` and samples ``[R, G, K]``; NaN where the denominator is 0.
+    """
+    from vigil_evaluation.stats.bootstrap_kernels import LANES, Rows
+    from vigil_evaluation.stats.bootstrap_metrics import ratio
+
+    above, below = np.nan_to_num(np.asarray(numerator_NK, np.float64)), np.nan_to_num(np.asarray(denominator_NK, np.float64))
+    if above.ndim != 2 or above.shape != below.shape:
+        raise ValueError(f"numerators {above.shape} and denominators {below.shape} must both be [N, K]")
+    plan = _plan(len(above), groups, resampling)
+    estimates = np.full((plan.groups, above.shape[1]), np.nan)
+    samples = np.full((resampling.replicates, plan.groups, above.shape[1]), np.nan, np.float32)
+
+    def prepared(k: int) -> Rows:
+        rows = np.flatnonzero((above[:, k] != 0) | (below[:, k] != 0)).astype(np.int32)
+        values = np.stack([above[rows, k], below[rows, k]], axis=1)
+        return Rows(rows, plan.units_N[rows], plan.codes_NC, np.zeros((len(rows), 1), np.uint8), values)
+
+    def sample(block: int, weights_UB: NDArray[np.uint8], k: int) -> None:
+        at = slice(block * LANES, (block + 1) * LANES)
+        samples[at, :, k] = ratio(weights_UB, columns[k], plan).T[: len(samples[at])]
+
+    columns = [prepared(k) for k in range(above.shape[1])]
+    for k, rows in enumerate(columns):
+        estimates[:, k] = ratio(_ones(plan.units), rows, plan)[:, 0]
+    in_blocks(sample, above.shape[1], plan.units, resampling)
+    shares_K = ((above >= 0) & (above <= below)).all(axis=0)
+    units_GK = np.where(shares_K, _counts(below > 0, plan) / _unit_sizes(plan)[:, None], np.inf)
+    widen(estimates, samples, units_GK, resampling.seed)
+    return estimates, samples
+
+
+def widen(estimates: Floats, samples: NDArray[np.floating], units: Floats, seed: int) -> None:
+    """Let shares of 0 or 1 scatter, whose replicates are all alike: 20 of 20 does not mean that the next is sure to be right.
+
+    Their replicates become ``n / (n + g)`` (or one less that) with ``g`` from a gamma distribution of shape 1/2 and ``n`` units,
+    which is about the posterior of a share of ``n`` out of ``n`` under Jeffreys' prior, Beta(n + 1/2, 1/2). All numbers of a
+    replicate use the same ``g``, so that equal numbers do not differ in any.
+
+    Args:
+        estimates: any shape.
+        samples: ``[R, ...]``, written in place.
+        units: how many units each number rests on; infinite for numbers that are not shares.
+        seed: of the bootstrap.
+    """
+    normal_R = np.random.Generator(np.random.Philox(seed)).standard_normal(len(samples))
+    for value in (0.0, 1.0):
+        alike = (estimates == value) & np.isfinite(units) & ((samples == value) | np.isnan(samples)).all(axis=0)
+        g = (normal_R**2 / 2).reshape(-1, 1)
+        missed = g / (np.maximum(units[alike], 1.0) + g)
+        samples[:, alike] = 1 - missed if value else missed
+
+
+def _widen_shares(found: Replicates, flagged_GL: NDArray[np.int64], sizes_G1: Floats, seed: int) -> None:
+    known_GL, positive_GL = found.known_GL, found.positive_GL
+    few_GL = np.minimum(positive_GL, known_GL - positive_GL)
+    items = {"auroc": few_GL, "partial_auroc": few_GL, "precision": flagged_GL, "accuracy": known_GL}
+    items["false_positive_rate"] = known_GL - positive_GL
+    for metric in set(found.estimates) - {*UNBOUNDED}:
+        widen(found.estimates[metric], found.samples[metric], items.get(metric, positive_GL) / sizes_G1, seed)
+
+
+def _plan(rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), points: Points | None = None) -> "Plan":
+    from vigil_evaluation.stats.bootstrap_metrics import Plan
+
+    codes_NC, count = np.empty((rows, len(groups)), np.int32), 0
+    for column, given in enumerate(groups):
+        codes = np.asarray(given[0] if isinstance(given, tuple) else given)
+        held = int(codes.max(initial=-1)) + 1
+        size = given[1] if isinstance(given, tuple) else held
+        if codes.shape != (rows,) or held > size:
+            raise ValueError(f"grouping {column}: codes {codes.shape} up to {held - 1} do not fit {rows} rows and {size} groups")
+        codes_NC[:, column] = np.where(codes >= 0, codes + count, -1)
+        count += size
+    units_N = np.arange(rows, dtype=np.int32) if resampling.clusters is None else np.asarray(resampling.clusters, np.int32)
+    if units_N.shape != (rows,) or units_N.min(initial=0) < 0:
+        raise ValueError(f"clusters {units_N.shape} must be the unit of each of the {rows} rows, from 0")
+    at = (points.precision, points.false_positive_rate) if points else (0.0, 0.0)
+    return Plan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics)
+
+
+def _counts(which_NL: NDArray[np.bool_], plan: "Plan") -> NDArray[np.int64]:
+    """How many rows of each group are true, ``[G, L]``."""
+    counts_GL = np.zeros((plan.groups, which_NL.shape[1]), np.int64)
+    for label, which_N in enumerate(which_NL.T):
+        for codes in plan.codes_NC[which_N].T:
+            counts_GL[:, label] += np.bincount(codes[codes >= 0], minlength=plan.groups)
+    return counts_GL
+
+
+def _unit_sizes(plan: "Plan") -> Floats:
+    """How many rows of a group a unit has on average, ``[G]``; 1 for an empty group."""
+    sizes_G = np.ones(plan.groups)
+    if plan.units == len(plan.units_N):
+        return sizes_G
+    for codes in plan.codes_NC.T:
+        rows = codes >= 0
+        pairs = np.unique(codes[rows].astype(np.int64) * plan.units + plan.units_N[rows])
+        units_G = np.bincount(pairs // plan.units, minlength=plan.groups)
+        rows_G = np.bincount(codes[rows], minlength=plan.groups)
+        sizes_G = np.where(units_G > 0, rows_G / np.maximum(units_G, 1), sizes_G)
+    return sizes_G
+
+
+def _fill(found: Replicates, labels: Sequence["Label"], first: int, plan: "Plan", resampling: Resampling) -> None:
+    """Measure the labels from number ``first`` on, with all weights one and in each replicate."""
+    from vigil_evaluation.stats.bootstrap_kernels import LANES
+    from vigil_evaluation.stats.bootstrap_metrics import calibration, measure
+
+    ones, none = _ones(plan.units), np.zeros((plan.groups, RELIABILITY_BINS))
+    centres: dict[int, Floats] = {}
+    seen, moved = np.zeros((plan.groups, len(labels))), np.zeros((resampling.replicates, plan.groups, len(labels)), np.float32)
+
+    def estimate(label: int) -> None:
+        for metric, values in measure(ones, labels[label], plan).items():
+            found.estimates[metric][:, first + label] = values[:, 0]
+        if bins := labels[label].bins:
+            errors_GB, distances_GB, means_GKB = calibration(ones, bins, plan, none)
+            found.estimates["calibration_error"][:, first + label] = np.maximum(errors_GB[:, 0], 0)
+            seen[:, label], centres[label] = distances_GB[:, 0], means_GKB[:, :, 0].copy()
+
+    def sample(block: int, weights_UB: NDArray[np.uint8], label: int) -> None:
+        at = slice(block * LANES, (block + 1) * LANES)
+        many = len(moved[at])
+        for metric, values in measure(weights_UB, labels[label], plan).items():
+            found.samples[metric][at, :, first + label] = values.T[:many]
+        if bins := labels[label].bins:
+            errors_GB, distances_GB, _ = calibration(weights_UB, bins, plan, centres[label])
+            found.samples["calibration_error"][at, :, first + label] = errors_GB.T[:many]
+            moved[at, :, label] = distances_GB.T[:many]
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        list(pool.map(estimate, range(len(labels))))
+    in_blocks(sample, len(labels), plan.units, resampling)
+    if centres and resampling.replicates:
+        some = slice(first, first + len(labels))
+        _centre(found.estimates["calibration_error"][:, some], found.samples["calibration_error"][:, :, some])
+        found.calibrated_GL[:, some] = (moved >= seen.astype(np.float32)).mean(axis=0) > CHANCE
+
+
+def _centre(estimates_GL: Floats, samples_RGL: NDArray[np.float32]) -> None:
+    """Move the calibration error's replicates so that their mean is the estimate.
+
+    A replicate scatters around the data as the data around the truth, so its bins are off by chance twice, of which debiasing
+    takes away once. docs/decisions/0009-intervals.md has the coverage with and without moving them.
+    """
+    there = ~np.isnan(samples_RGL)
+    means_GL = np.where(there, samples_RGL, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)
+    samples_RGL += (estimates_GL - means_GL).astype(np.float32)
+    np.maximum(samples_RGL, 0, out=samples_RGL)
+
+
+def in_blocks(task: Callable[[int, NDArray[np.uint8], int], None], labels: int, units: int, resampling: Resampling) -> None:
+    """Call ``task(block, weights, label)`` for each block of replicates and each label, on all cores."""
+    from vigil_evaluation.stats.bootstrap_kernels import LANES, draw
+
+    blocks = -(-resampling.replicates // LANES)
+    threads = _threads()
+    held = max(1, min(blocks, threads, MEMORY // (LANES * max(units, 1))))
+    weights_HUB = np.empty((held, units, LANES), np.uint8)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, blocks, held):
+            some = range(start, min(start + held, blocks))
+            list(pool.map(lambda block: draw(resampling.seed, block, weights_HUB[block % held]), some))
+            pairs: Iterator[tuple[int, int]] = ((block, label) for label in range(labels) for block in some)
+            list(pool.map(lambda pair: task(pair[0], weights_HUB[pair[0] % held], pair[1]), pairs))
+
+
+def _hide(found: Replicates, enough: int) -> None:
+    """NaN for what rests on too few known targets."""
+    negative_GL = found.known_GL - found.positive_GL
+    for metric in found.estimates:
+        few_GL = found.known_GL < enough
+        if metric in NEEDS_POSITIVES:
+            few_GL = few_GL | (found.positive_GL < enough)
+        if metric in NEEDS_NEGATIVES:
+            few_GL = few_GL | (negative_GL < enough)
+        found.estimates[metric][few_GL] = np.nan
+        found.samples[metric][:, few_GL] = np.nan
+
+
+def _ones(units: int) -> NDArray[np.uint8]:
+    from vigil_evaluation.stats.bootstrap_kernels import LANES
+
+    return np.broadcast_to(np.ones(LANES, np.uint8), (units, LANES)).copy()
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,164 @@
+"""One label, prepared once, and all its metrics under any weights of the units: what the bootstrap asks for again and again."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigil_evaluation.metrics import RELIABILITY_BINS, Floats, log_losses, mass_bins
+from vigil_evaluation.stats.bootstrap_kernels import LANES, Ranking, Rows, Sums, Tally, add, calibration_errors, rank
+
+RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
+COUNTED = ("f1", "precision", "recall", "false_positive_rate", "accuracy", "brier", "log_loss")
+AT_RATE = ("partial_auroc", "recall_at_fpr")
+
+
+class Plan(NamedTuple):
+    """What is the same for all labels.
+
+    Attributes:
+        units_N: the unit of each row.
+        units: how many there are.
+        codes_NC: the group of each row by each grouping, numbered through; -1 for none.
+        groups: how many there are.
+        precision: of ``recall_at_precision``.
+        rate: of ``recall_at_fpr`` and ``partial_auroc``.
+        metrics: which are asked for.
+    """
+
+    units_N: NDArray[np.int32]
+    units: int
+    codes_NC: NDArray[np.int32]
+    groups: int
+    precision: float
+    rate: float
+    metrics: Sequence[str]
+
+
+class Label(NamedTuple):
+    """One label, prepared: what is summed by outcome, what is ranked, and what is summed by bin, each if it is asked for."""
+
+    outcomes: Rows | None
+    ranking: Ranking | None
+    bins: Rows | None
+
+
+class Calibration(NamedTuple):
+    """How far probabilities are off: by group and replicate ``[G, LANES]``, but for the means.
+
+    Attributes:
+        errors_GB: the debiased calibration error.
+        distances_GB: the mean over items of the distance of their bin's mean from a centre.
+        means_GKB: the mean of target less probability of each bin.
+    """
+
+    errors_GB: Floats
+    distances_GB: Floats
+    means_GKB: Floats
+
+
+def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: Plan) -> Label:
+    """Sort a label and number the kinds of its rows, as far as the metrics asked for need it."""
+    rows = np.flatnonzero(~np.isnan(targets_N)).astype(np.int32)
+    targets, probabilities, units, wanted = targets_N[rows], probabilities_N[rows], plan.units_N[rows], set(plan.metrics)
+    positive = targets >= 0.5
+    outcomes = ranking = bins = None
+    if wanted & {*COUNTED, *AT_RATE}:
+        losses = {"brier": lambda: (probabilities - targets) ** 2, "log_loss": lambda: log_losses(targets, probabilities)}
+        parts = [losses[metric]() for metric in losses if metric in wanted]
+        values = np.stack(parts, axis=1) if parts else np.empty((len(rows), 0))
+        kinds = (2 * positive + (probabilities >= threshold)).astype(np.uint8)[:, None]
+        outcomes = Rows(rows, units, plan.codes_NC, kinds, values)
+    if wanted & set(RANKED):
+        order = np.argsort(-probabilities, kind="stable")
+        falling = probabilities[order]
+        last = np.append(falling[1:] != falling[:-1], True) if len(rows) else np.empty(0, bool)
+        ranking = Ranking(rows[order], units[order], (positive[order] + 2 * last).astype(np.uint8), plan.codes_NC)
+    if "calibration_error" in wanted:
+        kinds = np.zeros((len(rows), plan.codes_NC.shape[1]), np.uint8)
+        for column, codes in enumerate(plan.codes_NC[rows].T):
+            by_group = np.argsort(codes, kind="stable")
+            for members in np.split(by_group, np.flatnonzero(np.diff(codes[by_group])) + 1):
+                kinds[members, column] = mass_bins(probabilities[members])
+        values = np.stack([targets - probabilities, (targets - probabilities) ** 2], axis=1)
+        bins = Rows(rows, units, plan.codes_NC, kinds, values)
+    return Label(outcomes, ranking, bins)
+
+
+def measure(weights_UB: NDArray[np.uint8], label: Label, plan: Plan) -> dict[str, Floats]:
+    """Each metric asked for but the calibration error, ``[G, LANES]``; NaN where not defined."""
+    result: dict[str, Floats] = {}
+    negatives = np.zeros((plan.groups, LANES), np.int32)
+    if label.outcomes:
+        counts_GKB, sums_GKVB = _summed(weights_UB, label.outcomes, plan, 4)
+        result.update(_counted(counts_GKB, sums_GKVB.sum(axis=1), plan.metrics))
+        negatives = counts_GKB[:, 0] + counts_GKB[:, 1]
+    if label.ranking:
+        result.update(_ranked(weights_UB, label.ranking, plan, negatives))
+    return result
+
+
+def calibration(weights_UB: NDArray[np.uint8], bins: Rows, plan: Plan, centres_GK: Floats) -> Calibration:
+    """The calibration error, and how far the bins' means lie from ``centres_GK``."""
+    sums = _summed(weights_UB, bins, plan, RELIABILITY_BINS)
+    errors, distances = np.empty((plan.groups, LANES)), np.empty((plan.groups, LANES))
+    calibration_errors(sums, centres_GK, errors, distances)
+    return Calibration(errors, distances, sums.sums_GKVB[:, :, 0] / np.maximum(sums.counts_GKB, 1))
+
+
+def ratio(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan) -> Floats:
+    """The first value's weighted sum over the second's, ``[G, LANES]``; NaN where that is 0."""
+    sums_GKVB = _summed(weights_UB, rows, plan, 1).sums_GKVB
+    return divided(sums_GKVB[:, 0, 0], sums_GKVB[:, 0, 1])
+
+
+def _summed(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan, kinds: int) -> Sums:
+    shape = (plan.groups, kinds)
+    sums = Sums(np.zeros((*shape, LANES), np.int32), np.zeros((*shape, rows.values_NV.shape[1], LANES)))
+    add(weights_UB, rows, sums)
+    return sums
+
+
+def _counted(counts_GKB: NDArray[np.int32], sums_GVB: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
+    tn, fp, fn, tp = (counts_GKB[:, kind].astype(np.float64) for kind in range(4))
+    known = tn + fp + fn + tp
+    both = ((tp + fn > 0) & (fp + tn > 0)).astype(np.float64)
+    result = {}
+    if "f1" in metrics:
+        result["f1"] = divided(2 * tp, both * (2 * tp + fp + fn))
+    if "precision" in metrics:
+        result["precision"] = divided(tp, both * (tp + fp))
+    if "recall" in metrics:
+        result["recall"] = divided(tp, tp + fn)
+    if "false_positive_rate" in metrics:
+        result["false_positive_rate"] = divided(fp, fp + tn)
+    if "accuracy" in metrics:
+        result["accuracy"] = divided(tp + tn, known)
+    for place, metric in enumerate(metric for metric in ("brier", "log_loss") if metric in metrics):
+        result[metric] = divided(sums_GVB[:, place], known)
+    return result
+
+
+def _ranked(weights_UB: NDArray[np.uint8], ranking: Ranking, plan: Plan, negatives_GB: NDArray[np.int32]) -> dict[str, Floats]:
+    shape = (plan.groups, LANES)
+    hits, misses, found_MGB = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros((len(RANKED), *shape))
+    wanted = np.array([metric in plan.metrics for metric in RANKED])
+    rank(weights_UB, ranking, Tally(wanted, plan.precision, plan.rate, hits, misses, negatives_GB, found_MGB))
+    both = (hits > 0) & (misses > 0)
+    positives, pairs = np.where(both, hits, 0).astype(np.float64), np.where(both, hits.astype(np.float64) * misses, 0)
+    least = plan.rate**2 / 2
+    values = {
+        "average_precision": divided(found_MGB[0], positives),
+        "auroc": divided(2 * pairs - found_MGB[1], 2 * pairs),
+        "partial_auroc": 0.5 * (1 + (divided(found_MGB[2], pairs) - least) / (plan.rate - least)),
+        "recall_at_fpr": divided(found_MGB[3], positives),
+        "recall_at_precision": divided(found_MGB[4], positives),
+    }
+    return {metric: values[metric] for metric in RANKED if metric in plan.metrics}
+
+
+def divided(above: Any, below: Any) -> Floats:
+    """``above / below``; NaN where that would divide by 0."""
+    result: Floats = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)
+    return result

@@ -1,0 +1,262 @@
+"""What a model does in each functional test (HateCheck, Röttger et al. 2021), by label and by the group that items speak of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vigil_evaluation.fairness.identity_columns import identities
+from vigil_evaluation.slices.grouping import clusters, grouping
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.proportions import Share, Units, shares
+from vigil_evaluation.suites.decisions import Decided
+from vigil_evaluation.suites.minimal_pairs import PairFindings, pair_findings
+
+MOST_TARGETS = 60
+"""The most groups of one column in the map of functionality by group; what is left out is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a table that say what its functional tests are.
+
+    Attributes:
+        targets: who an item speaks of; those that the table lacks are passed over. The spec's ``identities`` come first.
+        pair: the id of an item's counterpart.
+        template: what an item was made from; items of one template are resampled together.
+    """
+
+    targets: tuple[str, ...] = ("identity", "target_identity")
+    pair: str = "pair"
+    template: str = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCase:
+    """One label in one functional test.
+
+    Attributes:
+        positive: items of known target that are positive.
+        expected: their share; ``None`` if no target is known.
+        accuracy: the share of the known targets that are decided rightly at the label's threshold.
+        mean_probability: of the items of known target; ``None`` if there are fewer than ``enough``.
+    """
+
+    positive: int
+    expected: float | None
+    accuracy: Share
+    mean_probability: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One functional test.
+
+    Attributes:
+        name: the functionality.
+        items: how many.
+        all_right: of the items of which any target is known, those whose every known target is decided rightly.
+        labels: label to what is found for it.
+    """
+
+    name: str
+    items: int
+    all_right: Share
+    labels: dict[str, LabelCase]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetMap:
+    """Accuracy by functionality (rows) and by the group that items speak of (columns).
+
+    Attributes:
+        column: the column that names the group; ``identities`` for several columns of truth values or shares together.
+        functionalities: F of them, as in the findings.
+        values: V groups, the largest first.
+        values_left_out: how many groups beyond those there are.
+        items: ``[F][V]``.
+        known: label to ``[F][V]`` items of known target.
+        accuracy: label to ``[F][V]``; ``None`` where fewer than ``enough`` are known.
+        overall: label to ``[V]``: all functionalities together.
+    """
+
+    column: str
+    functionalities: list[str]
+    values: list[str]
+    values_left_out: int
+    items: list[list[int]]
+    known: dict[str, list[list[int]]]
+    accuracy: dict[str, list[list[float | None]]]
+    overall: dict[str, list[Share]]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFindings:
+    """All functional tests of a table.
+
+    Attributes:
+        column: the column that names the functionality.
+        labels: the labels.
+        unit: the column whose rows are resampled together; ``None`` if each item stands for itself.
+        confidence: of each interval.
+        enough: fewest items that a number rests on; those that rest on fewer are null.
+        items: items that belong to a functionality.
+        cases: the functionalities, in the order in which they appear in the table.
+        cases_left_out: functionalities beyond the 200 largest.
+        targets: maps by the groups that items speak of.
+        pairs: minimal pairs; ``None`` if there are none.
+    """
+
+    column: str
+    labels: list[str]
+    unit: str | None
+    confidence: float
+    enough: int
+    items: int
+    cases: list[Case]
+    cases_left_out: int
+    targets: list[TargetMap]
+    pairs: PairFindings | None
+
+
+def functionality_findings(
+    table: pa.Table,
+    labels: Sequence[str],
+    thresholds: Mapping[str, float],
+    spec: EvaluationSpec,
+    columns: Columns | None = None,
+) -> SuiteFindings | None:
+    """Find what becomes of each functional test.
+
+    Args:
+        table: a predictions table; a null functionality belongs to no test.
+        labels: L labels.
+        thresholds: label to the lowest probability that is flagged.
+        spec: names the column of the functionality and says how intervals are made.
+        columns: the other columns, under their usual names if not given.
+
+    Returns:
+        ``None`` if the table has no such column, or nothing in it.
+
+    Raises:
+        UserError: if a column holds lists or the like.
+    """
+    name, columns = spec.functionality, columns or Columns()
+    if name is None or name not in table.column_names or table.column(name).null_count == table.num_rows:
+        return None
+    cases = _in_order(table, name)
+    decided = Decided.of(table, labels, thresholds)
+    measure = _Measure(cases, decided, _units(table, columns, spec), spec)
+    pairs = None
+    if columns.pair in table.column_names:
+        pairs = pair_findings(table, columns.pair, decided, measure.units, spec)
+    return SuiteFindings(
+        column=name,
+        labels=list(labels),
+        unit=measure.units.column,
+        confidence=spec.confidence,
+        enough=spec.enough,
+        items=int((cases.codes_N >= 0).sum()),
+        cases=_cases(measure),
+        cases_left_out=cases.left_out,
+        targets=_maps(table, columns, measure),
+        pairs=pairs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    names: list[str]
+    codes_N: NDArray[np.int32]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """All that numbers are made from."""
+
+    cases: _Groups
+    decided: Decided
+    units: Units
+    spec: EvaluationSpec
+
+
+def _in_order(table: pa.Table, column: str) -> _Groups:
+    """The values of a column but for null, in the order of the table."""
+    found = grouping(table, column)
+    present, first = np.unique(found.codes_N, return_index=True)
+    order = [int(code) for code in present[np.argsort(first)] if code >= 0 and found.values[code] is not None]
+    place = np.full(len(found.values) + 1, -1, np.int32)  # the last one is that of -1
+    place[order] = np.arange(len(order))
+    return _Groups([str(found.values[code]) for code in order], place[found.codes_N], found.values_left_out)
+
+
+def _units(table: pa.Table, columns: Columns, spec: EvaluationSpec) -> Units:
+    """Templates where items share them, else what the spec resamples together."""
+    for name in (columns.template, spec.cluster):
+        codes_N = clusters(table, spec.model_copy(update={"cluster": name}))
+        if name is not None and codes_N is not None and len(codes_N) and codes_N.max() + 1 < len(codes_N):
+            return Units(name, codes_N)
+    return Units()
+
+
+def _cases(measure: _Measure) -> list[Case]:
+    cases, decided, enough = measure.cases, measure.decided, measure.spec.enough
+    judged_N = (~np.isnan(decided.right_NL)).any(axis=1)
+    all_right_N = np.where(judged_N, ~(decided.right_NL == 0).any(axis=1), np.nan)
+    columns = np.column_stack([decided.right_NL, all_right_N])
+    found = shares(columns, cases.codes_N, len(cases.names), measure.units, measure.spec)
+    made = []
+    for g, name in enumerate(cases.names):
+        inside = cases.codes_N == g
+        numbers = {}
+        for i, label in enumerate(decided.labels):
+            known = inside & ~np.isnan(decided.targets_NL[:, i])
+            positive, count = int((decided.targets_NL[known, i] >= 0.5).sum()), int(known.sum())
+            mean = float(decided.probabilities_NL[known, i].mean()) if count >= enough else None
+            numbers[label] = LabelCase(positive, positive / count if count else None, found[g][i], mean)
+        made.append(Case(name, int(inside.sum()), found[g][-1], numbers))
+    return made
+
+
+def _maps(table: pa.Table, columns: Columns, measure: _Measure) -> list[TargetMap]:
+    made = []
+    flags: dict[str, NDArray[np.bool_]] = {}
+    for identity in identities(table, [*measure.spec.identities, *columns.targets])[0]:
+        groups = {value: np.zeros(table.num_rows, np.bool_) for value in identity.values}
+        for v, value in enumerate(identity.values):
+            groups[value][identity.rows_M[identity.groups_M == v]] = True
+        held = table.column(identity.column).type
+        if pa.types.is_boolean(held) or pa.types.is_floating(held) or pa.types.is_integer(held):
+            flags |= groups
+        elif groups:
+            made.append(_map(identity.column, groups, identity.values_left_out, measure))
+    if flags:
+        made.append(_map("identities", flags, 0, measure))
+    return made
+
+
+def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, measure: _Measure) -> TargetMap:
+    cases, labels, right_NL, enough = measure.cases, measure.decided.labels, measure.decided.right_NL, measure.spec.enough
+    kept = sorted(groups, key=lambda value: -int(groups[value].sum()))[:MOST_TARGETS]
+    items_FV = np.zeros((len(cases.names), len(kept)), np.int64)
+    known_LFV, right_LFV = np.zeros((2, len(labels), *items_FV.shape), np.int64)
+    overall: dict[str, list[Share]] = {label: [] for label in labels}
+    for v, value in enumerate(kept):
+        rows = np.flatnonzero(groups[value] & (cases.codes_N >= 0))
+        codes, right = cases.codes_N[rows], right_NL[rows]
+        items_FV[:, v] = np.bincount(codes, minlength=len(cases.names))
+        together = shares(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.spec)[0]
+        for i, label in enumerate(labels):
+            known_LFV[i, :, v] = np.bincount(codes[~np.isnan(right[:, i])], minlength=len(cases.names))
+            right_LFV[i, :, v] = np.bincount(codes[right[:, i] == 1], minlength=len(cases.names))
+            overall[label].append(together[i])
+    accuracy_LFV = np.where(known_LFV >= enough, right_LFV / np.maximum(known_LFV, 1), np.nan)
+    accuracy = {
+        label: [[None if np.isnan(a) else float(a) for a in row] for row in accuracy_LFV[i]] for i, label in enumerate(labels)
+    }
+    known = {label: known_LFV[i].tolist() for i, label in enumerate(labels)}
+    left_out += len(groups) - len(kept)
+    return TargetMap(column, cases.names, kept, left_out, items_FV.tolist(), known, accuracy, overall)

@@ -1,0 +1,125 @@
+"""Sound as a picture: a log-mel spectrogram, in the graph, into any timm backbone of one channel."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from vigil_data.errors import UserError
+from vigil_data.specs import AudioInput
+from vigil_modeling.encoders.audio_features import full_precision
+from vigil_modeling.encoders.base import Encoder
+from vigil_modeling.encoders.timm_backbone import TimmBackbone, build_backbone
+from vigil_modeling.specs import MelTimmAudio
+
+WHERE = "model.encoders.audio"
+
+POWER_FLOOR = 1e-4
+"""Added to the mel power before the logarithm: about 70 dB below loud speech. Beside a loud sound the rounding of a Fourier
+transform in float32, which each runtime does in its own order, is of about 1e-7; a lower floor would blow it up."""
+
+VARIANCE_FLOOR = 1e-2
+"""Added to the variance of a window's log-mel values, so that silence stays zero and its rounding errors are not blown up."""
+
+
+class LogMel(nn.Module):
+    """Waveforms to log-mel spectrograms whose mean over a window is 0 and variance about 1, so that loudness does not matter.
+
+    Args:
+        mel: gives power ``[S, B, F]``.
+    """
+
+    def __init__(self, mel: MelSpectrogram) -> None:
+        super().__init__()
+        self.mel = mel
+
+    def forward(self, waveform_ST: Tensor) -> Tensor:
+        """``[S, T]`` to ``[S, 1, B, F]``: B mel bands, F frames."""
+        with full_precision(waveform_ST):
+            # Relative to the floor (the mean takes the constant away), so that silence is 0 exactly, in every runtime.
+            log_SBF = torch.log1p(self.mel(waveform_ST) / POWER_FLOOR)
+            mean_S11 = log_SBF.mean((1, 2), keepdim=True)
+            centred_SBF = log_SBF - mean_S11
+            variance_S11 = centred_SBF.square().mean((1, 2), keepdim=True)
+            return (centred_SBF * torch.rsqrt(variance_S11 + VARIANCE_FLOOR)).unsqueeze(1)
+
+
+class MelTimmEncoder(Encoder):
+    """Windows of sound to tokens.
+
+    Args:
+        features: waveform to one-channel pictures.
+        backbone: takes them.
+        samples: length of a window.
+    """
+
+    def __init__(self, features: LogMel, backbone: TimmBackbone, samples: int) -> None:
+        super().__init__()
+        self.features = features
+        self.backbone = backbone
+        self.samples = samples
+        self.width, self.tokens = backbone.width, backbone.tokens
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Encode windows.
+
+        Args:
+            waveform: float32 ``[S, T]``, mono, about -1 to 1.
+
+        Returns:
+            ``[S, P, D]``
+        """
+        tokens_SPD: Tensor = self.backbone(self.features(waveform))
+        return tokens_SPD
+
+    def blank(self) -> dict[str, Tensor]:
+        """A window of silence."""
+        return {"waveform": torch.zeros(1, self.samples, device=next(self.parameters()).device)}
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """See :meth:`TimmBackbone.layers`."""
+        return self.backbone.layers()
+
+    def checkpoint_activations(self) -> None:
+        """See :class:`Encoder`."""
+        self.backbone.checkpoint_activations(WHERE)
+
+
+def build_mel(spec: MelTimmAudio, inputs: AudioInput, load_weights: bool) -> MelTimmEncoder:
+    """Build the encoder that ``spec`` describes.
+
+    Raises:
+        UserError: the spectrogram is impossible at this rate and window, or see :func:`build_backbone`.
+    """
+    features = _log_mel(spec, inputs)
+    with torch.no_grad():
+        shape = features(torch.zeros(1, inputs.samples)).shape
+    backbone = build_backbone(spec, (1, int(shape[2]), int(shape[3])), load_weights, WHERE)
+    return MelTimmEncoder(features, backbone, inputs.samples)
+
+
+def _log_mel(spec: MelTimmAudio, inputs: AudioInput) -> LogMel:
+    frame, step = round(spec.frame * inputs.rate), round(spec.step * inputs.rate)
+    high = spec.high if spec.high is not None else inputs.rate / 2
+    n_fft = 1 << max(frame - 1, 1).bit_length()
+    problems = []
+    if step < 1:
+        problems.append(f"{WHERE}.step: {spec.step} s is less than one sample at {inputs.rate} Hz")
+    if high > inputs.rate / 2:
+        problems.append(f"{WHERE}.high: {high} Hz is above half the rate of {inputs.rate} Hz")
+    if spec.low >= high:
+        problems.append(f"{WHERE}.low: {spec.low} Hz is not below the highest frequency, {high} Hz")
+    if inputs.samples <= n_fft // 2:
+        problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the spectrogram")
+    if problems:
+        raise UserError(*problems)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="At least one mel filterbank has all zero values")
+        try:
+            mel = MelSpectrogram(inputs.rate, n_fft, frame, step, spec.low, high, n_mels=spec.mels)
+        except UserWarning:
+            raise UserError(
+                f"{WHERE}.mels: {spec.mels} bands are too many for frames of {spec.frame} s at {inputs.rate} Hz: some are empty"
+            ) from None
+    return LogMel(mel)

@@ -1,0 +1,1 @@
+"""The folder that `vigil export` writes and a server loads."""

@@ -1,0 +1,83 @@
+"""Encoders with weights of 16 bits, float32 in and out."""
+
+from collections.abc import Iterable, Mapping
+
+from onnx import ModelProto, NodeProto, TensorProto
+
+from vigil_serving.export.modules import quiet
+
+
+def float16(graph: ModelProto) -> ModelProto:
+    """An encoder in float16, but for its spectrogram (see :func:`front_end`).
+
+    ONNX Runtime's CPU kernels are of float32; there the weights are widened as they are loaded, and the file is half as long. On
+    a GPU the products run in float16.
+
+    Args:
+        graph: left as it is.
+    """
+    from onnxruntime.transformers import float16 as converter
+
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    with quiet():
+        found: ModelProto = converter.convert_float_to_float16(
+            copy,
+            keep_io_types=True,
+            op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, "STFT"],
+            node_block_list=sorted(front_end(graph)),
+        )
+    _without_round_trips(found)
+    return found
+
+
+def _without_round_trips(graph: ModelProto) -> None:
+    """Join float32 nodes directly where the converter narrowed what is between them and widened it again, which overflows."""
+    nodes = graph.graph.node
+    casts = {node.output[0]: (node.input[0], node.attribute[0].i) for node in nodes if node.op_type == "Cast"}
+    direct = {}
+    for output, (taken, to) in casts.items():
+        inner = casts.get(taken)
+        if to == TensorProto.FLOAT and inner is not None and inner[1] == TensorProto.FLOAT16:
+            direct[output] = inner[0]
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = direct.get(name, name)
+    while dead := _unused_casts(graph):
+        for node in dead:
+            nodes.remove(node)
+
+
+def _unused_casts(graph: ModelProto) -> list[NodeProto]:
+    used = {name for node in graph.graph.node for name in node.input} | {value.name for value in graph.graph.output}
+    return [node for node in graph.graph.node if node.op_type == "Cast" and node.output[0] not in used]
+
+
+def front_end(graph: ModelProto) -> set[str]:
+    """Names of the nodes of a spectrogram: what comes before the first convolution over a logarithm, or the logarithm itself.
+
+    Powers of sound span more orders of magnitude than a narrow type holds, and silence is divided by a very small number.
+
+    Args:
+        graph: an encoder.
+    """
+    maker = {output: node for node in graph.graph.node for output in node.output}
+    logs = [node for node in graph.graph.node if node.op_type == "Log"]
+    if not logs:
+        return set()
+    for node in graph.graph.node:
+        if node.op_type == "Conv" and logs[-1].name in (before := _ancestors([node], maker)):
+            return before
+    return _ancestors(logs, maker) | {node.name for node in logs}
+
+
+def _ancestors(nodes: Iterable[NodeProto], maker: Mapping[str, NodeProto]) -> set[str]:
+    """Names of all nodes that these are computed from."""
+    found: set[str] = set()
+    ahead = [name for node in nodes for name in node.input]
+    while ahead:
+        node = maker.get(ahead.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            ahead += node.input
+    return found

@@ -1,0 +1,1 @@
+"""Every format compared with the trained model."""

@@ -1,0 +1,182 @@
+"""The batches on which exported forms are compared: every mix of modalities, many sizes and lengths, and the odd media.
+
+The items are made up from a seed, so a bundle can carry some of them as golden cases without carrying anybody's content.
+"""
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vigil_data.decode import Decoder
+from vigil_data.items import MODALITIES, Item, Modality, presence
+from vigil_data.loading.packing import Packed, pack
+from vigil_data.settings import AudioSettings, ImageSettings, Settings, TextSettings
+
+SIZES = range(1, 9)
+_WORDS = [
+    "a",
+    "new",
+    "deal",
+    "call",
+    "now",
+    "picture",
+    "why",
+    "not",
+    "18+",
+    "win",
+    "$100",
+    "ça",
+    "你好",
+    "привет",
+    "مرحبا",
+    "🙂",
+    "http://x.test/?a=1",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One batch of a comparison; ``golden`` says whether the bundle keeps it, ``real`` that its items were not made up."""
+
+    name: str
+    items: tuple[Item, ...]
+    packed: Packed
+    golden: bool
+    real: bool = False
+
+
+def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
+    """Batches of every presence pattern, mixed batches of every size from 1 to 8, extremes, and batches of the given examples.
+
+    Args:
+        inputs: the modalities that the model takes, and how they are decoded.
+        examples: real items, compared too but never golden.
+        sizes: sizes of the batches of each pattern; if not given 1, 2, 8 and, in turn, one from 3 to 7: the gate stays short.
+
+    Raises:
+        vigil_data.decode.Undecodable: if an example cannot be decoded.
+    """
+    present = [m for m in MODALITIES if getattr(inputs, m) is not None]
+    patterns = [p for n in range(len(present) + 1) for p in itertools.combinations(present, n)]
+    decoder = Decoder(inputs, ())
+    cases: list[Case] = []
+    serial = itertools.count()
+    for place, pattern in enumerate(patterns):
+        for size in sizes or (1, 2, 3 + place % 5, 8):
+            items = tuple(make_item(pattern, next(serial), inputs) for _ in range(size))
+            cases.append(_case(f"{presence(pattern)} x {size}", items, decoder, golden=size == 2))
+    for size in SIZES:
+        items = tuple(
+            make_item(pattern, next(serial), inputs) for pattern in itertools.islice(itertools.cycle(reversed(patterns)), size)
+        )
+        cases.append(_case(f"mixed x {size}", items, decoder, golden=size == max(SIZES)))
+    cases += [_case(name, (item,), decoder, golden=True) for name, item in extremes(inputs)]
+    return cases + real_cases(examples, decoder)
+
+
+def real_cases(examples: Sequence[Item], decoder: Decoder) -> list[Case]:
+    """Batches of real items; see :func:`make_cases`."""
+    cases = []
+    for start in range(0, len(examples), max(SIZES)):
+        items = tuple(examples[start : start + max(SIZES)])
+        packed = pack([decoder.decode(item) for item in items])
+        cases.append(Case(f"examples {start + 1} to {start + len(items)}", items, packed, golden=False, real=True))
+    return cases
+
+
+def extremes(inputs: Settings) -> list[tuple[str, Item]]:
+    """Items at the edge of what may come, each with its name: one a batch, so that a difference says which it is."""
+    found = []
+    if inputs.text:
+        words = int(1.2 * inputs.text.max_tokens * inputs.text.max_passages)
+        long = " ".join(np.random.default_rng(0).choice(_WORDS, words))
+        texts = {
+            "empty text": ("",),
+            "very long text": (long,),
+            "emoji alone": ("😀🎉🙂‍↔️👩🏽‍🚒🇫🇷",),
+            "Arabic": ("مرحبا بالجميع، هذا إعلان جديد",),
+            "Hebrew": ("שלום לכולם, זו תמונה חדשה",),
+            "text of both directions": ("deal \u202eבצעמ\u202c مرحبا 100% now",),
+            "five texts": ("one", "two two", "", "four", long[:200]),
+        }
+        found += [(name, Item(f"extreme: {name}", text=text)) for name, text in texts.items()]
+    if inputs.image:
+        black, white = (_png(Image.new("RGB", (64, 48), colour)) for colour in ("black", "white"))
+        images = {"black image": (black,), "many images": ((black, white) * inputs.image.max_images)[: inputs.image.max_images]}
+        found += [(name, Item(f"extreme: {name}", image=image)) for name, image in images.items()]
+    if inputs.audio:
+        silence = _wav(np.zeros(int(inputs.audio.window * inputs.audio.rate)), inputs.audio.rate)
+        loudest = _wav(np.resize([1.0, -1.0], int(2.5 * inputs.audio.window * inputs.audio.rate)), inputs.audio.rate)
+        sounds = {"silence": (silence,), "loudest sound": (loudest,), "four sounds": (silence, loudest) * 2}
+        found += [(name, Item(f"extreme: {name}", audio=audio)) for name, audio in sounds.items()]
+    return found
+
+
+def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings) -> Item:
+    """One made-up item with the modalities of ``pattern``; ``variant`` chooses lengths, counts and oddities."""
+    rng = np.random.default_rng(variant)
+    return Item(
+        f"made-{variant}",
+        text=_texts(variant, inputs.text, rng) if inputs.text and "text" in pattern else (),
+        image=_images(variant, inputs.image, rng) if inputs.image and "image" in pattern else (),
+        audio=_sounds(variant, inputs.audio, rng) if inputs.audio and "audio" in pattern else (),
+    )
+
+
+def _case(name: str, items: tuple[Item, ...], decoder: Decoder, golden: bool) -> Case:
+    return Case(name, items, pack([decoder.decode(item) for item in items]), golden)
+
+
+def _texts(variant: int, spec: TextSettings, rng: np.random.Generator) -> tuple[str, ...]:
+    """One word, a line, one that is cut into passages, a paragraph, two texts, one of blanks beside a real one."""
+    words = [int(n) for n in (1, 8, 1.5 * spec.max_tokens, spec.max_tokens // 3, 5, 12)]
+    line = " ".join(rng.choice(_WORDS, words[variant % 6]))
+    return ((line,), (line,), (line,), (line,), (line, line.upper()), ("  ", line))[variant % 6]
+
+
+def _images(variant: int, spec: ImageSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
+    """A drawing, black, white, transparent, a strip, or several of them."""
+    drawing = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
+    corners = rng.integers(0, 64, 4)
+    draw = ImageDraw.Draw(drawing)
+    colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+    draw.ellipse(
+        (min(corners[0], corners[1]), min(corners[2], corners[3]), max(corners[0], corners[1]), max(corners[2], corners[3])),
+        colour,
+    )
+    plain = [Image.new("RGB", (40, 40), colour) for colour in ("black", "white")]
+    clear = Image.new("RGBA", (50, 30), (200, 30, 30, 90))
+    strip = drawing.resize((300, 20))
+    pictures = ([drawing], [plain[0]], [drawing, strip, clear], [clear], [plain[1], drawing], [strip])[variant % 6]
+    return tuple(_png(picture) for picture in pictures[: spec.max_images])
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _sounds(variant: int, spec: AudioSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
+    """A tone, silence, a blip, noise beyond one window, a faint hiss, two sounds; at rates other than the model's."""
+    rates = (8_000, 16_000, 22_050, 44_100)
+    rate = rates[variant % len(rates)]
+    tone = np.sin(2 * np.pi * rng.uniform(80, 3000) / rate * np.arange(int(0.7 * spec.window * rate)))
+    silence = np.zeros(int(0.4 * spec.window * rate) + 1)
+    blip = tone[: rate // 50 + 1]
+    noise = 0.3 * rng.standard_normal(int((spec.window + 1.2 * (spec.hop or spec.window)) * rate))
+    hiss = 1e-3 * rng.standard_normal(int(spec.window * rate))
+    sounds = ([tone], [silence], [blip], [noise], [hiss], [tone, blip])[variant % 6]
+    return tuple(_wav(sound, rate) for sound in sounds)
+
+
+def _wav(sound_T: NDArray[np.float64], rate: int) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(sound_T, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""What the server and Triton share: request errors and strict JSON."""

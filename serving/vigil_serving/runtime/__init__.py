@@ -1,0 +1,1 @@
+"""Decisions from a bundle, without torch."""

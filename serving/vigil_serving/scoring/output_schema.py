@@ -1,0 +1,76 @@
+"""Decisions as rows of a table."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from vigil_serving.bundle.load import Bundle
+from vigil_serving.runtime.scorer import Decision
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
+_EVIDENCE = pa.struct(
+    [
+        ("label", pa.string()),
+        ("modality", pa.string()),
+        ("index", pa.int32()),
+        ("start", pa.float64()),
+        ("stop", pa.float64()),
+        ("weight", pa.float32()),
+    ]
+)
+
+
+def schema_of(bundle: Bundle) -> pa.Schema:
+    """Columns of a bundle's decisions, without metadata."""
+    labels = bundle.signature.labels
+    policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(_REASON))]
+    return pa.schema(
+        [("id", pa.string())]
+        + [(f"probability.{label}", pa.float32()) for label in labels]
+        + [(f"decision.{label}", pa.bool_()) for label in labels]
+        + (policy if bundle.policy else [])
+        + [("evidence", pa.list_(_EVIDENCE)), ("presence", pa.string()), ("cut", pa.int32()), ("error", pa.string())]
+        + [("bundle", _NAME), ("policy", _NAME)]
+    )
+
+
+def digest_of(schema: pa.Schema) -> str:
+    """SHA-256 of the columns' names and types."""
+    return hashlib.sha256(str(schema.remove_metadata()).encode()).hexdigest()
+
+
+def policy_of(bundle: Bundle) -> str | None:
+    """The bundle's policy as a row names it."""
+    return None if bundle.policy is None else bundle.policy.title
+
+
+def table_of(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
+    """A row for each decision; what an undecodable item has not is null."""
+    columns: dict[str, Any] = {"id": [decision.id for decision in decisions]}
+    for label in bundle.signature.labels:
+        columns[f"probability.{label}"] = [decision.probabilities.get(label) for decision in decisions]
+        columns[f"decision.{label}"] = [None if decision.error else label in decision.labels for decision in decisions]
+    if bundle.policy is not None:
+        columns["action"] = [decision.action for decision in decisions]
+        columns["review"] = [None if decision.error else decision.review for decision in decisions]
+        columns["reasons"] = [None if decision.error else [asdict(r) for r in decision.reasons] for decision in decisions]
+    columns["evidence"] = [None if decision.error else _evidence(decision) for decision in decisions]
+    columns["presence"] = [None if decision.error else decision.presence for decision in decisions]
+    columns["cut"] = [decision.cut for decision in decisions]
+    columns["error"] = [decision.error for decision in decisions]
+    columns["bundle"] = _repeated(bundle.digest, len(decisions))
+    columns["policy"] = _repeated(policy_of(bundle), len(decisions))
+    return pa.Table.from_pydict(columns, schema=schema_of(bundle))
+
+
+def _evidence(decision: Decision) -> list[dict[str, object]]:
+    return [{"label": e.label, "modality": e.modality, **asdict(e.span), "weight": e.weight} for e in decision.evidence]
+
+
+def _repeated(value: str | None, times: int) -> pa.DictionaryArray:
+    indices = pa.nulls(times, pa.int32()) if value is None else pa.array([0] * times, pa.int32())
+    return pa.DictionaryArray.from_arrays(indices, pa.array([] if value is None else [value], pa.string()))

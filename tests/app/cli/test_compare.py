@@ -1,0 +1,186 @@
+"""`vigil compare` and `vigil export --promote`: tables, runs and bundles are compared, and the exit status is a gate."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vigil import cli
+from vigil.cli import bundle, compare
+from vigil.workflows.release_gate import Regression
+from vigil_data.errors import UserError
+from vigil_training.runs.run import Run
+
+QUICK = ("--replicates", "200")
+
+
+@pytest.fixture(scope="module")
+def call():
+    app = typer.Typer()
+    compare.register(app)
+    bundle.register(app)
+    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "250"})
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory):
+    """A copy of the trained run, which evaluations may be added to."""
+    return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("compare") / "run"))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Three models' scores of the same 6,000 items: one in use, one as good, one that is worse in a slice of 2 %."""
+    folder, random, items = tmp_path_factory.mktemp("tables"), np.random.default_rng(0), 6000
+    language = random.choice(["en", "de", "fi"], items, p=[0.7, 0.28, 0.02])
+    positive = random.random(items) < 0.3
+    shared = 3.0 * positive - 1.5 + random.normal(size=items)
+    base = {"id": [f"item-{i}" for i in range(items)], "language": language.tolist(), "presence": ["text"] * items}
+    base["target.hate"] = pa.array(positive.astype(np.float32), mask=random.random(items) < 0.2)
+    for name in ("champion", "equal", "worse"):
+        scores = shared + 0.3 * random.normal(size=items) - (3.0 if name == "worse" else 0.0) * (positive & (language == "fi"))
+        table = pa.table(base | {"probability.hate": (1 / (1 + np.exp(-scores))).astype(np.float32)})
+        pq.write_table(table.take(pa.array(random.permutation(items))), folder / f"{name}.parquet")
+    return folder
+
+
+def lines_of(result):
+    assert isinstance(result.exception, UserError), result.output
+    return result.exception.lines
+
+
+def test_equal_worse_and_mistaken_tables_exit_with_0_1_and_2(tables, tmp_path, monkeypatch, capsys):
+    def main(*arguments):
+        monkeypatch.setattr("sys.argv", ["vigil", "compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    code, said, errors = main(tables / "champion.parquet", tables / "equal.parquet")
+    assert (code or 0, errors) == (0, "")
+    assert said.startswith("pass")
+    code, said, errors = main(tables / "champion.parquet", tables / "worse.parquet", "--to", tmp_path / "out")
+    assert code == 1
+    assert said.startswith("fail")
+    first, *reasons = errors.splitlines()
+    assert "worse.parquet does not pass against" in first
+    assert any(line.startswith("error: recall of hate, language = fi: ") for line in reasons)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.json", "comparison.html", "flips.parquet"}
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    regressed = [cell for cell in found["cells"] if cell["verdict"] == "regression"]
+    assert {(cell["column"], cell["value"]) for cell in regressed} == {("language", "fi")}
+    assert [f"error: {line}" for line in found["failures"]] == reasons
+    flips = pq.read_table(tmp_path / "out" / "flips.parquet")
+    assert flips.num_rows == found["flips"]["labels"]["hate"]["items"]
+    code, said, errors = main(tables / "champion.parquet", tables / "absent.parquet")
+    assert (code, said) == (2, "")
+    assert errors == f"error: {tables}/absent.parquet is not there; name one of these\n"
+
+
+def test_items_that_only_one_has_are_an_error_or_left_out(call, tables, tmp_path):
+    pq.write_table(pq.read_table(tables / "equal.parquet").slice(100), tmp_path / "few.parquet")
+    (line,) = lines_of(call("compare", tables / "champion.parquet", tmp_path / "few.parquet", *QUICK))
+    assert "100 of the 6000 items" in line
+    done = call("compare", tables / "champion.parquet", tmp_path / "few.parquet", "--common", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "left out: 100 items of the champion alone, 0 of the challenger alone" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "recal"], "no such metric: recal (did you mean recall?)"),
+        (["--tolerance", "x"], "--tolerance x: write a number such as 0.01, or METRIC=X such as recall=0.02"),
+        (["--tolerance", "recall=-1"], "tolerance of recall -1.0: must be a number from 0 on"),
+        (["--require", "nothing"], "--require nothing: write no-regression or non-inferiority"),
+        (["--alpha", "2"], "alpha 2.0: must lie between 0 and 1"),
+        (["--slices", "langage"], "slices: langage is in neither table; its columns are language, presence"),
+        (["--replicates", "10"], "replicates 10: a comparison needs at least 200"),
+        (["--confidence", "1.5"], "confidence"),
+        (["--data", "nowhere"], "--data nowhere: "),
+        (["--challenger-threshold", "hat=0.3"], "a threshold is given for hat, of which it has no scores"),
+    ],
+)
+def test_mistakes_are_one_line(call, tables, arguments, message):
+    lines = lines_of(call("compare", tables / "champion.parquet", tables / "equal.parquet", *arguments))
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_options_reach_the_comparison(call, tables, tmp_path):
+    done = call(
+        *("compare", tables / "champion.parquet", tables / "worse.parquet", "--metrics", "recall,f1", "--slices", "presence"),
+        *("--tolerance", "0.5", "--tolerance", "f1=0.3", "--alpha", "0.01", "--confidence", "0.9", "--enough", "7"),
+        *("--challenger-threshold", "hate=0.4", "--to", tmp_path / "out", *QUICK),
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["tolerance"] == {"recall": 0.5, "f1": 0.3}
+    assert [found[name] for name in ("alpha", "confidence", "enough", "replicates")] == [0.01, 0.9, 7, 200]
+    assert {cell["column"] for cell in found["cells"]} == {None}
+    assert found["champion"]["thresholds"] == {"hate": 0.5}
+    assert found["challenger"]["thresholds"] == {"hate": 0.4}
+
+
+def test_a_run_is_compared_with_runs_and_with_tables(call, run, tmp_path):
+    from vigil.workflows.prediction_sources import predictions_of
+
+    elsewhere = Run(shutil.copytree(run.path, tmp_path / "elsewhere"))
+    facts = elsewhere.read_environment()
+    facts["dataset"]["path"] = "/gone"
+    elsewhere.environment.write_text(json.dumps(facts))
+    pq.write_table(predictions_of(run.path).table, tmp_path / "scores.parquet")
+    cuts = [f"--champion-threshold={label}={value}" for label, value in run.read_thresholds().items()]
+    for champion, kind, options in (
+        (run.path, "run", []),
+        (elsewhere.path, "run", []),
+        (tmp_path / "scores.parquet", "table", cuts),
+    ):
+        done = call("compare", champion, run.path, "--to", tmp_path / "out", *options)
+        assert done.exit_code == 0, done.output
+        found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+        assert (found["champion"]["kind"], found["challenger"]["kind"]) == (kind, "run")
+        assert found["champion"]["thresholds"] == run.read_thresholds()
+        assert found["alignment"]["items"] == 40
+        assert found["tested"] == 0
+    assert "has thresholds of its own" in lines_of(call("compare", run.path, run.path, "--champion-threshold", "cat=0.3"))[0]
+    assert "/gone" in lines_of(call("compare", run.path, elsewhere.path))[0]
+
+
+def test_a_run_is_exported_only_if_it_is_no_regression(call, run, tmp_path):
+    from vigil.workflows.prediction_sources import predictions_of
+    from vigil_serving.bundle.load import read
+
+    table = predictions_of(run.path).table
+    perfect = table
+    for label in ("cat", "bright"):
+        targets = table.column(f"target.{label}").to_numpy(zero_copy_only=False).astype(float)
+        sure = pa.array(np.where(np.isnan(targets), 0.5, 0.02 + 0.96 * targets), pa.float32())
+        perfect = perfect.set_column(perfect.column_names.index(f"probability.{label}"), f"probability.{label}", sure)
+    reversed_ = perfect
+    for label in ("cat", "bright"):
+        turned = pa.array(1 - perfect.column(f"probability.{label}").to_numpy(), pa.float32())
+        reversed_ = reversed_.set_column(perfect.column_names.index(f"probability.{label}"), f"probability.{label}", turned)
+    pq.write_table(perfect, tmp_path / "perfect.parquet")
+    pq.write_table(reversed_, tmp_path / "reversed.parquet")
+    refused = call("export", run.path, "--to", tmp_path / "bundle", "--promote", tmp_path / "perfect.parquet")
+    assert isinstance(refused.exception, Regression), refused.output
+    assert refused.exception.status == 1
+    assert not (tmp_path / "bundle").exists()
+    done = call("export", run.path, "--to", tmp_path / "bundle", "--promote", tmp_path / "reversed.parquet")
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "bundle" / "comparison.json").read_text())
+    assert kept["passed"] is True
+    assert kept["flips"]["top"] == []
+    assert read(tmp_path / "bundle").signature.labels == ("cat", "bright")
+    # The bundle is now what is in use: the run that it was made of passes against it, and it against the run.
+    again = call("compare", tmp_path / "bundle", run.path, *QUICK)
+    assert again.exit_code == 0, again.output
+    (line,) = lines_of(call("export", run.path, "--to", tmp_path / "b", "--promote", run.path, "--checkpoint", "last"))
+    assert "--promote judges the best checkpoint" in line
+    assert "goes with --promote" in lines_of(call("export", run.path, "--to", tmp_path / "b", "--data", tmp_path))[0]

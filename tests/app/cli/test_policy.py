@@ -1,0 +1,175 @@
+"""`vigil policy`: policies are checked with every mistake, compiled or told to be infeasible, shown, and replayed."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vigil import cli
+from vigil.cli import policy
+from vigil.workflows.policies import InfeasibleError
+from vigil_data.errors import UserError
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_training.runs.run import Run
+
+GOOD = """\
+name: house-rules
+version: 4
+actions:
+  remove:
+    must:
+      - precision at least 85 %
+    appeals: {wrong: 30 %, right: 5 %, cost: 2}
+  review: {must: [at most 4 % of traffic], cost: 0.4}
+labels:
+  scam: [review, remove]
+  spam: [review]
+"""
+
+
+@pytest.fixture(scope="module")
+def call():
+    app = typer.Typer()
+    policy.register(app)
+    return lambda *arguments: CliRunner().invoke(app, ["policy", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Predictions of a validation and a test split, and of another model on the test split."""
+    folder = tmp_path_factory.mktemp("tables")
+    for seed, split in enumerate(("validation", "test")):
+        random, n = np.random.default_rng(seed), 8000
+        base = {"id": [f"{split}-{i}" for i in range(n)], "author": random.integers(0, 3000, n), "presence": ["text"] * n}
+        scores = {}
+        for label in ("spam", "scam"):
+            positive = random.random(n) < 0.1
+            scores[label] = random.normal(size=n) + 3.2 * positive
+            base[f"target.{label}"] = pa.array(positive.astype(np.float32), mask=random.random(n) < 0.3)
+        for name, noise in (("", 0.0), ("other-", 0.4)):
+            columns = {}
+            for label, score in scores.items():
+                log_odds = np.log(1 / 9) + 3.2 * (score + noise * random.normal(size=n)) - 3.2**2 / 2
+                columns[f"probability.{label}"] = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+            pq.write_table(pa.table(base | columns), folder / f"{name}{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def good(tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD)
+    return tmp_path / "good.yaml"
+
+
+def lines_of(result):
+    assert isinstance(result.exception, UserError), result.output
+    return result.exception.lines
+
+
+def test_every_mistake_of_every_file_is_told_with_its_line(call, good, tmp_path):
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("precision at", "precison at").replace("cost: 0.4", "costs: 0.4"))
+    (tmp_path / "worse.yaml").write_text(GOOD.replace("spam: [review]", "spam: [limit]"))
+    result = call("check", good, tmp_path / "bad.yaml", tmp_path / "worse.yaml")
+    assert f"ok  {good}: 2 labels, review, remove; 2 promises" in result.output
+    told = lines_of(result)
+    beginnings = ("bad.yaml:6: actions.remove.must[0]", "bad.yaml:8: actions.review.costs", "worse.yaml:11: labels.spam")
+    assert [line.startswith(f"{tmp_path}/{begin}") for line, begin in zip(told, beginnings, strict=True)] == [True] * 3
+    assert "did you mean cost?" in told[1]
+    assert "leads to limit, which is not under actions" in told[2]
+    assert call("check", good).exit_code == 0
+    assert str(tmp_path / "absent.yaml") in lines_of(call("check", tmp_path / "absent.yaml"))[0]
+
+
+def test_compile_show_and_replay(call, good, tables, tmp_path):
+    one = tmp_path / "one.json"
+    result = call("compile", good, tables / "validation.parquet", "--to", one, "--cluster", "author")
+    assert result.exit_code == 0, result.output
+    compiled = CompiledPolicy.read(one)
+    assert (compiled.name, compiled.version, compiled.facts["unit"]) == ("house-rules", 4, "author")
+    for text in ("scam/remove", "precision at least 85 %", "harm caught", "per 1,000 items", f"policy: {one}"):
+        assert text in result.output
+    shown = call("show", one)
+    assert shown.exit_code == 0
+    assert f"{compiled.thresholds()['scam']['remove']:.4g}" in shown.output
+
+    (tmp_path / "milder.yaml").write_text(GOOD.replace("85 %", "70 %"))
+    two = tmp_path / "two.json"
+    assert call("compile", tmp_path / "milder.yaml", tables / "validation.parquet", "--to", two).exit_code == 0
+    replayed = call("replay", one, two, "--on", tables / "test.parquet", "--by", "presence", "--to", tmp_path / "replay")
+    assert replayed.exit_code == 0, replayed.output
+    found = json.loads((tmp_path / "replay" / "replay.json").read_text())
+    changes = pq.read_table(tmp_path / "replay" / "changes.parquet")
+    assert found["changed"] == changes.num_rows > 0
+    assert f"{found['changed']:,} of 8,000 decisions change" in replayed.output
+    assert found["after"]["name"] == "house-rules"
+
+    models = call("replay", tables / "test.parquet", tables / "other-test.parquet", "--policy", one, "--cluster", "author")
+    assert models.exit_code == 0, models.output
+    assert "authors, are hit by a change" in models.output
+
+
+def test_infeasible_exits_with_1_and_writes_nothing(good, tables, tmp_path, monkeypatch, capsys):
+    good.write_text(GOOD.replace("85 %", "99.9 %"))
+
+    def main(*arguments):
+        monkeypatch.setattr("sys.argv", ["vigil", "policy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().err
+
+    status, told = main("compile", good, tables / "validation.parquet", "--to", tmp_path / "x.json")
+    assert status == 1
+    lines = told.splitlines()
+    assert lines[0] == "error: policy house-rules version 4 is infeasible"
+    assert "scam/remove: precision at least 99.9 % cannot be shown at 95 % confidence: the best lower bound" in lines[1]
+    assert lines[-1] == "error: nothing is written"
+    assert not (tmp_path / "x.json").exists()
+    (tmp_path / "x.json").write_text("{}")
+    assert (
+        main("compile", good, tables / "validation.parquet", "--to", tmp_path / "x.json")[1]
+        .splitlines()[-1]
+        .endswith("x.json is left as it was")
+    )
+    assert main("check", tmp_path / "x.json", good)[0] == 2
+
+
+def test_a_run_gets_its_policy_and_is_replayed(call, trained, tmp_path):
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"))
+    file = tmp_path / "tiny.yaml"
+    file.write_text("name: tiny\nactions: {label: {must: [at most 60 % of traffic]}}\nlabels: {cat: [label], bright: [label]}\n")
+    with pytest.raises(UserError, match="has no compiled policy; compile one"):
+        raise call("show", run.path).exception
+    result = call("compile", file, run.path)
+    assert result.exit_code == 0, result.output
+    compiled = run.read_policy()
+    assert compiled is not None
+    assert compiled.facts["split"] == "validation"
+    assert ("calibration" in compiled.facts) == run.calibration.is_file()
+    assert call("show", run.path).exit_code == 0
+    again = call("replay", run.path, run.path)
+    assert again.exit_code == 0, again.output
+    assert "0 of" in again.output
+
+
+def test_mistakes(call, good, tables, tmp_path):
+    validation, one = tables / "validation.parquet", tmp_path / "one.json"
+    assert "say with --to where" in lines_of(call("compile", good, validation))[0]
+    assert call("compile", good, validation, "--to", one).exit_code == 0
+    assert "name the predictions that it is to decide on with --on" in lines_of(call("replay", one, one))[0]
+    assert (
+        "carries no policy; name a compiled one with --policy" in lines_of(call("replay", one, validation, "--on", validation))[0]
+    )
+    assert "a compiled policy is a .json file" in lines_of(call("show", good))[0]
+    assert "cannot be read as a compiled policy" in lines_of(call("show", tmp_path / "absent.json"))[0]
+    assert "column region is absent" in lines_of(call("replay", one, one, "--on", validation, "--by", "region"))[0]
+    good.write_text(GOOD.replace("spam", "fraud"))
+    assert "speaks of fraud; the predictions have spam, scam" in lines_of(call("compile", good, validation, "--to", one))[0]
+
+
+def test_infeasible_is_a_failure():
+    assert InfeasibleError("x").status == 1

@@ -1,0 +1,102 @@
+"""The commands `vigil train` and `vigil evaluate`, as their user runs them."""
+
+import json
+import shutil
+import signal
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vigil import cli
+from vigil.cli import evaluate, train
+from vigil_data.errors import UserError
+from vigil_training.runs.run import Run
+
+
+@pytest.fixture(scope="module")
+def trained(trained, tmp_path_factory):
+    """A copy of the trained run, which evaluations may be added to."""
+    return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("evaluated") / "run"))
+
+
+@pytest.fixture(scope="module")
+def app():
+    made = typer.Typer()
+    train.register(made)
+    evaluate.register(made)
+    return made
+
+
+def call(app, *arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_an_evaluation_leaves_predictions_numbers_and_a_report(app, trained):
+    done = call(app, "evaluate", trained.path)
+    assert done.exit_code == 0, done.output
+    folder = trained.path / "evaluation" / "test"
+    assert {path.name for path in folder.iterdir()} == {"predictions.parquet", "metrics.json", "report.html"}
+    assert pq.read_table(folder / "predictions.parquet").num_rows == 40
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["overall"]["labels"]["bright"]["average_precision"] > 0.9
+    assert [group["column"] for group in found["by"]] == ["presence", "language"]
+    assert "bright" in done.output
+    assert "report.html" in done.output
+
+
+def test_other_evaluations_have_folders_of_their_own(app, trained):
+    done = call(app, "evaluate", trained.path, "--split", "validation", "--only", "text", "--checkpoint", "last")
+    assert done.exit_code == 0, done.output
+    assert (trained.path / "evaluation" / "validation-last-only-text" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "tset"], "has no split tset"),
+        (["--only", "smell"], "smell is not a modality"),
+        (["--only", "audio"], "the model has no audio"),
+        (["--checkpoint", "worst"], "no such checkpoint"),
+        (["--data", "/nowhere"], "/nowhere is not a dataset"),
+    ],
+)
+def test_mistakes_are_user_errors(app, trained, arguments, message):
+    done = call(app, "evaluate", trained.path, *arguments)
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+
+
+def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make_recipe().model_dump_json())
+    done = call(app, "train", recipe, "training.max_steps=2", "optimizer.lr=1e-4", "--run", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    from vigil_training.runs.run import Run
+
+    assert Run(tmp_path / "run").recipe.optimizer.lr == 1e-4
+    assert f"next: vigil evaluate {tmp_path / 'run'}" in done.output
+
+
+def test_a_failure_while_training_exits_with_one(make_recipe, monkeypatch, capsys, tmp_path):
+    from vigil_training.trainer import fit
+    from vigil_training.trainer.lightning_module import TrainingFailure
+
+    def fail(*_, **__):
+        raise TrainingFailure("too many refused")
+
+    monkeypatch.setattr(fit, "_train", fail)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make_recipe().model_dump_json())
+    monkeypatch.setattr(sys, "argv", ["vigil", "train", str(recipe), "--run", str(tmp_path / "run")])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+    finally:  # The command ignores them at its end.
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert exited.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: too many refused"

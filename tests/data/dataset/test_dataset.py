@@ -1,0 +1,289 @@
+"""The dataset keeps items as they were given, row by row and version by version, and refuses what it could not keep."""
+
+import io
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vigil_data.dataset import ingest
+from vigil_data.dataset.dataset import Dataset, exists, write
+from vigil_data.errors import UserError
+from vigil_data.items import Item
+from vigil_data.loading.packing import Refusal
+
+
+def png(size: int = 8) -> bytes:
+    to = io.BytesIO()
+    Image.new("RGB", (size, size), (size, 0, 0)).save(to, "PNG")
+    return to.getvalue()
+
+
+def wav(samples: int = 4000) -> bytes:
+    to = io.BytesIO()
+    soundfile.write(to, np.zeros(samples, np.float32), 8000, format="WAV")
+    return to.getvalue()
+
+
+def posts(count: int, prefix: str = "p", **columns: object) -> list[Item]:
+    return [Item(f"{prefix}{n}", (f"post {n}",), columns={"split": "train", **columns}) for n in range(count)]
+
+
+texts = st.text(max_size=20, alphabet=st.characters(exclude_categories=["Cs"]))
+items_of_any_kind = st.builds(
+    Item,
+    id=st.text(min_size=1, max_size=8, alphabet=st.characters(exclude_categories=["Cs"])),
+    text=st.lists(texts, max_size=3).map(tuple),
+    image=st.lists(st.sampled_from([png(4), png(9)]), max_size=3).map(tuple),
+    audio=st.lists(st.sampled_from([wav(100), wav(8000)]), max_size=2).map(tuple),
+    targets=st.dictionaries(st.sampled_from(["hate", "spam", "scam_2"]), st.floats(0, 1, width=32)),
+    columns=st.fixed_dictionaries(
+        {},
+        optional={
+            "split": st.sampled_from(["train", "it's"]),
+            "author": texts,
+            "created_at": st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
+            "likes": st.integers(-(2**40), 2**40),
+            "ratio": st.floats(allow_nan=False),
+            "flagged": st.booleans(),
+        },
+    ),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(items_of_any_kind, max_size=8, unique_by=lambda item: item.id), st.integers(0, 8), st.randoms())
+def test_items_come_back_as_they_were_given(items: list[Item], cut: int, random: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder, items[:cut])
+        write(folder, items[cut:], append=True)
+        dataset = Dataset(folder)
+        assert len(dataset) == len(items)
+        order = list(range(len(items)))
+        random.shuffle(order)  # type: ignore[attr-defined]
+        assert dataset.take(order) == [items[row] for row in order]
+        labels = ["spam", "never_seen", "hate"]
+        expected = [[items[row].targets.get(label, np.nan) for label in labels] for row in order]
+        targets_NL = dataset.targets(labels, order)
+        assert targets_NL.dtype == np.float32
+        np.testing.assert_array_equal(targets_NL, np.array(expected, np.float32).reshape(len(order), 3))
+        np.testing.assert_array_equal(dataset.targets(labels)[order], targets_NL)
+        facts = [[sum(map(len, i.text)), len(i.image), 0] for i in items]
+        np.testing.assert_array_equal(dataset.facts()[:, :2], np.array(facts, float).reshape(-1, 3)[:, :2])
+
+
+def test_facts_are_characters_images_and_seconds(tmp_path: Path) -> None:
+    write(tmp_path / "d", [Item("a", ("four", "€"), (png(), png()), (wav(4000), wav(8000))), Item("b")])
+    assert Dataset(tmp_path / "d").facts([1, 0]).tolist() == [[0, 0, 0], [5, 2, 1.5]]
+
+
+def test_unknown_targets_stay_unknown(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", targets={"hate": 0.0}), Item("b", targets={"hate": None}), Item("c")])
+    write(tmp_path, [Item("d", targets={"spam": 1.0})], append=True)
+    dataset = Dataset(tmp_path)
+    assert dataset.labels == ("hate", "spam")
+    nan = np.nan
+    np.testing.assert_array_equal(dataset.targets(["hate", "spam"]), [[0, nan], [nan, nan], [nan, nan], [nan, 1]])
+    assert [item.targets for item in dataset.take(range(4))] == [{"hate": 0.0}, {}, {}, {"spam": 1.0}]
+    assert dataset.table(["target:hate"])["target:hate"].null_count == 3
+
+
+def test_rows_of_splits_and_conditions(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [
+            Item(
+                f"i{n}",
+                targets={"hate": n % 2} if n % 3 else {},
+                columns={"split": ["train", "test", "it's", None][n % 4], "Likes": n},
+            )
+            for n in range(40)
+        ],
+    )
+    dataset = Dataset(tmp_path)
+    assert dataset.splits() == {"": 10, "it's": 10, "test": 10, "train": 10}
+    assert dataset.rows().tolist() == list(range(40))
+    assert dataset.rows("it's").tolist() == list(range(2, 40, 4))
+    assert dataset.rows("test", "Likes > 30 OR Likes < 4").tolist() == [1, 33, 37]
+    assert dataset.rows(where="`target:hate` IS NOT NULL").tolist() == [n for n in range(40) if n % 3]
+    assert dataset.rows("test").dtype == np.int64
+
+
+def test_row_numbers_close_up_after_a_deletion(tmp_path: Path) -> None:
+    write(tmp_path, posts(10))
+    write(tmp_path, posts(10, "q", split="test"), append=True)
+    lance.dataset(str(tmp_path / "items.lance")).delete("id IN ('p0', 'p7', 'q3')")
+    dataset = Dataset(tmp_path)
+    left = [f"p{n}" for n in range(10) if n not in (0, 7)] + [f"q{n}" for n in range(10) if n != 3]
+    assert [item.id for item in dataset.take(dataset.rows())] == left
+    assert [left[row] for row in dataset.rows("test")] == left[8:]
+    assert dataset.table(["id"], dataset.rows(where="id = 'q4'"))["id"].to_pylist() == ["q4"]
+
+
+def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
+    first = write(tmp_path, posts(3))
+    before = Dataset(tmp_path)
+    second = write(tmp_path, posts(2, "q", topic="sport"), append=True)
+    assert second.version > first.version
+    assert (len(before), before.version) == (3, first.version)
+    assert len(Dataset(tmp_path, first.version)) == 3
+    assert "topic" not in Dataset(tmp_path, first.version).columns
+    assert [version["rows"] for version in Dataset(tmp_path).versions()] == [3, 3, 5]  # new columns are a version of their own
+    with pytest.raises(UserError, match=f"has no version 99; its newest is {second.version}"):
+        Dataset(tmp_path, 99)
+
+
+def test_a_worker_process_opens_it_at_the_same_version(tmp_path: Path) -> None:
+    write(tmp_path, posts(2))
+    dataset = Dataset(tmp_path)
+    write(tmp_path, posts(2, "q"), append=True)
+    assert len(pickle.loads(pickle.dumps(dataset))) == 2
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        assert [item.id for item in pool.submit(dataset.take, [1, 0]).result()] == ["p1", "p0"]
+
+
+def test_what_cannot_be_decoded_goes_to_quarantine(tmp_path: Path) -> None:
+    broken = [
+        Item("a", image=(png(), b"not a picture")),
+        Item("b", ("fine",)),
+        Item("c", audio=(b"",)),
+    ]
+    written = write(tmp_path, broken, refusals=[Refusal("z", "image", 0, "gone")])
+    assert (written.kept, written.quarantined) == (1, 3)
+    table = Dataset(tmp_path).quarantine()
+    assert [(r["id"], r["modality"], r["index"]) for r in table.to_pylist()] == [
+        ("z", "image", 0),
+        ("a", "image", 1),
+        ("c", "audio", 0),
+    ]
+    assert all(reason and "\n" not in reason for reason in table["reason"].to_pylist())
+    again = write(tmp_path, [replace(broken[0], image=(png(),)), Item("d", image=(b"x",))], append=True)
+    assert (again.kept, again.quarantined) == (1, 1)
+    assert Dataset(tmp_path).quarantine().num_rows == 4
+
+
+@pytest.mark.parametrize(
+    ("items", "lines"),
+    [
+        ([Item("x"), Item("x")], ["item x: an earlier item has the same id"]),
+        ([Item("p1")], ["item p1: the dataset has an item of this id already"]),
+        ([Item("")], ["an item has an empty id"]),
+        ([Item("x\ud800")], ["item 'x\\ud800': the id holds a lone surrogate, which UTF-8 cannot store"]),
+        ([Item("x", targets={"hate": 1.5})], ["item x: target of hate is 1.5, outside [0, 1]"]),
+        ([Item("x", targets={"hate": float("nan")})], ["item x: target of hate is nan, outside [0, 1]"]),
+        (
+            [Item("x", targets={"Hate speech": 1})],
+            ["item x: label 'Hate speech' must be lower-case letters, digits and _, beginning with a letter"],
+        ),
+        ([Item("x", columns={"a.b": 1})], ["item x: a column cannot be called 'a.b'; rename it"]),
+        ([Item("x", columns={"image": 1})], ["item x: a column cannot be called 'image'; rename it"]),
+        ([Item("x", columns={"Split": "a"})], ["item x: a column cannot be called 'Split'; rename it"]),
+        (
+            [Item("x", columns={"n": 1}), Item("y", columns={"N": 1})],
+            ["columns n and N differ in case alone, which SQL conditions ignore; rename one"],
+        ),
+        ([Item("x", columns={"likes": 1.5})], ["column likes: int64 in the dataset, but double in the new items"]),
+    ],
+)
+def test_mistakes_are_one_line_each_and_nothing_is_written(tmp_path: Path, items: list[Item], lines: list[str]) -> None:
+    write(tmp_path, posts(3, likes=1))
+    with pytest.raises(UserError) as caught:
+        write(tmp_path, items, append=True)
+    assert list(caught.value.lines) == lines
+    assert [version["rows"] for version in Dataset(tmp_path).versions()] == [3]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["items.lance"]
+
+
+def test_all_mistakes_come_at_once_and_are_capped(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        write(tmp_path / "d", [Item(f"n{n % 31}") for n in range(62)])
+    assert len(caught.value.lines) == 21
+    assert caught.value.lines[-1] == "… and 11 more"
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    def breaking() -> Iterator[Item]:
+        yield from posts(3)
+        raise RuntimeError("the network went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        write(tmp_path / "new", breaking())
+    assert not (tmp_path / "new").exists()
+    write(tmp_path / "old", posts(1, "a"))
+    with pytest.raises(RuntimeError, match="went away"):
+        write(tmp_path / "old", breaking(), append=True)
+    assert len(Dataset(tmp_path / "old")) == 1
+
+
+def test_many_chunks_make_one_version_and_one_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "_CHUNK_ROWS", 2)
+    items = [
+        Item("a", columns={"likes": 1}),
+        Item("b"),
+        Item("c", targets={"hate": 1}, columns={"likes": 0.5, "topic": None}),
+        Item("d", ("lone \ud800 surrogate, \0 too",), columns={"mood": "fine \udfff"}),
+        Item("e"),
+    ]
+    counts: list[int] = []
+    written = write(tmp_path, items, progress=counts.append)
+    assert counts == [1, 2, 3, 4, 5]
+    assert (written.kept, written.version) == (5, 1)
+    dataset = Dataset(tmp_path)
+    assert dataset.table(["likes"])["likes"].to_pylist() == [1.0, None, 0.5, None, None]
+    assert dataset.take([3])[0].text == ("lone \ufffd surrogate, \0 too",)
+    assert dataset.take([3])[0].columns == {"mood": "fine \ufffd"}
+    monkeypatch.setattr(ingest, "_CHUNK_ROWS", 1)
+    with pytest.raises(UserError, match="column new: string after int64; a column has one type"):
+        write(tmp_path, [Item("f", columns={"new": 1}), Item("g", columns={"new": "one"})], append=True)
+    monkeypatch.setattr(ingest, "_CHUNK_ROWS", 9)
+    with pytest.raises(UserError, match="column new: its values are of different types"):
+        write(tmp_path, [Item("f", columns={"new": 1}), Item("g", columns={"new": "one"})], append=True)
+
+
+def test_an_empty_dataset_is_a_dataset(tmp_path: Path) -> None:
+    assert not exists(tmp_path)
+    assert write(tmp_path, []) == (0, 0, 1)
+    dataset = Dataset(tmp_path)
+    assert (len(dataset), dataset.splits(), dataset.take([])) == (0, {}, [])
+    assert dataset.targets(["hate"]).shape == (0, 1)
+    assert dataset.facts().shape == (0, 3)
+    assert write(tmp_path, posts(2), append=True).kept == 2
+
+
+def test_wrong_requests_are_answered_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", targets={"hate": 1}, columns={"split": "train"})])
+    dataset = Dataset(tmp_path)
+    requests: list[tuple[Callable[[], object], str]] = [
+        (lambda: write(tmp_path, []), "exists already; append to it, or give another folder"),
+        (lambda: Dataset(tmp_path / "elsewhere"), "elsewhere is not a dataset"),
+        (lambda: dataset.rows("tests"), "has no split tests; it has train"),
+        (lambda: dataset.rows(where="likes > 3"), "condition 'likes > 3' cannot be read: .*No field named likes"),
+        (lambda: dataset.rows(where="split ="), "condition 'split =' cannot be read"),
+        (lambda: dataset.rows(where="target:hate = 1"), "in backquotes: `target:LABEL`"),
+        (lambda: dataset.table(["likes"]), "has no column likes; it has id, created_at"),
+    ]
+    for wrong, message in requests:
+        with pytest.raises(UserError, match=message) as caught:
+            wrong()
+        assert len(caught.value.lines) == 1
+        assert "\n" not in caught.value.lines[0]
+        assert ".rs:" not in caught.value.lines[0]
+    for row in (1, -1):
+        with pytest.raises(IndexError, match="row numbers run from 0 to 0"):
+            dataset.take([row])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be made: File exists"):
+        write(tmp_path / "file", [])

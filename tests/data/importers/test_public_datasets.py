@@ -1,0 +1,207 @@
+"""Public sets are read as described: what a set does not speak of stays unknown, and no text leaks between splits."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.errors import UserError
+from vigil_data.importers import public_datasets
+from vigil_data.items import Item
+
+
+def csv(file: Path, *lines: str) -> Path:
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_davidson_knows_hate_and_offence(tmp_path: Path) -> None:
+    header = ",count,hate_speech,offensive_language,neither,class,tweet"
+    file = csv(tmp_path / "labeled_data.csv", header, "0,3,3,0,0,0,one", "1,3,0,3,0,1,two", "2,3,0,0,3,2,three")
+    items = public_datasets.read("davidson", tmp_path).items
+    assert public_datasets.read("davidson", file).items == items
+    assert [item.id for item in items] == ["davidson-0", "davidson-1", "davidson-2"]
+    assert [item.targets for item in items] == [
+        {"hate": 1.0, "offensive": None},
+        {"hate": 0.0, "offensive": 1.0},
+        {"hate": 0.0, "offensive": 0.0},
+    ]
+    assert [item.columns["davidson_class"] for item in items] == [0, 1, 2]
+    assert {item.columns["source"] for item in items} == {"davidson"}
+
+
+def test_stormfront_leaves_out_what_was_not_judged(tmp_path: Path) -> None:
+    rows = ["1_1,hate,,one", "1_2,noHate,,two", "1_3,relation,,three", "1_4,idk/skip,,four", "1_5,relation,,five"]
+    imported = public_datasets.read("stormfront", csv(tmp_path / "s.csv", "file_id,label,sampled_split,text", *rows))
+    assert [item.targets for item in imported.items] == [{"hate": 1.0}, {"hate": 0.0}]
+    assert imported.left_out == {"labelled relation": 2, "labelled idk/skip": 1}
+
+
+def test_surge_is_a_test_set_of_offence(tmp_path: Path) -> None:
+    file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "one,Toxic", '"two', 'lines",Not Toxic', "one,Toxic")
+    items = public_datasets.read("surge", tmp_path).items
+    assert public_datasets.read("surge", file).items == items
+    assert [(item.id, item.text, item.targets) for item in items] == [
+        ("surge-0", ("one",), {"offensive": 1.0}),
+        ("surge-1", ("two\nlines",), {"offensive": 0.0}),
+        ("surge-2", ("one",), {"offensive": 1.0}),
+    ]
+    assert {tuple(item.columns.items()) for item in items} == {(("source", "surge"), ("split", "test"))}
+
+
+def test_madlibs_tells_which_identity_a_sentence_speaks_of(tmp_path: Path) -> None:
+    rows = [
+        "respect middle aged,NOT_BAD,verb_adj",
+        "i am deaf,NOT_BAD,am_hate_adj",
+        "i hate african american,BAD,am_hate_adj",
+        "Being middle eastern is awful.,BAD,being_adj",
+        "You are a kind sikh,NOT_BAD,you_are_adj",
+        "Léa is an awful african american,BAD,name_adj",
+        "You are a kind coal miner,NOT_BAD,you_occupation",
+        "a sentence of another kind,NOT_BAD,another",
+    ]
+    items = public_datasets.read("madlibs", csv(tmp_path / "bias_madlibs_77k.csv", "Text,Label,Template", *rows)).items
+    assert [item.columns.get("identity") for item in items] == [
+        "middle aged",
+        "deaf",
+        "african american",
+        "middle eastern",
+        "sikh",
+        "african american",
+        None,
+        None,
+    ]
+    assert [item.targets["hate"] for item in items] == [0, 0, 1, 1, 0, 1, 0, 0]
+    assert (items[3].id, items[3].columns["template"], items[3].columns["split"]) == ("madlibs-3", "being_adj", "test")
+
+
+def test_an_evaluation_set_leaves_out_what_was_trained_on(tmp_path: Path) -> None:
+    file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "Seen  before,Toxic", "new,Toxic")
+    imported = public_datasets.read("surge", file, {"seen before": "train"})
+    assert [item.id for item in imported.items] == ["surge-1"]
+    assert imported.left_out == {"the same text is in another split": 1}
+
+
+EDOS = "rewire_id,text,label_sexist,label_category,label_vector,split"
+
+
+def test_a_text_of_another_split_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        "a,Some  WORDS,sexist,none,none,train",
+        "b,some words,sexist,none,none,test",
+        "c,kept in training,not sexist,none,none,train",
+        "d,Kept in Training,not sexist,none,none,train",
+        "e,seen before,not sexist,none,none,test",
+        "f,seen in test,not sexist,none,none,test",
+        "g,held out,not sexist,none,none,dev",
+    ]
+    file = csv(tmp_path / "edos.csv", EDOS, *rows)
+    write(
+        tmp_path / "d",
+        [
+            Item("old", ("Seen before ",), columns={"split": "train"}),
+            Item("test", ("seen in test",), columns={"split": "test"}),
+            Item("free", ("held out",)),
+        ],
+    )
+    placed = public_datasets.placed(Dataset(tmp_path / "d"))
+    assert placed == {"seen before": "train", "seen in test": "test"}
+    imported = public_datasets.read("edos", file, placed)
+    assert [(item.id, item.columns["split"]) for item in imported.items] == [
+        ("edos-b", "test"),
+        ("edos-c", "train"),
+        ("edos-d", "train"),
+        ("edos-f", "test"),
+        ("edos-g", "validation"),
+    ]
+    assert imported.left_out == {"the same text is in another split": 2}
+
+
+def test_a_hashed_split_depends_on_the_text_alone() -> None:
+    shares = Counter(public_datasets.hashed_split(f"text number {n}") for n in range(20_000))
+    assert shares["train"] == pytest.approx(16_000, rel=0.02)
+    assert shares["validation"] == pytest.approx(2_000, rel=0.08)
+    assert shares["test"] == pytest.approx(2_000, rel=0.08)
+    assert (
+        public_datasets.hashed_split("An  EXAMPLE\n")
+        == public_datasets.hashed_split("an example")
+        == public_datasets.hashed_split("ａn example")
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([EDOS, "a,x,perhaps,none,none,train"], "edos.csv:2: label_sexist is 'perhaps', none of sexist, not sexist"),
+        ([EDOS, "a,x,sexist,none,none,later"], "edos.csv:2: split is 'later', none of train, dev, test"),
+        ([EDOS, "a,,sexist,none,none,train"], "edos.csv:2: column 'text' is empty"),
+        ([EDOS, "a,x,sexist"], "edos.csv:2: 3 cells, but the header names 6 columns"),
+        (["text,label", "x,1"], "is not a file of edos: it lacks the column 'rewire_id', 'label_sexist', 'split'"),
+        ([EDOS], "edos.csv has no rows"),
+    ],
+)
+def test_a_file_that_is_not_the_set_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        public_datasets.read("edos", csv(tmp_path / "edos.csv", *lines))
+    assert len(caught.value.lines) == 1
+    assert message in caught.value.lines[0]
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not hold build_train\.csv, build_validation\.csv, build_test\.csv"):
+        public_datasets.read("hatemoji", tmp_path)
+    with pytest.raises(UserError, match=r"none\.csv does not exist"):
+        public_datasets.read("edos", tmp_path / "none.csv")
+
+
+def test_the_four_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Path) -> None:
+    folders = {"davidson": "davidson", "edos": "edos", "stormfront": "stormfront", "hatemoji": "hatemoji_build"}
+    left_out = {}
+    for name, folder in folders.items():
+        placed = public_datasets.placed(Dataset(tmp_path)) if name != "davidson" else {}
+        imported = public_datasets.read(name, shared_data / "text" / folder, placed)
+        left_out[name] = imported.left_out
+        write(tmp_path, imported.items, append=name != "davidson")
+    dataset = Dataset(tmp_path)
+    assert left_out["stormfront"] == {"labelled relation": 168, "labelled idk/skip": 73}
+    assert left_out["hatemoji"] == {"the same text is in another split": 2}
+    assert left_out["davidson"] == left_out["edos"] == {}
+
+    counted = {}
+    for name in folders:
+        targets_NL = dataset.targets(["hate", "offensive", "sexism"], dataset.rows(where=f"source = '{name}'"))
+        counted[name] = [*(~np.isnan(targets_NL)).sum(0).tolist(), *(targets_NL == 1).sum(0).tolist()]
+    assert counted["davidson"] == [24_783, 19_190 + 4_163, 0, 1_430, 19_190, 0]
+    assert counted["edos"] == [0, 0, 20_000, 0, 0, 4_854]
+    assert counted["stormfront"] == [9_507 + 1_196, 0, 0, 1_196, 0, 0]
+    assert counted["hatemoji"] == [5_910, 0, 0, 2_965, 0, 0]
+    assert len(dataset) == 24_783 + 20_000 + 10_703 + 5_910
+
+    official = {split: dataset.rows(split, "source = 'edos'").size for split in ("train", "validation", "test")}
+    assert official == {"train": 14_000, "validation": 2_000, "test": 4_000}
+    official = {split: dataset.rows(split, "source = 'hatemoji'").size for split in ("train", "validation", "test")}
+    assert official == {"train": 4_726, "validation": 591, "test": 593}
+    assert dataset.rows(where="source = 'davidson' AND davidson_class <> 1").size == 1_430 + 4_163
+    table = dataset.table(["text", "split"])
+    splits_of: dict[str, set[str]] = {}
+    for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
+        splits_of.setdefault(public_datasets.normalised(text[0]), set()).add(split)
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    matched = dataset.table(["matched_id"], dataset.rows(where="source = 'hatemoji'"))["matched_id"].to_pylist()
+    assert len(set(matched) & set(dataset.table(["id"])["id"].to_pylist())) > 5_000
+
+
+def test_the_evaluation_sets_as_they_are(shared_data: Path) -> None:
+    surge = public_datasets.read("surge", shared_data / "text" / "surge_toxicity").items
+    assert Counter(item.targets["offensive"] for item in surge) == {1.0: 501, 0.0: 499}
+    madlibs = public_datasets.read("madlibs", shared_data / "text" / "bias_madlibs").items
+    assert Counter(item.targets["hate"] for item in madlibs) == {1.0: 38_282, 0.0: 38_282}
+    # The data's own structure: 50 terms, each once in every sentence of the five templates that have one.
+    found = Counter((item.columns["template"], item.columns.get("identity")) for item in madlibs)
+    sentences = {"verb_adj": 8, "am_hate_adj": 2, "being_adj": 32, "you_are_adj": 32, "name_adj": 1440}
+    terms = {term for _, term in found if term is not None}
+    assert len(terms) == 50
+    assert {"middle aged", "african american", "muslim", "blind", "gay"} <= terms
+    assert found == {(template, term): n for template, n in sentences.items() for term in terms} | {("you_occupation", None): 864}

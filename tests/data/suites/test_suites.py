@@ -1,0 +1,486 @@
+"""Suites: templates fill as written, perturbations do what they say, pairs tell the truth, one seed makes the same items."""
+
+import io
+import itertools
+import json
+import re
+import sys
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.errors import UserError
+from vigil_data.suites import media, perturbations
+from vigil_data.suites.build import absent_files, make
+from vigil_data.suites.planned_items import draft
+from vigil_data.suites.specs import Suite
+from vigil_data.suites.templates import Fillings, Word, fill, lexicon_of, parse, plain
+
+BASE = {
+    "name": "clubs",
+    "labels": {"tobacco": "", "gambling": ""},
+    "lexicons": {"goods": ["cigarettes", "cigars", "snuff"], "place": ["here", "there"]},
+    "identities": {"fans": {"rovers": ["Rovers fans", "the Rovers crowd"], "city": ["City fans"]}},
+}
+
+
+def suite_of(*, base=None, **functionalities):
+    """A suite as it would be read from a file: strictly, from JSON."""
+    values = {**BASE, **(base or {}), "functionalities": functionalities}
+    return Suite.model_validate_json(json.dumps(values), strict=True)
+
+
+def mistakes_of(**functionalities):
+    with pytest.raises(ValidationError) as caught:
+        suite_of(**functionalities)
+    return {".".join(map(str, error["loc"])): error["msg"] for error in caught.value.errors()}
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="{}"), max_size=12)
+word = st.text(st.sampled_from("abcdexyz'é \u00df"), min_size=1, max_size=8).filter(str.strip)
+
+
+# Templates
+
+
+@given(st.lists(st.one_of(text, st.sampled_from(["{a}", "{b}", "{b2}", "{{", "}}"])), max_size=8))
+def test_a_filled_template_is_what_a_substitution_by_hand_gives(parts):
+    template = "".join(parts)
+    chosen = {"a": Word("one"), "b": Word("two"), "b2": Word("three")}
+    by_hand = "".join(
+        {"{{": "{", "}}": "}"}.get(p, chosen[p[1:-1]].text if p[1:-1] in chosen and p[0] == "{" else p) for p in parts
+    )
+    filled = fill(template, chosen)
+    assert plain(filled) == by_hand
+    assert [f.placeholder for f in filled if f.placeholder] == [p[1:-1] for p in parts if p in ("{a}", "{b}", "{b2}")]
+    assert template == "".join(
+        f"{{{f.placeholder}}}" if f.placeholder else f.text.replace("{", "{{").replace("}", "}}") for f in parse(template)
+    )
+
+
+@pytest.mark.parametrize("template", ["a {", "a } b", "{a b}", "{}", "{A}", "{{a}", "{a}}", "{1a}"])
+def test_a_brace_that_is_no_placeholder_is_refused(template):
+    with pytest.raises(ValueError, match=r"brace|lexicon"):
+        parse(template)
+
+
+def test_a_placeholder_with_a_number_is_another_word_of_its_lexicon():
+    assert lexicon_of("goods", {"goods": 0}) == "goods"
+    assert lexicon_of("goods2", {"goods": 0}) == "goods"
+    assert lexicon_of("goods2", {"goods": 0, "goods2": 0}) == "goods2"
+    assert lexicon_of("good", {"goods": 0}) is None
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(["a", "a2", "a3", "b", "b2"]), unique=True),
+    st.lists(word, min_size=1, max_size=4, unique=True),
+    st.lists(word, min_size=1, max_size=3, unique=True),
+)
+def test_fillings_are_all_and_only_those_with_different_words(names, first, second):
+    words = {"a": [Word(w) for w in first], "b": [Word(w) for w in second]}
+    fillings = Fillings.of([" ".join(f"{{{name}}}" for name in names)], words)
+    by_hand = [
+        chosen
+        for chosen in itertools.product(*(words[name[0]] for name in names))
+        if all(
+            len({c for c, n in zip(chosen, names, strict=True) if n[0] == of}) == sum(n[0] == of for n in names) for of in "ab"
+        )
+    ]
+    found = [tuple(filling[name] for name in names) for filling in fillings]
+    assert len(fillings) == len(found) == len(by_hand)
+    assert sorted(found) == sorted(by_hand)
+    with pytest.raises(IndexError):
+        fillings[len(by_hand)]
+
+
+# Perturbations
+
+sentence = st.lists(st.text(st.sampled_from("abcdeghiostuxyzABCEOT"), min_size=1, max_size=9), min_size=1, max_size=8).map(
+    " ".join
+)
+
+
+@given(sentence, st.integers(0, 50), st.integers(1, 3))
+def test_a_typo_is_one_slip_in_each_of_so_many_words(text, seed, words):
+    made = perturbations.typos(text, Random(seed), words)
+    long = [w for w in text.split() if len(w) >= 4]
+    differing = [(a, b) for a, b in zip(text.split(), made.split(), strict=True) if a != b]
+    assert len(differing) == min(words, len(long))
+    for before, after in differing:
+        assert after[0] == before[0]
+        assert abs(len(after) - len(before)) <= 1
+        assert distance(before, after) == 1
+    assert perturbations.typos(text, Random(seed), words) == made
+
+
+def distance(a, b):
+    """Damerau-Levenshtein, the optimal string alignment form, by its definition."""
+    table = np.zeros((len(a) + 1, len(b) + 1), int)
+    table[:, 0], table[0] = range(len(a) + 1), range(len(b) + 1)
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (a[i - 1] != b[j - 1]))
+            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                table[i, j] = min(table[i, j], table[i - 2, j - 2] + 1)
+    return table[-1, -1]
+
+
+@given(sentence, st.integers(0, 50), st.floats(0.01, 1))
+def test_what_stands_in_for_letters_can_be_read_back(text, seed, share):
+    back = {"4": "a", "3": "e", "1": "i", "0": "o", "5": "s", "7": "t"}
+    assert "".join(back.get(c, c) for c in perturbations.leetspeak(text)).lower() == text.lower()
+    made = perturbations.homoglyphs(text, Random(seed), share)
+    double = {other: letter for letter, other in perturbations.HOMOGLYPHS.items()}
+    assert "".join(double.get(c, c) for c in made) == text
+    possible = sum(c in perturbations.HOMOGLYPHS for c in text)
+    changed = sum(a != b for a, b in zip(text, made, strict=True))
+    assert changed == (min(possible, max(1, round(share * possible))))
+    assert all(ord(other) > 127 for other in double)
+
+
+@given(sentence)
+def test_spacing_and_casing_keep_every_letter(text):
+    letters = text.replace(" ", "")
+    assert perturbations.spacing(text, "join") == letters
+    assert perturbations.spacing(text, "spread").replace(" ", "") == letters
+    assert perturbations.spacing(text, "spread").replace("  ", "|").replace(" ", "").replace("|", " ") == text
+    assert perturbations.spacing(text, "zero_width").replace("\u200b", "") == text
+    for how in ("upper", "lower", "alternate"):
+        assert perturbations.casing(text, how).lower() == text.lower()
+    alternate = perturbations.casing(text, "alternate").replace(" ", "")
+    assert all(c.isupper() == bool(n % 2) for n, c in enumerate(alternate))
+
+
+@given(sentence, st.integers(0, 50))
+def test_stretching_holds_one_vowel(text, seed):
+    made = perturbations.stretching(text, Random(seed))
+    vowels = sum(c in "aeiouAEIOU" for c in text)
+    assert len(made) == len(text) + 3 * (vowels > 0)
+    assert re.sub(r"(.)\1{3,}", r"\1", made) == re.sub(r"(.)\1{3,}", r"\1", made)
+    assert sum((Counter(made) - Counter(text)).values()) == 3 * (vowels > 0)
+
+
+def test_words_are_replaced_whole_all_at_once_and_the_longer_first():
+    assert perturbations.replace("cat and dog", {"cat": "dog", "dog": "cat"}) == "dog and cat"
+    assert perturbations.replace("category cat", {"cat": "x"}) == "category x"
+    assert perturbations.replace("at the bar at noon", {"at": "in", "at the bar": "outside"}) == "outside in noon"
+    assert perturbations.replace("Dice", {"dice": "x"}) == "Dice"
+    assert perturbations.replace("Dice", {"dice": "x"}, any_case=True) == "x"
+    assert perturbations.replace("a (b) c", {"(b)": r"\1"}) == r"a \1 c"
+
+
+# Items
+
+
+STATED = {
+    "expect": {"tobacco": 1, "gambling": None},
+    "templates": ["{fans} smoke {goods} {place}.", "I smoke {goods} and {goods2}."],
+}
+
+
+def test_a_functionality_makes_every_filling_once_with_what_it_names():
+    made = draft(suite_of(stated=STATED)).items
+    assert len(made) == 3 * 3 * 2 + 3 * 2
+    assert len({item.text for item in made}) == len(made)
+    assert len({item.id for item in made}) == len(made)
+    for item in made:
+        assert item.expected == {"tobacco": 1.0, "gambling": None}
+        assert item.identity == ("rovers" if "Rovers" in item.text[0] else "city" if "City" in item.text[0] else None)
+    assert {item.template for item in made} == {"stated-1", "stated-2"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20))
+def test_a_sample_is_a_part_of_all_and_depends_on_the_seed_alone(seed, sample):
+    everything = {item.id: item for item in draft(suite_of(base={"seed": seed}, stated=STATED)).items}
+    made = draft(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
+    assert len(made) == min(18, sample) + min(6, sample)
+    assert all(everything[item.id] == item for item in made)
+    assert made == draft(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
+
+
+PERTURBATIONS = [
+    {"kind": "typos"},
+    {"kind": "typos", "name": "two_typos", "words": 2, "sample": 5},
+    {"kind": "leetspeak", "within": ["goods"]},
+    {"kind": "spacing"},
+    {"kind": "casing"},
+    {"kind": "stretching"},
+    {"kind": "homoglyphs"},
+    {"kind": "emoji", "words": {"cigars": "\U0001f6ac"}},
+    {"kind": "swap", "lexicon": "fans"},
+    {
+        "kind": "replace",
+        "name": "negated",
+        "words": {"smoke": "never smoke"},
+        "expect": {"tobacco": 0},
+        "functionality": "negation",
+    },
+]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.sampled_from(range(len(PERTURBATIONS))), unique=True, min_size=1))
+def test_pairs_tell_which_label_flips_and_which_stays(seed, chosen):
+    asked = [PERTURBATIONS[place] for place in chosen]
+    made = draft(suite_of(base={"seed": seed}, stated={**STATED, "pairs": asked}))
+    items = {item.id: item for item in made.items}
+    assert len(items) == len(made.items)
+    originals = [item for item in made.items if item.pair is None]
+    perturbed = [item for item in made.items if item.pair is not None]
+    assert len(originals) == 24
+    for item in perturbed:
+        original = items[item.pair]
+        assert original.pair is None
+        assert item.text != original.text
+        assert item.template == original.template
+        assert item.pair_gold == ("flips" if item.perturbation == "negated" else "stays")
+        assert (item.expected["tobacco"] != original.expected["tobacco"]) == (item.pair_gold == "flips")
+        assert item.expected["gambling"] is None
+        assert item.functionality == ("negation" if item.perturbation == "negated" else item.perturbation)
+        if item.perturbation == "swap":
+            assert {item.identity, original.identity} == {"rovers", "city"}
+        else:
+            assert item.identity == original.identity
+        if item.perturbation == "leetspeak":
+            assert item.text[0].split(" ")[:2] == original.text[0].split(" ")[:2]
+    counts = Counter(item.perturbation for item in perturbed)
+    for place, perturbation in enumerate(asked):
+        left = made.unchanged["functionalities", "stated", "pairs", place]
+        assert counts[perturbation.get("name", perturbation["kind"])] + left == perturbation.get("sample", 24)
+
+
+def test_what_is_exchanged_is_that_modality_alone(tmp_path):
+    suite = suite_of(
+        scam={
+            "expect": {"gambling": 1},
+            "items": [{"text": ["Bet on {goods}."], "image": [{"draw": "account"}], "repeat": 3}],
+            "pairs": [
+                {"kind": "exchange", "name": "other", "image": [{"draw": "plain"}], "expect": {"gambling": 0}},
+                {"kind": "exchange", "name": "alone", "image": [], "expect": {"gambling": None}},
+                {"kind": "exchange", "name": "written", "text": [], "image": [{"text": "Bet on {goods}."}]},
+            ],
+        }
+    )
+    items = {item.id: item for item in make(suite, tmp_path)}
+    assert len(items) == 9 * 4
+    for item in items.values():
+        if (pair := item.columns["pair"]) is None:
+            continue
+        original = items[pair]
+        kind = item.columns["perturbation"]
+        assert item.targets["gambling"] == {"other": 0.0, "alone": None, "written": 1.0}[kind]
+        assert item.text == (() if kind == "written" else original.text)
+        assert len(item.image) == (0 if kind == "alone" else 1)
+        assert item.image != original.image
+    assert len({item.image for item in items.values() if item.columns["pair"] is None}) == 9  # each drawn anew
+
+
+# Mistakes
+
+
+def test_every_mistake_is_found_at_once_in_its_place():
+    found = mistakes_of(
+        one={
+            "expect": {"tobaco": 1, "tobacco": 1},
+            "templates": ["I like {good}.", " ", "a { b", "same", "same", "{place} {place2} {place3}"],
+            "pairs": [
+                {"kind": "typos"},
+                {"kind": "typos"},
+                {"kind": "leetspeak", "within": ["place4", "nothing"]},
+                {"kind": "swap", "lexicon": "fens"},
+                {"kind": "swap", "name": "unused", "lexicon": "fans"},
+                {"kind": "replace", "words": {}, "expect": {"tobacco": 1}},
+                {"kind": "exchange"},
+                {"kind": "exchange", "name": "gone", "text": []},
+                {"kind": "exchange", "name": "more", "image": [{"text": "{goods}"}]},
+            ],
+        },
+        two={"expect": {"tobacco": None}, "templates": ["ordinary"]},
+        three={"expect": {"tobacco": 1}},
+        four={
+            "expect": {"tobacco": 1},
+            "items": [
+                {},
+                {"image": [{"file": "a.png", "text": "x"}, {"draw": "tobaco"}, {"text": "x", "forbidden": True}]},
+                {"audio": [{}], "text": ["x"], "repeat": 2},
+                {"text": ["{fens}"]},
+            ],
+        },
+        five={"expect": {"tobacco": 0}, "templates": ["same"]},
+    )
+    one, four = "functionalities.one", "functionalities.four"
+    assert found == {
+        f"{one}.expect.tobaco": "is not a label of this suite (did you mean tobacco?); its labels are tobacco, gambling",
+        f"{one}.templates.0": "has the placeholder {good}, which no lexicon fills (did you mean goods?)",
+        f"{one}.templates.1": "is empty",
+        f"{one}.templates.2": "has a { without its other half at character 3; write {{ for a brace",
+        f"{one}.templates.4": "stands in functionalities.one.templates[3] too",
+        f"{one}.templates.5": "has 3 placeholders for different words of place, which has 2",
+        f"{one}.pairs.1": "is the second perturbation called typos here; give it a name of its own",
+        f"{one}.pairs.2.within.0": "is no placeholder of this functionality (did you mean place?)",
+        f"{one}.pairs.2.within.1": "is no placeholder of this functionality",
+        f"{one}.pairs.3.lexicon": "is no lexicon (did you mean fans?)",
+        f"{one}.pairs.4.lexicon": "fills no placeholder of this functionality",
+        f"{one}.pairs.5.words": "must not be empty",
+        f"{one}.pairs.5.expect.tobacco": "is what the original has too; name the labels that the perturbation changes",
+        f"{one}.pairs.6": "exchanges nothing: name text, image or audio; an empty list takes it away",
+        f"{one}.pairs.7": "leaves nothing of functionalities.one.templates[0]",
+        f"{one}.pairs.8": "has the placeholder {goods}, which functionalities.one.templates[0] does not fill",
+        "functionalities.two.expect": "expects nothing of any label, so that there is nothing to test",
+        "functionalities.three": "makes no items: write templates, or items for several segments",
+        f"{four}.items.0": "holds nothing: give it text, image or audio",
+        f"{four}.items.1.image.0": "must have exactly one of file, text and draw",
+        f"{four}.items.1.image.1.draw": found[f"{four}.items.1.image.1.draw"],
+        f"{four}.items.1.image.2.forbidden": "goes with draw",
+        f"{four}.items.2.audio.0": "must have exactly one of file and say",
+        f"{four}.items.2.repeat": "goes with draw or say; these items would all be the same",
+        f"{four}.items.3.text.0": "has the placeholder {fens}, which no lexicon fills (did you mean fans?)",
+        "functionalities.five.templates.0": "stands in functionalities.one.templates[3] too",
+    }
+    assert "(did you mean tobacco?); what can is tobacco," in found[f"{four}.items.1.image.1.draw"]
+
+
+def test_lexicons_that_are_empty_or_say_a_word_twice_are_refused():
+    base = {
+        "lexicons": {"none": [], "goods": ["a", "a", " "], "fans": ["x"]},
+        "identities": {"fans": {"rovers": [], "city": ["City", "City"]}, "nobody": {}},
+    }
+    with pytest.raises(ValidationError) as caught:
+        suite_of(base=base, one={"expect": {"tobacco": 1}, "templates": ["x"]})
+    assert {".".join(map(str, error["loc"])): error["msg"] for error in caught.value.errors()} == {
+        "lexicons.none": "must not be empty",
+        "lexicons.goods.1": "stands there twice",
+        "lexicons.goods.2": "is blank",
+        "identities.fans": "is a lexicon too; a placeholder has one meaning",
+        "identities.fans.city.1": "stands there twice",
+        "identities.fans.rovers": "must not be empty",
+        "identities.nobody": "must not be empty",
+    }
+
+
+def test_what_shows_in_the_items_alone_is_found_too():
+    assert mistakes_of(
+        one={
+            "expect": {"tobacco": 1},
+            "templates": ["I like {goods}."],
+            "pairs": [{"kind": "emoji"}, {"kind": "replace", "words": {"x": "y"}}],
+        },
+        two={"expect": {"tobacco": 0}, "templates": ["I like cigars."]},
+    ) == {
+        "functionalities.two.templates.0": "makes an item that functionalities.one.templates[0] makes too",
+        "functionalities.one.pairs.1": "alters none of the 3 items: nothing in them is what it looks for",
+    }
+
+
+def test_a_suite_that_would_make_too_many_items_is_told_before_they_are_made():
+    many = {"lexicons": {"a": [f"word {n}" for n in range(400)]}}
+    with pytest.raises(ValidationError, match=r"160,400 items|159,600 items, more than 100,000; sample fewer"):
+        suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"]})
+    made = draft(suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"], "sample": 100}))
+    assert len(made.items) == 100
+
+
+# Media
+
+
+def test_words_become_a_picture_that_a_reader_finds_dark_on_light():
+    picture = media.written("No betting in this house, thanks. " * 3, Random(0))
+    assert picture == media.written("No betting in this house, thanks. " * 3, Random(0))
+    image = Image.open(io.BytesIO(picture))
+    grey = np.asarray(image.convert("L"))
+    assert image.format == "PNG"
+    assert image.width <= media.WIDTH + 60
+    assert np.median(grey) > 220
+    assert grey.min() < 90
+    assert 0.02 < (grey < 128).mean() < 0.3
+
+
+def test_letters_that_the_font_does_not_have_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"the built-in font cannot write '\U0001f6ac'; name a font"):
+        media.written("a \U0001f6ac", Random(0))
+    (tmp_path / "font.ttf").write_bytes(b"no")
+    with pytest.raises(UserError, match="is not a font that can be read"):
+        media.written("a", Random(0), tmp_path / "font.ttf")
+
+
+MIXED = {
+    "spoken": {
+        "expect": {"tobacco": 1},
+        "items": [{"text": ["one", "two"], "audio": [{"say": "I smoke {goods} {place}."}, {"file": "tone.wav"}]}],
+        "sample": 2,
+    },
+    "seen": {
+        "expect": {"tobacco": 1},
+        "items": [{"image": [{"draw": "tobacco"}, {"text": "{goods}"}, {"file": "dot.png"}]}],
+        "pairs": [{"kind": "swap", "lexicon": "goods"}],
+    },
+}
+
+
+@pytest.fixture
+def beside(tmp_path):
+    soundfile.write(tmp_path / "tone.wav", np.zeros(1600, np.float32), 16_000)
+    Image.new("RGB", (8, 8)).save(tmp_path / "dot.png")
+    return tmp_path
+
+
+def test_items_of_several_segments_are_made_the_same_each_time_and_can_be_stored(beside):
+    pytest.importorskip("hibari")
+    suite = suite_of(base={"language": "en", "seed": 3}, **MIXED)
+    items = list(make(suite, beside))
+    assert items == list(make(suite, beside))
+    assert items != list(make(suite_of(base={"seed": 4}, **MIXED), beside))
+    assert [(len(i.text), len(i.image), len(i.audio)) for i in items] == [(2, 0, 2)] * 2 + [(0, 3, 0)] * 6
+    for item in items[:2]:
+        sound, rate = soundfile.read(io.BytesIO(item.audio[0]))
+        assert len(sound) / rate > 0.5
+        assert item.audio[1] == (beside / "tone.wav").read_bytes()
+    pairs = {item.id: item for item in items}
+    for item in items:
+        if item.columns["pair"]:
+            original = pairs[item.columns["pair"]]
+            assert (item.image[0], item.image[2]) == (original.image[0], original.image[2])  # the drawing is the same one
+            assert item.image[1] != original.image[1]
+    written = write(beside / "dataset", items)
+    assert (written.kept, written.quarantined) == (8, 0)
+    dataset = Dataset(beside / "dataset")
+    assert dataset.take(range(8))[5].columns["functionality"] == "swap"
+    assert dataset.splits() == {"test": 8}
+    assert np.isnan(dataset.targets(["gambling"])).all()
+
+
+def test_absent_files_are_named_with_their_place(tmp_path):
+    asked = {
+        **MIXED,
+        "other": {
+            "expect": {"tobacco": 1},
+            "templates": ["x"],
+            "pairs": [{"kind": "exchange", "text": [], "image": [{"file": "none.png"}], "functionality": "seen"}],
+        },
+    }
+    (tmp_path / "dot.png").mkdir()
+    assert absent_files(suite_of(base={"font": "my.ttf"}, **asked), tmp_path) == [
+        (("font",), "my.ttf does not exist beside the suite"),
+        (("functionalities", "spoken", "items", 0, "audio", 1, "file"), "tone.wav does not exist beside the suite"),
+        (("functionalities", "seen", "items", 0, "image", 2, "file"), "dot.png is not a file beside the suite"),
+        (("functionalities", "other", "pairs", 0, "image", 0, "file"), "none.png does not exist beside the suite"),
+    ]
+
+
+def test_speech_without_the_voice_is_one_clear_line(beside, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    with pytest.raises(UserError) as caught:
+        list(make(suite_of(**MIXED), beside))
+    assert caught.value.lines == (
+        "2 sentences are to be spoken (say), which needs the voice hibari-tts: pip install 'vigil[demo]'",
+    )

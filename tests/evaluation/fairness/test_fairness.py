@@ -1,0 +1,230 @@
+"""Subgroup numbers against scikit-learn and a direct count, on random tables and on sentences about 50 identities."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from vigil_data.errors import UserError
+from vigil_data.importers import public_datasets
+from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identities
+from vigil_evaluation.fairness.subgroup_metrics import fairness, power_mean
+from vigil_evaluation.slices.breakdown import EvaluationData
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
+from vigil_evaluation.stats.intervals import interval
+
+NUMBERS = ("subgroup_auc", "bpsn_auc", "bnsp_auc", "recall", "recall_gap", "false_positive_rate", "false_positive_gap")
+
+
+def direct(targets_N, scores_N, member_N, threshold, enough=1):
+    """The numbers of one subgroup by hand: rows of known target, ``member_N`` true, false or NaN where it is not known."""
+    known = ~np.isnan(targets_N) & ~np.isnan(member_N)
+    positive, inside = targets_N[known] >= 0.5, member_N[known] == 1
+    scores, flagged = scores_N[known], scores_N[known] >= threshold
+
+    def auc(positives, negatives):
+        rows = positives | negatives
+        if min(positives.sum(), negatives.sum()) < enough:
+            return None
+        return roc_auc_score(positive[rows], scores[rows])
+
+    def share(which):
+        return flagged[which].mean() if which.sum() >= enough else None
+
+    def gap(one, other):
+        return None if one is None or other is None else one - other
+
+    recall, rate = share(inside & positive), share(inside & ~positive)
+    return {
+        "subgroup_auc": auc(inside & positive, inside & ~positive),
+        "bpsn_auc": auc(~inside & positive, inside & ~positive),
+        "bnsp_auc": auc(inside & positive, ~inside & ~positive),
+        "recall": recall,
+        "recall_gap": gap(recall, share(~inside & positive)),
+        "false_positive_rate": rate,
+        "false_positive_gap": gap(rate, share(~inside & ~positive)),
+    }
+
+
+def judged(targets_NL, probabilities_NL, columns, replicates=0, clusters=None, enough=1):
+    spec = EvaluationSpec(identities=tuple(columns), replicates=replicates, enough=enough)
+    thresholds = {f"label{i}": 0.5 for i in range(targets_NL.shape[1])}
+    return EvaluationData(targets_NL, probabilities_NL, thresholds, Resampling(replicates, 3, clusters), spec)
+
+
+def found_in(arrays, table):
+    return fairness(arrays, table, dict.fromkeys(arrays.thresholds, 0.9), lambda _: None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_every_number_equals_the_direct_computation(seed, enough):
+    random = np.random.default_rng(seed)
+    targets_NL = random.choice([0.0, 0.3, 0.5, 1.0, np.nan], (60, 2), p=[0.4, 0.1, 0.1, 0.3, 0.1])
+    probabilities_NL = np.round(random.random((60, 2)), random.integers(1, 4))
+    one = random.choice(["x", "y", None], 60)
+    several = [
+        random.choice(["p", "q", "r"], random.integers(0, 4)).tolist() if random.random() < 0.8 else None for _ in range(60)
+    ]
+    share = np.where(random.random(60) < 0.2, np.nan, random.random(60))
+    table = pa.table({"one": one.tolist(), "several": several, "identity.z": pa.array(share, mask=np.isnan(share))})
+    found = found_in(judged(targets_NL, probabilities_NL, ("one", "several", "identity"), enough=enough), table)
+    members = {("one", v): (one == v).astype(float) for v in ("x", "y")}
+    members |= {("several", v): np.array([v in (names or ()) for names in several], float) for v in "pqr"}
+    members |= {("identity.z", "z"): np.where(np.isnan(share), np.nan, share >= 0.5)}
+    members = {key: member for key, member in members.items() if (member == 1).any()}
+    assert {(group.identity, group.value) for group in found.subgroups} == set(members)
+    for group in found.subgroups:
+        member = members[group.identity, group.value]
+        assert group.items == (member == 1).sum()
+        for i, numbers in enumerate(group.labels.values()):
+            expected = direct(targets_NL[:, i], probabilities_NL[:, i], member, 0.5, enough)
+            assert {name: getattr(numbers, name) for name in NUMBERS} == {
+                name: None if value is None else pytest.approx(value, abs=1e-12) for name, value in expected.items()
+            }
+            inside = (member == 1) & ~np.isnan(targets_NL[:, i])
+            assert (numbers.known, numbers.positive) == (inside.sum(), (targets_NL[inside, i] >= 0.5).sum())
+            assert numbers.intervals == {}
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
+    random = np.random.default_rng(5)
+    targets_N1 = random.choice([0.0, 1.0, np.nan], (400, 1), p=[0.6, 0.3, 0.1])
+    probabilities_N1 = np.round(np.clip(0.3 * np.nan_to_num(targets_N1) + 0.7 * random.random((400, 1)), 0, 1), 2)
+    member = random.random(400) < 0.3
+    units = random.integers(0, 90, 400).astype(np.int32) if clustered else None
+    arrays = judged(targets_N1, probabilities_N1, ("who",), 200, units)
+    (group,) = found_in(arrays, pa.table({"who": np.where(member, "x", None).tolist()})).subgroups
+    numbers = group.labels["label0"]
+    inside, positive = member[:, None], targets_N1 >= 0.5
+    sets = {"subgroup_auc": inside, "bpsn_auc": inside != positive, "bnsp_auc": inside == positive}
+    everything, points = [np.zeros(400, np.int32)], Points(0.1, 0.9, np.array([0.5]))
+    for name, kept in sets.items():
+        derived = np.where(kept, targets_N1, np.nan)
+        peer = replicate(derived, probabilities_N1, everything, points, arrays.resampling, ("auroc",))
+        expected = interval(float(peer.estimates["auroc"][0, 0]), peer.samples["auroc"][:, 0, 0], 0.95)
+        assert numbers.intervals[name] == pytest.approx(expected, abs=1e-6), name
+    sides = {"recall": positive[:, 0], "false_positive_rate": targets_N1[:, 0] < 0.5}
+    for name, side in sides.items():
+        peer = replicate(targets_N1, probabilities_N1, [member.astype(np.int32)], points, arrays.resampling, (name,))
+        assert side.any()
+        for key, (estimate, samples) in {
+            name: (peer.estimates[name][1, 0], peer.samples[name][:, 1, 0]),
+            {"recall": "recall_gap"}.get(name, "false_positive_gap"): (
+                peer.estimates[name][1, 0] - peer.estimates[name][0, 0],
+                peer.samples[name][:, 1, 0] - peer.samples[name][:, 0, 0],
+            ),
+        }.items():
+            assert numbers.intervals[key] == pytest.approx(interval(float(estimate), samples, 0.95), abs=1e-6), key
+
+
+def drawn(random, authors):
+    """Items of authors who tend to one side, in and outside a group whose harmless items score high."""
+    author = np.repeat(np.arange(authors), random.integers(1, 8, authors))
+    member = random.random(authors)[author] < 0.3
+    positive = random.random(len(author)) < 0.3
+    bent = random.normal(0, 0.7, authors)[author]
+    score = 1 / (1 + np.exp(-(random.normal(1.5 * positive + 0.8 * (member & ~positive), 1.0) + bent - 0.7)))
+    return positive.astype(float)[:, None], score[:, None], member, author.astype(np.int32)
+
+
+@pytest.mark.prove
+def test_intervals_hold_the_truth(proofs):
+    random = np.random.default_rng(8)
+    truth_N1, score_N1, member, _ = drawn(random, 300_000)
+    truth = direct(truth_N1[:, 0], score_N1[:, 0], member.astype(float), 0.5)
+    tries, inside = proofs(300, 1000), dict.fromkeys(NUMBERS, 0)
+    for _ in range(tries):
+        targets_N1, scores_N1, member, author = drawn(random, 250)
+        table = pa.table({"who": np.where(member, "x", None).tolist()})
+        (group,) = found_in(judged(targets_N1, scores_N1, ("who",), 400, author), table).subgroups
+        for name, (low, high) in group.labels["label0"].intervals.items():
+            inside[name] += low <= truth[name] <= high
+    print({name: count / tries for name, count in inside.items()})
+    for name, count in inside.items():
+        assert 0.93 - 3 * (0.05 * 0.95 / tries) ** 0.5 <= count / tries <= 0.98 + 2 * (0.05 * 0.95 / tries) ** 0.5, name
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=10))
+def test_the_power_mean_is_pulled_down_by_the_lowest(values):
+    found = power_mean([*values, None])
+    assert found == pytest.approx((sum(value**-5 for value in values) / len(values)) ** (-1 / 5))
+    assert min(values) - 1e-9 <= found <= sum(values) / len(values) + 1e-9
+    assert power_mean([*values, 0.0]) == 0.0
+    assert power_mean([None]) is None
+
+
+def test_the_bias_score_is_the_mean_of_four():
+    random = np.random.default_rng(1)
+    targets_NL, who = random.integers(0, 2, (300, 1)).astype(float), random.choice(["x", "y"], 300)
+    found = found_in(judged(targets_NL, random.random((300, 1)), ("who", "gone")), pa.table({"who": who.tolist()}))
+    assert (found.power, found.absent, found.values_left_out) == (-5.0, ["gone"], {})
+    means = found.power_means["label0"]
+    for name in ("subgroup_auc", "bpsn_auc", "bnsp_auc"):
+        assert means[name] == power_mean([getattr(group.labels["label0"], name) for group in found.subgroups])
+    assert found.bias_score["label0"] == pytest.approx((0.9 + sum(means.values())) / 4)
+    undefined = found_in(judged(np.ones((300, 1)), random.random((300, 1)), ("who",)), pa.table({"who": who.tolist()}))
+    assert undefined.bias_score == {"label0": None}
+
+
+def test_what_is_no_identity_is_named_and_many_are_cut():
+    table = pa.table({"ids": [[1], [2]], "when": pa.array([0, 1], pa.timestamp("s")), "who": ["x", None]})
+    with pytest.raises(UserError) as raised:
+        identities(table, ("ids", "when", "who"))
+    assert len(raised.value.lines) == 2
+    assert "column ids holds list<item: int64>" in raised.value.lines[0]
+    twice = pa.array([["often"] * 5, ["once"], ["once", None], []])
+    ((identity,), _) = identities(pa.table({"who": twice}), ("who",))
+    assert (identity.values, identity.rows_M.tolist(), identity.groups_M.tolist()) == (["once", "often"], [0, 1, 2], [1, 0, 0])
+    names = [f"name{i:03}" for i in range(MAX_SUBGROUPS + 20)]
+    for column in (
+        pa.array([*names, None, None, names[0]]),
+        pa.array([[name] for name in names] + [None, [], [names[0], "more"]]),
+    ):
+        ((identity,), _) = identities(pa.table({"who": column}), ("who",))
+        assert len(identity.values) == MAX_SUBGROUPS
+        assert identity.values[0] == "name000"
+        assert identity.values_left_out == 20 + pa.types.is_list(column.type)
+        assert set(identity.groups_M.tolist()) == set(range(MAX_SUBGROUPS))
+
+
+def test_bias_madlibs_against_the_direct_computation(shared_data):
+    items = public_datasets.read("madlibs", shared_data / "text" / "bias_madlibs").items
+    texts, targets_N = [item.text[0] for item in items], np.array([item.targets["hate"] for item in items])
+    random = np.random.default_rng(0)
+    # A small model that is biased on purpose: trained on few sentences, most of them of one kind where they speak of three terms.
+    who = np.array([item.columns.get("identity") for item in items], object)
+    chance = np.where(np.isin(who, ["muslim", "gay", "blind"]), np.where(targets_N == 1, 0.2, 0.002), 0.01)
+    kept = random.random(len(items)) < chance
+    features = HashingVectorizer(n_features=2**12, alternate_sign=False).transform(texts)
+    model = LogisticRegression(max_iter=200).fit(features[kept], targets_N[kept])
+    scores_N = model.predict_proba(features)[:, 1].astype(np.float32)
+    table = pa.table(
+        {"id": [item.id for item in items], "target.hate": targets_N, "probability.hate": scores_N, "identity": who.tolist()}
+    )
+    spec = EvaluationSpec(identities=("identity",), replicates=100)
+    found = evaluate(table, ("hate",), {"hate": 0.5}, spec, {}).fairness
+    assert found is not None
+    assert len(found.subgroups) == 50
+    assert {group.items for group in found.subgroups} == {1514}
+    for group in found.subgroups:
+        numbers = group.labels["hate"]
+        expected = direct(targets_N, scores_N.astype(float), (who == group.value).astype(float), 0.5)
+        for name in NUMBERS:
+            assert getattr(numbers, name) == pytest.approx(expected[name], abs=1e-12), (group.value, name)
+            low, high = numbers.intervals[name]
+            assert low <= getattr(numbers, name) <= high
+            assert math.isfinite(low)
+    by_bpsn = sorted(found.subgroups, key=lambda group: group.labels["hate"].bpsn_auc or 0)
+    assert {group.value for group in by_bpsn[:3]} == {"muslim", "gay", "blind"}
+    lowest = by_bpsn[0].labels["hate"]
+    assert lowest.intervals["false_positive_gap"].low > 0, "harmless sentences on it are flagged more often"

@@ -1,0 +1,33 @@
+"""Confusion between labels: counted over pairs of known targets alone."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
+
+from vigil_evaluation.metrics.label_confusion import confusion
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_shares_are_what_a_loop_counts(seed, enough):
+    random = np.random.default_rng(seed)
+    targets_NL = random.choice([0.0, 0.4, 0.5, 1.0, np.nan], (25, 3))
+    probabilities_NL = random.random((25, 3))
+    thresholds = {"a": 0.3, "b": 0.5, "c": 0.8}
+    found = confusion(targets_NL, probabilities_NL, thresholds, enough)
+    assert found.labels == ["a", "b", "c"]
+    for i in range(3):
+        for j, limit in enumerate(thresholds.values()):
+            rows = [
+                n for n in range(25) if targets_NL[n, i] >= 0.5 and (i == j or (targets_NL[n, j] < 0.5 and targets_NL[n, j] >= 0))
+            ]
+            flagged = sum(probabilities_NL[n, j] >= limit for n in rows)
+            assert found.known[i][j] == len(rows)
+            assert found.share[i][j] == (flagged / len(rows) if len(rows) >= enough else None)
+
+
+def test_one_label_an_item_gives_the_usual_matrix():
+    random = np.random.default_rng(0)
+    truth, said = random.integers(0, 4, 300), random.integers(0, 4, 300)
+    found = confusion(np.eye(4)[truth], np.eye(4)[said], dict.fromkeys("abcd", 0.5))
+    np.testing.assert_allclose(found.share, confusion_matrix(truth, said, normalize="true"), atol=1e-12)

@@ -1,0 +1,81 @@
+"""A suite's page shows what was found, fetches nothing, and runs nothing of what it shows."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vigil_evaluation.report.suite_page import render_suite
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.suites.outcome import SuiteOutcome
+from vigil_evaluation.suites.results import functionality_findings
+
+NASTY = '<script>alert("x")</script>'
+
+
+class Page(HTMLParser):
+    """The tags, attributes and texts of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.values, self.texts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def outcome_of(labels, **columns):
+    random = np.random.default_rng(0)
+    table = {"id": [f"{NASTY}{n}" for n in range(120)]}
+    for label in labels:
+        table[f"target.{label}"] = pa.array((random.random(120) < 0.5).astype(np.float32))
+        table[f"probability.{label}"] = pa.array(random.random(120).astype(np.float32))
+    table["functionality"] = [NASTY if n % 3 else "negation" for n in range(120)]
+    made = pa.table({**table, **columns})
+    found = functionality_findings(made, labels, dict.fromkeys(labels, 0.5), EvaluationSpec(replicates=50))
+    return SuiteOutcome(
+        suite=NASTY,
+        facts={"run": NASTY},
+        descriptions={"negation": NASTY},
+        thresholds=dict.fromkeys(labels, 0.5),
+        skipped=["absent_label"],
+        findings=found,
+    )
+
+
+@pytest.mark.parametrize("labels", [["scam"], ["scam", "tobacco"]])
+def test_a_page_shows_what_was_found_and_runs_none_of_it(labels, tmp_path):
+    ids = [f"{NASTY}{n}" for n in range(120)]
+    outcome = outcome_of(
+        labels,
+        identity=[NASTY if n % 2 else "rovers" for n in range(120)],
+        pair=[ids[n - 1] if n % 2 else None for n in range(120)],
+        perturbation=[NASTY] * 120,
+    )
+    render_suite(outcome, tmp_path / "suite.html")
+    page = Page((tmp_path / "suite.html").read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 1
+    assert not [value for _, name, value in page.values if name in ("src", "href") and not value.startswith(("#", "data:"))]
+    assert {"negation", NASTY, "rovers"} <= set(page.texts)
+    assert any("absent_label" in text for text in page.texts)
+    for case in outcome.findings.cases:
+        assert f"{case.labels['scam'].accuracy.value:.1%}" in page.texts
+    failed = outcome.findings.pairs.worst
+    assert failed
+    assert all(pair.original in page.texts for pair in failed)
+    assert [path.name for path in tmp_path.iterdir()] == ["suite.html"]
+
+
+def test_a_page_without_groups_and_pairs_has_no_empty_sections(tmp_path):
+    render_suite(outcome_of(["scam"]), tmp_path / "suite.html")
+    page = Page((tmp_path / "suite.html").read_text(encoding="utf-8"))
+    ids = {value for _, name, value in page.values if name == "id"}
+    assert {"cases", "reading"} <= ids
+    assert not ids & {"targets", "pairs"}
+    assert {value[1:] for tag, name, value in page.values if tag == "a" and name == "href"} <= ids

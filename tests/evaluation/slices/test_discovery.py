@@ -1,0 +1,184 @@
+"""The worst slices: the tests are exact, nothing is found where nothing is, and what is planted is found and not its company."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import fisher_exact
+
+from vigil_evaluation.slices.discovery import Condition, discover
+from vigil_evaluation.stats.bootstrap import Resampling
+from vigil_evaluation.stats.exact_tests import Counts, design_effect, holm, worse
+
+COLUMNS = ("language", "presence", "market", "kind")
+NO_INTERVALS = Resampling(replicates=0)
+
+
+def traffic(random: np.random.Generator, rows: int, authors: int = 0) -> pa.Table:
+    """Four columns that are related, one with nulls; and authors, each with one language and market."""
+    author = random.integers(0, authors or rows, rows)
+    language = random.choice(["en", "de", "fr", "es"], authors or rows, p=[0.6, 0.2, 0.15, 0.05])[author]
+    market = np.where(random.random(authors or rows)[author] < 0.7, language, random.choice(["us", "uk"], rows))
+    return pa.table(
+        {
+            "language": [None if value == "es" else value for value in language.tolist()],
+            "presence": random.choice(["text", "text+image", "audio"], rows, p=[0.6, 0.3, 0.1]).tolist(),
+            "market": market.tolist(),
+            "kind": random.integers(0, 12, rows),
+            "author": author,
+        }
+    )
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_p_values_are_fishers(seed):
+    random = np.random.default_rng(seed)
+    items, others = random.integers(1, 60, 5), random.integers(1, 300, 5)
+    errors, wrong = random.integers(0, items + 1), random.integers(0, others + 1)
+    found = worse(Counts(errors, items), Counts(wrong, others))
+    for e, n, w, m, p in zip(errors, items, wrong, others, found, strict=True):
+        peer = fisher_exact([[e, n - e], [w, m - w]], alternative="greater").pvalue
+        assert p == (pytest.approx(peer, rel=1e-9, abs=1e-14) if e * m > w * n else 1)
+
+
+def test_p_values_of_large_tables():
+    found = worse(
+        Counts(np.array([2_150, 90_000]), np.array([20_000, 300_000])), Counts(np.array([100_000] * 2), np.array([10**6] * 2))
+    )
+    peers = [
+        fisher_exact([[e, n - e], [10**5, 9 * 10**5]], alternative="greater").pvalue
+        for e, n in ((2150, 20_000), (90_000, 300_000))
+    ]
+    assert found[0] == pytest.approx(peers[0], rel=1e-6)
+    assert found[1] == peers[1] == 0
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_rejects_as_its_steps_do(p_values):
+    found = holm(np.array(p_values))
+    for level in (0.01, 0.05, 0.5):
+        rejected, left = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+        while left and p_values[left[0]] * len(left) <= level:
+            rejected.add(left.pop(0))
+        assert set(np.flatnonzero(found <= level).tolist()) == rejected
+
+
+def test_the_design_effect_is_the_ratio_of_variances():
+    random = np.random.default_rng(0)
+    # Units of 10 items that err alike in 4 of 10 cases: 1 + (10 - 1) * 0.4 by Kish's formula.
+    effects = []
+    for _ in range(200):
+        alike = random.random((100, 1)) < 0.4
+        errors = np.where(alike, random.random((100, 1)) < 0.2, random.random((100, 10)) < 0.2).sum(axis=1)
+        effects.append(design_effect(errors, np.full(100, 10)))
+    assert np.mean(effects) == pytest.approx(4.6, rel=0.05)
+    assert design_effect([1, 0, 0], [1, 1, 1]) == pytest.approx(1.0, abs=0.5)
+    assert design_effect([4], [9]) == float("inf")
+    assert design_effect([0, 0], [5, 5]) == design_effect([5, 5, 0], [5, 5, 0]) == 5
+
+
+@pytest.mark.prove
+def test_nothing_is_found_where_nothing_is(proofs):
+    random = np.random.default_rng(1)
+    tries = proofs(200, 2000)
+    alarms = 0
+    for _ in range(tries):
+        right = (random.random(3_000) < random.uniform(0.6, 0.97)).astype(float)
+        right[random.random(3_000) < 0.2] = np.nan
+        alarms += discover(traffic(random, 3_000), COLUMNS, right, NO_INTERVALS).found > 0
+    # At most 5 % each: more than this is seen with a chance below 1 %.
+    assert alarms <= {200: 18, 2000: 123}[tries]
+    print(f"false alarms: {alarms} of {tries}")
+
+
+@pytest.mark.prove
+def test_nothing_is_found_where_authors_err_together(proofs):
+    random = np.random.default_rng(2)
+    tries = proofs(200, 2000)
+    alarms = alone = 0
+    for _ in range(tries):
+        table = traffic(random, 3_000, authors=120)
+        author = table.column("author").to_numpy()
+        right = (random.random(3_000) < random.beta(2, 0.5, 120)[author]).astype(float)
+        units = Resampling(replicates=0, clusters=author.astype(np.int32))
+        alarms += discover(table, COLUMNS, right, units).found > 0
+        alone += discover(table, COLUMNS, right, NO_INTERVALS).found > 0
+    assert alarms <= {200: 18, 2000: 123}[tries]
+    assert alone > tries / 4, "the simulation does not tell the two apart"
+    print(f"false alarms: {alarms} of {tries}; {alone} if the authors are not known")
+
+
+@pytest.mark.prove
+def test_a_planted_slice_is_found_and_not_its_company(proofs):
+    random = np.random.default_rng(3)
+    tries = proofs(50, 500)
+    planted, first, among, company = [Condition("language", "de"), Condition("presence", "text+image")], 0, 0, 0
+    for _ in range(tries):
+        table = traffic(random, 6_000)
+        bad = (np.array(table.column("language")) == "de") & (np.array(table.column("presence")) == "text+image")
+        right = (random.random(6_000) < np.where(bad, 0.7, 0.9)).astype(float)
+        found = discover(table, COLUMNS, right, NO_INTERVALS)
+        among += planted in [s.conditions for s in found.slices]
+        first += found.slices[0].conditions == planted
+        # What holds the planted slice is worse as well; but no pair that adds something else to it.
+        named = [{(c.column, c.value) for c in s.conditions} for s in found.slices]
+        company += sum(len(s) == 2 and not s & {("language", "de"), ("market", "de"), ("presence", "text+image")} for s in named)
+    # Most of market de is of language de, so that the two are sometimes taken for one another.
+    assert among >= 0.95 * tries
+    assert first >= 0.7 * tries
+    assert company <= 0.05 * tries
+    print(f"found in {among}, first in {first} of {tries}; {company} unrelated pairs")
+
+
+def test_a_bad_value_is_not_found_again_in_every_pair():
+    random = np.random.default_rng(4)
+    table = traffic(random, 20_000)
+    right = (random.random(20_000) < np.where(np.array(table.column("kind")) == 3, 0.7, 0.9)).astype(float)
+    found = discover(table, COLUMNS, right, NO_INTERVALS)
+    assert [s.conditions for s in found.slices] == [[Condition("kind", "3")]]
+    assert found.pruned >= 5
+
+
+def test_a_bad_slice_is_found_where_authors_err_together():
+    random = np.random.default_rng(6)
+    found = 0
+    for _ in range(20):
+        table = traffic(random, 3_000, authors=300)
+        author = table.column("author").to_numpy()
+        share = np.where(np.array(table.column("language")) == "de", 0.6, 1.0) * random.beta(9, 1, 300)[author]
+        units = Resampling(replicates=0, clusters=author.astype(np.int32))
+        slices = discover(table, COLUMNS, (random.random(3_000) < share).astype(float), units).slices
+        found += [Condition("language", "de")] in [s.conditions for s in slices]
+    assert found >= 18
+
+
+def test_numbers_of_a_found_slice():
+    random = np.random.default_rng(5)
+    table = traffic(random, 2_000)
+    bad = np.array(table.column("language")) == None  # noqa: E711  (an array is compared)
+    right = (random.random(2_000) < np.where(bad, 0.3, 0.9)).astype(float)
+    right[::7] = np.nan
+    found = discover(table, COLUMNS, right, Resampling(replicates=200))
+    judged = ~np.isnan(right)
+    (worst, *_) = found.slices
+    assert worst.conditions == [Condition("language", None)]
+    assert (worst.items, worst.judged) == (int(bad.sum()), int((bad & judged).sum()))
+    assert worst.all_right == pytest.approx(right[bad & judged].mean())
+    assert worst.rest == pytest.approx(right[~bad & judged].mean())
+    assert worst.difference == pytest.approx(worst.all_right - worst.rest)
+    assert worst.interval is not None
+    spread = np.sqrt(sum(np.var(right[side & judged]) / (side & judged).sum() for side in (bad, ~bad)))
+    assert worst.interval.high - worst.interval.low == pytest.approx(2 * 1.96 * spread, rel=0.2)
+    assert worst.interval.low < worst.difference < worst.interval.high
+    assert 0 < worst.p_value <= worst.adjusted_p <= 0.05
+    assert (found.correction, found.level, found.fewest) == ("Holm", 0.05, 20)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 30])
+def test_few_rows_and_constant_columns_are_no_slices(rows):
+    table = pa.table({"a": ["x"] * rows, "b": pa.nulls(rows)})
+    found = discover(table, ("a", "b"), np.zeros(rows), NO_INTERVALS)
+    assert (found.searched, found.found, found.slices, found.pruned) == (0, 0, [], 0)
+    nothing = discover(table, (), np.full(rows, np.nan), NO_INTERVALS)
+    assert (nothing.searched, nothing.slices) == (0, [])

@@ -1,0 +1,438 @@
+"""Functional tests: every number equals what a plain loop counts, unknown is never negative, and intervals cover."""
+
+import json
+from dataclasses import asdict
+from math import comb, isclose
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.proportions import Units, clopper_pearson, korn_graubard, means, shares, wilson
+from vigil_evaluation.suites.minimal_pairs import links
+from vigil_evaluation.suites.results import Columns, functionality_findings
+
+QUICK = EvaluationSpec(replicates=0, enough=1)
+
+
+def table_of(rows, labels=("a", "b")):
+    """A predictions table of dictionaries; what a row does not have is null."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    for label in labels:
+        for kind in ("target", "probability"):
+            columns[f"{kind}.{label}"] = pa.array(columns.get(f"{kind}.{label}", [None] * len(rows)), pa.float32())
+    return pa.table(columns)
+
+
+def random_rows(seed, count=300):
+    random = np.random.default_rng(seed)
+    rows = []
+    for n in range(count):
+        row = {
+            "id": f"item-{n}",
+            "functionality": random.choice(["negation", "homonym", "spoken", None], p=[0.5, 0.3, 0.15, 0.05]),
+            "identity": random.choice(["rovers", "city", None]),
+            "template": f"t{random.integers(count // 4)}",
+            "pair": f"item-{random.integers(count)}" if random.random() < 0.5 else None,
+            "perturbation": random.choice(["typos", "casing"]),
+            "pair_gold": random.choice(["stays", "flips"]),
+        }
+        for label in "ab":
+            row[f"target.{label}"] = None if random.random() < 0.2 else float(random.random() < 0.4)
+            row[f"probability.{label}"] = float(np.float32(random.random()))
+        rows.append(row)
+    return rows
+
+
+THRESHOLDS = {"a": 0.35, "b": 0.6}
+
+
+# Against a loop
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30))
+def test_cases_and_maps_are_what_a_loop_counts(seed, enough):
+    rows = random_rows(seed)
+    found = functionality_findings(table_of(rows), ["a", "b"], THRESHOLDS, QUICK.model_copy(update={"enough": enough}))
+    order = list(dict.fromkeys(row["functionality"] for row in rows if row["functionality"] is not None))
+    assert [case.name for case in found.cases] == order
+    assert found.items == sum(row["functionality"] is not None for row in rows)
+    for case in found.cases:
+        of = [row for row in rows if row["functionality"] == case.name]
+        assert case.items == len(of)
+        for label in "ab":
+            known = [row for row in of if row[f"target.{label}"] is not None]
+            right = sum(right_of(row, label) for row in known)
+            numbers = case.labels[label]
+            assert (numbers.accuracy.count, numbers.accuracy.hits) == (len(known), right)
+            assert numbers.positive == sum(row[f"target.{label}"] >= 0.5 for row in known)
+            assert numbers.expected == (numbers.positive / len(known) if known else None)
+            assert numbers.accuracy.units == len({row["template"] for row in known})
+            if len(known) >= enough:
+                assert numbers.accuracy.value == right / len(known)
+                assert isclose(
+                    numbers.mean_probability, sum(row[f"probability.{label}"] for row in known) / len(known), abs_tol=1e-12
+                )
+            else:
+                assert numbers.accuracy.value is numbers.mean_probability is None
+        judged = [row for row in of if any(row[f"target.{label}"] is not None for label in "ab")]
+        all_right = sum(all(right_of(row, label) for label in "ab" if row[f"target.{label}"] is not None) for row in judged)
+        assert (case.all_right.count, case.all_right.hits) == (len(judged), all_right)
+    (by,) = found.targets
+    assert by.column == "identity"
+    assert sorted(by.values) == ["city", "rovers"]
+    for v, value in enumerate(by.values):
+        for f, name in enumerate(by.functionalities):
+            of = [row for row in rows if (row["identity"], row["functionality"]) == (value, name)]
+            assert by.items[f][v] == len(of)
+            for label in "ab":
+                known = [row for row in of if row[f"target.{label}"] is not None]
+                assert by.known[label][f][v] == len(known)
+                right = sum(right_of(row, label) for row in known)
+                assert by.accuracy[label][f][v] == (right / len(known) if len(known) >= enough else None)
+        known = [row for row in rows if row["identity"] == value and row["functionality"] and row["target.a"] is not None]
+        assert (by.overall["a"][v].count, by.overall["a"][v].hits) == (len(known), sum(right_of(row, "a") for row in known))
+    json.dumps(asdict(found), allow_nan=False)
+
+
+def right_of(row, label):
+    return (row[f"probability.{label}"] >= THRESHOLDS[label]) == (row[f"target.{label}"] >= 0.5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_pairs_are_what_a_loop_counts(seed, told):
+    rows = random_rows(seed)
+    if not told:
+        rows = [{name: value for name, value in row.items() if name != "pair_gold"} for row in rows]
+    found = functionality_findings(table_of(rows), ["a", "b"], THRESHOLDS, QUICK).pairs
+    by_id = {row["id"]: row for row in rows}
+    edges = {}
+    for row in rows:
+        if row["pair"] is not None and row["pair"] != row["id"]:
+            edges.setdefault(frozenset((row["id"], row["pair"])), row)
+    assert found.pairs == len(edges)
+    for label in "ab":
+        counted = dict.fromkeys(("follows", "flips", "changes", "stays", "stuck", "reversed", "unknown"), 0)
+        rises, shifts, failed = [], [], set()
+        for ends, named_by in edges.items():
+            one, other = (by_id[id_] for id_ in ends)
+            targets = [one[f"target.{label}"], other[f"target.{label}"]]
+            probabilities = [one[f"probability.{label}"], other[f"probability.{label}"]]
+            flags = [p >= THRESHOLDS[label] for p in probabilities]
+            stays = (
+                targets[0] == targets[1]
+                if None not in targets
+                else perturbed_of(ends, named_by, by_id).get("pair_gold") == "stays"
+            )
+            if None in targets and not stays:
+                counted["unknown"] += 1
+            elif stays:
+                counted["stays"] += 1
+                counted["changes"] += flags[0] != flags[1]
+                shifts.append(abs(probabilities[0] - probabilities[1]))
+                failed |= {("changed", ends)} if flags[0] != flags[1] else set()
+            else:
+                follows = all(flag == (target >= 0.5) for flag, target in zip(flags, targets, strict=True))
+                counted["flips"] += 1
+                counted["follows"] += follows
+                counted["stuck"] += flags[0] == flags[1]
+                counted["reversed"] += not follows and flags[0] != flags[1]
+                rises.append(probabilities[targets.index(1.0)] - probabilities[targets.index(0.0)])
+                failed |= set() if follows else {("not followed", ends)}
+        numbers = found.overall.labels[label]
+        assert (numbers.follows.count, numbers.follows.hits) == (counted["flips"], counted["follows"])
+        assert (numbers.changes.count, numbers.changes.hits) == (counted["stays"], counted["changes"])
+        assert (numbers.stuck, numbers.reversed, numbers.unknown) == (counted["stuck"], counted["reversed"], counted["unknown"])
+        assert numbers.rise.value == pytest.approx(np.mean(rises), abs=1e-9)
+        assert numbers.shift.value == pytest.approx(np.mean(shifts), abs=1e-9)
+        listed = [(pair.failure, frozenset((pair.original, pair.perturbed))) for pair in found.worst if pair.label == label]
+        assert len(set(listed)) == len(listed)
+        assert set(listed) <= failed
+        for failure in ("changed", "not followed"):
+            assert sum(kind == failure for kind, _ in listed) == min(10, sum(kind == failure for kind, _ in failed))
+    assert sum(group.pairs for group in found.by) == found.pairs
+    for label in "ab":
+        parts = [group.labels[label] for group in found.by]
+        assert sum(part.follows.hits for part in parts) == found.overall.labels[label].follows.hits
+        assert sum(part.changes.count for part in parts) == found.overall.labels[label].changes.count
+
+
+def perturbed_of(ends, named_by, by_id):
+    """The side that names the other; of a pair that both sides name, the later one."""
+    one, other = (by_id[id_] for id_ in ends)
+    if one["pair"] == other["id"] and other["pair"] == one["id"]:
+        return max((one, other), key=lambda row: int(row["id"].removeprefix("item-")))
+    return named_by
+
+
+# What a pair is
+
+
+def test_a_pair_is_named_by_one_side_by_both_or_by_a_value_that_both_share():
+    by_one = links(["a", "b", "c", "d"], [None, "a", "a", "gone"])
+    assert list(zip(by_one.original_P.tolist(), by_one.perturbed_P.tolist(), strict=True)) == [(0, 1), (0, 2)]
+    assert by_one.alone == 1
+    by_both = links(["a", "b", "c"], ["b", "a", None])
+    assert (by_both.original_P.tolist(), by_both.perturbed_P.tolist(), by_both.alone) == ([0], [1], 0)
+    later_first = links(["a", "b"], ["b", None])
+    assert (later_first.original_P.tolist(), later_first.perturbed_P.tolist()) == ([1], [0])
+    shared = links(["a", "b", "c", "d", "e"], ["x", "y", "x", "x", "z"])
+    assert (shared.original_P.tolist(), shared.perturbed_P.tolist(), shared.alone) == ([0, 0], [2, 3], 2)
+    assert len(links(["a", "b"], [None, None]).original_P) == 0
+    assert len(links(["a"], ["a"]).original_P) == 0
+
+
+@settings(max_examples=50)
+@given(st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=10))
+def test_no_pair_is_counted_twice_or_with_itself(values):
+    ids = [str(n) for n in range(len(values))]
+    found = links(ids, [None if value is None else str(value) for value in values])
+    pairs = [frozenset(pair) for pair in zip(found.original_P.tolist(), found.perturbed_P.tolist(), strict=True)]
+    assert len(set(pairs)) == len(pairs)
+    assert all(len(pair) == 2 for pair in pairs)
+
+
+def test_a_flip_that_is_followed_stuck_or_reversed_and_a_stay_that_changes():
+    def pair(name, targets, probabilities):
+        return [
+            {"id": name, "functionality": "f", "target.a": targets[0], "probability.a": probabilities[0], "pair": None},
+            {"id": f"{name}2", "functionality": "f", "target.a": targets[1], "probability.a": probabilities[1], "pair": name},
+        ]
+
+    rows = [
+        *pair("followed", (1, 0), (0.9, 0.1)),
+        *pair("stuck", (0, 1), (0.75, 0.625)),
+        *pair("reversed", (1, 0), (0.25, 0.875)),
+        *pair("stays", (1, 1), (0.9, 0.7)),
+        *pair("changes", (0, 0), (0.25, 0.75)),
+        *pair("unknown", (1, None), (0.9, 0.1)),
+        *pair("both_unknown", (None, None), (0.9, 0.1)),
+    ]
+    found = functionality_findings(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs
+    numbers = found.overall.labels["a"]
+    assert (numbers.follows.hits, numbers.follows.count, numbers.stuck, numbers.reversed) == (1, 3, 1, 1)
+    assert (numbers.changes.hits, numbers.changes.count, numbers.unknown) == (1, 2, 2)
+    assert numbers.rise.value == pytest.approx((0.8 - 0.125 - 0.625) / 3, abs=1e-7)
+    assert numbers.shift.value == pytest.approx((0.2 + 0.5) / 2, abs=1e-7)
+    assert [(p.failure, p.original) for p in found.worst] == [
+        ("not followed", "reversed"),
+        ("not followed", "stuck"),
+        ("changed", "changes"),
+    ]
+    assert found.by == []
+
+
+def test_a_pair_said_to_stay_is_judged_where_the_target_is_unknown():
+    rows = [
+        {"id": "x", "functionality": "f", "probability.a": 0.9, "pair": None, "pair_gold": None},
+        {"id": "x-typos", "functionality": "typos", "probability.a": 0.2, "pair": "x", "pair_gold": "stays"},
+        {"id": "x-negated", "functionality": "negated", "probability.a": 0.2, "pair": "x", "pair_gold": "flips"},
+    ]
+    numbers = functionality_findings(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs.overall.labels["a"]
+    assert (numbers.changes.hits, numbers.changes.count, numbers.unknown) == (1, 1, 1)
+
+
+# What is not there
+
+
+def test_without_functional_tests_there_are_no_findings(random_table):
+    labels = ["tobacco", "scams", "unlabelled"]
+    cuts = dict.fromkeys(labels, 0.5)
+    assert functionality_findings(random_table.drop_columns("functionality"), labels, cuts, EvaluationSpec()) is None
+    assert functionality_findings(random_table, labels, cuts, EvaluationSpec(functionality=None)) is None
+    null = random_table.set_column(
+        random_table.column_names.index("functionality"), "functionality", pa.nulls(random_table.num_rows, pa.string())
+    )
+    assert functionality_findings(null, labels, cuts, EvaluationSpec()) is None
+    found = functionality_findings(random_table, labels, cuts, EvaluationSpec())
+    assert found.pairs is None
+    assert found.targets == []
+    assert found.unit is None
+    for case in found.cases:
+        never = case.labels["unlabelled"]
+        assert (never.accuracy.count, never.accuracy.value, never.expected, never.mean_probability) == (0, None, None, None)
+        assert case.labels["tobacco"].accuracy.method == "wilson"
+        assert case.all_right.count < case.items
+
+
+def test_unknown_targets_count_as_nothing():
+    rows = random_rows(3)
+    for row in rows:
+        if row["target.a"] is None:
+            row["probability.a"] = 0.0
+    before = functionality_findings(table_of(rows), ["a"], THRESHOLDS, QUICK)
+    for row in rows:
+        if row["target.a"] is None:
+            row["probability.a"] = 1.0
+    after = functionality_findings(table_of(rows), ["a"], THRESHOLDS, QUICK)
+    assert [case.labels for case in before.cases] == [case.labels for case in after.cases]
+    known = table_of([row for row in rows if row["target.a"] is not None])
+    assert [case.labels for case in functionality_findings(known, ["a"], THRESHOLDS, QUICK).cases] == [
+        c.labels for c in before.cases
+    ]
+
+
+def test_columns_of_truth_values_and_shares_are_one_map():
+    rows = random_rows(1)
+    for n, row in enumerate(rows):
+        row["identity.young"] = n % 3 == 0
+        row["old"] = [0.7, 0.2, None][n % 3]
+    spec = QUICK.model_copy(update={"identities": ("old", "identity.young", "absent")})
+    maps = {by.column: by for by in functionality_findings(table_of(rows), ["a"], THRESHOLDS, spec).targets}
+    assert set(maps) == {"identity", "identities"}
+    assert maps["identities"].values == ["old", "young"]
+    assert maps["identities"].items == [[n, n] for n, _ in maps["identities"].items]
+
+
+def test_columns_can_have_other_names():
+    rows = [
+        {
+            ("case" if k == "functionality" else "match" if k == "pair" else "who" if k == "identity" else k): v
+            for k, v in row.items()
+        }
+        for row in random_rows(2)
+    ]
+    spec = QUICK.model_copy(update={"functionality": "case"})
+    renamed = functionality_findings(table_of(rows), ["a"], THRESHOLDS, spec, Columns(targets=("who",), pair="match"))
+    plain = functionality_findings(table_of(random_rows(2)), ["a"], THRESHOLDS, QUICK)
+    assert renamed.cases == plain.cases
+    assert renamed.pairs.overall == plain.pairs.overall
+    assert renamed.targets[0].accuracy == plain.targets[0].accuracy
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 200])
+def test_the_exact_interval_is_where_the_tails_of_the_binomial_are(count):
+    for hits in {0, 1, count // 3, count - 1, count}:
+        low, high = clopper_pearson(hits, count, 0.9)
+        tail = [
+            sum(comb(count, k) * p**k * (1 - p) ** (count - k) for k in which)
+            for p, which in ((low, range(hits, count + 1)), (high, range(hits + 1)))
+        ]
+        assert low == 0 if hits == 0 else tail[0] == pytest.approx(0.05, abs=1e-9)
+        assert high == 1 if hits == count else tail[1] == pytest.approx(0.05, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [5, 40, 300])
+def test_wilsons_interval_ends_where_the_score_test_does(count):
+    for hits in {0, 1, count // 3, count}:
+        low, high = wilson(hits, count, 0.95)
+        for end in (low, high):
+            if 0 < end < 1:
+                assert abs(hits / count - end) / np.sqrt(end * (1 - end) / count) == pytest.approx(1.959964, abs=1e-6)
+        assert 0 <= low <= hits / count <= high <= 1
+    assert wilson(0, count, 0.95)[0] == 0
+    assert wilson(count, count, 0.95)[1] == 1
+
+
+def test_units_that_are_alike_count_for_less_and_those_that_differ_by_chance_for_themselves():
+    random = np.random.default_rng(1)
+    codes, spec = np.repeat(np.arange(12, dtype=np.int32), 10), EvaluationSpec(replicates=10)
+
+    def of(hits):
+        return shares(np.asarray(hits, float)[:, None], np.zeros(120, np.int32), 1, Units("template", codes), spec)[0][0].interval
+
+    likely, unlike = np.repeat(random.random(12) < 0.7, 10), random.random(120) < 0.7
+    assert of(likely) == pytest.approx(korn_graubard(likely.sum(), 120, 12, spread_of(likely), 0.95))
+    # Units of one answer each are as many items as units, but for Student's correction.
+    few = 1.959964 / 2.200985
+    alone = (12 - 1) * few**2
+    assert of(likely) == pytest.approx(clopper_pearson(likely.mean() * alone, alone, 0.95), abs=1e-6)
+    alone = 120 * few**2
+    assert of(unlike) == pytest.approx(clopper_pearson(unlike.mean() * alone, alone, 0.95), abs=0.05)
+    assert of(np.ones(120)) == clopper_pearson(12, 12, 0.95)
+
+
+def spread_of(hits):
+    return sum((unit.sum() - 10 * hits.mean()) ** 2 for unit in hits.reshape(12, 10))
+
+
+def test_the_method_stands_beside_each_interval():
+    def method(hits, units, replicates=200):
+        spec = EvaluationSpec(replicates=replicates)
+        codes = None if units is None else np.array(units, np.int32)
+        found = shares(np.array(hits, float)[:, None], np.zeros(len(hits), np.int32), 1, Units("template", codes), spec)[0][0]
+        assert (found.interval is None) == (found.method is None)
+        return found.method
+
+    few, many = [1, 0] * 10, [1, 0] * 30
+    assert method(few, None) == "clopper-pearson"
+    assert method(many, None) == "wilson"
+    assert method(many, range(60)) == "wilson"
+    assert method(many * 2, [n // 2 for n in range(120)]) == "bootstrap of units"
+    assert method(many, [n // 3 for n in range(60)]) == "korn-graubard"
+    assert method([1] * 120, [n // 2 for n in range(120)]) == "korn-graubard"
+    assert method(many, [n // 2 for n in range(60)], 0) is None
+    assert method([1, 0], None) is None
+    assert method(few, [0] * 20) is None
+
+
+def simulated(random, units, each, share, likeness):
+    """Hits of items in units that are alike: beta-binomial with this intraclass correlation."""
+    total = 1 / likeness - 1
+    chances = random.beta(share * total, (1 - share) * total, units)
+    return (random.random((units, each)) < chances[:, None]).astype(float).ravel()
+
+
+COVERAGE = [
+    pytest.param(units, share, likeness, id=f"{units}-units-{share}-{likeness}")
+    for units in (3, 12, 40, 80)
+    for share, likeness in ((0.7, 0.01), (0.7, 0.3), (0.9, 0.3), (0.9, 0.7))
+]
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(("units", "share", "likeness"), COVERAGE)
+def test_intervals_cover_the_true_share_of_items_that_share_templates(units, share, likeness, proofs):
+    tries, each, random = proofs(60, 1000), 10, np.random.default_rng(units)
+    spec = EvaluationSpec(replicates=400)
+    codes = np.repeat(np.arange(units, dtype=np.int32), each)
+    covered = alone = width = 0
+    for trial in range(tries):
+        hits = simulated(random, units, each, share, likeness)
+        asked = spec.model_copy(update={"seed": trial})
+        found = shares(hits[:, None], np.zeros(len(hits), np.int32), 1, Units("template", codes), asked)[0][0]
+        covered += found.interval.low <= share <= found.interval.high
+        width += found.interval.high - found.interval.low
+        naive = wilson(hits.sum(), len(hits), 0.95)
+        alone += naive.low <= share <= naive.high
+    print(
+        f"{units} templates of {each}, share {share}, likeness {likeness}: covers {covered / tries:.3f}, {width / tries:.2f} wide"
+    )
+    print(f"  and {alone / tries:.3f} if the items are taken as independent")
+    assert covered / tries >= 0.95 - 0.05 - 3 * np.sqrt(0.05 * 0.95 / tries)
+    assert likeness < 0.1 or alone < covered
+
+
+@pytest.mark.parametrize("units", [12, 500])
+def test_a_mean_has_the_interval_of_its_units(units):
+    random = np.random.default_rng(0)
+    of_units = random.normal(0.4, 0.1, units)
+    values, codes = np.repeat(of_units, 3), np.repeat(np.arange(units, dtype=np.int32), 3)
+    found = means(values[:, None], np.zeros(len(values), np.int32), 1, Units("pair", codes), EvaluationSpec())[0][0]
+    half = (2.200985 if units == 12 else 1.964729) * of_units.std(ddof=1) / np.sqrt(units)
+    assert found.value == pytest.approx(values.mean())
+    assert found.units == units
+    assert found.interval == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.25 * half if units == 500 else 1e-6
+    )
+    alone = means(values[:, None], np.zeros(len(values), np.int32), 1, Units("pair", np.zeros_like(codes)), EvaluationSpec())[0][
+        0
+    ]
+    assert (alone.value, alone.interval) == (found.value, None)
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    table = table_of(random_rows(9))
+    one, other = (functionality_findings(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=4)) for _ in range(2))
+    assert one == other
+    assert one.unit == "template"
+    assert one != functionality_findings(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=5))

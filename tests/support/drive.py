@@ -1,0 +1,97 @@
+"""`vigil train` with an eye on it, run as a process of its own by the tests; VIGIL_TEST_DRIVE says what it does beside training.
+
+usage: VIGIL_TEST_DRIVE='{...}' drive.py train RECIPE --run RUN
+
+as_world    plan the batches of so many ranks, though this is one process: its batches are theirs, in turn
+every_step  write the numbers of each step to metrics.jsonl
+seen        folder in which each rank writes which items it trained on: epoch, step, ids
+kill        {"step": n, "signal": name, "rank": r, "when": "step" | "validation" | "writing", "or_later": true}: send itself a
+            signal, once
+nan         step whose loss becomes NaN on the last rank
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+
+def watch(options: dict) -> None:
+    from vigil_training.tracking import tracking
+    from vigil_training.trainer import data_module
+    from vigil_training.trainer.callbacks import RankSync
+    from vigil_training.trainer.lightning_module import TrainingModule
+
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if options.get("every_step"):
+        tracking.EVERY = 1
+    if world := options.get("as_world"):
+        from vigil_data.loading.sampler import Plan
+
+        plan = data_module.plan
+        data_module.plan = lambda *args: Plan(plan(*args[:4], world).batches, 1)
+    if folder := options.get("seen"):
+        step = TrainingModule.training_step
+        (Path(folder) / f"rank-{rank}.pid").write_text(str(os.getpid()))
+
+        def training_step(self, batch, batch_idx):
+            line = {"epoch": self.trainer.current_epoch, "step": self.trainer.global_step, "ids": list(batch.ids)}
+            with (Path(folder) / f"rank-{rank}.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            return step(self, batch, batch_idx)
+
+        TrainingModule.training_step = training_step
+    if bad := options.get("nan"):
+        before = TrainingModule.training_step
+
+        def spoilt(self, batch, batch_idx):
+            loss = before(self, batch, batch_idx)
+            last = rank + 1 == self._control.world.size
+            return loss * float("nan") if last and self.trainer.global_step + 1 == bad else loss
+
+        TrainingModule.training_step = spoilt
+    if kill := options.get("kill"):
+        number, when = getattr(signal, kill["signal"]), kill.get("when", "step")
+        if kill.get("rank", 0) != rank:
+            return
+        if when == "writing":
+            _kill_while_writing(kill, number)
+            return
+        hook = {"step": "on_train_batch_end", "validation": "on_validation_batch_end"}[when]
+        exchange = getattr(RankSync, hook)
+        killed = []
+
+        def killing(self, trainer, *rest, **named):
+            step = trainer.global_step
+            if not killed and (step == kill["step"] or (kill.get("or_later") and step > kill["step"])):
+                killed.append(step)
+                os.kill(os.getpid(), number)
+            exchange(self, trainer, *rest, **named)
+
+        setattr(RankSync, hook, killing)
+
+
+def _kill_while_writing(kill: dict, number: int) -> None:
+    """Kill before a file of a checkpoint is flushed to the disk."""
+    fsync, killed = os.fsync, []
+
+    def killing(descriptor):
+        found = re.search(r"step-(\d{8})", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        step = int(found.group(1)) if found else -1
+        if not killed and (step == kill["step"] or (kill.get("or_later") and step > kill["step"])):
+            killed.append(step)
+            os.kill(os.getpid(), number)
+        fsync(descriptor)
+
+    os.fsync = killing
+
+
+if __name__ == "__main__":
+    from vigil.cli import main
+
+    several = json.loads(Path(sys.argv[2]).read_text())["strategy"].get("devices", 1) > 1
+    if not several or "RANK" in os.environ:  # What starts the ranks is watched by nobody, and imports little.
+        watch(json.loads(os.environ.get("VIGIL_TEST_DRIVE", "{}")))
+    main()

@@ -1,0 +1,116 @@
+"""One tiny tri-modal model, exported once, for all tests of serving."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from vigil_data.specs import AudioInput, ImageInput, Inputs, Local, TextInput
+from vigil_data.taxonomy import Head, Label, Taxonomy
+from vigil_modeling.safety_model import SafetyModel, build_model
+from vigil_modeling.specs import (
+    Encoders,
+    FusionSpec,
+    MelTimmAudio,
+    ModelSpec,
+    Random,
+    TimmImage,
+    TransformerFusion,
+    TransformersText,
+)
+
+THRESHOLDS = {"scam": 0.45, "promotion": 0.5, "tobacco": 0.55}
+
+
+class Exported(NamedTuple):
+    """A model and the bundle that was made of it."""
+
+    model: SafetyModel
+    inputs: Inputs
+    taxonomy: Taxonomy
+    thresholds: dict[str, float]
+    bundle: Path
+
+
+@pytest.fixture(scope="session")
+def taxonomy() -> Taxonomy:
+    labels = {"scam": Label(description="tricks | for money\n<b>and</b> more"), "promotion": Label(parent="scam", severity=0.5)}
+    return Taxonomy(name="tiny", heads={"conduct": Head(labels=labels), "goods": Head(labels={"tobacco": Label()})})
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789$+%"
+    vocabulary = {
+        "[PAD]": 0,
+        "[UNK]": 1,
+        **{c: 2 + i for i, c in enumerate(characters)},
+        **{f"##{c}": 50 + i for i, c in enumerate(characters)},
+    }
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tokenizer: Path, taxonomy: Taxonomy):
+    """A function from a fusion and modalities to a tiny model and its inputs."""
+
+    def make(fusion: FusionSpec, *modalities: str) -> tuple[SafetyModel, Inputs]:
+        inputs = _inputs(tokenizer, *modalities)
+        return _model(inputs, taxonomy, fusion), inputs
+
+    return make
+
+
+def _inputs(tokenizer: Path, *modalities: str) -> Inputs:
+    every = {
+        "text": TextInput(tokenizer=Local(path=str(tokenizer)), max_tokens=24, overlap=4, max_passages=4),
+        "image": ImageInput(size=32, max_images=4),
+        "audio": AudioInput(rate=8000, window=0.25, max_windows=4),
+    }
+    return Inputs(**{m: every[m] for m in modalities})
+
+
+def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec) -> SafetyModel:
+    text = {
+        "model_type": "bert",
+        "vocab_size": 100,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    every = {
+        "text": TransformersText(weights=Random(), config=text),
+        "image": TimmImage(weights=Random(), name="test_resnet", pool="none"),
+        "audio": MelTimmAudio(weights=Random(), name="test_resnet", mels=32),
+    }
+    encoders = Encoders(**{m: every[m] for m in every if getattr(inputs, m) is not None})
+    torch.manual_seed(7)
+    return build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion), inputs, taxonomy).eval()
+
+
+@pytest.fixture(scope="session")
+def exported(make_tiny, taxonomy: Taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    from vigil_serving.export.pipeline import export
+    from vigil_serving.parity.cases import make_item
+
+    model, inputs = make_tiny(TransformerFusion(layers=1, heads=2), "text", "image", "audio")
+    to = tmp_path_factory.mktemp("exported") / "bundle"
+    examples = [make_item(["text", "audio"], 1000 + n, inputs) for n in range(10)]
+    facts = {"name": "tiny", "recipe": "name: tiny\n", "dataset": {"path": "/somewhere", "version": 3}}
+    export(model, inputs, taxonomy, THRESHOLDS, examples, to=to, facts=facts)
+    return Exported(model, inputs, taxonomy, THRESHOLDS, to)
+
+
+@pytest.fixture
+def bundle_copy(exported: Exported, tmp_path: Path) -> Path:
+    import shutil
+
+    return shutil.copytree(exported.bundle, tmp_path / "copy")

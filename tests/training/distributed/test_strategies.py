@@ -1,0 +1,210 @@
+"""One process, DDP and ZeRO make the same steps on the same global batches, though ranks lack pictures or sound."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
+STEPS = 50
+STRATEGIES = {
+    "ddp": {"kind": "ddp", "devices": 2},
+    "zero-1": {"kind": "deepspeed", "stage": 1, "devices": 2},
+    "zero-2": {"kind": "deepspeed", "stage": 2, "devices": 2},
+    "zero-3": {"kind": "deepspeed", "stage": 3, "devices": 2},
+}
+
+
+def sound(random):
+    file = io.BytesIO()
+    soundfile.write(file, random.normal(0, 0.1, 1600).astype(np.float32), 8000, format="WAV")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def posts(material, tmp_path_factory):
+    """A dataset of which most items are text alone, so that many batches lack pictures, sound or both."""
+    from dataclasses import replace
+
+    from vigil_data.dataset.dataset import Dataset, write
+
+    random = np.random.default_rng(5)
+    original = Dataset(material / "dataset")
+    items = []
+    for item in original.take(original.rows()):
+        has_sound = random.random() < 0.15
+        targets = {**item.targets, "loud": float(random.random() < 0.5) if has_sound else None}
+        image = item.image if random.random() < 0.4 or not item.text else ()
+        items.append(replace(item, image=image, audio=(sound(random),) if has_sound else (), targets=targets))
+    path = tmp_path_factory.mktemp("posts") / "dataset"
+    write(path, items)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_strategy(posts, make_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("strategies")
+
+    def run(name, strategy, drive=None, status=0, **changes):
+        recipe = make_recipe(
+            name=name,
+            data__dataset=str(posts),
+            data__batch={"budget": 80, "pool": 4, "cost": {"image": 16, "second": 40}},
+            taxonomy={
+                "name": "three",
+                "heads": {"words": {"labels": {"cat": {}}}, "media": {"labels": {"bright": {}, "loud": {}}}},
+            },
+            inputs__audio={"rate": 8000, "window": 0.2},
+            model__encoders__audio={
+                "kind": "mel_timm",
+                "weights": {"kind": "random"},
+                "name": "vit_tiny_patch16_224",
+                "mels": 16,
+                "options": {"img_size": [16, 21], "patch_size": [8, 7], "embed_dim": 16, "depth": 1, "num_heads": 2},
+            },
+            model__dropout=0.0,
+            model__encoders__text__config={
+                **make_recipe().model.encoders.text.config,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            strategy=strategy,
+            **{"training__max_steps": STEPS, "training__epochs": 20, "checkpoint__every_steps": None, **changes},
+        )
+        (folder / f"{name}.yaml").write_text(recipe.model_dump_json())
+        (folder / f"{name}-seen").mkdir(exist_ok=True)
+        options = {"every_step": True, "seen": str(folder / f"{name}-seen"), **(drive or {})}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
+        command = [sys.executable, DRIVE, "train", folder / f"{name}.yaml", "--run", folder / name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == status, done.stderr
+        return folder / name, done.stderr
+
+    return run
+
+
+def numbers(run, key="train/loss"):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+@pytest.fixture(scope="module")
+def one_process(run_strategy):
+    """The two ranks' batches in one process: each optimizer step takes both."""
+    return run_strategy("one", {"kind": "single"}, {"as_world": 2}, training__accumulate=2)[0]
+
+
+@pytest.fixture(scope="module")
+def several(run_strategy):
+    """The run of a strategy, made once."""
+    made = {}
+
+    def several(name):
+        if name not in made:
+            made[name], _ = run_strategy(name, STRATEGIES[name])
+        return made[name]
+
+    return several
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_losses_are_those_of_one_process(name, one_process, several, posts):
+    run = several(name)
+    expected, found = numbers(one_process), numbers(run)
+    assert list(found) == list(range(1, STEPS + 1)) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    norms = [numbers(each, "train/gradient_norm") for each in (one_process, run)]
+    np.testing.assert_allclose(list(norms[1].values()), list(norms[0].values()), rtol=1e-4)
+    assert_some_steps_are_sparse(run.with_name(f"{name}-seen"), posts)
+
+
+def assert_some_steps_are_sparse(seen, dataset):
+    """In some steps one rank has pictures, or sound, and the other has none."""
+    from vigil_data.dataset.dataset import Dataset
+
+    opened = Dataset(dataset)
+    items = {item.id: item for item in opened.take(opened.rows("train"))}
+    has = []
+    for rank in range(2):
+        batches = [json.loads(line)["ids"] for line in (seen / f"rank-{rank}.jsonl").read_text().splitlines()]
+        has.append([(any(items[i].image for i in ids), any(items[i].audio for i in ids)) for ids in batches])
+    assert len(has[0]) == len(has[1]) == STEPS
+    for modality in range(2):
+        assert any(a[modality] != b[modality] for a, b in zip(*has, strict=True))
+
+
+KEYS = ("query_key_value.bias", "key_value.bias", "qkv.bias", "key.bias")
+
+
+def cut_keys(name, bias):
+    """A bias without the part of attention's keys: a softmax does not change with it, so its gradient is rounding alone, which
+    Adam makes as large as any other."""
+    if name.endswith("key.bias"):
+        return bias[:0]
+    if name.endswith("qkv.bias") or "query_key_value" in name:
+        query, _key, rest = bias.chunk(3)
+        return np.concatenate([query, rest])
+    return bias.chunk(2)[1]
+
+
+@pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3"])
+def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
+    from vigil_training.checkpoint.consolidate import consolidate
+    from vigil_training.checkpoint.reader import last, load_weights
+    from vigil_training.runs.run import Run
+
+    consolidate(last(several(name) / "checkpoints"), tmp_path / "weights.safetensors")
+    expected = Run(several("ddp")).model("last").state_dict()
+    found = Run(several(name)).model("best")
+    load_weights(found, tmp_path / "weights.safetensors")
+    for key, value in found.state_dict().items():
+        pair = (value, expected[key])
+        if any(key.endswith(part) for part in KEYS):
+            pair = tuple(cut_keys(key, bias) for bias in pair)
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def test_a_missing_shard_is_named(several, tmp_path):
+    import shutil
+
+    from vigil_data.errors import UserError
+    from vigil_training.checkpoint.consolidate import consolidate
+    from vigil_training.checkpoint.reader import last
+
+    copy = tmp_path / "step-00000050"
+    shutil.copytree(last(several("zero-3") / "checkpoints"), copy)
+    (copy / "rank-00001.safetensors").unlink()
+    with pytest.raises(UserError, match=r"rank-00001\.safetensors"):
+        consolidate(copy, tmp_path / "weights.safetensors")
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def spoilt(run_strategy):
+    """Twelve steps in one process, of which the seventh is spoilt."""
+    return run_strategy("one-nan", {"kind": "single"}, {"as_world": 2, "nan": 7}, training__accumulate=2, training__max_steps=12)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero-2", "zero-3"])
+def test_all_ranks_leave_out_a_step_that_is_spoilt_on_one(name, run_strategy, spoilt):
+    found, said = run_strategy(f"{name}-nan", STRATEGIES[name], {"nan": 7}, training__max_steps=12)
+    np.testing.assert_allclose(list(numbers(found).values()), list(numbers(spoilt).values()), rtol=1e-5)
+    assert [numbers(run, "train/gradient_norm")[7] for run in (found, spoilt)] == [None, None]
+    assert "step 7: the gradient is not finite, so the step is left out; its items: train-" in said
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero-3"])
+def test_bf16_and_checkpointed_activations_train_under_every_strategy(name, run_strategy, spoilt):
+    changes = {"training__max_steps": 12, "training__precision": "bf16", "training__activation_checkpointing": True}
+    run, _ = run_strategy(f"{name}-bf16", STRATEGIES[name], **changes)
+    exact, found = (list(numbers(each).values())[:7] for each in (spoilt, run))
+    np.testing.assert_allclose(found, exact, rtol=0.03)
+    assert found != exact

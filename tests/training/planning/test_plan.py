@@ -1,0 +1,217 @@
+"""What is planned is what ranks hold, and what a run does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vigil_data.errors import UserError
+from vigil_training.distributed.world import World
+from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, state_bytes
+from vigil_training.planning.plan import make_report
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.trainer.data_module import DataModule
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+WEIGHTS = st.lists(st.tuples(st.integers(1, 5000), st.booleans()), max_size=30)
+WORLDS = st.integers(1, 64)
+
+
+def test_ranks_hold_what_was_planned() -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "rank_state.py"), "--ranks", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["strategy"] for row in rows] == ["ddp", 1, 2, 3]
+    for row in rows:
+        for kind, measured in row["measured"].items():
+            assert measured == pytest.approx(row["predicted"][kind], rel=0.05), (row["strategy"], kind)
+
+
+@given(WEIGHTS, WORLDS)
+def test_more_is_shared_out_from_stage_to_stage(weights: list[tuple[int, bool]], world: int) -> None:
+    one, two, three = (state_bytes(weights, stage, world) for stage in (1, 2, 3))
+    slack = 4 * (world + 2 * len(weights) + 2)
+    assert one == two
+    assert three.weights <= two.weights + slack
+    assert three.gradients <= two.gradients + slack
+    assert three.total <= two.total + 5 * slack
+
+
+@given(WEIGHTS, st.sampled_from([1, 2, 3]), WORLDS, st.integers(2, 4))
+def test_more_ranks_hold_less_each(weights: list[tuple[int, bool]], stage: Sharding, world: int, times: int) -> None:
+    few, many = state_bytes(weights, stage, world), state_bytes(weights, stage, world * times)
+    assert many.optimizer <= few.optimizer
+    assert many.masters <= few.masters
+
+
+@given(WEIGHTS, st.sampled_from([1, 2, 3]), WORLDS)
+def test_all_ranks_together_hold_the_whole_and_padding(weights: list[tuple[int, bool]], stage: Sharding, world: int) -> None:
+    state, whole = state_bytes(weights, stage, world), state_bytes(weights, "ddp", world)
+    padding = 4 * world * (2 if stage != 3 else len(weights))
+    assert whole.optimizer <= state.optimizer * world <= whole.optimizer + 2 * padding
+    assert whole.gradients <= state.masters * world <= whole.gradients + padding
+    assert state.gradients * world >= whole.gradients
+    if stage == 3:
+        assert whole.weights <= state.weights * world <= whole.weights + padding
+    else:
+        assert whole.weights <= state.weights <= whole.weights + padding
+
+
+def test_a_gradient_that_a_border_cuts_is_whole_on_both_ranks() -> None:
+    assert state_bytes([(4, True), (8, True), (4, True)], 2, 2).gradients == 4 * 12
+    assert state_bytes([(8, True), (8, True)], 2, 2).gradients == 4 * 8
+
+
+def test_frozen_weights_have_no_state() -> None:
+    assert state_bytes([(100, False)], 2, 4).total == 400
+    assert state_bytes([(100, False)], 3, 4).total == 100
+    with pytest.raises(ValueError, match="world is 0"):
+        state_bytes([], 1, 0)
+
+
+def test_small_weights_are_kept_whole_up_to_a_limit() -> None:
+    assert persistent_bytes([10, 50, 5, 4], threshold=20, most=15) == 4 * 15
+
+
+@pytest.mark.parametrize(
+    ("stage", "accumulate", "elements"),
+    [
+        (1, 1, 100),  # too large for the bucket, and freed at the end of backward alone
+        (2, 1, 38),  # joined for the step
+        (1, 2, 152),  # whole until the last batch
+        (2, 2, 114),  # of this batch beside those of the last
+    ],
+)
+def test_gradients_beside_those_that_are_kept(stage: Sharding, accumulate: int, elements: int) -> None:
+    weights = [(100, True), (14, True), (38, True)]
+    state = state_bytes(weights, stage, 4)
+    zero = {"reduce_bucket_size": 50, "overlap_comm": True}
+    allowed = buffer_bytes(weights, state, stage, zero, accumulate)
+    assert allowed == {"reduce buckets": 4 * 100, "further gradients": 4 * elements}
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 0), (1, 1)])
+def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_steps: int | None, steps: int) -> None:
+    recipe = make_recipe(training__epochs=3, training__accumulate=2, training__max_steps=max_steps)
+    data, epochs = DataModule(recipe, 1), make_report(recipe).epochs
+    assert epochs is not None
+    assert epochs.run_steps == data.steps()
+    planned = [data.plan(epoch).batches for epoch in range(3)]
+    run = [rows for batches in planned for rows in batches] if max_steps is None else planned[0][: 2 * steps]
+    assert epochs.run_batches == len(run)
+    assert epochs.run_samples == sum(len(rows) for rows in run)
+
+
+def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2}, training__accumulate=2)
+    report = make_report(recipe, memory=1.0)
+    data = DataModule(recipe, 1, World(0, 2, 0, 2))
+    assert report.epochs is not None
+    assert report.epochs.run_steps == data.steps()
+    assert report.epochs.batches == data.plan(0).steps
+    assert report.epochs.samples == len(data.train_rows)
+    assert [row.name for row in report.rows if row.chosen] == ["ZeRO-2"]
+    assert report.verdict.startswith("ZeRO-2 on 1 \N{MULTIPLICATION SIGN} 2 GPUs of 1 GiB needs ")
+    assert "fits" in report.verdict
+
+
+def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[..., Recipe]) -> None:
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_data.loading.loader import Request
+    from vigil_data.loading.sampler import costs
+    from vigil_training.runs.assemble import assemble
+
+    recipe = make_recipe()
+    report = make_report(recipe)
+    data = DataModule(recipe, 1)
+    priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost)
+    rows = max(data.plan(0).batches, key=lambda batch: float(priced[batch].sum()))
+    model = assemble(recipe, load_weights=False)
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    saved: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(data.reader[Request(data.train_rows[rows])])
+    real = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    assert report.rows[0].activations == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_less_is_saved_when_layers_are_computed_again(make_recipe: Callable[..., Recipe], precision: str) -> None:
+    plain, again = (
+        make_report(make_recipe(training__precision=precision, training__activation_checkpointing=on)) for on in (False, True)
+    )
+    assert again.rows[0].activations < plain.rows[0].activations
+
+
+def test_offload_moves_state_to_the_host(make_recipe: Callable[..., Recipe]) -> None:
+    report = make_report(make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"}))
+    plain = next(row for row in report.rows if row.name == "ZeRO-2")
+    chosen = next(row for row in report.rows if row.chosen)
+    assert chosen.name == "ZeRO-2 with offload"
+    assert chosen.host == plain.state.optimizer + plain.state.masters
+    assert chosen.total + chosen.host == plain.total
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `vigil plan` in this process and gives what it printed."""
+    import typer
+
+    from vigil.cli import plan
+
+    def run(*arguments: object) -> str:
+        app = typer.Typer()
+        app.callback()(lambda: None)
+        plan.register(app)
+        app(["plan", *map(str, arguments)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def file(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(make_recipe().model_dump_json())
+    return path
+
+
+def test_the_command_prints_a_table_and_a_verdict(command: Callable[..., str], file: Path) -> None:
+    shown = command(file, "--memory", "80")
+    assert "ZeRO-3" in shown
+    assert shown.splitlines()[-1].startswith("single on 1 GPU of 80 GiB needs ")
+    assert shown.splitlines()[-1].endswith(": fits")
+    assert "does not fit; nor does any other strategy" in command(file, "--memory", "0.00001")
+
+
+def test_without_a_dataset_memory_alone_is_planned(command: Callable[..., str], file: Path, tmp_path: Path) -> None:
+    absent = f"data.dataset={tmp_path / 'absent'}"
+    said = json.loads(command(file, absent, "--nodes", 2, "--gpus", 4, "--json"))
+    assert said["epochs"] is None
+    assert (said["nodes"], said["gpus"], said["memory"]) == (2, 4, None)
+    assert all(row["fits"] is None for row in said["rows"])
+    assert any("no dataset" in note and "6 texts of 16 tokens, 6 images" in note for note in said["notes"])
+    for row in said["rows"]:
+        assert row["total"] == sum(row["state"].values()) + row["activations"] + sum(row["buffers"].values())
+
+
+def test_wrong_arguments_are_mistakes_of_the_user(command: Callable[..., str], file: Path) -> None:
+    with pytest.raises(UserError, match="--memory 0: give the GiB"):
+        command(file, "--memory", 0)
+    with pytest.raises(UserError, match="no_such"):
+        command(file, "training.no_such=1")
+    with pytest.raises(UserError, match="absent"):
+        command(file.with_name("absent.yaml"))

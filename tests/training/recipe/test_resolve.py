@@ -1,0 +1,524 @@
+"""Recipes: what is laid over what, and that each mistake is told once, with its place and the mend."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vigil_data.errors import UserError
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.resolve import Resolved, dump, merge, read, resolve
+from vigil_training.recipe.yaml_tree import Origin, Tree, parse
+
+RECIPE = """\
+name: small
+taxonomy:
+  name: policy
+  heads:
+    main:
+      labels:
+        hate: {severity: 3}
+        spam: {}
+data: {dataset: datasets/x}
+inputs:
+  text:
+    tokenizer: {kind: package, package: p}
+  image: {size: 64}
+model:
+  width: 32
+  encoders:
+    text:
+      weights: {kind: random}
+    image:
+      name: vit
+      weights: {kind: local, path: w.pth}
+  fusion: {kind: transformer, layers: 1}
+optimizer:
+  lr: 1e-4
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, so that files are named by short relative paths."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, text: str) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistakes(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        resolve(path, overrides)
+    return list(caught.value.lines)
+
+
+def test_defaults_fill_what_the_file_leaves_out(folder: Path) -> None:
+    resolved = resolve(write("r.yaml", RECIPE))
+    assert resolved.recipe.optimizer.lr == 1e-4
+    assert resolved.recipe.optimizer.betas == (0.9, 0.999)
+    assert resolved.recipe.model.fusion.kind == "transformer"
+    assert resolved.recipe.taxonomy.labels == ("hate", "spam")
+    assert resolved.origins["optimizer", "lr"] == Origin("r.yaml", 24)
+    assert resolved.origins["taxonomy", "heads", "main", "labels", "hate", "severity"] == Origin("r.yaml", 7)
+    assert ("optimizer", "eps") not in resolved.origins
+
+
+def test_order_is_defaults_extends_file_command_line(folder: Path) -> None:
+    write("base/a.yaml", RECIPE.replace("lr: 1e-4", "lr: 1\n  eps: 1\n  warmup: 0.1\n  weight_decay: 1"))
+    write("base/b.yaml", "optimizer: {eps: 2, warmup: 0.2, weight_decay: 2}\n")
+    file = write("r.yaml", "extends: [base/a.yaml, base/b.yaml]\noptimizer:\n  warmup: 0.3\n  weight_decay: 3\n")
+    resolved = resolve(file, ["optimizer.weight_decay=4"])
+    optimizer = resolved.recipe.optimizer
+    assert (optimizer.lr_end, optimizer.lr, optimizer.eps, optimizer.warmup, optimizer.weight_decay) == (0, 1, 2, 0.3, 4)
+    assert [str(resolved.origins["optimizer", key]) for key in ("lr", "eps", "warmup", "weight_decay")] == [
+        "base/a.yaml:24",
+        "base/b.yaml:1",
+        "r.yaml:3",
+        "command line",
+    ]
+
+
+def test_extends_is_relative_to_the_file_that_says_it_and_may_be_a_single_name(folder: Path) -> None:
+    write("base/deep/c.yaml", RECIPE)
+    write("base/a.yaml", "extends: deep/c.yaml\nseed: 5\n")
+    assert resolve(write("runs/r.yaml", "extends: ../base/a.yaml\n")).recipe.seed == 5
+
+
+def test_a_file_may_be_reached_twice_without_a_circle(folder: Path) -> None:
+    write("base.yaml", RECIPE)
+    write("a.yaml", "extends: base.yaml\nseed: 1\n")
+    write("b.yaml", "extends: base.yaml\ntraining: {epochs: 3}\n")
+    recipe = resolve(write("r.yaml", "extends: [a.yaml, b.yaml]\n")).recipe
+    assert recipe.training.epochs == 3
+
+
+def test_mappings_merge_and_lists_replace(folder: Path) -> None:
+    write("base.yaml", RECIPE + "  betas: [0.8, 0.9]\nevaluation: {slices: [a, b], false_positive_rate: 0.05}\n")
+    recipe = resolve(write("r.yaml", "extends: base.yaml\nevaluation: {slices: [c]}\n")).recipe
+    assert recipe.evaluation.slices == ("c",)
+    assert recipe.evaluation.false_positive_rate == 0.05
+
+
+def test_a_changed_kind_replaces_its_block_and_the_same_kind_merges(folder: Path) -> None:
+    write("base.yaml", RECIPE)
+    changed = resolve(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: gated}}\n")).recipe
+    assert changed.model.fusion.model_dump() == {"kind": "gated", "hidden": 128}
+    merged = resolve(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: transformer, heads: 8}}\n")).recipe
+    assert merged.model.fusion.model_dump() == {"kind": "transformer", "layers": 1, "heads": 8, "feedforward": 2.0}
+
+
+def test_a_default_block_can_be_changed_without_naming_its_kind(folder: Path) -> None:
+    file = write("r.yaml", RECIPE.replace("  fusion: {kind: transformer, layers: 1}\n", ""))
+    assert resolve(file, ["model.fusion.layers=4"]).recipe.model.fusion.model_dump()["layers"] == 4
+
+
+def test_the_order_of_overrides_of_a_changed_kind_does_not_matter(folder: Path) -> None:
+    file = write("r.yaml", RECIPE)
+    overrides = ["model.fusion.hidden=7", "model.fusion.kind=gated"]
+    assert resolve(file, overrides).recipe == resolve(file, overrides[::-1]).recipe
+    assert resolve(file, overrides).recipe.model.fusion.model_dump() == {"kind": "gated", "hidden": 7}
+
+
+def test_the_later_of_two_overrides_counts(folder: Path) -> None:
+    assert resolve(write("r.yaml", RECIPE), ["seed=1", "seed=2"]).recipe.seed == 2
+
+
+def test_null_sets_null(folder: Path) -> None:
+    write("base.yaml", RECIPE)
+    file = write("r.yaml", "extends: base.yaml\ninputs: {image: null}\nmodel: {encoders: {image: null}}\n")
+    assert resolve(file).recipe.inputs.image is None
+    assert resolve(write("base.yaml", RECIPE), ["training.clip=null"]).recipe.training.clip is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("5E-3", 5e-3), (".5", 0.5), ("1_000", 1000.0), ("+2", 2.0), ("0x10", 16.0), ("1.e-2", 0.01)],
+)
+def test_numbers_are_numbers_in_files_and_overrides(folder: Path, text: str, value: float) -> None:
+    file = write("r.yaml", RECIPE.replace("1e-4", text))
+    assert resolve(file).recipe.optimizer.lr == value
+    assert resolve(file, [f"optimizer.eps={text}"]).recipe.optimizer.eps == value
+
+
+def test_aliases_are_copies(folder: Path) -> None:
+    file = write(
+        "r.yaml",
+        RECIPE.replace("weights: {kind: random}", "weights: &w {kind: random}").replace("{kind: local, path: w.pth}", "*w"),
+    )
+    recipe = resolve(file).recipe
+    assert recipe.model.encoders.image is not None
+    assert recipe.model.encoders.image.weights.kind == "random"
+
+
+# Name of the mistake: what is replaced in RECIPE, by what, and the one line that it brings.
+CHECKPOINT_KEYS = "every_steps, keep_last, keep_best, keep_every, background"
+WRONG = {
+    "unknown key": ("name: small", "sead: 1\nname: small", "r.yaml:1: sead: is not a key of a recipe (did you mean seed?)"),
+    "unknown nested key": ("  width: 32", "  widht: 32", "r.yaml:15: model.widht: is not a key of model (did you mean width?)"),
+    "key of another block": (
+        "name: small",
+        "name: small\nlr: 3",
+        "r.yaml:2: lr: is not a key of a recipe (did you mean optimizer.lr?)",
+    ),
+    "key of another kind": (
+        "{kind: transformer, layers: 1}",
+        "{kind: gated, layers: 1}",
+        "r.yaml:22: model.fusion.layers: is not a key of model.fusion of kind gated; it is one of kind transformer",
+    ),
+    "unknown key near to none": (
+        "optimizer:\n",
+        "checkpoint:\n  zzz: 1\noptimizer:\n",
+        "r.yaml:24: checkpoint.zzz: is not a key of checkpoint; its keys are " + CHECKPOINT_KEYS,
+    ),
+    "duplicate key": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\n  lr: 1e-3",
+        "r.yaml:25: optimizer.lr: is written twice, first on line 24; keep one",
+    ),
+    "duplicate block": ("optimizer:", "data: {}\noptimizer:", "r.yaml:23: data: is written twice, first on line 9; keep one"),
+    "text for a number": ("width: 32", "width: wide", "r.yaml:15: model.width: must be a whole number, not 'wide'"),
+    "number in quotes": ("width: 32", "width: '32'", "r.yaml:15: model.width: must be a whole number, not '32'"),
+    "true for a number": ("width: 32", "width: true", "r.yaml:15: model.width: must be a whole number, not true"),
+    "number for text": ("name: small", "name: 5", "r.yaml:1: name: must be text, not 5"),
+    "fraction": ("width: 32", "width: 32.5", "r.yaml:15: model.width: must be a whole number, not 32.5"),
+    "null": ("width: 32", "width:", "r.yaml:15: model.width: must be a whole number, not null"),
+    "too small": ("lr: 1e-4", "lr: -1", "r.yaml:24: optimizer.lr: must be greater than 0, not -1"),
+    "too large": ("name: small", "name: small\nseed: 4294967296", "r.yaml:2: seed: must be less than 4294967296, not 4294967296"),
+    "infinite": ("lr: 1e-4", "lr: .inf", "r.yaml:24: optimizer.lr: must be a finite number, not inf"),
+    "not a number": ("lr: 1e-4", "lr: .nan", "r.yaml:24: optimizer.lr: must be a finite number, not nan"),
+    "not one of the words": (
+        "{size: 64}",
+        "{fit: crpo}",
+        "r.yaml:13: inputs.image.fit: must be crop, pad or squash, not 'crpo' (did you mean crop?)",
+    ),
+    "unknown kind": (
+        "{kind: random}",
+        "{kind: rnadom}",
+        "r.yaml:18: model.encoders.text.weights.kind: must be hub, local, package or random, not 'rnadom' (did you mean random?)",
+    ),
+    "no kind": (
+        "{kind: random}",
+        "{path: x}",
+        "r.yaml:18: model.encoders.text.weights.kind: is missing: one of hub, local, package or random",
+    ),
+    "a word where a block belongs": (
+        "{kind: random}",
+        "random",
+        "r.yaml:18: model.encoders.text.weights: must be a mapping with kind: hub, local, package or random, not 'random'",
+    ),
+    "a list where a block belongs": ("data: {dataset: datasets/x}", "data: [1]", "r.yaml:9: data: must be a mapping, not a list"),
+    "missing key": (
+        "{dataset: datasets/x}",
+        "{}",
+        "r.yaml:9: data.dataset: is missing (folder of the dataset, relative to where the command runs)",
+    ),
+    "union of scalars": (
+        "      name: vit",
+        "      name: vit\n      frozen: some",
+        "r.yaml:21: model.encoders.image.frozen: must be true or false or a whole number, not 'some'",
+    ),
+    "list too short": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\n  betas: [0.9]",
+        "r.yaml:25: optimizer.betas: has too few entries: the list ends before entry 2",
+    ),
+    "list too long": ("lr: 1e-4", "betas: [0, 0, 0]", "r.yaml:24: optimizer.betas: must have at most 2 entries, not 3"),
+    "wrong entry of a list": (
+        "optimizer:\n",
+        "evaluation:\n  slices:\n    - a\n    - 3\noptimizer:\n",
+        "r.yaml:26: evaluation.slices[1]: must be text, not 3",
+    ),
+    "name of a label": (
+        "        spam: {}",
+        "        Spam: {}",
+        "r.yaml:8: taxonomy.heads.main.labels.Spam: must be made of a-z, 0-9 and _ and begin with a letter, not 'Spam'",
+    ),
+    "no label": (
+        "      labels:\n        hate: {severity: 3}\n        spam: {}\n",
+        "      labels: {}\n",
+        "r.yaml:6: taxonomy.heads.main.labels: must not be empty",
+    ),
+    "check of a block": (
+        "package: p}",
+        "package: p}\n    max_tokens: 16\n    overlap: 9",
+        "r.yaml:14: inputs.text.overlap: must be at most half of max_tokens",
+    ),
+    "check of the taxonomy": (
+        "spam: {}",
+        "spam: {parent: fraud}",
+        "r.yaml:2: taxonomy: parent fraud of label spam is not a label",
+    ),
+    "check across blocks": (
+        "  image: {size: 64}\n",
+        "",
+        "r.yaml:18: model.encoders.image is given but inputs.image is not",
+    ),
+    "check at a key": ("width: 32", "width: 33", "r.yaml:15: model.width 33 is not a multiple of model.fusion.heads 4"),
+    "tab": ("  width: 32", "\twidth: 32", "r.yaml:15: is indented with a tab; YAML wants spaces"),
+    "bracket left open": (
+        "{size: 64}",
+        "{size: 64",
+        "r.yaml:14: is not YAML: expected ',' or '}', but got ':', while parsing a flow mapping",
+    ),
+    "merge key": (
+        "  lr: 1e-4",
+        "  <<: {lr: 1}",
+        "r.yaml:24: optimizer: merge keys (<<) are not supported; put what is shared into a file and name it in `extends`",
+    ),
+    "key that is no text": ("  lr: 1e-4", "  1: 2", "r.yaml:24: optimizer: keys are text, not 1; put it in quotes"),
+    "tag": (
+        "lr: 1e-4",
+        "lr: !!python/name:os.system x",
+        "r.yaml:24: optimizer.lr: the tag !!python/name:os.system means nothing here; remove it",
+    ),
+    "alias of itself": (
+        "{severity: 3}",
+        "&a {parent: *a}",
+        "r.yaml:7: taxonomy.heads.main.labels.hate.parent: an alias (*name) makes this endless or far too large",
+    ),
+    "unknown alias": ("lr: 1e-4", "lr: *a", "r.yaml:24: is not YAML: found undefined alias 'a'"),
+    "two documents": (
+        "optimizer:",
+        "---\noptimizer:",
+        "r.yaml:23: a second document begins here (---); a recipe is one document",
+    ),
+    "half a surrogate pair": (
+        "name: small",
+        'name: "\\ud800"',
+        "r.yaml:1: name: holds half a surrogate pair, which is no character",
+    ),
+    "extends what is not there": (
+        "name: small",
+        "name: small\nextends: [other.yaml]",
+        "r.yaml:2: extends: there is no file other.yaml",
+    ),
+    "extends itself": ("name: small", "name: small\nextends: r.yaml", "r.yaml:2: extends: goes in a circle: r.yaml -> r.yaml"),
+    "extends a number": (
+        "name: small",
+        "name: small\nextends:\n  - 3",
+        "r.yaml:3: extends: must be a list of files, each relative to this one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line_with_its_place(folder: Path, name: str) -> None:
+    old, new, line = WRONG[name]
+    assert RECIPE.count(old) >= 1
+    assert mistakes(write("r.yaml", RECIPE.replace(old, new, 1))) == [line]
+
+
+HOSTILE = {
+    "empty": (b"", "r.yaml:1: is empty; a recipe is a mapping of keys such as `name: my-run`"),
+    "comment": (b"# nothing\n", "r.yaml:1: is empty; a recipe is a mapping of keys such as `name: my-run`"),
+    "list": (b"- a\n- b\n", "r.yaml:1: holds a list on top; a recipe is a mapping of keys such as `name: my-run`"),
+    "scalar": (b"hello\n", "r.yaml:1: holds 'hello' on top; a recipe is a mapping of keys such as `name: my-run`"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00", "r.yaml: is not a text file in UTF-8 (byte 0): is it a recipe?"),
+    "control characters": (b"name: \x00\n", "r.yaml:1: holds the control character '\\x00', which YAML forbids"),
+    "deep": (b"[" * 1500, "r.yaml: is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_recipe_is_one_line(folder: Path, name: str) -> None:
+    content, line = HOSTILE[name]
+    Path("r.yaml").write_bytes(content)
+    assert mistakes(Path("r.yaml")) == [line]
+
+
+WORDS = [
+    "name",
+    ": ",
+    "\n",
+    "  ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "!!map ",
+    "!!str ",
+    "!!set ",
+    "!x ",
+    "? ",
+    "1e-4",
+    "'",
+    '"',
+    "|",
+    "<<",
+    "#",
+    "---",
+    "%YAML 1.1",
+    "\t",
+    "\x85",
+    "\x00",
+    "\ud800",
+    "é",
+    "!!int ",
+    ",",
+    "~",
+    "!!float ",
+    "!!bool ",
+    "\\",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+def test_any_text_is_a_tree_or_a_mistake(text: str) -> None:
+    found: list[str] = []
+    tree = parse(text, "r.yaml", found)
+    assert tree is not None or len(found) == 1
+    assert all(mistake.startswith("r.yaml") and "\n" not in mistake for mistake in found)
+
+
+def test_aliases_of_aliases_cannot_fill_the_memory(folder: Path) -> None:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    lines = mistakes(write("r.yaml", "\n".join(rows)))
+    assert sum("an alias (*name) makes this endless or far too large" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("depth", [50, 100, 150, 200, 300])
+def test_deep_nesting_is_a_mistake_at_any_depth(folder: Path, depth: int) -> None:
+    options = "{a: " * depth + "1" + "}" * depth
+    lines = mistakes(write("r.yaml", RECIPE.replace("name: vit", f"name: vit\n      options: {options}")))
+    assert len(lines) == 1
+    assert lines[0].endswith("is nested too deeply")
+
+
+def test_what_is_not_a_file_is_said(folder: Path) -> None:
+    write("recipe.yaml", RECIPE)
+    assert mistakes(Path("recipes.yaml")) == ["there is no file recipes.yaml (did you mean recipe.yaml?)"]
+    assert mistakes(Path()) == [". is a folder, not a recipe file"]
+    assert mistakes(Path("/dev/null")) == ["/dev/null is not an ordinary file"]
+
+
+def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
+    write("bad.yaml", "seed: [\n")
+    write("base.yaml", RECIPE + "  eps: small\n  eps: 1\nextends: [bad.yaml, gone.yaml]\n")
+    lines = mistakes(write("r.yaml", "extends: base.yaml\nmodel: {widht: 3}\ntraining: {epochs: 0}\n"), "seed=x", "nonsense")
+    assert lines == [
+        "base.yaml:26: optimizer.eps: is written twice, first on line 25; keep one",
+        "bad.yaml:2: is not YAML: expected the node content, but found '<stream end>', while parsing a flow node",
+        "base.yaml:27: extends: there is no file gone.yaml",
+        "command line: 'nonsense' is not of the form key.path=value",
+        "base.yaml:25: optimizer.eps: must be a number, not 'small'",
+        "command line: seed: must be a whole number, not 'x'",
+        "r.yaml:2: model.widht: is not a key of model (did you mean width?)",
+        "r.yaml:3: training.epochs: must be at least 1, not 0",
+    ]
+
+
+def test_a_circle_of_files_names_them(folder: Path) -> None:
+    write("a.yaml", "extends: sub/b.yaml\n")
+    write("sub/b.yaml", "extends: ../a.yaml\n")
+    assert mistakes(Path("a.yaml")) == ["sub/b.yaml:1: extends: goes in a circle: a.yaml -> sub/b.yaml -> a.yaml"]
+
+
+def test_what_an_unreadable_file_might_have_held_is_not_missed(folder: Path) -> None:
+    write("r.yaml", "extends: gone.yaml\nname: x\n")
+    assert mistakes(Path("r.yaml")) == ["r.yaml:1: extends: there is no file gone.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed", "command line: 'seed' is not of the form key.path=value"),
+        ("=3", "command line: '=3' is not of the form key.path=value"),
+        ("model..width=3", "command line: 'model..width=3' is not of the form key.path=value"),
+        ("extends=x.yaml", "command line: extends: belongs in a file; give a recipe that extends both"),
+        (
+            "seed=[",
+            "command line: seed: is not YAML: expected the node content, but found '<stream end>', while parsing a flow node",
+        ),
+        ("model.widht=64", "command line: model.widht: is not a key of model (did you mean width?)"),
+        ("model.width=yes", "command line: model.width: must be a whole number, not 'yes'"),
+        ("model.width=", "command line: model.width: must be a whole number, not null"),
+        ("model={width: 64, width: 32}", "command line: model.width: is written twice; keep one"),
+    ],
+)
+def test_a_wrong_override_is_one_line(folder: Path, override: str, line: str) -> None:
+    assert mistakes(write("r.yaml", RECIPE), override) == [line]
+
+
+def test_a_resolved_recipe_reads_back_equal(folder: Path) -> None:
+    resolved = resolve(write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]'])
+    assert read(write("resolved.yaml", dump(resolved))) == resolved.recipe
+    assert read(write("resolved.yaml", dump(resolved, origins=True))) == resolved.recipe
+    again = resolve(Path("resolved.yaml"))
+    assert dump(again) == dump(resolved)
+
+
+def test_a_resolved_recipe_extends_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^resolved.yaml:1: extends: is not a key of a recipe"):
+        read(write("resolved.yaml", "extends: x.yaml\n" + RECIPE))
+
+
+def test_the_labels_keep_their_order_through_a_resolved_recipe(folder: Path) -> None:
+    file = write("r.yaml", RECIPE.replace("spam: {}", "spam: {}\n        kind: {}\n        abuse: {}"))
+    resolved = resolve(file)
+    assert resolved.recipe.taxonomy.labels == ("hate", "spam", "kind", "abuse")
+    assert read(write("resolved.yaml", dump(resolved))).taxonomy.labels == resolved.recipe.taxonomy.labels
+
+
+def test_origins_stand_behind_their_values(folder: Path) -> None:
+    write("base.yaml", RECIPE)
+    text = dump(resolve(write("r.yaml", "extends: base.yaml\nseed: 3\n"), ["model.width=64"]), origins=True)
+    lines = [line.strip() for line in text.splitlines()]
+    assert "seed: 3 # r.yaml:2" in lines
+    assert "width: 64 # command line" in lines
+    assert "lr: 0.0001 # base.yaml:24" in lines
+    assert "epochs: 1 # default" in lines
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20) | st.sampled_from(
+    ["1e-4", "null", "yes", "~", "0x1", " a", "#"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(options=st.dictionaries(TEXT, VALUES, max_size=4), lr=st.floats(1e-300, 1e300), tags=st.lists(TEXT, max_size=3))
+def test_whatever_a_recipe_holds_reads_back_equal(folder: Path, options: dict[str, object], lr: float, tags: list[str]) -> None:
+    base = resolve(write("r.yaml", RECIPE)).values
+    base["model"]["encoders"]["image"]["options"] = options
+    base["optimizer"]["lr"] = lr
+    base["tracking"]["tags"] = tags
+    recipe = Recipe.model_validate(base)
+    text = dump(Resolved(recipe, recipe.model_dump(mode="json"), {}))
+    assert read(write("resolved.yaml", text)) == recipe
+
+
+TREES = st.recursive(
+    st.integers(0, 3).map(Tree),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3).map(Tree) | st.lists(inner, max_size=2).map(Tree),
+    max_leaves=8,
+)
+MAPPINGS = st.dictionaries(st.sampled_from("abc"), TREES, max_size=3).map(Tree)
+
+
+@given(MAPPINGS, MAPPINGS, MAPPINGS)
+def test_merging_is_associative_and_the_last_word_counts(a: Tree, b: Tree, c: Tree) -> None:
+    assert merge(merge(a, b), b).plain() == merge(a, b).plain()
+    assert merge(Tree({}), a).plain() == a.plain() == merge(a, Tree({})).plain()
+    merged = merge(merge(a, b), c).plain()
+    leaves = [(path, node.value) for path, node in c.walk() if not isinstance(node.value, dict | list)]
+    for path, value in leaves:
+        found: object = merged
+        for part in path:
+            found = found[part]  # type: ignore[index]
+        assert found == value

@@ -1,0 +1,120 @@
+"""A run is calibrated when it has trained, and anew on demand; everything that predicts takes its probabilities from there."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vigil.cli import evaluate
+from vigil.workflows.prediction_sources import predictions_of
+from vigil_data.errors import UserError
+from vigil_evaluation.calibration.calibrators import Calibrated, Calibration, Calibrator, LabelCalibration
+from vigil_training.runs.predict import predict_rows, table_of
+from vigil_training.runs.run import Run
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the trained run, which may be calibrated otherwise."""
+    return Run(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def app():
+    made = typer.Typer()
+    evaluate.register(made)
+    return made
+
+
+def hotter(labels, temperature):
+    """Every label cooled by the same temperature."""
+    calibrator = Calibrator("temperature", {"temperature": temperature})
+    return Calibrated(Calibration(None, {label: LabelCalibration(calibrator, {}, {}, 0, 0) for label in labels}), None, None)
+
+
+def test_training_leaves_a_calibration_of_all_labels(trained):
+    found = trained.read_calibrated().calibration
+    assert list(found.labels) == ["cat", "bright"]
+    known = json.loads((trained.path / "calibration.json").read_text())["calibration"]["labels"]["bright"]["known"]
+    targets = trained.dataset().targets(["bright"], trained.dataset().rows("validation"))
+    assert known == int((~np.isnan(targets)).sum())
+
+
+def test_a_predictions_table_holds_calibrated_probabilities(run):
+    dataset = run.dataset()
+    rows = dataset.rows("test")
+    predicted = predict_rows(run, dataset, rows)
+    hotter(["cat", "bright"], 2.0).write(run.calibration)
+    table = table_of(predicted, run, dataset, rows)
+    wanted = 1 / (1 + np.exp(-predicted.logits_NL.astype(np.float64) / 2.0))
+    found = np.stack([table.column(f"probability.{label}").to_numpy() for label in ("cat", "bright")], 1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert {"language", "presence"} <= set(table.column_names)
+
+
+def test_calibrate_fits_anew_and_chooses_thresholds(app, run):
+    hotter(["cat", "bright"], 7.0).write(run.calibration)
+    (run.path / "thresholds.json").write_text(json.dumps({"cat": 0.123, "bright": 0.123}))
+    done = CliRunner().invoke(app, ["calibrate", str(run.path), "--split", "train", "--by", "language", "--methods", "platt"])
+    assert done.exit_code == 0, done.output
+    found = run.read_calibrated().calibration
+    assert found.by == "language"
+    assert found.labels["bright"].known > 40
+    assert {label.pooled.method for label in found.labels.values()} <= {"none", "platt"}
+    assert all(threshold != 0.123 for threshold in run.read_thresholds().values())
+    assert "calibrated on 120 items" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "tset"], "has no split tset"),
+        (["--methods", "plat"], "methods"),
+        (["--checkpoint", "worst"], "no such checkpoint"),
+    ],
+)
+def test_mistakes_are_user_errors(app, run, arguments, message):
+    done = CliRunner().invoke(app, ["calibrate", str(run.path), *arguments])
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+
+
+def test_a_calibration_of_other_labels_is_refused(run):
+    hotter(["another"], 2.0).write(run.calibration)
+    with pytest.raises(UserError, match="another"):
+        run.read_calibrated()
+
+
+def test_a_run_and_its_table_are_the_same_predictions(run, tmp_path):
+    of_run = predictions_of(run.path)
+    assert (of_run.kind, of_run.labels, dict(of_run.thresholds)) == ("run", ("cat", "bright"), run.read_thresholds())
+    pq.write_table(of_run.table, tmp_path / "table.parquet")
+    of_table = predictions_of(tmp_path / "table.parquet")
+    assert (of_table.kind, of_table.labels) == ("table", ("cat", "bright"))
+    assert of_table.table.equals(of_run.table)
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_something_else_is_refused(name, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="name one of these"):
+        predictions_of(tmp_path / name)
+
+
+def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
+    from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+
+    facts = {"calibration": run.calibration_digest()}
+    CompiledPolicy("house", 1, ("allow", "limit"), ("cat",), None, {(None, None): {"cat": {"limit": 0.5}}}, facts=facts).write(
+        run.policy
+    )
+    assert run.current_policy().name == "house"
+    hotter(["cat", "bright"], 3.0).write(run.calibration)
+    done = CliRunner().invoke(app, ["evaluate", str(run.path)])
+    assert isinstance(done.exception, UserError)
+    assert "was compiled before the run was calibrated anew" in str(done.exception)
+    assert predictions_of(run.path).policy is not None, "or it could not be compiled again"

@@ -1,0 +1,106 @@
+"""The run folder, and the model and predictions that come out of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from vigil_data.dataset.dataset import Dataset
+from vigil_data.errors import UserError
+from vigil_data.loading.loader import Reader
+from vigil_training.checkpoint import reader as reader_module
+from vigil_training.runs.predict import predict, predict_rows, table_of
+from vigil_training.runs.run import Run
+
+
+@pytest.fixture(scope="module")
+def dataset(material):
+    return Dataset(material / "dataset")
+
+
+def test_the_recipe_is_the_one_that_was_run(trained, make_recipe):
+    assert trained.recipe == make_recipe()
+
+
+def test_what_is_not_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        Run(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"not a run: it has no resolved\.yaml"):
+        Run(tmp_path)
+
+
+def test_an_unfinished_run_has_no_thresholds(tmp_path):
+    (tmp_path / "resolved.yaml").write_text("")
+    with pytest.raises(UserError, match="has not finished"):
+        Run(tmp_path).read_thresholds()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_the_model_has_the_checkpoints_weights(name, trained):
+    model = trained.model(name)
+    saved = reader_module.Reader(trained.checkpoint(name)).weights()
+    assert not model.training
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+
+
+def test_a_checkpoint_that_is_not_there_or_of_another_model_is_refused(trained, make_recipe, train, tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        trained.model("worst")
+    other = train(make_recipe(model__width=8, training__max_steps=1), tmp_path / "other")
+    with pytest.raises(UserError, match=r"weights of another model: \d+ tensors do not match"):
+        trained.model(str(other.checkpoint("last")))
+
+
+def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, dataset):
+    rows = dataset.rows("test")[::-1]
+    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
+    assert table.column("id").to_pylist() == [item.id for item in dataset.take(rows)]
+    assert table.column_names == [
+        "id",
+        "target.cat",
+        "probability.cat",
+        "target.bright",
+        "probability.bright",
+        "presence",
+        "language",
+    ]
+    reader = Reader(dataset.path, dataset.version, trained.recipe.inputs, ("cat", "bright"))
+    model = trained.model()
+    from vigil_data.loading.loader import Request
+
+    for place in (0, 7, 23):
+        item = dataset.take(rows[[place]])[0]
+        with torch.no_grad():
+            raw_NL = model(reader[Request(rows[[place]])]).logits_NL.double().sigmoid().numpy()
+        alone = trained.read_calibrated().calibration.apply(raw_NL)[0]
+        found = [table.column(f"probability.{label}")[place].as_py() for label in ("cat", "bright")]
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+        assert table.column("target.cat")[place].as_py() == item.targets.get("cat")
+        expected = "+".join(m for m in ("text", "image") if getattr(item, m))
+        assert table.column("presence")[place].as_py() == expected
+        assert table.column("language")[place].as_py() == item.columns["language"]
+
+
+def test_unknown_targets_are_null_in_predictions(trained, dataset):
+    rows = dataset.rows("test")
+    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
+    unknown = np.isnan(dataset.targets(["cat"], dataset.rows("test"))[:, 0])
+    assert table.column("target.cat").null_count == unknown.sum() > 0
+
+
+def test_a_modality_can_be_hidden(trained, dataset):
+    rows = dataset.rows("test")
+    whole, text = predict_rows(trained, dataset, rows), predict_rows(trained, dataset, rows, only=["text"])
+    assert set(text.presence) == {"text", "none"}
+    assert set(whole.presence) == {"text", "image", "text+image"}
+    same = np.array([p == "text" for p in whole.presence])
+    np.testing.assert_allclose(whole.logits_NL[same], text.logits_NL[same], atol=1e-5)
+    assert not np.allclose(whole.logits_NL[~same], text.logits_NL[~same], atol=1e-3)
+    with pytest.raises(UserError, match="the model has no audio; it takes text, image"):
+        predict_rows(trained, dataset, rows, only=["audio"])
+
+
+def test_prediction_leaves_the_model_in_its_mode(trained):
+    model = trained.model().train()
+    empty = predict(model, [])
+    assert model.training
+    assert empty.ids == []

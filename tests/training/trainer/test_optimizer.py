@@ -1,0 +1,116 @@
+"""What a step does to the weights: groups, schedule, and a whole epoch against a loop written by hand."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from vigil_data.loading.loader import Request
+from vigil_modeling.safety_model import build_model
+from vigil_training.checkpoint.reader import Reader
+from vigil_training.runs.assemble import assemble
+from vigil_training.trainer.data_module import DataModule
+from vigil_training.trainer.lightning_module import parameter_groups, schedule_factor
+
+
+def by_name(model, groups):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_each_weight_is_in_one_group_with_its_rate_and_decay(make_recipe):
+    recipe = make_recipe(
+        model__encoders__text__lr_factor=0.5,
+        model__encoders__text__layer_decay=0.1,
+        model__encoders__image__lr_factor=0.25,
+        optimizer__lr=1.0,
+        optimizer__weight_decay=0.3,
+    )
+    model = assemble(recipe)
+    found = by_name(model, parameter_groups(model, recipe.model, recipe.optimizer))
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        factor = 1.0
+        if name.startswith("encoders.image"):
+            factor = 0.25
+        elif "embeddings" in name:
+            factor = 0.5 * 0.1**2
+        elif name.startswith("encoders.text"):
+            factor = 0.5 * (0.1 if ".layer.0." in name else 1.0)
+        assert found[name] == (pytest.approx(factor), 0.3 if parameter.ndim > 1 else 0.0), name
+
+
+def test_frozen_weights_are_in_no_group(make_recipe):
+    recipe = make_recipe(model__encoders__text__frozen=True, model__encoders__image__frozen=1)
+    model = assemble(recipe)
+    found = by_name(model, parameter_groups(model, recipe.model, recipe.optimizer))
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("encoders.text") for name in found)
+    assert any(name.startswith("encoders.image") for name in found)
+
+
+@given(st.integers(1, 1000), st.floats(0, 0.99), st.floats(0, 1))
+def test_the_schedule_rises_to_one_and_falls_to_its_end(steps, warmup, end):
+    rising = math.ceil(warmup * steps)
+    factors = [schedule_factor(step, steps, warmup, end) for step in range(steps)]
+    assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
+    assert all(a < b for a, b in pairwise(factors[:rising]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(factors[rising:]))
+    assert factors[-1] == pytest.approx(1.0 if rising == steps else end)
+    if rising:
+        assert factors[rising - 1] == 1.0
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, tmp_path):
+    """Each step minimises the mean over all known targets of its batches, however unequal they are; the last group is short."""
+    weights = {"cat": 2.0, "bright": 0.5}
+    recipe = make_recipe(
+        training__epochs=1,
+        training__accumulate=accumulate,
+        training__clip=0.5,
+        # Adam makes steps of any size out of gradients that are zero but for rounding, such as those of the keys' bias.
+        optimizer__eps=1e-3,
+        model__dropout=0.0,
+        model__encoders__text__config__hidden_dropout_prob=0.0,
+        model__encoders__text__config__attention_probs_dropout_prob=0.0,
+        loss__label_weights=weights,
+    )
+    run = train(recipe, tmp_path / "run")
+
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
+    data = DataModule(recipe, 1)
+    plan = data.plan(0)
+    groups = [range(i, min(i + accumulate, plan.steps)) for i in range(0, plan.steps, accumulate)]
+    assert accumulate == 1 or len(groups[-1]) < accumulate
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.003, weight_decay=0.01, eps=1e-3
+    )
+    for number, group in enumerate(groups):
+        for parameter_group in optimizer.param_groups:
+            parameter_group["lr"] = 0.003 * schedule_factor(number, len(groups), 0.1, 0.0)
+        loss, weight = torch.zeros(()), 0.0
+        for step in group:
+            batch = data.reader[Request(data.train_rows[plan.rows(step, 0)])]
+            logits_NL = model(batch).logits_NL
+            for row in range(len(batch)):
+                for column, label in enumerate(recipe.taxonomy.labels):
+                    target = batch.targets[row, column]
+                    if not target.isnan():
+                        cell = nn.functional.binary_cross_entropy_with_logits(logits_NL[row, column], target)
+                        loss, weight = loss + weights[label] * cell, weight + weights[label]
+        optimizer.zero_grad()
+        (loss / weight).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+
+    trained = Reader(run.checkpoint("last")).weights()
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")

@@ -1,0 +1,234 @@
+"""A run that was stopped and started again ends with bitwise the weights of one that was not, whatever stopped it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vigil_data.errors import Failure
+from vigil_training.checkpoint.reader import complete, last, read_manifest
+from vigil_training.checkpoint.rng_state import random_state, set_random_state
+from vigil_training.distributed.preemption import Preempted
+from vigil_training.tracking.tracking import Recorder
+from vigil_training.trainer.callbacks import Checkpoints
+
+DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
+
+
+class Stop(Exception):
+    """What stops a run in these tests."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained):
+    return trained.path
+
+
+def start(recipe: Path, run: Path, **options) -> int:
+    """Run the driver as a process; gives its exit status, negative for a signal."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
+    command = [sys.executable, DRIVE, "train", recipe, "--run", run]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode in (0, 85, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_process_is_resumed_by_the_same_command(workers, make_recipe, undisturbed, assert_same_run, tmp_path):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(make_recipe(data__workers=workers).model_dump_json())
+    # It returns only when the workers have ended too: they hold the other end of its standard error.
+    assert start(recipe, run, kill={"step": 16, "signal": "SIGKILL"}) == -signal.SIGKILL
+    assert read_manifest(last(run / "checkpoints")).step in (12, 14)  # The last may not have been whole yet.
+    assert start(recipe, run) == 0
+    assert_same_run(undisturbed, run)
+
+
+@pytest.mark.parametrize(("name", "when"), [("SIGTERM", "step"), ("SIGUSR1", "step"), ("SIGUSR1", "validation")])
+def test_a_signal_saves_and_asks_to_be_started_again(name, when, make_recipe, undisturbed, assert_same_run, tmp_path):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(make_recipe(checkpoint__every_steps=None).model_dump_json())
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    epoch = next(line["step"] for line in lines if "validation/loss" in line)
+    step = 5 if when == "step" else epoch
+    assert start(recipe, run, kill={"step": step, "signal": name, "when": when}) == 85
+    # The step before a validation is saved, so that a validation that is interrupted costs one step.
+    assert read_manifest(last(run / "checkpoints")).step == (step if when == "step" else epoch - 1)
+    assert not (run / "failure.json").exists()
+    assert start(recipe, run) == 0
+    assert_weights(undisturbed, run)
+
+
+def assert_weights(left: Path, right: Path) -> None:
+    from vigil_training.checkpoint.reader import Reader
+
+    expected, found = (Reader(last(run / "checkpoints")).weights() for run in (left, right))
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training__accumulate": 3, "checkpoint__every_steps": 1},
+        {"checkpoint__every_steps": None, "checkpoint__background": False},
+    ],
+)
+def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_same_run, monkeypatch, tmp_path):
+    recipe = make_recipe(training__epochs=2, **changes)
+    train(recipe, tmp_path / "undisturbed")
+    steps = read_manifest(last(tmp_path / "undisturbed" / "checkpoints")).step
+    record = Recorder.on_train_batch_end
+    for stop in range(1, steps + 1):
+
+        def on_train_batch_end(self, trainer, *rest, stop=stop):
+            record(self, trainer, *rest)
+            if trainer.global_step == stop and not trainer.fit_loop._should_accumulate():
+                raise Stop
+
+        monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+        if complete(tmp_path / "run" / "checkpoints") and stop % 4:
+            continue  # Resuming at every fourth step is enough where it was stopped before.
+        with pytest.raises(Stop):
+            train(recipe, tmp_path / "run")
+    monkeypatch.setattr(Recorder, "on_train_batch_end", record)
+    train(recipe, tmp_path / "run")
+    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end", "on_train_end"])
+def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path):
+    original = getattr(Checkpoints, hook)
+    calls = []
+
+    def stopping(self, trainer, module):
+        original(self, trainer, module)
+        calls.append(trainer.current_epoch)
+        if len(calls) == (1 if hook == "on_train_end" else 2):
+            raise Stop
+
+    monkeypatch.setattr(Checkpoints, hook, stopping)
+    with pytest.raises(Stop):
+        train(make_recipe(), tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, hook, original)
+    train(make_recipe(), tmp_path / "run")
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_run_that_is_stopped_while_thresholds_are_chosen_only_chooses_them(
+    make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path
+):
+    from vigil_training.trainer import fit as module
+
+    until_asked = module._until_asked
+
+    def asked(batches, session):
+        session.preemption.asked = "SIGTERM"
+        return until_asked(batches, session)
+
+    monkeypatch.setattr(module, "_until_asked", asked)
+    with pytest.raises(Preempted, match="while it was calibrated"):
+        train(make_recipe(), tmp_path / "run")
+    monkeypatch.setattr(module, "_until_asked", until_asked)
+    train(make_recipe(), tmp_path / "run")
+    assert (tmp_path / "run" / "train.log").read_text().count("from the beginning") == 1
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "absent"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path
+):
+    def stopping(self, trainer, module):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_validation_end", stopping)
+        with pytest.raises(Stop):
+            train(make_recipe(), tmp_path / "run")
+    newest = last(tmp_path / "run" / "checkpoints") / "rank-00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    if damage == "absent":
+        newest.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content[:-100] if damage == "truncate" else content)
+    train(make_recipe(), tmp_path / "run")
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert f"damaged checkpoint: {newest}" in log
+    assert "resuming" in log
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
+    make_recipe, train, undisturbed, assert_same_run, small_disk, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(small_disk)
+    (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
+    filler = small_disk / ".filler"
+    filler.write_bytes(bytes(1_300_000))
+    with pytest.raises(Failure, match=r"cannot be written \(No space left on device; free some space\)"):
+        train(make_recipe(checkpoint__keep_last=2), run)
+    assert json.loads((run / "failure.json").read_text())["status"] == 1
+    assert complete(run / "checkpoints")
+    filler.unlink()
+    train(make_recipe(), run)
+    assert "resuming" in (run / "train.log").read_text()
+    assert_same_run(undisturbed, run)
+
+
+def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkeypatch, tmp_path):
+    record = Recorder.on_train_batch_end
+
+    def taking_over(self, trainer, *rest):
+        record(self, trainer, *rest)
+        if trainer.global_step == 5:
+            (tmp_path / "run" / "attempt").write_text("another")
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", taking_over)
+    with pytest.raises(Failure, match=r"another start of this run \(another\) has taken over"):
+        train(make_recipe(checkpoint__background=False), tmp_path / "run")
+    assert read_manifest(last(tmp_path / "run" / "checkpoints")).step == 4
+
+
+def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, assert_same_run, monkeypatch, tmp_path):
+    recipe = make_recipe(training__epochs=9, training__patience=1, training__max_steps=40, optimizer__lr=0.05)
+    train(recipe, tmp_path / "undisturbed")
+    saved = Checkpoints.on_train_epoch_end
+
+    def stopping(self, trainer, module):
+        saved(self, trainer, module)
+        raise Stop
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", stopping)
+    for _ in range(9):
+        try:
+            train(recipe, tmp_path / "run")
+            break
+        except Stop:
+            continue
+    assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
+    assert read_manifest(last(tmp_path / "run" / "checkpoints")).step <= 40
+
+
+def test_the_random_state_is_all_of_it():
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.random(), np.random.normal(), float(torch.rand(()))  # noqa: NPY002
+
+    np.random.normal()  # noqa: NPY002 (leaves half a pair behind, which is part of the state)
+    state = random_state()
+    expected = draw()
+    assert draw() != expected
+    set_random_state(state)
+    assert draw() == expected

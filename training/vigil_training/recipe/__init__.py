@@ -1,0 +1,1 @@
+"""Recipes: schema, resolution, validation errors with file and line."""

@@ -1,0 +1,248 @@
+"""From a recipe file to the one typed value that a run follows.
+
+Order: defaults, then the files of ``extends`` as listed (each with its own ``extends`` before it), then the file, then
+``key.path=value`` from the command line. Mappings merge, anything else replaces, and a block whose ``kind`` changes is replaced
+whole. ``null`` sets null. All mistakes are reported at once, each with file and line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from vigil_data.errors import UserError
+from vigil_data.specs import Spec
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.validation_errors import reword
+from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, parse, read_file
+
+COMMAND_LINE = "command line"
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as ``null``, which a reader sees, and not as nothing."""
+
+
+_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe with its history.
+
+    Attributes:
+        recipe: the validated recipe.
+        values: the same as plain data, defaults included.
+        origins: key path to where its value was written last; a path that is absent kept its default.
+    """
+
+    recipe: Recipe
+    values: dict[str, Any]
+    origins: dict[KeyPath, Origin]
+
+
+def resolve(path: Path, overrides: Sequence[str] = ()) -> Resolved:
+    """Compose and validate a recipe.
+
+    Args:
+        path: the recipe file.
+        overrides: ``key.path=value``, the value in YAML; of two for the same key the later one counts.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
+    """
+    mistakes: list[str] = []
+    complete, file_tree = _with_extends(path, mistakes, (), "")
+    tree = merge(merge(defaults(Recipe), file_tree), _override_tree(overrides, mistakes))
+    return _validated(tree, Origin(str(path), 1), complete, mistakes)
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe that is whole, such as the ``resolved.yaml`` of a run: one without ``extends``.
+
+    Raises:
+        UserError: one line for each mistake found.
+    """
+    mistakes: list[str] = []
+    tree = read_file(path, mistakes)
+    origin = Origin(str(path), 1)
+    return _validated(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
+
+
+def read_as(spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None) -> AnySpec:
+    """Read a file of another kind than a recipe (a site profile, a policy, a suite) as recipes are read.
+
+    Args:
+        spec: what the file holds.
+        path: the file; ``None`` for the defaults alone.
+        kind: what the file is, for messages.
+        example: a key and value of such a file, likewise.
+        values: by key, from the command line; they replace the file's, and ``None`` does not.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
+    """
+    mistakes: list[str] = []
+    origin = Origin(COMMAND_LINE if path is None else str(path), None if path is None else 1)
+    tree = None if path is None else read_file(path, mistakes, kind=kind, example=example)
+    given = {key: _plain_tree(value).value for key, value in (values or {}).items() if value is not None}
+    asked = Tree({key: Tree(value, Origin(COMMAND_LINE)) for key, value in given.items()})
+    whole = merge(merge(defaults(spec), tree or Tree({}, origin)), asked)
+    return _typed(spec, whole, origin, tree is not None or path is None, mistakes)
+
+
+def dump(resolved: Resolved, origins: bool = False) -> str:
+    """The whole recipe as YAML that :func:`read` turns into an equal recipe.
+
+    Args:
+        resolved: what :func:`resolve` gave.
+        origins: write behind each value, as a comment, the file and line that it came from.
+    """
+    yaml = YAML()
+    yaml.width = 2**16
+    yaml.Representer = _Representer
+    stream = StringIO()
+    yaml.dump(_written(resolved.values, (), resolved.origins if origins else None), stream)
+    return stream.getvalue()
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """Lay ``over`` onto ``base``: mappings merge key by key, unless ``kind`` changes; anything else replaces."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    if _kind(over) is not None and _kind(base) is not None and _kind(over) != _kind(base):
+        return over
+    merged = dict(base.value)
+    for key, child in over.value.items():
+        merged[key] = merge(merged[key], child) if key in merged else child
+    return Tree(merged, over.origin or base.origin)
+
+
+def defaults(spec: type[Spec]) -> Tree:
+    """What a spec holds if nothing is said; blocks that are required contribute the defaults inside them."""
+    tree: dict[str, Tree] = {}
+    for name, field in spec.model_fields.items():
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            tree[name] = _plain_tree(default.model_dump(mode="json") if isinstance(default, Spec) else default)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
+            inner = defaults(field.annotation)
+            if inner.value:
+                tree[name] = inner
+    return Tree(tree)
+
+
+def _kind(tree: Tree) -> str | None:
+    kind = tree.value.get("kind") if isinstance(tree.value, dict) else None
+    return kind.value if kind and isinstance(kind.value, str) else None
+
+
+def _plain_tree(value: Any) -> Tree:
+    if isinstance(value, dict):
+        return Tree({key: _plain_tree(child) for key, child in value.items()})
+    if isinstance(value, list | tuple):
+        return Tree([_plain_tree(child) for child in value])
+    return Tree(value)
+
+
+def _with_extends(path: Path, mistakes: list[str], above: tuple[Path, ...], named_at: str) -> tuple[bool, Tree]:
+    """The file on top of all that it extends, and whether all of them could be read."""
+    nothing = Tree({}, Origin(str(path), 1))
+    if path.resolve() in above:
+        circle = " -> ".join(_shown(p) for p in (*above[above.index(path.resolve()) :], path.resolve()))
+        mistakes.append(f"{named_at}goes in a circle: {circle}")
+        return False, nothing
+    tree = read_file(path, mistakes, named_at)
+    if tree is None or not isinstance(tree.value, dict):
+        return False, nothing
+    own = dict(tree.value)
+    extends = own.pop("extends", None)
+    complete, below = True, Tree({})
+    for name in _extended(extends, mistakes):
+        file = Path(os.path.normpath(path.parent / str(name.value)))
+        readable, tree_of_name = _with_extends(file, mistakes, (*above, path.resolve()), f"{name.origin}: extends: ")
+        complete, below = complete and readable, merge(below, tree_of_name)
+    return complete, merge(below, Tree(own, tree.origin))
+
+
+def _extended(extends: Tree | None, mistakes: list[str]) -> list[Tree]:
+    if extends is None or extends.value is None:
+        return []
+    names = extends.value if isinstance(extends.value, list) else [extends]
+    wrong = [name for name in names if not isinstance(name.value, str) or not name.value]
+    mistakes += [f"{name.origin}: extends: must be a list of files, each relative to this one" for name in wrong]
+    return [name for name in names if name not in wrong]
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _override_tree(overrides: Sequence[str], mistakes: list[str]) -> Tree:
+    origin = Origin(COMMAND_LINE)
+    tree: dict[str, Tree] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            mistakes.append(f"{COMMAND_LINE}: {override!r} is not of the form key.path=value")
+            continue
+        if keys[0] == "extends":
+            mistakes.append(f"{COMMAND_LINE}: extends: belongs in a file; give a recipe that extends both")
+            continue
+        value = parse(text, COMMAND_LINE, mistakes, under=tuple(keys))
+        if value is None:
+            continue
+        block = tree
+        for key in keys[:-1]:
+            child = block.get(key)
+            inner = dict(child.value) if child and isinstance(child.value, dict) else {}
+            block[key] = Tree(inner, origin)
+            block = inner
+        block[keys[-1]] = value
+    return Tree(tree)
+
+
+def _validated(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> Resolved:
+    recipe = _typed(Recipe, tree, file, complete, mistakes)
+    origins = {path: node.origin for path, node in tree.walk() if node.origin is not None}
+    return Resolved(recipe, recipe.model_dump(mode="json"), origins)
+
+
+def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
+    """Validate the merged tree; where a file could not be read, what it might have held is not missed."""
+    try:
+        value = spec.model_validate_json(json.dumps(tree.plain()), strict=True)
+    except ValidationError as error:
+        mistakes += reword(error, spec, tree, file, complete)
+    if mistakes:
+        raise UserError(*dict.fromkeys(mistakes))
+    return value
+
+
+def _written(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> CommentedMap:
+    """The values as ruamel writes them: lists on one line and, with ``origins``, a comment behind each value."""
+    written = CommentedMap()
+    for key, value in values.items():
+        here = (*path, key)
+        if isinstance(value, dict) and value:
+            written[key] = _written(value, here, origins)
+            continue
+        written[key] = value
+        if isinstance(value, list):
+            written[key] = CommentedSeq(value)
+            written[key].fa.set_flow_style()
+        if origins is not None:
+            written.yaml_add_eol_comment(str(origins.get(here, "default")), key, column=0)
+    return written

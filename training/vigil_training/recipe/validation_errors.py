@@ -1,0 +1,267 @@
+"""pydantic's complaints in the words of a recipe: file, line, key path, what is wrong, and the nearest thing that would be right.
+
+pydantic names the place of a mistake by a path in which the chosen members of unions are mixed with keys; here the specs are
+walked along that path to leave those out and to know which keys or kinds would have been valid.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from vigil_data.specs import Spec
+from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, describe, key_path, nearest
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "finite_number": "a finite number",
+}
+"""What was wanted, for errors that say only that a value is of the wrong type."""
+
+_MESSAGES = {
+    "greater_than": "must be greater than {gt:.12g}, not {given}",
+    "greater_than_equal": "must be at least {ge:.12g}, not {given}",
+    "less_than": "must be less than {lt:.12g}, not {given}",
+    "less_than_equal": "must be at most {le:.12g}, not {given}",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries, not {actual_length}",
+    "too_long": "must have at most {max_length} entries, not {actual_length}",
+}
+
+_PATTERNS = {
+    r"^[a-z][a-z0-9_]*$": "be made of a-z, 0-9 and _ and begin with a letter",
+    r"^[a-z0-9][a-z0-9_-]*$": "be made of a-z, 0-9, _ and - and begin with a letter or digit",
+}
+"""The specs' patterns in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an error is.
+
+    Attributes:
+        path: the key path, as in the file.
+        annotation: the type of what stands there; ``None`` for an unknown key.
+        block: the spec whose key this is, if it is one's.
+        others: specs that could stand in the block's place, of another ``kind``.
+        description: of the key.
+    """
+
+    path: KeyPath = ()
+    annotation: Any = None
+    block: type[Spec] | None = None
+    others: tuple[type[Spec], ...] = ()
+    description: str = ""
+
+
+def reword(error: ValidationError, spec: type[Spec], tree: Tree, file: Origin, complete: bool) -> list[str]:
+    """One line for each mistake, in the order of files and lines.
+
+    Args:
+        error: what validating the tree raised.
+        spec: what it was validated as.
+        tree: the merged tree.
+        file: shown for what is written nowhere.
+        complete: false if some file could not be read: then nothing is reported that the file might have mended.
+    """
+    found: dict[tuple[KeyPath, str], str] = {}
+    wanted: dict[KeyPath, list[str]] = {}
+    for details in error.errors(include_url=False):
+        if not complete and details["type"] in ("missing", "value_error", "union_tag_not_found", "too_short"):
+            continue
+        place = _place(details["loc"], spec)
+        path = place.path
+        if (node := _node(tree, path)) is not None and node.unreadable:
+            continue
+        if details["type"] in _WANTED:
+            # The members of a union complain one by one; the last of them names all that was wanted.
+            kinds = _kinds(_specs(place.annotation))
+            what = f"a mapping with kind: {_either(kinds)}" if len(kinds) > 1 else _WANTED[details["type"]]
+            wanted.setdefault(path, []).append(what)
+            found[path, "type"] = f"must be {' or '.join(wanted[path])}, not {describe(details['input'])}"
+        elif details["type"] == "value_error":
+            for text in str(details["ctx"]["error"]).split("; "):
+                path, what = _cross_check(text, place.path, tree)
+                found[path, what] = what
+        else:
+            path, what = _what(details, place, spec)
+            found[path, what] = what
+    lines = [(_origin(path, tree, file), key_path(path), what) for (path, _), what in found.items()]
+    lines.sort(key=lambda line: (line[0].file, line[0].line or 0))
+    return [f"{origin}: {what}" if what.startswith(path) else f"{origin}: {path}: {what}" for origin, path, what in lines]
+
+
+def _origin(path: KeyPath, tree: Tree, file: Origin) -> Origin:
+    """Where the value was written, or else the innermost block around it that was."""
+    origin = file
+    node: Tree | None = tree
+    for part in path:
+        node = _child(node, part)
+        origin = (node.origin if node else None) or origin
+    return origin
+
+
+def _what(details: ErrorDetails, place: _Place, spec: type[Spec]) -> tuple[KeyPath, str]:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return place.path, _unknown_key(place, spec)
+    if kind == "missing" and isinstance(place.path[-1], int):
+        return place.path[:-1], f"has too few entries: the list ends before entry {place.path[-1] + 1}"
+    if kind == "missing":
+        return place.path, "is missing" + (f" ({place.description})" if place.description else "")
+    if kind == "union_tag_not_found":
+        return (*place.path, "kind"), f"is missing: one of {_either(_kinds(_specs(place.annotation)))}"
+    if kind == "union_tag_invalid":
+        return (*place.path, "kind"), _not_one_of(context["tag"], context["expected_tags"])
+    return place.path, _value_mistake(kind, context, details)
+
+
+def _value_mistake(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> str:
+    if kind == "literal_error":
+        return _not_one_of(details["input"], context["expected"])
+    if kind == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return f"must {_PATTERNS.get(pattern, f'match {pattern}')}, not {describe(details['input'])}"
+    if kind == "too_short" and context["actual_length"] == 0:
+        return "must not be empty"
+    if kind in _MESSAGES:
+        return _MESSAGES[kind].format(given=describe(details["input"]), **context)
+    return details["msg"]
+
+
+def _not_one_of(given: Any, expected: str) -> str:
+    """``expected`` is pydantic's list, each word in quotes."""
+    known = re.findall(r"'([^']*)'", expected)
+    return f"must be {_either(known)}, not {describe(given)}{nearest(str(given), known)}"
+
+
+def _cross_check(text: str, path: KeyPath, tree: Tree) -> tuple[KeyPath, str]:
+    """Place a validator's message at the key that its first word names, if there is such a key."""
+    node = _node(tree, path)
+    named: KeyPath = ()
+    for part in text.split(" ", 1)[0].split("."):
+        node = _child(node, part)
+        if node is None:
+            break
+        named = (*named, part)
+    if not path:
+        return named, text
+    return ((*path, *named), text.removeprefix(key_path(named)).strip()) if named else (path, text)
+
+
+def _unknown_key(place: _Place, spec: type[Spec]) -> str:
+    key = str(place.path[-1])
+    known = list(place.block.model_fields) if place.block else []
+    hint = nearest(key, known)
+    if hint:
+        return f"is not a key of {_block_name(place, spec)}{hint}"
+    kinds = [kind for other in place.others if key in other.model_fields for kind in _kinds([other])]
+    if kinds:
+        return f"is not a key of {_block_name(place, spec)}; it is one of kind {_either(kinds)}"
+    elsewhere = [path for path in _all_keys(spec, ()) if path.rpartition(".")[2] == key]
+    if len(elsewhere) == 1:
+        return f"is not a key of {_block_name(place, spec)} (did you mean {elsewhere[0]}?)"
+    return f"is not a key of {_block_name(place, spec)}; its keys are {', '.join(known)}"
+
+
+def _block_name(place: _Place, spec: type[Spec]) -> str:
+    kind = _kinds([place.block]) if place.block and place.others else []
+    name = key_path(place.path[:-1]) or f"a {spec.__name__.lower()}"
+    return f"{name} of kind {kind[0]}" if kind else name
+
+
+def _all_keys(spec: type[Spec], path: KeyPath) -> Iterator[str]:
+    """Key paths of a spec and of the specs in it, but for what only some kinds of a union have."""
+    for name, field in spec.model_fields.items():
+        yield key_path((*path, name))
+        inner = _specs(field.annotation)
+        if len(inner) == 1:
+            yield from _all_keys(inner[0], (*path, name))
+
+
+def _place(location: Sequence[str | int], spec: type[Spec]) -> _Place:
+    """Follow pydantic's location from spec to spec; a part that is neither a key nor an index tells the member of a union."""
+    place = _Place(annotation=spec)
+    for part in location:
+        specs = _specs(place.annotation)
+        if part == "[key]":
+            return _Place(place.path, None, place.block)
+        if len(specs) > 1:
+            chosen = next((s for s in specs if part in _kinds([s])), None)
+            if chosen is None:
+                return place
+            place = _Place(place.path, chosen, place.block, tuple(s for s in specs if s is not chosen))
+        elif specs:
+            field = specs[0].model_fields.get(str(part))
+            annotation, description = (field.annotation, field.description or "") if field else (None, "")
+            place = _Place((*place.path, part), annotation, specs[0], place.others, description)
+        elif (inner := _inside(place.annotation)) is not None:
+            place = _Place((*place.path, part), inner)
+        elif place.annotation is not None and get_origin(place.annotation) in (Union, types.UnionType):
+            return place
+        else:
+            place = _Place((*place.path, part))
+    return place
+
+
+def _specs(annotation: Any) -> list[type[Spec]]:
+    """The specs that may stand where ``annotation`` is written."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Spec) else []
+    if get_origin(annotation) is Annotated:
+        return _specs(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [spec for member in get_args(annotation) for spec in _specs(member)]
+    return []
+
+
+def _inside(annotation: Any) -> Any:
+    """The type of the values of a mapping or of the entries of a list; ``None`` for anything else."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((inner for member in get_args(annotation) if (inner := _inside(member)) is not None), None)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if not isinstance(origin, type) or not arguments:
+        return None
+    if issubclass(origin, Mapping):
+        return arguments[1]
+    return arguments[0] if issubclass(origin, Sequence) else None
+
+
+def _kinds(specs: Sequence[type[Spec]]) -> list[str]:
+    return [kind for spec in specs if "kind" in spec.model_fields for kind in get_args(spec.model_fields["kind"].annotation)]
+
+
+def _node(tree: Tree, path: KeyPath) -> Tree | None:
+    node: Tree | None = tree
+    for part in path:
+        node = _child(node, part)
+    return node
+
+
+def _child(node: Tree | None, part: str | int) -> Tree | None:
+    if node is None:
+        return None
+    if isinstance(node.value, dict):
+        return node.value.get(str(part))
+    if isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+        return node.value[part]
+    return None
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,1 @@
+"""The run folder, and prediction with a run's model."""

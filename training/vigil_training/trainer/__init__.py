@@ -1,0 +1,1 @@
+"""Lightning module, callbacks, optimizer and loop."""

@@ -1,0 +1,118 @@
+"""The Lightning data module: which rows train and validate, and the loaders over them."""
+
+import logging
+import math
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from vigil_data.dataset.dataset import Dataset
+from vigil_data.errors import UserError
+from vigil_data.loading.batch import Batch
+from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
+from vigil_data.loading.sampler import Plan, costs, plan
+from vigil_training.distributed.world import World
+from vigil_training.recipe.recipe import Recipe
+
+log = logging.getLogger("vigil.data")
+
+
+class DataModule(pl.LightningDataModule):
+    """The rows of a run.
+
+    Args:
+        recipe: says which rows, and how they become batches.
+        version: version of the dataset; a resumed run reads the one it began with.
+        world: the place of this process among those that share the rows.
+
+    Raises:
+        UserError: if there is nothing to train on, or no such split.
+    """
+
+    def __init__(self, recipe: Recipe, version: int, world: World = World()) -> None:  # noqa: B008 (immutable)
+        super().__init__()
+        self._recipe = recipe
+        self._world = world
+        data, labels = recipe.data, recipe.taxonomy.labels
+        dataset = Dataset(Path(data.dataset), version)
+        rows = dataset.rows(data.train, data.where)
+        known_NL = ~np.isnan(dataset.targets(labels, rows))
+        self.train_rows = rows[known_NL.any(axis=1)]
+        if not len(self.train_rows):
+            condition = f" where {data.where}" if data.where else ""
+            splits = ", ".join(f"{split} {count}" for split, count in dataset.splits().items()) or "none"
+            raise UserError(
+                f"{data.dataset}: split {data.train}{condition} has no item with a known target of {', '.join(labels)}; "
+                f"the dataset's splits: {splits}; its labels: {', '.join(dataset.labels) or 'none'}"
+            )
+        log.info(
+            "training on %d items; %d have no known target and are left out",
+            len(self.train_rows),
+            len(rows) - len(self.train_rows),
+        )
+        for label in set(labels) - set(dataset.labels):
+            log.info("label %s is unknown for every item: the dataset does not have it", label)
+        weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
+        self._weights = known_NL[known_NL.any(axis=1)] @ weights_L
+        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost)
+        self.validation_rows = dataset.rows(data.validation)
+        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost)
+        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels)
+        self._train: TrainingLoader | None = None
+        self._validation: EvaluationLoader | None = None
+
+    def plan(self, epoch: int) -> Plan:
+        """The batches of ``epoch``."""
+        return plan(self._costs, self._recipe.data.batch, self._recipe.seed, epoch, self._world.size)
+
+    def steps(self) -> int:
+        """Optimizer steps of the whole run, if it is not stopped early."""
+        training, steps = self._recipe.training, 0
+        for epoch in range(training.epochs):
+            steps += math.ceil(self.plan(epoch).steps / training.accumulate)
+            if training.max_steps is not None and steps >= training.max_steps:
+                return training.max_steps
+        return steps
+
+    def train_dataloader(self) -> TrainingLoader:
+        """The loader of this rank, at its epoch. Lightning asks before each one, as epochs differ in their number of batches."""
+        if self.trainer is None:
+            raise RuntimeError("the data module is not in a trainer")
+        if self._train is None:
+            recipe = self._recipe
+            self._train = TrainingLoader(
+                self.reader,
+                self.train_rows,
+                self._weights,
+                self.plan,
+                rank=self._world.rank,
+                accumulate=recipe.training.accumulate,
+                workers=recipe.data.workers,
+                worker_start=recipe.data.worker_start,
+                pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            )
+        self._train.set_epoch(self.trainer.current_epoch)
+        return self._train
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """The validation rows, always in the same batches."""
+        if self._validation is None:
+            data = self._recipe.data
+            self._validation = evaluation_loader(
+                self.reader,
+                self.validation_rows,
+                self._validation_costs,
+                data.batch,
+                rank=self._world.rank,
+                world=self._world.size,
+                workers=data.workers,
+                worker_start=data.worker_start,
+            )
+        return self._validation
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch on ``device``."""
+        del dataloader_idx
+        return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
