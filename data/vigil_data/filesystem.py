@@ -23,6 +23,9 @@ from uuid import uuid4
 
 from vigil_data.errors import Failure, UserError
 
+StrPath = str | os.PathLike[str]
+"""A path, as every public function takes it."""
+
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file atomically and durably; text is encoded as UTF-8.

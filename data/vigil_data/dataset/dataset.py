@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vigil_data.dataset.ingest import admit, joined_schema, tables
 from vigil_data.dataset.table_schema import FACTS, PAYLOADS, QUARANTINE, TARGET, storable
 from vigil_data.errors import UserError, capped
+from vigil_data.filesystem import StrPath
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
 
@@ -51,7 +52,7 @@ class Dataset:
         version: the version that is read, also when a newer one is written meanwhile.
     """
 
-    def __init__(self, path: str | Path, version: int | None = None) -> None:
+    def __init__(self, path: StrPath, version: int | None = None) -> None:
         self.path = Path(path)
         if not exists(self.path):
             raise UserError(f"{self.path} is not a dataset (it has no items.lance); `vigil data import` makes one")
@@ -189,7 +190,7 @@ class Dataset:
         return self._lance.take(pa.array(numbers), columns=columns)
 
 
-def exists(path: str | Path) -> bool:
+def exists(path: StrPath) -> bool:
     """Whether a dataset is at ``path``."""
     return _has_version(Path(path) / "items.lance")
 
@@ -199,7 +200,7 @@ def _has_version(folder: Path) -> bool:
 
 
 def write(
-    path: str | Path,
+    path: StrPath,
     items: Iterable[Item],
     *,
     append: bool = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_evaluation.calibration.calibrators import Calibrated
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
@@ -50,12 +51,13 @@ class Bundle:
         return {modality: self.graph(name) for modality, name in variants[variant].items()}
 
 
-def read(path: Path) -> Bundle:
+def read(path: StrPath) -> Bundle:
     """Read a bundle's facts, without recomputing hashes (see :func:`vigil_serving.bundle.manifest.check_files`).
 
     Raises:
         UserError: if the folder is not a bundle, is of another format, or its files do not go together.
     """
+    path = Path(path)
     manifest.refuse_other(path)
     content = manifest.read_json(path / manifest.SIGNATURE)
     if isinstance(content, dict) and content.get("format") != FORMAT:
@@ -87,7 +89,7 @@ def read(path: Path) -> Bundle:
     )
 
 
-def read_checked(path: Path, public_key: Path | None = None) -> Bundle:
+def read_checked(path: StrPath, public_key: StrPath | None = None) -> Bundle:
     """Read a bundle, once all its hashes are recomputed.
 
     Args:
@@ -97,9 +99,10 @@ def read_checked(path: Path, public_key: Path | None = None) -> Bundle:
     Raises:
         UserError: if the bundle was altered, is not signed by the key, or cannot be read.
     """
+    path = Path(path)
     if public_key is not None:
         from vigil_serving.bundle.signing import check_seal
 
-        check_seal(path, public_key)
+        check_seal(path, Path(public_key))
     manifest.check_files(path)
     return read(path)

@@ -6,7 +6,6 @@ an item pays only for what it has.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from vigil_data.decode import Decoder, Undecodable
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Packed, PackedSegments
 from vigil_serving.bundle.load import Bundle, read_checked
@@ -63,13 +63,13 @@ class Scorer:
 
     def __init__(
         self,
-        bundle: Bundle | Path,
+        bundle: Bundle | StrPath,
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         *,
         variant: str = "fp32",
         cache_bytes: int = 64 << 20,
-        public_key: Path | None = None,
+        public_key: StrPath | None = None,
         sessions: Sessions | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_checked(bundle, public_key)

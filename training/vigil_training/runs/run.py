@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Run:
         UserError: if it is not a run.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such run folder; `vigil train` makes one")
