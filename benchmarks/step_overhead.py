@@ -33,7 +33,7 @@ from torch import nn
 
 from vigil_data.loading.batch import Batch, Segments
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.checkpoint.writer import Writer
+from vigil_training.checkpoint.writer import CheckpointWriter
 from vigil_training.distributed.preemption import Preemption
 from vigil_training.distributed.session import open_session
 from vigil_training.distributed.strategies.factory import build_strategy
@@ -168,12 +168,12 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
         open_session(recipe, World(), Preemption()) as session,
     ):
         path = Path(folder)
-        module = TrainingModule(model, loss(recipe), recipe, len(batches), session.control)
+        module = TrainingModule(model, loss(recipe), recipe, len(batches), session.ranks)
         with closing(
-            Writer(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
+            CheckpointWriter(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
         ) as writer:
             pulse = RankSync(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
-            callbacks = [clock, Recorder(session.control, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]
+            callbacks = [clock, Recorder(session.ranks, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]
             strategy: Any = build_strategy(recipe, session.world, session.device)
             strategy.writer = writer
             trainer = make_trainer(recipe, strategy, session, [JsonLines(path / "metrics.jsonl", 0)], callbacks)

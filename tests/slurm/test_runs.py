@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vigil_training.checkpoint.reader import Reader, complete
+from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
 from vigil_training.runs.run import Run
 
 pytestmark = pytest.mark.slurm
@@ -80,7 +80,7 @@ class Sent:
         end = time.monotonic() + timeout
         while True:
             starts = [line for line in self.attempts() if line["event"] == "start"]
-            steps = [int(path.name[-8:]) for path in complete(self.run / "checkpoints")]
+            steps = [int(path.name[-8:]) for path in list_checkpoints(self.run / "checkpoints")]
             if len(starts) > restarts and steps and steps[-1] > step:
                 return steps[-1]
             assert time.monotonic() < end, self.log()
@@ -96,10 +96,10 @@ class Sent:
 
 def assert_same(left, right):
     """Weights and moments, bit by bit, of the last checkpoints."""
-    one, other = (Reader(Run(run).checkpoint("last")) for run in (left, right))
+    one, other = (CheckpointReader(Run(run).checkpoint("last")) for run in (left, right))
     for kind in ("weight", "exp_avg", "exp_avg_sq", "step"):
         assert one.names(kind) == other.names(kind) != []
-        assert [n for n in one.names(kind) if not torch.equal(one.whole(kind, n), other.whole(kind, n))] == []
+        assert [n for n in one.names(kind) if not torch.equal(one.read_full(kind, n), other.read_full(kind, n))] == []
     assert (left / "thresholds.json").read_text() == (right / "thresholds.json").read_text()
 
 

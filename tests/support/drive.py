@@ -48,7 +48,7 @@ def watch(options: dict) -> None:
 
         def spoilt(self, batch, batch_idx):
             loss = before(self, batch, batch_idx)
-            last = rank + 1 == self._control.world.size
+            last = rank + 1 == self._ranks.world.size
             return loss * float("nan") if last and self.trainer.global_step + 1 == bad else loss
 
         TrainingModule.training_step = spoilt

@@ -88,11 +88,11 @@ def saved() -> Callable[[Path], dict[tuple[str, str], Any]]:
     """Reads a checkpoint: kind and name to tensor, weights and the optimizer's moments alike."""
 
     def saved(path: Path) -> dict[tuple[str, str], Any]:
-        from vigil_training.checkpoint.reader import Reader
+        from vigil_training.checkpoint.reader import CheckpointReader
 
-        reader = Reader(path)
+        reader = CheckpointReader(path)
         kinds = ("weight", "exp_avg", "exp_avg_sq", "step")
-        return {(kind, name): reader.whole(kind, name) for kind in kinds for name in reader.names(kind)}
+        return {(kind, name): reader.read_full(kind, name) for kind in kinds for name in reader.names(kind)}
 
     return saved
 

@@ -76,15 +76,15 @@ def consolidate(
 def _find(path: Path, checkpoint: str) -> Path:
     """The folder of a checkpoint of the run ``path``."""
     from vigil_data.errors import UserError
-    from vigil_training.checkpoint.reader import best, complete, last
+    from vigil_training.checkpoint.reader import best_checkpoint, last_checkpoint, list_checkpoints
     from vigil_training.runs.run import Run
 
     run = Run(path)
     if checkpoint == "best":
-        return best(run.checkpoints, run.recipe.training.mode)
+        return best_checkpoint(run.checkpoints, run.recipe.training.mode)
     if checkpoint == "last":
-        return last(run.checkpoints)
-    there = {folder.name: folder for folder in complete(run.checkpoints)}
+        return last_checkpoint(run.checkpoints)
+    there = {folder.name: folder for folder in list_checkpoints(run.checkpoints)}
     if checkpoint not in there:
         raise UserError(f"--checkpoint {checkpoint}: {path} has best, last, {', '.join(there) or 'and no checkpoint yet'}")
     return there[checkpoint]

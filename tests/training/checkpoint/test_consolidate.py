@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 
 from vigil_data.errors import Failure, UserError
 from vigil_training.checkpoint.consolidate import Audit, consolidate
-from vigil_training.checkpoint.manifest import Damaged
+from vigil_training.checkpoint.manifest import DamagedCheckpointError
 from vigil_training.checkpoint.reader import load_weights
-from vigil_training.checkpoint.shards import Entry, Fragment
-from vigil_training.checkpoint.writer import About, Writer
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import CheckpointSpec
@@ -44,14 +44,14 @@ def model() -> Tied:
     return Tied()
 
 
-def inventory(model: nn.Module) -> dict[str, Entry]:
+def inventory(model: nn.Module) -> dict[str, InventoryEntry]:
     first: dict[int, str] = {}
     entries = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in model.state_dict(keep_vars=True).items():
         stored = first.setdefault(id(tensor), name)
         facts = (tuple(tensor.shape), str(tensor.dtype)[6:], tensor.requires_grad, name not in parameters)
-        entries[name] = Entry(*facts, tied_to=stored if stored != name else None)
+        entries[name] = InventoryEntry(*facts, tied_to=stored if stored != name else None)
     return entries
 
 
@@ -70,12 +70,12 @@ def shards(model: nn.Module, world: int) -> list[list[Fragment]]:
 
 
 def save(
-    folder: Path, ranks: list[list[Fragment]], entries: dict[str, Entry], step: int = 12, value: float | None = 0.25
+    folder: Path, ranks: list[list[Fragment]], entries: dict[str, InventoryEntry], step: int = 12, value: float | None = 0.25
 ) -> Path:
     places, spec = [World(n, len(ranks), n, len(ranks)) for n in range(len(ranks))], CheckpointSpec(keep_last=9)
-    writers = [Writer(folder, place, spec, "max", token="t") for place in places]
+    writers = [CheckpointWriter(folder, place, spec, "max", token="t") for place in places]
     for writer, fragments in zip(writers, ranks, strict=True):
-        writer.save(About(step, 1, False, "r" * 64, "deepspeed", "f1", value), {}, fragments, entries)
+        writer.save(CheckpointMetadata(step, 1, False, "r" * 64, "deepspeed", "f1", value), {}, fragments, entries)
     for writer in reversed(writers):
         writer.wait(60)
     return folder / f"step-{step:08d}"
@@ -150,7 +150,7 @@ def test_a_rank_that_saved_too_little_is_found_though_its_file_is_sound(tmp_path
 def test_what_the_inventory_does_not_know_is_named(tmp_path: Path, model: Tied) -> None:
     ranks, entries = shards(model, 2), inventory(model)
     del entries["seen"]
-    entries["lost"] = Entry((2,), "float32", True, False, tied_to="nowhere")
+    entries["lost"] = InventoryEntry((2,), "float32", True, False, tied_to="nowhere")
     with pytest.raises(UserError) as caught:
         consolidate(save(tmp_path, ranks, entries), tmp_path / "weights.safetensors")
     assert "lost: tied to nowhere, which is not stored" in caught.value.lines
@@ -180,7 +180,7 @@ def test_a_flipped_byte_is_not_consolidated(tmp_path: Path, model: Tied) -> None
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Damaged, match=re.escape(f"{file}: its sha256 differs")):
+    with pytest.raises(DamagedCheckpointError, match=re.escape(f"{file}: its sha256 differs")):
         consolidate(path, tmp_path / "weights.safetensors")
 
 

@@ -19,11 +19,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
-from vigil_training.checkpoint.manifest import MANIFEST, STATE, Damaged, read_manifest, verify
-from vigil_training.checkpoint.reader import Reader, best, choose, complete, last, load_weights
-from vigil_training.checkpoint.rng_state import random_state, set_random_state
-from vigil_training.checkpoint.shards import Entry, Fragment
-from vigil_training.checkpoint.writer import About, Writer
+from vigil_training.checkpoint.manifest import MANIFEST, STATE, DamagedCheckpointError, read_manifest, verify_checkpoint
+from vigil_training.checkpoint.reader import (
+    CheckpointReader,
+    best_checkpoint,
+    find_resumable,
+    last_checkpoint,
+    list_checkpoints,
+    load_weights,
+)
+from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
@@ -31,13 +38,19 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int6
 KEEP_ALL = CheckpointSpec(keep_last=100)
 
 
-def save(folder: Path, ranks: list[list[Fragment]], inventory: dict[str, Entry], step: int = 1, **about: Any) -> Path:
+def save(folder: Path, ranks: list[list[Fragment]], inventory: dict[str, InventoryEntry], step: int = 1, **about: Any) -> Path:
     """Write a checkpoint as so many ranks do."""
     facts: dict[str, Any] = {"epoch": 0, "finished": False, "recipe": "r" * 64, "strategy": "deepspeed"}
-    writers = [Writer(folder, World(n, len(ranks), n, len(ranks)), KEEP_ALL, "max", token=f"t{step}") for n in range(len(ranks))]
+    writers = [
+        CheckpointWriter(folder, World(n, len(ranks), n, len(ranks)), KEEP_ALL, "max", token=f"t{step}")
+        for n in range(len(ranks))
+    ]
     for writer, fragments in zip(writers, ranks, strict=True):
         writer.save(
-            About(**{**facts, "step": step, "monitor": "f1", "value": None, **about}), {"step": step}, fragments, inventory
+            CheckpointMetadata(**{**facts, "step": step, "monitor": "f1", "value": None, **about}),
+            {"step": step},
+            fragments,
+            inventory,
         )
     for writer in reversed(writers):
         writer.wait(60)
@@ -62,14 +75,14 @@ def small(folder: Path, step: int = 1, **about: Any) -> Path:
 
 
 def read_all(path: Path) -> None:
-    reader = Reader(path)
-    for read in (lambda: reader.state, reader.weights, lambda: reader.random(0), lambda: reader.random(1)):
+    reader = CheckpointReader(path)
+    for read in (lambda: reader.state, reader.weights, lambda: reader.rng_state(0), lambda: reader.rng_state(1)):
         read()
 
 
-def entry(tensor: Tensor, **facts: Any) -> Entry:
+def entry(tensor: Tensor, **facts: Any) -> InventoryEntry:
     values = {"trained": True, "buffer": False, **facts}
-    return Entry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), **values)
+    return InventoryEntry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), **values)
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -102,15 +115,15 @@ def test_any_tensors_cut_anyhow_over_any_ranks_come_back_bit_by_bit(
         ranks[0].append(Fragment("weight", name, tuple(tensor.shape), start, tensor.reshape(-1)[start:stop]))
     folder = tmp_path_factory.mktemp("trip")
     path = save(folder, ranks, {name: entry(tensor) for name, tensor in named.items()})
-    verify(path)
-    reader = Reader(path)
+    verify_checkpoint(path)
+    reader = CheckpointReader(path)
     weights = reader.weights()
     assert weights.keys() == named.keys()
     for name, tensor in named.items():
         assert (weights[name].shape, weights[name].dtype, bits(weights[name])) == (tensor.shape, tensor.dtype, bits(tensor))
         start = data.draw(st.integers(0, tensor.numel()))
         count = data.draw(st.integers(0, tensor.numel() - start))
-        assert bits(reader.piece("weight", name, start, count)) == bits(tensor.reshape(-1)[start : start + count])
+        assert bits(reader.read_range("weight", name, start, count)) == bits(tensor.reshape(-1)[start : start + count])
     shutil.rmtree(folder)
 
 
@@ -134,27 +147,27 @@ def test_the_library_reads_the_files(tmp_path: Path) -> None:
 
 def test_tied_names_share_a_tensor_and_the_type_is_the_models(tmp_path: Path) -> None:
     master = torch.rand(4)
-    inventory = {"a": Entry((4,), "bfloat16", True, False), "b": Entry((4,), "bfloat16", True, False, "a")}
-    reader = Reader(save(tmp_path, [[Fragment("weight", "a", (4,), 0, master)]], inventory))
+    inventory = {"a": InventoryEntry((4,), "bfloat16", True, False), "b": InventoryEntry((4,), "bfloat16", True, False, "a")}
+    reader = CheckpointReader(save(tmp_path, [[Fragment("weight", "a", (4,), 0, master)]], inventory))
     weights = reader.weights()
     assert weights["a"] is weights["b"]
     assert torch.equal(weights["a"], master.bfloat16())
-    assert torch.equal(reader.whole("weight", "a"), master)
+    assert torch.equal(reader.read_full("weight", "a"), master)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = small(tmp_path)
     (path / "rank-00001.safetensors").unlink()
-    reader = Reader(path)
-    assert torch.equal(reader.piece("weight", "w", 0, 5), torch.arange(1.0, 6.0))
+    reader = CheckpointReader(path)
+    assert torch.equal(reader.read_range("weight", "w", 0, 5), torch.arange(1.0, 6.0))
     with pytest.raises(UserError, match=r"weight of w lacks elements 5 to 9; missing or unreadable: rank-00001.safetensors"):
-        reader.piece("weight", "w", 3, 7)
+        reader.read_range("weight", "w", 3, 7)
     with pytest.raises(UserError, match=r"no exp_avg of w; missing or unreadable: rank-00001.safetensors"):
-        reader.whole("exp_avg", "w")
+        reader.read_full("exp_avg", "w")
     with pytest.raises(UserError, match="no weight of x"):
-        Reader(small(tmp_path, 2)).whole("weight", "x")
+        CheckpointReader(small(tmp_path, 2)).read_full("weight", "x")
     with pytest.raises(UserError, match="generators of rank 1"):
-        reader.random(1)
+        reader.rng_state(1)
     assert reader.random(2) is None
 
 
@@ -170,12 +183,12 @@ def test_every_flipped_byte_is_found(tmp_path: Path, proofs: Callable[[int, int]
             altered = bytearray(content)
             altered[place] ^= 1 << int(draw.integers(8))
             file.write_bytes(altered)
-            with pytest.raises(Damaged, match=re.escape(str(file))) as caught:
-                verify(path)
+            with pytest.raises(DamagedCheckpointError, match=re.escape(str(file))) as caught:
+                verify_checkpoint(path)
             assert len(caught.value.lines) == 1
             tried += 1
         file.write_bytes(content)
-    verify(path)
+    verify_checkpoint(path)
     print(f"{tried} flipped bytes, all found")
 
 
@@ -191,15 +204,15 @@ def test_every_file_is_whole_or_named(tmp_path: Path, name: str, how: str) -> No
     said = {"truncated": f"{len(content) - 1} of {len(content)} bytes", "empty": f"0 of {len(content)} bytes"}
     said |= {"longer": f"{len(content) + 1} of {len(content)} bytes", "missing": "missing"}
     expected = "unreadable" if name == MANIFEST and how != "missing" else said[how]
-    with pytest.raises(Damaged, match=re.escape(str(path / name)) + f".*{expected}"):
-        verify(path)
+    with pytest.raises(DamagedCheckpointError, match=re.escape(str(path / name)) + f".*{expected}"):
+        verify_checkpoint(path)
 
 
 def test_an_extra_file_is_named(tmp_path: Path) -> None:
     path = small(tmp_path)
     (path / "rank-00002.safetensors").write_bytes(b"")
-    with pytest.raises(Damaged, match=r"rank-00002.safetensors: an extra file"):
-        verify(path)
+    with pytest.raises(DamagedCheckpointError, match=r"rank-00002.safetensors: an extra file"):
+        verify_checkpoint(path)
 
 
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -214,12 +227,12 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = [small(tmp_path, step) for step in (1, 2, 3)]
-    assert choose(tmp_path, "r" * 64) == paths[2]
+    assert find_resumable(tmp_path, "r" * 64) == paths[2]
     assert not caplog.records
     (paths[2] / STATE).write_bytes(b"{}")
     (paths[1] / MANIFEST).unlink()
     with caplog.at_level(logging.WARNING, "vigil.checkpoint"):
-        assert choose(tmp_path, "r" * 64) == paths[0]
+        assert find_resumable(tmp_path, "r" * 64) == paths[0]
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert str(paths[2] / STATE) in said[0]
@@ -227,33 +240,33 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplo
     assert all("using step-00000001 instead" in line for line in said)
     (paths[0] / "rank-00000.safetensors").unlink()
     with pytest.raises(UserError) as caught:
-        choose(tmp_path, "r" * 64)
+        find_resumable(tmp_path, "r" * 64)
     assert [path.name in line for path, line in zip(paths[::-1], caught.value.lines, strict=False)] == [True] * 3
 
 
 def test_no_checkpoint_is_none_and_another_recipe_is_refused(tmp_path: Path) -> None:
-    assert choose(tmp_path / "absent", "r") is None
-    assert choose(tmp_path, "r") is None
+    assert find_resumable(tmp_path / "absent", "r") is None
+    assert find_resumable(tmp_path, "r") is None
     small(tmp_path, recipe="a" * 64)
     with pytest.raises(UserError, match="of another recipe"):
-        choose(tmp_path, "b" * 64)
+        find_resumable(tmp_path, "b" * 64)
 
 
 def test_last_and_best(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no complete checkpoint"):
-        last(tmp_path)
+        last_checkpoint(tmp_path)
     small(tmp_path, 1)
-    assert best(tmp_path, "max") == last(tmp_path)
+    assert best_checkpoint(tmp_path, "max") == last_checkpoint(tmp_path)
     for step, value in ((2, 0.5), (3, 0.7), (4, 0.7), (5, 0.1), (6, None), (7, float("nan"))):
         small(tmp_path, step, value=value)
     (tmp_path / ".step-00000009.x-1.part").mkdir()
     (tmp_path / "step-00000010").mkdir()
-    assert (last(tmp_path).name, best(tmp_path, "max").name, best(tmp_path, "min").name) == (
+    assert (last_checkpoint(tmp_path).name, best_checkpoint(tmp_path, "max").name, best_checkpoint(tmp_path, "min").name) == (
         "step-00000007",
         "step-00000003",
         "step-00000005",
     )
-    assert [path.name[-1] for path in complete(tmp_path)] == list("1234567")
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == list("1234567")
 
 
 def test_generators_go_on_with_the_same_numbers(tmp_path: Path) -> None:
@@ -262,7 +275,7 @@ def test_generators_go_on_with_the_same_numbers(tmp_path: Path) -> None:
     drawn_from.standard_normal()
     torch.rand(3)
     path = save(tmp_path, [[]], {})
-    state = random_state()
+    state = get_rng_state()
 
     def draws() -> list[Any]:
         drawn = [[random.gauss(0, 1), random.random()] for _ in range(700)]
@@ -270,11 +283,11 @@ def test_generators_go_on_with_the_same_numbers(tmp_path: Path) -> None:
         return [*drawn, torch.rand(700).tolist(), torch.randn(3).tolist()]
 
     expected = draws()
-    saved = Reader(path).random(0)
+    saved = CheckpointReader(path).rng_state(0)
     assert saved is not None
     assert saved.keys() == state.keys()
     for given_state in (saved, state):
-        set_random_state(given_state)
+        set_rng_state(given_state)
         assert draws() == expected
 
 
@@ -291,7 +304,7 @@ def test_weights_fill_a_model_and_those_of_another_are_refused(tmp_path: Path) -
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Damaged, match="sha256 differs"):
+    with pytest.raises(DamagedCheckpointError, match="sha256 differs"):
         load_weights(other, path)
 
 
@@ -318,8 +331,8 @@ def test_nothing_in_a_checkpoint_is_ever_executed(repository: Path, tmp_path: Pa
     for file in list(path.iterdir()):
         sound = file.read_bytes()
         file.write_bytes(pickle.dumps(Planted()))
-        with pytest.raises(Damaged):
-            verify(path)
+        with pytest.raises(DamagedCheckpointError):
+            verify_checkpoint(path)
         with pytest.raises(UserError):
             read_all(path)
         file.write_bytes(sound)
@@ -328,9 +341,9 @@ def test_nothing_in_a_checkpoint_is_ever_executed(repository: Path, tmp_path: Pa
 
 def test_state_is_plain_json(tmp_path: Path) -> None:
     path = small(tmp_path)
-    assert json.loads((path / STATE).read_text()) == {"step": 1} == Reader(path).state
-    writer = Writer(tmp_path, World(), KEEP_ALL, "max", token="x")
-    about = About(2, 0, False, "r", "single", "f1", None)
+    assert json.loads((path / STATE).read_text()) == {"step": 1} == CheckpointReader(path).state
+    writer = CheckpointWriter(tmp_path, World(), KEEP_ALL, "max", token="x")
+    about = CheckpointMetadata(2, 0, False, "r", "single", "f1", None)
     with pytest.raises(TypeError, match=r"state.a.0 has the key 1"):
         writer.save(about, {"a": [{1: 2}]}, [], {})
     with pytest.raises(TypeError, match="Tensor"):

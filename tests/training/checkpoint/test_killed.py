@@ -12,31 +12,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from vigil_training.checkpoint.manifest import read_manifest, verify
-from vigil_training.checkpoint.reader import Reader, complete
+from vigil_training.checkpoint.manifest import read_manifest, verify_checkpoint
+from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from vigil_training.checkpoint.shards import Entry, Fragment
-from vigil_training.checkpoint.reader import Reader, choose
-from vigil_training.checkpoint.writer import About, Writer, clean
+from vigil_training.checkpoint.shards import InventoryEntry, Fragment
+from vigil_training.checkpoint.reader import CheckpointReader, find_resumable
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
 def train(folder, rank, attempt, pace):
     # Two ranks that keep step: rank 0 lets the other go on when a checkpoint is complete.
     size, elements = 2, 400_000
-    path = choose(folder, "r" * 64)
-    step = Reader(path).state["step"] if path else 0
-    writer = Writer(folder, World(rank, size, rank, size), CheckpointSpec(keep_last=2), "max", token=f"a{attempt}")
+    path = find_resumable(folder, "r" * 64)
+    step = CheckpointReader(path).state["step"] if path else 0
+    writer = CheckpointWriter(folder, World(rank, size, rank, size), CheckpointSpec(keep_last=2), "max", token=f"a{attempt}")
     while True:
         step += 1
         values = torch.full((elements // size,), float(step))
-        about = About(step, 0, False, "r" * 64, "ddp", "f1", None)
+        about = CheckpointMetadata(step, 0, False, "r" * 64, "ddp", "f1", None)
         fragments = [Fragment("weight", "w", (elements,), rank * elements // size, values)]
-        writer.save(about, {"step": step}, fragments, {"w": Entry((elements,), "float32", True, False)})
+        writer.save(about, {"step": step}, fragments, {"w": InventoryEntry((elements,), "float32", True, False)})
         writer.wait()
         if rank == 0:
             os.write(1, f"{step}\\n".encode())
@@ -48,7 +48,7 @@ folder = Path(sys.argv[1])
 for line in sys.stdin:
     # One import of torch for all attempts; each attempt is a process group of its own.
     pace = os.pipe()
-    clean(folder)
+    recover_checkpoints(folder)
     leader = os.fork()
     if leader == 0:
         os.setpgid(0, 0)
@@ -82,12 +82,12 @@ def test_a_kill_at_any_moment_leaves_complete_checkpoints_alone(tmp_path: Path, 
                 lines.append(line)
             told = [int(line) for line in lines if line.strip().isdigit()]
             partial += any(path.name.endswith(".part") for path in tmp_path.iterdir())
-            for path in complete(tmp_path):
-                step = verify(path).step
-                reader = Reader(path)
+            for path in list_checkpoints(tmp_path):
+                step = verify_checkpoint(path).step
+                reader = CheckpointReader(path)
                 assert reader.state == {"step": step}
-                assert torch.equal(reader.whole("weight", "w"), torch.full((400_000,), float(step)))
-            newest = read_manifest(complete(tmp_path)[-1]).step
+                assert torch.equal(reader.read_full("weight", "w"), torch.full((400_000,), float(step)))
+            newest = read_manifest(list_checkpoints(tmp_path)[-1]).step
             assert newest >= max([saved, *told])
             saved = newest
         process.stdin.close()
@@ -99,15 +99,15 @@ EVERY_OPERATION = """
 import os, shutil, sys
 from pathlib import Path
 import torch
-from vigil_training.checkpoint.shards import Entry, Fragment
-from vigil_training.checkpoint.manifest import verify
-from vigil_training.checkpoint.reader import Reader, complete
-from vigil_training.checkpoint.writer import About, Writer, clean
+from vigil_training.checkpoint.shards import InventoryEntry, Fragment
+from vigil_training.checkpoint.manifest import verify_checkpoint
+from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
 folder, spec = Path(sys.argv[1]) / "checkpoints", CheckpointSpec(keep_last=1, background=False)
-inventory = {"w": Entry((8,), "float32", True, False)}
+inventory = {"w": InventoryEntry((8,), "float32", True, False)}
 left = [None]
 
 def count(event, arguments):
@@ -121,22 +121,22 @@ sys.addaudithook(count)
 
 def save(writer, step, content):
     fragment = Fragment("weight", "w", (8,), 0, torch.full((8,), float(content)))
-    writer.save(About(step, 0, False, "r" * 64, "single", "f1", None), {"content": content}, [fragment], inventory)
+    writer.save(CheckpointMetadata(step, 0, False, "r" * 64, "single", "f1", None), {"content": content}, [fragment], inventory)
 
 def look():
-    for path in complete(folder):
-        verify(path)
-        reader = Reader(path)
-        assert torch.equal(reader.whole("weight", "w"), torch.full((8,), float(reader.state["content"])))
-    return [(path.name, Reader(path).state["content"]) for path in complete(folder)]
+    for path in list_checkpoints(folder):
+        verify_checkpoint(path)
+        reader = CheckpointReader(path)
+        assert torch.equal(reader.read_full("weight", "w"), torch.full((8,), float(reader.state["content"])))
+    return [(path.name, CheckpointReader(path).state["content"]) for path in list_checkpoints(folder)]
 
 crashes, seen = 0, set()
 while True:
     shutil.rmtree(folder, ignore_errors=True)
-    save(Writer(folder, World(), spec, "max", token="before"), 1, 1)
+    save(CheckpointWriter(folder, World(), spec, "max", token="before"), 1, 1)
     child = os.fork()
     if child == 0:
-        writer = Writer(folder, World(), spec, "max", token="now")
+        writer = CheckpointWriter(folder, World(), spec, "max", token="now")
         left[0] = crashes
         save(writer, 1, 2)
         save(writer, 2, 3)
@@ -145,7 +145,7 @@ while True:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, 9), status
     look()
-    clean(folder)
+    recover_checkpoints(folder)
     there = look()
     assert there, crashes
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []

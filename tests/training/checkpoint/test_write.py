@@ -10,32 +10,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.errors import Failure
-from vigil_training.checkpoint.manifest import verify
-from vigil_training.checkpoint.reader import Reader, choose, complete
+from vigil_training.checkpoint.manifest import verify_checkpoint
+from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, list_checkpoints
 from vigil_training.checkpoint.retention import choose_kept
-from vigil_training.checkpoint.shards import Entry, Fragment
-from vigil_training.checkpoint.writer import About, Writer, clean
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
 RECIPE = "r" * 64
 
 
-def make(folder: Path, rank: int = 0, size: int = 1, token: str = "t", timeout: float = 60.0, **spec: Any) -> Writer:
-    return Writer(folder, World(rank, size, rank, size), CheckpointSpec(**spec), "max", token=token, timeout=timeout)
+def make(folder: Path, rank: int = 0, size: int = 1, token: str = "t", timeout: float = 60.0, **spec: Any) -> CheckpointWriter:
+    return CheckpointWriter(folder, World(rank, size, rank, size), CheckpointSpec(**spec), "max", token=token, timeout=timeout)
 
 
-def save(writer: Writer, step: int, value: float | None = None, elements: int = 8, part: tuple[int, int] = (0, 1)) -> None:
+def save(
+    writer: CheckpointWriter, step: int, value: float | None = None, elements: int = 8, part: tuple[int, int] = (0, 1)
+) -> None:
     """Save this rank's share of a tensor that is filled with the step."""
     rank, size = part
     share = elements // size
     values = torch.full((share,), float(step))
-    about = About(step, 0, False, RECIPE, "ddp", "f1", value)
-    inventory = {"w": Entry((elements,), "float32", True, False)}
+    about = CheckpointMetadata(step, 0, False, RECIPE, "ddp", "f1", value)
+    inventory = {"w": InventoryEntry((elements,), "float32", True, False)}
     writer.save(about, {"step": step}, [Fragment("weight", "w", (elements,), rank * share, values)], inventory)
 
 
-def save_and_wait(writer: Writer, step: int) -> None:
+def save_and_wait(writer: CheckpointWriter, step: int) -> None:
     save(writer, step, elements=200_000)
     writer.wait()
 
@@ -48,8 +50,8 @@ def names(folder: Path) -> list[str]:
 def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path, background: bool) -> None:
     writer = make(tmp_path, background=background)
     values, state = torch.zeros(1 << 20), {"list": [1]}
-    inventory = {"w": Entry((1 << 20,), "float32", True, False)}
-    about = About(1, 0, False, RECIPE, "single", "f1", None)
+    inventory = {"w": InventoryEntry((1 << 20,), "float32", True, False)}
+    about = CheckpointMetadata(1, 0, False, RECIPE, "single", "f1", None)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     writer.save(about, state, [Fragment("weight", "w", (1 << 20,), 0, values)], inventory)
@@ -58,10 +60,10 @@ def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path, background:
     torch.rand(1)
     inventory.clear()
     writer.wait()
-    reader = Reader(tmp_path / "step-00000001")
-    assert not reader.whole("weight", "w").any()
+    reader = CheckpointReader(tmp_path / "step-00000001")
+    assert not reader.read_full("weight", "w").any()
     assert reader.state == {"list": [1]}
-    generators = reader.random(0)
+    generators = reader.rng_state(0)
     assert generators is not None
     assert torch.equal(generators["torch"], before)
     assert list(reader.manifest.inventory) == ["w"]
@@ -87,9 +89,9 @@ def test_ranks_in_threads_write_one_checkpoint_after_another(tmp_path: Path) -> 
         thread.join(120)
     assert failed == []
     assert names(tmp_path) == ["step-00000010", "step-00000011", "step-00000012"]
-    for path in complete(tmp_path):
-        assert verify(path).world == 4
-        assert torch.equal(Reader(path).whole("weight", "w"), torch.full((400,), float(path.name[-2:])))
+    for path in list_checkpoints(tmp_path):
+        assert verify_checkpoint(path).world == 4
+        assert torch.equal(CheckpointReader(path).read_full("weight", "w"), torch.full((400,), float(path.name[-2:])))
         assert not list(path.glob("*.done"))
 
 
@@ -142,7 +144,7 @@ def test_a_file_that_comes_while_a_run_ends_completes_the_checkpoint(tmp_path: P
     one.close()
     ending.join()
     assert main.error is None
-    verify(tmp_path / "step-00000001")
+    verify_checkpoint(tmp_path / "step-00000001")
 
 
 def test_traces_of_a_killed_attempt_are_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_traces_of_a_killed_attempt_are_not_taken_for_this_one(tmp_path: Path) -
     save(main, 5, part=(0, 2))
     with pytest.raises(Failure, match="no file of rank 1"):
         main.wait()
-    clean(tmp_path)
+    recover_checkpoints(tmp_path)
     assert names(tmp_path) == []
 
 
@@ -167,9 +169,9 @@ def test_cleaning_keeps_checkpoints_and_puts_back_what_was_moved_aside(tmp_path:
         (tmp_path / left).mkdir()
         (tmp_path / left / "file").write_text("x")
     (tmp_path / ".other").mkdir()
-    clean(tmp_path)
+    recover_checkpoints(tmp_path)
     assert names(tmp_path) == [".other", "step-00000001", "step-00000002"]
-    clean(tmp_path / "absent")
+    recover_checkpoints(tmp_path / "absent")
 
 
 def test_a_step_that_is_saved_again_replaces_the_older(tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_step_that_is_saved_again_replaces_the_older(tmp_path: Path) -> None:
     save(writer, 3, value=0.5)
     writer.wait()
     assert names(tmp_path) == ["step-00000003"]
-    assert verify(tmp_path / "step-00000003").value == 0.5
+    assert verify_checkpoint(tmp_path / "step-00000003").value == 0.5
 
 
 def test_later_checkpoints_that_could_not_be_resumed_from_go_with_the_next_commit(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_later_checkpoints_that_could_not_be_resumed_from_go_with_the_next_commi
     save(writer, 7, value=0.9)
     writer.wait()
     (tmp_path / "step-00000007" / "state.json").write_text("")
-    assert choose(tmp_path, RECIPE) == tmp_path / "step-00000001"
+    assert find_resumable(tmp_path, RECIPE) == tmp_path / "step-00000001"
     save(again := make(tmp_path, token="again", keep_last=3), 4)
     again.wait()
     assert names(tmp_path) == ["step-00000001", "step-00000004"]
@@ -245,17 +247,17 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(small_disk: Pat
         "the newest complete checkpoint is step-00000002"
     )
     assert names(folder) == ["step-00000001", "step-00000002"]
-    for path in complete(folder):
-        verify(path)
+    for path in list_checkpoints(folder):
+        verify_checkpoint(path)
 
 
 def test_a_full_disk_on_one_rank_is_told_by_rank_0(small_disk: Path) -> None:
     main, one = make(small_disk, 0, 2), make(small_disk, 1, 2)
     save(main, 1, elements=8)
-    about = About(1, 0, False, RECIPE, "ddp", "f1", None)
+    about = CheckpointMetadata(1, 0, False, RECIPE, "ddp", "f1", None)
     one.save(about, {}, [Fragment("weight", "w", (1 << 20,), 0, torch.zeros(1 << 20))], {})
     for writer in (one, main):
         with pytest.raises(Failure, match=r"rank-00001.safetensors: cannot be written \(No space left on device"):
             writer.wait(60)
-    clean(small_disk)
+    recover_checkpoints(small_disk)
     assert names(small_disk) == []

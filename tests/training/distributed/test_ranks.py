@@ -162,22 +162,22 @@ RANK = """
     from pathlib import Path
     import torch.distributed as dist
     from vigil_data.errors import UserError
-    from vigil_training.distributed.rank_sync import Control
+    from vigil_training.distributed.rank_group import RankGroup
     from vigil_training.distributed.watchdog import Watchdog
     from vigil_training.distributed.world import find_world
 
     world, folder = find_world(), Path(os.environ["FOLDER"])
     dist.init_process_group("gloo", init_method=f"tcp://{world.address}:{world.port}", rank=world.rank, world_size=world.size)
-    control = Control(world, 60)
-    assert control.gather([world.rank, 7]).tolist() == [[0, 7], [1, 7]]
-    assert control.gather_objects({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}]
-    assert control.agree(lambda: f"by {world.rank}") == "by 0"
+    ranks = RankGroup(world, 60)
+    assert ranks.gather([world.rank, 7]).tolist() == [[0, 7], [1, 7]]
+    assert ranks.gather_objects({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}]
+    assert ranks.run_on_rank_0(lambda: f"by {world.rank}") == "by 0"
 
     def refuse():
         raise UserError("wrong", "twice")
 
     try:
-        control.agree(refuse)
+        ranks.run_on_rank_0(refuse)
     except UserError as error:
         assert error.everywhere
         assert str(error) == "wrong\\ntwice"
@@ -191,7 +191,7 @@ RANK = """
 
         if world.rank:
             the_rank_that_is_elsewhere()
-        control.barrier()
+        ranks.barrier()
 """
 
 

@@ -156,10 +156,10 @@ def cut_keys(name, bias):
 @pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3"])
 def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
     from vigil_training.checkpoint.consolidate import consolidate
-    from vigil_training.checkpoint.reader import last, load_weights
+    from vigil_training.checkpoint.reader import last_checkpoint, load_weights
     from vigil_training.runs.run import Run
 
-    consolidate(last(several(name) / "checkpoints"), tmp_path / "weights.safetensors")
+    consolidate(last_checkpoint(several(name) / "checkpoints"), tmp_path / "weights.safetensors")
     expected = Run(several("ddp")).model("last").state_dict()
     found = Run(several(name)).model("best")
     load_weights(found, tmp_path / "weights.safetensors")
@@ -175,10 +175,10 @@ def test_a_missing_shard_is_named(several, tmp_path):
 
     from vigil_data.errors import UserError
     from vigil_training.checkpoint.consolidate import consolidate
-    from vigil_training.checkpoint.reader import last
+    from vigil_training.checkpoint.reader import last_checkpoint
 
     copy = tmp_path / "step-00000050"
-    shutil.copytree(last(several("zero-3") / "checkpoints"), copy)
+    shutil.copytree(last_checkpoint(several("zero-3") / "checkpoints"), copy)
     (copy / "rank-00001.safetensors").unlink()
     with pytest.raises(UserError, match=r"rank-00001\.safetensors"):
         consolidate(copy, tmp_path / "weights.safetensors")

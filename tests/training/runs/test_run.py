@@ -37,7 +37,7 @@ def test_an_unfinished_run_has_no_thresholds(tmp_path):
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_the_model_has_the_checkpoints_weights(name, trained):
     model = trained.model(name)
-    saved = reader_module.Reader(trained.checkpoint(name)).weights()
+    saved = reader_module.CheckpointReader(trained.checkpoint(name)).weights()
     assert not model.training
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 

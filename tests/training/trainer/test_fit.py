@@ -11,7 +11,7 @@ import torch
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_training.checkpoint.reader import Reader, complete
+from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
 from vigil_training.runs.run import differences
 from vigil_training.trainer.fit import fit
 from vigil_training.trainer.lightning_module import TrainingFailure
@@ -32,8 +32,8 @@ def test_a_run_leaves_everything_in_its_folder(trained):
         "thresholds.json",
         "train.log",
     }
-    assert complete(trained.checkpoints) == sorted(trained.checkpoints.iterdir())
-    assert {trained.checkpoint("last"), trained.checkpoint("best")} <= set(complete(trained.checkpoints))
+    assert list_checkpoints(trained.checkpoints) == sorted(trained.checkpoints.iterdir())
+    assert {trained.checkpoint("last"), trained.checkpoint("best")} <= set(list_checkpoints(trained.checkpoints))
     facts = trained.read_environment()
     assert facts["libraries"]["torch"] == importlib.metadata.version("torch")
     assert facts["dataset"]["version"] == 1
@@ -68,7 +68,7 @@ def test_the_numbers_of_validation_are_those_of_scikit_learn(trained):
 
 
 def test_the_best_checkpoint_is_of_the_best_validation(trained):
-    best = Reader(trained.checkpoint("best")).manifest
+    best = CheckpointReader(trained.checkpoint("best")).manifest
     validations = {line["step"]: line["validation/macro_ap"] for line in lines(trained.metrics) if "validation/macro_ap" in line}
     assert best.value == pytest.approx(max(validations.values()))
     assert validations[best.step] == max(validations.values())
@@ -228,7 +228,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(make_recipe, train, saved, mo
 )
 def test_it_trains_in_other_ways(changes, make_recipe, train, tmp_path):
     run = train(make_recipe(training__epochs=1, **changes), tmp_path / "run")
-    weights = Reader(run.checkpoint("last")).weights()
+    weights = CheckpointReader(run.checkpoint("last")).weights()
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in weights.values())
     if "model__encoders__text__frozen" in changes:
         from vigil_training.runs.assemble import assemble

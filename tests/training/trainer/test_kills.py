@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vigil_training.checkpoint.reader import complete
+from vigil_training.checkpoint.reader import list_checkpoints
 
 DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 STRATEGIES = {
@@ -75,7 +75,7 @@ class Attempts:
 
 
 def changed(folder: Path) -> list[str]:
-    return [path.name for path in complete(folder)]
+    return [path.name for path in list_checkpoints(folder)]
 
 
 @pytest.mark.prove

@@ -11,7 +11,7 @@ from torch import nn
 
 from vigil_data.loading.loader import Request
 from vigil_modeling.safety_model import build_model
-from vigil_training.checkpoint.reader import Reader
+from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.runs.assemble import assemble
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_module import parameter_groups, schedule_factor
@@ -111,6 +111,6 @@ def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, 
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
 
-    trained = Reader(run.checkpoint("last")).weights()
+    trained = CheckpointReader(run.checkpoint("last")).weights()
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")

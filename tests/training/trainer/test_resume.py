@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vigil_data.errors import Failure
-from vigil_training.checkpoint.reader import complete, last, read_manifest
-from vigil_training.checkpoint.rng_state import random_state, set_random_state
+from vigil_training.checkpoint.reader import last_checkpoint, list_checkpoints, read_manifest
+from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
 from vigil_training.distributed.preemption import Preempted
 from vigil_training.tracking.tracking import Recorder
 from vigil_training.trainer.callbacks import Checkpoints
@@ -44,7 +44,7 @@ def test_a_killed_process_is_resumed_by_the_same_command(workers, make_recipe, u
     recipe.write_text(make_recipe(data__workers=workers).model_dump_json())
     # It returns only when the workers have ended too: they hold the other end of its standard error.
     assert start(recipe, run, kill={"step": 16, "signal": "SIGKILL"}) == -signal.SIGKILL
-    assert read_manifest(last(run / "checkpoints")).step in (12, 14)  # The last may not have been whole yet.
+    assert read_manifest(last_checkpoint(run / "checkpoints")).step in (12, 14)  # The last may not have been whole yet.
     assert start(recipe, run) == 0
     assert_same_run(undisturbed, run)
 
@@ -58,16 +58,16 @@ def test_a_signal_saves_and_asks_to_be_started_again(name, when, make_recipe, un
     step = 5 if when == "step" else epoch
     assert start(recipe, run, kill={"step": step, "signal": name, "when": when}) == 85
     # The step before a validation is saved, so that a validation that is interrupted costs one step.
-    assert read_manifest(last(run / "checkpoints")).step == (step if when == "step" else epoch - 1)
+    assert read_manifest(last_checkpoint(run / "checkpoints")).step == (step if when == "step" else epoch - 1)
     assert not (run / "failure.json").exists()
     assert start(recipe, run) == 0
     assert_weights(undisturbed, run)
 
 
 def assert_weights(left: Path, right: Path) -> None:
-    from vigil_training.checkpoint.reader import Reader
+    from vigil_training.checkpoint.reader import CheckpointReader
 
-    expected, found = (Reader(last(run / "checkpoints")).weights() for run in (left, right))
+    expected, found = (CheckpointReader(last_checkpoint(run / "checkpoints")).weights() for run in (left, right))
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
 
 
@@ -82,7 +82,7 @@ def assert_weights(left: Path, right: Path) -> None:
 def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_same_run, monkeypatch, tmp_path):
     recipe = make_recipe(training__epochs=2, **changes)
     train(recipe, tmp_path / "undisturbed")
-    steps = read_manifest(last(tmp_path / "undisturbed" / "checkpoints")).step
+    steps = read_manifest(last_checkpoint(tmp_path / "undisturbed" / "checkpoints")).step
     record = Recorder.on_train_batch_end
     for stop in range(1, steps + 1):
 
@@ -92,7 +92,7 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
                 raise Stop
 
         monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
-        if complete(tmp_path / "run" / "checkpoints") and stop % 4:
+        if list_checkpoints(tmp_path / "run" / "checkpoints") and stop % 4:
             continue  # Resuming at every fourth step is enough where it was stopped before.
         with pytest.raises(Stop):
             train(recipe, tmp_path / "run")
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         patch.setattr(Checkpoints, "on_validation_end", stopping)
         with pytest.raises(Stop):
             train(make_recipe(), tmp_path / "run")
-    newest = last(tmp_path / "run" / "checkpoints") / "rank-00000.safetensors"
+    newest = last_checkpoint(tmp_path / "run" / "checkpoints") / "rank-00000.safetensors"
     content = bytearray(newest.read_bytes())
     if damage == "absent":
         newest.unlink()
@@ -177,7 +177,7 @@ def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
     with pytest.raises(Failure, match=r"cannot be written \(No space left on device; free some space\)"):
         train(make_recipe(checkpoint__keep_last=2), run)
     assert json.loads((run / "failure.json").read_text())["status"] == 1
-    assert complete(run / "checkpoints")
+    assert list_checkpoints(run / "checkpoints")
     filler.unlink()
     train(make_recipe(), run)
     assert "resuming" in (run / "train.log").read_text()
@@ -195,7 +195,7 @@ def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkey
     monkeypatch.setattr(Recorder, "on_train_batch_end", taking_over)
     with pytest.raises(Failure, match=r"another start of this run \(another\) has taken over"):
         train(make_recipe(checkpoint__background=False), tmp_path / "run")
-    assert read_manifest(last(tmp_path / "run" / "checkpoints")).step == 4
+    assert read_manifest(last_checkpoint(tmp_path / "run" / "checkpoints")).step == 4
 
 
 def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, assert_same_run, monkeypatch, tmp_path):
@@ -215,7 +215,7 @@ def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, ass
         except Stop:
             continue
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
-    assert read_manifest(last(tmp_path / "run" / "checkpoints")).step <= 40
+    assert read_manifest(last_checkpoint(tmp_path / "run" / "checkpoints")).step <= 40
 
 
 def test_the_random_state_is_all_of_it():
@@ -227,8 +227,8 @@ def test_the_random_state_is_all_of_it():
         return random.random(), np.random.normal(), float(torch.rand(()))  # noqa: NPY002
 
     np.random.normal()  # noqa: NPY002 (leaves half a pair behind, which is part of the state)
-    state = random_state()
+    state = get_rng_state()
     expected = draw()
     assert draw() != expected
-    set_random_state(state)
+    set_rng_state(state)
     assert draw() == expected

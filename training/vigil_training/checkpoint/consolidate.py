@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vigil_data.errors import Failure, UserError, capped
-from vigil_training.checkpoint.manifest import Damaged, FileFacts, find_problems
-from vigil_training.checkpoint.reader import CONSOLIDATED, Reader
+from vigil_training.checkpoint.manifest import DamagedCheckpointError, FileDigest, find_problems
+from vigil_training.checkpoint.reader import CONSOLIDATED, CheckpointReader
 from vigil_training.checkpoint.safetensors_writer import Layout, arrange, sync_folder, write_tensors
 
 
@@ -57,7 +57,7 @@ class Audit:
     step: int
     recipe: str
     entries: tuple[Found, ...]
-    written: FileFacts
+    written: FileDigest
 
     @property
     def elements(self) -> int:
@@ -75,12 +75,12 @@ def consolidate(path: Path, to: Path) -> Audit:
         UserError: a file is damaged, something of the inventory is missing, or overlapping pieces differ; nothing is written.
         Failure: the file cannot be written.
     """
-    reader = Reader(path)
+    reader = CheckpointReader(path)
     absent = {file.name for file in reader.absent.values()}
     for name, reason in find_problems(path, reader.manifest):
         # What an absent file of a rank held is told tensor by tensor.
         if name not in absent:
-            raise Damaged(reason)
+            raise DamagedCheckpointError(reason)
     if to.is_dir():
         raise UserError(f"{to}: a folder; name the file to write, such as {to / 'weights.safetensors'}")
     if wrong := _find_missing(reader) or _find_disagreement(reader):
@@ -89,7 +89,7 @@ def consolidate(path: Path, to: Path) -> Audit:
     return Audit(path, to, reader.manifest.step, reader.manifest.recipe, entries, _write(reader, to))
 
 
-def _find_missing(reader: Reader) -> list[str]:
+def _find_missing(reader: CheckpointReader) -> list[str]:
     """A line for each entry of the inventory that is not there in full, and for each weight that is not in the inventory."""
     inventory = reader.manifest.inventory
     wrong = [f"{path}: missing or unreadable" for path in reader.absent.values()]
@@ -109,14 +109,14 @@ def _find_missing(reader: Reader) -> list[str]:
     return wrong + [f"{name}: in the files of the ranks, but not in the inventory" for name in unlisted]
 
 
-def _find_disagreement(reader: Reader) -> list[str]:
+def _find_disagreement(reader: CheckpointReader) -> list[str]:
     """A line for each weight of which ranks hold the same elements with different bits."""
     wrong = []
     for name, shape in _stored(reader):
         pieces = reader.pieces("weight", name)
         if sum(piece.stop - piece.start for piece in pieces) == torch.Size(shape).numel():
             continue
-        whole = reader.whole("weight", name).reshape(-1)
+        whole = reader.read_full("weight", name).reshape(-1)
         wrong += [
             f"{name}: rank {piece.rank} holds other values than another rank in {piece.start} to {piece.stop - 1}"
             for piece in pieces
@@ -125,7 +125,7 @@ def _find_disagreement(reader: Reader) -> list[str]:
     return wrong
 
 
-def _account(reader: Reader) -> Iterator[Found]:
+def _account(reader: CheckpointReader) -> Iterator[Found]:
     for name, entry in reader.manifest.inventory.items():
         pieces = reader.pieces("weight", entry.tied_to or name)
         yield Found(
@@ -140,7 +140,7 @@ def _account(reader: Reader) -> Iterator[Found]:
         )
 
 
-def _write(reader: Reader, to: Path) -> FileFacts:
+def _write(reader: CheckpointReader, to: Path) -> FileDigest:
     manifest = reader.manifest
     layouts = arrange(Layout(name, getattr(torch, manifest.inventory[name].dtype), shape) for name, shape in _stored(reader))
     tensors = (reader.weight(layout.name) for layout in layouts)
@@ -160,7 +160,7 @@ def _write(reader: Reader, to: Path) -> FileFacts:
     return written
 
 
-def _stored(reader: Reader) -> list[tuple[str, tuple[int, ...]]]:
+def _stored(reader: CheckpointReader) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, entry.shape) for name, entry in reader.manifest.inventory.items() if entry.tied_to is None]
 
 

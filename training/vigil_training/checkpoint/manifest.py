@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from vigil_data.errors import UserError
 from vigil_data.specs import Spec
-from vigil_training.checkpoint.shards import Entry
+from vigil_training.checkpoint.shards import InventoryEntry
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -22,11 +22,11 @@ _HEAD = re.compile(rb'\{"manifest_sha256": "([0-9a-f]{64})",\n')
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
-class Damaged(UserError):  # noqa: N818 (a state of a checkpoint, not an error in the code)
+class DamagedCheckpointError(UserError):
     """A checkpoint that is not as it was written; the message is one line that names the file and what is wrong with it."""
 
 
-class FileFacts(Spec):
+class FileDigest(Spec):
     """Size and SHA-256 of a file."""
 
     bytes: int = Field(ge=0)
@@ -47,8 +47,10 @@ class Manifest(Spec):
     value: float | None = Field(description="of the monitor; null where nothing was validated, and where it was not finite")
     created: str = Field(description="UTC, ISO 8601")
     host: str = Field(description="machine of rank 0")
-    inventory: dict[str, Entry] = Field(description="every parameter and buffer, by its name in the model's state_dict()")
-    files: dict[str, FileFacts] = Field(description="every file but the manifest itself")
+    inventory: dict[str, InventoryEntry] = Field(
+        description="every parameter and buffer, by its name in the model's state_dict()"
+    )
+    files: dict[str, FileDigest] = Field(description="every file but the manifest itself")
 
     def render(self) -> bytes:
         """The manifest as a file: JSON whose first line holds the SHA-256 of all that follows it."""
@@ -76,19 +78,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the checkpoint ``path``; the files that it lists are not looked at.
 
     Raises:
-        Damaged: it is missing or unreadable, or was altered.
+        DamagedCheckpointError: it is missing or unreadable, or was altered.
         UserError: it is of a format that this version does not read.
     """
     file = path / MANIFEST
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        raise Damaged(f"{file}: missing, so {path.name} is not a complete checkpoint") from None
+        raise DamagedCheckpointError(f"{file}: missing, so {path.name} is not a complete checkpoint") from None
     except OSError as error:
-        raise Damaged(f"{file}: the manifest cannot be read ({error.strerror})") from error
+        raise DamagedCheckpointError(f"{file}: the manifest cannot be read ({error.strerror})") from error
     head = _HEAD.match(content)
     if head is None or hashlib.sha256(content[head.end() :]).hexdigest().encode() != head.group(1):
-        raise Damaged(f"{file}: the manifest is unreadable: it does not have the SHA-256 that its first line says")
+        raise DamagedCheckpointError(f"{file}: the manifest is unreadable: it does not have the SHA-256 that its first line says")
     fields = json.loads(content)
     del fields["manifest_sha256"]
     if fields.get("format") != FORMAT:
@@ -97,18 +99,20 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Damaged(f"{file}: the manifest is unreadable: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise DamagedCheckpointError(
+            f"{file}: the manifest is unreadable: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from error
 
 
-def verify(path: Path) -> Manifest:
+def verify_checkpoint(path: Path) -> Manifest:
     """Check every file of a checkpoint by its size and its SHA-256.
 
     Raises:
-        Damaged: for the first file that is not as it was written.
+        DamagedCheckpointError: for the first file that is not as it was written.
     """
     manifest = read_manifest(path)
     for _, reason in find_problems(path, manifest):
-        raise Damaged(reason)
+        raise DamagedCheckpointError(reason)
     return manifest
 
 
@@ -132,7 +136,7 @@ def find_problems(path: Path, manifest: Manifest, content: bool = True) -> Itera
             yield name, f"{path / name}: {reason}"
 
 
-def _compare(file: Path, facts: FileFacts, content: bool) -> str | None:
+def _compare(file: Path, facts: FileDigest, content: bool) -> str | None:
     try:
         size = file.stat().st_size
         if size != facts.bytes:

@@ -13,7 +13,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
-from vigil_training.checkpoint.manifest import MANIFEST, STATE, Damaged, Manifest, rank_file, read_manifest, step_of, verify
+from vigil_training.checkpoint.manifest import (
+    MANIFEST,
+    STATE,
+    DamagedCheckpointError,
+    Manifest,
+    rank_file,
+    read_manifest,
+    step_of,
+    verify_checkpoint,
+)
 from vigil_training.checkpoint.shards import FragmentKind
 
 log = logging.getLogger("vigil.checkpoint")
@@ -25,18 +34,18 @@ CONSOLIDATED = "vigil-weights-1"
 """``format`` in the header of a file of :mod:`vigil_training.checkpoint.consolidate`."""
 
 
-def folders(folder: Path) -> list[Path]:
+def list_checkpoint_folders(folder: Path) -> list[Path]:
     """The folders in ``folder`` that are named as checkpoints, by step; one without a manifest is damaged."""
     steps = {path: step_of(path) for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
     return sorted((path for path, step in steps.items() if step is not None), key=lambda path: steps[path] or 0)
 
 
-def complete(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in ``folder`` that have a manifest, from the oldest to the newest."""
-    return [path for path in folders(folder) if (path / MANIFEST).is_file()]
+    return [path for path in list_checkpoint_folders(folder) if (path / MANIFEST).is_file()]
 
 
-def choose(folder: Path, recipe: str) -> Path | None:
+def find_resumable(folder: Path, recipe: str) -> Path | None:
     """The checkpoint to resume from: the newest that is as it was written; none if there is none at all.
 
     Args:
@@ -47,10 +56,10 @@ def choose(folder: Path, recipe: str) -> Path | None:
         UserError: there are checkpoints and none of them is sound, or the newest sound one is of another recipe.
     """
     wrong: list[str] = []
-    for path in reversed(folders(folder)):
+    for path in reversed(list_checkpoint_folders(folder)):
         try:
-            manifest = verify(path)
-        except Damaged as error:
+            manifest = verify_checkpoint(path)
+        except DamagedCheckpointError as error:
             wrong.append(str(error))
             continue
         for reason in wrong:
@@ -66,27 +75,27 @@ def choose(folder: Path, recipe: str) -> Path | None:
     return None
 
 
-def last(folder: Path) -> Path:
+def last_checkpoint(folder: Path) -> Path:
     """The newest complete checkpoint.
 
     Raises:
         UserError: if there is none.
     """
-    if not (paths := complete(folder)):
+    if not (paths := list_checkpoints(folder)):
         raise UserError(f"{folder}: there is no complete checkpoint; `vigil train` writes one at the first save")
     return paths[-1]
 
 
-def best(folder: Path, mode: Literal["max", "min"]) -> Path:
+def best_checkpoint(folder: Path, mode: Literal["max", "min"]) -> Path:
     """The checkpoint with the best value of the monitor, the earliest of equals; the newest where none has a value.
 
     Raises:
         UserError: there is no checkpoint, or the manifest of one is damaged, so that it cannot be told which is best.
     """
-    values = {path: read_manifest(path).value for path in complete(folder)}
+    values = {path: read_manifest(path).value for path in list_checkpoints(folder)}
     valued = {path: value for path, value in values.items() if value is not None}
     if not valued:
-        return last(folder)
+        return last_checkpoint(folder)
     return (max if mode == "max" else min)(valued, key=valued.__getitem__)
 
 
@@ -99,7 +108,7 @@ class Piece(NamedTuple):
     key: str
 
 
-class Reader:
+class CheckpointReader:
     """The content of a checkpoint, read where it is asked for; :func:`verify` is what checks it.
 
     Args:
@@ -143,15 +152,15 @@ class Reader:
         """What Lightning saved beside tensors.
 
         Raises:
-            Damaged: it cannot be read.
+            DamagedCheckpointError: it cannot be read.
         """
         try:
             return dict(json.loads((self.path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise Damaged(f"{self.path / STATE}: cannot be read ({error})") from error
+            raise DamagedCheckpointError(f"{self.path / STATE}: cannot be read ({error})") from error
 
     def random(self, rank: int) -> dict[str, Tensor] | None:
-        """The generators of a rank, for :func:`generators.set_random_state`; none if it had no part in the checkpoint.
+        """The generators of a rank, for :func:`generators.set_rng_state`; none if it had no part in the checkpoint.
 
         Raises:
             UserError: the file of the rank is missing.
@@ -159,7 +168,7 @@ class Reader:
         if rank >= self.manifest.world:
             return None
         if rank in self.absent:
-            raise Damaged(f"{self.absent[rank]}: missing or unreadable, and with it the generators of rank {rank}")
+            raise DamagedCheckpointError(f"{self.absent[rank]}: missing or unreadable, and with it the generators of rank {rank}")
         file = self._files[rank]
         keys: list[str] = file.keys()
         return {key.removeprefix(RANDOM): file.get_tensor(key).clone() for key in keys if key.startswith(RANDOM)}
@@ -257,7 +266,7 @@ class Reader:
         entry = self.manifest.inventory[name]
         if not self.has("weight", name) and torch.Size(entry.shape).numel() == 0:
             return torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
-        return self.whole("weight", name).to(getattr(torch, entry.dtype))
+        return self.read_full("weight", name).to(getattr(torch, entry.dtype))
 
     def _describe_missing(self, kind: str, name: str, start: int, stop: int | None) -> str:
         if stop is None or (kind, name) not in self._pieces:
@@ -284,8 +293,8 @@ def load_weights(model: nn.Module, path: Path, check: bool = True) -> None:
     """
     if path.is_dir():
         if check:
-            verify(path)
-        weights = Reader(path).weights()
+            verify_checkpoint(path)
+        weights = CheckpointReader(path).weights()
     else:
         weights = read_consolidated(path)
     own = model.state_dict()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vigil_data.errors import UserError
 from vigil_training.checkpoint.manifest import read_manifest, step_of
-from vigil_training.checkpoint.reader import complete
+from vigil_training.checkpoint.reader import list_checkpoints
 from vigil_training.recipe.specs import CheckpointSpec
 
 log = logging.getLogger("vigil.checkpoint")
@@ -37,7 +37,7 @@ def prune(folder: Path, spec: CheckpointSpec, mode: Literal["max", "min"], commi
     """
     values: dict[int, float | None] = {}
     folders: dict[int, Path] = {}
-    for path in complete(folder):
+    for path in list_checkpoints(folder):
         step = step_of(path)
         assert step is not None
         try:

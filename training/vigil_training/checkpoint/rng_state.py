@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def random_state() -> dict[str, Tensor]:
+def get_rng_state() -> dict[str, Tensor]:
     """The state of every global generator.
 
     Python and NumPy keep the second half of a pair of normal draws; it is saved as the float64 that it is, so that nothing is
@@ -29,8 +29,8 @@ def random_state() -> dict[str, Tensor]:
     return state
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Undo all draws since :func:`random_state` gave ``state``.
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """Undo all draws since :func:`get_rng_state` gave ``state``.
 
     Generators of GPUs that this machine lacks are left out.
     """

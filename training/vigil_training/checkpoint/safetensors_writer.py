@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from vigil_training.checkpoint.manifest import FileFacts
+from vigil_training.checkpoint.manifest import FileDigest
 
 CHUNK = 1 << 22
 """Bytes written and hashed at a time."""
@@ -59,12 +59,12 @@ class HashedFile:
         self._file.write(data)
         self._bytes += len(data)
 
-    def facts(self) -> FileFacts:
+    def facts(self) -> FileDigest:
         """Of all that was written."""
-        return FileFacts(bytes=self._bytes, sha256=self._sha256.hexdigest())
+        return FileDigest(bytes=self._bytes, sha256=self._sha256.hexdigest())
 
 
-def write_bytes(path: Path, content: bytes) -> FileFacts:
+def write_bytes(path: Path, content: bytes) -> FileDigest:
     """Write a small file to the disk."""
     with path.open("wb") as opened:
         file = HashedFile(opened)
@@ -86,7 +86,7 @@ def arrange(layouts: Iterable[Layout]) -> list[Layout]:
     return ordered
 
 
-def write_tensors(path: Path, layouts: Sequence[Layout], tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> FileFacts:
+def write_tensors(path: Path, layouts: Sequence[Layout], tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> FileDigest:
     """Write a safetensors file to the disk, tensor by tensor, without a second copy of them in memory.
 
     The format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's length, the header in JSON,

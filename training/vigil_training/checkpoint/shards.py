@@ -33,7 +33,7 @@ class Fragment:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InventoryEntry:
     """One entry of the inventory: what a checkpoint must hold of one parameter or buffer.
 
     Attributes:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from vigil_data.errors import UserError
 from vigil_training.checkpoint.manifest import MANIFEST, Manifest, find_problems, read_manifest, step_of
-from vigil_training.checkpoint.reader import Reader, folders
+from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoint_folders
 from vigil_training.checkpoint.shards import FragmentKind
 
 
@@ -55,12 +55,12 @@ def examine(path: Path, content: bool) -> Row:
 
 def examine_all(folder: Path, content: bool) -> list[Row]:
     """Look at every checkpoint in ``folder``, from the oldest to the newest; see :func:`examine`."""
-    return [examine(path, content) for path in folders(folder)]
+    return [examine(path, content) for path in list_checkpoint_folders(folder)]
 
 
 def held(path: Path) -> dict[str, Held]:
     """What the checkpoint ``path`` holds, by kind; bytes are those of the values."""
-    reader, result = Reader(path), {}
+    reader, result = CheckpointReader(path), {}
     for kind in get_args(FragmentKind):
         names, elements, size = reader.names(kind), 0, 0
         for piece in (piece for name in names for piece in reader.pieces(kind, name)):

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from vigil_data.errors import Failure
-from vigil_training.checkpoint.manifest import MANIFEST, STATE, FileFacts, Manifest, folder_name, rank_file
-from vigil_training.checkpoint.reader import RANDOM, complete
+from vigil_training.checkpoint.manifest import MANIFEST, STATE, FileDigest, Manifest, folder_name, rank_file
+from vigil_training.checkpoint.reader import RANDOM, list_checkpoints
 from vigil_training.checkpoint.retention import prune, remove
-from vigil_training.checkpoint.rng_state import random_state
+from vigil_training.checkpoint.rng_state import get_rng_state
 from vigil_training.checkpoint.safetensors_writer import Layout, arrange, sync_folder, write_bytes, write_tensors
-from vigil_training.checkpoint.shards import Entry, Fragment
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
@@ -37,7 +37,7 @@ _GONE = re.compile(r"\.step-\d{8,}\.gone")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class CheckpointMetadata:
     """What a checkpoint is; see :class:`vigil_training.checkpoint.manifest.Manifest`.
 
     Attributes:
@@ -59,7 +59,7 @@ class About:
     value: float | None
 
 
-def clean(folder: Path) -> None:
+def recover_checkpoints(folder: Path) -> None:
     """Remove what a killed run left half written or half removed; for rank 0, before the other ranks write.
 
     A checkpoint that was moved aside for a new one of the same step is put back if the new one never came.
@@ -77,14 +77,14 @@ class _Copied:
     """What a save writes, as it was when it was called."""
 
     part: Path
-    about: About
+    about: CheckpointMetadata
     state: bytes
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    inventory: Mapping[str, Entry]
+    inventory: Mapping[str, InventoryEntry]
 
 
-class Writer:
+class CheckpointWriter:
     """Writes checkpoints, one after another; every rank has one and all save at the same steps.
 
     Ranks meet in the file system alone: each writes its file and then ``rank-N.done`` with its size and SHA-256, and rank 0 waits
@@ -126,7 +126,13 @@ class Writer:
         self.error: Exception | None = None
         """What a write met; from then on nothing can be saved."""
 
-    def save(self, about: About, state: Mapping[str, Any], fragments: Iterable[Fragment], inventory: Mapping[str, Entry]) -> None:
+    def save(
+        self,
+        about: CheckpointMetadata,
+        state: Mapping[str, Any],
+        fragments: Iterable[Fragment],
+        inventory: Mapping[str, InventoryEntry],
+    ) -> None:
         """Save what this rank holds, and the generators of this process.
 
         All is copied before this returns. A checkpoint that is still being written is waited for.
@@ -220,9 +226,9 @@ class Writer:
             raise
         prune(self._folder, self._spec, self._mode, copied.about.step)
 
-    def _await_others(self, copied: _Copied) -> dict[str, FileFacts]:
+    def _await_others(self, copied: _Copied) -> dict[str, FileDigest]:
         """The facts of the other ranks' files, when all of them are there in full."""
-        part, files = copied.part, dict[str, FileFacts]()
+        part, files = copied.part, dict[str, FileDigest]()
         missing = set(range(1, self._world.size))
         deadline, pause = time.monotonic() + self._timeout, 0.005
         while missing:
@@ -244,7 +250,7 @@ class Writer:
                 pause = min(2 * pause, 0.2)
         return files
 
-    def _manifest(self, copied: _Copied, files: Mapping[str, FileFacts]) -> Manifest:
+    def _manifest(self, copied: _Copied, files: Mapping[str, FileDigest]) -> Manifest:
         about = copied.about
         return Manifest(
             step=about.step,
@@ -292,7 +298,7 @@ class Writer:
             log.warning("%s: cannot be removed (%s); it is removed when the run starts again", part, _reason(error))
 
     def _remains(self) -> str:
-        there = complete(self._folder)
+        there = list_checkpoints(self._folder)
         return f"the newest complete checkpoint is {there[-1].name}" if there else "there is no complete checkpoint yet"
 
 
@@ -335,7 +341,7 @@ def _copy(fragments: Iterable[Fragment]) -> tuple[dict[str, Tensor], dict[str, s
         tensors[key] = values.to("cpu", copy=True).contiguous()
         about = {"key": key, "kind": fragment.kind, "name": fragment.name}
         listed.append({**about, "shape": list(fragment.shape), "start": fragment.start})
-    tensors |= {RANDOM + name: tensor for name, tensor in random_state().items()}
+    tensors |= {RANDOM + name: tensor for name, tensor in get_rng_state().items()}
     return tensors, {"fragments": json.dumps(listed)}
 
 
@@ -347,10 +353,10 @@ def _write_at_once(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _read_done(part: Path, rank: int) -> FileFacts | None:
+def _read_done(part: Path, rank: int) -> FileDigest | None:
     """What a rank says of its file, once the file is seen here with that size (network file systems lag behind)."""
     try:
-        facts = FileFacts.model_validate_json((part / f"rank-{rank}.done").read_bytes())
+        facts = FileDigest.model_validate_json((part / f"rank-{rank}.done").read_bytes())
         return facts if (part / rank_file(rank)).stat().st_size == facts.bytes else None
     except FileNotFoundError:
         return None

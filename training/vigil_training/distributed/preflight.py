@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import Failure
-from vigil_training.distributed.rank_sync import common
+from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session
 
 log = logging.getLogger("vigil.ranks")
@@ -45,12 +45,12 @@ def preflight(session: Session, dataset: Path, version: int, run_dir: Path, need
     Raises:
         Failure: ranks differ, or the disk is too full; each line names the machine and its ranks.
     """
-    control = session.control
-    control.barrier()
-    everyone = control.gather_objects({"clock": time.time(), **_facts(session, dataset, version, run_dir)})
+    ranks = session.ranks
+    ranks.barrier()
+    everyone = ranks.gather_objects({"clock": time.time(), **_facts(session, dataset, version, run_dir)})
     problems = _compare(everyone, needed_bytes)
     if problems:
-        raise common(Failure("\n".join(problems)))
+        raise raised_on_all_ranks(Failure("\n".join(problems)))
     clocks = [facts["clock"] for facts in everyone]
     skew = max(clocks) - min(clocks)
     if skew > SKEW_WARNED and session.world.is_main:
@@ -138,14 +138,14 @@ def _try_reduce(session: Session) -> dict[str, float]:
     seconds = []
     for _ in range(3):
         values = torch.full((REDUCED,), float(session.world.rank + 1), device=session.device)
-        session.control.barrier()
+        session.ranks.barrier()
         start = time.perf_counter()
         dist.all_reduce(values)
         if session.device.type == "cuda":
             torch.cuda.synchronize(session.device)
         seconds.append(time.perf_counter() - start)
         right = bool((values == size * (size + 1) / 2).all())
-        if wrong := [rank for rank, good in enumerate(session.control.gather([float(right)])[:, 0]) if not good]:
-            raise common(Failure(f"an all-reduce gives a wrong sum on rank {', '.join(map(str, wrong))}"))
+        if wrong := [rank for rank, good in enumerate(session.ranks.gather([float(right)])[:, 0]) if not good]:
+            raise raised_on_all_ranks(Failure(f"an all-reduce gives a wrong sum on rank {', '.join(map(str, wrong))}"))
     # "Bus bandwidth" of nccl-tests, doc/PERFORMANCE.md: what a link carries, whatever the number of ranks.
     return {"all_reduce_seconds": min(seconds), "all_reduce_bytes_per_second": 2 * (size - 1) / size * REDUCED * 4 / min(seconds)}

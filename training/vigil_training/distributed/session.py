@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from vigil_data.errors import UserError
 from vigil_training.distributed.preemption import Preempted, Preemption
-from vigil_training.distributed.rank_sync import Control
+from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.factory import PROCESS_GROUP_MARGIN, backend, choose_device
 from vigil_training.distributed.watchdog import Watchdog
 from vigil_training.distributed.world import World
@@ -25,14 +25,14 @@ class Session:
     Attributes:
         world: the place of this process.
         device: what it computes on.
-        control: the channel to the other ranks.
+        ranks: the channel to the other ranks.
         preemption: what asks the run to stop.
         watchdog: ends the process when nothing goes on any more.
     """
 
     world: World
     device: torch.device
-    control: Control
+    ranks: RankGroup
     preemption: Preemption
     watchdog: Watchdog
 
@@ -73,9 +73,9 @@ def open_session(recipe: Recipe, world: World, preemption: Preemption) -> Iterat
             reason = str(error).splitlines()[0]
             raise Preempted(f"rank {world.rank} of {world.size} does not find the others at {world.address}: {reason}") from error
     try:
-        control = Control(world, (timeout or 0.0) * PROCESS_GROUP_MARGIN)
+        ranks = RankGroup(world, (timeout or 0.0) * PROCESS_GROUP_MARGIN)
         with Watchdog(timeout, world.rank) as watchdog:
-            yield Session(world, device, control, preemption, watchdog)
+            yield Session(world, device, ranks, preemption, watchdog)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

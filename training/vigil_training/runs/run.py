@@ -13,7 +13,7 @@ from vigil_training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
-    from vigil_evaluation.calibration.calibrators import Calibrated
+    from vigil_evaluation.calibration.calibrators import FittedCalibration
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_modeling.safety_model import SafetyModel
 
@@ -142,18 +142,18 @@ class Run:
             )
         return dict(json.loads(self.thresholds.read_text()))
 
-    def read_calibrated(self) -> "Calibrated":
+    def read_calibrated(self) -> "FittedCalibration":
         """How raw probabilities become calibrated ones; as they are where the run has no calibration.
 
         Raises:
             UserError: if the file cannot be read, or is of other labels.
         """
-        from vigil_evaluation.calibration.calibrators import Calibrated, Calibration
+        from vigil_evaluation.calibration.calibrators import FittedCalibration, Calibration
 
         labels = self.recipe.taxonomy.labels
         if not self.calibration.is_file():
-            return Calibrated(Calibration.identity(labels), None, None)
-        return Calibrated.read(self.calibration, labels)
+            return FittedCalibration(Calibration.identity(labels), None, None)
+        return FittedCalibration.read(self.calibration, labels)
 
     def read_policy(self) -> "CompiledPolicy | None":
         """The compiled policy, if there is one.
@@ -209,9 +209,9 @@ class Run:
         from vigil_training.checkpoint import reader
 
         if name == "best":
-            return reader.best(self.checkpoints, self.recipe.training.mode)
+            return reader.best_checkpoint(self.checkpoints, self.recipe.training.mode)
         if name == "last":
-            return reader.last(self.checkpoints)
+            return reader.last_checkpoint(self.checkpoints)
         path = self.checkpoints / name if (self.checkpoints / name).exists() else Path(name)
         if not path.exists():
             raise UserError(

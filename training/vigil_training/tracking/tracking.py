@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vigil_slurm.job_environment import facts
-from vigil_training.distributed.rank_sync import Control
+from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.run import Run
 from vigil_training.trainer.callbacks import RankSync, training_module
@@ -102,12 +102,12 @@ class Recorder(pl.Callback):
     """Sends numbers to every logger: those of training every few steps, those of validation when it ends.
 
     Args:
-        control: by which the ranks put together their parts of the loss.
+        ranks: by which the ranks put together their parts of the loss.
         pulse: has numbers about the ranks.
     """
 
-    def __init__(self, control: Control, pulse: RankSync) -> None:
-        self._control = control
+    def __init__(self, ranks: RankGroup, pulse: RankSync) -> None:
+        self._ranks = ranks
         self._pulse = pulse
 
     def on_train_batch_end(
@@ -120,7 +120,7 @@ class Recorder(pl.Callback):
             return
         numbers = {name: float(value) for name, value in training_module(pl_module).step_metrics.items()}
         # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
-        numbers["train/loss"] = float(self._control.gather([numbers["train/loss"]]).mean())
+        numbers["train/loss"] = float(self._ranks.gather([numbers["train/loss"]]).mean())
         _send(trainer, {"epoch": trainer.current_epoch, **numbers, **self._pulse.metrics})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from vigil_data.errors import Failure
-from vigil_training.checkpoint.rng_state import set_random_state
-from vigil_training.checkpoint.writer import About, Writer
+from vigil_training.checkpoint.rng_state import set_rng_state
+from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter
 from vigil_training.distributed.preemption import Preempted
-from vigil_training.distributed.rank_sync import common
+from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session
 from vigil_training.distributed.watchdog import StepTimes
 from vigil_training.recipe.recipe import Recipe
@@ -47,9 +47,9 @@ class RankSync(pl.Callback):
         metrics: numbers about the ranks, for the record.
     """
 
-    def __init__(self, session: Session, writer: Writer, quarantine: Quarantine, max_skipped: int) -> None:
+    def __init__(self, session: Session, writer: CheckpointWriter, quarantine: Quarantine, max_skipped: int) -> None:
         self._session = session
-        self._control = session.control
+        self._ranks = session.ranks
         self._writer = writer
         self._quarantine = quarantine
         self._max_skipped = max_skipped
@@ -94,8 +94,8 @@ class RankSync(pl.Callback):
         self._exchange(training_module(pl_module), f"validation after step {trainer.global_step}, batch {batch_idx + 1}")
         if self.asked is not None and not trainer.sanity_checking:
             self._writer.wait()
-            self._control.barrier()
-            raise common(
+            self._ranks.barrier()
+            raise raised_on_all_ranks(
                 Preempted(f"stopped by {self.asked} in the validation after step {trainer.global_step}; the same command goes on")
             )
 
@@ -105,17 +105,17 @@ class RankSync(pl.Callback):
         # A step takes equally long on all ranks, as they wait for each other: a rank's own part is reading and the forward pass.
         own_seconds, self._reading, module.forward_seconds = self._reading + module.forward_seconds, 0.0, 0.0
         own = [session.preemption.asked is not None, self._writer.error is not None, len(module.refused), own_seconds]
-        asked, failed, refused, seconds = self._control.gather([float(value) for value in own]).T
+        asked, failed, refused, seconds = self._ranks.gather([float(value) for value in own]).T
         self.metrics = self._times.add(seconds)
         if failed.any():
-            reasons = self._control.gather_objects(None if self._writer.error is None else str(self._writer.error))
-            raise common(Failure("\n".join(dict.fromkeys(reason for reason in reasons if reason is not None))))
+            reasons = self._ranks.gather_objects(None if self._writer.error is None else str(self._writer.error))
+            raise raised_on_all_ranks(Failure("\n".join(dict.fromkeys(reason for reason in reasons if reason is not None))))
         if refused.any():
-            for refusals in self._control.gather_objects(module.refused):
+            for refusals in self._ranks.gather_objects(module.refused):
                 self._quarantine.add(refusals)
             module.refused = []
         if asked.any() and self.asked is None:
-            names = self._control.gather_objects(session.preemption.asked)
+            names = self._ranks.gather_objects(session.preemption.asked)
             self.asked = next(name for name in names if name is not None)
 
     def _count_skipped(self, module: TrainingModule, step: int) -> None:
@@ -124,13 +124,13 @@ class RankSync(pl.Callback):
             return
         self.skipped += 1
         bad = not bool(torch.isfinite(module.step_metrics["train/loss"]))
-        seen = self._control.gather_objects((bad, module.step_ids))
+        seen = self._ranks.gather_objects((bad, module.step_ids))
         ids = [id_ for is_bad, own in seen if is_bad or not any(b for b, _ in seen) for id_ in own]
         shown = ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
         line = f"step {step}: the gradient is not finite, so the step is left out; its items: {shown}"
         log.warning(line)
         if self.skipped > self._max_skipped:
-            raise common(
+            raise raised_on_all_ranks(
                 TrainingFailure(
                     f"{self.skipped} steps had a gradient that is not finite, more than training.max_skipped "
                     f"{self._max_skipped}; "
@@ -152,7 +152,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, recipe: Recipe, digest: str, writer: Writer, session: Session, pulse: RankSync, *, generators: Any = None
+        self, recipe: Recipe, digest: str, writer: CheckpointWriter, session: Session, pulse: RankSync, *, generators: Any = None
     ) -> None:
         self._generators = generators
         self._recipe = recipe
@@ -184,7 +184,7 @@ class Checkpoints(Checkpoint):
                 rates = config.scheduler.get_last_lr()
                 for group, rate in zip(config.scheduler.optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate
-            set_random_state(self._generators)
+            set_rng_state(self._generators)
         elif rank:
             pl.seed_everything(int(np.random.SeedSequence([self._recipe.seed, rank]).generate_state(1)[0]), verbose=False)
 
@@ -236,11 +236,11 @@ class Checkpoints(Checkpoint):
         """Wait until the last checkpoint is written."""
         del trainer, pl_module
         self._writer.wait()
-        self._session.control.barrier()
+        self._session.ranks.barrier()
 
     def _save(self, trainer: pl.Trainer, value: float | None) -> None:
         recipe = self._recipe
-        about = About(
+        about = CheckpointMetadata(
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             finished=self.finished,
@@ -255,8 +255,8 @@ class Checkpoints(Checkpoint):
     def _stop(self, step: int) -> None:
         """End the process; the checkpoint is whole before any rank leaves."""
         self._writer.wait()
-        self._session.control.barrier()
-        raise common(
+        self._session.ranks.barrier()
+        raise raised_on_all_ranks(
             Preempted(f"stopped by {self._pulse.asked} at step {step}; its checkpoint is written, and the same command goes on")
         )
 

@@ -24,11 +24,11 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.checkpoint.reader import Reader, choose
-from vigil_training.checkpoint.writer import Writer, clean
+from vigil_training.checkpoint.reader import CheckpointReader, find_resumable
+from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.preemption import Preempted, Preemption
 from vigil_training.distributed.preflight import preflight
-from vigil_training.distributed.rank_sync import is_peer_lost
+from vigil_training.distributed.rank_group import is_peer_lost
 from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_plugins, build_strategy
 from vigil_training.distributed.world import World
@@ -97,11 +97,11 @@ def fit(
         nullcontext(preemption) if preemption else Preemption() as asked,
         open_session(recipe, world, asked) as session,
     ):
-        token = session.control.agree(lambda: _open(recipe, resolved_text, run_dir))
+        token = session.ranks.run_on_rank_0(lambda: _open(recipe, resolved_text, run_dir))
         run = Run(run_dir)
         session.watchdog.start(run.stacks / token)
         with _noting_failure(run, world, token), _logging_to(run, world):
-            if session.control.agree(lambda: run.finished):
+            if session.ranks.run_on_rank_0(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
                 return run
             if recipe.training.monitor not in (names := metric_names(recipe.taxonomy.labels)):
@@ -124,16 +124,16 @@ def _open(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
 
 
 def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
-    recipe, control = run.recipe, session.control
+    recipe, ranks = run.recipe, session.ranks
 
     def start() -> tuple[Path | None, dict[str, Any]]:
-        clean(run.checkpoints)
-        path = choose(run.checkpoints, digest(recipe))
+        recover_checkpoints(run.checkpoints)
+        path = find_resumable(run.checkpoints, digest(recipe))
         return path, _environment(run, recipe, resumes=path is not None)
 
-    path, facts = control.agree(start)
+    path, facts = ranks.run_on_rank_0(start)
     version = facts["dataset"]["version"]
-    reader = None if path is None else Reader(path)
+    reader = None if path is None else CheckpointReader(path)
     trains = reader is None or not reader.manifest.finished
     if trains:
         # A checkpoint fills all weights; the generators' states come from it too.
@@ -147,7 +147,7 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
     data = DataModule(recipe, version, session.world)
     if trains:
         spec, mode = recipe.checkpoint, recipe.training.mode
-        with closing(Writer(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
+        with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
             tracked = wandb_logger(recipe, run.path, resolved_text, facts) if session.world.is_main else None
             _train(run, data, model, reader, session, writer=writer, tracked=tracked)
     _settle(run, data, session)
@@ -158,10 +158,10 @@ def _train(
     run: Run,
     data: DataModule,
     model: SafetyModel,
-    reader: Reader | None,
+    reader: CheckpointReader | None,
     session: Session,
     *,
-    writer: Writer,
+    writer: CheckpointWriter,
     tracked: Tracked | None,
 ) -> None:
     recipe, world, step = run.recipe, session.world, 0 if reader is None else reader.manifest.step
@@ -169,7 +169,7 @@ def _train(
         log.info("training %s into %s, from the beginning", recipe.name, run.path)
         if world.is_main:
             run.quarantine.unlink(missing_ok=True)
-        session.control.barrier()
+        session.ranks.barrier()
     else:
         log.info("resuming %s at step %d from %s", run.path, step, reader.path.name)
     steps = data.steps()
@@ -178,16 +178,16 @@ def _train(
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
-    module = TrainingModule(model, loss(recipe), recipe, steps, session.control)
+    module = TrainingModule(model, loss(recipe), recipe, steps, session.ranks)
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
     loggers = [JsonLines(run.metrics, step), *([tracked] if tracked is not None else [])] if world.is_main else []
     pulse = RankSync(session, writer, quarantine, recipe.training.max_skipped)
-    generators = None if reader is None else reader.random(world.rank)
+    generators = None if reader is None else reader.rng_state(world.rank)
     checkpoints = Checkpoints(recipe, digest(recipe), writer, session, pulse, generators=generators)
     strategy: Any = build_strategy(recipe, world, session.device)
     strategy.writer = writer
-    trainer = make_trainer(recipe, strategy, session, loggers, [Recorder(session.control, pulse), pulse, checkpoints])
+    trainer = make_trainer(recipe, strategy, session, loggers, [Recorder(session.ranks, pulse), pulse, checkpoints])
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if reader is None else reader.path, weights_only=True)
     except SystemExit as exit_:  # Lightning turns the interrupt into an exit.
@@ -243,17 +243,17 @@ def _settle(run: Run, data: DataModule, session: Session) -> None:
     log.info("calibrating on %d items of split %s", len(data.validation_rows), recipe.data.validation)
     model = run.model("best").to(session.device)
     own = predict(model, _until_asked(data.val_dataloader(), session))
-    gathered = [predicted for predicted in session.control.gather_objects(own) if predicted.ids]
+    gathered = [predicted for predicted in session.ranks.gather_objects(own) if predicted.ids]
     if session.world.is_main:
         fit_calibration_and_thresholds(run, join(gathered) if gathered else None, run.dataset())
-    session.control.barrier()
+    session.ranks.barrier()
 
 
 def _until_asked(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
     """The batches, until the run is asked to stop; every rank has equally many."""
     for number, batch in enumerate(batches):
         session.watchdog.beat(f"calibration, batch {number}")
-        if session.control.gather([float(session.preemption.asked is not None)]).any():
+        if session.ranks.gather([float(session.preemption.asked is not None)]).any():
             raise Preempted("stopped while it was calibrated; training is done, and the same command goes on")
         yield batch
 

@@ -20,8 +20,8 @@ from vigil_data.loading.packing import Refusal
 from vigil_modeling.loss import MaskedBCE
 from vigil_modeling.safety_model import SafetyModel
 from vigil_modeling.specs import ModelSpec
-from vigil_training.distributed.rank_sync import Control
-from vigil_training.distributed.strategies.checkpointed import share_statistics
+from vigil_training.distributed.rank_group import RankGroup
+from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import OptimizerSpec, Ranks
 
@@ -77,7 +77,7 @@ class TrainingModule(pl.LightningModule):
         loss: summed over the known targets of a batch.
         recipe: labels, optimizer, clipping and accumulation.
         steps: optimizer steps of the whole run.
-        control: by which ranks put together what each of them has seen.
+        ranks: by which ranks put together what each of them has seen.
 
     Attributes:
         refused: items that this rank could not decode since they were last taken up.
@@ -88,14 +88,14 @@ class TrainingModule(pl.LightningModule):
         validation_metrics: of the last validation.
     """
 
-    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, steps: int, control: Control) -> None:
+    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, steps: int, ranks: RankGroup) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self._recipe = recipe
         self._training = recipe.training
         self._steps = steps
-        self._control = control
+        self._ranks = ranks
         self._several = isinstance(recipe.strategy, Ranks)
         self._group_loss: Tensor | None = None
         self._validation: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -171,7 +171,7 @@ class TrainingModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Go by rank 0's running statistics of batch norms on every rank, as a checkpoint does."""
         if self._several:
-            share_statistics(self.model)
+            broadcast_batch_norm_statistics(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and targets; the numbers are made at the end, over all of them."""
@@ -191,7 +191,7 @@ class TrainingModule(pl.LightningModule):
         parts = zip(*self._validation, strict=True)
         own = [torch.cat([t.reshape(1) if t.ndim == 0 else t for t in part]).numpy() for part in parts]
         self._validation.clear()
-        gathered = [parts for parts in self._control.gather_objects(own) if parts]
+        gathered = [parts for parts in self._ranks.gather_objects(own) if parts]
         if not gathered:
             return
         logits_NL, targets_NL, totals, weights = (np.concatenate(parts) for parts in zip(*gathered, strict=True))

@@ -11,14 +11,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.checkpoint.shards import Entry, Fragment
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 
 if TYPE_CHECKING:
-    from vigil_training.checkpoint.reader import Reader
-    from vigil_training.checkpoint.writer import Writer
+    from vigil_training.checkpoint.reader import CheckpointReader
+    from vigil_training.checkpoint.writer import CheckpointWriter
 
 
-def share_statistics(module: nn.Module) -> None:
+def broadcast_batch_norm_statistics(module: nn.Module) -> None:
     """Give every rank the running statistics of rank 0's batch norms; DDP does so before each training step."""
     for norm in module.modules():
         if isinstance(norm, _NormBase):
@@ -30,13 +30,13 @@ class CheckpointedStrategy:
     """Mixed into a Lightning strategy: ``trainer.save_checkpoint`` and ``ckpt_path`` go by :mod:`vigil_training.checkpoint`.
 
     Every rank saves what it holds. ``storage_options`` of ``trainer.save_checkpoint`` is the
-    :class:`vigil_training.checkpoint.writer.About` of the checkpoint; its path is the writer's business.
+    :class:`vigil_training.checkpoint.writer.CheckpointMetadata` of the checkpoint; its path is the writer's business.
 
     Attributes:
         writer: where checkpoints go; set before training.
     """
 
-    writer: "Writer"
+    writer: "CheckpointWriter"
     lightning_module: Any
     optimizers: list[Optimizer]
 
@@ -50,11 +50,11 @@ class CheckpointedStrategy:
         """What this rank holds of weights, buffers and optimizer state."""
         raise NotImplementedError
 
-    def load_fragments(self, model: SafetyModel, reader: "Reader") -> None:
+    def load_fragments(self, model: SafetyModel, reader: "CheckpointReader") -> None:
         """Fill weights, buffers and, in training, optimizer state."""
         raise NotImplementedError
 
-    def inventory(self, model: SafetyModel) -> dict[str, Entry]:
+    def inventory(self, model: SafetyModel) -> dict[str, InventoryEntry]:
         """What a checkpoint must hold."""
         raise NotImplementedError
 
@@ -76,9 +76,9 @@ class CheckpointedStrategy:
     def load_checkpoint(self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None) -> dict[str, Any]:
         """Lightning's part of a checkpoint; the fragments are read by :meth:`load_model_state_dict`."""
         del weights_only
-        from vigil_training.checkpoint.reader import Reader
+        from vigil_training.checkpoint.reader import CheckpointReader
 
-        self._reader = Reader(Path(checkpoint_path))
+        self._reader = CheckpointReader(Path(checkpoint_path))
         return {**self._reader.state, "state_dict": {}, "optimizer_states": []}
 
     @property

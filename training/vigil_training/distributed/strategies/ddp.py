@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.checkpoint.reader import Reader, load_weights
-from vigil_training.checkpoint.shards import Entry, Fragment, FragmentKind
+from vigil_training.checkpoint.reader import CheckpointReader, load_weights
+from vigil_training.checkpoint.shards import Fragment, FragmentKind, InventoryEntry
 from vigil_training.distributed.strategies.checkpointed import CheckpointedStrategy
 
 MOMENTS: tuple[FragmentKind, ...] = ("exp_avg", "exp_avg_sq", "step")
@@ -36,7 +36,7 @@ class Whole(CheckpointedStrategy):
                 if value is not None:
                     yield Fragment(kind, name, tuple(value.shape), 0, value.reshape(-1))
 
-    def load_fragments(self, model: SafetyModel, reader: Reader) -> None:
+    def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
         """Fill weights and buffers, and the state of each optimizer that there is."""
         load_weights(model, reader.path, check=False)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -47,23 +47,23 @@ class Whole(CheckpointedStrategy):
                 for kind in MOMENTS:
                     if reader.has(kind, name):
                         # Adam counts its steps in a tensor beside the weights where it is fused.
-                        state[kind] = reader.whole(kind, name).to(parameter.device)
+                        state[kind] = reader.read_full(kind, name).to(parameter.device)
                 if state:
                     optimizer.state[parameter] = state
 
-    def inventory(self, model: SafetyModel) -> dict[str, Entry]:
+    def inventory(self, model: SafetyModel) -> dict[str, InventoryEntry]:
         """See :func:`inventory`."""
         return inventory(model)
 
 
-def inventory(model: SafetyModel) -> dict[str, Entry]:
+def inventory(model: SafetyModel) -> dict[str, InventoryEntry]:
     """Every parameter and buffer of a model whose tensors are whole, by its name in ``state_dict()``."""
     first: dict[int, str] = {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, InventoryEntry] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in model.state_dict(keep_vars=True).items():
         tied_to = first.setdefault(id(tensor), name)
-        entries[name] = Entry(
+        entries[name] = InventoryEntry(
             shape=tuple(tensor.shape),
             dtype=str(tensor.dtype).removeprefix("torch."),
             trained=bool(tensor.requires_grad),

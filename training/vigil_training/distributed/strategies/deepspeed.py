@@ -24,16 +24,16 @@ from torch import Tensor, nn
 
 from vigil_data.errors import UserError
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.checkpoint.shards import Entry, Fragment
+from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 from vigil_training.distributed.strategies import deepspeed_shards
-from vigil_training.distributed.strategies.checkpointed import CheckpointedStrategy, share_statistics
+from vigil_training.distributed.strategies.checkpointed import CheckpointedStrategy, broadcast_batch_norm_statistics
 from vigil_training.distributed.strategies.factory import PROCESS_GROUP_MARGIN
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import DeepSpeed
 
 if TYPE_CHECKING:
-    from vigil_training.checkpoint.reader import Reader
+    from vigil_training.checkpoint.reader import CheckpointReader
 
 _LARGEST_BUCKET = 50_000_000
 """Elements of the buffer in which gradients are reduced, at most: 200 MB."""
@@ -201,7 +201,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Tell the engine first whether an optimizer step follows this batch, and align what only rank 0 decides."""
         assert self.lightning_module is not None
         if self._group_begins:
-            share_statistics(self.lightning_module)
+            broadcast_batch_norm_statistics(self.lightning_module)
             if self.zero_stage_3:
                 # A weight without a gradient would be stepped with that of the step before.
                 self.engine.optimizer.grad_partitions_flat_buffer.zero_()
@@ -227,11 +227,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         """What this rank holds of weights, buffers and optimizer state; over all ranks each element once."""
         return deepspeed_shards.fragments(self.engine.optimizer, model)
 
-    def load_fragments(self, model: SafetyModel, reader: "Reader") -> None:
+    def load_fragments(self, model: SafetyModel, reader: "CheckpointReader") -> None:
         """Fill weights, buffers and optimizer state; to be called on all ranks together."""
         deepspeed_shards.load_fragments(self.engine.optimizer, model, reader)
 
-    def inventory(self, model: SafetyModel) -> dict[str, Entry]:
+    def inventory(self, model: SafetyModel) -> dict[str, InventoryEntry]:
         """What a checkpoint must hold, with the shapes of whole tensors."""
         return deepspeed_shards.inventory(model)
 

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vigil_training.checkpoint.shards import Entry, Fragment, FragmentKind
+from vigil_training.checkpoint.shards import Fragment, FragmentKind, InventoryEntry
 
 if TYPE_CHECKING:
-    from vigil_training.checkpoint.reader import Reader
+    from vigil_training.checkpoint.reader import CheckpointReader
 
 MOMENTS: tuple[FragmentKind, ...] = ("exp_avg", "exp_avg_sq")
 """AdamW's state of each element."""
@@ -43,13 +43,13 @@ class _Piece:
     offset: int
 
 
-def inventory(model: nn.Module) -> dict[str, Entry]:
+def inventory(model: nn.Module) -> dict[str, InventoryEntry]:
     """Every parameter and buffer by its name in ``state_dict()``, with the shapes of whole tensors."""
     first: dict[int, str] = {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, InventoryEntry] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         tied_to = first.setdefault(id(tensor), name)
-        entries[name] = Entry(
+        entries[name] = InventoryEntry(
             shape=_shape(tensor),
             dtype=str(tensor.dtype).removeprefix("torch."),
             trained=bool(tensor.requires_grad),
@@ -84,7 +84,7 @@ def fragments(optimizer: Any, model: nn.Module) -> Iterator[Fragment]:
                     yield Fragment("step", piece.name, (), 0, keep(torch.as_tensor(state["step"]).reshape(1)))
 
 
-def load_fragments(optimizer: Any, model: nn.Module, reader: "Reader") -> None:
+def load_fragments(optimizer: Any, model: nn.Module, reader: "CheckpointReader") -> None:
     """Fill all weights, buffers and AdamW's state, and the copies of weights that layers compute with, on all ranks together.
 
     Args:
@@ -96,16 +96,16 @@ def load_fragments(optimizer: Any, model: nn.Module, reader: "Reader") -> None:
         if hasattr(tensor, "ds_tensor"):
             start, values = _part(tensor)
             if values.numel():
-                values.copy_(reader.piece("weight", name, start, values.numel()))
+                values.copy_(reader.read_range("weight", name, start, values.numel()))
         else:
-            tensor.data.copy_(reader.piece("weight", name, 0, tensor.numel()).reshape(tensor.shape))
+            tensor.data.copy_(reader.read_range("weight", name, 0, tensor.numel()).reshape(tensor.shape))
     for index, group in enumerate(_groups(optimizer, model)):
         with _present(optimizer, index, changed=True):
             _fill(optimizer, _flat(optimizer, index), group, reader)
     _renew_copies(optimizer)
 
 
-def _fill(optimizer: Any, flat: Tensor, group: list[_Piece], reader: "Reader") -> None:
+def _fill(optimizer: Any, flat: Tensor, group: list[_Piece], reader: "CheckpointReader") -> None:
     """Fill the float32 weights of a group and AdamW's state of them; padding is zero."""
     flat.data.zero_()
     begun = [piece for piece in group if reader.has("exp_avg", piece.name)]
@@ -113,13 +113,13 @@ def _fill(optimizer: Any, flat: Tensor, group: list[_Piece], reader: "Reader") -
     for piece in group:
         if piece.count:
             here = slice(piece.offset, piece.offset + piece.count)
-            flat.data[here].copy_(reader.piece("weight", piece.name, piece.start, piece.count))
+            flat.data[here].copy_(reader.read_range("weight", piece.name, piece.start, piece.count))
             for kind in MOMENTS if piece in begun else ():
-                state[kind][here].copy_(reader.piece(kind, piece.name, piece.start, piece.count))
+                state[kind][here].copy_(reader.read_range(kind, piece.name, piece.start, piece.count))
     optimizer.optimizer.state.pop(flat, None)
     if begun:
         # Counted in a tensor beside the weights, as torch's fused AdamW wants it.
-        step = reader.piece("step", begun[0].name, 0, 1).reshape(()).to(flat.device, torch.float32, copy=True)
+        step = reader.read_range("step", begun[0].name, 0, 1).reshape(()).to(flat.device, torch.float32, copy=True)
         optimizer.optimizer.state[flat] = {"step": step, **state}
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 
-class Control:
+class RankGroup:
     """A channel between all ranks; with one rank it answers at once and nothing is sent.
 
     Args:
@@ -69,11 +69,11 @@ class Control:
         dist.broadcast_object_list(outcome, src=0, group=self._group)
         decided, raised = outcome
         if raised is not None:
-            raise common(raised)
+            raise raised_on_all_ranks(raised)
         return cast("T", decided)
 
 
-def common(error: E) -> E:
+def raised_on_all_ranks(error: E) -> E:
     """Mark an exception that every rank raises, so that one of them need say it."""
     if isinstance(error, UserError | Failure):
         error.everywhere = True
