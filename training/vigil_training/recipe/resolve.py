@@ -21,6 +21,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_data.specs import Spec
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.validation_errors import reword
@@ -52,20 +53,25 @@ class Resolved:
     origins: dict[KeyPath, Origin]
 
 
-def resolve(path: Path, overrides: Sequence[str] = ()) -> Resolved:
+def resolve(recipe: StrPath | Recipe, overrides: Sequence[str] = (), source: str = COMMAND_LINE) -> Resolved:
     """Compose and validate a recipe.
 
     Args:
-        path: the recipe file.
+        recipe: the recipe file, or a recipe whose values the overrides replace.
         overrides: ``key.path=value``, the value in YAML; of two for the same key the later one counts.
+        source: where the overrides come from, for messages.
 
     Raises:
         UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
     """
     mistakes: list[str] = []
-    complete, file_tree = _with_extends(path, mistakes, (), "")
-    tree = merge(merge(defaults(Recipe), file_tree), _override_tree(overrides, mistakes))
-    return _validated(tree, Origin(str(path), 1), complete, mistakes)
+    if isinstance(recipe, Recipe):
+        origin, complete, base = Origin(f"recipe {recipe.name}"), True, _plain_tree(recipe.model_dump(mode="json"))
+    else:
+        origin = Origin(str(recipe), 1)
+        complete, base = _with_extends(Path(recipe), mistakes, (), "")
+    tree = merge(merge(defaults(Recipe), base), _override_tree(overrides, source, mistakes))
+    return _validated(tree, origin, complete, mistakes)
 
 
 def read(path: Path) -> Recipe:
@@ -189,19 +195,19 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _override_tree(overrides: Sequence[str], mistakes: list[str]) -> Tree:
-    origin = Origin(COMMAND_LINE)
+def _override_tree(overrides: Sequence[str], source: str, mistakes: list[str]) -> Tree:
+    origin = Origin(source)
     tree: dict[str, Tree] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            mistakes.append(f"{COMMAND_LINE}: {override!r} is not of the form key.path=value")
+            mistakes.append(f"{source}: {override!r} is not of the form key.path=value")
             continue
         if keys[0] == "extends":
-            mistakes.append(f"{COMMAND_LINE}: extends: belongs in a file; give a recipe that extends both")
+            mistakes.append(f"{source}: extends: belongs in a file; give a recipe that extends both")
             continue
-        value = parse(text, COMMAND_LINE, mistakes, under=tuple(keys))
+        value = parse(text, source, mistakes, under=tuple(keys))
         if value is None:
             continue
         block = tree
