@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from vigil_data.specs import Source
+    from vigil_data.source_specs import Source
 
 
 class TextSettings(Protocol):

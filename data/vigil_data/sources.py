@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from vigil_data.errors import UserError
-from vigil_data.specs import Hub, Local, Package, Source
+from vigil_data.source_specs import Hub, Local, Package, Source
 
 _NEVER_READ = ("*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "*openvino*", "coreml/*")
 """Forms of weights that hub repositories carry beside the ones that Vigil reads; skipping them saves gigabytes."""

@@ -1,43 +1,15 @@
 """What a recipe can say about data: where files come from, how media are decoded, how rows become batches."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vigil_data.settings import hop_samples, window_samples
-
-
-class Spec(BaseModel):
-    """Base of every spec: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class Hub(Spec):
-    """A repository of the Hugging Face hub, or one file or folder within it."""
-
-    kind: Literal["hub"] = "hub"
-    id: str = Field(description="owner/name on the hub")
-    revision: str | None = Field(None, description="branch, tag or commit; name a commit for runs that can be repeated")
-    path: str = Field("", description="file or folder within the repository; empty for the whole of it")
-
-
-class Local(Spec):
-    """A file or folder on this machine."""
-
-    kind: Literal["local"] = "local"
-    path: str = Field(description="absolute, or relative to the folder where the command runs")
-
-
-class Package(Spec):
-    """A file or folder that ships inside an installed Python package, so that nothing is downloaded."""
-
-    kind: Literal["package"] = "package"
-    package: str = Field(description="import name of the package")
-    path: str = Field("", description="file or folder within the package")
-
-
-Source = Annotated[Hub | Local | Package, Field(discriminator="kind")]
+from vigil_data.source_specs import Hub as Hub
+from vigil_data.source_specs import Local as Local
+from vigil_data.source_specs import Package as Package
+from vigil_data.source_specs import Source as Source
+from vigil_data.source_specs import Spec as Spec
 
 
 class TextInput(Spec):

@@ -1,10 +1,9 @@
 """What the YAML of a suite may hold: words, templates filled with them, what is expected, and perturbations for minimal pairs."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, StringConstraints
 
 from vigil_data.specs import Spec
 from vigil_data.taxonomy import Name
@@ -141,7 +140,10 @@ class Functionality(Spec):
 
 
 class Suite(Spec):
-    """A suite of functional tests (HateCheck, Röttger et al. 2021; CheckList, Ribeiro et al. 2020)."""
+    """A suite of functional tests (HateCheck, Röttger et al. 2021; CheckList, Ribeiro et al. 2020).
+
+    Files are read as :class:`vigil_data.suites.validation.ValidatedSuite`.
+    """
 
     name: SuiteName
     version: int = Field(1, ge=1)
@@ -157,16 +159,3 @@ class Suite(Spec):
         {}, description="placeholder to the groups that it may name, and to each group the words for it"
     )
     functionalities: Mapping[Name, Functionality]
-
-    @model_validator(mode="after")
-    def _is_sound(self) -> Self:
-        from vigil_data.suites.validation import mistakes
-
-        if found := mistakes(self):
-            # Raised as pydantic's own error, so that each mistake keeps its place in the file.
-            raise ValidationError.from_exception_data("Suite", [_error(path, what) for path, what in found])
-        return self
-
-
-def _error(path: tuple[str | int, ...], what: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("suite", "{what}", {"what": what}), loc=path, input=None)

@@ -3,18 +3,45 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Self
+
+from pydantic import ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vigil_data.suites.planned_items import MOST, Draft, Path, compositions, count, draft, exchanged, name_of, strings
+from vigil_data.suites.specs import (
+    AnyPerturbation,
+    Composition,
+    Emoji,
+    Exchange,
+    Functionality,
+    Picture,
+    Replace,
+    Sound,
+    Suite,
+    Swap,
+)
 from vigil_data.suites.templates import Fillings, lexicon_of, parse, placeholders, words_of
-
-if TYPE_CHECKING:
-    from vigil_data.suites.specs import AnyPerturbation, Composition, Exchange, Functionality, Picture, Sound, Suite
 
 Mistake = tuple[Path, str]
 
 
-def mistakes(suite: "Suite") -> list[Mistake]:
+class ValidatedSuite(Suite):
+    """A suite from which items can be made."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if found := mistakes(self):
+            # Raised as pydantic's own error, so that each error keeps its position in the file.
+            raise ValidationError.from_exception_data(Suite, [_error(path, message) for path, message in found])
+        return self
+
+
+def _error(path: Path, message: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("suite", "{message}", {"message": message}), loc=path, input=None)
+
+
+def mistakes(suite: Suite) -> list[Mistake]:
     """Everything that is wrong, each with its key path; none for a suite from which items can be made."""
     found = [*_lexicons(suite)]
     found += [(("labels",), "must not be empty")] if not suite.labels else []
@@ -25,7 +52,7 @@ def mistakes(suite: "Suite") -> list[Mistake]:
     return found or [*_too_many(suite)] or [*_made(suite)]
 
 
-def _lexicons(suite: "Suite") -> Iterator[Mistake]:
+def _lexicons(suite: Suite) -> Iterator[Mistake]:
     for name, entries in suite.lexicons.items():
         yield from _entries(("lexicons", name), [(("lexicons", name, place), word) for place, word in enumerate(entries)])
     for name, groups in suite.identities.items():
@@ -52,7 +79,7 @@ def _entries(path: Path, entries: Sequence[tuple[Path, str]]) -> Iterator[Mistak
         first.setdefault(word, place)
 
 
-def _functionality(suite: "Suite", name: str, functionality: "Functionality") -> Iterator[Mistake]:
+def _functionality(suite: Suite, name: str, functionality: Functionality) -> Iterator[Mistake]:
     here: Path = ("functionalities", name)
     yield from _expected(suite, (*here, "expect"), functionality.expect)
     if not functionality.pairs and not any(target is not None for target in functionality.expect.values()):
@@ -70,14 +97,14 @@ def _functionality(suite: "Suite", name: str, functionality: "Functionality") ->
         yield from _perturbation(suite, path, functionality, perturbation)
 
 
-def _expected(suite: "Suite", path: Path, expect: Mapping[str, float | None]) -> Iterator[Mistake]:
+def _expected(suite: Suite, path: Path, expect: Mapping[str, float | None]) -> Iterator[Mistake]:
     for label in expect:
         if label not in suite.labels:
             known = ", ".join(suite.labels)
             yield (*path, label), f"is not a label of this suite{_nearest(label, suite.labels)}; its labels are {known}"
 
 
-def _composition(suite: "Suite", path: Path, composition: "Composition") -> Iterator[Mistake]:
+def _composition(suite: Suite, path: Path, composition: Composition) -> Iterator[Mistake]:
     if not (composition.text or composition.image or composition.audio):
         yield path, "holds nothing: give it text, image or audio"
     yield from _segments(suite, path, composition.text, composition.image, composition.audio)
@@ -88,7 +115,7 @@ def _composition(suite: "Suite", path: Path, composition: "Composition") -> Iter
 
 
 def _segments(
-    suite: "Suite", path: Path, text: Sequence[str], image: Sequence["Picture"], audio: Sequence["Sound"]
+    suite: Suite, path: Path, text: Sequence[str], image: Sequence[Picture], audio: Sequence[Sound]
 ) -> Iterator[Mistake]:
     for place, template in enumerate(text):
         yield from _template(suite, path if "templates" in path else (*path, "text", place), template)
@@ -110,7 +137,7 @@ def _segments(
             yield from _template(suite, (*here, "say"), sound.say)
 
 
-def _template(suite: "Suite", path: Path, template: str) -> Iterator[Mistake]:
+def _template(suite: Suite, path: Path, template: str) -> Iterator[Mistake]:
     known = {**suite.lexicons, **suite.identities}
     if not template.strip():
         yield path, "is empty"
@@ -132,7 +159,7 @@ def _drawing(path: Path, kind: str) -> Iterator[Mistake]:
         yield path, f"cannot be drawn{_nearest(kind, OBJECTS)}; what can is {', '.join(OBJECTS)}"
 
 
-def _enough_words(suite: "Suite", path: Path, composition: "Composition") -> Iterator[Mistake]:
+def _enough_words(suite: Suite, path: Path, composition: Composition) -> Iterator[Mistake]:
     try:
         fillings = Fillings.of(strings(composition), words_of(suite))
     except (KeyError, ValueError):
@@ -143,11 +170,7 @@ def _enough_words(suite: "Suite", path: Path, composition: "Composition") -> Ite
             yield path, f"has {wanted} placeholders for different words of {lexicon}, which has {has}"
 
 
-def _perturbation(
-    suite: "Suite", path: Path, functionality: "Functionality", perturbation: "AnyPerturbation"
-) -> Iterator[Mistake]:
-    from vigil_data.suites.specs import Emoji, Exchange, Replace, Swap
-
+def _perturbation(suite: Suite, path: Path, functionality: Functionality, perturbation: "AnyPerturbation") -> Iterator[Mistake]:
     yield from _expected(suite, (*path, "expect"), perturbation.expect)
     for label, target in perturbation.expect.items():
         if label in suite.labels and target == functionality.expect.get(label):
@@ -172,7 +195,7 @@ def _perturbation(
         yield from _exchange(suite, path, functionality, perturbation)
 
 
-def _exchange(suite: "Suite", path: Path, functionality: "Functionality", exchange: "Exchange") -> Iterator[Mistake]:
+def _exchange(suite: Suite, path: Path, functionality: Functionality, exchange: Exchange) -> Iterator[Mistake]:
     if exchange.text is None and exchange.image is None and exchange.audio is None:
         yield path, "exchanges nothing: name text, image or audio; an empty list takes it away"
     found = [*_segments(suite, path, exchange.text or (), exchange.image or (), exchange.audio or ())]
@@ -190,7 +213,7 @@ def _exchange(suite: "Suite", path: Path, functionality: "Functionality", exchan
             return
 
 
-def _placeholders(functionality: "Functionality") -> set[str]:
+def _placeholders(functionality: Functionality) -> set[str]:
     return {name for _, _, composition in compositions("", functionality) for name in _names(strings(composition))}
 
 
@@ -205,7 +228,7 @@ def _names(templates: Sequence[str]) -> set[str]:
     return names
 
 
-def _repeated_templates(suite: "Suite") -> Iterator[Mistake]:
+def _repeated_templates(suite: Suite) -> Iterator[Mistake]:
     first: dict[str, Path] = {}
     for name, functionality in suite.functionalities.items():
         for place, template in enumerate(functionality.templates):
@@ -215,7 +238,7 @@ def _repeated_templates(suite: "Suite") -> Iterator[Mistake]:
             first.setdefault(template, path)
 
 
-def _too_many(suite: "Suite") -> Iterator[Mistake]:
+def _too_many(suite: Suite) -> Iterator[Mistake]:
     words, total = words_of(suite), 0
     for name, functionality in suite.functionalities.items():
         originals = count(functionality, name, words)
@@ -225,7 +248,7 @@ def _too_many(suite: "Suite") -> Iterator[Mistake]:
             return
 
 
-def _made(suite: "Suite") -> Iterator[Mistake]:
+def _made(suite: Suite) -> Iterator[Mistake]:
     """Mistakes that show in the items alone."""
     made = draft(suite)
     originals = [item for item in made.items if item.pair is None]

@@ -21,8 +21,8 @@ from vigil_data.errors import UserError
 from vigil_data.suites import media, perturbations
 from vigil_data.suites.build import absent_files, make
 from vigil_data.suites.planned_items import draft
-from vigil_data.suites.specs import Suite
 from vigil_data.suites.templates import Fillings, Word, fill, lexicon_of, parse, plain
+from vigil_data.suites.validation import ValidatedSuite
 
 BASE = {
     "name": "clubs",
@@ -35,7 +35,7 @@ BASE = {
 def suite_of(*, base=None, **functionalities):
     """A suite as it would be read from a file: strictly, from JSON."""
     values = {**BASE, **(base or {}), "functionalities": functionalities}
-    return Suite.model_validate_json(json.dumps(values), strict=True)
+    return ValidatedSuite.model_validate_json(json.dumps(values), strict=True)
 
 
 def mistakes_of(**functionalities):
