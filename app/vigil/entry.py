@@ -1,4 +1,4 @@
-"""Where the command `vigil` begins: it says which extra to install if a package is absent."""
+"""Console script `vigil`; if a package is missing it names the extra to install."""
 
 import re
 import sys
@@ -11,35 +11,49 @@ DISTRIBUTIONS = {
     "multipart": "python-multipart",
     "ruamel": "ruamel-yaml",
 }
-"""Modules whose distributions are called otherwise."""
-
+"""Modules whose distribution has another name."""
 
 EXTRAS = ("runtime", "command", "score", "serve", "sign", "ray", "triton", "train", "deepspeed", "demo")
-"""The extras of pyproject.toml, those that bring less first."""
+"""The extras of pyproject.toml, smallest first."""
 
 
 def main() -> None:
-    """Run :func:`vigil.cli.main`; exit with 2 if it needs a package that is not installed."""
+    """Run :func:`vigil.cli.main`; exit with status 2 if a package is not installed."""
     try:
         from vigil.cli import main as run
 
         run()
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
-        if name.startswith("vigil_"):
+        if name.startswith("vigil"):
             raise
-        sys.stderr.write(f"error: the package {name} is not installed; {mend(name)}\n")
+        sys.stderr.write(f"error: the package {name} is not installed; {install_hint(name)}\n")
         sys.exit(2)
 
 
-def mend(module: str) -> str:
-    """Say which of Vigil's extras brings a module."""
-    wanted = _normal(DISTRIBUTIONS.get(module, module))
-    found = (re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line) for line in requires("vigil") or ())
-    bringing = {match[2] for match in found if match and _normal(match[1]) == wanted}
-    return next((f"`pip install 'vigil[{extra}]'` brings it" for extra in EXTRAS if extra in bringing), f"install {wanted}")
+def install_hint(module: str) -> str:
+    """Return which of Vigil's extras installs a module."""
+    distribution = normalized(DISTRIBUTIONS.get(module, module))
+    installing = {extra for extra, requirement in requirements() if requirement_name(requirement) == distribution}
+    extra = next((extra for extra in EXTRAS if extra in installing), None)
+    return f"install {distribution}" if extra is None else f"install it with `pip install 'vigil[{extra}]'`"
 
 
-def _normal(name: str) -> str:
-    """A distribution's name in the one form (PEP 503)."""
+def requirements() -> list[tuple[str, str]]:
+    """Return the requirements in Vigil's metadata, each with its extra; the extra is empty for those of the core."""
+    found = []
+    for line in requires("vigil") or ():
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+        found.append((extra[1] if extra else "", requirement.strip()))
+    return found
+
+
+def requirement_name(requirement: str) -> str:
+    """Return the normalized name of the distribution in a requirement such as ``numpy>=2.0``."""
+    return normalized(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name in its normal form (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,5 @@
+"""``python -m vigil`` is the command `vigil`."""
+
+from vigil.entry import main
+
+main()

@@ -1,0 +1,377 @@
+"""The Python interface; ``import vigil`` re-exports it. Each function does what the command of the same name does.
+
+Paths are ``str`` or :class:`os.PathLike`. A mistake of the caller raises :class:`vigil.UserError` with one line for each
+problem; a failure while running raises :class:`vigil_data.errors.Failure`. ``progress`` is called with (task, done, total), as
+:class:`vigil_data.progress.Progress` is.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vigil_data.errors import Failure, UserError
+from vigil_data.filesystem import StrPath
+from vigil_data.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vigil.workflows.evaluate import Evaluation
+    from vigil.workflows.policies import Compiled
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_data.items import Modality
+    from vigil_evaluation.comparison.results import Comparison, Gate
+    from vigil_evaluation.specs import EvaluationSpec
+    from vigil_serving.bundle.load import Bundle
+    from vigil_serving.parity.verify import Verification
+    from vigil_training.recipe.recipe import Recipe
+    from vigil_training.recipe.resolve import Resolved
+    from vigil_training.runs.run import Run
+
+
+class TrainingFailed(Failure):
+    """The ranks of a run ended with an error; the exit status is that of the worst."""
+
+
+def load_recipe(recipe: StrPath, *, overrides: Sequence[str] = (), **values: Any) -> "Recipe":
+    """Load and validate a recipe.
+
+    Args:
+        recipe: the YAML file.
+        overrides: ``"key.path=value"`` with the value in YAML, as on the command line.
+        values: the same as keyword arguments, with ``__`` for the dots; a mapping replaces several keys of a block.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: problem`` for each mistake found.
+
+    Example:
+        >>> import vigil
+        >>> recipe = vigil.load_recipe("recipe.yaml", optimizer__lr=1e-3, training={"epochs": 2})
+        >>> recipe.optimizer.lr, recipe.training.epochs
+        (0.001, 2)
+        >>> vigil.load_recipe("recipe.yaml", optimiser__lr=1e-3)
+        Traceback (most recent call last):
+        vigil_data.errors.UserError: override: optimiser: is not a key of a recipe (did you mean optimizer?)
+    """
+    return _resolve(recipe, overrides, values).recipe
+
+
+def train(recipe: "StrPath | Recipe", run: StrPath | None = None, *, overrides: Sequence[str] = (), **values: Any) -> "Run":
+    """Train a recipe into a run folder; the same call resumes an interrupted run and returns a finished one at once.
+
+    Ranks of a ``ddp`` or ``deepspeed`` strategy are started as processes of this machine, unless torchrun or srun did.
+
+    Args:
+        recipe: the YAML file, or a recipe from :func:`load_recipe`.
+        run: the run folder (default: ``runs/NAME`` with the recipe's name).
+        overrides: as for :func:`load_recipe`.
+        values: as for :func:`load_recipe`.
+
+    Raises:
+        UserError: for a mistake in the recipe or the folder.
+        Failure: if training cannot continue; with ``status`` 85 if it was preempted, and the same call resumes.
+
+    Example:
+        >>> run = vigil.train("recipe.yaml", run="runs/tiny", optimizer__lr=3e-3)
+        >>> run.finished, sorted(run.read_thresholds())
+        (True, ['bright', 'cat'])
+    """
+    from vigil_training.distributed.preemption import Preemption
+    from vigil_training.distributed.world import World, find_world
+    from vigil_training.recipe.resolve import dump
+    from vigil_training.recipe.specs import Ranks
+
+    resolved = _resolve(recipe, overrides, values)
+    folder = Path("runs") / resolved.recipe.name if run is None else Path(run)
+    strategy, world = resolved.recipe.strategy, find_world()
+    if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
+        return _launch_ranks(resolved, folder, strategy)
+    # Signals are handled from here, as the imports take seconds in which a job may be preempted.
+    with Preemption() as preemption:
+        from vigil_training.trainer.fit import fit
+
+        return fit(resolved.recipe, dump(resolved), folder, world or World(), preemption)
+
+
+def evaluate(
+    source: "StrPath | Run | pa.Table",
+    dataset: "StrPath | Dataset | None" = None,
+    split: str = "test",
+    *,
+    checkpoint: str = "best",
+    only: "Sequence[Modality]" = (),
+    to: StrPath | None = None,
+    calibrate_on: "StrPath | pa.Table | None" = None,
+    thresholds: Mapping[str, float] | None = None,
+    progress: ProgressCallback | None = None,
+    **settings: Any,
+) -> "Evaluation":
+    """Evaluate a run on a split, or any model's table of scores; write predictions, metrics and a report.
+
+    Args:
+        source: a run, or a table of scores with the columns ``id``, ``target.LABEL`` and ``probability.LABEL`` (a Parquet file
+            or a :class:`pyarrow.Table`).
+        dataset: of a run: the dataset (default: the run's own, in the version it was trained on).
+        split: of a run: which rows.
+        checkpoint: of a run: ``best``, ``last`` or a path.
+        only: of a run: the modalities that the model sees (default: all).
+        to: of a table: the folder to write.
+        calibrate_on: of a table: scores of other items, on which calibration and thresholds are chosen.
+        thresholds: of a table: label to threshold (default: 0.5).
+        progress: called with (task, done, total).
+        settings: keys of a recipe's ``evaluation`` block, such as ``slices``, ``cluster`` or ``replicates``.
+
+    Raises:
+        UserError: if the run is unfinished, the split is empty, or a table or setting is malformed.
+
+    Example:
+        >>> evaluation = vigil.evaluate("runs/tiny", split="test", replicates=100)
+        >>> evaluation.findings.overall.items
+        40
+        >>> sorted(path.name for path in evaluation.folder.iterdir())
+        ['metrics.json', 'predictions.parquet', 'report.html']
+        >>> table = vigil.evaluate(evaluation.folder / "predictions.parquet", to="reports/tiny", replicates=0)
+        >>> table.findings.overall.items
+        40
+    """
+    from vigil.workflows import evaluate as workflow
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_training.runs.run import Run
+
+    if isinstance(source, Run) or (isinstance(source, str | os.PathLike) and Path(source).is_dir()):
+        given = {"to": to, "calibrate_on": calibrate_on, "thresholds": thresholds}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{', '.join(wrong)}: only for a table of scores; a run has its own folder and calibration")
+        run = source if isinstance(source, Run) else Run(source)
+        opened = Dataset(dataset) if isinstance(dataset, str | os.PathLike) else dataset
+        spec = _settings(run.recipe.evaluation, settings)
+        return workflow.evaluate(run, opened, split, checkpoint=checkpoint, only=only, spec=spec, progress=progress)
+    if to is None:
+        raise UserError("a table of scores: name the folder of the report with to=")
+    table, name = _table(source), str(source) if isinstance(source, str | os.PathLike) else "table"
+    return workflow.evaluate_table(
+        table,
+        name,
+        _settings(None, settings),
+        to=Path(to),
+        calibrate_on=None if calibrate_on is None else _table(calibrate_on),
+        thresholds=thresholds,
+        progress=progress,
+    )
+
+
+def compile_policy(
+    policy: StrPath,
+    source: "StrPath | Run",
+    *,
+    data: StrPath | None = None,
+    split: str = "validation",
+    cluster: str | None = None,
+    to: StrPath | None = None,
+    progress: ProgressCallback | None = None,
+) -> "Compiled":
+    """Compile a policy's constraints into thresholds, and write them.
+
+    Args:
+        policy: the YAML file.
+        source: a run, a bundle or a Parquet table of scores, on whose predictions the constraints are shown to hold.
+        data: the dataset that a run or bundle predicts (default: its own).
+        split: which rows; none that the model was trained on.
+        cluster: column of the items that belong together (default: the run's).
+        to: the file to write (default: ``RUN/policy.json``).
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: for a mistake in the policy, or a source that does not fit it.
+        InfeasibleError: if a constraint cannot be shown to hold; nothing is written.
+
+    Example:
+        >>> compiled = vigil.compile_policy("policy.yaml", "runs/tiny")
+        >>> compiled.file.name, compiled.policy.actions
+        ('policy.json', ('none', 'review'))
+    """
+    from vigil.workflows.policies import compile_policy as compile_
+
+    return compile_(
+        Path(policy), _folder(source), data=_optional(data), split=split, cluster=cluster, to=_optional(to), progress=progress
+    )
+
+
+def compare(
+    champion: "StrPath | Run",
+    challenger: "StrPath | Run",
+    *,
+    data: StrPath | None = None,
+    split: str | None = "test",
+    common: bool = False,
+    gate: "Gate | None" = None,
+    to: StrPath | None = None,
+    progress: ProgressCallback | None = None,
+    **settings: Any,
+) -> "Comparison":
+    """Compare two models on the same items, in every metric, label and slice.
+
+    Args:
+        champion: the model in use: a run, a bundle or a Parquet table of scores.
+        challenger: the model that is to replace it.
+        data: the dataset that runs and bundles predict (default: the challenger's).
+        split: which rows.
+        common: compare the items that both have, rather than refuse predictions of different ones.
+        gate: what must hold for the challenger to pass (default: no regression by more than 0.01).
+        to: folder for comparison.json, comparison.html and flips.parquet.
+        progress: called with (task, done, total).
+        settings: keys of a recipe's ``evaluation`` block, such as ``slices`` or ``replicates``.
+
+    Returns:
+        The comparison; ``passed`` and ``failures`` give the verdict.
+
+    Raises:
+        UserError: if the two cannot be compared.
+
+    Example:
+        >>> vigil.compare("runs/tiny", "runs/tiny", replicates=100).passed
+        True
+    """
+    from vigil.workflows.release_gate import Question, compare_sources, spec_of, write
+
+    first, second = _folder(champion), _folder(challenger)
+    question = Question(first, second, _optional(data), split, common)
+    found, flips = compare_sources(question, _settings(spec_of(second, first), settings), gate, progress=progress)
+    if to is not None:
+        write(found, flips, Path(to))
+    return found
+
+
+def export(
+    run: "StrPath | Run",
+    to: StrPath,
+    *,
+    formats: Sequence[str] | None = None,
+    opset: int | None = None,
+    examples: int | None = None,
+    checkpoint: str = "best",
+    restart: bool = False,
+    sign: StrPath | None = None,
+    progress: ProgressCallback | None = None,
+) -> "Bundle":
+    """Export a run as a bundle whose formats all make the decisions of the trained model, or fail.
+
+    Args:
+        run: a finished run.
+        to: the bundle's folder; an older bundle there is replaced.
+        formats: ``onnx``, ``onnx-single``, ``torchscript``, ``torch-export``, ``fp16``, ``bf16``, ``int8`` (default: the recipe's).
+        opset: of the ONNX graphs (default: the recipe's).
+        examples: validation items on which the formats are compared (default: the recipe's).
+        checkpoint: ``best``, ``last`` or a path.
+        restart: discard what an interrupted export left.
+        sign: PEM file of the ed25519 private key that signs the bundle.
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: if the run is unfinished, or ``to`` holds something else.
+        ParityError: if a format decides differently from the trained model.
+
+    Example:
+        >>> bundle = vigil.export("runs/tiny", "bundles/tiny", formats=["onnx"])
+        >>> bundle.metadata.labels
+        ('cat', 'bright')
+    """
+    from vigil.workflows.export_run import export_run
+    from vigil_training.runs.run import Run
+
+    opened = run if isinstance(run, Run) else Run(run)
+    return export_run(
+        opened,
+        Path(to),
+        formats=formats,
+        opset=opset,
+        examples=examples,
+        checkpoint=checkpoint,
+        restart=restart,
+        sign=_optional(sign),
+        progress=progress,
+    )
+
+
+def verify(
+    bundle: "StrPath | Bundle", *, public_key: StrPath | None = None, progress: ProgressCallback | None = None
+) -> "Verification":
+    """Verify that a bundle is unaltered and decides on this machine as the trained model did.
+
+    Args:
+        bundle: the bundle's folder.
+        public_key: PEM file; the bundle must be signed by the holder of this key.
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: for files changed, missing or added, a wrong signature, or a format that disagrees with the golden outputs.
+
+    Example:
+        >>> vigil.verify("bundles/tiny").digest == bundle.digest
+        True
+        >>> decision = vigil.Scorer("bundles/tiny").score([{"id": "1", "text": ["cat sun rain"]}])[0]
+        >>> sorted(decision.probabilities)
+        ['bright', 'cat']
+    """
+    from vigil_serving.bundle.load import Bundle
+    from vigil_serving.parity.verify import verify as check
+
+    folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    return check(folder, progress, _optional(public_key))
+
+
+def _resolve(recipe: "StrPath | Recipe", overrides: Sequence[str], values: Mapping[str, Any]) -> "Resolved":
+    from vigil_training.recipe.resolve import resolve
+
+    given = [f"{key.replace('__', '.')}={json.dumps(value, default=os.fspath)}" for key, value in values.items()]
+    return resolve(recipe, [*overrides, *given], "override")
+
+
+def _launch_ranks(resolved: "Resolved", folder: Path, strategy: Any) -> "Run":
+    """Run `vigil train` once for each rank of this machine.
+
+    Raises:
+        UserError: if the recipe names several machines.
+        TrainingFailed: if a rank fails.
+    """
+    from vigil_training.distributed.launch import launch
+    from vigil_training.recipe.resolve import dump
+    from vigil_training.runs.run import open_run
+
+    if strategy.nodes > 1:
+        raise UserError(
+            f"strategy.nodes: {strategy.nodes} machines are started by `vigil submit`, or by torchrun on each of them"
+        )
+    run = open_run(resolved.recipe, dump(resolved), folder)
+    status = launch(strategy.devices, [sys.executable, "-m", "vigil", "train", str(run.resolved), "--run", str(run.path)])
+    if status:
+        failed = TrainingFailed(f"{run.path}: a rank ended with exit status {status}; see {run.log}")
+        failed.status = status
+        raise failed
+    return run
+
+
+def _settings(own: "EvaluationSpec | None", settings: Mapping[str, Any]) -> "EvaluationSpec":
+    from vigil_evaluation.specs import EvaluationSpec
+    from vigil_training.recipe.resolve import read_as
+
+    base = {} if own is None else own.model_dump(mode="json")
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return read_as(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**base, **given})
+
+
+def _table(source: "StrPath | pa.Table") -> "pa.Table":
+    from vigil_evaluation import predictions
+
+    return predictions.read(Path(source)) if isinstance(source, str | os.PathLike) else source
+
+
+def _folder(source: "StrPath | Run") -> Path:
+    return Path(source) if isinstance(source, str | os.PathLike) else source.path
+
+
+def _optional(path: StrPath | None) -> Path | None:
+    return None if path is None else Path(path)
