@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vigil_evaluation.comparison.results import Cell, Comparison, Gate
+    from vigil_evaluation.comparison.results import Comparison, ComparisonCell, ReleaseGate
 
 SHOWN = 20
 """The most rows of one table."""
@@ -69,7 +69,7 @@ def compare(
     gate = _gate(tolerance or [], require, metrics, slices, alpha)
     cuts = tuple(thresholds_of(given or []) for given in (champion_threshold, challenger_threshold))
 
-    from vigil.workflows.release_gate import Question, compare_sources, refuse, spec_of, write
+    from vigil.workflows.release_gate import ComparisonRequest, compare_sources, raise_on_regression, spec_of, write_comparison
 
     asked: dict[str, Any] = {"cluster": cluster, "confidence": confidence, "replicates": replicates, "enough": enough}
     own = spec_of(challenger, champion) if settings is None else None
@@ -77,14 +77,14 @@ def compare(
     if slices is not None:
         spec = spec.model_copy(update={"slices": (), "crosses": ()})
     with progress("comparing") as (advance, say):
-        question = Question(champion, challenger, data, split, common, (cuts[0], cuts[1]))
+        question = ComparisonRequest(champion, challenger, data, split, common, (cuts[0], cuts[1]))
         found, flips = compare_sources(question, spec, gate, progress=advance, say=say)
     if to is not None:
-        write(found, flips, to)
+        write_comparison(found, flips, to)
     show(found)
     if to is not None:
         typer.echo(f"report: {to / 'comparison.html'}")
-    refuse(found)
+    raise_on_regression(found)
 
 
 @contextmanager
@@ -130,10 +130,10 @@ def show(found: "Comparison") -> None:
         console.print(f"- {actions.changed} items get another action: {moved or 'none'}", markup=False, highlight=False)
 
 
-def _gate(tolerance: Sequence[str], require: str, metrics: str | None, slices: str | None, alpha: float) -> "Gate":
+def _gate(tolerance: Sequence[str], require: str, metrics: str | None, slices: str | None, alpha: float) -> "ReleaseGate":
     """What must hold, from the command line."""
     from vigil_data.errors import UserError
-    from vigil_evaluation.comparison.results import GATED, Gate
+    from vigil_evaluation.comparison.results import GATED_METRICS, ReleaseGate
 
     tolerances: dict[str, float] = {}
     for text in tolerance:
@@ -144,8 +144,8 @@ def _gate(tolerance: Sequence[str], require: str, metrics: str | None, slices: s
             raise UserError(f"--tolerance {text}: write a number such as 0.01, or METRIC=X such as recall=0.02") from None
     if require not in ("no-regression", "non-inferiority"):
         raise UserError(f"--require {require}: write no-regression or non-inferiority")
-    gate = Gate(
-        metrics=GATED if metrics is None else _names(metrics),
+    gate = ReleaseGate(
+        metrics=GATED_METRICS if metrics is None else _names(metrics),
         tolerance=tolerances.pop("", 0.01),
         tolerances=tolerances,
         alpha=alpha,
@@ -184,7 +184,7 @@ def _facts(found: "Comparison") -> Iterator[str]:
         yield f"not comparable: {len(missing)} (too few known targets, or not defined), of {'; '.join(groups[:5])}{rest}"
 
 
-def _list(console: "Console", title: str, cells: "Sequence[Cell]", p_value: str | None) -> None:
+def _list(console: "Console", title: str, cells: "Sequence[ComparisonCell]", p_value: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_evaluation.policy.constraints import ConstraintResult
-    from vigil_evaluation.policy.impact import PolicyFindings
+    from vigil_evaluation.policy.impact import PolicyImpact
     from vigil_evaluation.policy.replay import Replay
 
 Data = Annotated[
@@ -40,7 +40,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Poli
     """
     from vigil.workflows.policies import read_policy
     from vigil_data.errors import UserError
-    from vigil_evaluation.policy.market_constraints import actions_of, labels_of, scopes
+    from vigil_evaluation.policy.market_constraints import actions_of, labels_of, market_constraints
 
     mistakes: list[str] = []
     for file in files:
@@ -49,7 +49,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Poli
         except UserError as error:
             mistakes += error.lines
             continue
-        promises = sum(len(scope.rules) for scope in scopes(policy))
+        promises = sum(len(scope.rules) for scope in market_constraints(policy))
         markets = f", {len(policy.markets)} markets of their own" if policy.markets else ""
         actions = ", ".join(actions_of(policy)[1:])
         typer.echo(f"ok  {file}: {len(labels_of(policy))} labels, {actions}; {promises} promises{markets}")
@@ -74,12 +74,12 @@ def compile_(
     """
     from vigil.cli.compare import progress
     from vigil.workflows.policies import compile_policy
-    from vigil_evaluation.policy.impact import policy_findings
+    from vigil_evaluation.policy.impact import policy_impact
 
     with progress("compiling") as (advance, say):
         compiled = compile_policy(policy, source, data=data, split=split, cluster=cluster, to=to, progress=advance, say=say)
         unit = compiled.policy.facts["unit"]
-        found = policy_findings(compiled.policy, compiled.predictions.table, cluster=None if unit == "item" else unit)
+        found = policy_impact(compiled.policy, compiled.predictions.table, cluster=None if unit == "item" else unit)
     _show_policy(compiled.policy)
     _show_outcome(found)
     typer.echo(f"policy: {compiled.file}")
@@ -89,9 +89,9 @@ def show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A compiled policy, or a run or bundle that carries one.")],
 ) -> None:
     """Show a compiled policy: its thresholds, and what each constraint gave on the items that it was compiled on."""
-    from vigil.workflows.policies import compiled_of
+    from vigil.workflows.policies import read_compiled_policy
 
-    _show_policy(compiled_of(path))
+    _show_policy(read_compiled_policy(path))
 
 
 def replay(
@@ -158,7 +158,7 @@ def _show_policy(policy: "CompiledPolicy") -> None:
     review = f", review {policy.review} milder actions" if policy.review else ""
     _print(f"{policy.title}{review}: lowest probabilities", ("where", "label", *actions), rows, words=2)
     heads = ("action", "must hold", "seen", "interval", "bound", "margin", "of items")
-    _print("what each constraint gives on the items it was compiled on", heads, list(map(_promise, policy.shown)), words=2)
+    _print("what each constraint gives on the items it was compiled on", heads, list(map(_promise, policy.constraints)), words=2)
     for name, fact in policy.facts.items():
         _console().print(f"- {name}: {fact}", markup=False, highlight=False)
 
@@ -176,7 +176,7 @@ def _promise(shown: "ConstraintResult") -> list[str]:
     ]
 
 
-def _show_outcome(found: "PolicyFindings") -> None:
+def _show_outcome(found: "PolicyImpact") -> None:
     rows = [
         [
             outcome.action,
@@ -196,7 +196,7 @@ def _show_outcome(found: "PolicyFindings") -> None:
         _console().print(f"- {line}", markup=False, highlight=False)
 
 
-def _sums(found: "PolicyFindings") -> Iterator[str]:
+def _sums(found: "PolicyImpact") -> Iterator[str]:
     if found.harm_caught is not None:
         yield f"harm caught, positives by severity: {_percent(found.harm_caught)}"
     if found.cost is not None and found.items:

@@ -9,9 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from vigil.workflows.functional_tests import Progress
-    from vigil_evaluation.stats.proportions import Share
-    from vigil_evaluation.suites.outcome import SuiteOutcome
-    from vigil_evaluation.suites.results import SuiteFindings
+    from vigil_evaluation.stats.proportions import Proportion
+    from vigil_evaluation.suites.results import FunctionalTestResults, SuiteResults
 
 Seed = Annotated[int | None, typer.Option(min=0, help="Of what is random in it; the suite's own if not given.")]
 
@@ -58,7 +57,7 @@ def run(
     Writes predictions.parquet, suite.json and suite.html. Labels that only the suite has are skipped and named.
     """
     from vigil.cli.evaluate import thresholds_of
-    from vigil.workflows.functional_tests import Options, run_suite
+    from vigil.workflows.functional_tests import SuiteOptions, run_suite
     from vigil_data.errors import UserError
 
     if threshold and not model.is_file():
@@ -74,7 +73,7 @@ def run(
         "replicates": replicates,
         "thresholds": thresholds_of(threshold) if threshold else None,
     }
-    options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    options = SuiteOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with _progress() as advance:
         ran = run_suite(model, suite, to=to, options=options, progress=advance)
     _show(ran.outcome)
@@ -132,7 +131,7 @@ def _progress() -> "Iterator[Progress]":
         yield lambda name, done, total: progress.update(bar, description=name, completed=done, total=total)
 
 
-def _show(outcome: "SuiteOutcome") -> None:
+def _show(outcome: "SuiteResults") -> None:
     """Print accuracy by functionality and label, the groups that fare worst, and what becomes of the minimal pairs."""
     from rich.console import Console
     from rich.table import Table
@@ -169,7 +168,7 @@ def _show(outcome: "SuiteOutcome") -> None:
         console.print(f"- {line}", markup=False, highlight=False)
 
 
-def _notes(outcome: "SuiteOutcome", found: "SuiteFindings") -> Iterator[str]:
+def _notes(outcome: "SuiteResults", found: "FunctionalTestResults") -> Iterator[str]:
     from vigil.workflows.functional_tests import UNSEEN, UNTOLD
 
     if outcome.skipped:
@@ -183,7 +182,7 @@ def _notes(outcome: "SuiteOutcome", found: "SuiteFindings") -> Iterator[str]:
         yield f"{found.pairs.alone} items name a counterpart that is not among the items"
 
 
-def _share(share: "Share") -> str:
+def _share(share: "Proportion") -> str:
     if share.value is None:
         return "-" if not share.count else f"- ({share.count})"
     if share.interval is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vigil_data.errors import UserError, capped
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_training.recipe.resolve import read_as
+from vigil_training.recipe.resolve import read_spec
 from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, key_path, read_file
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset, Written
     from vigil_data.items import Item
     from vigil_data.suites.specs import Suite
-    from vigil_evaluation.suites.outcome import SuiteOutcome
-    from vigil_evaluation.suites.results import Columns
+    from vigil_evaluation.suites.results import SuiteColumns, SuiteResults
 
 DEMO = "demo"
 """The name by which a command is asked for the demonstration's own suite."""
@@ -39,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SuiteOptions:
     """How a suite is read and measured.
 
     Attributes:
@@ -69,7 +68,7 @@ class SuiteRun(NamedTuple):
     """What a suite left: its folder, what was found, and the predictions table."""
 
     folder: Path
-    outcome: "SuiteOutcome"
+    outcome: "SuiteResults"
     table: "pa.Table"
 
 
@@ -93,9 +92,9 @@ def read_suite(path: Path, seed: int | None = None) -> "Suite":
         UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
     """
     from vigil_data.suites.build import absent_files
-    from vigil_data.suites.specs import Suite
+    from vigil_data.suites.validation import ValidatedSuite
 
-    suite = read_as(Suite, path, "suite", "name: my-suite", {"seed": seed})
+    suite = read_spec(ValidatedSuite, path, "suite", "name: my-suite", {"seed": seed})
     if absent := absent_files(suite, path.parent):
         tree = read_file(path, [])
         raise UserError(*(f"{_origin(tree, key, path)}: {key_path(key)}: {what}" for key, what in absent))
@@ -154,7 +153,7 @@ def _write(to: Path, items: "Iterable[Item]", name: str) -> "Written":
 
 
 def run_suite(
-    model: Path, suite: str, *, to: Path | None = None, options: Options | None = None, progress: Progress | None = None
+    model: Path, suite: str, *, to: Path | None = None, options: SuiteOptions | None = None, progress: Progress | None = None
 ) -> SuiteRun:
     """Run a model over a suite and write predictions.parquet, suite.json and suite.html.
 
@@ -168,10 +167,9 @@ def run_suite(
     Raises:
         UserError: no such model or suite, no label in common, or no functionality to be told apart.
     """
-    from vigil_evaluation.suites.outcome import SuiteOutcome
-    from vigil_evaluation.suites.results import functionality_findings
+    from vigil_evaluation.suites.results import SuiteResults, functional_test_results
 
-    options = options or Options()
+    options = options or SuiteOptions()
     labels, spec = _model(model)
     spec = _measured(spec, options)
     with _opened(suite, labels, model, options, progress) as source:
@@ -180,10 +178,10 @@ def run_suite(
         judged, untold = _judged(predictions.table, common)
         if not judged:
             raise UserError(f"{source.name}: no target of {', '.join(common)} is known, so that there is nothing to test")
-        found = functionality_findings(predictions.table, judged, predictions.thresholds, spec, _columns(options))
+        found = functional_test_results(predictions.table, judged, predictions.thresholds, spec, _columns(options))
     if found is None:
         raise UserError(f"{source.name}: no item that could be scored has a value in the column {spec.functionality}")
-    outcome = SuiteOutcome(
+    outcome = SuiteResults(
         suite=source.name,
         facts={**predictions.facts, **source.facts, **({UNTOLD: ", ".join(untold)} if untold else {})},
         descriptions=source.descriptions,
@@ -199,9 +197,9 @@ def _model(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
     if model.is_file():
         return tuple(_scores(model)), EvaluationSpec()
     if (model / "bundle.json").is_file():
-        from vigil_serving.bundle.load import read
+        from vigil_serving.bundle.load import load_bundle
 
-        return read(model).signature.labels, EvaluationSpec()
+        return load_bundle(model, check_hashes=False).metadata.labels, EvaluationSpec()
     if not model.exists():
         raise UserError(f"{model} is not there; name a run, a bundle, or a Parquet file of scores")
     from vigil_training.runs.run import Run
@@ -211,14 +209,16 @@ def _model(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
     return run.recipe.taxonomy.labels, run.recipe.evaluation
 
 
-def _measured(spec: EvaluationSpec, options: Options) -> EvaluationSpec:
+def _measured(spec: EvaluationSpec, options: SuiteOptions) -> EvaluationSpec:
     asked = {"functionality": options.functionality, "replicates": options.replicates}
     own = {"functionality": spec.functionality or "functionality"}
     return spec.model_copy(update=own | {name: value for name, value in asked.items() if value is not None})
 
 
 @contextmanager
-def _opened(suite: str, labels: Sequence[str], model: Path, options: Options, progress: Progress | None) -> Iterator[_Source]:
+def _opened(
+    suite: str, labels: Sequence[str], model: Path, options: SuiteOptions, progress: Progress | None
+) -> Iterator[_Source]:
     """The suite as a dataset, which goes again if it was made for this."""
     from vigil_data.dataset.dataset import Dataset, exists
 
@@ -260,10 +260,10 @@ def _common(labels: Sequence[str], of_suite: Sequence[str], model: Path, suite: 
 
 
 def _predictions(
-    model: Path, source: _Source, spec: EvaluationSpec, options: Options, progress: Progress | None
+    model: Path, source: _Source, spec: EvaluationSpec, options: SuiteOptions, progress: Progress | None
 ) -> "Predictions":
     """Score the items that belong to a functionality."""
-    from vigil.workflows.prediction_sources import scored
+    from vigil.workflows.prediction_sources import score_rows
 
     _check_columns(source, spec, options)
     rows = source.dataset.rows(options.split, f"`{spec.functionality}` IS NOT NULL")
@@ -273,7 +273,7 @@ def _predictions(
     if model.is_file():
         found = _of_scores(model, source.dataset, rows, wanted, options)
     else:
-        found = scored(
+        found = score_rows(
             model, source.dataset, rows, wanted, lambda done, total: progress("scoring", done, total) if progress else None
         )
     unseen = found.table.column("presence").to_pylist().count("none")
@@ -291,15 +291,15 @@ def _judged(table: "pa.Table", labels: Sequence[str]) -> tuple[list[str], list[s
     return [label for label in labels if label not in untold], untold
 
 
-def _columns(options: Options) -> "Columns":
-    from vigil_evaluation.suites.results import Columns
+def _columns(options: SuiteOptions) -> "SuiteColumns":
+    from vigil_evaluation.suites.results import SuiteColumns
 
-    return Columns(tuple(dict.fromkeys([*options.targets, *Columns().targets])), options.pair, options.template)
+    return SuiteColumns(tuple(dict.fromkeys([*options.targets, *SuiteColumns().targets])), options.pair, options.template)
 
 
-def _check_columns(source: _Source, spec: EvaluationSpec, options: Options) -> None:
+def _check_columns(source: _Source, spec: EvaluationSpec, options: SuiteOptions) -> None:
     """Refuse columns that were asked for and are not there."""
-    has, usual = source.dataset.columns, Options()
+    has, usual = source.dataset.columns, SuiteOptions()
     if spec.functionality not in has:
         what = f"has no column {spec.functionality}; name the one that tells its tests apart with --functionality"
         raise UserError(f"{source.name}: {what}: {', '.join(has)}")
@@ -325,7 +325,7 @@ def _scores(file: Path) -> list[str]:
 
 
 def _of_scores(
-    model: Path, dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], options: Options
+    model: Path, dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], options: SuiteOptions
 ) -> "Predictions":
     """A table of scores beside what the suite expects of its items."""
     import numpy as np
@@ -333,14 +333,14 @@ def _of_scores(
 
     from vigil.workflows.prediction_sources import Predictions
     from vigil_data.items import MODALITIES, presence
-    from vigil_evaluation.predictions import arrays
+    from vigil_evaluation.predictions import prediction_arrays
     from vigil_training.runs.prediction_table import predictions_table
 
     labels = _scores(model)
     scores = pq.read_table(model, columns=["id", *(f"probability.{label}" for label in labels)])
     for label in labels:  # the targets are the suite's
         scores = scores.append_column(f"target.{label}", [[None] * scores.num_rows])
-    _, scored_NL = arrays(scores, labels)
+    _, scored_NL = prediction_arrays(scores, labels)
     place = {id_: row for row, id_ in enumerate(scores.column("id").to_pylist())}
     ids = dataset.table(["id"], rows).column("id").to_pylist()
     if absent := [id_ for id_ in ids if id_ not in place]:
@@ -374,16 +374,16 @@ def _folder(model: Path, suite: str) -> Path:
     return Run(model).evaluation(f"suite-{suite}")
 
 
-def _save(outcome: "SuiteOutcome", table: "pa.Table", folder: Path) -> Path:
+def _save(outcome: "SuiteResults", table: "pa.Table", folder: Path) -> Path:
     import pyarrow.parquet as pq
 
-    from vigil_evaluation.report.suite_page import render_suite
+    from vigil_evaluation.report.suite_page import render_suite_page
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / "predictions.parquet")
         (folder / "suite.json").write_text(outcome.to_json(), encoding="utf-8")
-        render_suite(outcome, folder / "suite.html")
+        render_suite_page(outcome, folder / "suite.html")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from None
     return folder

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vigil.workflows.prediction_sources import Predictions, predictions_of
+from vigil.workflows.prediction_sources import Predictions, load_predictions
 from vigil_data.errors import Failure, UserError
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.policy.infeasibility import Infeasible
+from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.specs import Policy
-from vigil_training.recipe.resolve import read_as
+from vigil_training.recipe.resolve import read_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vigil_evaluation.policy.replay import Replay, Side
+    from vigil_evaluation.policy.replay import Replay, ReplaySide
 
 REPLAY = "replay.json"
 CHANGES = "changes.parquet"
@@ -30,7 +30,7 @@ class InfeasibleError(Failure):
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledPolicyFile:
     """A compiled policy, where it was written, and what it was compiled on."""
 
     policy: CompiledPolicy
@@ -44,7 +44,7 @@ def read_policy(file: Path) -> Policy:
     Raises:
         UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
     """
-    return read_as(Policy, file, "policy", "name: my-policy")
+    return read_spec(Policy, file, "policy", "name: my-policy")
 
 
 def compile_policy(
@@ -57,13 +57,13 @@ def compile_policy(
     to: Path | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
-) -> Compiled:
+) -> CompiledPolicyFile:
     """Compile a policy on the predictions of a source, and write it.
 
     Args:
         file: the policy's YAML.
         source: a table of predictions, a run or a bundle.
-        data: see :func:`vigil.workflows.prediction_sources.predictions_of`.
+        data: see :func:`vigil.workflows.prediction_sources.load_predictions`.
         split: likewise.
         cluster: column of the items that belong together; a run's own if not given.
         to: the file to write; ``policy.json`` of a run if not given.
@@ -74,13 +74,13 @@ def compile_policy(
         UserError: a mistake in the policy, a source that does not fit it, or no place to write to.
         InfeasibleError: what cannot be shown, and the nearest that can.
     """
-    from vigil_evaluation.policy.compile import compile as find
+    from vigil_evaluation.policy.compile import compile_policy as find
 
     policy = read_policy(file)
     target = to or _place(source)
     unit = cluster or _cluster(source)
     columns = [*policy.columns, *([unit] if unit is not None else [])]
-    predictions = predictions_of(source, data=data, split=split, columns=columns, progress=progress)
+    predictions = load_predictions(source, data=data, split=split, columns=columns, progress=progress)
     if cluster is None and unit not in predictions.table.column_names:
         unit = None
     facts = {"policy": str(file), **predictions.facts}
@@ -95,15 +95,15 @@ def compile_policy(
         facts=facts,
         progress=say,
     )
-    if isinstance(found, Infeasible):
+    if isinstance(found, InfeasiblePolicy):
         old = f"{target} is left as it was" if target.exists() else "nothing is written"
         raise InfeasibleError("\n".join([*found.lines, old]))
     target.parent.mkdir(parents=True, exist_ok=True)
     found.write(target)
-    return Compiled(found, target, predictions)
+    return CompiledPolicyFile(found, target, predictions)
 
 
-def compiled_of(path: Path) -> CompiledPolicy:
+def read_compiled_policy(path: Path) -> CompiledPolicy:
     """The compiled policy of a file, a run or a bundle.
 
     Raises:
@@ -134,7 +134,7 @@ def replay_sources(
         second: likewise.
         on: whose predictions are decided on; each side's own if not given.
         policy: a compiled policy for the sides that carry none.
-        data: see :func:`vigil.workflows.prediction_sources.predictions_of`.
+        data: see :func:`vigil.workflows.prediction_sources.load_predictions`.
         split: likewise.
         columns: by which those affected are told apart, beside presence, market and what the policies speak of.
         cluster: column of the items that belong together.
@@ -143,15 +143,15 @@ def replay_sources(
     Raises:
         UserError: if a side has no policy or no predictions, or the two have no items in common.
     """
-    from vigil_evaluation.policy.replay import Side, replay
+    from vigil_evaluation.policy.replay import ReplaySide, replay
 
-    spare = None if policy is None else compiled_of(policy)
+    spare = None if policy is None else read_compiled_policy(policy)
     policies = [_policy_of(side, spare) for side in (first, second)]
-    ruled = [shown.rule.column for one in policies for shown in one.shown if shown.rule.column is not None]
+    ruled = [shown.rule.column for one in policies for shown in one.constraints if shown.rule.column is not None]
     wanted = list(dict.fromkeys(["market", *ruled, *columns, *([cluster] if cluster is not None else [])]))
     if on is not None:
-        shared = predictions_of(on, data=data, split=split, columns=wanted, progress=progress)
-        sides = [Side(str(side), one, shared.table) for side, one in zip((first, second), policies, strict=True)]
+        shared = load_predictions(on, data=data, split=split, columns=wanted, progress=progress)
+        sides = [ReplaySide(str(side), one, shared.table) for side, one in zip((first, second), policies, strict=True)]
     else:
         sides = [
             _side(side, one, data, split, columns=wanted, progress=progress)
@@ -171,13 +171,13 @@ def write_replay(found: "Replay", changes: "pa.Table", to: Path) -> None:
 
 def _side(
     path: Path, policy: CompiledPolicy, data: Path | None, split: str, *, columns: Sequence[str], progress: Progress | None
-) -> "Side":
-    from vigil_evaluation.policy.replay import Side
+) -> "ReplaySide":
+    from vigil_evaluation.policy.replay import ReplaySide
 
     if _is_policy(path):
         raise UserError(f"{path} is a policy alone; name the predictions that it is to decide on with --on")
-    predictions = predictions_of(path, data=data, split=split, columns=columns, progress=progress)
-    return Side(str(path), policy, predictions.table)
+    predictions = load_predictions(path, data=data, split=split, columns=columns, progress=progress)
+    return ReplaySide(str(path), policy, predictions.table)
 
 
 def _policy_of(path: Path, spare: CompiledPolicy | None) -> CompiledPolicy:
@@ -185,7 +185,7 @@ def _policy_of(path: Path, spare: CompiledPolicy | None) -> CompiledPolicy:
         if spare is None:
             raise UserError(f"{path} carries no policy; name a compiled one with --policy")
         return spare
-    return spare if spare is not None and _carried(path) is None else compiled_of(path)
+    return spare if spare is not None and _carried(path) is None else read_compiled_policy(path)
 
 
 def _is_policy(path: Path) -> bool:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vigil_training.runs.run import Run
 
 CHUNK = 256
-MADE_OF = b"vigil.made_of"
-"""Metadata of a run's predictions.parquet: what they depend on; see :func:`made_of_what`."""
+FINGERPRINT_KEY = b"vigil.made_of"
+"""Metadata of a run's predictions.parquet: what they depend on; see :func:`predictions_fingerprint`."""
 Progress = Callable[[int, int], None]
 
 
@@ -55,7 +55,7 @@ class Predictions:
     facts: Mapping[str, str]
 
 
-def predictions_of(
+def load_predictions(
     source: Path,
     *,
     data: Path | None = None,
@@ -86,7 +86,7 @@ def predictions_of(
     raise UserError(f"{source} {what}; name one of these")
 
 
-def scored(
+def score_rows(
     source: Path, data: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None = None
 ) -> Predictions:
     """Predict rows of a dataset with a run or a bundle, whatever lies in its folder already.
@@ -110,10 +110,10 @@ def _of_table(source: Path, data: Path | None, split: str | None) -> Predictions
 
     if data is not None:
         raise UserError(f"--data {data}: {source} is a table of predictions, which needs no dataset")
-    table = predictions.read(source)
+    table = predictions.read_predictions(source)
     if split is not None and "split" in table.column_names and pc.any(pc.equal(table.column("split"), split)).as_py():
         table = table.filter(pc.equal(table.column("split"), split))
-    labels = predictions.labels_of(table)
+    labels = predictions.prediction_labels(table)
     facts = {"predictions": str(source), "items": str(table.num_rows)}
     return Predictions(str(source), "table", table, labels, dict.fromkeys(labels, 0.5), None, None, facts)
 
@@ -139,14 +139,14 @@ def _kept(run: "Run", dataset: "Dataset", split: str, columns: Sequence[str]) ->
     file = run.evaluation(split) / "predictions.parquet"
     if not file.is_file():
         return None
-    table = predictions.read(file)
-    made_of = (table.schema.metadata or {}).get(MADE_OF)
+    table = predictions.read_predictions(file)
+    made_of = (table.schema.metadata or {}).get(FINGERPRINT_KEY)
     wanted = {name for name in columns if name in dataset.columns}
-    fresh = made_of == made_of_what(run, dataset, split).encode() and wanted <= set(table.column_names)
+    fresh = made_of == predictions_fingerprint(run, dataset, split).encode() and wanted <= set(table.column_names)
     return table if fresh else None
 
 
-def made_of_what(run: "Run", dataset: "Dataset", split: str) -> str:
+def predictions_fingerprint(run: "Run", dataset: "Dataset", split: str) -> str:
     """A digest of all that a run's predictions of a split depend on: rows, weights and calibration."""
     calibration = run.calibration.read_bytes() if run.calibration.is_file() else b""
     parts = (str(dataset.path.resolve()), str(dataset.version), split, str(run.checkpoint("best").resolve()))
@@ -174,12 +174,12 @@ def _of_bundle(
     source: Path, data: Path | None, split: str | None, columns: Sequence[str], progress: Progress | None
 ) -> Predictions:
     from vigil_data.dataset.dataset import Dataset
-    from vigil_serving.bundle.load import read
+    from vigil_serving.bundle.load import load_bundle
 
     if data is not None:
         dataset = Dataset(data)
     else:
-        began: dict[str, Any] = dict(read(source).signature.lineage.get("dataset", {}))
+        began: dict[str, Any] = dict(load_bundle(source, check_hashes=False).metadata.lineage.get("dataset", {}))
         if "path" not in began:
             raise UserError(f"{source}: the bundle does not say on which dataset it was trained; name one with --data")
         dataset = Dataset(Path(began["path"]), began.get("version"))
@@ -196,7 +196,7 @@ def _scored_by_bundle(
 
     scorer = Scorer(source)
     bundle = scorer.bundle
-    labels = bundle.signature.labels
+    labels = bundle.metadata.labels
     decisions = []
     for start in range(0, len(rows), CHUNK):
         decisions += scorer.score(dataset.take(rows[start : start + CHUNK]))

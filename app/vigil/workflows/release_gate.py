@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigil.workflows.prediction_sources import Predictions, predictions_of, scored
+from vigil.workflows.prediction_sources import Predictions, load_predictions, score_rows
 from vigil_data.errors import Failure, UserError, capped
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vigil_evaluation.comparison.results import Comparison, Gate
+    from vigil_evaluation.comparison.results import Comparison, ReleaseGate
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_training.runs.run import Run
 
@@ -20,12 +20,12 @@ Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
-class Regression(Failure):
+class RegressionError(Failure):
     """The challenger does not pass: a line that says so, and one for each reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ComparisonRequest:
     """What is compared and how.
 
     Attributes:
@@ -46,9 +46,9 @@ class Question:
 
 
 def compare_sources(
-    question: Question,
+    question: ComparisonRequest,
     spec: "EvaluationSpec",
-    gate: "Gate | None" = None,
+    gate: "ReleaseGate | None" = None,
     *,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -85,12 +85,12 @@ def compare_sources(
 def spec_of(*sources: Path) -> "EvaluationSpec":
     """The evaluation settings of the first run, or bundle of one, among the sources; the defaults where there is none."""
     from vigil_evaluation.specs import EvaluationSpec
-    from vigil_training.recipe.resolve import read
+    from vigil_training.recipe.resolve import read_recipe
 
     for source in sources:
         if (recipe := source / "resolved.yaml").is_file():
             try:
-                return read(recipe).evaluation
+                return read_recipe(recipe).evaluation
             except UserError:
                 if not (source / "bundle.json").is_file():
                     raise
@@ -98,13 +98,13 @@ def spec_of(*sources: Path) -> "EvaluationSpec":
     return EvaluationSpec()
 
 
-def check(
+def check_release(
     run: "Run",
     champion: Path,
     *,
     data: Path | None = None,
     split: str | None = None,
-    gate: "Gate | None" = None,
+    gate: "ReleaseGate | None" = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> "Comparison":
@@ -126,13 +126,13 @@ def check(
         Regression: if it does not.
         UserError: if they cannot be compared.
     """
-    question = Question(champion, run.path, data, split or "test")
+    question = ComparisonRequest(champion, run.path, data, split or "test")
     comparison, _ = compare_sources(question, run.recipe.evaluation, gate, progress=progress, say=say)
-    refuse(comparison)
+    raise_on_regression(comparison)
     return comparison
 
 
-def refuse(comparison: "Comparison") -> None:
+def raise_on_regression(comparison: "Comparison") -> None:
     """Raise if the challenger does not pass.
 
     Raises:
@@ -145,7 +145,7 @@ def refuse(comparison: "Comparison") -> None:
     counts = [f"{regressions} {of} {'is' if regressions == 1 else 'are'} worse by more than the tolerance"] if regressions else []
     counts += [f"{others} {of} {'does' if others == 1 else 'do'} not exclude that"] if others else []
     head = f"{comparison.challenger.name} does not pass against {comparison.champion.name}: {', '.join(counts)}"
-    raise Regression("\n".join([head, *capped(comparison.failures)]))
+    raise RegressionError("\n".join([head, *capped(comparison.failures)]))
 
 
 def without_items(comparison: "Comparison") -> dict[str, Any]:
@@ -153,7 +153,7 @@ def without_items(comparison: "Comparison") -> dict[str, Any]:
     return asdict(replace(comparison, flips=replace(comparison.flips, top=[])))
 
 
-def write(comparison: "Comparison", flips: "pa.Table", to: Path) -> None:
+def write_comparison(comparison: "Comparison", flips: "pa.Table", to: Path) -> None:
     """Write comparison.json, comparison.html and flips.parquet.
 
     Args:
@@ -163,14 +163,14 @@ def write(comparison: "Comparison", flips: "pa.Table", to: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    from vigil_evaluation.report.comparison_page import render_comparison
+    from vigil_evaluation.report.comparison_page import render_comparison_page
 
     to.mkdir(parents=True, exist_ok=True)
     with _whole(to / "comparison.json") as part:
         part.write_text(comparison.to_json(), encoding="utf-8")
     with _whole(to / "flips.parquet") as part:
         pq.write_table(flips, part)
-    render_comparison(comparison, to / "comparison.html")
+    render_comparison_page(comparison, to / "comparison.html")
 
 
 @contextmanager
@@ -181,7 +181,9 @@ def _whole(file: Path) -> Iterator[Path]:
     part.replace(file)
 
 
-def _predictions(source: Path, other: Path, question: Question, columns: Sequence[str], progress: Progress | None) -> Predictions:
+def _predictions(
+    source: Path, other: Path, question: ComparisonRequest, columns: Sequence[str], progress: Progress | None
+) -> Predictions:
     """The predictions of a source: of the dataset that was named, or else of the challenger's."""
     data, split = question.data, question.split
     if source.is_file() and other.is_dir():
@@ -192,19 +194,19 @@ def _predictions(source: Path, other: Path, question: Question, columns: Sequenc
             from vigil_data.dataset.dataset import Dataset
 
             dataset = Dataset(Path(others[0]), others[1])
-            found = scored(source, dataset, dataset.rows(split), columns, progress)
+            found = score_rows(source, dataset, dataset.rows(split), columns, progress)
             return replace(found, facts={**found.facts, "split": split or "all"})
-    return predictions_of(source, data=data, split=split, columns=columns, progress=progress)
+    return load_predictions(source, data=data, split=split, columns=columns, progress=progress)
 
 
 def _trained_on(source: Path) -> tuple[str, int | None] | None:
     """The dataset and its version that a run or a bundle was trained on; ``None`` if it does not say."""
-    from vigil_serving.bundle.load import read
+    from vigil_serving.bundle.load import load_bundle
     from vigil_serving.bundle.manifest import is_bundle
     from vigil_training.runs.run import Run
 
     if is_bundle(source):
-        dataset: Mapping[str, Any] = read(source).signature.lineage.get("dataset", {})
+        dataset: Mapping[str, Any] = load_bundle(source, check_hashes=False).metadata.lineage.get("dataset", {})
     elif (source / "resolved.yaml").is_file():
         dataset = Run(source).read_environment().get("dataset", {})
     else:

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
-from vigil_evaluation.calibration.conformal import Conformal
-from vigil_evaluation.calibration.drift import Reference
+from vigil_evaluation.calibration.conformal import ConformalThresholds
+from vigil_evaluation.calibration.drift import DriftReference
 
 if TYPE_CHECKING:
     from vigil_evaluation.specs import Method
@@ -87,7 +87,7 @@ class Calibrator:
         read_N = np.ascontiguousarray(given_N, np.float32).astype(np.float64)
         if self.method == "isotonic":
             return _between_knots(read_N, np.asarray(self.parameters["raw"]), np.asarray(self.parameters["calibrated"]))
-        return logistic(self._log_odds(*log_parts(read_N)))
+        return logistic(self._log_odds(*log_probabilities(read_N)))
 
     def _log_odds(self, log_yes_N: Floats, log_no_N: Floats) -> Floats:
         values: dict[str, Any] = dict(self.parameters)
@@ -129,7 +129,7 @@ class Calibrator:
         return cls(method, dict(numbers))
 
 
-NONE = Calibrator("none", {})
+IDENTITY = Calibrator("none", {})
 """Leaves probabilities as they are."""
 
 
@@ -178,7 +178,7 @@ class LabelCalibration:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationNote:
+class CalibrationSummary:
     """What a report says of one label's calibration.
 
     Attributes:
@@ -211,7 +211,7 @@ class Calibration:
     @classmethod
     def identity(cls, labels: Sequence[str]) -> "Calibration":
         """Leaves the probabilities of all labels as they are."""
-        return cls(None, {label: LabelCalibration(NONE, {}, {}, 0, 0) for label in labels})
+        return cls(None, {label: LabelCalibration(IDENTITY, {}, {}, 0, 0) for label in labels})
 
     def apply(self, probabilities_NL: ArrayLike, groups_N: Sequence[str | None] | None = None) -> Floats:
         """Calibrate every label.
@@ -240,10 +240,10 @@ class Calibration:
                 calibrated_NL[rows, i] = calibrator.apply(raw_NL[rows, i])
         return calibrated_NL
 
-    def notes(self) -> dict[str, CalibrationNote]:
+    def summaries(self) -> dict[str, CalibrationSummary]:
         """What a report says of it, for each label."""
         return {
-            name: CalibrationNote(
+            name: CalibrationSummary(
                 label.pooled.method,
                 {value: calibrator.method for value, calibrator in label.groups.items()},
                 dict(label.log_loss),
@@ -271,7 +271,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class FittedCalibration:
     """All that is fitted on the calibration rows: the file ``calibration.json`` of a run and of a bundle.
 
     Attributes:
@@ -281,8 +281,8 @@ class Calibrated:
     """
 
     calibration: Calibration
-    conformal: Conformal | None
-    reference: Reference | None
+    conformal: ConformalThresholds | None
+    reference: DriftReference | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -290,7 +290,7 @@ class Calibrated:
         return {"calibration": self.calibration.to_dict(), "conformal": conformal, "reference": reference}
 
     @classmethod
-    def from_dict(cls, value: Any, labels: Sequence[str] | None = None) -> "Calibrated":
+    def from_dict(cls, value: Any, labels: Sequence[str] | None = None) -> "FittedCalibration":
         """Read what :meth:`to_dict` made; the labels are put into the order of ``labels``.
 
         Args:
@@ -302,8 +302,8 @@ class Calibrated:
         """
         read = json_fields.mapping(value, "calibration", ("calibration", "conformal", "reference"))
         calibration = Calibration.from_dict(read["calibration"])
-        conformal = None if read["conformal"] is None else Conformal.from_dict(read["conformal"])
-        reference = None if read["reference"] is None else Reference.from_dict(read["reference"])
+        conformal = None if read["conformal"] is None else ConformalThresholds.from_dict(read["conformal"])
+        reference = None if read["reference"] is None else DriftReference.from_dict(read["reference"])
         wanted = tuple(labels) if labels is not None else tuple(calibration.labels)
         for name, part in (("calibration", calibration), ("conformal", conformal), ("reference", reference)):
             if part is not None and set(part.labels) != set(wanted):
@@ -321,7 +321,7 @@ class Calibrated:
         beside.replace(path)
 
     @classmethod
-    def read(cls, path: Path, labels: Sequence[str] | None = None) -> "Calibrated":
+    def read(cls, path: Path, labels: Sequence[str] | None = None) -> "FittedCalibration":
         """Read what :meth:`write` wrote.
 
         Args:
@@ -339,7 +339,7 @@ class Calibrated:
             raise UserError(f"{path}: {error}; calibrate the run again") from None
 
 
-def log_parts(probabilities_N: ArrayLike) -> tuple[Floats, Floats]:
+def log_probabilities(probabilities_N: ArrayLike) -> tuple[Floats, Floats]:
     """The logarithms of p and of 1 - p, both finite: an exact 0 or 1 counts as nearer to it than any other float32.
 
     Args:

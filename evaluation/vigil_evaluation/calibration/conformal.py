@@ -34,7 +34,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class LabelConformal:
+class LabelConformalThresholds:
     """The thresholds of one label, each ``None`` where there were too few calibration items of its class.
 
     Attributes:
@@ -53,7 +53,7 @@ class LabelConformal:
 
 
 @dataclass(frozen=True, slots=True)
-class Conformal:
+class ConformalThresholds:
     """When to abstain, for each label.
 
     Attributes:
@@ -64,7 +64,7 @@ class Conformal:
 
     miss_rate: float
     error_rate: float
-    labels: Mapping[str, LabelConformal]
+    labels: Mapping[str, LabelConformalThresholds]
 
     def reviewed(self, probabilities_NL: ArrayLike) -> NDArray[np.bool_]:
         """Which items are at least reviewed, for each label ``[N, L]``.
@@ -95,11 +95,11 @@ class Conformal:
         yes_NL, no_NL = ~(given_NL < yes_L), ~(given_NL > no_L)
         return np.where(yes_NL, np.where(no_NL, BOTH, YES), np.where(no_NL, NO, EMPTY)).astype(np.int8)
 
-    def ordered(self, labels: Sequence[str]) -> "Conformal":
+    def ordered(self, labels: Sequence[str]) -> "ConformalThresholds":
         """The same with labels in another order."""
         return replace(self, labels={label: self.labels[label] for label in labels})
 
-    def mapped(self, maps: Mapping[str, Callable[[Floats], Floats]]) -> "Conformal":
+    def mapped(self, maps: Mapping[str, Callable[[Floats], Floats]]) -> "ConformalThresholds":
         """The same on other scales, for the labels that are named.
 
         A threshold decides alike before and after a rising map of it and of all probabilities, so the guarantee goes with it.
@@ -120,7 +120,7 @@ class Conformal:
         return {"miss_rate": self.miss_rate, "error_rate": self.error_rate, "labels": labels}
 
     @classmethod
-    def from_dict(cls, value: Any, where: str = "conformal") -> "Conformal":
+    def from_dict(cls, value: Any, where: str = "conformal") -> "ConformalThresholds":
         """Read what :meth:`to_dict` made.
 
         Raises:
@@ -134,7 +134,7 @@ class Conformal:
             given = json_fields.mapping(label, inside, ("known", "positive", "review", "yes", "no"))
             counts = [json_fields.count(given[key], f"{inside}.{key}") for key in ("known", "positive")]
             thresholds = [_threshold(given[key], f"{inside}.{key}") for key in ("review", "yes", "no")]
-            labels[name] = LabelConformal(*counts, *thresholds)
+            labels[name] = LabelConformalThresholds(*counts, *thresholds)
         return cls(miss_rate, error_rate, labels)
 
     def _checked(self, probabilities_NL: ArrayLike) -> Floats:
@@ -170,7 +170,9 @@ def risk_control(losses_NK: ArrayLike, alpha: float, largest: float = 1.0) -> in
     return int(np.argmax(careful_K)) if careful_K.any() else None
 
 
-def fit_conformal(targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Sequence[str], spec: "ConformalSpec") -> Conformal:
+def fit_conformal(
+    targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Sequence[str], spec: "ConformalSpec"
+) -> ConformalThresholds:
     """Find each label's thresholds on calibration items with a known target; a target of at least 0.5 is positive.
 
     For the loss "a positive is not reviewed" Conformal Risk Control takes the k-th smallest probability of the n positives, k
@@ -179,7 +181,7 @@ def fit_conformal(targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Se
     Args:
         targets_NL: in [0, 1], NaN for unknown.
         probabilities_NL: the model must not have learnt from these items, nor the probabilities be calibrated on them, unless
-            by a map that never turns two items round; see :meth:`Conformal.mapped`.
+            by a map that never turns two items round; see :meth:`ConformalThresholds.mapped`.
         labels: names of the columns.
         spec: the guarantees.
 
@@ -197,14 +199,14 @@ def fit_conformal(targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Se
         positive = known & (np.nan_to_num(targets[:, i]) >= 0.5)
         ofpositives, ofnegatives = probabilities[positive, i], probabilities[known & ~positive, i]
         below = _quantile(-ofnegatives, spec.error_rate)
-        found[name] = LabelConformal(
+        found[name] = LabelConformalThresholds(
             int(known.sum()),
             int(positive.sum()),
             _quantile(ofpositives, spec.miss_rate),
             _quantile(ofpositives, spec.error_rate),
             None if below is None else -below,
         )
-    return Conformal(spec.miss_rate, spec.error_rate, found)
+    return ConformalThresholds(spec.miss_rate, spec.error_rate, found)
 
 
 def order_statistic(items: int, alpha: float) -> int:
@@ -223,7 +225,7 @@ def _quantile(scores_N: Floats, alpha: float) -> float | None:
     return float(np.partition(scores_N, place - 1)[place - 1]) if place else None
 
 
-def _mapped(label: LabelConformal, scale: Callable[[Floats], Floats]) -> LabelConformal:
+def _mapped(label: LabelConformalThresholds, scale: Callable[[Floats], Floats]) -> LabelConformalThresholds:
     def moved(threshold: float | None, towards: float) -> float | None:
         if threshold is None:
             return None

@@ -14,12 +14,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vigil_evaluation.calibration.calibrators import Calibrated, Floats
-from vigil_evaluation.calibration.conformal import BOTH, EMPTY, NO, YES, Conformal, LabelConformal, order_statistic
-from vigil_evaluation.calibration.drift import FALSE_ALARMS, ShiftFindings, shift
+from vigil_evaluation.calibration.calibrators import FittedCalibration, Floats
+from vigil_evaluation.calibration.conformal import (
+    BOTH,
+    EMPTY,
+    NO,
+    YES,
+    ConformalThresholds,
+    LabelConformalThresholds,
+    order_statistic,
+)
+from vigil_evaluation.calibration.drift import FALSE_ALARM_RATE, DriftResults, detect_drift
 from vigil_evaluation.stats.intervals import Interval
 
-BROKEN, UNLUCKY = 1.1, 1.5
+MIN_EXCESS, MIN_EXCESS_WITH_FEW_ITEMS = 1.1, 1.5
 """How many times the stated share errors must be for a warning, however sure it is: where chance does not explain them, and where
 that of few calibration items does, which is no rare thing."""
 
@@ -46,7 +54,7 @@ class ErrorShare:
 
 
 @dataclass(frozen=True, slots=True)
-class ConformalLabel:
+class LabelCoverage:
     """What abstaining gives for one label; ``None`` where too few calibration items gave no threshold.
 
     Attributes:
@@ -71,7 +79,7 @@ class ConformalLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class ConformalFindings:
+class ConformalCoverage:
     """What abstaining gives, whether the guarantees held, and whether they can be trusted on these items.
 
     Attributes:
@@ -80,20 +88,20 @@ class ConformalFindings:
         confidence: of each interval.
         labels: label to its numbers.
         reviewed_any: share of the items that reach the review threshold of some label that has one.
-        shift: these items compared with the calibration split; ``None`` where no sketch of that was kept.
+        drift: these items compared with the calibration split; ``None`` where no sketch of that was kept.
         warnings: what does not hold, in words; empty if nothing was found.
     """
 
     miss_rate: float
     error_rate: float
     confidence: float
-    labels: dict[str, ConformalLabel]
+    labels: dict[str, LabelCoverage]
     reviewed_any: float | None
-    shift: ShiftFindings | None
+    drift: DriftResults | None
     warnings: list[str]
 
 
-class _Doubt(NamedTuple):
+class _GuaranteeCheck(NamedTuple):
     """A guarantee that may not hold: what is said of it, and the chance of so many errors by each explanation."""
 
     label: str
@@ -103,15 +111,15 @@ class _Doubt(NamedTuple):
     by_few: float
 
 
-def conformal_findings(
-    calibrated: Calibrated,
+def conformal_coverage(
+    calibrated: FittedCalibration,
     targets_NL: ArrayLike,
     probabilities_NL: ArrayLike,
     labels: Sequence[str],
     *,
     confidence: float,
     presence_N: Sequence[str | None] | None = None,
-) -> ConformalFindings | None:
+) -> ConformalCoverage | None:
     """Apply conformal thresholds to labelled rows, and compare those with the calibration split.
 
     Args:
@@ -131,16 +139,18 @@ def conformal_findings(
     targets, probabilities = np.asarray(targets_NL, np.float64), np.asarray(probabilities_NL, np.float64)
     moved = None
     if calibrated.reference is not None and set(labels) <= set(calibrated.reference.labels):
-        moved = shift(calibrated.reference.ordered(labels), probabilities, presence_N)
+        moved = detect_drift(calibrated.reference.ordered(labels), probabilities, presence_N)
     found = _labels(conformal, targets, probabilities, confidence)
     given_L = np.array([label.review is not None for label in conformal.labels.values()])
     reached_N = conformal.reviewed(probabilities)[:, given_L].any(axis=1)
     any_share = float(reached_N.mean()) if given_L.any() and len(targets) else None
     warnings = [*(moved.warnings if moved is not None else []), *_warnings(found)]
-    return ConformalFindings(conformal.miss_rate, conformal.error_rate, confidence, found, any_share, moved, warnings)
+    return ConformalCoverage(conformal.miss_rate, conformal.error_rate, confidence, found, any_share, moved, warnings)
 
 
-def _labels(conformal: Conformal, targets: Floats, probabilities: Floats, confidence: float) -> dict[str, ConformalLabel]:
+def _labels(
+    conformal: ConformalThresholds, targets: Floats, probabilities: Floats, confidence: float
+) -> dict[str, LabelCoverage]:
     reviewed_NL, sets_NL = conformal.reviewed(probabilities), conformal.sets(probabilities)
     return {
         name: _label(label, conformal, targets[:, i], reviewed_NL[:, i], sets_NL[:, i], confidence)
@@ -149,13 +159,13 @@ def _labels(conformal: Conformal, targets: Floats, probabilities: Floats, confid
 
 
 def _label(  # noqa: PLR0917 (the columns of one label)
-    label: LabelConformal,
-    conformal: Conformal,
+    label: LabelConformalThresholds,
+    conformal: ConformalThresholds,
     targets_N: Floats,
     reviewed_N: NDArray[np.bool_],
     sets_N: NDArray[np.int8],
     confidence: float,
-) -> ConformalLabel:
+) -> LabelCoverage:
     positive_N, negative_N = targets_N >= 0.5, targets_N < 0.5
     without_yes_N, without_no_N = (np.isin(sets_N, sets) for sets in ((NO, EMPTY), (YES, EMPTY)))
 
@@ -166,7 +176,7 @@ def _label(  # noqa: PLR0917 (the columns of one label)
         return _error_share(int((wrong_N & of_N).sum()), int(of_N.sum()), stated, confidence, fitted_on)
 
     some = len(sets_N) > 0
-    return ConformalLabel(
+    return LabelCoverage(
         known=int((positive_N | negative_N).sum()),
         positive=int(positive_N.sum()),
         review_threshold=label.review,
@@ -186,7 +196,7 @@ def _error_share(errors: int, items: int, stated: float, confidence: float, fitt
     return ErrorShare(stated, items, errors, errors / items, clopper_pearson(errors, items, confidence), fitted_on)
 
 
-def _warnings(found: dict[str, ConformalLabel]) -> list[str]:
+def _warnings(found: dict[str, LabelCoverage]) -> list[str]:
     from vigil_evaluation.stats.exact_tests import holm
 
     doubts = []
@@ -200,26 +210,26 @@ def _warnings(found: dict[str, ConformalLabel]) -> list[str]:
     by_chance, by_few = (holm(np.array(p_values)) for p_values in zip(*((d.by_chance, d.by_few) for d in doubts), strict=True))
     texts = []
     for doubt, chance, few in zip(doubts, by_chance, by_few, strict=True):
-        unlucky, times = bool(few > FALSE_ALARMS), doubt.seen.errors / (doubt.seen.stated * doubt.seen.items)
-        if chance <= FALSE_ALARMS and times >= (UNLUCKY if unlucky else BROKEN):
+        unlucky, times = bool(few > FALSE_ALARM_RATE), doubt.seen.errors / (doubt.seen.stated * doubt.seen.items)
+        if chance <= FALSE_ALARM_RATE and times >= (MIN_EXCESS_WITH_FEW_ITEMS if unlucky else MIN_EXCESS):
             texts.append(_text(doubt, unlucky=unlucky))
     return texts
 
 
-def _doubt(name: str, what: str, seen: ErrorShare) -> _Doubt:
+def _doubt(name: str, what: str, seen: ErrorShare) -> _GuaranteeCheck:
     """How likely so many errors are at the stated share, and at a share drawn as few calibration items would have it."""
     from scipy.special import betainc
     from scipy.stats import betabinom
 
     if not seen.errors:
-        return _Doubt(name, what, seen, 1.0, 1.0)
+        return _GuaranteeCheck(name, what, seen, 1.0, 1.0)
     by_chance = float(betainc(seen.errors, seen.items - seen.errors + 1, seen.stated))
     place = order_statistic(seen.fitted_on, seen.stated)
     by_few = float(betabinom.sf(seen.errors - 1, seen.items, place, seen.fitted_on + 1 - place))
-    return _Doubt(name, what, seen, by_chance, by_few)
+    return _GuaranteeCheck(name, what, seen, by_chance, by_few)
 
 
-def _text(doubt: _Doubt, *, unlucky: bool) -> str:
+def _text(doubt: _GuaranteeCheck, *, unlucky: bool) -> str:
     seen, interval = doubt.seen, doubt.seen.interval
     between = "" if interval is None else f" ({_percent(interval.low)} to {_percent(interval.high)})"
     share = f"{_percent(seen.errors / seen.items)}{between} of the {seen.items} {doubt.label} {doubt.what}"

@@ -18,20 +18,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vigil_data import json_fields
-from vigil_evaluation.calibration.conformal import Conformal, LabelConformal
+from vigil_evaluation.calibration.conformal import ConformalThresholds, LabelConformalThresholds
 
 Integers = NDArray[np.int64]
 
-FALSE_ALARMS = 0.01
+FALSE_ALARM_RATE = 0.01
 """With traffic from where the calibration split came from, the chance of any warning at all is at most this."""
 
-_LEVEL = FALSE_ALARMS / 2
+_LEVEL = FALSE_ALARM_RATE / 2
 """Of all tests together; half of what is stated, because the tail of a statistic is not quite that of its approximation."""
 
-DISTANCE = 0.05
+MIN_DISTANCE = 0.05
 """A share of the items that small may have moved between bins without a warning, however sure it is that they have …"""
 
-RATIO = 1.25
+MIN_TAIL_RATIO = 1.25
 """… unless the share of items that reach the review threshold, or that score as positives do, has changed by this factor."""
 
 _LEVELS = 20
@@ -48,7 +48,7 @@ _EXPECTED = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class LabelReference:
+class LabelDriftReference:
     """How the calibrated probabilities of one label were distributed.
 
     Attributes:
@@ -66,7 +66,7 @@ class LabelReference:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class DriftReference:
     """A sketch of the calibration split, small enough for every bundle.
 
     Attributes:
@@ -76,11 +76,13 @@ class Reference:
     """
 
     miss_rate: float
-    labels: Mapping[str, LabelReference]
+    labels: Mapping[str, LabelDriftReference]
     presence: Mapping[str, int]
 
     @classmethod
-    def of(cls, probabilities_NL: ArrayLike, conformal: Conformal, presence_N: Sequence[str | None] | None = None) -> "Reference":
+    def of(
+        cls, probabilities_NL: ArrayLike, conformal: ConformalThresholds, presence_N: Sequence[str | None] | None = None
+    ) -> "DriftReference":
         """Sketch the calibration split.
 
         Args:
@@ -95,7 +97,7 @@ class Reference:
         }
         return cls(conformal.miss_rate, labels, dict(sorted(_counted(presence_N).items())))
 
-    def ordered(self, labels: Sequence[str]) -> "Reference":
+    def ordered(self, labels: Sequence[str]) -> "DriftReference":
         """The same with labels in another order."""
         return replace(self, labels={label: self.labels[label] for label in labels})
 
@@ -108,7 +110,7 @@ class Reference:
         return {"miss_rate": self.miss_rate, "labels": labels, "presence": dict(self.presence)}
 
     @classmethod
-    def from_dict(cls, value: Any, where: str = "reference") -> "Reference":
+    def from_dict(cls, value: Any, where: str = "reference") -> "DriftReference":
         """Read what :meth:`to_dict` made.
 
         Raises:
@@ -125,7 +127,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DriftTest:
     """One comparison of traffic with the calibration split.
 
     Attributes:
@@ -157,7 +159,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftFindings:
+class DriftResults:
     """Traffic compared with the calibration split.
 
     Attributes:
@@ -165,8 +167,8 @@ class ShiftFindings:
         presence: the comparison of the modalities present; ``None`` where they are not known on both sides.
     """
 
-    labels: dict[str, Difference]
-    presence: Difference | None
+    labels: dict[str, DriftTest]
+    presence: DriftTest | None
 
     @property
     def warnings(self) -> list[str]:
@@ -175,7 +177,9 @@ class ShiftFindings:
         return [difference.warning for difference in found if difference.warning is not None]
 
 
-def shift(reference: Reference, probabilities_NL: ArrayLike, presence_N: Sequence[str | None] | None = None) -> ShiftFindings:
+def detect_drift(
+    reference: DriftReference, probabilities_NL: ArrayLike, presence_N: Sequence[str | None] | None = None
+) -> DriftResults:
     """Compare unlabelled traffic with the calibration split.
 
     Args:
@@ -206,10 +210,10 @@ def shift(reference: Reference, probabilities_NL: ArrayLike, presence_N: Sequenc
         for (name, table), test, p in zip(tables.items(), tests, adjusted, strict=False)
     }
     presence = _presence_difference(names, reference, mixed, tests[-1], float(adjusted[-1])) if names else None
-    return ShiftFindings(labels, presence)
+    return DriftResults(labels, presence)
 
 
-class Tested(NamedTuple):
+class HomogeneityTest(NamedTuple):
     """Pearson's statistic, its degrees of freedom, and the chance of so large a one."""
 
     statistic: float
@@ -217,7 +221,7 @@ class Tested(NamedTuple):
     p_value: float
 
 
-def homogeneity(counts_2B: Integers) -> Tested:
+def homogeneity(counts_2B: Integers) -> HomogeneityTest:
     """Pearson's test that two samples are distributed alike over bins.
 
     Args:
@@ -227,22 +231,24 @@ def homogeneity(counts_2B: Integers) -> Tested:
     from scipy.special import chdtrc
 
     if counts_2B.shape[1] < 2 or not counts_2B.sum(axis=1).all():
-        return Tested(0.0, 0, 1.0)
+        return HomogeneityTest(0.0, 0, 1.0)
     expected = counts_2B.sum(axis=1, keepdims=True) * (counts_2B.sum(axis=0) / counts_2B.sum())
     statistic = float(((counts_2B - expected) ** 2 / expected).sum())
-    return Tested(statistic, counts_2B.shape[1] - 1, float(chdtrc(counts_2B.shape[1] - 1, statistic)))
+    return HomogeneityTest(statistic, counts_2B.shape[1] - 1, float(chdtrc(counts_2B.shape[1] - 1, statistic)))
 
 
-def _label_difference(name: str, reference: Reference, counts_2B: Integers, test: Tested, adjusted_p: float) -> Difference:
+def _label_difference(
+    name: str, reference: DriftReference, counts_2B: Integers, test: HomogeneityTest, adjusted_p: float
+) -> DriftTest:
     label = reference.labels[name]
     (reviewed_before, reviewed), (upper_before, upper) = (
         _above(counts_2B, label.edges, edge) for edge in (label.review, label.upper)
     )
     distance = _distance(counts_2B)
     pairs = ((reviewed_before, reviewed), (upper_before, upper))
-    apart = any(a is not None and b is not None and max(a, b) >= RATIO * min(a, b) for a, b in pairs)
+    apart = any(a is not None and b is not None and max(a, b) >= MIN_TAIL_RATIO * min(a, b) for a, b in pairs)
     warning = None
-    if adjusted_p <= _LEVEL and (apart or distance >= DISTANCE):
+    if adjusted_p <= _LEVEL and (apart or distance >= MIN_DISTANCE):
         what = [f"at least {_percent(distance)} of the items have moved"]
         if upper is not None and upper_before is not None:
             what.append(f"{_percent(upper)} of them score as the top {_percent(upper_before)} did there")
@@ -253,7 +259,7 @@ def _label_difference(name: str, reference: Reference, counts_2B: Integers, test
             lost = "they need not be frequencies on this traffic"
         warning = f"probabilities of {name} are distributed otherwise than on the calibration split ({'; '.join(what)}): {lost}"
     items = int(counts_2B[1].sum())
-    return Difference(items, *test, adjusted_p, distance, reviewed, reviewed_before, upper, upper_before, warning)
+    return DriftTest(items, *test, adjusted_p, distance, reviewed, reviewed_before, upper, upper_before, warning)
 
 
 def _above(counts_2B: Integers, edges: Sequence[float], edge: float | None) -> tuple[float | None, float | None]:
@@ -265,22 +271,22 @@ def _above(counts_2B: Integers, edges: Sequence[float], edge: float | None) -> t
 
 
 def _presence_difference(
-    names: Sequence[str], reference: Reference, counts_2P: Integers, test: Tested, adjusted_p: float
-) -> Difference:
+    names: Sequence[str], reference: DriftReference, counts_2P: Integers, test: HomogeneityTest, adjusted_p: float
+) -> DriftTest:
     distance, warning = _distance(counts_2P), None
-    if adjusted_p <= _LEVEL and distance >= DISTANCE:
+    if adjusted_p <= _LEVEL and distance >= MIN_DISTANCE:
         before_P, now_P = counts_2P / counts_2P.sum(axis=1, keepdims=True)
         most = int(np.argmax(np.abs(now_P - before_P)))
         what = f"{names[most]} {_percent(now_P[most])} of the items, there {_percent(before_P[most])}"
         lost = f"the stated miss rate of {_percent(reference.miss_rate)} is not guaranteed on this traffic"
         warning = f"modalities are mixed otherwise than on the calibration split ({what}): {lost}"
-    return Difference(int(counts_2P[1].sum()), *test, adjusted_p, distance, None, None, None, None, warning)
+    return DriftTest(int(counts_2P[1].sum()), *test, adjusted_p, distance, None, None, None, None, warning)
 
 
-def _sketch(read_K: NDArray[np.float32], label: LabelConformal) -> LabelReference:
+def _sketch(read_K: NDArray[np.float32], label: LabelConformalThresholds) -> LabelDriftReference:
     """Bins of equal mass, the uppermost halved until few items are above it, and edges at the review threshold and ``upper``."""
     if not len(read_K):
-        return LabelReference([], [0], None, None)
+        return LabelDriftReference([], [0], None, None)
     levels = [i / _LEVELS for i in range(1, _LEVELS)]
     while len(read_K) * (1 - levels[-1]) / 2 >= _IN_TAIL:
         levels.append((1 + levels[-1]) / 2)
@@ -293,7 +299,7 @@ def _sketch(read_K: NDArray[np.float32], label: LabelConformal) -> LabelReferenc
     upper = upper if upper is not None and upper > read_K.min() else None
     given = {edge for edge in (label.review, upper) if edge is not None}
     rising = sorted({edge for edge in edges if edge > read_K.min()} | given)
-    return LabelReference(rising, _binned(read_K, rising).tolist(), label.review, upper)
+    return LabelDriftReference(rising, _binned(read_K, rising).tolist(), label.review, upper)
 
 
 def _binned(read_K: NDArray[np.float32], edges: Sequence[float]) -> Integers:
@@ -301,7 +307,7 @@ def _binned(read_K: NDArray[np.float32], edges: Sequence[float]) -> Integers:
     return np.bincount(places, minlength=len(edges) + 1).astype(np.int64)
 
 
-def _over_bins(counts_2B: Integers) -> Tested:
+def _over_bins(counts_2B: Integers) -> HomogeneityTest:
     """Are the new items spread over bins as the calibration items were, at whose quantiles the bins begin?
 
     The share of traffic in a bin between two quantiles of a sample of n is itself a draw, from a Dirichlet distribution, so new
@@ -311,11 +317,11 @@ def _over_bins(counts_2B: Integers) -> Tested:
 
     before_B, now_B = _joined(counts_2B)
     if len(before_B) < 2:
-        return Tested(0.0, 0, 1.0)
+        return HomogeneityTest(0.0, 0, 1.0)
     before, now = before_B.sum(), now_B.sum()
     expected_B = before_B * (now / before)
     statistic = float(((now_B - expected_B) ** 2 / expected_B).sum() * (before + 1) / (before + now))
-    return Tested(statistic, len(before_B) - 1, float(chdtrc(len(before_B) - 1, statistic)))
+    return HomogeneityTest(statistic, len(before_B) - 1, float(chdtrc(len(before_B) - 1, statistic)))
 
 
 def _over_edge(counts_2B: Integers, place: int) -> float:
@@ -332,7 +338,7 @@ def _over_edge(counts_2B: Integers, place: int) -> float:
     return float(min(1.0, 2 * min(chance.cdf(above), chance.sf(above - 1))))
 
 
-def _compared(counts_2B: Integers, label: LabelReference) -> Tested:
+def _compared(counts_2B: Integers, label: LabelDriftReference) -> HomogeneityTest:
     """Over all bins, and over the edge that tells most of positives; the smaller p-value, doubled."""
     test = _over_bins(counts_2B)
     if label.upper is None:
@@ -378,7 +384,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _label_reference(value: Any, where: str) -> LabelReference:
+def _label_reference(value: Any, where: str) -> LabelDriftReference:
     given = json_fields.mapping(value, where, ("edges", "counts", "review", "upper"))
     edges = json_fields.numbers(given["edges"], f"{where}.edges", 0, 1)
     counts = [
@@ -389,4 +395,4 @@ def _label_reference(value: Any, where: str) -> LabelReference:
     for name in ("review", "upper"):
         if given[name] is not None and json_fields.number(given[name], f"{where}.{name}", 0, 1) not in edges:
             json_fields.wrong(f"{where}.{name}", "must be one of the edges")
-    return LabelReference(edges, counts, given["review"], given["upper"])
+    return LabelDriftReference(edges, counts, given["review"], given["upper"])

@@ -13,22 +13,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vigil_evaluation.calibration.calibrators import (
-    NONE,
+    IDENTITY,
     PARAMETERS,
-    Calibrated,
     Calibration,
     Calibrator,
+    FittedCalibration,
     Floats,
     LabelCalibration,
-    log_parts,
+    log_probabilities,
 )
 from vigil_evaluation.calibration.conformal import fit_conformal
-from vigil_evaluation.calibration.drift import Reference
+from vigil_evaluation.calibration.drift import DriftReference
 
 if TYPE_CHECKING:
     from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
-ENOUGH = 10
+MIN_CLASS_TARGETS = 10
 """Fewest known positives, and fewest known negatives, that anything is fitted on."""
 
 MAX_KNOTS = 64
@@ -46,20 +46,20 @@ _OUTWARD = 0.01
 Integers = NDArray[np.int64]
 
 
-class Rows(NamedTuple):
+class LabelledRows(NamedTuple):
     """Items with a known target, of one label: targets, raw probabilities, and the fold of each, ``[K]``."""
 
     targets: Floats
     raw: Floats
     folds: Integers
 
-    def take(self, which: NDArray[np.bool_]) -> "Rows":
+    def take(self, which: NDArray[np.bool_]) -> "LabelledRows":
         """Some of them."""
-        return Rows(self.targets[which], self.raw[which], self.folds[which])
+        return LabelledRows(self.targets[which], self.raw[which], self.folds[which])
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SelectedCalibrator:
     """What the cross-validation of one set of rows gave.
 
     Attributes:
@@ -75,7 +75,7 @@ class Chosen:
     probabilities: Floats
 
 
-def fit(  # noqa: PLR0917 (arrays, their names, how, and two that may be left out)
+def fit_calibrators(  # noqa: PLR0917 (arrays, their names, how, and two that may be left out)
     targets_NL: ArrayLike,
     probabilities_NL: ArrayLike,
     labels: Sequence[str],
@@ -100,14 +100,14 @@ def fit(  # noqa: PLR0917 (arrays, their names, how, and two that may be left ou
     return _cross_fit(targets_NL, probabilities_NL, labels, spec, groups_N, seed)[0]
 
 
-def fit_all(  # noqa: PLR0917 (as for fit)
+def fit_calibration(  # noqa: PLR0917 (as for fit)
     targets_NL: ArrayLike,
     probabilities_NL: ArrayLike,
     labels: Sequence[str],
     spec: "EvaluationSpec",
     groups_N: Sequence[str | None] | None = None,
     presence_N: Sequence[str | None] | None = None,
-) -> Calibrated:
+) -> FittedCalibration:
     """Fit all that a run and a bundle carry: calibration, conformal thresholds and the sketch of the calibration rows.
 
     Conformal thresholds are found on raw probabilities and then calibrated. They decide the same, because a calibrator never
@@ -132,7 +132,7 @@ def fit_all(  # noqa: PLR0917 (as for fit)
     ordering = np.where([name in pooled for name in labels], raw, said)
     known = np.where(np.isnan(raw), np.nan, np.asarray(targets_NL, np.float64))
     conformal = fit_conformal(known, ordering, labels, spec.conformal).mapped(pooled)
-    return Calibrated(calibration, conformal, Reference.of(calibration.apply(raw, groups_N), conformal, presence_N))
+    return FittedCalibration(calibration, conformal, DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N))
 
 
 def log_losses(targets_N: Floats, probabilities_N: Floats) -> Floats:
@@ -182,7 +182,7 @@ def _label(  # noqa: PLR0917 (the columns of one label)
     """Fit one label, and write what was said of each known item by what was fitted on other folds into ``said_N``."""
     known_N = ~(np.isnan(targets_N) | np.isnan(raw_N))
     targets_K = targets_N[known_N]
-    rows = Rows(targets_K, raw_N[known_N], _folds(targets_K, spec.folds, random))
+    rows = LabelledRows(targets_K, raw_N[known_N], _folds(targets_K, spec.folds, random))
     pooled = _choose(rows, spec)
     said_K = pooled.probabilities.copy()
     groups: dict[str, Calibrator] = {}
@@ -206,20 +206,20 @@ def _folds(targets_K: Floats, folds: int, random: np.random.Generator) -> Intege
     return places
 
 
-def _choose(rows: Rows, spec: "CalibrationSpec") -> Chosen:
+def _choose(rows: LabelledRows, spec: "CalibrationSpec") -> SelectedCalibrator:
     """The simplest candidate within one standard error of the best."""
     positive = int((rows.targets >= 0.5).sum())
     losses = {"none": log_losses(rows.targets, rows.raw)}
-    if min(positive, len(rows.targets) - positive) < max(ENOUGH, spec.folds):
-        return Chosen(NONE, {}, losses["none"], rows.raw)
+    if min(positive, len(rows.targets) - positive) < max(MIN_CLASS_TARGETS, spec.folds):
+        return SelectedCalibrator(IDENTITY, {}, losses["none"], rows.raw)
     said = {"none": rows.raw}
     for method in (name for name in PARAMETERS if name in spec.methods and name != "none"):
-        said[method] = _out_of_fold(rows, FITS[method])
+        said[method] = _out_of_fold(rows, FIT_FUNCTIONS[method])
         losses[method] = log_losses(rows.targets, said[method])
     means = {method: float(of.mean()) for method, of in losses.items()}
     best = losses[min(means, key=lambda method: means[method])]
     chosen = next(method for method, of in losses.items() if not _clearly_less(best, of))
-    return Chosen(FITS[chosen](rows.targets, rows.raw), means, losses[chosen], said[chosen])
+    return SelectedCalibrator(FIT_FUNCTIONS[chosen](rows.targets, rows.raw), means, losses[chosen], said[chosen])
 
 
 def _clearly_less(losses_K: Floats, others_K: Floats) -> bool:
@@ -228,7 +228,7 @@ def _clearly_less(losses_K: Floats, others_K: Floats) -> bool:
     return bool(difference_K.mean() > difference_K.std(ddof=1) / np.sqrt(len(difference_K)))
 
 
-def _out_of_fold(rows: Rows, fitted: "Fit") -> Floats:
+def _out_of_fold(rows: LabelledRows, fitted: "FitFunction") -> Floats:
     said = np.empty(len(rows.raw))
     for fold in np.unique(rows.folds):
         out = rows.folds == fold
@@ -236,31 +236,31 @@ def _out_of_fold(rows: Rows, fitted: "Fit") -> Floats:
     return said
 
 
-Fit = Callable[[Floats, Floats], Calibrator]
+FitFunction = Callable[[Floats, Floats], Calibrator]
 
 
 def fit_none(targets_K: Floats, raw_K: Floats) -> Calibrator:  # noqa: ARG001 (one of the fits)
     """Leaves probabilities as they are."""
-    return NONE
+    return IDENTITY
 
 
 def fit_temperature(targets_K: Floats, raw_K: Floats) -> Calibrator:
     """The temperature with the best log loss (Guo et al. 2017, section 4.2)."""
-    yes_K, no_K = log_parts(raw_K)
+    yes_K, no_K = log_probabilities(raw_K)
     (slope,) = _minimise(targets_K, [yes_K - no_K], _SMALLEST_SLOPE, constant=False)
     return Calibrator("temperature", {"temperature": 1 / slope})
 
 
 def fit_platt(targets_K: Floats, raw_K: Floats) -> Calibrator:
     """Slope and intercept of the log odds with the best log loss (Platt 1999)."""
-    yes_K, no_K = log_parts(raw_K)
+    yes_K, no_K = log_probabilities(raw_K)
     slope, intercept = _minimise(targets_K, [yes_K - no_K], _SMALLEST_SLOPE, constant=True)
     return Calibrator("platt", {"slope": slope, "intercept": intercept})
 
 
 def fit_beta(targets_K: Floats, raw_K: Floats) -> Calibrator:
     """The beta calibrator with the best log loss (Kull, Silva Filho and Flach 2017, algorithm 1)."""
-    yes_K, no_K = log_parts(raw_K)
+    yes_K, no_K = log_probabilities(raw_K)
     a, b, c = _minimise(targets_K, [yes_K, -no_K], 0.0, constant=True)
     if a + b < _SMALLEST_SLOPE:
         a = b = _SMALLEST_SLOPE
@@ -346,7 +346,7 @@ def _minimise(targets_K: Floats, columns: Sequence[Floats], least: float, consta
     return [*map(float, weights), *([float(found[-1] - weights @ centres_D)] * constant)]
 
 
-FITS: Mapping[str, Fit] = {
+FIT_FUNCTIONS: Mapping[str, FitFunction] = {
     "none": fit_none,
     "temperature": fit_temperature,
     "platt": fit_platt,

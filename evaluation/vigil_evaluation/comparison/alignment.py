@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from vigil_data.errors import UserError, capped
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.predictions import arrays
+from vigil_evaluation.predictions import prediction_arrays
 
-SHOWN = 3
+MAX_IDS_SHOWN = 3
 """The most ids that a message names."""
 
-ROUNDING = 1e-6
+TARGET_TOLERANCE = 1e-6
 """How far the targets of one item may lie apart and be called equal: they are stored as float32."""
 
 
@@ -44,7 +44,7 @@ class ScoredModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
+class AlignmentSummary:
     """How two tables were brought together.
 
     Attributes:
@@ -67,7 +67,7 @@ class Alignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Aligned:
+class AlignedPredictions:
     """Two models' predictions of N items and L labels.
 
     Attributes:
@@ -84,10 +84,10 @@ class Aligned:
     targets_NL: Floats
     champion_NL: Floats
     challenger_NL: Floats
-    how: Alignment
+    how: AlignmentSummary
 
 
-def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) -> Aligned:
+def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) -> AlignedPredictions:
     """Put two tables side by side, by id and in the champion's order.
 
     Args:
@@ -103,7 +103,7 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
         raise UserError(
             f"no label is in both: {champion.name} has {_named(champion.labels)}; {challenger.name} {_named(challenger.labels)}"
         )
-    sides = [_checked(side, lambda side=side: arrays(side.table, labels)) for side in (champion, challenger)]  # type: ignore[misc]
+    sides = [_checked(side, lambda side=side: prediction_arrays(side.table, labels)) for side in (champion, challenger)]  # type: ignore[misc]
     rows_M, others_M, only, only_other = _rows(champion, challenger, common)
     (targets, probabilities), (other_targets, other_probabilities) = sides
     first_ML, second_ML = targets[rows_M], other_targets[others_M]
@@ -112,7 +112,7 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
     known_ML = ~np.isnan(first_ML) & ~np.isnan(second_ML)
     of_one = (np.isnan(first_ML) != np.isnan(second_ML)).sum(axis=0)
     joined, differ = _joined(table, challenger.table.take(pa.array(others_M)))
-    how = Alignment(
+    how = AlignmentSummary(
         items=len(rows_M),
         only_champion=only,
         only_challenger=only_other,
@@ -121,7 +121,7 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
         targets_of_one={label: int(n) for label, n in zip(labels, of_one, strict=True) if n},
         columns_that_differ=differ,
     )
-    return Aligned(
+    return AlignedPredictions(
         joined,
         labels,
         np.where(known_ML, first_ML, np.nan),
@@ -166,7 +166,7 @@ def _rows(champion: ScoredModel, challenger: ScoredModel, common: bool) -> tuple
 def _refuse_contradictions(
     table: pa.Table, labels: Sequence[str], first_ML: Floats, second_ML: Floats, names: tuple[str, str]
 ) -> None:
-    apart_ML = np.abs(first_ML - second_ML) > ROUNDING
+    apart_ML = np.abs(first_ML - second_ML) > TARGET_TOLERANCE
     problems = []
     for place in np.flatnonzero(apart_ML.any(axis=0)).tolist():
         row = int(np.flatnonzero(apart_ML[:, place])[0])
@@ -200,8 +200,8 @@ def _rows_apart(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
 
 
 def _first(ids: pa.Array) -> str:
-    shown = ", ".join(str(id_) for id_ in ids[:SHOWN])
-    return f"{shown}, …" if len(ids) > SHOWN else shown
+    shown = ", ".join(str(id_) for id_ in ids[:MAX_IDS_SHOWN])
+    return f"{shown}, …" if len(ids) > MAX_IDS_SHOWN else shown
 
 
 def _named(labels: Sequence[str]) -> str:

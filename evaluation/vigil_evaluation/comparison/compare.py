@@ -8,26 +8,32 @@ import numpy as np
 import pyarrow as pa
 
 from vigil_data.errors import UserError
-from vigil_evaluation.comparison.alignment import Aligned, ScoredModel, align
-from vigil_evaluation.comparison.paired_differences import DECIDED, LESS_IS_BETTER, Deltas, deltas, needs
-from vigil_evaluation.comparison.prediction_flips import flips
-from vigil_evaluation.comparison.results import Cell, Comparison, Gate, Side, Verdict, sentence
+from vigil_evaluation.comparison.alignment import AlignedPredictions, ScoredModel, align
+from vigil_evaluation.comparison.paired_differences import (
+    DECISION_METRICS,
+    LOWER_IS_BETTER,
+    PairedDifferences,
+    paired_differences,
+    required_targets,
+)
+from vigil_evaluation.comparison.prediction_flips import find_flips
+from vigil_evaluation.comparison.results import CellVerdict, ComparedModel, Comparison, ComparisonCell, ReleaseGate, describe_cell
 from vigil_evaluation.slices.grouping import Grouping, clusters, groupings
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import Resampling
 from vigil_evaluation.stats.intervals import Interval
-from vigil_evaluation.stats.multiple_testing import evidence, step_down
+from vigil_evaluation.stats.multiple_testing import cell_statistics, step_down
 
-SLICED = ("language", "market", "content_type")
+DEFAULT_SLICES = ("language", "market", "content_type")
 """Columns that are compared by, beside presence, where nothing names others."""
 
-CLUSTER = "author"
+DEFAULT_CLUSTER = "author"
 """The column of the units that are resampled together, where nothing names another and the table has it."""
 
-DRAWS = 5_000
+CORRECTION_DRAWS = 5_000
 """From the joint distribution of all differences: corrected p-values are multiples of one of them."""
 
-LEAST_REPLICATES = 200
+MIN_REPLICATES = 200
 
 CORRECTION = "step-down max-T over the joint bootstrap replicates (Westfall and Young 1993; Romano and Wolf 2005)"
 
@@ -36,7 +42,7 @@ def compare(
     champion: ScoredModel,
     challenger: ScoredModel,
     spec: EvaluationSpec,
-    gate: Gate | None = None,
+    gate: ReleaseGate | None = None,
     *,
     common: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -46,8 +52,8 @@ def compare(
     Args:
         champion: what is in use.
         challenger: what is to replace it.
-        spec: slices, cluster, replicates, confidence and how metrics are measured. Without slices, those of :data:`SLICED` that
-            the tables have; without a cluster, :data:`CLUSTER`, if they have it.
+        spec: slices, cluster, replicates, confidence and how metrics are measured. Without slices, those of :data:`DEFAULT_SLICES` that
+            the tables have; without a cluster, :data:`DEFAULT_CLUSTER`, if they have it.
         gate: what must hold.
         common: compare the items that both have, rather than refuse tables of different ones.
         progress: told what is done.
@@ -58,10 +64,10 @@ def compare(
     Raises:
         UserError: if settings make no sense, the tables are not of the same items and targets, or nothing can be compared.
     """
-    say, gate = progress or (lambda _: None), gate or Gate()
+    say, gate = progress or (lambda _: None), gate or ReleaseGate()
     gate.check()
-    if spec.replicates < LEAST_REPLICATES:
-        raise UserError(f"replicates {spec.replicates}: a comparison needs at least {LEAST_REPLICATES}")
+    if spec.replicates < MIN_REPLICATES:
+        raise UserError(f"replicates {spec.replicates}: a comparison needs at least {MIN_REPLICATES}")
     say("aligning items")
     aligned = align(champion, challenger, common)
     cuts = (_thresholds(champion, aligned.labels), _thresholds(challenger, aligned.labels))
@@ -73,18 +79,18 @@ def compare(
     made = [grouping for grouping in made if len(grouping.values) > 1 or grouping.values_left_out]
     say("comparing every metric, label and slice")
     resampling = Resampling(spec.replicates, spec.seed, clusters(aligned.table, spec))
-    found = deltas(aligned, made, cuts, gate.metrics, resampling=resampling, spec=spec)
+    found = paired_differences(aligned, made, cuts, gate.metrics, resampling=resampling, spec=spec)
     if not (~np.isnan(found.gains_C)).any():
         few = f"no label has {spec.enough} known targets of each class among the {aligned.how.items} items"
         raise UserError(f"nothing can be compared: {few}")
     say("correcting for the number of comparisons")
     cells = _cells(found, aligned, made, gate, spec)
     say("flipped decisions")
-    flipped, table = flips(aligned, cuts, (champion.policy, challenger.policy))
+    flipped, table = find_flips(aligned, cuts, (champion.policy, challenger.policy))
     failed = [cell for cell in cells if cell.verdict in ("regression", "not shown")]
     comparison = Comparison(
         passed=not failed,
-        failures=[sentence(cell, gate.tolerance_of(cell.metric)) for cell in failed],
+        failures=[describe_cell(cell, gate.tolerance_of(cell.metric)) for cell in failed],
         champion=_side(champion),
         challenger=_side(challenger),
         alignment=aligned.how,
@@ -99,7 +105,7 @@ def compare(
     return comparison, table
 
 
-def _settings(gate: Gate, spec: EvaluationSpec, resampling: Resampling, aligned: Aligned) -> dict[str, Any]:
+def _settings(gate: ReleaseGate, spec: EvaluationSpec, resampling: Resampling, aligned: AlignedPredictions) -> dict[str, Any]:
     """What a comparison says of how it was made."""
     units_N = resampling.clusters
     return {
@@ -116,28 +122,30 @@ def _settings(gate: Gate, spec: EvaluationSpec, resampling: Resampling, aligned:
     }
 
 
-def _settled(spec: EvaluationSpec, gate: Gate, table: pa.Table) -> EvaluationSpec:
+def _settled(spec: EvaluationSpec, gate: ReleaseGate, table: pa.Table) -> EvaluationSpec:
     """The spec with the slices and the cluster that hold where it names none."""
-    slices = spec.slices or tuple(name for name in SLICED if name in table.column_names and not gate.slices)
+    slices = spec.slices or tuple(name for name in DEFAULT_SLICES if name in table.column_names and not gate.slices)
     cluster = spec.cluster
-    if cluster is None and CLUSTER in table.column_names and table.column(CLUSTER).null_count < table.num_rows:
-        cluster = CLUSTER
+    if cluster is None and DEFAULT_CLUSTER in table.column_names and table.column(DEFAULT_CLUSTER).null_count < table.num_rows:
+        cluster = DEFAULT_CLUSTER
     return spec.model_copy(update={"slices": tuple(dict.fromkeys([*slices, *gate.slices])), "cluster": cluster})
 
 
-def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate, spec: EvaluationSpec) -> list[Cell]:
+def _cells(
+    found: PairedDifferences, aligned: AlignedPredictions, made: Sequence[Grouping], gate: ReleaseGate, spec: EvaluationSpec
+) -> list[ComparisonCell]:
     """Every comparison with its verdict."""
     tolerances = np.array([gate.tolerance_of(metric) for metric in gate.metrics])[found.metric_C]
     comparable = ~np.isnan(found.gains_C)
     tested = comparable & (found.differing_C > 0)
-    decisions = np.isin(found.metric_C, [place for place, metric in enumerate(gate.metrics) if metric in DECIDED])
+    decisions = np.isin(found.metric_C, [place for place, metric in enumerate(gate.metrics) if metric in DECISION_METRICS])
     errors, units, differing = (values[tested] for values in (found.errors_C, found.units_C, found.differing_C))
     worse, better = (
-        (evidence(excess[tested], errors, units, differing, decisions[tested]), sign)
+        (cell_statistics(excess[tested], errors, units, differing, decisions[tested]), sign)
         for excess, sign in ((-found.gains_C - tolerances, -1), (found.gains_C, 1))
     )
     p_worse, p_better = np.where(comparable, 1.0, np.nan), np.where(comparable, 1.0, np.nan)
-    p_worse[tested], p_better[tested] = step_down((worse, better), found.samples_RC[:, tested], DRAWS, spec.seed)
+    p_worse[tested], p_better[tested] = step_down((worse, better), found.samples_RC[:, tested], CORRECTION_DRAWS, spec.seed)
     groups: list[tuple[str | None, str | None]] = [(None, None)]
     groups += [(grouping.column, value) for grouping in made for value in grouping.values]
     ends = {name: getattr(found, f"{name}_C").tolist() for name in ("champion", "challenger", "low", "high", "known", "positive")}
@@ -145,7 +153,7 @@ def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate
     cells = []
     for at, (metric, label, group) in enumerate(places):
         low, high = ends["low"][at], ends["high"][at]
-        cell = Cell(
+        cell = ComparisonCell(
             gate.metrics[metric],
             None if label < 0 else aligned.labels[label],
             column=groups[group][0],
@@ -166,19 +174,19 @@ def _cells(found: Deltas, aligned: Aligned, made: Sequence[Grouping], gate: Gate
     return sorted(cells, key=lambda cell: (first.get(cell.verdict, 3), _clearness(cell)))
 
 
-def _clearness(cell: Cell) -> tuple[float, float]:
+def _clearness(cell: ComparisonCell) -> tuple[float, float]:
     """The clearest evidence first, then the largest change; cells without a verdict to speak of stay in their order."""
     if cell.verdict == "improvement":
         return (cell.p_better or 0.0, -cell.gain)
     return (cell.p_worse or 0.0, cell.gain) if cell.verdict in ("regression", "not shown") else (0.0, 0.0)
 
 
-def _verdict(cell: Cell, gate: Gate, tested: bool) -> Verdict:
+def _verdict(cell: ComparisonCell, gate: ReleaseGate, tested: bool) -> CellVerdict:
     if cell.p_worse is not None and cell.p_worse <= gate.alpha:
         return "regression"
     if gate.require == "non-inferiority":
         reach = cell.interval or Interval(-np.inf, np.inf)
-        worst = -reach.high if cell.metric in LESS_IS_BETTER else reach.low
+        worst = -reach.high if cell.metric in LOWER_IS_BETTER else reach.low
         # Models that are the same lose nothing, even where a tolerance of 0 leaves no room for an interval.
         if not worst > -gate.tolerance_of(cell.metric) and (reach.low, reach.high) != (0.0, 0.0):
             return "not shown"
@@ -187,9 +195,9 @@ def _verdict(cell: Cell, gate: Gate, tested: bool) -> Verdict:
     return "improvement" if cell.p_better is not None and cell.p_better <= gate.alpha else "no evidence"
 
 
-def _why(cell: Cell, enough: int) -> str:
+def _why(cell: ComparisonCell, enough: int) -> str:
     """Why a cell cannot be compared."""
-    wanted, negative = needs(cell.metric), cell.known - cell.positive
+    wanted, negative = required_targets(cell.metric), cell.known - cell.positive
     have = {"positives": cell.positive, "negatives": negative, "known targets": cell.known}
     if min(have.get(wanted, min(cell.positive, negative)), cell.known) < enough:
         return f"needs {enough} {wanted}: {cell.positive} positive and {negative} negative are known"
@@ -205,14 +213,14 @@ def _thresholds(side: ScoredModel, labels: Iterable[str]) -> dict[str, float]:
     return {label: float(side.thresholds[label]) for label in labels}
 
 
-def _side(side: ScoredModel) -> Side:
+def _side(side: ScoredModel) -> ComparedModel:
     policy = None if side.policy is None else f"{side.policy.name} version {side.policy.version}"
-    return Side(side.name, side.kind, {k: float(v) for k, v in side.thresholds.items()}, policy, dict(side.facts))
+    return ComparedModel(side.name, side.kind, {k: float(v) for k, v in side.thresholds.items()}, policy, dict(side.facts))
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _columns(aligned: Aligned) -> str:
+def _columns(aligned: AlignedPredictions) -> str:
     return ", ".join(name for name in aligned.table.column_names if name != "id")

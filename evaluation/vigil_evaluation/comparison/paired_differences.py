@@ -7,30 +7,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_evaluation.comparison.alignment import Aligned
+from vigil_evaluation.comparison.alignment import AlignedPredictions
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.slices.grouping import Grouping
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
+from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
 from vigil_evaluation.stats.intervals import FEWEST, intervals
 
-LESS_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error")
+LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error")
 """Metrics of which a smaller value is the better one."""
 
-RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
+RANKING_METRICS = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
 """Metrics of the order of the scores, which need both classes."""
 
-DECIDED = ("f1", "precision", "recall", "false_positive_rate", "accuracy")
+DECISION_METRICS = ("f1", "precision", "recall", "false_positive_rate", "accuracy")
 """Metrics of decisions at a threshold: they change only where a decision does."""
 
-PSEUDO = 2.0
+PSEUDO_CHANGES = 2.0
 """Changed decisions, one each way, that the interval of a metric of decisions allows for (Agresti and Min 2005)."""
 
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Deltas:
+class PairedDifferences:
     """C cells, each a metric of a label (or the mean over labels) in a group of items.
 
     Attributes:
@@ -66,15 +66,15 @@ class Deltas:
     positive_C: Counts
 
 
-def deltas(
-    aligned: Aligned,
+def paired_differences(
+    aligned: AlignedPredictions,
     groupings: Sequence[Grouping],
     thresholds: tuple[Mapping[str, float], Mapping[str, float]],
     metrics: Sequence[str],
     *,
     resampling: Resampling,
     spec: EvaluationSpec,
-) -> Deltas:
+) -> PairedDifferences:
     """Measure both models on the same items and the same replicates.
 
     Args:
@@ -90,7 +90,7 @@ def deltas(
     sides = []
     for probabilities_NL, cuts in zip((aligned.champion_NL, aligned.challenger_NL), thresholds, strict=True):
         cuts_L = np.array([cuts[label] for label in aligned.labels])
-        points = Points(spec.false_positive_rate, spec.precision, cuts_L)
+        points = MetricParameters(spec.false_positive_rate, spec.precision, cuts_L)
         sides.append(
             replicate(
                 *(aligned.targets_NL, probabilities_NL, codes, points, resampling, metrics),
@@ -99,14 +99,14 @@ def deltas(
             )
         )
     champion, challenger = sides
-    counted = _Counted(aligned, codes, thresholds, resampling)
+    counted = _UnitCounts(aligned, codes, thresholds, resampling)
     parts = []
     for place, metric in enumerate(metrics):
         one, other = champion.estimates[metric], challenger.estimates[metric]
         drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
         comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= FEWEST)
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
-        both = _Sides(one, other, drawn_RGL, comparable, *counted.of(metric))
+        both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric))
         parts.append(_of_metric(place, metric, both, spec.confidence))
     whole = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     known_GL, positive_GL = champion.known_GL, champion.positive_GL
@@ -114,15 +114,15 @@ def deltas(
     # The mean over labels rests on the targets of all of them.
     known = np.where(label >= 0, known_GL[group, label], known_GL.sum(axis=1)[group])
     positive = np.where(label >= 0, positive_GL[group, label], positive_GL.sum(axis=1)[group])
-    return Deltas(**whole, known_C=known, positive_C=positive)
+    return PairedDifferences(**whole, known_C=known, positive_C=positive)
 
 
-class _Counted:
+class _UnitCounts:
     """How many independent units there are of each kind, and in how many of them the models differ."""
 
     def __init__(
         self,
-        aligned: Aligned,
+        aligned: AlignedPredictions,
         codes: Sequence[tuple[NDArray[np.int32], int]],
         thresholds: tuple[Mapping[str, float], Mapping[str, float]],
         resampling: Resampling,
@@ -143,7 +143,7 @@ class _Counted:
     def of(self, metric: str) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """The units of a metric, those in which the models differ, and whether any probability differs, ``[G, L]`` each."""
         moved = self._count("moved")
-        if metric not in DECIDED:
+        if metric not in DECISION_METRICS:
             # A model that is bolder than another loses a little on each item of one class and gains much on each of the other.
             # Where the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
             units = np.minimum(self._count("positive"), self._count("negative"))
@@ -191,7 +191,7 @@ def _units(pairs: tuple[Counts, Counts, int], mask_NL: NDArray[np.bool_]) -> Flo
     return counts
 
 
-class _Sides(NamedTuple):
+class _MetricPair(NamedTuple):
     """One metric of both models, ``[G, L]`` each: estimates, replicates of the difference, and what it rests on."""
 
     champion: Floats
@@ -203,7 +203,7 @@ class _Sides(NamedTuple):
     moved: NDArray[np.bool_]
 
 
-def _of_metric(place: int, metric: str, sides: _Sides, confidence: float) -> dict[str, NDArray[Any]]:
+def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -> dict[str, NDArray[Any]]:
     """The cells of one metric: those of all groups and labels, then the means over labels."""
     shape = sides.champion.shape
     several = sides.comparable.sum(axis=1) > 1 if shape[1] > 1 else np.zeros(shape[0], bool)
@@ -221,11 +221,11 @@ def _of_metric(place: int, metric: str, sides: _Sides, confidence: float) -> dic
     low, high = intervals(difference, drawn, confidence)
     errors = np.full(len(there), np.nan)
     errors[there] = np.nanstd(drawn[:, there].astype(np.float64), axis=0, ddof=1)
-    if metric in DECIDED:
+    if metric in DECISION_METRICS:
         moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
         reach = np.where(moved, _reach(errors, flat["units_C"], confidence), 0.0)
         low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
-    sign = -1 if metric in LESS_IS_BETTER else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     return {
         "metric_C": np.full(len(there), place),
         **flat,
@@ -237,7 +237,7 @@ def _of_metric(place: int, metric: str, sides: _Sides, confidence: float) -> dic
     }
 
 
-def _means(sides: _Sides) -> _Sides:
+def _means(sides: _MetricPair) -> _MetricPair:
     """The means over the labels that can be compared, ``[G]`` each; units are effective ones."""
     comparable, there = sides.comparable, ~np.isnan(sides.drawn_RGL)
     labels = np.maximum(comparable.sum(axis=1), 1)
@@ -251,18 +251,20 @@ def _means(sides: _Sides) -> _Sides:
         most = np.where(comparable, counts, 0).max(axis=1, initial=0)
         effective.append(np.where(shares > 0, spread.sum(axis=1) ** 2 / np.where(shares > 0, shares, 1), most))
     some, moved = (np.asarray(which.any(axis=1)) for which in (comparable, sides.moved & comparable))
-    return _Sides(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
+    return _MetricPair(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
 
 
 def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:
     """How far an interval reaches at least: as far as if one more decision had changed each way."""
     from scipy.special import ndtri
 
-    return np.asarray(ndtri(0.5 + confidence / 2) * np.sqrt(errors**2 + PSEUDO / (units + PSEUDO) ** 2), np.float64)
+    return np.asarray(
+        ndtri(0.5 + confidence / 2) * np.sqrt(errors**2 + PSEUDO_CHANGES / (units + PSEUDO_CHANGES) ** 2), np.float64
+    )
 
 
-def needs(metric: str) -> str:
+def required_targets(metric: str) -> str:
     """What a metric needs enough known targets of."""
-    if metric in (*RANKED, "f1", "precision"):
+    if metric in (*RANKING_METRICS, "f1", "precision"):
         return "positives and negatives"
     return {"recall": "positives", "false_positive_rate": "negatives"}.get(metric, "known targets")

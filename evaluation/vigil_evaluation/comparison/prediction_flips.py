@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vigil_evaluation.comparison.alignment import Aligned
+from vigil_evaluation.comparison.alignment import AlignedPredictions
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
-TOP = 50
+MAX_LISTED_FLIPS = 50
 """How many flips the JSON and the page list: those with the largest change of probability."""
 
-TEXT = 300
+MAX_TEXT_CHARACTERS = 300
 """Characters of an item's text that are listed."""
 
 CHANGES = ("right_to_wrong", "wrong_to_right", "unknown")
@@ -76,7 +76,7 @@ class ActionChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Actions:
+class ActionFlips:
     """What the two compiled policies do to the items.
 
     Attributes:
@@ -91,7 +91,7 @@ class Actions:
 
 
 @dataclass(frozen=True, slots=True)
-class Flips:
+class PredictionFlips:
     """All decisions that differ.
 
     Attributes:
@@ -103,15 +103,15 @@ class Flips:
 
     items: int
     labels: dict[str, LabelFlips]
-    actions: Actions | None
+    actions: ActionFlips | None
     top: list[Flip]
 
 
-def flips(
-    aligned: Aligned,
+def find_flips(
+    aligned: AlignedPredictions,
     thresholds: tuple[Mapping[str, float], Mapping[str, float]],
     policies: tuple[CompiledPolicy | None, CompiledPolicy | None] = (None, None),
-) -> tuple[Flips, pa.Table]:
+) -> tuple[PredictionFlips, pa.Table]:
     """Find every decision that two models take differently.
 
     Args:
@@ -137,7 +137,7 @@ def flips(
         labels[label] = LabelFlips(worse + better + unknown, flagged, worse, better, unknown, mcnemar(worse, better))
     actions, action_rows = _actions(aligned, policies)
     table = pa.concat_tables([_table(aligned, rows, places, by_challenger, change), action_rows], promote_options="default")
-    found = Flips(len(np.unique(rows)), labels, actions, _top(aligned, rows, places, by_challenger, change))
+    found = PredictionFlips(len(np.unique(rows)), labels, actions, _top(aligned, rows, places, by_challenger, change))
     return found, table
 
 
@@ -157,7 +157,7 @@ def mcnemar(worse: int, better: int) -> float | None:
 
 
 def _table(
-    aligned: Aligned,
+    aligned: AlignedPredictions,
     rows: NDArray[np.int64],
     places: NDArray[np.int64],
     by_challenger: NDArray[np.bool_],
@@ -178,7 +178,9 @@ def _table(
     return pa.table(made | {name: taken.column(name) for name in taken.column_names if name not in made})
 
 
-def _actions(aligned: Aligned, policies: tuple[CompiledPolicy | None, CompiledPolicy | None]) -> tuple[Actions | None, pa.Table]:
+def _actions(
+    aligned: AlignedPredictions, policies: tuple[CompiledPolicy | None, CompiledPolicy | None]
+) -> tuple[ActionFlips | None, pa.Table]:
     """What the policies do differently, and a row for each such item."""
     first, second = policies
     nothing = aligned.table.select(["id"]).slice(0, 0)
@@ -187,7 +189,7 @@ def _actions(aligned: Aligned, policies: tuple[CompiledPolicy | None, CompiledPo
     table = aligned.table
     presence, market = (table.column(name).to_pylist() if name in table.column_names else None for name in ("presence", "market"))
     taken = [
-        policy.codes(probabilities_NL, aligned.labels, presence, market)
+        policy.decide_codes(probabilities_NL, aligned.labels, presence, market)
         for policy, probabilities_NL in ((first, aligned.champion_NL), (second, aligned.challenger_NL))
     ]
     names = [np.array(policy.actions, object)[codes.actions_N] for policy, codes in zip((first, second), taken, strict=True)]
@@ -205,18 +207,18 @@ def _actions(aligned: Aligned, policies: tuple[CompiledPolicy | None, CompiledPo
     }
     others = {name: at.column(name) for name in at.column_names if name not in made}
     reviewed = int((taken[0].review_N != taken[1].review_N).sum())
-    return Actions(len(rows), reviewed, changes), pa.table(made | others)
+    return ActionFlips(len(rows), reviewed, changes), pa.table(made | others)
 
 
 def _top(
-    aligned: Aligned,
+    aligned: AlignedPredictions,
     rows: NDArray[np.int64],
     places: NDArray[np.int64],
     by_challenger: NDArray[np.bool_],
     change: NDArray[np.int64],
 ) -> list[Flip]:
     moved = np.abs(aligned.challenger_NL[rows, places] - aligned.champion_NL[rows, places])
-    order = np.argsort(-moved, kind="stable")[:TOP]
+    order = np.argsort(-moved, kind="stable")[:MAX_LISTED_FLIPS]
     texts = aligned.table.column("text") if "text" in aligned.table.column_names else None
     found = []
     for flip in order.tolist():
@@ -239,4 +241,4 @@ def _top(
 
 def _beginning(text: str | list[str | None] | None) -> str | None:
     whole = " ".join(part for part in text if part) if isinstance(text, list) else text
-    return whole if whole is None or len(whole) <= TEXT else whole[:TEXT] + "…"
+    return whole if whole is None or len(whole) <= MAX_TEXT_CHARACTERS else whole[:MAX_TEXT_CHARACTERS] + "…"

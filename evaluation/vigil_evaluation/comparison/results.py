@@ -11,24 +11,24 @@ from difflib import get_close_matches
 from typing import Literal
 
 from vigil_data.errors import UserError
-from vigil_evaluation.comparison.alignment import Alignment
-from vigil_evaluation.comparison.paired_differences import LESS_IS_BETTER
-from vigil_evaluation.comparison.prediction_flips import Flips
+from vigil_evaluation.comparison.alignment import AlignmentSummary
+from vigil_evaluation.comparison.paired_differences import LOWER_IS_BETTER
+from vigil_evaluation.comparison.prediction_flips import PredictionFlips
 from vigil_evaluation.stats.bootstrap import METRICS
 from vigil_evaluation.stats.intervals import Interval
 
 SCHEMA_VERSION = 1
 """Of comparison.json, docs/compare.md; raised when a field changes its meaning or goes."""
 
-GATED = ("average_precision", "recall", "false_positive_rate", "brier")
+GATED_METRICS = ("average_precision", "recall", "false_positive_rate", "brier")
 """The metrics that are compared unless others are asked for: ranking, decisions both ways, and probabilities."""
 
 Require = Literal["no-regression", "non-inferiority"]
-Verdict = Literal["regression", "not shown", "improvement", "no evidence", "the same", "not comparable"]
+CellVerdict = Literal["regression", "not shown", "improvement", "no evidence", "the same", "not comparable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class ReleaseGate:
     """What must hold for the challenger to pass.
 
     Attributes:
@@ -41,7 +41,7 @@ class Gate:
         slices: further columns to compare by, which must be there.
     """
 
-    metrics: tuple[str, ...] = GATED
+    metrics: tuple[str, ...] = GATED_METRICS
     tolerance: float = 0.01
     tolerances: Mapping[str, float] = field(default_factory=dict)
     alpha: float = 0.05
@@ -74,7 +74,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparedModel:
     """One of the two models.
 
     Attributes:
@@ -93,7 +93,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ComparisonCell:
     """One comparison: a metric of a label over a group of items.
 
     Attributes:
@@ -126,13 +126,13 @@ class Cell:
     interval: Interval | None
     p_worse: float | None
     p_better: float | None
-    verdict: Verdict
+    verdict: CellVerdict
     why: str | None = None
 
     @property
     def gain(self) -> float:
         """The delta, turned so that more is better; 0 where there is none."""
-        return (self.delta or 0.0) * (-1 if self.metric in LESS_IS_BETTER else 1)
+        return (self.delta or 0.0) * (-1 if self.metric in LOWER_IS_BETTER else 1)
 
     @property
     def where(self) -> str:
@@ -180,9 +180,9 @@ class Comparison:
     schema_version: int = SCHEMA_VERSION
     passed: bool
     failures: list[str]
-    champion: Side
-    challenger: Side
-    alignment: Alignment
+    champion: ComparedModel
+    challenger: ComparedModel
+    alignment: AlignmentSummary
     labels: list[str]
     cluster: str | None
     units: int
@@ -197,10 +197,10 @@ class Comparison:
     correction: str
     compared: int
     tested: int
-    cells: list[Cell]
-    flips: Flips
+    cells: list[ComparisonCell]
+    flips: PredictionFlips
 
-    def of(self, *verdicts: Verdict) -> list[Cell]:
+    def of(self, *verdicts: CellVerdict) -> list[ComparisonCell]:
         """The cells with one of these verdicts, the clearest first."""
         return [cell for cell in self.cells if cell.verdict in verdicts]
 
@@ -209,7 +209,7 @@ class Comparison:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
 
-def sentence(cell: Cell, tolerance: float) -> str:
+def describe_cell(cell: ComparisonCell, tolerance: float) -> str:
     """A comparison in one line."""
     assert cell.delta is not None
     moved = f"{cell.name}: {cell.champion:.3f} → {cell.challenger:.3f} ({cell.delta:+.3f}"

@@ -20,11 +20,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vigil_data import json_fields
 from vigil_data.errors import UserError
-from vigil_evaluation.policy.constraints import REVIEW, Appeals, Cell, ConstraintResult, Thresholds
-from vigil_evaluation.policy.reading import FORMAT, read_content
+from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, Appeals, CellKey, ConstraintResult, Thresholds, optional_text
 
-CHUNK = 65_536
+FORMAT = 1
+"""Of the JSON form."""
+
+CHUNK_ROWS = 65_536
 """Rows decided at once, so that memory does not grow with the table."""
 
 
@@ -39,7 +42,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ActionDecision:
     """What happens to an item.
 
     Attributes:
@@ -53,7 +56,7 @@ class Verdict:
     review: bool
 
 
-class Codes(NamedTuple):
+class DecisionCodes(NamedTuple):
     """Verdicts of many items as numbers.
 
     Attributes:
@@ -67,17 +70,17 @@ class Codes(NamedTuple):
     label_N: NDArray[np.int16]
 
 
-class Votes(NamedTuple):
+class LabelActions(NamedTuple):
     """What each label calls for.
 
     Attributes:
         strictest_NL: place of the strictest action in :attr:`CompiledPolicy.actions`, 0 for none; int8.
-        beside_NL: where review goes beside a milder action, the strictest of those; else 0.
+        alongside_NL: where review goes beside a milder action, the strictest of those; else 0.
         rows_C: of each cell that occurs, its place and its rows.
     """
 
     strictest_NL: NDArray[np.int8]
-    beside_NL: NDArray[np.int8]
+    alongside_NL: NDArray[np.int8]
     rows_C: list[tuple[int, NDArray[np.int64]]]
 
 
@@ -90,14 +93,14 @@ class CompiledPolicy:
         version: of the policy.
         actions: those that it uses, the mildest first; ``allow`` always is the first.
         labels: those that call for something; of two that call for the same the first decides.
-        review: ``before`` if an item that is sent to review waits there; ``beside`` if the milder action that it qualifies for is
+        review: ``before`` if an item that is sent to review waits there; ``alongside`` if the milder action that it qualifies for is
             taken meanwhile; ``None`` if nothing is sent to review.
         cells: market and presence to their thresholds; ``(None, None)`` is always there and holds for all others. A market's
             cell goes before a presence's, and that of both before either.
         costs: action to its cost per item.
         appeals: action to what its appeals are expected to be.
         severities: label to how much harm a miss does.
-        shown: each rule and what the items that it was compiled on say of it.
+        constraints: each rule and what the items that it was compiled on say of it.
         facts: what it was compiled on, for its reader.
     """
 
@@ -105,12 +108,12 @@ class CompiledPolicy:
     version: int
     actions: tuple[str, ...]
     labels: tuple[str, ...]
-    review: Literal["before", "beside"] | None
-    cells: Mapping[Cell, Thresholds]
+    review: Literal["before", "alongside"] | None
+    cells: Mapping[CellKey, Thresholds]
     costs: Mapping[str, float] = field(default_factory=dict)
     appeals: Mapping[str, Appeals] = field(default_factory=dict)
     severities: Mapping[str, float] = field(default_factory=dict)
-    shown: tuple[ConstraintResult, ...] = ()
+    constraints: tuple[ConstraintResult, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def decide(
@@ -119,7 +122,7 @@ class CompiledPolicy:
         labels: Sequence[str],
         presence_N: Sequence[str],
         market: Sequence[str | None] | str | None = None,
-    ) -> list[Verdict]:
+    ) -> list[ActionDecision]:
         """Decide what happens to items, each for itself.
 
         Args:
@@ -137,27 +140,27 @@ class CompiledPolicy:
         """
         read_NL = self._columns(probabilities_NL, labels)
         cells_N = self._cells_of(len(read_NL), presence_N, market)
-        verdicts = [Verdict(self.actions[0], (), False)] * len(read_NL)
-        for start in range(0, len(read_NL), CHUNK):
-            part = slice(start, start + CHUNK)
+        verdicts = [ActionDecision(self.actions[0], (), False)] * len(read_NL)
+        for start in range(0, len(read_NL), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
             self._explain(read_NL[part], None if cells_N is None else cells_N[part], start, verdicts)
         return verdicts
 
-    def codes(
+    def decide_codes(
         self,
         probabilities_NL: ArrayLike,
         labels: Sequence[str],
         presence_N: Sequence[str] | None,
         market: Sequence[str | None] | str | None = None,
-    ) -> Codes:
+    ) -> DecisionCodes:
         """What :meth:`decide` decides, as arrays and without reasons. ``presence_N`` may be left out where it is not known."""
         read_NL = self._columns(probabilities_NL, labels)
         cells_N = self._cells_of(len(read_NL), presence_N, market)
         parts = []
-        for start in range(0, max(len(read_NL), 1), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, max(len(read_NL), 1), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
             parts.append(self._coded(self._votes(read_NL[part], None if cells_N is None else cells_N[part])))
-        return Codes(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
+        return DecisionCodes(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
 
     def thresholds(self, presence: str | None = None, market: str | None = None) -> Thresholds:
         """The thresholds that hold for an item."""
@@ -184,7 +187,7 @@ class CompiledPolicy:
         Raises:
             UserError: one line, if it is malformed or is not what its digest says.
         """
-        content, digest = read_content(value)
+        content, digest = _read_content(value)
         policy = cls(**content)
         if digest != policy.digest:
             raise UserError("policy.digest: does not fit the content, which was altered")
@@ -225,7 +228,7 @@ class CompiledPolicy:
             "costs": dict(self.costs),
             "appeals": {action: asdict(appeals) for action, appeals in self.appeals.items()},
             "severities": dict(self.severities),
-            "shown": [shown.to_dict() for shown in self.shown],
+            "constraints": [shown.to_dict() for shown in self.constraints],
             "facts": dict(self.facts),
         }
 
@@ -240,10 +243,10 @@ class CompiledPolicy:
         ]
 
     @cached_property
-    def _places(self) -> dict[Cell, int]:
+    def _places(self) -> dict[CellKey, int]:
         return {cell: place for place, cell in enumerate(self.cells)}
 
-    def _cell(self, of: Cell) -> Cell:
+    def _cell(self, of: CellKey) -> CellKey:
         market, presence = of
         return next(cell for cell in ((market, presence), (market, None), (None, presence), (None, None)) if cell in self.cells)
 
@@ -272,37 +275,37 @@ class CompiledPolicy:
         place = {pair: self._places[self._cell(pair)] for pair in set(pairs)}
         return np.fromiter((place[pair] for pair in pairs), np.int32, items)
 
-    def _votes(self, read_ML: NDArray[np.float32], cells_M: NDArray[np.int32] | None) -> Votes:
+    def _votes(self, read_ML: NDArray[np.float32], cells_M: NDArray[np.int32] | None) -> LabelActions:
         everything = np.arange(len(read_ML))
         rows_C = [(0, everything)] if cells_M is None else [(int(c), np.flatnonzero(cells_M == c)) for c in np.unique(cells_M)]
-        strictest_ML, beside_ML = np.zeros((2, *read_ML.shape), np.int8)
-        at = self.actions.index(REVIEW) if self.review == "beside" else 0
+        strictest_ML, alongside_ML = np.zeros((2, *read_ML.shape), np.int8)
+        at = self.actions.index(REVIEW) if self.review == "alongside" else 0
         for cell, rows in rows_C:
-            part_ML, strictest, beside = read_ML[rows], strictest_ML[rows], beside_ML[rows]
+            part_ML, strictest, alongside = read_ML[rows], strictest_ML[rows], alongside_ML[rows]
             for place, cuts_L in enumerate(self._cuts[cell][1:], start=1):
                 reached_ML = part_ML >= cuts_L
                 strictest[reached_ML] = place
                 if place < at:
-                    beside[reached_ML] = place
-            strictest_ML[rows], beside_ML[rows] = strictest, beside
-        return Votes(strictest_ML, beside_ML, rows_C)
+                    alongside[reached_ML] = place
+            strictest_ML[rows], alongside_ML[rows] = strictest, alongside
+        return LabelActions(strictest_ML, alongside_ML, rows_C)
 
-    def _coded(self, votes: Votes) -> Codes:
+    def _coded(self, votes: LabelActions) -> DecisionCodes:
         action_M = votes.strictest_NL.max(axis=1, initial=0)
         review_M = np.zeros(len(action_M), bool)
         calls_ML = votes.strictest_NL == action_M[:, None]
         if self.review is not None:
             review_M = action_M == self.actions.index(REVIEW)
-        if self.review == "beside":
-            milder_M = votes.beside_NL.max(axis=1, initial=0)
+        if self.review == "alongside":
+            milder_M = votes.alongside_NL.max(axis=1, initial=0)
             instead_M = review_M & (milder_M > 0)
             action_M = np.where(instead_M, milder_M, action_M)
-            calls_ML = np.where(instead_M[:, None], votes.beside_NL == action_M[:, None], calls_ML)
+            calls_ML = np.where(instead_M[:, None], votes.alongside_NL == action_M[:, None], calls_ML)
         label_M = np.where(action_M > 0, calls_ML.argmax(axis=1) if self.labels else -1, -1).astype(np.int16)
-        return Codes(action_M.astype(np.int8), review_M, label_M)
+        return DecisionCodes(action_M.astype(np.int8), review_M, label_M)
 
     def _explain(
-        self, read_ML: NDArray[np.float32], cells_M: NDArray[np.int32] | None, start: int, verdicts: list[Verdict]
+        self, read_ML: NDArray[np.float32], cells_M: NDArray[np.int32] | None, start: int, verdicts: list[ActionDecision]
     ) -> None:
         """Put the verdicts of a chunk's items that are not allowed into ``verdicts``."""
         votes = self._votes(read_ML, cells_M)
@@ -311,13 +314,13 @@ class CompiledPolicy:
         rows, columns = np.nonzero(votes.strictest_NL)
         cells = np.zeros_like(rows) if cells_M is None else cells_M[rows]
         called = votes.strictest_NL[rows, columns]
-        beside = np.where(called == review, votes.beside_NL[rows, columns], 0)
+        alongside = np.where(called == review, votes.alongside_NL[rows, columns], 0)
         cells_of_votes = zip(
             rows.tolist(),
             columns.tolist(),
             cells.tolist(),
             called.tolist(),
-            beside.tolist(),
+            alongside.tolist(),
             read_ML[rows, columns].tolist(),
             strict=True,
         )
@@ -332,4 +335,114 @@ class CompiledPolicy:
                     reasons.append((place != winner, -place, column, reason))
             reasons.sort(key=lambda entry: entry[:3])
             told = tuple(reason for *_, reason in reasons)
-            verdicts[start + row] = Verdict(self.actions[winner], told, bool(review_M[row]))
+            verdicts[start + row] = ActionDecision(self.actions[winner], told, bool(review_M[row]))
+
+
+_NAMES = (
+    *(
+        "format",
+        "name",
+        "version",
+        "actions",
+        "labels",
+        "review",
+        "cells",
+        "costs",
+        "appeals",
+        "severities",
+        "constraints",
+        "facts",
+    ),
+    "digest",
+)
+
+
+def _read_content(value: Any) -> tuple[dict[str, Any], str]:
+    """The fields of a :class:`vigil_evaluation.policy.compiled_policy.CompiledPolicy`, and the digest that they are said to have.
+
+    Raises:
+        UserError: one line, if something is malformed.
+    """
+    where = "policy"
+    read = json_fields.mapping(value, where)
+    if read.get("format") != FORMAT:
+        json_fields.wrong(f"{where}.format", f"is {read.get('format')!r}; this Vigil reads {FORMAT}")
+    read = json_fields.mapping(value, where, _NAMES)
+    listed = {name: json_fields.items(read[name], f"{where}.{name}") for name in ("labels", "actions", "constraints")}
+    labels = [json_fields.text(label, f"{where}.labels.{i}") for i, label in enumerate(listed["labels"])]
+    if len(set(labels)) != len(labels):
+        json_fields.wrong(f"{where}.labels", "names a label twice")
+    actions = listed["actions"]
+    if not actions or actions != [action for action in ACTIONS if action in actions] or actions[0] != ACTIONS[0]:
+        json_fields.wrong(f"{where}.actions", f"must be allow and some of {', '.join(ACTIONS[1:])}, in this order")
+    if read["review"] not in (("before", "alongside") if REVIEW in actions else (None,)):
+        json_fields.wrong(f"{where}.review", f"does not go with the actions {', '.join(actions)}: {read['review']!r}")
+    facts = json_fields.mapping(read["facts"], f"{where}.facts")
+    content = {
+        "name": json_fields.text(read["name"], f"{where}.name"),
+        "version": json_fields.count(read["version"], f"{where}.version"),
+        "actions": tuple(actions),
+        "labels": tuple(labels),
+        "review": read["review"],
+        "cells": _read_cells(read["cells"], f"{where}.cells", labels, actions),
+        "costs": _numbers(read["costs"], f"{where}.costs"),
+        "appeals": {
+            action: _read_appeals(given, f"{where}.appeals.{action}") for action, given in _each(read, "appeals", actions)
+        },
+        "severities": _numbers(read["severities"], f"{where}.severities"),
+        "constraints": tuple(
+            ConstraintResult.from_dict(shown, f"{where}.constraints.{i}") for i, shown in enumerate(listed["constraints"])
+        ),
+        "facts": {key: json_fields.text(fact, f"{where}.facts.{key}") for key, fact in facts.items()},
+    }
+    return content, json_fields.text(read["digest"], f"{where}.digest")
+
+
+def _each(read: Mapping[str, Any], name: str, allowed: Sequence[str]) -> list[tuple[str, Any]]:
+    given = json_fields.mapping(read[name], f"policy.{name}")
+    if unknown := sorted(set(given) - set(allowed)):
+        json_fields.wrong(f"policy.{name}", f"has unknown {', '.join(unknown)}")
+    return list(given.items())
+
+
+def _numbers(value: Any, where: str) -> dict[str, float]:
+    return {key: json_fields.number(number, f"{where}.{key}", 0) for key, number in json_fields.mapping(value, where).items()}
+
+
+def _read_appeals(value: Any, where: str) -> Appeals:
+    read = json_fields.mapping(value, where, Appeals.__slots__)
+    return Appeals(
+        json_fields.number(read["wrong"], f"{where}.wrong", 0, 1),
+        json_fields.number(read["right"], f"{where}.right", 0, 1),
+        json_fields.number(read["cost"], f"{where}.cost", 0),
+    )
+
+
+def _read_cells(value: Any, where: str, labels: Sequence[str], actions: Sequence[str]) -> dict[CellKey, Thresholds]:
+    cells: dict[CellKey, Thresholds] = {}
+    for i, entry in enumerate(json_fields.items(value, where)):
+        here = f"{where}.{i}"
+        read = json_fields.mapping(entry, here, ("market", "presence", "thresholds"))
+        cell = (optional_text(read["market"], f"{here}.market"), optional_text(read["presence"], f"{here}.presence"))
+        if cell in cells:
+            json_fields.wrong(here, "is of a market and presence that another is of")
+        cells[cell] = _read_thresholds(read["thresholds"], f"{here}.thresholds", labels, actions)
+    if (None, None) not in cells:
+        json_fields.wrong(where, "lack the one for all markets and presences")
+    return cells
+
+
+def _read_thresholds(value: Any, where: str, labels: Sequence[str], actions: Sequence[str]) -> Thresholds:
+    given = json_fields.mapping(value, where)
+    if unknown := sorted(set(given) - set(labels)):
+        json_fields.wrong(where, f"are of unknown {', '.join(unknown)}")
+    thresholds: dict[str, dict[str, float]] = {}
+    for label, by in given.items():
+        read = json_fields.mapping(by, f"{where}.{label}")
+        if unknown := sorted(set(read) - set(actions[1:])):
+            json_fields.wrong(f"{where}.{label}", f"has unknown {', '.join(unknown)}")
+        thresholds[label] = {action: json_fields.number(cut, f"{where}.{label}.{action}", 0, 1) for action, cut in read.items()}
+        for action, cut in thresholds[label].items():
+            if float(np.float32(cut)) != cut:
+                json_fields.wrong(f"{where}.{label}.{action}", f"{cut!r} is no float32 number")
+    return thresholds

@@ -6,30 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.compiled_policy import Codes, CompiledPolicy
-from vigil_evaluation.policy.constraint_tests import Evidence, bounds, estimates, gather, p_values, steady_effect
-from vigil_evaluation.policy.constraints import REVIEW, ConstraintResult, Rule, taken_before
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
+from vigil_evaluation.policy.constraint_tests import (
+    ConstraintCounts,
+    confidence_bounds,
+    count_at_candidates,
+    inverse_design_effect,
+    metric_estimates,
+    p_values,
+)
+from vigil_evaluation.policy.constraints import REVIEW, ConstraintResult, Rule, preceding_actions
 from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic
 from vigil_evaluation.policy.shared_budget import weighted_upper
-from vigil_evaluation.policy.threshold_search import groups_of
+from vigil_evaluation.policy.threshold_search import rule_groups
 
 
-def codes_of(policy: CompiledPolicy, traffic: Traffic) -> Codes:
+def decide_traffic(policy: CompiledPolicy, traffic: Traffic) -> DecisionCodes:
     """What a policy decides on each item."""
     presence = traffic.columns[PRESENCE].texts() if PRESENCE in traffic.columns else None
     market = traffic.columns[MARKET].texts() if MARKET in traffic.columns else None
     given = None if presence is None else [value or "" for value in presence]
-    return policy.codes(traffic.probabilities_NL, traffic.labels, given, market)
+    return policy.decide_codes(traffic.probabilities_NL, traffic.labels, given, market)
 
 
-def gets(policy: CompiledPolicy, codes: Codes, action: str) -> NDArray[np.bool_]:
+def items_with_action(policy: CompiledPolicy, codes: DecisionCodes, action: str) -> NDArray[np.bool_]:
     """Which items get an action; in review are all that people look at."""
     if action == REVIEW:
         return codes.review_N
     return np.asarray(codes.actions_N == policy.actions.index(action))
 
 
-def shown(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> Iterable[ConstraintResult]:
+def check_rules(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> Iterable[ConstraintResult]:
     """What items say of rules at a policy's thresholds.
 
     Args:
@@ -37,8 +44,8 @@ def shown(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> It
         rules: whose columns the traffic has.
         traffic: the items.
     """
-    codes = codes_of(policy, traffic)
-    cuts = Cuts(policy, traffic)
+    codes = decide_traffic(policy, traffic)
+    cuts = ItemThresholds(policy, traffic)
     named = [market for market, _ in policy.cells if market is not None]
     for rule in rules:
         rows_N = traffic.in_market(rule.market, named)
@@ -49,7 +56,7 @@ def shown(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> It
         yield _told(rule, groups)
 
 
-class Cuts:
+class ItemThresholds:
     """Thresholds by item."""
 
     def __init__(self, policy: CompiledPolicy, traffic: Traffic) -> None:
@@ -70,18 +77,18 @@ class Cuts:
     def above(self, label: str, action: str) -> Floats:
         """The lowest threshold of the actions that go before, ``[N]``."""
         above_N = np.full(len(self._place_N), np.inf)
-        for other in taken_before(action, self._policy.review):
+        for other in preceding_actions(action, self._policy.review):
             above_N = np.minimum(above_N, self.of(label, other))
         return above_N
 
 
 def _evidence(
-    policy: CompiledPolicy, rule: Rule, traffic: Traffic, codes: Codes, *, rows_N: NDArray[np.bool_], cuts: Cuts
-) -> list[Evidence]:
+    policy: CompiledPolicy, rule: Rule, traffic: Traffic, codes: DecisionCodes, *, rows_N: NDArray[np.bool_], cuts: ItemThresholds
+) -> list[ConstraintCounts]:
     part = traffic.take(rows_N)
     event: NDArray[np.bool_] | None = None
     if rule.label is None:
-        base, reached = np.ones(part.items, bool), gets(policy, codes, rule.action)[rows_N]
+        base, reached = np.ones(part.items, bool), items_with_action(policy, codes, rule.action)[rows_N]
     else:
         at = traffic.labels.index(rule.label)
         probabilities, above = part.probabilities_NL[:, at], cuts.above(rule.label, rule.action)[rows_N]
@@ -96,32 +103,34 @@ def _evidence(
     # On other items than those compiled on, no value of the column may be frequent enough: then nothing is known.
     if column is not None and not (np.bincount(column.codes_N[column.codes_N >= 0], minlength=1) > rule.over).any():
         return []
-    return gather(np.where(reached, 0, 1), 1, base, event, units_M=part.units_N, groups=groups_of(rule, part))
+    return count_at_candidates(np.where(reached, 0, 1), 1, base, event, units_M=part.units_N, groups=rule_groups(rule, part))
 
 
-def _told(rule: Rule, groups: Sequence[Evidence]) -> ConstraintResult:
+def _told(rule: Rule, groups: Sequence[ConstraintCounts]) -> ConstraintResult:
     """The group that does worst, in numbers."""
     known = [evidence for evidence in groups if evidence.rows_K[0] > 0]
     if not known:
         return ConstraintResult(rule, None, None, None, None, None, None, 0, 0, None, None)
     worst = max(known, key=lambda evidence: (float(p_values(rule, evidence)[0]), float(_off(rule, evidence))))
-    estimate = float(estimates(rule, worst)[0])
-    low, high = bounds(rule, worst, rule.confidence)
+    estimate = float(metric_estimates(rule, worst)[0])
+    low, high = confidence_bounds(rule, worst, rule.confidence)
     bound = float((low if rule.at_least else high)[0])
     margin = bound - rule.bound if rule.at_least else rule.bound - bound
-    between = bounds(rule, worst, (1 + rule.confidence) / 2)
+    between = confidence_bounds(rule, worst, (1 + rule.confidence) / 2)
     ends = (float(between[0][0]), float(between[1][0]))
     kept = estimate >= rule.bound if rule.at_least else estimate <= rule.bound
     count, rows = int(worst.count_K[0]), int(worst.rows_K[0])
     return ConstraintResult(rule, worst.group, estimate, *ends, bound, margin, count, rows, bool(kept), margin >= 0)
 
 
-def _off(rule: Rule, evidence: Evidence) -> float:
-    estimate = float(estimates(rule, evidence)[0])
+def _off(rule: Rule, evidence: ConstraintCounts) -> float:
+    estimate = float(metric_estimates(rule, evidence)[0])
     return rule.bound - estimate if rule.at_least else estimate - rule.bound
 
 
-def _overturned(policy: CompiledPolicy, rule: Rule, traffic: Traffic, rows_N: NDArray[np.bool_], cuts: Cuts) -> ConstraintResult:
+def _overturned(
+    policy: CompiledPolicy, rule: Rule, traffic: Traffic, rows_N: NDArray[np.bool_], cuts: ItemThresholds
+) -> ConstraintResult:
     """Wrong calls for an action, summed over labels, times the share of them that is appealed."""
     weight = policy.appeals[rule.action].wrong if rule.action in policy.appeals else 1.0
     taken_N = np.zeros(traffic.items, bool)
@@ -134,7 +143,7 @@ def _overturned(policy: CompiledPolicy, rule: Rule, traffic: Traffic, rows_N: ND
             continue
         known_N = rows_N & (traffic.positive_NL[:, at] | traffic.negative_NL[:, at])
         wrong_N = known_N & traffic.negative_NL[:, at] & (traffic.probabilities_NL[:, at] >= cut_N) & ~taken_N
-        effective = steady_effect(wrong_N[known_N], None if traffic.units_N is None else traffic.units_N[known_N])
+        effective = inverse_design_effect(wrong_N[known_N], None if traffic.units_N is None else traffic.units_N[known_N])
         counts.append(wrong_N.sum() * effective)
         rows.append(known_N.sum() * effective)
         estimate += weight * float(wrong_N.sum()) / float(known_N.sum()) if known_N.any() else np.nan

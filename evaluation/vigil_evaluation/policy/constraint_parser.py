@@ -34,7 +34,7 @@ EXAMPLES = (
 """One of each kind. Behind it may stand a column, the labels that are meant, and ``with 90 % confidence``."""
 
 
-def parse(sentence: str) -> dict[str, Any]:
+def parse_constraint(sentence: str) -> dict[str, Any]:
     """Read a constraint.
 
     Args:
@@ -49,12 +49,12 @@ def parse(sentence: str) -> dict[str, Any]:
     text = " ".join(sentence.split())
     for metric, head in _HEADS.items():
         if found := re.match(head, text, re.IGNORECASE):
-            read = {"metric": metric, "bound": share(found.group(1) + found.group(2))}
+            read = {"metric": metric, "bound": parse_share(found.group(1) + found.group(2))}
             return read | _tails(text[found.end() :], sentence)
     raise ValueError(f"is not understood: {sentence!r}, which could be one of: {' | '.join(EXAMPLES)}")
 
 
-def share(value: Any) -> Any:
+def parse_share(value: Any) -> Any:
     """A share as a number: ``5 %`` is 0.05, and 0.05 is itself. What is neither is left for others to refuse."""
     if isinstance(value, str) and (found := re.fullmatch(_NUMBER, value.strip())):
         number = float(found.group(1))
@@ -79,6 +79,6 @@ def _tails(rest: str, sentence: str) -> dict[str, Any]:
         elif name == "labels":
             read["labels"] = tuple(re.split(r", | and ", found.group(1)))
         else:
-            read["confidence"] = share(found.group(1) + found.group(2))
+            read["confidence"] = parse_share(found.group(1) + found.group(2))
         rest = rest[found.end() :]
     return read

@@ -5,7 +5,7 @@ on the wrong side of what is promised. Counts are binomial, so it is exact (Clop
 
 Items of one author resemble each other. Where units are given, counts are divided by the design effect 1 + r (m - 1): m is the
 mean size of a unit as an item of the sample meets it, r the correlation within units (Kish 1965; Korn and Graubard 1998 use
-effective counts in this way). r is measured where at least :data:`STEADY` of the rarer outcome are seen, taken one standard error
+effective counts in this way). r is measured where at least :data:`MIN_RARER_OUTCOMES` of the rarer outcome are seen, taken one standard error
 higher, and never below 0.
 """
 
@@ -18,15 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.constraints import Rule
 
-STEADY = 30
+MIN_RARER_OUTCOMES = 30
 
-CARE = 0.75
+SIGNIFICANCE_FRACTION = 0.75
 """Of the doubt that a rule allows, tests use so much. The rest is for what is not exact: design effects, and choices beside
 thresholds that are made on the same items (the order in which labels share a budget, thresholds by presence)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class ConstraintCounts:
     """Counts at each of K candidate thresholds, for one group of items.
 
     Attributes:
@@ -41,12 +41,12 @@ class Evidence:
     rows_K: Floats
     effective_K: Floats
 
-    def scaled(self, by: float) -> "Evidence":
+    def scaled(self, by: float) -> "ConstraintCounts":
         """As if there were ``by`` times as many items of the same kind."""
         return replace(self, count_K=self.count_K * by, rows_K=self.rows_K * by)
 
 
-def p_values(rule: Rule, evidence: Evidence) -> Floats:
+def p_values(rule: Rule, evidence: ConstraintCounts) -> Floats:
     """Of the hypothesis that the rule is broken, ``[K]``; 1 where there is nothing to go by."""
     count_K, rows_K = evidence.count_K * evidence.effective_K, evidence.rows_K * evidence.effective_K
     if rule.metric == "expected_miss_rate":
@@ -56,19 +56,19 @@ def p_values(rule: Rule, evidence: Evidence) -> Floats:
     return _p_at_least(count_K, rows_K, rule.bound) if rule.at_least else _p_at_most(count_K, rows_K, rule.bound)
 
 
-def doubt(rule: Rule) -> float:
+def significance_level(rule: Rule) -> float:
     """The largest p-value with which a rule counts as shown."""
-    return CARE * (1 - rule.confidence)
+    return SIGNIFICANCE_FRACTION * (1 - rule.confidence)
 
 
-def estimates(rule: Rule, evidence: Evidence) -> Floats:
+def metric_estimates(rule: Rule, evidence: ConstraintCounts) -> Floats:
     """The metric as it is seen, ``[K]``; NaN where there is nothing to go by."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share_K: Floats = evidence.count_K / evidence.rows_K
     return 1 - share_K if rule.metric in ("miss_rate", "expected_miss_rate") else share_K
 
 
-def bounds(rule: Rule, evidence: Evidence, confidence: float) -> tuple[Floats, Floats]:
+def confidence_bounds(rule: Rule, evidence: ConstraintCounts, confidence: float) -> tuple[Floats, Floats]:
     """One-sided lower and one-sided upper bound of the metric, each at a confidence, ``[K]``."""
     count_K, rows_K = evidence.count_K * evidence.effective_K, evidence.rows_K * evidence.effective_K
     low_K, high_K = _lower(count_K, rows_K, confidence), _upper(count_K, rows_K, confidence)
@@ -79,7 +79,7 @@ def bounds(rule: Rule, evidence: Evidence, confidence: float) -> tuple[Floats, F
     return low_K, high_K
 
 
-def gather(
+def count_at_candidates(
     first_M: NDArray[np.int64],
     candidates: int,
     base_M: NDArray[np.bool_],
@@ -87,7 +87,7 @@ def gather(
     *,
     units_M: NDArray[np.int32] | None,
     groups: Sequence[tuple[str | None, NDArray[np.bool_] | None]],
-) -> list[Evidence]:
+) -> list[ConstraintCounts]:
     """Count at every candidate threshold, from the strictest on.
 
     Args:
@@ -113,11 +113,11 @@ def gather(
         effective_K = np.ones(candidates)
         if units_M is not None and correlation > 0:
             effective_K = 1 / (1 + correlation * (_met_size(first_M, candidates, mine_M, event_M, units_M) - 1))
-        found.append(Evidence(name, count_K, rows_K, effective_K))
+        found.append(ConstraintCounts(name, count_K, rows_K, effective_K))
     return found
 
 
-def steady_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None) -> float:
+def inverse_design_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None) -> float:
     """One divided by the design effect of a share of all items."""
     if units_N is None or not len(outcome_N):
         return 1.0
@@ -144,7 +144,7 @@ def _steady(count_K: Floats, rows_K: Floats) -> int | None:
     rarer_K = np.minimum(count_K, rows_K - count_K)
     if not rarer_K.max(initial=0):
         return None
-    enough = np.flatnonzero(rarer_K >= STEADY)
+    enough = np.flatnonzero(rarer_K >= MIN_RARER_OUTCOMES)
     return int(enough[0]) if len(enough) else int(rarer_K.argmax())
 
 

@@ -12,7 +12,7 @@ ACTIONS = ("allow", "label", "limit", "age_gate", "review", "remove")
 REVIEW = "review"
 """The action that is people's."""
 
-Cell = tuple[str | None, str | None]
+CellKey = tuple[str | None, str | None]
 """A market and a presence pattern; ``None`` stands for all that have no thresholds of their own."""
 
 Thresholds = Mapping[str, Mapping[str, float]]
@@ -21,13 +21,13 @@ Thresholds = Mapping[str, Mapping[str, float]]
 METRICS = ("precision", "false_positive_rate", "recall", "miss_rate", "expected_miss_rate", "share_of_traffic", "overturned")
 """What a rule can bound; docs/policy.md defines each."""
 
-OF_ITEMS = ("share_of_traffic", "overturned")
+TRAFFIC_METRICS = ("share_of_traffic", "overturned")
 """Rules over all labels together; the others are kept by each label by itself."""
 
-AT_LEAST = ("precision", "recall")
+LOWER_BOUNDED_METRICS = ("precision", "recall")
 """Metrics of which a rule wants much; of the others it wants little."""
 
-FROM_ABOVE = ("precision", "false_positive_rate", "share_of_traffic", "overturned")
+THRESHOLD_FLOOR_METRICS = ("precision", "false_positive_rate", "share_of_traffic", "overturned")
 """Rules that keep thresholds from falling; the others keep them from rising."""
 
 
@@ -58,10 +58,10 @@ class Rule:
     @property
     def at_least(self) -> bool:
         """Whether the metric is to be at least the bound, rather than at most."""
-        return self.metric in AT_LEAST
+        return self.metric in LOWER_BOUNDED_METRICS
 
     def __str__(self) -> str:
-        words = f"{self.metric.replace('_', ' ')} at {'least' if self.at_least else 'most'} {percent(self.bound)}"
+        words = f"{self.metric.replace('_', ' ')} at {'least' if self.at_least else 'most'} {format_percent(self.bound)}"
         if self.column is not None:
             words += f" in every {self.column}" + (f" with over {self.over} items" if self.over else "")
         return words
@@ -109,7 +109,7 @@ class ConstraintResult:
         margin: how far that bound is on the right side of the promise; negative if it is not.
         count: items that count towards the metric: right ones, flagged ones, missed ones.
         rows: items that it is a share of.
-        kept: whether the estimate keeps the promise.
+        met: whether the estimate keeps the promise.
         confirmed: whether the bound does.
     """
 
@@ -122,7 +122,7 @@ class ConstraintResult:
     margin: float | None
     count: int
     rows: int
-    kept: bool | None
+    met: bool | None
     confirmed: bool | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class ConstraintResult:
             name: None if read[name] is None else json_fields.number(read[name], f"{where}.{name}")
             for name in ("estimate", "low", "high", "bound", "margin")
         }
-        for name in ("kept", "confirmed"):
+        for name in ("met", "confirmed"):
             if read[name] is not None and not isinstance(read[name], bool):
                 json_fields.wrong(f"{where}.{name}", "must be true, false or null")
         return cls(
@@ -154,7 +154,7 @@ class ConstraintResult:
             numbers["margin"],
             json_fields.count(read["count"], f"{where}.count"),
             json_fields.count(read["rows"], f"{where}.rows"),
-            read["kept"],
+            read["met"],
             read["confirmed"],
         )
 
@@ -174,13 +174,13 @@ class Appeals:
     cost: float
 
 
-def taken_before(action: str, review: str | None) -> tuple[str, ...]:
-    """The stricter actions that take an item away from this one; ``beside`` milder actions review takes none."""
+def preceding_actions(action: str, review: str | None) -> tuple[str, ...]:
+    """The stricter actions that take an item away from this one; ``alongside`` milder actions review takes none."""
     stricter = ACTIONS[ACTIONS.index(action) + 1 :]
-    return tuple(other for other in stricter if not (other == REVIEW and review == "beside"))
+    return tuple(other for other in stricter if not (other == REVIEW and review == "alongside"))
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share as a policy says it: 0.005 is ``0.5 %``."""
     return f"{100 * share:.10g} %"
 

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vigil_evaluation.policy.compiled_policy import Codes, CompiledPolicy
-from vigil_evaluation.policy.constraint_check import Cuts, codes_of, gets, shown
-from vigil_evaluation.policy.constraint_tests import Evidence, bounds, steady_effect
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
+from vigil_evaluation.policy.constraint_check import ItemThresholds, check_rules, decide_traffic, items_with_action
+from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, inverse_design_effect
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, ConstraintResult, Rule
-from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)
-class ActionOutcome:
+class ActionImpact:
     """What one action does.
 
     Attributes:
@@ -48,7 +48,7 @@ class ActionOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelOutcome:
+class LabelImpact:
     """What becomes of one label's positives.
 
     Attributes:
@@ -73,7 +73,7 @@ class LabelOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupOutcome:
+class GroupImpact:
     """What happens to the items of one value of a column.
 
     Attributes:
@@ -90,19 +90,19 @@ class GroupOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyFindings:
+class PolicyImpact:
     """What a policy does to some items.
 
     Attributes:
         name: of the policy.
         version: of the policy.
         digest: of the policy.
-        review: whether review goes ``before`` milder actions or ``beside`` them.
+        review: whether review goes ``before`` milder actions or ``alongside`` them.
         items: how many.
         confidence: of the intervals.
         actions: the mildest first.
         labels: in the order of precedence.
-        promises: each rule and what these items say of it.
+        constraints: each rule and what these items say of it.
         harm_caught: share of the harm, known positives weighed by the severities of their labels, that gets any action.
         cost: of all actions and appeals; ``None`` where appeals cannot be told.
         by: presence, market, and the columns of which the policy speaks, value by value.
@@ -114,19 +114,19 @@ class PolicyFindings:
     review: str | None
     items: int
     confidence: float
-    actions: list[ActionOutcome]
-    labels: list[LabelOutcome]
-    promises: list[ConstraintResult]
+    actions: list[ActionImpact]
+    labels: list[LabelImpact]
+    constraints: list[ConstraintResult]
     harm_caught: float | None
     cost: float | None
-    by: list[GroupOutcome]
+    by: list[GroupImpact]
 
 
-MOST_VALUES = 50
+MAX_COLUMN_VALUES = 50
 """Values of a column that are listed; the rarer ones are left out."""
 
 
-def policy_findings(
+def policy_impact(
     policy: CompiledPolicy,
     table: pa.Table,
     labels: Sequence[str] = (),
@@ -134,7 +134,7 @@ def policy_findings(
     columns: Sequence[str] = (),
     cluster: str | None = None,
     confidence: float = 0.95,
-) -> PolicyFindings:
+) -> PolicyImpact:
     """Find what a policy does to the items of a table.
 
     Args:
@@ -149,14 +149,14 @@ def policy_findings(
         UserError: if the table lacks a label of the policy.
     """
     del labels
-    named = [shown.rule.column for shown in policy.shown if shown.rule.column is not None]
-    traffic = traffic_of(table, policy.labels, [*named, *columns], cluster, lenient=True)
-    codes = codes_of(policy, traffic)
-    rules = [kept.rule for kept in policy.shown if kept.rule.column is None or kept.rule.column in traffic.columns]
+    named = [result.rule.column for result in policy.constraints if result.rule.column is not None]
+    traffic = read_traffic(table, policy.labels, [*named, *columns], cluster, lenient=True)
+    codes = decide_traffic(policy, traffic)
+    rules = [result.rule for result in policy.constraints if result.rule.column is None or result.rule.column in traffic.columns]
     actions = [_action(policy, traffic, codes, action, confidence) for action in policy.actions]
     appeals = [outcome.appeals_cost for outcome in actions if outcome.action in policy.appeals]
     costs = sum(outcome.cost for outcome in actions)
-    return PolicyFindings(
+    return PolicyImpact(
         policy.name,
         policy.version,
         policy.digest,
@@ -165,7 +165,7 @@ def policy_findings(
         confidence,
         actions,
         [_label(policy, traffic, codes, label, confidence) for label in policy.labels],
-        list(shown(policy, rules, traffic)),
+        list(check_rules(policy, rules, traffic)),
         harm_caught(policy, traffic, codes.actions_N > 0),
         None if any(cost is None for cost in appeals) else costs + sum(cost for cost in appeals if cost is not None),
         _groups(policy, traffic, codes, dict.fromkeys([PRESENCE, MARKET, *named, *columns])),
@@ -179,37 +179,39 @@ def harm_caught(policy: CompiledPolicy, traffic: Traffic, acted_N: NDArray[np.bo
     return float((traffic.positive_NL[acted_N] @ severity_L).sum()) / whole if whole else None
 
 
-class Estimate(NamedTuple):
+class ShareEstimate(NamedTuple):
     """A share and its interval; ``None`` where it is a share of nothing."""
 
     value: float | None
     interval: Interval | None
 
 
-def share_of(outcome_N: NDArray[np.bool_], traffic: Traffic, within_N: NDArray[np.bool_], confidence: float) -> Estimate:
+def estimate_share(
+    outcome_N: NDArray[np.bool_], traffic: Traffic, within_N: NDArray[np.bool_], confidence: float
+) -> ShareEstimate:
     """A share of some items with its Clopper-Pearson interval, by effective counts where items belong together."""
     rows = int(within_N.sum())
     if not rows:
-        return Estimate(None, None)
+        return ShareEstimate(None, None)
     rule = Rule("review", None, None, "share_of_traffic", 0.5, confidence)
     hit = outcome_N[within_N]
-    effective = steady_effect(hit, None if traffic.units_N is None else traffic.units_N[within_N])
-    evidence = Evidence(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]))
-    low, high = bounds(rule, evidence, (1 + confidence) / 2)
-    return Estimate(float(hit.mean()), Interval(float(low[0]), float(high[0])))
+    effective = inverse_design_effect(hit, None if traffic.units_N is None else traffic.units_N[within_N])
+    evidence = ConstraintCounts(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]))
+    low, high = confidence_bounds(rule, evidence, (1 + confidence) / 2)
+    return ShareEstimate(float(hit.mean()), Interval(float(low[0]), float(high[0])))
 
 
-def _action(policy: CompiledPolicy, traffic: Traffic, codes: Codes, action: str, confidence: float) -> ActionOutcome:
-    hit_N = gets(policy, codes, action)
+def _action(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, action: str, confidence: float) -> ActionImpact:
+    hit_N = items_with_action(policy, codes, action)
     everything_N = np.ones(traffic.items, bool)
-    share = share_of(hit_N, traffic, everything_N, confidence)
+    share = estimate_share(hit_N, traffic, everything_N, confidence)
     items, cost = int(hit_N.sum()), policy.costs.get(action, 0.0) * int(hit_N.sum())
     if action == ACTIONS[0] or not items:
         appeals = (0.0, 0.0, 0.0) if action in policy.appeals else (None, None, None)
-        return ActionOutcome(action, items, share.value or 0.0, share.interval, 0, None, None, cost, *appeals)
-    right_N, wrong_N, _ = right_calls(policy, traffic, codes, action)
+        return ActionImpact(action, items, share.value or 0.0, share.interval, 0, None, None, cost, *appeals)
+    right_N, wrong_N, _ = decisive_label_targets(policy, traffic, codes, action)
     judged_N = hit_N & (right_N | wrong_N)
-    right = share_of(right_N, traffic, judged_N, confidence)
+    right = estimate_share(right_N, traffic, judged_N, confidence)
     told = policy.appeals.get(action)
     appeals = (None, None, None)
     if told is not None and right.value is not None:
@@ -217,11 +219,11 @@ def _action(policy: CompiledPolicy, traffic: Traffic, codes: Codes, action: str,
         appealed = overturned + told.right * right.value * items
         appeals = (appealed, overturned, appealed * told.cost)
     judged = int(judged_N.sum())
-    return ActionOutcome(action, items, share.value or 0.0, share.interval, judged, right.value, right.interval, cost, *appeals)
+    return ActionImpact(action, items, share.value or 0.0, share.interval, judged, right.value, right.interval, cost, *appeals)
 
 
-def right_calls(
-    policy: CompiledPolicy, traffic: Traffic, codes: Codes, action: str | None = None
+def decisive_label_targets(
+    policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, action: str | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """Of each item whether its decisive label is known to be true, whether it is known not to be, and which label that is.
 
@@ -232,8 +234,8 @@ def right_calls(
         action: ``review`` asks for the label that sends an item to review, where that goes beside another action.
     """
     label_N = codes.label_N.astype(np.int64)
-    if action == REVIEW and policy.review == "beside":
-        cuts = Cuts(policy, traffic)
+    if action == REVIEW and policy.review == "alongside":
+        cuts = ItemThresholds(policy, traffic)
         calls = [traffic.probabilities_NL[:, at] >= cuts.of(label, action) for at, label in enumerate(traffic.labels)]
         label_N = np.where(codes.review_N, np.array(calls).argmax(axis=0), -1)
     decided_N, each = label_N >= 0, np.arange(traffic.items)
@@ -241,12 +243,14 @@ def right_calls(
     return traffic.positive_NL[each, at_N] & decided_N, traffic.negative_NL[each, at_N] & decided_N, label_N
 
 
-def _label(policy: CompiledPolicy, traffic: Traffic, codes: Codes, label: str, confidence: float) -> LabelOutcome:
+def _label(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, label: str, confidence: float) -> LabelImpact:
     at = traffic.labels.index(label)
     positive_N = traffic.positive_NL[:, at]
-    caught = share_of(codes.actions_N > 0, traffic, positive_N, confidence)
-    by: Mapping[str, NDArray[np.bool_]] = {action: gets(policy, codes, action)[positive_N] for action in policy.actions}
-    return LabelOutcome(
+    caught = estimate_share(codes.actions_N > 0, traffic, positive_N, confidence)
+    by: Mapping[str, NDArray[np.bool_]] = {
+        action: items_with_action(policy, codes, action)[positive_N] for action in policy.actions
+    }
+    return LabelImpact(
         label,
         policy.severities.get(label, 1.0),
         int(positive_N.sum()),
@@ -258,13 +262,13 @@ def _label(policy: CompiledPolicy, traffic: Traffic, codes: Codes, label: str, c
     )
 
 
-def _groups(policy: CompiledPolicy, traffic: Traffic, codes: Codes, columns: Iterable[str]) -> list[GroupOutcome]:
+def _groups(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, columns: Iterable[str]) -> list[GroupImpact]:
     found = []
     for name in (name for name in columns if name in traffic.columns):
         column = traffic.columns[name]
-        for place, value in [*enumerate(column.values[:MOST_VALUES]), (-1, None)]:
+        for place, value in [*enumerate(column.values[:MAX_COLUMN_VALUES]), (-1, None)]:
             rows_N = column.codes_N == place
             if rows_N.any():
-                shares = {action: float(gets(policy, codes, action)[rows_N].mean()) for action in policy.actions}
-                found.append(GroupOutcome(name, value, int(rows_N.sum()), shares))
+                shares = {action: float(items_with_action(policy, codes, action)[rows_N].mean()) for action in policy.actions}
+                found.append(GroupImpact(name, value, int(rows_N.sum()), shares))
     return found

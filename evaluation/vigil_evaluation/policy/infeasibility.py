@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vigil_evaluation.policy.constraints import Rule, percent
+from vigil_evaluation.policy.constraints import Rule, format_percent
 
-FINEST = 1000
+BOUND_STEPS = 1000
 """Feasible bounds are given in steps of one part in this, or for small bounds in a hundredth of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Nearest:
+class ClosestFeasible:
     """How near the items come to one rule.
 
     Attributes:
@@ -40,7 +40,7 @@ class Nearest:
     without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        words = f"{self.rule} cannot be shown at {percent(self.rule.confidence)} confidence"
+        words = f"{self.rule} cannot be shown at {format_percent(self.rule.confidence)} confidence"
         if self.bound is not None:
             side = "lower" if self.rule.at_least else "upper"
             where = f"threshold {self.threshold:.4g}, " if self.threshold is not None else ""
@@ -51,7 +51,7 @@ class Nearest:
         ways = []
         if self.feasible_at is not None:
             without = f" without {' and '.join(self.without)}" if self.without else ""
-            ways.append(f"feasible at {'least' if self.rule.at_least else 'most'} {percent(self.feasible_at)}{without}")
+            ways.append(f"feasible at {'least' if self.rule.at_least else 'most'} {format_percent(self.feasible_at)}{without}")
         if self.more is not None:
             ways.append(f"{'or ' if ways else 'feasible '}with about {self.more:,} more labelled {self.kind or 'item'}s")
         elif self.feasible_at is not None and self.kind:
@@ -70,7 +70,7 @@ class Nearest:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class InfeasibleAction:
     """Why one label's action, or one action of all labels, finds no threshold.
 
     Attributes:
@@ -81,7 +81,7 @@ class Problem:
 
     place: str
     why: str
-    rules: tuple[Nearest, ...]
+    rules: tuple[ClosestFeasible, ...]
 
     def __str__(self) -> str:
         parts = [self.why] if self.why else []
@@ -89,7 +89,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Infeasible:
+class InfeasiblePolicy:
     """A policy that cannot be shown to be kept.
 
     Attributes:
@@ -101,7 +101,7 @@ class Infeasible:
 
     name: str
     version: int
-    problems: tuple[Problem, ...]
+    problems: tuple[InfeasibleAction, ...]
     facts: dict[str, str]
 
     @property
@@ -114,7 +114,7 @@ class Infeasible:
         return {"feasible": False, **asdict(self)}
 
 
-def nearest_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
+def closest_feasible_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
     """The bound nearest to the rule's with which it is feasible, rounded to the safe side; ``None`` if none is.
 
     Args:
@@ -129,7 +129,7 @@ def nearest_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
         middle = (good + bad) / 2
         good, bad = (middle, bad) if feasible(replace(rule, bound=middle)) else (good, middle)
     # Sequences begin elsewhere for another bound, so what is named is tried as it is named.
-    unit = FINEST if max(good, rule.bound) >= 0.05 else 100 * FINEST
+    unit = BOUND_STEPS if max(good, rule.bound) >= 0.05 else 100 * BOUND_STEPS
     step = (good * unit) // 1 if rule.at_least else -((-good * unit) // 1)
     for back in range(20):
         named = min(max((step - back if rule.at_least else step + back) / unit, 0.0), 1.0)
@@ -138,7 +138,7 @@ def nearest_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
     return None
 
 
-def times_more(feasible: Callable[[float], bool], most: float = 1000.0) -> float | None:
+def required_items_factor(feasible: Callable[[float], bool], most: float = 1000.0) -> float | None:
     """By how much there must be more items of the same kind for a rule to be feasible; ``None`` if ``most`` is not enough."""
     if not feasible(most):
         return None

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vigil_evaluation.policy.constraints import ACTIONS, OF_ITEMS, Rule
+from vigil_evaluation.policy.constraints import ACTIONS, TRAFFIC_METRICS, Rule
 from vigil_evaluation.policy.specs import Action, Constraint, Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class MarketConstraints:
     """What holds in one market.
 
     Attributes:
@@ -26,7 +26,7 @@ class Scope:
         return [rule for rule in self.rules if rule.action == action and rule.label == label]
 
 
-def scopes(policy: Policy) -> list[Scope]:
+def market_constraints(policy: Policy) -> list[MarketConstraints]:
     """Spell a policy out: the scope of all markets that are not named, then those of the named ones.
 
     Where all rules are to hold together, each gets its share of the doubt (Bonferroni).
@@ -52,7 +52,7 @@ def labels_of(policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def _scope(policy: Policy, market: str | None) -> Scope:
+def _scope(policy: Policy, market: str | None) -> MarketConstraints:
     labels = {label: may for label, may in policy.labels_of(market).items() if may}
     rules: list[Rule] = []
     for action in reversed(ACTIONS[1:]):
@@ -62,13 +62,13 @@ def _scope(policy: Policy, market: str | None) -> Scope:
         for label in (label for label, may in labels.items() if action in may):
             rules += [_rule(c, action, label, market, policy) for c in _kept_by(label, must)]
         if any(action in may for may in labels.values()):
-            rules += [_rule(c, action, None, market, policy) for c in must if c.metric in OF_ITEMS]
-    return Scope(market, labels, tuple(rules))
+            rules += [_rule(c, action, None, market, policy) for c in must if c.metric in TRAFFIC_METRICS]
+    return MarketConstraints(market, labels, tuple(rules))
 
 
 def _kept_by(label: str, must: tuple[Constraint, ...]) -> list[Constraint]:
     """The constraints of a label: one that names it takes the place of the general ones of the same metric."""
-    mine = [c for c in must if c.metric not in OF_ITEMS and (not c.labels or label in c.labels)]
+    mine = [c for c in must if c.metric not in TRAFFIC_METRICS and (not c.labels or label in c.labels)]
     named = {c.metric for c in mine if c.labels}
     return [c for c in mine if c.labels or c.metric not in named]
 

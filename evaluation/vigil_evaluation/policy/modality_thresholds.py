@@ -14,28 +14,30 @@ from numpy.typing import NDArray
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.constraints import Rule
 from vigil_evaluation.policy.policy_data import PRESENCE, Traffic
-from vigil_evaluation.policy.threshold_search import search
+from vigil_evaluation.policy.threshold_search import search_thresholds
 
 FOLDS = 5
-LEAST_GAIN = 0.01
+MIN_RECALL_GAIN = 0.01
 """Recall that must be gained on held-out items."""
 
-SURE = 2.0
+MIN_GAIN_STANDARD_ERRORS = 2.0
 """Standard errors over folds by which the gain must differ from none."""
 
-LEAST_POSITIVES = 100
+MIN_POSITIVES_PER_PRESENCE = 100
 """A presence with fewer known positives is left with the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class PresenceThresholds:
     """Thresholds by presence, and in words what they gain."""
 
     cuts: dict[str | None, float]
     gain: str
 
 
-def split_where_it_pays(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, cut: float) -> Split | None:
+def split_by_presence(
+    traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, cut: float
+) -> PresenceThresholds | None:
     """Thresholds by presence, if they catch more on held-out items than one for all.
 
     Args:
@@ -52,20 +54,20 @@ def split_where_it_pays(traffic: Traffic, label: str, rules: Sequence[Rule], abo
         return None
     column, at = traffic.columns[PRESENCE], traffic.labels.index(label)
     positives = np.bincount(column.codes_N[traffic.positive_NL[:, at]], minlength=len(column.values))
-    own = [i for i, count in enumerate(positives.tolist()) if count >= LEAST_POSITIVES]
+    own = [i for i, count in enumerate(positives.tolist()) if count >= MIN_POSITIVES_PER_PRESENCE]
     if len(own) < 1 or len(column.values) < 2:
         return None
     codes_N = np.where(np.isin(column.codes_N, own), column.codes_N, -1)
     gains = _gains(traffic, label, rules, above_N, codes_N)
     error = gains.std(ddof=1) / np.sqrt(FOLDS)
-    if gains.mean() < LEAST_GAIN or gains.mean() < SURE * error:
+    if gains.mean() < MIN_RECALL_GAIN or gains.mean() < MIN_GAIN_STANDARD_ERRORS * error:
         return None
     cuts = _cuts(traffic, label, rules, above_N, codes_N)
     # A presence that cannot show the rules by itself would lose the action altogether; then all keep one threshold.
     if cuts is None or all(found == cut for found in cuts.values()):
         return None
     named: dict[str | None, float] = {None if code < 0 else column.values[code]: found for code, found in cuts.items()}
-    return Split(
+    return PresenceThresholds(
         {None: cut, **named}, f"catch {gains.mean():.1%} more of its items on held-out folds (standard error {error:.1%})"
     )
 
@@ -107,6 +109,6 @@ def _cuts(
 
 
 def _lowest(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats) -> float | None:
-    found = search(traffic, label, rules, above_N, label)
+    found = search_thresholds(traffic, label, rules, above_N, label)
     usable = np.flatnonzero(found.usable())
     return float(found.candidates.thresholds_K[usable[-1]]) if len(usable) else None

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
-from vigil_evaluation.predictions import arrays
+from vigil_evaluation.predictions import prediction_arrays
 from vigil_evaluation.slices.grouping import clusters, encode, groupable
 from vigil_evaluation.specs import EvaluationSpec
 
@@ -17,7 +17,7 @@ PRESENCE = "presence"
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class CategoricalColumn:
     """A column of plain values as numbers.
 
     Attributes:
@@ -51,7 +51,7 @@ class Traffic:
     probabilities_NL: NDArray[np.float32]
     positive_NL: NDArray[np.bool_]
     negative_NL: NDArray[np.bool_]
-    columns: Mapping[str, Column]
+    columns: Mapping[str, CategoricalColumn]
     units_N: NDArray[np.int32] | None
 
     @property
@@ -66,7 +66,7 @@ class Traffic:
             probabilities_NL=self.probabilities_NL[rows],
             positive_NL=self.positive_NL[rows],
             negative_NL=self.negative_NL[rows],
-            columns={name: Column(column.values, column.codes_N[rows]) for name, column in self.columns.items()},
+            columns={name: CategoricalColumn(column.values, column.codes_N[rows]) for name, column in self.columns.items()},
             units_N=None if self.units_N is None else self.units_N[rows],
         )
 
@@ -81,7 +81,7 @@ class Traffic:
         return ~np.isin(column.codes_N, others)
 
 
-def traffic_of(
+def read_traffic(
     table: pa.Table, labels: Sequence[str], columns: Sequence[str] = (), cluster: str | None = None, lenient: bool = False
 ) -> Traffic:
     """Read a predictions table.
@@ -105,7 +105,7 @@ def traffic_of(
             problems.append(f"predictions: column {name} holds {table.column(name).type}; a policy needs one plain value an item")
     if problems:
         raise UserError(*problems)
-    targets_NL, probabilities_NL = arrays(table, labels)
+    targets_NL, probabilities_NL = prediction_arrays(table, labels)
     read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if name in table.column_names and groupable(table, name)]
     with np.errstate(invalid="ignore"):
         return Traffic(
@@ -118,10 +118,10 @@ def traffic_of(
         )
 
 
-def _column(table: pa.Table, name: str) -> Column:
+def _column(table: pa.Table, name: str) -> CategoricalColumn:
     values, codes_N, _ = encode(table, name)
     texts = values.to_pylist()
     place = np.full(len(texts), -1, np.int32)
     kept = [i for i, value in enumerate(texts) if value is not None]
     place[kept] = np.arange(len(kept), dtype=np.int32)
-    return Column(tuple(str(texts[i]) for i in kept), place[codes_N])
+    return CategoricalColumn(tuple(str(texts[i]) for i in kept), place[codes_N])

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.compiled_policy import Codes, CompiledPolicy
-from vigil_evaluation.policy.constraint_check import codes_of, gets
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
+from vigil_evaluation.policy.constraint_check import decide_traffic, items_with_action
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW
-from vigil_evaluation.policy.impact import MOST_VALUES, PolicyFindings, policy_findings, right_calls, share_of
-from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, traffic_of
+from vigil_evaluation.policy.impact import MAX_COLUMN_VALUES, PolicyImpact, decisive_label_targets, estimate_share, policy_impact
+from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
-BESIDE = " + review"
+REVIEW_SUFFIX = " + review"
 """Behind an action that is taken while people look at the item."""
 
 
-class Side(NamedTuple):
+class ReplaySide(NamedTuple):
     """One of the two that are compared: what it is called, its policy, and its predictions."""
 
     name: str
@@ -30,7 +30,7 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class ActionVolume:
     """How many items get an action on each side; ``review`` counts all that people look at.
 
     Attributes:
@@ -49,7 +49,7 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class ChangeCounts:
     """Changed decisions, as far as targets are known: by the label that decides the stricter of the two decisions.
 
     Attributes:
@@ -80,7 +80,7 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class Affected:
+class AffectedGroup:
     """Whom the changes hit.
 
     Attributes:
@@ -140,12 +140,12 @@ class Replay:
     milder: int
     outcomes: list[str]
     transitions: list[list[int]]
-    volumes: list[Volume]
-    verdicts: list[Verdicts]
-    before: PolicyFindings
-    after: PolicyFindings
+    volumes: list[ActionVolume]
+    verdicts: list[ChangeCounts]
+    before: PolicyImpact
+    after: PolicyImpact
     units: int | None
-    affected: list[Affected]
+    affected: list[AffectedGroup]
     confidence: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,18 +153,18 @@ class Replay:
         return asdict(self)
 
 
-class _Decided(NamedTuple):
+class _DecidedTraffic(NamedTuple):
     """One side, decided."""
 
     policy: CompiledPolicy
     traffic: Traffic
-    codes: Codes
+    codes: DecisionCodes
     severity_N: NDArray[np.int64]
     outcome_N: NDArray[np.int64]
 
 
 def replay(
-    first: Side, second: Side, *, columns: Sequence[str] = (), cluster: str | None = None, confidence: float = 0.95
+    first: ReplaySide, second: ReplaySide, *, columns: Sequence[str] = (), cluster: str | None = None, confidence: float = 0.95
 ) -> tuple[Replay, pa.Table]:
     """Decide the same items twice.
 
@@ -186,13 +186,13 @@ def replay(
     if absent := [name for name in (*columns, cluster) if name is not None and name not in one_table.column_names]:
         raise UserError(*(f"{first.name}: column {name} is absent" for name in absent))
     sides = (first.policy, second.policy)
-    named = list(dict.fromkeys([*columns, *(s.rule.column for p in sides for s in p.shown if s.rule.column is not None)]))
+    named = list(dict.fromkeys([*columns, *(s.rule.column for p in sides for s in p.constraints if s.rule.column is not None)]))
     one = _decided(first.policy, one_table, named, cluster)
     other = _decided(second.policy, other_table, named, cluster)
     changed_N = one.outcome_N != other.outcome_N
     stricter_N, milder_N = other.severity_N > one.severity_N, other.severity_N < one.severity_N
     everything_N = np.ones(one.traffic.items, bool)
-    share = share_of(changed_N, one.traffic, everything_N, confidence)
+    share = estimate_share(changed_N, one.traffic, everything_N, confidence)
     names, transitions = _transitions(one, other)
     right_N, wrong_N, label_N = _judged(one, other, stricter_N, milder_N)
     found = Replay(
@@ -209,8 +209,8 @@ def replay(
         transitions,
         _volumes(one, other, confidence),
         _verdicts(stricter_N, milder_N, right_N, wrong_N, label_N),
-        policy_findings(first.policy, one_table, columns=named, cluster=cluster, confidence=confidence),
-        policy_findings(second.policy, other_table, columns=named, cluster=cluster, confidence=confidence),
+        policy_impact(first.policy, one_table, columns=named, cluster=cluster, confidence=confidence),
+        policy_impact(second.policy, other_table, columns=named, cluster=cluster, confidence=confidence),
         None if one.traffic.units_N is None else len(np.unique(one.traffic.units_N[changed_N])),
         _affected(one.traffic, changed_N, stricter_N, milder_N, confidence),
         confidence,
@@ -230,21 +230,21 @@ def _paired(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table, int]
     return first.take([row for row, _ in pairs]), second.take([place for _, place in pairs]), left_out
 
 
-def _decided(policy: CompiledPolicy, table: pa.Table, columns: Sequence[str], cluster: str | None) -> _Decided:
-    traffic = traffic_of(table, policy.labels, columns, cluster, lenient=True)
-    codes = codes_of(policy, traffic)
+def _decided(policy: CompiledPolicy, table: pa.Table, columns: Sequence[str], cluster: str | None) -> _DecidedTraffic:
+    traffic = read_traffic(table, policy.labels, columns, cluster, lenient=True)
+    codes = decide_traffic(policy, traffic)
     severity = np.array([ACTIONS.index(action) for action in policy.actions])
     severity_N = severity[codes.actions_N]
     # Under review beside another action comes right behind that action.
-    beside_N = codes.review_N & (severity_N != ACTIONS.index(REVIEW))
-    return _Decided(policy, traffic, codes, severity_N, 2 * severity_N + beside_N)
+    alongside_N = codes.review_N & (severity_N != ACTIONS.index(REVIEW))
+    return _DecidedTraffic(policy, traffic, codes, severity_N, 2 * severity_N + alongside_N)
 
 
 def _named(outcome: int) -> str:
-    return ACTIONS[outcome // 2] + (BESIDE if outcome % 2 else "")
+    return ACTIONS[outcome // 2] + (REVIEW_SUFFIX if outcome % 2 else "")
 
 
-def _transitions(one: _Decided, other: _Decided) -> tuple[list[str], list[list[int]]]:
+def _transitions(one: _DecidedTraffic, other: _DecidedTraffic) -> tuple[list[str], list[list[int]]]:
     certain = {2 * ACTIONS.index(action) for side in (one, other) for action in side.policy.actions}
     seen = sorted(certain | set(np.unique(np.concatenate([one.outcome_N, other.outcome_N])).tolist()))
     place = np.zeros(2 * len(ACTIONS) + 1, np.int64)
@@ -254,18 +254,20 @@ def _transitions(one: _Decided, other: _Decided) -> tuple[list[str], list[list[i
     return [_named(outcome) for outcome in seen], counts.tolist()
 
 
-def _volumes(one: _Decided, other: _Decided, confidence: float) -> list[Volume]:
+def _volumes(one: _DecidedTraffic, other: _DecidedTraffic, confidence: float) -> list[ActionVolume]:
     found = []
     for action in ACTIONS:
         if action not in one.policy.actions and action not in other.policy.actions:
             continue
         before_N, after_N = (
-            gets(side.policy, side.codes, action) if action in side.policy.actions else np.zeros(side.traffic.items, bool)
+            items_with_action(side.policy, side.codes, action)
+            if action in side.policy.actions
+            else np.zeros(side.traffic.items, bool)
             for side in (one, other)
         )
         change_N = after_N.astype(np.float64) - before_N
         found.append(
-            Volume(
+            ActionVolume(
                 action,
                 int(before_N.sum()),
                 int(after_N.sum()),
@@ -292,7 +294,7 @@ def mean_interval(values_N: Floats, units_N: NDArray[np.int32] | None, confidenc
 
 
 def _judged(
-    one: _Decided, other: _Decided, stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_]
+    one: _DecidedTraffic, other: _DecidedTraffic, stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]]:
     """Whether each change is right, whether it is wrong, and the label by which that is judged."""
     names = np.array([*dict.fromkeys([*one.policy.labels, *other.policy.labels]), ""])
@@ -302,7 +304,7 @@ def _judged(
         np.full(len(stricter_N), "", names.dtype),
     )
     for side, rows_N in ((other, stricter_N), (one, milder_N)):
-        positive_N, negative_N, at_N = right_calls(side.policy, side.traffic, side.codes)
+        positive_N, negative_N, at_N = decisive_label_targets(side.policy, side.traffic, side.codes)
         true_N[rows_N], false_N[rows_N] = positive_N[rows_N], negative_N[rows_N]
         label_N[rows_N] = np.array([*side.policy.labels, ""])[at_N[rows_N]]
     return (stricter_N & true_N) | (milder_N & false_N), (stricter_N & false_N) | (milder_N & true_N), label_N
@@ -314,34 +316,38 @@ def _verdicts(
     right_N: NDArray[np.bool_],
     wrong_N: NDArray[np.bool_],
     label_N: NDArray[np.str_],
-) -> list[Verdicts]:
+) -> list[ChangeCounts]:
     moved_N = stricter_N | milder_N
     found = []
     for label in (None, *np.unique(label_N[moved_N]).tolist()):
         within_N = moved_N if label is None else moved_N & (label_N == label)
         kinds = [way_N & is_N for way_N in (stricter_N, milder_N) for is_N in (right_N, wrong_N)]
         counts = [int((within_N & kind_N).sum()) for kind_N in (*kinds, ~right_N & ~wrong_N)]
-        found.append(Verdicts(label, *counts))
+        found.append(ChangeCounts(label, *counts))
     return found
 
 
 def _affected(
     traffic: Traffic, changed_N: NDArray[np.bool_], stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_], confidence: float
-) -> list[Affected]:
+) -> list[AffectedGroup]:
     found = []
     for name, column in traffic.columns.items():
-        for place, value in [*enumerate(column.values[:MOST_VALUES]), (-1, None)]:
+        for place, value in [*enumerate(column.values[:MAX_COLUMN_VALUES]), (-1, None)]:
             rows_N = column.codes_N == place
-            share = share_of(changed_N, traffic, rows_N, confidence)
+            share = estimate_share(changed_N, traffic, rows_N, confidence)
             if share.value is not None:
                 counts = (int((rows_N & way_N).sum()) for way_N in (stricter_N, milder_N))
                 changed = int((rows_N & changed_N).sum())
-                found.append(Affected(name, value, int(rows_N.sum()), changed, share.value, share.interval, *counts))
+                found.append(AffectedGroup(name, value, int(rows_N.sum()), changed, share.value, share.interval, *counts))
     return found
 
 
 def _changes(
-    one: _Decided, other: _Decided, table: pa.Table, changed_N: NDArray[np.bool_], ways: tuple[NDArray[np.bool_], ...]
+    one: _DecidedTraffic,
+    other: _DecidedTraffic,
+    table: pa.Table,
+    changed_N: NDArray[np.bool_],
+    ways: tuple[NDArray[np.bool_], ...],
 ) -> pa.Table:
     rows = np.flatnonzero(changed_N)
     stricter_N, milder_N, right_N, wrong_N = ways

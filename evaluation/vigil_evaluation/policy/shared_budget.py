@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.constraint_tests import Evidence, doubt, p_values, steady_effect
+from vigil_evaluation.policy.constraint_tests import ConstraintCounts, inverse_design_effect, p_values, significance_level
 from vigil_evaluation.policy.constraints import Rule
-from vigil_evaluation.policy.threshold_candidates import Candidates
+from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates
 
 
-class Claim(NamedTuple):
+class BudgetRequest(NamedTuple):
     """What one label would do with a budget.
 
     Attributes:
@@ -35,7 +35,7 @@ class Claim(NamedTuple):
         negative_N: known negatives.
     """
 
-    candidates: Candidates
+    candidates: ThresholdCandidates
     usable_K: NDArray[np.bool_]
     needed: int
     severity: float
@@ -43,7 +43,7 @@ class Claim(NamedTuple):
     negative_N: NDArray[np.bool_]
 
 
-class Spent(NamedTuple):
+class BudgetAllocation(NamedTuple):
     """How far a budget goes.
 
     Attributes:
@@ -57,12 +57,12 @@ class Spent(NamedTuple):
     needed: bool
 
 
-def spend(
-    claims: Sequence[Claim],
+def allocate_budget(
+    claims: Sequence[BudgetRequest],
     free_N: NDArray[np.bool_],
     rules: Sequence[tuple[Rule, float, Sequence[NDArray[np.bool_]]]],
     units_N: NDArray[np.int32] | None,
-) -> Spent:
+) -> BudgetAllocation:
     """Bring thresholds down as far as the rules allow.
 
     Args:
@@ -84,15 +84,17 @@ def spend(
         reach = int(np.argmin(kept_J)) - 1 if not kept_J.all() else length - 1
         if reach < farthest:
             farthest, stopped = reach, rule
-    return Spent([_reached(c, t, max(farthest, 0)) for c, t in zip(claims, turns, strict=True)], stopped, farthest >= 0)
+    return BudgetAllocation(
+        [_reached(c, t, max(farthest, 0)) for c, t in zip(claims, turns, strict=True)], stopped, farthest >= 0
+    )
 
 
-def _turns(claims: Sequence[Claim], free_N: NDArray[np.bool_], by_targets: bool) -> list[NDArray[np.int64]]:
+def _turns(claims: Sequence[BudgetRequest], free_N: NDArray[np.bool_], by_targets: bool) -> list[NDArray[np.int64]]:
     """Of each claim's candidates the place on the path where it is reached; 0 for those that are needed."""
     owners, worth = [], []
     for i, claim in enumerate(claims):
         seen_N = free_N & by_targets
-        worth_K = claim.severity * falling_share(claim.candidates, claim.positive_N & seen_N, claim.negative_N & seen_N)
+        worth_K = claim.severity * isotonic_positive_share(claim.candidates, claim.positive_N & seen_N, claim.negative_N & seen_N)
         owners.append(np.full(len(worth_K), i))
         worth.append(worth_K)
     owner, order = np.concatenate(owners), np.argsort(-np.concatenate(worth), kind="stable")
@@ -103,7 +105,7 @@ def _turns(claims: Sequence[Claim], free_N: NDArray[np.bool_], by_targets: bool)
     return [place[owner == i] for i in range(len(claims))]
 
 
-def falling_share(of: Candidates, positive_N: NDArray[np.bool_], negative_N: NDArray[np.bool_]) -> Floats:
+def isotonic_positive_share(of: ThresholdCandidates, positive_N: NDArray[np.bool_], negative_N: NDArray[np.bool_]) -> Floats:
     """Share of positives among the items that come in with each candidate, made never to rise, ``[K]``.
 
     Steps of which no target is known are as the ones before. A label of which none is known takes its probabilities at their
@@ -129,7 +131,7 @@ def _rises(block: list[float], following: list[float]) -> bool:
     return not block[1] or not following[1] or following[0] * block[1] >= block[0] * following[1]
 
 
-def _entry(claim: Claim, turn_K: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+def _entry(claim: BudgetRequest, turn_K: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Of each item the place on the path from which on the label calls for it; ``length`` if nowhere."""
     count = len(turn_K)
     following = np.append(np.where(claim.usable_K, turn_K, length), length)
@@ -138,7 +140,7 @@ def _entry(claim: Claim, turn_K: NDArray[np.int64], length: int) -> NDArray[np.i
     return np.asarray(following[np.minimum(claim.candidates.first_N, count)])
 
 
-def _reached(claim: Claim, turn_K: NDArray[np.int64], farthest: int) -> int:
+def _reached(claim: BudgetRequest, turn_K: NDArray[np.int64], farthest: int) -> int:
     reached = np.flatnonzero(claim.usable_K & (turn_K <= farthest))
     return int(reached[-1]) if len(reached) else -1
 
@@ -158,17 +160,17 @@ def _volume(
         at = int(np.searchsorted(count_J, rule.bound * rows, side="right")) - 1
         effective = 1.0
         if units_N is not None and at >= 0:
-            effective = steady_effect(entry_N[within_N] <= at, units_N[within_N])
-        evidence = Evidence(None, count_J, np.full(length, rows), np.full(length, effective))
+            effective = inverse_design_effect(entry_N[within_N] <= at, units_N[within_N])
+        evidence = ConstraintCounts(None, count_J, np.full(length, rows), np.full(length, effective))
         # Nothing at all is a share that needs no showing.
-        kept_J &= (p_values(rule, evidence) <= doubt(rule)) | (count_J == 0)
+        kept_J &= (p_values(rule, evidence) <= significance_level(rule)) | (count_J == 0)
     return kept_J
 
 
 def _overturned(
     rule: Rule,
     weight: float,
-    claims: Sequence[Claim],
+    claims: Sequence[BudgetRequest],
     entries: Sequence[NDArray[np.int64]],
     *,
     free_N: NDArray[np.bool_],
@@ -184,10 +186,10 @@ def _overturned(
         at = int(np.searchsorted(count_J * weight, rule.bound * known_N.sum(), side="right")) - 1
         effective = 1.0
         if units_N is not None and at >= 0:
-            effective = steady_effect(called_N[known_N] <= at, units_N[known_N])
+            effective = inverse_design_effect(called_N[known_N] <= at, units_N[known_N])
         wrong.append(count_J * effective)
         known.append(known_N.sum() * effective)
-    return np.asarray(weighted_upper(np.array(wrong), np.array(known), 1 - doubt(rule)) * weight <= rule.bound)
+    return np.asarray(weighted_upper(np.array(wrong), np.array(known), 1 - significance_level(rule)) * weight <= rule.bound)
 
 
 def weighted_upper(count_LJ: Floats, rows_L: Floats, confidence: float) -> Floats:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from vigil_data.specs import Spec
-from vigil_evaluation.policy.constraint_parser import parse, share
-from vigil_evaluation.policy.constraints import AT_LEAST, FROM_ABOVE, OF_ITEMS
+from vigil_evaluation.policy.constraint_parser import parse_constraint, parse_share
+from vigil_evaluation.policy.constraints import LOWER_BOUNDED_METRICS, THRESHOLD_FLOOR_METRICS, TRAFFIC_METRICS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Action = Literal["label", "limit", "age_gate", "review", "remove"]
-Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
+Proportion = Annotated[float, BeforeValidator(parse_share), Field(ge=0, le=1)]
 Metric = Literal[
     "precision", "false_positive_rate", "recall", "miss_rate", "expected_miss_rate", "share_of_traffic", "overturned"
 ]
@@ -32,18 +32,18 @@ class Constraint(Spec):
     @classmethod
     def _read(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return parse(value)
+            return parse_constraint(value)
         if isinstance(value, Mapping):
             return value
         raise ValueError("is to be a sentence, such as: precision at least 95 %")
 
     @model_validator(mode="after")
     def _can_hold(self) -> "Constraint":
-        if self.bound >= 1 and self.metric in AT_LEAST:
+        if self.bound >= 1 and self.metric in LOWER_BOUNDED_METRICS:
             raise ValueError("at least 100 % can never be shown on a sample; say less")
-        if self.bound <= 0 and self.metric not in AT_LEAST:
+        if self.bound <= 0 and self.metric not in LOWER_BOUNDED_METRICS:
             raise ValueError("at most 0 % can never be shown on a sample; say more")
-        if self.labels and self.metric in OF_ITEMS:
+        if self.labels and self.metric in TRAFFIC_METRICS:
             raise ValueError("a share of traffic is one of all labels together; leave out for which labels")
         if self.column is not None and self.metric == "overturned":
             raise ValueError("overturned is a share of all traffic; leave out in every …")
@@ -53,8 +53,10 @@ class Constraint(Spec):
 class AppealsSpec(Spec):
     """What is expected of the people whose items an action hits."""
 
-    wrong: Share = Field(description="share of the wrong actions that are appealed, and then overturned")
-    right: Share = Field(0.0, description="share of the right actions that are appealed, and then upheld", validate_default=True)
+    wrong: Proportion = Field(description="share of the wrong actions that are appealed, and then overturned")
+    right: Proportion = Field(
+        0.0, description="share of the right actions that are appealed, and then upheld", validate_default=True
+    )
     cost: float = Field(0.0, ge=0, description="of one appeal, in the unit of all costs")
 
 
@@ -85,15 +87,15 @@ class Policy(Spec):
     name: Name
     version: int = Field(1, ge=1)
     description: str = Field("", description="for whoever reads it")
-    confidence: Annotated[float, BeforeValidator(share), Field(gt=0.5, lt=1)] = Field(
+    confidence: Annotated[float, BeforeValidator(parse_share), Field(gt=0.5, lt=1)] = Field(
         0.95, description="with which each constraint is to hold, unless it says another"
     )
     together: bool = Field(
         False, description="whether all constraints are to hold together at that confidence, not each by itself"
     )
-    review: Literal["before", "beside"] = Field(
+    review: Literal["before", "alongside"] = Field(
         "before",
-        description="before: what is sent to review waits there; beside: the milder action it qualifies for is taken meanwhile",
+        description="before: what is sent to review waits there; alongside: the milder action it qualifies for is taken meanwhile",
     )
     presence: Literal["where_it_pays", "never"] = Field(
         "where_it_pays", description="thresholds of their own for modalities present, where that catches more on held-out items"
@@ -171,7 +173,7 @@ def _problems_of_action(policy: Policy, market: str | None, action: Action, of: 
         problems += [f"{where}.must is for {label}, which does not lead to {action}" for label in wrong]
     if any(c.metric == "overturned" for c in must) and not (appeals and appeals.wrong):
         problems.append(f"{where}.must says overturned, which needs appeals with the share of the wrong ones that are appealed")
-    free = [x for x in of if not any(c.metric in FROM_ABOVE and (not c.labels or x in c.labels) for c in must)]
+    free = [x for x in of if not any(c.metric in THRESHOLD_FLOOR_METRICS and (not c.labels or x in c.labels) for c in must)]
     if free:
         problems.append(f"{where}.must keeps {', '.join(free)} from no item at all; add for example: precision at least 90 %")
     return problems

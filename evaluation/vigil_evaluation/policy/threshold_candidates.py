@@ -20,25 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.constraint_tests import Evidence, doubt, p_values
+from vigil_evaluation.policy.constraint_tests import ConstraintCounts, p_values, significance_level
 from vigil_evaluation.policy.constraints import Rule
 
-STEP = 1.02
-"""From one candidate to the next so many more items are reached, once there are :data:`EACH`."""
+CANDIDATE_GROWTH = 1.02
+"""From one candidate to the next so many more items are reached, once there are :data:`MAX_DENSE_CANDIDATES`."""
 
-EACH = 50
+MAX_DENSE_CANDIDATES = 50
 """Up to so many items each makes a candidate."""
 
-FEWEST = 30
+MIN_ITEMS_FOR_PRECISION = 30
 """A search for precision begins with no fewer items: of few, chance alone makes too many wrong."""
 
-MOST_STARTS = 8
-_APART = 2.0
-_ENOUGH = 4
+MAX_SEQUENCES = 8
+_SEQUENCE_SPACING = 2.0
+_MIN_POSITIVES_RATIO = 4
 """A search begins anew only where so many times as many positives are expected in all."""
 
 
-class Candidates(NamedTuple):
+class ThresholdCandidates(NamedTuple):
     """Candidate thresholds of one label.
 
     Attributes:
@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
     first_N: NDArray[np.int64]
 
 
-def candidates(probabilities_N: NDArray[np.float32], known_N: NDArray[np.bool_], below: float) -> Candidates:
+def choose_candidates(probabilities_N: NDArray[np.float32], known_N: NDArray[np.bool_], below: float) -> ThresholdCandidates:
     """Choose candidates by how many items, and how many of known target, reach them; targets are not looked at.
 
     Args:
@@ -65,17 +65,21 @@ def candidates(probabilities_N: NDArray[np.float32], known_N: NDArray[np.bool_],
     inside_N = place_N >= under
     for counted_N in (inside_N, inside_N & known_N):
         reached = np.cumsum(np.bincount(place_N[counted_N], minlength=len(values)))
-        step = np.where(reached <= EACH, reached, EACH + np.floor(np.log(np.maximum(reached, 1) / EACH) / np.log(STEP)))
+        step = np.where(
+            reached <= MAX_DENSE_CANDIDATES,
+            reached,
+            MAX_DENSE_CANDIDATES + np.floor(np.log(np.maximum(reached, 1) / MAX_DENSE_CANDIDATES) / np.log(CANDIDATE_GROWTH)),
+        )
         chosen |= np.diff(step, prepend=0) > 0
     chosen[:under] = False
     at = np.flatnonzero(chosen)
     upper, lower = values[at], np.append(values, 0.0)[at + 1]
     middle = ((upper + lower) / 2).astype(np.float32).astype(np.float64)
     thresholds = np.where((lower < middle) & (middle <= upper), middle, upper)
-    return Candidates(thresholds, np.searchsorted(at, place_N))
+    return ThresholdCandidates(thresholds, np.searchsorted(at, place_N))
 
 
-def passing(rule: Rule, groups: Sequence[Evidence], expected: float) -> NDArray[np.bool_]:
+def passing_candidates(rule: Rule, groups: Sequence[ConstraintCounts], expected: float) -> NDArray[np.bool_]:
     """Which candidates are shown to keep a rule, ``[K]``.
 
     Args:
@@ -85,20 +89,20 @@ def passing(rule: Rule, groups: Sequence[Evidence], expected: float) -> NDArray[
     """
     p_K: Floats = np.max([p_values(rule, evidence) for evidence in groups], axis=0)
     if rule.metric != "precision":
-        return p_K <= doubt(rule)
+        return p_K <= significance_level(rule)
     rows_K = np.min([evidence.rows_K * evidence.effective_K for evidence in groups], axis=0)
-    return _fallback(p_K, _starts(rows_K, rule.bound, doubt(rule), expected), doubt(rule))
+    return _fallback(p_K, _starts(rows_K, rule.bound, significance_level(rule), expected), significance_level(rule))
 
 
-def would_pass(rule: Rule, groups: Sequence[Evidence], times: float) -> bool:
+def would_pass(rule: Rule, groups: Sequence[ConstraintCounts], times: float) -> bool:
     """Whether a rule would about be shown somewhere if there were ``times`` as many items of the same kind.
 
     Candidates that few items reach now are passed over: what they say may be chance.
     """
     p_K: Floats = np.max([p_values(rule, evidence.scaled(times)) for evidence in groups], axis=0)
-    steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= EACH / 5
+    steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= MAX_DENSE_CANDIDATES / 5
     # With room for chance, and for the places in which a search for precision begins.
-    return bool((p_K[steady_K] <= doubt(rule) / MOST_STARTS).any())
+    return bool((p_K[steady_K] <= significance_level(rule) / MAX_SEQUENCES).any())
 
 
 def _starts(rows_K: Floats, bound: float, allowed: float, expected: float) -> Floats:
@@ -107,11 +111,13 @@ def _starts(rows_K: Floats, bound: float, allowed: float, expected: float) -> Fl
     if not len(rows_K):
         return parts_K
     # So many items, all of them right, could just pass with all of the doubt.
-    fewest = max(np.log(allowed) / np.log(bound), FEWEST) if bound > 0 else FEWEST
-    count = min(1 + int(np.log(max(expected / _ENOUGH / fewest, 1.0)) / np.log(_APART)), MOST_STARTS)
-    needed = max(np.ceil(np.log(allowed / count) / np.log(bound)), FEWEST) if bound > 0 else FEWEST
+    fewest = max(np.log(allowed) / np.log(bound), MIN_ITEMS_FOR_PRECISION) if bound > 0 else MIN_ITEMS_FOR_PRECISION
+    count = min(1 + int(np.log(max(expected / _MIN_POSITIVES_RATIO / fewest, 1.0)) / np.log(_SEQUENCE_SPACING)), MAX_SEQUENCES)
+    needed = (
+        max(np.ceil(np.log(allowed / count) / np.log(bound)), MIN_ITEMS_FOR_PRECISION) if bound > 0 else MIN_ITEMS_FOR_PRECISION
+    )
     for i in range(count):
-        enough = np.flatnonzero(rows_K >= needed * _APART**i)
+        enough = np.flatnonzero(rows_K >= needed * _SEQUENCE_SPACING**i)
         parts_K[enough[0] if len(enough) else -1] += 1 / count
     return parts_K
 

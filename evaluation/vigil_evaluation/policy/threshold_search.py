@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.policy.constraint_tests import Evidence, bounds, gather
-from vigil_evaluation.policy.constraints import FROM_ABOVE, Rule, percent
-from vigil_evaluation.policy.infeasibility import Nearest, Problem, nearest_bound, times_more
+from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, count_at_candidates
+from vigil_evaluation.policy.constraints import THRESHOLD_FLOOR_METRICS, Rule, format_percent
+from vigil_evaluation.policy.infeasibility import ClosestFeasible, InfeasibleAction, closest_feasible_bound, required_items_factor
 from vigil_evaluation.policy.policy_data import Traffic
-from vigil_evaluation.policy.threshold_candidates import Candidates, candidates, passing, would_pass
+from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates, choose_candidates, passing_candidates, would_pass
 
-FEW_MORE = 1.1
+MIN_ITEMS_FACTOR = 1.1
 """Where it is chance that a rule is not shown, so many times as many items are named at least."""
 
 Groups = list[tuple[str | None, NDArray[np.bool_] | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class ThresholdSearch:
     """One label's action on some items.
 
     Attributes:
@@ -34,9 +34,9 @@ class Search:
     """
 
     place: str
-    candidates: Candidates
+    candidates: ThresholdCandidates
     rules: tuple[Rule, ...]
-    evidence: tuple[list[Evidence], ...]
+    evidence: tuple[list[ConstraintCounts], ...]
     expected: float
     known: tuple[int, int]
 
@@ -44,7 +44,7 @@ class Search:
         """Where the ``i``-th rule, perhaps with another bound, is shown, ``[K]``."""
         if not len(self.candidates.thresholds_K):
             return np.zeros(0, bool)
-        return passing(rule, self.evidence[i], self.expected)
+        return passing_candidates(rule, self.evidence[i], self.expected)
 
     def usable(self, which: Sequence[int] | None = None) -> NDArray[np.bool_]:
         """Where all rules, or some of them, are shown, ``[K]``."""
@@ -56,61 +56,67 @@ class Search:
     @property
     def from_above(self) -> list[int]:
         """The places of the rules that keep thresholds from falling."""
-        return [i for i, rule in enumerate(self.rules) if rule.metric in FROM_ABOVE]
+        return [i for i, rule in enumerate(self.rules) if rule.metric in THRESHOLD_FLOOR_METRICS]
 
     @property
     def from_below(self) -> list[int]:
         """The places of the others."""
-        return [i for i, rule in enumerate(self.rules) if rule.metric not in FROM_ABOVE]
+        return [i for i, rule in enumerate(self.rules) if rule.metric not in THRESHOLD_FLOOR_METRICS]
 
-    def problem(self) -> Problem:
+    def problem(self) -> InfeasibleAction:
         """Why no candidate keeps all rules, and the nearest that some candidate keeps."""
         if not len(self.candidates.thresholds_K):
-            return Problem(self.place, "a stricter action takes every item that it could take, so it would never be used", ())
+            return InfeasibleAction(
+                self.place, "a stricter action takes every item that it could take, so it would never be used", ()
+            )
         alone = [i for i, rule in enumerate(self.rules) if not self.passing(rule, i).any()]
         blamed = alone or list(range(len(self.rules)))
         told = tuple(self._nearest(i, bool(alone)) for i in blamed)
         if alone:
-            return Problem(self.place, "", told)
+            return InfeasibleAction(self.place, "", told)
         useful = tuple(nearest for nearest in told if nearest.feasible_at is not None)
-        ways = [f"{n.rule.metric.replace('_', ' ')} {_at(n.rule)} {percent(n.feasible_at)}" for n in useful if n.feasible_at]
+        ways = [
+            f"{n.rule.metric.replace('_', ' ')} {_at(n.rule)} {format_percent(n.feasible_at)}" for n in useful if n.feasible_at
+        ]
         rules = " and ".join(map(str, self.rules))
         why = f"no threshold is shown to keep {rules} at once" + (f"; feasible with {', or with '.join(ways)}" if ways else "")
-        return Problem(self.place, why, ())
+        return InfeasibleAction(self.place, why, ())
 
-    def _nearest(self, i: int, alone: bool) -> Nearest:
+    def _nearest(self, i: int, alone: bool) -> ClosestFeasible:
         rule = self.rules[i]
         others = [j for j in range(len(self.rules)) if j != i]
         within_K = self.usable(others)
-        at = nearest_bound(rule, lambda other: bool((self.passing(other, i) & within_K).any()))
+        at = closest_feasible_bound(rule, lambda other: bool((self.passing(other, i) & within_K).any()))
         without: tuple[str, ...] = ()
         if at is None and others:
-            at = nearest_bound(rule, lambda other: bool(self.passing(other, i).any()))
+            at = closest_feasible_bound(rule, lambda other: bool(self.passing(other, i).any()))
             without = tuple(str(self.rules[j]) for j in others) if at is not None else ()
-        times = times_more(lambda by: would_pass(rule, self.evidence[i], by)) if alone else None
+        times = required_items_factor(lambda by: would_pass(rule, self.evidence[i], by)) if alone else None
         kind = "negative" if rule.metric == "false_positive_rate" else "positive"
         more = None
         if times is not None:
-            more = round_up((max(times, FEW_MORE) - 1) * self.known[1 if kind == "negative" else 0])
+            more = round_up((max(times, MIN_ITEMS_FACTOR) - 1) * self.known[1 if kind == "negative" else 0])
         return replace(self._best(i), feasible_at=at, more=more, kind=kind, without=without)
 
-    def _best(self, i: int) -> Nearest:
+    def _best(self, i: int) -> ClosestFeasible:
         """The candidate at which the rule is nearest to being shown, and the group that is worst there."""
         rule = self.rules[i]
         side = 0 if rule.at_least else 1
-        bound_GK = np.array([bounds(rule, evidence, rule.confidence)[side] for evidence in self.evidence[i]])
+        bound_GK = np.array([confidence_bounds(rule, evidence, rule.confidence)[side] for evidence in self.evidence[i]])
         filled_GK = np.where(np.isnan(bound_GK), -1.0 if rule.at_least else 2.0, bound_GK)
         worst_K = filled_GK.min(axis=0) if rule.at_least else filled_GK.max(axis=0)
         k = int(worst_K.argmax() if rule.at_least else worst_K.argmin())
         g = int(filled_GK[:, k].argmin() if rule.at_least else filled_GK[:, k].argmax())
         evidence = self.evidence[i][g]
         if np.isnan(bound_GK[g, k]):
-            return Nearest(rule, group=evidence.group)
+            return ClosestFeasible(rule, group=evidence.group)
         threshold = float(self.candidates.thresholds_K[k])
-        return Nearest(rule, float(bound_GK[g, k]), threshold, int(evidence.count_K[k]), int(evidence.rows_K[k]), evidence.group)
+        return ClosestFeasible(
+            rule, float(bound_GK[g, k]), threshold, int(evidence.count_K[k]), int(evidence.rows_K[k]), evidence.group
+        )
 
 
-def search(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, place: str) -> Search:
+def search_thresholds(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, place: str) -> ThresholdSearch:
     """Gather what the items say.
 
     Args:
@@ -128,7 +134,7 @@ def search(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats,
     positive_N, negative_N = traffic.positive_NL[:, at], traffic.negative_NL[:, at]
     known_N = positive_N | negative_N
     taken_N = probabilities_N >= above_N
-    found = candidates(probabilities_N, known_N, float(above_N.max(initial=-np.inf)))
+    found = choose_candidates(probabilities_N, known_N, float(above_N.max(initial=-np.inf)))
     count = len(found.thresholds_K)
     evidence = []
     for rule in rules:
@@ -137,12 +143,12 @@ def search(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats,
         else:
             base_N = negative_N if rule.metric == "false_positive_rate" else positive_N
             given = (np.where(taken_N, 0, found.first_N), count, base_N, None)  # type: ignore[assignment]
-        evidence.append(gather(*given, units_M=traffic.units_N, groups=groups_of(rule, traffic)) if count else [])
+        evidence.append(count_at_candidates(*given, units_M=traffic.units_N, groups=rule_groups(rule, traffic)) if count else [])
     expected = float(probabilities_N[known_N & ~taken_N].sum())
-    return Search(place, found, tuple(rules), tuple(evidence), expected, (int(positive_N.sum()), int(negative_N.sum())))
+    return ThresholdSearch(place, found, tuple(rules), tuple(evidence), expected, (int(positive_N.sum()), int(negative_N.sum())))
 
 
-def groups_of(rule: Rule, traffic: Traffic) -> Groups:
+def rule_groups(rule: Rule, traffic: Traffic) -> Groups:
     """The groups of items for which a rule is to hold.
 
     Raises:

@@ -8,11 +8,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.predictions import arrays
+from vigil_evaluation.predictions import prediction_arrays
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class ItemDecisions:
     """N items and L labels.
 
     Attributes:
@@ -30,7 +30,7 @@ class Decided:
     right_NL: Floats
 
     @classmethod
-    def of(cls, table: pa.Table, labels: Sequence[str], thresholds: Mapping[str, float]) -> "Decided":
+    def of(cls, table: pa.Table, labels: Sequence[str], thresholds: Mapping[str, float]) -> "ItemDecisions":
         """Read a predictions table.
 
         Args:
@@ -41,7 +41,7 @@ class Decided:
         Raises:
             UserError: a column is absent or holds what it must not.
         """
-        targets_NL, probabilities_NL = arrays(table, labels)
+        targets_NL, probabilities_NL = prediction_arrays(table, labels)
         flagged_NL = probabilities_NL >= np.array([thresholds[label] for label in labels], np.float64)
         right_NL = np.where(np.isnan(targets_NL), np.nan, flagged_NL == (targets_NL >= 0.5))
         return cls(labels, targets_NL, probabilities_NL, flagged_NL, right_NL)

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.slices.grouping import grouping
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.proportions import Mean, Share, Units, means, shares
-from vigil_evaluation.suites.decisions import Decided
+from vigil_evaluation.stats.proportions import MeanEstimate, Proportion, ResamplingUnits, group_means, group_proportions
+from vigil_evaluation.suites.decisions import ItemDecisions
 
-WORST = 10
+MAX_FAILED_PAIRS = 10
 """Pairs listed for each label and each way to fail."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class PairNumbers:
+class PairMetrics:
     """The pairs of one label.
 
     Attributes:
@@ -39,12 +39,12 @@ class PairNumbers:
     """
 
     unknown: int
-    follows: Share
+    follows: Proportion
     stuck: int
     reversed: int
-    rise: Mean
-    changes: Share
-    shift: Mean
+    rise: MeanEstimate
+    changes: Proportion
+    shift: MeanEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PairGroup:
 
     perturbation: str | None
     pairs: int
-    labels: dict[str, PairNumbers]
+    labels: dict[str, PairMetrics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class FailedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class PairFindings:
+class MinimalPairResults:
     """All pairs of a table.
 
     Attributes:
@@ -100,7 +100,7 @@ class PairFindings:
     worst: list[FailedPair]
 
 
-class Links(NamedTuple):
+class PairLinks(NamedTuple):
     """Rows of the P pairs, ``[P]`` each, and how many items have none to be paired with."""
 
     original_P: Rows
@@ -108,7 +108,7 @@ class Links(NamedTuple):
     alone: int
 
 
-def links(ids: Sequence[str], values: Sequence[str | None]) -> Links:
+def link_pairs(ids: Sequence[str], values: Sequence[str | None]) -> PairLinks:
     """Pair items up.
 
     A value is the id of the item's counterpart: the original that it was made from, or, given on both sides, the other half. If
@@ -134,10 +134,12 @@ def links(ids: Sequence[str], values: Sequence[str | None]) -> Links:
         # A pair that both sides name has no side that came first but in the order of the table.
         known[ends] = ends if ends in known else (original, perturbed)
     pairs = np.array(list(known.values()), np.int64).reshape(-1, 2)
-    return Links(pairs[:, 0], pairs[:, 1], alone)
+    return PairLinks(pairs[:, 0], pairs[:, 1], alone)
 
 
-def pair_findings(table: pa.Table, column: str, decided: Decided, units: Units, spec: EvaluationSpec) -> PairFindings | None:
+def minimal_pair_results(
+    table: pa.Table, column: str, decided: ItemDecisions, units: ResamplingUnits, spec: EvaluationSpec
+) -> MinimalPairResults | None:
     """Find what becomes of minimal pairs.
 
     Args:
@@ -152,24 +154,24 @@ def pair_findings(table: pa.Table, column: str, decided: Decided, units: Units, 
         ``None`` if there is no pair.
     """
     ids = table.column("id").to_pylist()
-    found = links(ids, [None if value is None else str(value) for value in table.column(column).to_pylist()])
+    found = link_pairs(ids, [None if value is None else str(value) for value in table.column(column).to_pylist()])
     count = len(found.original_P)
     if not count:
         return None
-    kept, told = _told(table, "pair_gold"), _told(table, "perturbation")
+    kept, told = _optional_column(table, "pair_gold"), _optional_column(table, "perturbation")
     names_P = [told[row] for row in found.perturbed_P.tolist()]
     judged = _judge(decided, found, names_P, np.array([kept[row] == "stays" for row in found.perturbed_P.tolist()]))
-    resampled = units.of(found.original_P) if units.codes_N is not None else Units(column, _together(found))
+    resampled = units.of(found.original_P) if units.codes_N is not None else ResamplingUnits(column, _together(found))
     overall = _groups([None], np.zeros(count, np.int32), judged, resampled, spec)[0]
     by: list[PairGroup] = []
     if any(name is not None for name in names_P):
         grouped = grouping(pa.table({"perturbation": pa.array(names_P, pa.string())}), "perturbation")
         by = [g for g in _groups(grouped.values, grouped.codes_N, judged, resampled, spec) if g.perturbation is not None]
     worst = [failed for i in range(len(decided.labels)) for failed in _worst(i, ids, decided, found, judged)]
-    return PairFindings(column, count, found.alone, overall, by, worst)
+    return MinimalPairResults(column, count, found.alone, overall, by, worst)
 
 
-class _Judged(NamedTuple):
+class _PairOutcomes(NamedTuple):
     """Of each pair and label, ``[P, L]``: 1 for yes, 0 for no, or a number; NaN where the pair is not of that sort."""
 
     labels: Sequence[str]
@@ -182,7 +184,7 @@ class _Judged(NamedTuple):
     shift_PL: Floats
 
 
-def _judge(decided: Decided, found: Links, names_P: Sequence[str | None], said_P: NDArray[np.bool_]) -> _Judged:
+def _judge(decided: ItemDecisions, found: PairLinks, names_P: Sequence[str | None], said_P: NDArray[np.bool_]) -> _PairOutcomes:
     one, other = found.original_P, found.perturbed_P
     known_NL, gold_NL, flagged_NL = ~np.isnan(decided.targets_NL), decided.targets_NL >= 0.5, decided.flagged_NL
     known_PL, alike_PL = known_NL[one] & known_NL[other], gold_NL[one] == gold_NL[other]
@@ -191,7 +193,7 @@ def _judge(decided: Decided, found: Links, names_P: Sequence[str | None], said_P
     same_PL = flagged_NL[one] == flagged_NL[other]
     right_PL = (flagged_NL[one] == gold_NL[one]) & (flagged_NL[other] == gold_NL[other])
     moved_PL = decided.probabilities_NL[other] - decided.probabilities_NL[one]
-    return _Judged(
+    return _PairOutcomes(
         decided.labels,
         names_P,
         np.where(flips_PL, right_PL, np.nan),
@@ -203,7 +205,7 @@ def _judge(decided: Decided, found: Links, names_P: Sequence[str | None], said_P
     )
 
 
-def _together(found: Links) -> NDArray[np.int32]:
+def _together(found: PairLinks) -> NDArray[np.int32]:
     """Of each pair its unit: pairs that share an item, directly or through others, are resampled together."""
     parent: dict[int, int] = {}
 
@@ -221,17 +223,19 @@ def _together(found: Links) -> NDArray[np.int32]:
 def _groups(
     names: Sequence[str | None],
     codes_P: NDArray[np.int32],
-    judged: _Judged,
-    units: Units,
+    judged: _PairOutcomes,
+    units: ResamplingUnits,
     spec: EvaluationSpec,
 ) -> list[PairGroup]:
-    follows, changes = (shares(hits, codes_P, len(names), units, spec) for hits in (judged.follows_PL, judged.changes_PL))
-    rises, shifts = (means(values, codes_P, len(names), units, spec) for values in (judged.rise_PL, judged.shift_PL))
+    follows, changes = (
+        group_proportions(hits, codes_P, len(names), units, spec) for hits in (judged.follows_PL, judged.changes_PL)
+    )
+    rises, shifts = (group_means(values, codes_P, len(names), units, spec) for values in (judged.rise_PL, judged.shift_PL))
     made = []
     for g, name in enumerate(names):
         inside = codes_P == g
         numbers = {
-            label: PairNumbers(
+            label: PairMetrics(
                 unknown=int(inside.sum()) - follows[g][i].count - changes[g][i].count,
                 follows=follows[g][i],
                 stuck=int(np.nansum(judged.stuck_PL[inside, i])),
@@ -246,7 +250,7 @@ def _groups(
     return made
 
 
-def _worst(i: int, ids: Sequence[str], decided: Decided, found: Links, judged: _Judged) -> Iterator[FailedPair]:
+def _worst(i: int, ids: Sequence[str], decided: ItemDecisions, found: PairLinks, judged: _PairOutcomes) -> Iterator[FailedPair]:
     """The pairs of label ``i`` that failed, by how much."""
     ways = (
         ("not followed", judged.follows_PL[:, i] == 0, judged.rise_PL[:, i]),
@@ -255,7 +259,7 @@ def _worst(i: int, ids: Sequence[str], decided: Decided, found: Links, judged: _
     targets_N, probabilities_N = decided.targets_NL[:, i], decided.probabilities_NL[:, i]
     for failure, failed_P, order_P in ways:
         places = np.flatnonzero(failed_P)
-        for place in places[np.argsort(order_P[places], kind="stable")][:WORST]:
+        for place in places[np.argsort(order_P[places], kind="stable")][:MAX_FAILED_PAIRS]:
             one, other = int(found.original_P[place]), int(found.perturbed_P[place])
             targets = [None if np.isnan(targets_N[row]) else float(targets_N[row]) for row in (one, other)]
             yield FailedPair(
@@ -269,7 +273,7 @@ def _worst(i: int, ids: Sequence[str], decided: Decided, found: Links, judged: _
             )
 
 
-def _told(table: pa.Table, column: str) -> list[str | None]:
+def _optional_column(table: pa.Table, column: str) -> list[str | None]:
     if column not in table.column_names:
         return [None] * table.num_rows
     return [None if value is None else str(value) for value in table.column(column).to_pylist()]

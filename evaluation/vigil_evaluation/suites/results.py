@@ -1,7 +1,8 @@
 """What a model does in each functional test (HateCheck, Röttger et al. 2021), by label and by the group that items speak of."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +11,19 @@ from numpy.typing import NDArray
 from vigil_evaluation.fairness.identity_columns import identities
 from vigil_evaluation.slices.grouping import clusters, grouping
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.proportions import Share, Units, shares
-from vigil_evaluation.suites.decisions import Decided
-from vigil_evaluation.suites.minimal_pairs import PairFindings, pair_findings
+from vigil_evaluation.stats.proportions import Proportion, ResamplingUnits, group_proportions
+from vigil_evaluation.suites.decisions import ItemDecisions
+from vigil_evaluation.suites.minimal_pairs import MinimalPairResults, minimal_pair_results
 
-MOST_TARGETS = 60
+SCHEMA_VERSION = 1
+"""Of the JSON form, docs/suites.md; raised when a field changes its meaning or goes."""
+
+MAX_GROUPS = 60
 """The most groups of one column in the map of functionality by group; what is left out is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SuiteColumns:
     """The columns of a table that say what its functional tests are.
 
     Attributes:
@@ -34,7 +38,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelCase:
+class FunctionalityLabelResult:
     """One label in one functional test.
 
     Attributes:
@@ -46,12 +50,12 @@ class LabelCase:
 
     positive: int
     expected: float | None
-    accuracy: Share
+    accuracy: Proportion
     mean_probability: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FunctionalityResult:
     """One functional test.
 
     Attributes:
@@ -63,12 +67,12 @@ class Case:
 
     name: str
     items: int
-    all_right: Share
-    labels: dict[str, LabelCase]
+    all_right: Proportion
+    labels: dict[str, FunctionalityLabelResult]
 
 
 @dataclass(frozen=True, slots=True)
-class TargetMap:
+class GroupAccuracyMap:
     """Accuracy by functionality (rows) and by the group that items speak of (columns).
 
     Attributes:
@@ -89,11 +93,11 @@ class TargetMap:
     items: list[list[int]]
     known: dict[str, list[list[int]]]
     accuracy: dict[str, list[list[float | None]]]
-    overall: dict[str, list[Share]]
+    overall: dict[str, list[Proportion]]
 
 
 @dataclass(frozen=True, slots=True)
-class SuiteFindings:
+class FunctionalTestResults:
     """All functional tests of a table.
 
     Attributes:
@@ -115,19 +119,46 @@ class SuiteFindings:
     confidence: float
     enough: int
     items: int
-    cases: list[Case]
+    cases: list[FunctionalityResult]
     cases_left_out: int
-    targets: list[TargetMap]
-    pairs: PairFindings | None
+    targets: list[GroupAccuracyMap]
+    pairs: MinimalPairResults | None
 
 
-def functionality_findings(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteResults:
+    """A model on a suite.
+
+    Attributes:
+        schema_version: of the JSON form.
+        suite: the suite's name.
+        facts: what was run on what; text.
+        descriptions: functionality to what it tests, where that is known.
+        thresholds: label to the lowest probability that is flagged.
+        skipped: labels of the suite that the model does not have.
+        findings: what was found.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    suite: str
+    facts: dict[str, str]
+    descriptions: dict[str, str]
+    thresholds: dict[str, float]
+    skipped: list[str]
+    findings: FunctionalTestResults
+
+    def to_json(self) -> str:
+        """The outcome as JSON text; a number that is not defined is null."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def functional_test_results(
     table: pa.Table,
     labels: Sequence[str],
     thresholds: Mapping[str, float],
     spec: EvaluationSpec,
-    columns: Columns | None = None,
-) -> SuiteFindings | None:
+    columns: SuiteColumns | None = None,
+) -> FunctionalTestResults | None:
     """Find what becomes of each functional test.
 
     Args:
@@ -143,16 +174,16 @@ def functionality_findings(
     Raises:
         UserError: if a column holds lists or the like.
     """
-    name, columns = spec.functionality, columns or Columns()
+    name, columns = spec.functionality, columns or SuiteColumns()
     if name is None or name not in table.column_names or table.column(name).null_count == table.num_rows:
         return None
     cases = _in_order(table, name)
-    decided = Decided.of(table, labels, thresholds)
-    measure = _Measure(cases, decided, _units(table, columns, spec), spec)
+    decided = ItemDecisions.of(table, labels, thresholds)
+    measure = _SuiteData(cases, decided, _units(table, columns, spec), spec)
     pairs = None
     if columns.pair in table.column_names:
-        pairs = pair_findings(table, columns.pair, decided, measure.units, spec)
-    return SuiteFindings(
+        pairs = minimal_pair_results(table, columns.pair, decided, measure.units, spec)
+    return FunctionalTestResults(
         column=name,
         labels=list(labels),
         unit=measure.units.column,
@@ -174,12 +205,12 @@ class _Groups:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measure:
+class _SuiteData:
     """All that numbers are made from."""
 
     cases: _Groups
-    decided: Decided
-    units: Units
+    decided: ItemDecisions
+    units: ResamplingUnits
     spec: EvaluationSpec
 
 
@@ -193,21 +224,21 @@ def _in_order(table: pa.Table, column: str) -> _Groups:
     return _Groups([str(found.values[code]) for code in order], place[found.codes_N], found.values_left_out)
 
 
-def _units(table: pa.Table, columns: Columns, spec: EvaluationSpec) -> Units:
+def _units(table: pa.Table, columns: SuiteColumns, spec: EvaluationSpec) -> ResamplingUnits:
     """Templates where items share them, else what the spec resamples together."""
     for name in (columns.template, spec.cluster):
         codes_N = clusters(table, spec.model_copy(update={"cluster": name}))
         if name is not None and codes_N is not None and len(codes_N) and codes_N.max() + 1 < len(codes_N):
-            return Units(name, codes_N)
-    return Units()
+            return ResamplingUnits(name, codes_N)
+    return ResamplingUnits()
 
 
-def _cases(measure: _Measure) -> list[Case]:
+def _cases(measure: _SuiteData) -> list[FunctionalityResult]:
     cases, decided, enough = measure.cases, measure.decided, measure.spec.enough
     judged_N = (~np.isnan(decided.right_NL)).any(axis=1)
     all_right_N = np.where(judged_N, ~(decided.right_NL == 0).any(axis=1), np.nan)
     columns = np.column_stack([decided.right_NL, all_right_N])
-    found = shares(columns, cases.codes_N, len(cases.names), measure.units, measure.spec)
+    found = group_proportions(columns, cases.codes_N, len(cases.names), measure.units, measure.spec)
     made = []
     for g, name in enumerate(cases.names):
         inside = cases.codes_N == g
@@ -216,12 +247,12 @@ def _cases(measure: _Measure) -> list[Case]:
             known = inside & ~np.isnan(decided.targets_NL[:, i])
             positive, count = int((decided.targets_NL[known, i] >= 0.5).sum()), int(known.sum())
             mean = float(decided.probabilities_NL[known, i].mean()) if count >= enough else None
-            numbers[label] = LabelCase(positive, positive / count if count else None, found[g][i], mean)
-        made.append(Case(name, int(inside.sum()), found[g][-1], numbers))
+            numbers[label] = FunctionalityLabelResult(positive, positive / count if count else None, found[g][i], mean)
+        made.append(FunctionalityResult(name, int(inside.sum()), found[g][-1], numbers))
     return made
 
 
-def _maps(table: pa.Table, columns: Columns, measure: _Measure) -> list[TargetMap]:
+def _maps(table: pa.Table, columns: SuiteColumns, measure: _SuiteData) -> list[GroupAccuracyMap]:
     made = []
     flags: dict[str, NDArray[np.bool_]] = {}
     for identity in identities(table, [*measure.spec.identities, *columns.targets])[0]:
@@ -238,17 +269,17 @@ def _maps(table: pa.Table, columns: Columns, measure: _Measure) -> list[TargetMa
     return made
 
 
-def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, measure: _Measure) -> TargetMap:
+def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, measure: _SuiteData) -> GroupAccuracyMap:
     cases, labels, right_NL, enough = measure.cases, measure.decided.labels, measure.decided.right_NL, measure.spec.enough
-    kept = sorted(groups, key=lambda value: -int(groups[value].sum()))[:MOST_TARGETS]
+    kept = sorted(groups, key=lambda value: -int(groups[value].sum()))[:MAX_GROUPS]
     items_FV = np.zeros((len(cases.names), len(kept)), np.int64)
     known_LFV, right_LFV = np.zeros((2, len(labels), *items_FV.shape), np.int64)
-    overall: dict[str, list[Share]] = {label: [] for label in labels}
+    overall: dict[str, list[Proportion]] = {label: [] for label in labels}
     for v, value in enumerate(kept):
         rows = np.flatnonzero(groups[value] & (cases.codes_N >= 0))
         codes, right = cases.codes_N[rows], right_NL[rows]
         items_FV[:, v] = np.bincount(codes, minlength=len(cases.names))
-        together = shares(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.spec)[0]
+        together = group_proportions(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.spec)[0]
         for i, label in enumerate(labels):
             known_LFV[i, :, v] = np.bincount(codes[~np.isnan(right[:, i])], minlength=len(cases.names))
             right_LFV[i, :, v] = np.bincount(codes[right[:, i] == 1], minlength=len(cases.names))
@@ -259,4 +290,4 @@ def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, me
     }
     known = {label: known_LFV[i].tolist() for i, label in enumerate(labels)}
     left_out += len(groups) - len(kept)
-    return TargetMap(column, cases.names, kept, left_out, items_FV.tolist(), known, accuracy, overall)
+    return GroupAccuracyMap(column, cases.names, kept, left_out, items_FV.tolist(), known, accuracy, overall)

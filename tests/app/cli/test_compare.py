@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vigil import cli
 from vigil.cli import bundle, compare
-from vigil.workflows.release_gate import Regression
+from vigil.workflows.release_gate import RegressionError
 from vigil_data.errors import UserError
 from vigil_training.runs.run import Run
 
@@ -128,13 +128,13 @@ def test_options_reach_the_comparison(call, tables, tmp_path):
 
 
 def test_a_run_is_compared_with_runs_and_with_tables(call, run, tmp_path):
-    from vigil.workflows.prediction_sources import predictions_of
+    from vigil.workflows.prediction_sources import load_predictions
 
     elsewhere = Run(shutil.copytree(run.path, tmp_path / "elsewhere"))
     facts = elsewhere.read_environment()
     facts["dataset"]["path"] = "/gone"
     elsewhere.environment.write_text(json.dumps(facts))
-    pq.write_table(predictions_of(run.path).table, tmp_path / "scores.parquet")
+    pq.write_table(load_predictions(run.path).table, tmp_path / "scores.parquet")
     cuts = [f"--champion-threshold={label}={value}" for label, value in run.read_thresholds().items()]
     for champion, kind, options in (
         (run.path, "run", []),
@@ -153,10 +153,10 @@ def test_a_run_is_compared_with_runs_and_with_tables(call, run, tmp_path):
 
 
 def test_a_run_is_exported_only_if_it_is_no_regression(call, run, tmp_path):
-    from vigil.workflows.prediction_sources import predictions_of
-    from vigil_serving.bundle.load import read
+    from vigil.workflows.prediction_sources import load_predictions
+    from vigil_serving.bundle.load import load_bundle
 
-    table = predictions_of(run.path).table
+    table = load_predictions(run.path).table
     perfect = table
     for label in ("cat", "bright"):
         targets = table.column(f"target.{label}").to_numpy(zero_copy_only=False).astype(float)
@@ -169,7 +169,7 @@ def test_a_run_is_exported_only_if_it_is_no_regression(call, run, tmp_path):
     pq.write_table(perfect, tmp_path / "perfect.parquet")
     pq.write_table(reversed_, tmp_path / "reversed.parquet")
     refused = call("export", run.path, "--to", tmp_path / "bundle", "--promote", tmp_path / "perfect.parquet")
-    assert isinstance(refused.exception, Regression), refused.output
+    assert isinstance(refused.exception, RegressionError), refused.output
     assert refused.exception.status == 1
     assert not (tmp_path / "bundle").exists()
     done = call("export", run.path, "--to", tmp_path / "bundle", "--promote", tmp_path / "reversed.parquet")
@@ -177,7 +177,7 @@ def test_a_run_is_exported_only_if_it_is_no_regression(call, run, tmp_path):
     kept = json.loads((tmp_path / "bundle" / "comparison.json").read_text())
     assert kept["passed"] is True
     assert kept["flips"]["top"] == []
-    assert read(tmp_path / "bundle").signature.labels == ("cat", "bright")
+    assert load_bundle(tmp_path / "bundle", check_hashes=False).metadata.labels == ("cat", "bright")
     # The bundle is now what is in use: the run that it was made of passes against it, and it against the run.
     again = call("compare", tmp_path / "bundle", run.path, *QUICK)
     assert again.exit_code == 0, again.output

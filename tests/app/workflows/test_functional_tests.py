@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from vigil.cli import suite as cli
-from vigil.workflows.functional_tests import Options, read_suite, run_suite
+from vigil.workflows.functional_tests import SuiteOptions, read_suite, run_suite
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
@@ -122,7 +122,7 @@ def test_a_run_on_a_suite_of_ones_own(call, run, cats):
 
 
 def test_what_a_run_says_is_what_its_predictions_say(run, cats, tmp_path):
-    ran = run_suite(run.path, str(cats), to=tmp_path / "out", options=Options(replicates=0))
+    ran = run_suite(run.path, str(cats), to=tmp_path / "out", options=SuiteOptions(replicates=0))
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert table.equals(ran.table)
     cut = run.read_thresholds()["cat"]
@@ -131,7 +131,7 @@ def test_what_a_run_says_is_what_its_predictions_say(run, cats, tmp_path):
         right = [(row["probability.cat"] >= cut) == (row["target.cat"] >= 0.5) for row in rows]
         assert (case.items, case.labels["cat"].accuracy.hits) == (len(rows), sum(right))
         assert case.labels["cat"].accuracy.interval is None
-    again = run_suite(run.path, str(cats), to=tmp_path / "again", options=Options(replicates=0))
+    again = run_suite(run.path, str(cats), to=tmp_path / "again", options=SuiteOptions(replicates=0))
     assert again.outcome == ran.outcome
     assert again.table.equals(ran.table)
 
@@ -271,7 +271,7 @@ def test_hatemoji_with_a_stub_is_what_a_loop_over_its_files_counts(shared_data, 
     gold = dataset.targets(["hate"])[:, 0]
     scores = np.clip(0.3 * gold + 0.7 * random.random(len(ids)), 0, 1).astype(np.float32)
     pq.write_table(pa.table({"id": ids, "probability.hate": scores}), tmp_path / "stub.parquet")
-    options = Options(functionality="hatemoji_type", pair="matched_id", targets=("hatemoji_target",), thresholds={"hate": 0.45})
+    options = SuiteOptions(functionality="hatemoji_type", pair="matched_id", targets=("hatemoji_target",), thresholds={"hate": 0.45})
     found = run_suite(tmp_path / "stub.parquet", str(tmp_path / "hatemoji"), options=options).outcome.findings
 
     score_of = dict(zip(ids, scores.tolist(), strict=True))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from vigil.workflows.functional_tests import Options, make_suite, run_suite
+from vigil.workflows.functional_tests import SuiteOptions, make_suite, run_suite
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_serving.runtime.scorer import Scorer
@@ -59,7 +59,7 @@ def test_a_suite_over_a_bundle_is_what_the_scorer_says(exported, suite, tmp_path
 
 def test_by_default_the_outcome_lies_beside_the_bundle_which_stays_as_it_was(bundle_copy, suite):
     before = {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()}
-    ran = run_suite(bundle_copy, str(suite), options=Options(replicates=0))
+    ran = run_suite(bundle_copy, str(suite), options=SuiteOptions(replicates=0))
     assert ran.folder == bundle_copy.with_name("copy-suites") / "mixed"
     assert {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()} == before
 
@@ -74,7 +74,7 @@ def test_a_suite_of_other_labels_is_refused_before_anything_is_scored(exported, 
 def test_the_demonstrations_suite_is_made_afresh_for_a_seed(exported, tmp_path):
     pytest.importorskip("hibari")
     one, again, other = (
-        run_suite(exported.bundle, "demo", to=tmp_path / name, options=Options(items=12, seed=seed, replicates=0))
+        run_suite(exported.bundle, "demo", to=tmp_path / name, options=SuiteOptions(items=12, seed=seed, replicates=0))
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
     assert one.table.num_rows == 24

@@ -17,8 +17,15 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from vigil_data.errors import UserError
-from vigil_evaluation.calibration.calibrators import Calibrated, Calibration, Calibrator, LabelCalibration
-from vigil_evaluation.calibration.fit import ENOUGH, FITS, MAX_KNOTS, fit, fit_all, log_losses
+from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
+from vigil_evaluation.calibration.fit import (
+    FIT_FUNCTIONS,
+    MAX_KNOTS,
+    MIN_CLASS_TARGETS,
+    fit_calibration,
+    fit_calibrators,
+    log_losses,
+)
 from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
 probabilities = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 1e-30, 1 - 2.0**-24]), st.floats(0, 1, width=32))
@@ -95,12 +102,12 @@ def test_formulas(p: float, a: float, b: float, c: float) -> None:
         assert found == pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("fitted", sorted(FITS))
+@pytest.mark.parametrize("fitted", sorted(FIT_FUNCTIONS))
 def test_an_exact_0_or_1_is_nothing_special(fitted: str) -> None:
     random = np.random.default_rng(0)
     raw = np.concatenate([np.zeros(20), np.ones(20), random.random(200)])
     targets = (random.random(240) < 0.1 + 0.8 * raw).astype(float)
-    calibrator = FITS[fitted](targets, raw)
+    calibrator = FIT_FUNCTIONS[fitted](targets, raw)
     said = calibrator.apply(np.array([0.0, 1e-3, 0.5, 1 - 1e-3, 1.0]))
     assert np.isfinite(said).all()
     assert (np.diff(said) > 0).all()
@@ -146,14 +153,14 @@ def test_a_group_without_a_calibrator_of_its_own_takes_the_pooled_one() -> None:
 
 
 def test_notes_for_the_report() -> None:
-    note = by_language().notes()["a"]
+    note = by_language().summaries()["a"]
     assert (note.method, note.groups, note.known, note.positive) == ("temperature", {"de": "temperature", "fr": "platt"}, 9, 3)
 
 
 # JSON
 
 
-def example() -> Calibrated:
+def example() -> FittedCalibration:
     """Fitted on all that there is: groups, conformal thresholds, presence; of one label nothing is known."""
     random = np.random.default_rng(3)
     odds = random.normal(-1, 2, (900, 3))
@@ -162,7 +169,7 @@ def example() -> Calibrated:
     language = random.choice(["de", "en"], 900).tolist()
     odds[np.array(language) == "de", 0] += 3
     spec = EvaluationSpec(calibration=CalibrationSpec(by="language"))
-    return fit_all(targets, expit(odds), ["a", "b", "c"], spec, language, random.choice(["text", "image"], 900).tolist())
+    return fit_calibration(targets, expit(odds), ["a", "b", "c"], spec, language, random.choice(["text", "image"], 900).tolist())
 
 
 @settings(deadline=None)
@@ -176,21 +183,23 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert made.calibration.labels["a"].groups
     made.write(tmp_path / "calibration.json")
     assert list(tmp_path.iterdir()) == [tmp_path / "calibration.json"]
-    assert Calibrated.read(tmp_path / "calibration.json") == made
-    other = Calibrated.read(tmp_path / "calibration.json", ["c", "a", "b"])
+    assert FittedCalibration.read(tmp_path / "calibration.json") == made
+    other = FittedCalibration.read(tmp_path / "calibration.json", ["c", "a", "b"])
     assert other.conformal is not None
     assert other.reference is not None
     assert [list(part.labels) for part in (other.calibration, other.conformal, other.reference)] == [["c", "a", "b"]] * 3
     with pytest.raises(
         UserError, match=r"calibration.json: calibration: is of the labels a, b, c, not of a, z; calibrate the run again"
     ):
-        Calibrated.read(tmp_path / "calibration.json", ["a", "z"])
+        FittedCalibration.read(tmp_path / "calibration.json", ["a", "z"])
     (tmp_path / "cut.json").write_text((tmp_path / "calibration.json").read_text()[:100])
     for name in ("cut.json", "absent.json"):
         with pytest.raises(UserError, match=name) as error:
-            Calibrated.read(tmp_path / name)
+            FittedCalibration.read(tmp_path / name)
         assert "\n" not in str(error.value)
-    assert Calibrated.from_dict(Calibrated(Calibration.identity(["a"]), None, None).to_dict(), ["a"]).conformal is None
+    assert (
+        FittedCalibration.from_dict(FittedCalibration(Calibration.identity(["a"]), None, None).to_dict(), ["a"]).conformal is None
+    )
 
 
 def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -276,17 +285,17 @@ KNOTS = {"method": "isotonic", "parameters": {"raw": [0.1, 0.5], "calibrated": [
     ],
 )
 def test_what_is_malformed_is_refused_in_one_line(
-    change: Callable[[dict[str, Any]], None], message: str, made: Calibrated
+    change: Callable[[dict[str, Any]], None], message: str, made: FittedCalibration
 ) -> None:
     whole = made.to_dict() if message is None else json.loads(json.dumps(made.to_dict()))
     change(whole)
     with pytest.raises(UserError, match=message) as error:
-        Calibrated.from_dict(whole)
+        FittedCalibration.from_dict(whole)
     assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
-def made() -> Calibrated:
+def made() -> FittedCalibration:
     return example()
 
 
@@ -319,14 +328,14 @@ MAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def test_parameters_are_recovered() -> None:
     targets, raw = simulated(200_000, MAPS["temperature"], 0)
-    assert FITS["temperature"](targets, raw).parameters["temperature"] == pytest.approx(2, abs=0.03)
+    assert FIT_FUNCTIONS["temperature"](targets, raw).parameters["temperature"] == pytest.approx(2, abs=0.03)
     targets, raw = simulated(200_000, MAPS["platt"], 1)
-    assert FITS["platt"](targets, raw).parameters == pytest.approx({"slope": 0.7, "intercept": 1.5}, abs=0.03)
+    assert FIT_FUNCTIONS["platt"](targets, raw).parameters == pytest.approx({"slope": 0.7, "intercept": 1.5}, abs=0.03)
     targets, raw = simulated(200_000, MAPS["beta"], 2)
-    assert FITS["beta"](targets, raw).parameters == pytest.approx({"a": 0.4, "b": 2.0, "c": -1.0}, abs=0.06)
+    assert FIT_FUNCTIONS["beta"](targets, raw).parameters == pytest.approx({"a": 0.4, "b": 2.0, "c": -1.0}, abs=0.06)
     targets, raw = simulated(200_000, MAPS["isotonic"], 3)
     at = np.array([-4.0, -2.0, 0.0, 1.0])
-    np.testing.assert_allclose(FITS["isotonic"](targets, raw).apply(expit(at)), expit(MAPS["isotonic"](at)), atol=0.02)
+    np.testing.assert_allclose(FIT_FUNCTIONS["isotonic"](targets, raw).apply(expit(at)), expit(MAPS["isotonic"](at)), atol=0.02)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -343,7 +352,7 @@ def test_platt_and_beta_equal_logistic_regression(soft: bool) -> None:
         features = np.stack(columns, axis=1)
         peer = LogisticRegression(C=1e12, tol=1e-10, max_iter=10_000)
         peer.fit(np.vstack([features] * 2), np.repeat([1, 0], len(raw)), sample_weight=np.concatenate([weights, 1 - weights]))
-        found = list(FITS[method](targets, raw).parameters.values())
+        found = list(FIT_FUNCTIONS[method](targets, raw).parameters.values())
         assert found == pytest.approx([*peer.coef_[0], peer.intercept_[0]], abs=2e-4), method
 
 
@@ -353,7 +362,7 @@ def test_isotonic_has_the_blocks_of_scikit_learn() -> None:
     targets = np.where(random.random(1500) < 0.2, 0.5, random.random(1500) < 0.1 + 0.6 * raw)
     peer = IsotonicRegression().fit_transform(raw, targets)
     blocks = [(raw[peer == value].mean(), value) for value in np.unique(peer)]
-    found = FITS["isotonic"](targets, raw).parameters
+    found = FIT_FUNCTIONS["isotonic"](targets, raw).parameters
     assert 5 < len(blocks) < MAX_KNOTS - 2
     np.testing.assert_allclose(found["raw"][1:-1], [x for x, _ in blocks], atol=1e-12)
     np.testing.assert_allclose(found["calibrated"][1:-1], [y for _, y in blocks], atol=1e-12)
@@ -363,7 +372,7 @@ def test_isotonic_has_the_blocks_of_scikit_learn() -> None:
 
 def test_isotonic_is_never_certain_and_keeps_few_knots() -> None:
     targets, raw = simulated(60_000, lambda z: 3 * z, 6, mean=0.0)
-    found = FITS["isotonic"](targets, raw)
+    found = FIT_FUNCTIONS["isotonic"](targets, raw)
     assert len(found.parameters["raw"]) <= MAX_KNOTS
     assert 0 < found.apply([0.0])[0] < found.apply([1.0])[0] < 1
     fresh, at = simulated(60_000, lambda z: 3 * z, 7, mean=0.0)
@@ -375,17 +384,17 @@ def test_classes_that_do_not_overlap_make_no_answer_certain() -> None:
     raw = np.concatenate([np.linspace(0.01, 0.3, 30), np.linspace(0.6, 0.9, 30)])
     targets = np.repeat([0.0, 1.0], 30)
     for method in ("temperature", "platt", "beta", "isotonic"):
-        said = FITS[method](targets, raw).apply([0.05, 0.85])
+        said = FIT_FUNCTIONS[method](targets, raw).apply([0.05, 0.85])
         assert said[0] > 1e-6, method
         assert said[1] < 1 - 1e-6, method
 
 
 def test_scores_that_are_the_wrong_way_round_are_not_turned() -> None:
     targets, raw = simulated(2000, lambda z: -z, 8, mean=0.0)
-    for method in FITS:
-        said = FITS[method](targets, raw).apply(np.array([0.1, 0.4, 0.9]))
+    for method in FIT_FUNCTIONS:
+        said = FIT_FUNCTIONS[method](targets, raw).apply(np.array([0.1, 0.4, 0.9]))
         assert (np.diff(said) > 0).all(), method
-    chosen = fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec()).labels["a"]
+    chosen = fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec()).labels["a"]
     assert chosen.pooled.method != "none"
 
 
@@ -399,7 +408,9 @@ def test_on_fresh_items_no_worse_than_none(proofs: Callable[[int, int], int]) ->
             gains = []
             for seed in range(tries):
                 targets, given_ = simulated(items, map_, seed)
-                chosen = fit(targets[:, None], given_[:, None], ["a"], CalibrationSpec(), seed=seed).labels["a"].pooled
+                chosen = (
+                    fit_calibrators(targets[:, None], given_[:, None], ["a"], CalibrationSpec(), seed=seed).labels["a"].pooled
+                )
                 gains.append(float((log_losses(truth, raw) - log_losses(truth, chosen.apply(raw))).mean()))
             excess[name, items] = float(np.mean(gains))
     print({f"{name}, {items}": round(gain, 4) for (name, items), gain in excess.items()})
@@ -412,12 +423,12 @@ def test_the_simplest_that_will_do_is_chosen() -> None:
     chosen = {}
     for name, map_ in MAPS.items():
         targets, raw = simulated(6000, map_, 12)
-        found = fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec()).labels["a"]
+        found = fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec()).labels["a"]
         chosen[name] = found.pooled.method
-        assert set(found.log_loss) == set(FITS)
+        assert set(found.log_loss) == set(FIT_FUNCTIONS)
     assert chosen == {name: "none" if name == "identity" else name for name in MAPS}
     targets, raw = simulated(6000, MAPS["isotonic"], 12)
-    only = fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec(methods=("temperature",))).labels["a"]
+    only = fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec(methods=("temperature",))).labels["a"]
     assert set(only.log_loss) == {"none", "temperature"}
 
 
@@ -429,17 +440,17 @@ def test_unknown_is_dropped(seed: int, share: float) -> None:
     groups = random.choice(["x", "y"], 200)
     unknown = random.random(200) < share
     spec = CalibrationSpec(by="g", folds=3)
-    masked = fit(np.where(unknown, np.nan, targets)[:, None], raw[:, None], ["a"], spec, groups.tolist())
-    noise = fit(targets[:, None], np.where(unknown, np.nan, raw)[:, None], ["a"], spec, groups.tolist())
+    masked = fit_calibrators(np.where(unknown, np.nan, targets)[:, None], raw[:, None], ["a"], spec, groups.tolist())
+    noise = fit_calibrators(targets[:, None], np.where(unknown, np.nan, raw)[:, None], ["a"], spec, groups.tolist())
     known = ~unknown
-    dropped = fit(targets[known][:, None], raw[known][:, None], ["a"], spec, groups[known].tolist())
+    dropped = fit_calibrators(targets[known][:, None], raw[known][:, None], ["a"], spec, groups[known].tolist())
     assert masked == noise == dropped
 
 
-@pytest.mark.parametrize("targets", [[], [np.nan] * 50, [1.0] * 50, [0.0] * 500 + [1.0] * (ENOUGH - 1)])
+@pytest.mark.parametrize("targets", [[], [np.nan] * 50, [1.0] * 50, [0.0] * 500 + [1.0] * (MIN_CLASS_TARGETS - 1)])
 def test_too_few_of_either_class_are_left_as_they_are(targets: list[float]) -> None:
     raw = np.random.default_rng(0).random(len(targets))
-    found = fit_all(np.array(targets)[:, None], raw[:, None], ["a"], EvaluationSpec())
+    found = fit_calibration(np.array(targets)[:, None], raw[:, None], ["a"], EvaluationSpec())
     label = found.calibration.labels["a"]
     assert (label.pooled.method, label.log_loss) == ("none", {})
     assert label.known == np.isfinite(targets).sum()
@@ -455,13 +466,13 @@ def test_a_group_gets_a_calibrator_of_its_own_where_it_does_better() -> None:
     true = 0.7 * odds + 0.5 + np.where(groups == "de", 1.5, 0)
     targets, raw = (random.random(items) < expit(true)).astype(float), expit(odds)
     groups[random.random(items) < 0.02] = None
-    found = fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec(by="language"), groups.tolist())
+    found = fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec(by="language"), groups.tolist())
     own = found.labels["a"].groups
     assert "de" in own
     assert set(own) <= {"en", "de", "fr"}, "too few of the rare group are known"
     better, pooled = (log_losses(expit(true), found.apply(raw[:, None], which)[:, 0]) for which in (groups.tolist(), None))
     assert better[groups == "de"].mean() < pooled[groups == "de"].mean() - 0.02
-    assert fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec(), groups.tolist()).labels["a"].groups == {}
+    assert fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec(), groups.tolist()).labels["a"].groups == {}
 
 
 def test_groups_that_do_not_differ_are_pooled() -> None:
@@ -469,7 +480,7 @@ def test_groups_that_do_not_differ_are_pooled() -> None:
     for seed in range(20):
         targets, raw = simulated(1500, MAPS["platt"], seed)
         groups = np.random.default_rng(seed).choice(["a", "b", "c", "d"], 1500).tolist()
-        kept += len(fit(targets[:, None], raw[:, None], ["a"], CalibrationSpec(by="g"), groups).labels["a"].groups)
+        kept += len(fit_calibrators(targets[:, None], raw[:, None], ["a"], CalibrationSpec(by="g"), groups).labels["a"].groups)
     assert kept <= 0.1 * 80
 
 
@@ -478,13 +489,13 @@ def test_many_rows_take_seconds() -> None:
     odds = random.normal(-3, 2, (100_000, 10))
     targets = np.where(random.random(odds.shape) < 0.1, np.nan, random.random(odds.shape) < expit(0.6 * odds - 0.5))
     started = time.perf_counter()
-    made = fit_all(targets, expit(odds), [f"label-{i}" for i in range(10)], EvaluationSpec())
+    made = fit_calibration(targets, expit(odds), [f"label-{i}" for i in range(10)], EvaluationSpec())
     assert time.perf_counter() - started < 60
     assert len(json.dumps(made.to_dict())) < 50_000
 
 
 def test_shapes_and_values_are_checked() -> None:
     with pytest.raises(ValueError, match=r"\[N, 1\]"):
-        fit(np.zeros((3, 2)), np.zeros((3, 2)), ["a"], CalibrationSpec())
+        fit_calibrators(np.zeros((3, 2)), np.zeros((3, 2)), ["a"], CalibrationSpec())
     with pytest.raises(ValueError, match="targets must be in"):
-        fit(np.full((3, 1), 2.0), np.zeros((3, 1)), ["a"], CalibrationSpec())
+        fit_calibrators(np.full((3, 1), 2.0), np.zeros((3, 1)), ["a"], CalibrationSpec())

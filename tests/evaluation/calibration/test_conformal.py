@@ -15,11 +15,20 @@ from scipy.stats import beta
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import BernoulliNB
 
-from vigil_evaluation.calibration.calibrators import Calibrated, Calibration, Calibrator
-from vigil_evaluation.calibration.conformal import BOTH, EMPTY, NO, YES, Conformal, LabelConformal, fit_conformal, risk_control
-from vigil_evaluation.calibration.conformal_coverage import conformal_findings
-from vigil_evaluation.calibration.drift import Reference, shift
-from vigil_evaluation.calibration.fit import fit_all, log_losses
+from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration
+from vigil_evaluation.calibration.conformal import (
+    BOTH,
+    EMPTY,
+    NO,
+    YES,
+    ConformalThresholds,
+    LabelConformalThresholds,
+    fit_conformal,
+    risk_control,
+)
+from vigil_evaluation.calibration.conformal_coverage import conformal_coverage
+from vigil_evaluation.calibration.drift import DriftReference, detect_drift
+from vigil_evaluation.calibration.fit import fit_calibration, log_losses
 from vigil_evaluation.metrics import calibration_error
 from vigil_evaluation.specs import CalibrationSpec, ConformalSpec, EvaluationSpec
 
@@ -42,11 +51,11 @@ def traffic(random: np.random.Generator, items: int, *, hard: float = 0.1, offse
     return positive.astype(float), expit(odds + random.normal(size=odds.shape) + offset)
 
 
-def missed(conformal: Conformal, targets: np.ndarray, probabilities: np.ndarray) -> float:
+def missed(conformal: ConformalThresholds, targets: np.ndarray, probabilities: np.ndarray) -> float:
     return float((~conformal.reviewed(probabilities))[targets >= 0.5].mean())
 
 
-def left_out(conformal: Conformal, targets: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+def left_out(conformal: ConformalThresholds, targets: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     sets = conformal.sets(probabilities)
     return float(np.isin(sets[targets >= 0.5], (NO, EMPTY)).mean()), float(np.isin(sets[targets < 0.5], (YES, EMPTY)).mean())
 
@@ -130,7 +139,7 @@ def test_the_guarantees_hold_with_calibration_on_the_same_rows(by: str | None, p
     for seed in range(tries):
         random = np.random.default_rng(seed)
         targets, raw, language = spoken(random, 400)
-        made = fit_all(targets, raw, ["a"], spec, language)
+        made = fit_calibration(targets, raw, ["a"], spec, language)
         assert made.conformal is not None
         own += len(made.calibration.labels["a"].groups)
         targets, raw, language = spoken(random, 1000)
@@ -163,11 +172,11 @@ def test_a_threshold_decides_alike_before_and_after_calibration() -> None:
 
 def test_sets_and_review() -> None:
     labels = {
-        "a": LabelConformal(9, 9, 0.3, 0.3, 0.6),
-        "b": LabelConformal(9, 9, 0.5, 0.6, 0.3),
-        "c": LabelConformal(3, 1, None, None, None),
+        "a": LabelConformalThresholds(9, 9, 0.3, 0.3, 0.6),
+        "b": LabelConformalThresholds(9, 9, 0.5, 0.6, 0.3),
+        "c": LabelConformalThresholds(3, 1, None, None, None),
     }
-    conformal = Conformal(0.1, 0.1, labels)
+    conformal = ConformalThresholds(0.1, 0.1, labels)
     probabilities = np.array([[0.2] * 3, [0.3] * 3, [0.6] * 3, [0.7] * 3, [0.45] * 3, [np.nan] * 3])
     assert conformal.sets(probabilities).tolist() == [
         [NO, NO, BOTH],
@@ -194,7 +203,7 @@ def test_unknown_is_dropped_and_soft_targets_are_cut_at_a_half(seed: int) -> Non
     unknown = random.random(targets.shape) < 0.3
     masked = fit_conformal(np.where(unknown, np.nan, soft), np.where(unknown, np.nan, probabilities), ["a"], ConformalSpec())
     assert masked == fit_conformal(targets[~unknown][:, None], probabilities[~unknown][:, None], ["a"], ConformalSpec())
-    assert Conformal.from_dict(json.loads(json.dumps(masked.to_dict()))) == masked
+    assert ConformalThresholds.from_dict(json.loads(json.dumps(masked.to_dict()))) == masked
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
@@ -207,18 +216,22 @@ def test_what_cannot_be_fitted_is_refused() -> None:
 # findings
 
 
-def fitted(targets: np.ndarray, probabilities: np.ndarray, labels: list[str], presence: list[str] | None = None) -> Calibrated:
+def fitted(
+    targets: np.ndarray, probabilities: np.ndarray, labels: list[str], presence: list[str] | None = None
+) -> FittedCalibration:
     """As fitted, with probabilities as they are."""
     conformal = fit_conformal(targets, probabilities, labels, ConformalSpec())
-    return Calibrated(Calibration.identity(labels), conformal, Reference.of(probabilities, conformal, presence))
+    return FittedCalibration(Calibration.identity(labels), conformal, DriftReference.of(probabilities, conformal, presence))
 
 
 def test_findings_by_hand() -> None:
-    conformal = Conformal(0.1, 0.2, {"a": LabelConformal(40, 20, 0.3, 0.4, 0.6), "b": LabelConformal(3, 1, None, None, None)})
+    conformal = ConformalThresholds(
+        0.1, 0.2, {"a": LabelConformalThresholds(40, 20, 0.3, 0.4, 0.6), "b": LabelConformalThresholds(3, 1, None, None, None)}
+    )
     targets = np.array([[1, 1], [1, np.nan], [1, 0], [0, 0], [0, np.nan], [np.nan, np.nan]])
     probabilities = np.array([[0.2, 0.5], [0.35, 0.5], [0.7, 0.5], [0.65, 0.5], [0.5, 0.5], [0.9, 0.5]])
-    found = conformal_findings(
-        Calibrated(Calibration.identity(["a", "b"]), conformal, None), targets, probabilities, ["a", "b"], confidence=0.95
+    found = conformal_coverage(
+        FittedCalibration(Calibration.identity(["a", "b"]), conformal, None), targets, probabilities, ["a", "b"], confidence=0.95
     )
     assert found is not None
     a, b = found.labels["a"], found.labels["b"]
@@ -234,16 +247,19 @@ def test_findings_by_hand() -> None:
     assert (b.known, b.positive) == (3, 1)
     assert (b.review_threshold, b.reviewed, b.missed, b.left_out_yes, b.left_out_no, b.abstained) == (None,) * 6
     assert found.reviewed_any == 5 / 6, "of labels that have a threshold"
-    assert (found.shift, found.warnings) == (None, [])
+    assert (found.drift, found.warnings) == (None, [])
     json.dumps(asdict(found), allow_nan=False)
 
 
 def test_nothing_to_say() -> None:
     empty = np.empty((0, 1))
-    assert conformal_findings(Calibrated(Calibration.identity(["a"]), None, None), empty, empty, ["a"], confidence=0.95) is None
+    assert (
+        conformal_coverage(FittedCalibration(Calibration.identity(["a"]), None, None), empty, empty, ["a"], confidence=0.95)
+        is None
+    )
     made = fitted(*traffic(np.random.default_rng(0), 500), ["a"])
-    assert conformal_findings(made, empty, empty, ["b"], confidence=0.95) is None
-    found = conformal_findings(made, empty, empty, ["a"], confidence=0.95)
+    assert conformal_coverage(made, empty, empty, ["b"], confidence=0.95) is None
+    found = conformal_coverage(made, empty, empty, ["a"], confidence=0.95)
     assert found is not None
     assert found.labels["a"].missed is not None
     assert (found.labels["a"].missed.share, found.labels["a"].reviewed, found.reviewed_any, found.warnings) == (
@@ -252,7 +268,7 @@ def test_nothing_to_say() -> None:
         None,
         [],
     )
-    unlabelled = conformal_findings(made, np.full((50, 1), np.nan), np.full((50, 1), 0.5), ["a"], confidence=0.95)
+    unlabelled = conformal_coverage(made, np.full((50, 1), np.nan), np.full((50, 1), 0.5), ["a"], confidence=0.95)
     assert unlabelled is not None
     assert unlabelled.labels["a"].missed is not None
     assert unlabelled.labels["a"].missed.share is None
@@ -273,10 +289,10 @@ def test_a_planted_shift_breaks_the_guarantee_and_is_warned_of(proofs: Callable[
         targets, probabilities = traffic(random, 3000, labels=3)
         turned = np.where(~conformal.reviewed(probabilities) & (random.random(targets.shape) < 0.05), 1.0, targets)
         for name, rows in zip(counts, (same, hard, (turned, probabilities)), strict=True):
-            found = conformal_findings(made, *rows, labels, confidence=0.95)
+            found = conformal_coverage(made, *rows, labels, confidence=0.95)
             assert found is not None
-            assert found.shift is not None
-            counts[name][0] += bool(found.shift.warnings)
+            assert found.drift is not None
+            counts[name][0] += bool(found.drift.warnings)
             counts[name][1] += any("does not hold" in warning for warning in found.warnings)
             misses[name].append(missed(conformal, *rows))
     means = {name: round(float(np.mean(values)), 4) for name, values in misses.items()}
@@ -295,7 +311,7 @@ def test_a_planted_shift_breaks_the_guarantee_and_is_warned_of(proofs: Callable[
 def test_the_warnings_say_what_no_longer_holds() -> None:
     random = np.random.default_rng(2)
     made = fitted(*traffic(random, 3000), ["hate"])
-    found = conformal_findings(made, *traffic(random, 3000, hard=0.5), ["hate"], confidence=0.95)
+    found = conformal_coverage(made, *traffic(random, 3000, hard=0.5), ["hate"], confidence=0.95)
     assert found is not None
     first, second = found.warnings[:2]
     assert first.startswith("probabilities of hate are distributed otherwise than on the calibration split (")
@@ -309,8 +325,8 @@ def test_bad_luck_of_few_calibration_items_is_called_that() -> None:
     probabilities = np.concatenate([np.linspace(0.5, 0.9, 9), np.linspace(0, 0.4, 200)])[:, None]
     made = fitted(targets, probabilities, ["a"])
     rows = np.concatenate([np.full(250, 0.45), np.full(750, 0.8)])[:, None]
-    found = conformal_findings(
-        Calibrated(made.calibration, made.conformal, None), np.ones((1000, 1)), rows, ["a"], confidence=0.95
+    found = conformal_coverage(
+        FittedCalibration(made.calibration, made.conformal, None), np.ones((1000, 1)), rows, ["a"], confidence=0.95
     )
     assert found is not None
     (warning,) = found.warnings
@@ -336,7 +352,7 @@ def test_on_real_text(shared_data: Path) -> None:
         counted = words.transform(of)
         return np.stack([model.predict_proba(counted)[:, 1] for model in models], axis=1)
 
-    made = fit_all(targets[split == "dev"], scores(text[split == "dev"]), labels, EvaluationSpec())
+    made = fit_calibration(targets[split == "dev"], scores(text[split == "dev"]), labels, EvaluationSpec())
     raw, known = scores(text[split == "test"]), targets[split == "test"]
     calibrated = made.calibration.apply(raw)
     for i, label in enumerate(labels):
@@ -345,7 +361,7 @@ def test_on_real_text(shared_data: Path) -> None:
         error = calibration_error(known[:, i], calibrated[:, i])
         assert error is not None
         assert error < 0.03, label
-    found = conformal_findings(made, known, calibrated, labels, confidence=0.95)
+    found = conformal_coverage(made, known, calibrated, labels, confidence=0.95)
     assert found is not None
     assert found.warnings == []
     shares = [
@@ -358,4 +374,4 @@ def test_on_real_text(shared_data: Path) -> None:
     column = max(rows[0], key=lambda name: len(rows[0][name]))
     elsewhere = made.calibration.apply(scores(np.array([row[column] for row in rows], object)))
     assert made.reference is not None
-    assert len(shift(made.reference, elsewhere).warnings) == 5, "another forum, of which the split says nothing"
+    assert len(detect_drift(made.reference, elsewhere).warnings) == 5, "another forum, of which the split says nothing"

@@ -11,7 +11,14 @@ from scipy.special import expit
 from scipy.stats import chi2_contingency
 
 from vigil_evaluation.calibration.conformal import fit_conformal
-from vigil_evaluation.calibration.drift import DISTANCE, FALSE_ALARMS, RATIO, Reference, homogeneity, shift
+from vigil_evaluation.calibration.drift import (
+    FALSE_ALARM_RATE,
+    MIN_DISTANCE,
+    MIN_TAIL_RATIO,
+    DriftReference,
+    detect_drift,
+    homogeneity,
+)
 from vigil_evaluation.specs import ConformalSpec
 
 LABELS = ("a", "b", "c", "d", "e")
@@ -45,9 +52,9 @@ def traffic(
     return positive.astype(float), expit(odds), presence
 
 
-def sketched(items: Items) -> Reference:
+def sketched(items: Items) -> DriftReference:
     targets, probabilities, presence = items
-    return Reference.of(probabilities, fit_conformal(targets, probabilities, LABELS, ConformalSpec()), presence)
+    return DriftReference.of(probabilities, fit_conformal(targets, probabilities, LABELS, ConformalSpec()), presence)
 
 
 @pytest.mark.prove
@@ -62,13 +69,13 @@ def test_false_alarms_are_as_rare_as_stated(proofs: Callable[[int, int], int]) -
             random = np.random.default_rng([seed, before, now])
             reference = sketched(traffic(random, before, step=step))
             _, probabilities, presence = traffic(random, now, step=step)
-            found = shift(reference, probabilities, presence)
+            found = detect_drift(reference, probabilities, presence)
             count += bool(found.warnings)
             significant += sum(difference.p_value <= 0.05 for difference in found.labels.values())
             tested += len(found.labels)
         alarms[before, now, step] = count / rounds
-        assert count / rounds <= FALSE_ALARMS + 3 * np.sqrt(FALSE_ALARMS / rounds), (before, now, step)
-    print(f"false alarms, {FALSE_ALARMS} stated: {alarms}; of single p-values {significant / tested:.4f} are at most 0.05")
+        assert count / rounds <= FALSE_ALARM_RATE + 3 * np.sqrt(FALSE_ALARM_RATE / rounds), (before, now, step)
+    print(f"false alarms, {FALSE_ALARM_RATE} stated: {alarms}; of single p-values {significant / tested:.4f} are at most 0.05")
     assert significant / tested <= 0.065
 
 
@@ -88,7 +95,7 @@ def test_the_shift_that_breaks_the_guarantee_is_seen(proofs: Callable[[int, int]
             items = traffic(random, before, prevalence=prevalence)
             conformal = fit_conformal(items[0], items[1], LABELS, ConformalSpec())
             targets, probabilities, presence = traffic(random, now, hard=0.6, prevalence=prevalence)
-            seen += bool(shift(sketched(items), probabilities, presence).warnings)
+            seen += bool(detect_drift(sketched(items), probabilities, presence).warnings)
             misses.append((~conformal.reviewed(probabilities))[targets >= 0.5].mean())
         power[prevalence, before, now] = seen / tries
         missed[prevalence, before, now] = round(float(np.mean(misses)), 3)
@@ -103,11 +110,11 @@ def test_a_million_rows_do_not_warn_about_nothing() -> None:
     random = np.random.default_rng(0)
     items = traffic(random, 200_000)
     odds = np.log(items[1]) - np.log1p(-items[1]) + 0.05
-    found = shift(sketched(items), np.tile(expit(odds), (5, 1)), items[2] * 5)
+    found = detect_drift(sketched(items), np.tile(expit(odds), (5, 1)), items[2] * 5)
     assert all(difference.adjusted_p < 1e-9 for difference in found.labels.values())
-    assert all(difference.distance < DISTANCE for difference in found.labels.values())
+    assert all(difference.distance < MIN_DISTANCE for difference in found.labels.values())
     assert found.warnings == []
-    far = shift(sketched(items), expit(odds + 1))
+    far = detect_drift(sketched(items), expit(odds + 1))
     assert len(far.warnings) == 5
     assert far.presence is None
 
@@ -117,12 +124,12 @@ def test_a_rare_label_warns_by_what_reaches_its_thresholds() -> None:
     random = np.random.default_rng(1)
     reference = sketched(traffic(random, 20_000, prevalence=0.02))
     _, probabilities, presence = traffic(random, 20_000, prevalence=0.0)
-    found = shift(reference, probabilities, presence)
-    assert all(difference.distance < DISTANCE for difference in found.labels.values())
+    found = detect_drift(reference, probabilities, presence)
+    assert all(difference.distance < MIN_DISTANCE for difference in found.labels.values())
     for difference in found.labels.values():
         assert difference.upper is not None
         assert difference.upper_before is not None
-        assert difference.upper < difference.upper_before / RATIO
+        assert difference.upper < difference.upper_before / MIN_TAIL_RATIO
         assert difference.warning is not None
         assert "of them score as the top " in difference.warning
 
@@ -132,11 +139,11 @@ def test_another_mixture_of_modalities_is_warned_of() -> None:
     reference = sketched(traffic(random, 3000))
     targets, probabilities, _ = traffic(random, 3000)
     _, _, presence = traffic(random, 3000, images=0.4)
-    found = shift(reference, probabilities, presence)
+    found = detect_drift(reference, probabilities, presence)
     (warning,) = found.warnings
     assert warning.startswith("modalities are mixed otherwise than on the calibration split (text")
     assert warning.endswith("the stated miss rate of 10 % is not guaranteed on this traffic")
-    unheard = shift(reference, probabilities, ["video"] * 3000).presence
+    unheard = detect_drift(reference, probabilities, ["video"] * 3000).presence
     assert unheard is not None
     assert unheard.distance == 1
     assert unheard.warning is not None
@@ -163,21 +170,21 @@ def test_any_sizes_ties_and_gaps(before: int, now: int, step: float, seed: int) 
     items, new = traffic(random, before, step=step), traffic(random, now, step=step)
     new[1][random.random(new[1].shape) < 0.1] = np.nan
     reference = sketched(items)
-    assert Reference.from_dict(json.loads(json.dumps(reference.to_dict()))) == reference
+    assert DriftReference.from_dict(json.loads(json.dumps(reference.to_dict()))) == reference
     assert all(sum(label.counts) == before for label in reference.labels.values())
-    found = shift(reference, new[1], new[2])
+    found = detect_drift(reference, new[1], new[2])
     for i, difference in enumerate(found.labels.values()):
         assert difference.items == (~np.isnan(new[1][:, i])).sum()
         assert 0 <= difference.p_value <= difference.adjusted_p <= 1
         assert 0 <= difference.distance <= 1
-    again = shift(reference, new[1].astype(np.float32), new[2])
+    again = detect_drift(reference, new[1].astype(np.float32), new[2])
     assert again == found, "float32 and float64 are put into the same bins"
 
 
 def test_the_sketch_is_small_and_counts_what_is_above_its_edges() -> None:
     items = traffic(np.random.default_rng(3), 50_000)
     conformal = fit_conformal(items[0], items[1], LABELS, ConformalSpec())
-    reference = Reference.of(items[1], conformal, items[2])
+    reference = DriftReference.of(items[1], conformal, items[2])
     assert len(json.dumps(reference.to_dict())) < 8_000
     assert dict(reference.presence) == {name: items[2].count(name) for name in sorted(PATTERNS)}
     label, read = reference.labels["b"], items[1][:, 1].astype(np.float32)
@@ -188,4 +195,4 @@ def test_the_sketch_is_small_and_counts_what_is_above_its_edges() -> None:
 
 def test_the_labels_must_be_those_of_the_sketch() -> None:
     with pytest.raises(ValueError, match=r"\[N, 5\]"):
-        shift(sketched(traffic(np.random.default_rng(4), 100)), np.zeros((3, 2)))
+        detect_drift(sketched(traffic(np.random.default_rng(4), 100)), np.zeros((3, 2)))

@@ -13,9 +13,9 @@ from vigil_data.errors import UserError
 from vigil_evaluation.comparison.alignment import ScoredModel, align
 from vigil_evaluation.comparison.compare import compare
 from vigil_evaluation.comparison.prediction_flips import mcnemar
-from vigil_evaluation.comparison.results import Gate
+from vigil_evaluation.comparison.results import ReleaseGate
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.report.comparison_page import render_comparison
+from vigil_evaluation.report.comparison_page import render_comparison_page
 from vigil_evaluation.specs import EvaluationSpec
 
 QUICK = EvaluationSpec(replicates=200)
@@ -137,7 +137,7 @@ def test_deltas_are_what_scikit_learn_says_of_each_slice(table_of):
 def test_a_model_compared_with_itself_is_the_same(table_of):
     table = small(table_of)
     for require in ("no-regression", "non-inferiority"):
-        found, flips = compare(contender(table), contender(table, "b"), QUICK, Gate(require=require))
+        found, flips = compare(contender(table), contender(table, "b"), QUICK, ReleaseGate(require=require))
         assert found.passed
         assert {cell.verdict for cell in found.cells} == {"the same"}
         assert found.tested == 0
@@ -146,8 +146,8 @@ def test_a_model_compared_with_itself_is_the_same(table_of):
 
 def test_swapping_the_models_swaps_regressions_and_improvements(table_of):
     first, second = small(table_of, items=2000), small(table_of, shift=0.3, items=2000)
-    there, _ = compare(contender(first), contender(second, "b"), QUICK, Gate(tolerance=0.0))
-    back, _ = compare(contender(second), contender(first, "b"), QUICK, Gate(tolerance=0.0))
+    there, _ = compare(contender(first), contender(second, "b"), QUICK, ReleaseGate(tolerance=0.0))
+    back, _ = compare(contender(second), contender(first, "b"), QUICK, ReleaseGate(tolerance=0.0))
     assert there.of("regression")
     assert not back.of("regression")
     assert {c.name for c in there.of("regression")} == {c.name for c in back.of("improvement")}
@@ -172,7 +172,9 @@ def test_what_has_too_few_known_targets_is_listed_and_takes_no_part(table_of):
 
 def test_a_precision_that_is_not_defined_says_of_whom(table_of):
     first, second = small(table_of), small(table_of, shift=0.1)
-    found, _ = compare(contender(first), contender(second, "b", threshold=1.1), QUICK, Gate(metrics=("precision", "recall")))
+    found, _ = compare(
+        contender(first), contender(second, "b", threshold=1.1), QUICK, ReleaseGate(metrics=("precision", "recall"))
+    )
     whole = next(cell for cell in found.of("not comparable") if cell.column is None)
     assert (whole.metric, whole.why) == ("precision", "not defined for the challenger")
     assert whole.challenger is None
@@ -193,14 +195,14 @@ def test_items_of_one_author_are_drawn_together(table_of):
 def test_settings_that_make_no_sense_are_told_at_once(table_of):
     table = small(table_of)
     with pytest.raises(UserError) as caught:
-        compare(contender(table), contender(table), QUICK, Gate(metrics=("recal",), tolerance=-1, alpha=0))
+        compare(contender(table), contender(table), QUICK, ReleaseGate(metrics=("recal",), tolerance=-1, alpha=0))
     assert [line.split(";")[0] for line in caught.value.lines] == [
         "no such metric: recal (did you mean recall?)",
         "tolerance -1: must be a number from 0 on",
         "alpha 0: must lie between 0 and 1",
     ]
     with pytest.raises(UserError, match="langage is in neither table; its columns are language"):
-        compare(contender(table), contender(table), QUICK, Gate(slices=("langage",)))
+        compare(contender(table), contender(table), QUICK, ReleaseGate(slices=("langage",)))
     with pytest.raises(UserError, match="at least 200"):
         compare(contender(table), contender(table), EvaluationSpec(replicates=100))
 
@@ -208,11 +210,11 @@ def test_settings_that_make_no_sense_are_told_at_once(table_of):
 def test_non_inferiority_fails_where_a_loss_is_not_excluded(table_of):
     first, second = small(table_of), small(table_of, shift=0.01)
     lenient, _ = compare(contender(first), contender(second, "b"), QUICK)
-    strict, _ = compare(contender(first), contender(second, "b"), QUICK, Gate(require="non-inferiority"))
+    strict, _ = compare(contender(first), contender(second, "b"), QUICK, ReleaseGate(require="non-inferiority"))
     assert lenient.passed
     assert not strict.passed
     assert "is not excluded" in strict.failures[0]
-    wide, _ = compare(contender(first), contender(second, "b"), QUICK, Gate(require="non-inferiority", tolerance=0.9))
+    wide, _ = compare(contender(first), contender(second, "b"), QUICK, ReleaseGate(require="non-inferiority", tolerance=0.9))
     assert wide.passed
 
 
@@ -292,7 +294,7 @@ class Page(HTMLParser):
 def test_the_page_says_what_the_json_says_and_fetches_nothing(table_of, tmp_path):
     first, second = small(table_of, items=2000), small(table_of, shift=0.3, items=2000)
     found, _ = compare(contender(first), contender(second, "b"), QUICK)
-    render_comparison(found, tmp_path / "page.html")
+    render_comparison_page(found, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
     assert page.fetched == []
     assert "Fail" in page.texts
@@ -309,7 +311,7 @@ def test_nothing_of_the_table_is_run_by_the_page(table_of, tmp_path):
     evil = "<script>alert(1)</script>"
     tables = [small(table_of, shift=s, text=[evil] * 400, market=[evil if i % 2 else "x" for i in range(400)]) for s in (0, 0.2)]
     found, _ = compare(contender(tables[0], evil), contender(tables[1], "b"), QUICK)
-    render_comparison(found, tmp_path / "page.html")
+    render_comparison_page(found, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     assert evil not in html
     assert html.count("&lt;script&gt;") > 3

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.policy.compile import compile as compile_policy
+from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.policy.infeasibility import Infeasible
+from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.specs import Policy
 
 LABELS = ["spam", "scam", "hate"]
@@ -31,17 +31,17 @@ def compiled(policy: Policy, table: pa.Table, **more) -> CompiledPolicy:
     return found
 
 
-def infeasible(policy: Policy, table: pa.Table, **more) -> Infeasible:
+def infeasible(policy: Policy, table: pa.Table, **more) -> InfeasiblePolicy:
     found = compile_policy(policy, table, LABELS, **more)
-    assert isinstance(found, Infeasible)
+    assert isinstance(found, InfeasiblePolicy)
     return found
 
 
 def test_every_promise_is_confirmed_on_the_items_it_is_compiled_on(traffic: Make, written: Written) -> None:
     found = compiled(written(SIMPLE), traffic())
-    assert [str(shown.rule) for shown in found.shown] == ["precision at least 85 %"] * 2 + ["share of traffic at most 4 %"]
-    for shown in found.shown:
-        assert shown.kept
+    assert [str(shown.rule) for shown in found.constraints] == ["precision at least 85 %"] * 2 + ["share of traffic at most 4 %"]
+    for shown in found.constraints:
+        assert shown.met
         assert shown.confirmed
         assert shown.low <= shown.estimate <= shown.high
         assert shown.margin == pytest.approx(abs(shown.bound - shown.rule.bound))
@@ -57,12 +57,12 @@ def test_what_is_shown_is_counted_as_by_hand(traffic: Make, written: Written) ->
         {label: np.asarray(table.column(f"{kind}.{label}").to_numpy(), float) for label in LABELS}
         for kind in ("probability", "target")
     )
-    spam = found.shown[0]
+    spam = found.constraints[0]
     hit = (p["spam"] >= cuts["spam"]["remove"]) & ~np.isnan(t["spam"])
     assert (spam.count, spam.rows) == (int(t["spam"][hit].sum()), int(hit.sum()))
     removed = np.any([p[label] >= cuts[label].get("remove", 2) for label in LABELS], axis=0)
     looked_at = np.any([p[label] >= cuts[label].get("review", 2) for label in LABELS], axis=0) & ~removed
-    assert (found.shown[-1].count, found.shown[-1].rows) == (int(looked_at.sum()), len(looked_at))
+    assert (found.constraints[-1].count, found.constraints[-1].rows) == (int(looked_at.sum()), len(looked_at))
 
 
 def test_unknown_targets_count_for_nothing(traffic: Make, written: Written) -> None:
@@ -73,7 +73,7 @@ def test_unknown_targets_count_for_nothing(traffic: Make, written: Written) -> N
     table = traffic()
     more = traffic(seed=1, unknown=1.1).set_column(0, "id", pa.array([f"more-{i}" for i in range(8000)]))
     one, other = compiled(policy, table), compiled(policy, pa.concat_tables([table, more]))
-    for a, b in zip(one.shown, other.shown, strict=True):
+    for a, b in zip(one.constraints, other.constraints, strict=True):
         # Candidates lie elsewhere between the same known items, so counts may differ by a step of the grid.
         assert b.rows == pytest.approx(a.rows, rel=0.06)
         assert b.confirmed
@@ -126,7 +126,7 @@ def test_markets_have_thresholds_of_their_own(traffic: Make, written: Written) -
     found = compiled(policy, table)
     assert found.thresholds(market="de")["scam"]["remove"] > found.thresholds(market="us")["scam"]["remove"]
     assert found.thresholds(market="fr") == found.thresholds(market="us")
-    german = [shown for shown in found.shown if shown.rule.market == "de"]
+    german = [shown for shown in found.constraints if shown.rule.market == "de"]
     assert german[-1].rows == table.column("market").to_pylist().count("de")
     # What holds elsewhere is found on the other markets' items alone.
     elsewhere = table.filter(pa.array([market == "us" for market in table.column("market").to_pylist()]))
@@ -151,7 +151,7 @@ def test_presences_get_thresholds_of_their_own_where_it_pays(traffic: Make, writ
     assert set(found.cells) == {(None, None), (None, "text"), (None, "text+image")}
     assert found.thresholds("text")["spam"]["remove"] < found.thresholds("text+image")["spam"]["remove"]
     assert any("catch" in fact for name, fact in found.facts.items() if name.startswith("note"))
-    assert all(shown.confirmed for shown in found.shown)
+    assert all(shown.confirmed for shown in found.constraints)
 
 
 @pytest.mark.parametrize("bound", ["98 %", "99 %"])

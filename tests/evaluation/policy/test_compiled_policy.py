@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
-from vigil_evaluation.policy.compiled_policy import CompiledPolicy, Reason, Verdict
+from vigil_evaluation.policy.compiled_policy import ActionDecision, CompiledPolicy, Reason
 from vigil_evaluation.policy.constraints import Appeals, ConstraintResult, Rule
 
 ORDER = ("allow", "label", "limit", "age_gate", "review", "remove")
@@ -48,7 +48,7 @@ def slowly(of: CompiledPolicy, probabilities: Mapping[str, float], presence: str
         return "allow", False, set()
     winner = max(strictest.values(), key=ORDER.index)
     told = set(strictest.items())
-    if of.review == "beside":
+    if of.review == "alongside":
         milder = {(label, a) for label, a in called if ORDER.index(a) < ORDER.index("review")}
         best = {
             label: max((a for other, a in milder if other == label), key=ORDER.index) for label in {label for label, _ in milder}
@@ -67,7 +67,7 @@ thresholds = st.dictionaries(st.sampled_from(LABELS), st.dictionaries(st.sampled
 @given(
     base=thresholds,
     others=st.dictionaries(st.sampled_from([("de", None), (None, "text"), ("de", "text"), ("fr", None)]), thresholds, max_size=3),
-    review=st.sampled_from(["before", "beside"]),
+    review=st.sampled_from(["before", "alongside"]),
     rows=st.lists(
         st.tuples(shares, shares, shares, st.sampled_from(["text", "image"]), st.sampled_from(["de", "fr", None])), max_size=8
     ),
@@ -78,7 +78,7 @@ def test_decisions_are_those_of_a_loop(base: dict, others: dict, review: str, ro
     values = np.array([[0.99, *row[:3]] for row in rows]).reshape(-1, 4)
     presence, market = [row[3] for row in rows], [row[4] for row in rows]
     verdicts = made.decide(values, columns, presence, market)
-    codes = made.codes(values.astype(np.float32), columns, presence, market)
+    codes = made.decide_codes(values.astype(np.float32), columns, presence, market)
     for i, row in enumerate(rows):
         action, looks, told = slowly(made, dict(zip(columns[1:], row[:3], strict=True)), row[3], row[4])
         assert (verdicts[i].action, verdicts[i].review) == (action, looks)
@@ -97,10 +97,10 @@ def test_decisions_are_those_of_a_loop(base: dict, others: dict, review: str, ro
 def test_reasons_say_label_action_probability_and_threshold() -> None:
     made = policy(
         {(None, None): {"scam": {"remove": f(0.9)}, "hate": {"review": f(0.5), "limit": f(0.3)}, "spam": {"limit": f(0.4)}}},
-        "beside",
+        "alongside",
     )
     removed, limited, allowed = made.decide([[0.95, 0.6, 0.2], [0.1, 0.6, 0.7], [0.1, 0.2, 0.3]], LABELS, ["text"] * 3)
-    assert removed == Verdict(
+    assert removed == ActionDecision(
         "remove",
         (
             Reason("scam", "remove", f(0.95), f(0.9)),
@@ -115,7 +115,7 @@ def test_reasons_say_label_action_probability_and_threshold() -> None:
         ("spam", "limit"),
         ("hate", "review"),
     ]
-    assert allowed == Verdict("allow", (), False)
+    assert allowed == ActionDecision("allow", (), False)
 
 
 def test_float32_and_float64_decide_alike() -> None:
@@ -134,7 +134,7 @@ def test_nothing_is_reached_by_nan_and_no_items_give_no_verdicts() -> None:
     made = policy({(None, None): {"spam": {"remove": 0.0}}}, labels=("spam",))
     assert made.decide([[np.nan]], ["spam"], ["text"])[0].action == "allow"
     assert made.decide(np.empty((0, 1)), ["spam"], []) == []
-    assert len(made.codes(np.empty((0, 1)), ["spam"], []).actions_N) == 0
+    assert len(made.decide_codes(np.empty((0, 1)), ["spam"], []).actions_N) == 0
 
 
 def test_mistakes_of_the_caller() -> None:
@@ -151,13 +151,13 @@ def test_mistakes_of_the_caller() -> None:
 
 def full() -> CompiledPolicy:
     rule = Rule("remove", "spam", "de", "precision", 0.95, 0.9, "language", 500)
-    made = policy({(None, None): {"spam": {"remove": f(0.9), "review": f(0.4)}}, ("de", "text"): {}}, "beside")
+    made = policy({(None, None): {"spam": {"remove": f(0.9), "review": f(0.4)}}, ("de", "text"): {}}, "alongside")
     return replace(
         made,
         costs={"review": 0.4},
         appeals={"remove": Appeals(0.3, 0.05, 2.0)},
         severities={"spam": 2.0},
-        shown=(
+        constraints=(
             ConstraintResult(rule, "tr", 0.97, 0.951, 0.98, 0.955, 0.005, 400, 410, True, True),
             ConstraintResult(rule, None, None, None, None, None, None, 0, 0, None, None),
         ),
@@ -191,8 +191,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.9), r"spam\.remove: 0\.9 is no float32 number"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=1.5), r"spam\.remove: must be in \[0, 1\]"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=None), r"spam\.remove: must be a finite number"),
-        (lambda d: d["shown"][0].update(kept="yes"), r"shown\.0\.kept: must be true, false or null"),
-        (lambda d: d["shown"][0]["rule"].update(metric="luck"), r"rule\.metric: must be one of"),
+        (lambda d: d["constraints"][0].update(met="yes"), r"constraints\.0\.met: must be true, false or null"),
+        (lambda d: d["constraints"][0]["rule"].update(metric="luck"), r"rule\.metric: must be one of"),
         (lambda d: d["appeals"].update(limit={}), r"appeals: has unknown limit"),
         (lambda d: d["appeals"]["remove"].update(wrong=2), r"appeals\.remove\.wrong: must be in \[0, 1\]"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.5), r"policy\.digest: does not fit the content"),
@@ -233,12 +233,12 @@ def test_a_million_items_of_twenty_labels_take_seconds(proofs) -> None:
     items = proofs(100_000, 1_000_000)
     labels = tuple(f"l{i}" for i in range(20))
     cuts = {label: {"limit": f(0.97), "review": f(0.98), "remove": f(0.995)} for label in labels}
-    made = policy({(None, None): cuts, (None, "text"): cuts}, "beside", labels)
+    made = policy({(None, None): cuts, (None, "text"): cuts}, "alongside", labels)
     random = np.random.default_rng(0)
     probabilities = random.random((items, 20), np.float32)
     presence = random.choice(["text", "image"], items).tolist()
     began = perf_counter()
-    codes = made.codes(probabilities, labels, presence)
+    codes = made.decide_codes(probabilities, labels, presence)
     coded = perf_counter()
     verdicts = made.decide(probabilities, labels, presence)
     ended = perf_counter()

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from vigil_evaluation.policy.compile import compile as compile_policy
+from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.specs import Policy
 
@@ -94,7 +94,7 @@ def test_little_is_lost_against_an_oracle(written: Written, proofs) -> None:
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_calibration_on_the_same_items(method: str, written: Written, proofs) -> None:
     """Calibrators are fitted on the targets that thresholds are then chosen by; how often is a promise broken because of that?"""
-    from vigil_evaluation.calibration.fit import fit
+    from vigil_evaluation.calibration.fit import fit_calibrators
     from vigil_evaluation.specs import CalibrationSpec
 
     policy = written("presence: never\nactions: {remove: {must: [precision at least 90 %]}}\nlabels: {spam: [remove]}")
@@ -105,7 +105,7 @@ def test_calibration_on_the_same_items(method: str, written: Written, proofs) ->
         table = as_table(random, items)
         raw = items["p.spam"].astype(float)[:, None]
         target = np.array(table.column("target.spam").to_pylist(), float)[:, None]
-        calibration = fit(target, raw, ["spam"], CalibrationSpec(methods=(method,)))
+        calibration = fit_calibrators(target, raw, ["spam"], CalibrationSpec(methods=(method,)))
         calibrated = calibration.apply(raw, None)[:, 0].astype(np.float32)
         place = table.column_names.index("probability.spam")
         compiled = compile_policy(policy, table.set_column(place, "probability.spam", pa.array(calibrated)), ["spam"])

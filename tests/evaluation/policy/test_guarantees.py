@@ -14,10 +14,10 @@ import pytest
 import yaml
 from scipy.stats import binom
 
-from vigil_evaluation.policy.compile import compile as compile_policy
+from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraints import Rule
-from vigil_evaluation.policy.infeasibility import Infeasible
+from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.specs import Policy
 
 
@@ -104,7 +104,7 @@ class Truth:
     def before(self, policy: CompiledPolicy, action: str) -> list[str]:
         order = ["allow", "label", "limit", "age_gate", "review", "remove"]
         stricter = [a for a in order[order.index(action) + 1 :] if a in policy.actions]
-        return [a for a in stricter if not (a == "review" and policy.review == "beside")]
+        return [a for a in stricter if not (a == "review" and policy.review == "alongside")]
 
     def called(self, policy: CompiledPolicy, label: str, action: str) -> np.ndarray:
         return self.items[f"p.{label}"] >= self.cut(policy, label, action)
@@ -185,7 +185,7 @@ SCENARIOS = {
     "milder actions": Scenario(
         World({"spam": (0.05, 3.2), "scam": (0.1, 3.0)}),
         """
-        review: beside
+        review: alongside
         actions:
           remove: {must: [precision at least 90 %]}
           limit: {must: [precision at least 30 %]}
@@ -279,11 +279,11 @@ def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int])
     for repetition in range(repetitions):
         table = as_table(scenario.world.draw(scenario.n, 1000 * [*SCENARIOS].index(name) + repetition), scenario.world.labels)
         compiled = compile_policy(policy, table, list(scenario.world.labels), cluster=scenario.cluster)
-        if isinstance(compiled, Infeasible):
+        if isinstance(compiled, InfeasiblePolicy):
             infeasible += 1
             reasons[compiled.problems[0].place] = str(compiled.problems[0])
             continue
-        for shown in compiled.shown:
+        for shown in compiled.constraints:
             rates.setdefault(shown.rule, []).append(truth.rate(compiled, shown.rule))
     print(f"\n{name}: infeasible in {infeasible} of {repetitions}", *reasons.values(), sep="\n  ")
     any_broken = np.zeros(repetitions - infeasible, bool)

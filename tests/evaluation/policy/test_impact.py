@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.policy.compile import compile as compile_policy
+from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraints import Appeals, ConstraintResult, Rule
-from vigil_evaluation.policy.impact import policy_findings
+from vigil_evaluation.policy.impact import policy_impact
 from vigil_evaluation.policy.specs import Policy
 
 Make = Callable[..., pa.Table]
@@ -49,7 +49,7 @@ def policy() -> CompiledPolicy:
         3,
         ("allow", "limit", "review", "remove"),
         ("spam", "scam"),
-        "beside",
+        "alongside",
         cells,
         {"review": 0.5},
         {"remove": Appeals(0.4, 0.1, 2.0)},
@@ -58,7 +58,7 @@ def policy() -> CompiledPolicy:
 
 
 def test_counts_by_hand(small: pa.Table, policy: CompiledPolicy) -> None:
-    found = policy_findings(policy, small)
+    found = policy_impact(policy, small)
     by = {outcome.action: outcome for outcome in found.actions}
     assert {action: outcome.items for action, outcome in by.items()} == {"allow": 1, "limit": 2, "review": 2, "remove": 2}
     # b is limited for spam, which it is not; c's target is unknown.
@@ -93,7 +93,7 @@ def test_what_is_not_known_is_null(small: pa.Table, policy: CompiledPolicy) -> N
     nothing = pa.table(
         {name: small.column(name) if "target" not in name else pa.nulls(6, pa.float32()) for name in small.column_names}
     )
-    found = policy_findings(policy, nothing)
+    found = policy_impact(policy, nothing)
     assert found.harm_caught is None
     assert found.cost is None
     assert all(label.caught is None and label.caught_interval is None for label in found.labels)
@@ -103,7 +103,7 @@ def test_what_is_not_known_is_null(small: pa.Table, policy: CompiledPolicy) -> N
 
 
 def test_no_items(small: pa.Table, policy: CompiledPolicy) -> None:
-    found = policy_findings(policy, small.slice(0, 0))
+    found = policy_impact(policy, small.slice(0, 0))
     assert (found.items, found.harm_caught, [outcome.items for outcome in found.actions]) == (0, None, [0, 0, 0, 0])
     json.dumps(asdict(found), allow_nan=False)
 
@@ -115,25 +115,25 @@ def test_rules_of_columns_that_a_table_lacks_are_passed_over(small: pa.Table, po
         Rule("remove", "spam", None, "precision", 0.5, 0.9, "presence", 100),
         Rule("remove", None, None, "overturned", 0.5, 0.9),
     ]
-    told = replace(policy, shown=tuple(ConstraintResult(rule, None, *[None] * 5, 0, 0, None, None) for rule in rules))
-    found = policy_findings(told, small)
-    precision, rare, overturned = found.promises
-    assert (precision.count, precision.rows, precision.estimate, precision.kept, precision.confirmed) == (1, 1, 1.0, True, False)
-    assert (rare.estimate, rare.kept) == (None, None)
+    told = replace(policy, constraints=tuple(ConstraintResult(rule, None, *[None] * 5, 0, 0, None, None) for rule in rules))
+    found = policy_impact(told, small)
+    precision, rare, overturned = found.constraints
+    assert (precision.count, precision.rows, precision.estimate, precision.met, precision.confirmed) == (1, 1, 1.0, True, False)
+    assert (rare.estimate, rare.met) == (None, None)
     assert overturned.estimate == 0
-    assert overturned.kept is True
+    assert overturned.met is True
 
 
 def test_a_table_without_the_labels_is_refused(small: pa.Table, policy: CompiledPolicy) -> None:
     with pytest.raises(UserError, match=r"column target\.scam is absent"):
-        policy_findings(policy, small.drop_columns(["target.scam"]))
+        policy_impact(policy, small.drop_columns(["target.scam"]))
 
 
 def test_shares_agree_with_verdicts_on_traffic(traffic: Make, written: Callable[[str], Policy]) -> None:
     policy = compile_policy(
         written(
             """
-            review: beside
+            review: alongside
             actions:
               remove: {must: [precision at least 85 %, overturned at most 1 % of traffic], appeals: {wrong: 0.5}}
               review: {must: [at most 4 % of traffic]}
@@ -147,7 +147,7 @@ def test_shares_agree_with_verdicts_on_traffic(traffic: Make, written: Callable[
     )
     assert isinstance(policy, CompiledPolicy), policy.lines
     table = traffic(5000, seed=9)
-    found = policy_findings(policy, table, cluster="author", columns=["language"])
+    found = policy_impact(policy, table, cluster="author", columns=["language"])
     p = np.stack([table.column(f"probability.{label}").to_numpy() for label in policy.labels], axis=1)
     verdicts = policy.decide(p, policy.labels, table.column("presence").to_pylist(), table.column("market").to_pylist())
     for outcome in found.actions:
@@ -166,7 +166,9 @@ def test_shares_agree_with_verdicts_on_traffic(traffic: Make, written: Callable[
         assert (outcome.judged, outcome.right) == (judged, right / judged if judged else None)
     languages = {group.value: group for group in found.by if group.column == "language"}
     assert sum(group.items for group in languages.values()) == 5000
-    german = [promise for promise in found.promises if promise.rule.market == "de" and promise.rule.metric == "share_of_traffic"]
+    german = [
+        promise for promise in found.constraints if promise.rule.market == "de" and promise.rule.metric == "share_of_traffic"
+    ]
     assert german[0].rows == table.column("market").to_pylist().count("de")
-    overturned = next(kept for kept in found.promises if kept.rule.market == "de" and kept.rule.metric == "overturned")
+    overturned = next(kept for kept in found.constraints if kept.rule.market == "de" and kept.rule.metric == "overturned")
     assert 0 < overturned.estimate < overturned.bound

@@ -10,7 +10,7 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.policy.replay import Side, mean_interval, replay
+from vigil_evaluation.policy.replay import ReplaySide, mean_interval, replay
 
 Make = Callable[..., pa.Table]
 
@@ -25,7 +25,7 @@ def policy(name: str, review: str, **cuts: dict[str, float]) -> CompiledPolicy:
 
 
 OLD = policy("old", "before", spam={"review": 0.6, "remove": 0.9}, scam={"review": 0.7, "remove": 0.95})
-NEW = policy("new", "beside", scam={"limit": 0.4, "review": 0.5, "remove": 0.9}, spam={"review": 0.7, "remove": 0.85})
+NEW = policy("new", "alongside", scam={"limit": 0.4, "review": 0.5, "remove": 0.9}, spam={"review": 0.7, "remove": 0.85})
 
 
 def verdicts(policy: CompiledPolicy, table: pa.Table) -> list:
@@ -35,7 +35,7 @@ def verdicts(policy: CompiledPolicy, table: pa.Table) -> list:
 
 def test_two_policies_over_the_same_items(traffic: Make) -> None:
     table = traffic(4000, seed=3)
-    found, changes = replay(Side("old", OLD, table), Side("new", NEW, table), columns=["language"], cluster="author")
+    found, changes = replay(ReplaySide("old", OLD, table), ReplaySide("new", NEW, table), columns=["language"], cluster="author")
     before, after = verdicts(OLD, table), verdicts(NEW, table)
     differs = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if (a.action, a.review) != (b.action, b.review)]
     assert found.changed == len(differs) == changes.num_rows
@@ -89,9 +89,9 @@ def test_two_models_over_the_items_that_both_have(traffic: Make) -> None:
     first = traffic(1000, seed=1)
     better = traffic(1000, seed=1, distance=4.0)
     second = better.take(np.random.default_rng(0).permutation(900))
-    found, changes = replay(Side("a", OLD, first), Side("b", OLD, second))
+    found, changes = replay(ReplaySide("a", OLD, first), ReplaySide("b", OLD, second))
     assert (found.items, found.left_out) == (900, 100)
-    aligned, _ = replay(Side("a", OLD, first.slice(0, 900)), Side("b", OLD, better.slice(0, 900)))
+    aligned, _ = replay(ReplaySide("a", OLD, first.slice(0, 900)), ReplaySide("b", OLD, better.slice(0, 900)))
     assert found.transitions == aligned.transitions
     assert changes.num_rows == found.changed > 0
     assert found.units is None
@@ -99,7 +99,7 @@ def test_two_models_over_the_items_that_both_have(traffic: Make) -> None:
 
 def test_nothing_changes_between_a_policy_and_itself(traffic: Make) -> None:
     table = traffic(500)
-    found, changes = replay(Side("a", OLD, table), Side("b", OLD, table))
+    found, changes = replay(ReplaySide("a", OLD, table), ReplaySide("b", OLD, table))
     assert (found.changed, found.share, changes.num_rows) == (0, 0.0, 0)
     assert found.verdicts[0].wins == found.verdicts[0].losses == 0
     assert all(volume.difference == 0 for volume in found.volumes)
@@ -109,9 +109,9 @@ def test_mistakes(traffic: Make) -> None:
     table = traffic(100)
     other = table.set_column(0, "id", pa.array([f"other-{i}" for i in range(100)]))
     with pytest.raises(UserError, match="the two sides have no item in common"):
-        replay(Side("a", OLD, table), Side("b", OLD, other))
+        replay(ReplaySide("a", OLD, table), ReplaySide("b", OLD, other))
     with pytest.raises(UserError, match="a: column region is absent"):
-        replay(Side("a", OLD, table), Side("b", OLD, table), columns=["region"])
+        replay(ReplaySide("a", OLD, table), ReplaySide("b", OLD, table), columns=["region"])
 
 
 @pytest.mark.prove

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from vigil_evaluation.policy.constraint_parser import EXAMPLES, parse
+from vigil_evaluation.policy.constraint_parser import EXAMPLES, parse_constraint
 from vigil_evaluation.policy.constraints import METRICS
-from vigil_evaluation.policy.market_constraints import actions_of, labels_of, scopes
+from vigil_evaluation.policy.market_constraints import actions_of, labels_of, market_constraints
 from vigil_evaluation.policy.specs import Policy
 
 GOOD = """
@@ -49,11 +49,11 @@ def read(text: str, **changes: object) -> Policy:
     ],
 )
 def test_sentences(sentence: str, meaning: dict) -> None:
-    assert parse(sentence) == meaning
+    assert parse_constraint(sentence) == meaning
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert {parse(example)["metric"] for example in EXAMPLES} == set(METRICS)
+    assert {parse_constraint(example)["metric"] for example in EXAMPLES} == set(METRICS)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 )
 def test_what_is_not_understood(sentence: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse(sentence)
+        parse_constraint(sentence)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_policy_spelled_out() -> None:
           fr: {actions: {remove: {must: [false-positive rate at most 1 % in every language]}}, labels: {scam: [review]}}
         """
     )
-    everywhere, german, french = scopes(policy)
+    everywhere, german, french = market_constraints(policy)
     told = [(rule.place, str(rule), rule.confidence) for rule in everywhere.rules]
     assert told == [
         ("hate/remove", "precision at least 95 %", 0.9),
@@ -168,7 +168,7 @@ def test_a_policy_spelled_out() -> None:
 
 
 def test_rules_that_hold_together_share_the_doubt() -> None:
-    rules = scopes(read(GOOD, together=True))[0].rules
+    rules = market_constraints(read(GOOD, together=True))[0].rules
     assert len(rules) == 2
     assert [rule.confidence for rule in rules] == pytest.approx([0.975] * 2)
 

@@ -8,19 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from vigil_evaluation.policy.constraint_tests import Evidence, bounds, estimates, gather, p_values, steady_effect
+from vigil_evaluation.policy.constraint_tests import (
+    ConstraintCounts,
+    confidence_bounds,
+    count_at_candidates,
+    inverse_design_effect,
+    metric_estimates,
+    p_values,
+)
 from vigil_evaluation.policy.constraints import Rule
-from vigil_evaluation.policy.infeasibility import nearest_bound, times_more
-from vigil_evaluation.policy.shared_budget import Claim, falling_share, spend, weighted_upper
-from vigil_evaluation.policy.threshold_candidates import Candidates, candidates, passing
+from vigil_evaluation.policy.infeasibility import closest_feasible_bound, required_items_factor
+from vigil_evaluation.policy.shared_budget import BudgetRequest, allocate_budget, isotonic_positive_share, weighted_upper
+from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates, choose_candidates, passing_candidates
 
 
 def rule(metric: str, bound: float, confidence: float = 0.95) -> Rule:
     return Rule("remove", "spam", None, metric, bound, confidence)
 
 
-def counted(count: float, rows: float) -> Evidence:
-    return Evidence(None, np.array([count]), np.array([rows]), np.ones(1))
+def counted(count: float, rows: float) -> ConstraintCounts:
+    return ConstraintCounts(None, np.array([count]), np.array([rows]), np.ones(1))
 
 
 @given(rows=st.integers(1, 400), share=st.floats(0, 1), bound=st.floats(0.01, 0.99))
@@ -32,19 +39,19 @@ def test_p_values_and_bounds_are_exact(rows: int, share: float, bound: float) ->
     assert p_values(rule("recall", bound), evidence)[0] == pytest.approx(at_least, abs=1e-9)
     assert p_values(rule("miss_rate", 1 - bound), evidence)[0] == pytest.approx(at_least, abs=1e-9)
     assert p_values(rule("false_positive_rate", bound), evidence)[0] == pytest.approx(binom.cdf(count, rows, bound), abs=1e-9)
-    low, high = bounds(rule("precision", bound), evidence, 0.975)
+    low, high = confidence_bounds(rule("precision", bound), evidence, 0.975)
     wanted = binomtest(count, rows).proportion_ci(0.95)
     assert (low[0], high[0]) == pytest.approx((wanted.low, wanted.high), abs=1e-7)
-    missed = bounds(rule("miss_rate", bound), evidence, 0.975)
+    missed = confidence_bounds(rule("miss_rate", bound), evidence, 0.975)
     assert (missed[0][0], missed[1][0]) == pytest.approx((1 - wanted.high, 1 - wanted.low), abs=1e-7)
 
 
 def test_nothing_shows_nothing() -> None:
     for metric in ("precision", "false_positive_rate", "recall", "miss_rate"):
         assert p_values(rule(metric, 0.5), counted(0, 0))[0] == 1
-        assert np.isnan(estimates(rule(metric, 0.5), counted(0, 0))[0])
+        assert np.isnan(metric_estimates(rule(metric, 0.5), counted(0, 0))[0])
     # One further positive, of which nothing is known, may be missed.
-    assert bounds(rule("expected_miss_rate", 0.5), counted(0, 0), 0.95)[1][0] == 1
+    assert confidence_bounds(rule("expected_miss_rate", 0.5), counted(0, 0), 0.95)[1][0] == 1
 
 
 @given(
@@ -55,7 +62,7 @@ def test_nothing_shows_nothing() -> None:
 def test_candidates_lie_between_probabilities_and_below_the_stricter_action(values: list, below: float, known: int) -> None:
     p = np.array(values, np.float32)
     mask = np.random.default_rng(known).random(len(p)) < 0.5
-    found = candidates(p, mask, below)
+    found = choose_candidates(p, mask, below)
     t = found.thresholds_K
     assert (np.diff(t) < 0).all()
     assert (t.astype(np.float32) == t).all()
@@ -71,10 +78,10 @@ def test_counts_are_those_of_a_loop(seed: int) -> None:
     random = np.random.default_rng(seed)
     p = (random.integers(0, 50, 300) / 50).astype(np.float32)
     positive, known, group = random.random(300) < p, random.random(300) < 0.7, random.random(300) < 0.5
-    found = candidates(p, known, np.inf)
+    found = choose_candidates(p, known, np.inf)
     groups = [("all", None), ("some", group)]
-    precision = gather(found.first_N, len(found.thresholds_K), known, positive & known, units_M=None, groups=groups)
-    rate = gather(found.first_N, len(found.thresholds_K), known & ~positive, None, units_M=None, groups=groups)
+    precision = count_at_candidates(found.first_N, len(found.thresholds_K), known, positive & known, units_M=None, groups=groups)
+    rate = count_at_candidates(found.first_N, len(found.thresholds_K), known & ~positive, None, units_M=None, groups=groups)
     for within, right, hit in zip((np.ones(300, bool), group), precision, rate, strict=True):
         for k, cut in enumerate(found.thresholds_K):
             reached = (p >= cut) & known & within
@@ -91,30 +98,30 @@ def test_the_design_effect_is_that_of_the_variance() -> None:
         rate = np.where(random.random(400) < 0.5, 0.8, 0.2)[units]
         outcome = random.random(len(units)) < rate
         shares.append(outcome.mean())
-        effects.append(1 / steady_effect(outcome, units))
+        effects.append(1 / inverse_design_effect(outcome, units))
     wanted = np.var(shares) / (0.25 / len(units))
     assert np.mean(effects) == pytest.approx(wanted, rel=0.15)
-    assert steady_effect(random.random(len(units)) < 0.5, None) == 1
+    assert inverse_design_effect(random.random(len(units)) < 0.5, None) == 1
 
 
 def test_units_of_one_item_change_nothing() -> None:
     random = np.random.default_rng(0)
     p = random.random(500).astype(np.float32)
     positive, known = random.random(500) < p, np.ones(500, bool)
-    found = candidates(p, known, np.inf)
+    found = choose_candidates(p, known, np.inf)
     count = len(found.thresholds_K)
     plain, alone = (
-        gather(found.first_N, count, known, positive, units_M=units, groups=[(None, None)])[0]
+        count_at_candidates(found.first_N, count, known, positive, units_M=units, groups=[(None, None)])[0]
         for units in (None, np.arange(500, dtype=np.int32))
     )
     assert (plain.effective_K == alone.effective_K).all()
 
 
 def test_rules_for_every_value_pass_where_each_passes() -> None:
-    good, bad = (Evidence(name, np.array([n]), np.array([1000.0]), np.ones(1)) for name, n in (("en", 2.0), ("de", 9.0)))
+    good, bad = (ConstraintCounts(name, np.array([n]), np.array([1000.0]), np.ones(1)) for name, n in (("en", 2.0), ("de", 9.0)))
     bounded = rule("false_positive_rate", 0.01)
-    assert passing(bounded, [good], 100)[0]
-    assert not passing(bounded, [good, bad], 100)[0]
+    assert passing_candidates(bounded, [good], 100)[0]
+    assert not passing_candidates(bounded, [good, bad], 100)[0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,9 +130,9 @@ def test_what_passes_for_precision_would_pass_alone(seed: int, bound: float, exp
     random = np.random.default_rng(seed)
     rows = np.arange(1, 2000, 3, dtype=float)
     count = np.cumsum(random.random(2000) < np.linspace(1, bound - 0.1, 2000))[rows.astype(int)].clip(max=rows)
-    evidence = Evidence(None, count.astype(float), rows, np.ones(len(rows)))
+    evidence = ConstraintCounts(None, count.astype(float), rows, np.ones(len(rows)))
     precise = rule("precision", bound)
-    passed = passing(precise, [evidence], expected)
+    passed = passing_candidates(precise, [evidence], expected)
     assert (p_values(precise, evidence)[passed] <= 0.05 + 1e-12).all()
 
 
@@ -139,8 +146,8 @@ def test_a_search_for_precision_rarely_errs_where_every_threshold_is_on_the_edge
     errors, naive = 0, 0
     for _ in range(repetitions):
         count = np.cumsum(random.random(20_001) < 0.8999)[rows.astype(int) - 1].astype(float)
-        evidence = Evidence(None, count, rows, np.ones(len(rows)))
-        errors += passing(precise, [evidence], 18_000.0).any()
+        evidence = ConstraintCounts(None, count, rows, np.ones(len(rows)))
+        errors += passing_candidates(precise, [evidence], 18_000.0).any()
         naive += (p_values(precise, evidence) <= 0.05).any()
     print(f"errors in {errors / repetitions:.1%} of {repetitions}; with the best of all thresholds in {naive / repetitions:.1%}")
     assert errors <= binom.ppf(0.999, repetitions, 0.05)
@@ -175,15 +182,15 @@ def test_the_share_of_positives_never_rises() -> None:
     random = np.random.default_rng(3)
     p = random.random(800).astype(np.float32)
     positive, known = random.random(800) < p**2, random.random(800) < 0.8
-    found = candidates(p, known, np.inf)
-    share_K = falling_share(found, positive & known, ~positive & known)
+    found = choose_candidates(p, known, np.inf)
+    share_K = isotonic_positive_share(found, positive & known, ~positive & known)
     wanted = IsotonicRegression().fit(p[known], positive[known])
     first = found.first_N[known]
     assert np.allclose(share_K[first], wanted.predict(p[known]), atol=0.08)
     assert (np.diff(share_K) <= 1e-12).all()
     # A label of which nothing is known is taken at its word.
     nothing = np.zeros(800, bool)
-    assert (falling_share(found, nothing, nothing) == found.thresholds_K).all()
+    assert (isotonic_positive_share(found, nothing, nothing) == found.thresholds_K).all()
 
 
 def test_a_budget_goes_where_it_catches_most() -> None:
@@ -194,11 +201,11 @@ def test_a_budget_goes_where_it_catches_most() -> None:
     for i, severity in enumerate((1.0, 3.0)):
         p = random.beta(0.5, 4, n).astype(np.float32)
         positive = random.random(n) < p
-        found = candidates(p, np.ones(n, bool), np.inf)
-        claims.append(Claim(found, np.ones(len(found.thresholds_K), bool), -1, severity, positive, ~positive))
+        found = choose_candidates(p, np.ones(n, bool), np.inf)
+        claims.append(BudgetRequest(found, np.ones(len(found.thresholds_K), bool), -1, severity, positive, ~positive))
         harm[i] = severity * positive
     budget = replace(rule("share_of_traffic", 0.1), label=None)
-    spent = spend(claims, free, [(budget, 1.0, [free])], None)
+    spent = allocate_budget(claims, free, [(budget, 1.0, [free])], None)
     hit = [claim.candidates.first_N <= k for claim, k in zip(claims, spent.chosen, strict=True)]
     union = hit[0] | hit[1]
     assert spent.stopped == budget
@@ -217,19 +224,19 @@ def test_the_nearest_bound_is_feasible_and_hardly_a_better_one_is() -> None:
     for metric, truth in (("precision", 0.8765), ("false_positive_rate", 0.002344)):
         asked = rule(metric, 0.95 if metric == "precision" else 0.001)
         limit = truth
-        at = nearest_bound(asked, lambda r, limit=limit: r.bound <= limit if r.at_least else r.bound >= limit)
+        at = closest_feasible_bound(asked, lambda r, limit=limit: r.bound <= limit if r.at_least else r.bound >= limit)
         assert at is not None
         assert asked.at_least == (at <= truth)
         assert at == pytest.approx(truth, abs=0.001 if metric == "precision" else 0.00001)
-    assert nearest_bound(rule("precision", 0.9), lambda _: False) is None
+    assert closest_feasible_bound(rule("precision", 0.9), lambda _: False) is None
 
 
 def test_how_many_more_items() -> None:
-    assert times_more(lambda by: by >= 3.5) == pytest.approx(3.5, rel=1e-3)
-    assert times_more(lambda _: False) is None
+    assert required_items_factor(lambda by: by >= 3.5) == pytest.approx(3.5, rel=1e-3)
+    assert required_items_factor(lambda _: False) is None
 
 
 def test_no_items_no_candidates() -> None:
-    found = candidates(np.empty(0, np.float32), np.empty(0, bool), np.inf)
-    assert isinstance(found, Candidates)
+    found = choose_candidates(np.empty(0, np.float32), np.empty(0, bool), np.inf)
+    assert isinstance(found, ThresholdCandidates)
     assert len(found.thresholds_K) == 0

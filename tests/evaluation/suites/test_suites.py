@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.proportions import Units, clopper_pearson, korn_graubard, means, shares, wilson
-from vigil_evaluation.suites.minimal_pairs import links
-from vigil_evaluation.suites.results import Columns, functionality_findings
+from vigil_evaluation.stats.proportions import ResamplingUnits, clopper_pearson, korn_graubard, group_means, group_proportions, wilson
+from vigil_evaluation.suites.minimal_pairs import link_pairs
+from vigil_evaluation.suites.results import SuiteColumns, functional_test_results
 
 QUICK = EvaluationSpec(replicates=0, enough=1)
 
@@ -58,7 +58,7 @@ THRESHOLDS = {"a": 0.35, "b": 0.6}
 @given(st.integers(0, 10**6), st.integers(1, 30))
 def test_cases_and_maps_are_what_a_loop_counts(seed, enough):
     rows = random_rows(seed)
-    found = functionality_findings(table_of(rows), ["a", "b"], THRESHOLDS, QUICK.model_copy(update={"enough": enough}))
+    found = functional_test_results(table_of(rows), ["a", "b"], THRESHOLDS, QUICK.model_copy(update={"enough": enough}))
     order = list(dict.fromkeys(row["functionality"] for row in rows if row["functionality"] is not None))
     assert [case.name for case in found.cases] == order
     assert found.items == sum(row["functionality"] is not None for row in rows)
@@ -110,7 +110,7 @@ def test_pairs_are_what_a_loop_counts(seed, told):
     rows = random_rows(seed)
     if not told:
         rows = [{name: value for name, value in row.items() if name != "pair_gold"} for row in rows]
-    found = functionality_findings(table_of(rows), ["a", "b"], THRESHOLDS, QUICK).pairs
+    found = functional_test_results(table_of(rows), ["a", "b"], THRESHOLDS, QUICK).pairs
     by_id = {row["id"]: row for row in rows}
     edges = {}
     for row in rows:
@@ -175,24 +175,24 @@ def perturbed_of(ends, named_by, by_id):
 
 
 def test_a_pair_is_named_by_one_side_by_both_or_by_a_value_that_both_share():
-    by_one = links(["a", "b", "c", "d"], [None, "a", "a", "gone"])
+    by_one = link_pairs(["a", "b", "c", "d"], [None, "a", "a", "gone"])
     assert list(zip(by_one.original_P.tolist(), by_one.perturbed_P.tolist(), strict=True)) == [(0, 1), (0, 2)]
     assert by_one.alone == 1
-    by_both = links(["a", "b", "c"], ["b", "a", None])
+    by_both = link_pairs(["a", "b", "c"], ["b", "a", None])
     assert (by_both.original_P.tolist(), by_both.perturbed_P.tolist(), by_both.alone) == ([0], [1], 0)
-    later_first = links(["a", "b"], ["b", None])
+    later_first = link_pairs(["a", "b"], ["b", None])
     assert (later_first.original_P.tolist(), later_first.perturbed_P.tolist()) == ([1], [0])
-    shared = links(["a", "b", "c", "d", "e"], ["x", "y", "x", "x", "z"])
+    shared = link_pairs(["a", "b", "c", "d", "e"], ["x", "y", "x", "x", "z"])
     assert (shared.original_P.tolist(), shared.perturbed_P.tolist(), shared.alone) == ([0, 0], [2, 3], 2)
-    assert len(links(["a", "b"], [None, None]).original_P) == 0
-    assert len(links(["a"], ["a"]).original_P) == 0
+    assert len(link_pairs(["a", "b"], [None, None]).original_P) == 0
+    assert len(link_pairs(["a"], ["a"]).original_P) == 0
 
 
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=10))
 def test_no_pair_is_counted_twice_or_with_itself(values):
     ids = [str(n) for n in range(len(values))]
-    found = links(ids, [None if value is None else str(value) for value in values])
+    found = link_pairs(ids, [None if value is None else str(value) for value in values])
     pairs = [frozenset(pair) for pair in zip(found.original_P.tolist(), found.perturbed_P.tolist(), strict=True)]
     assert len(set(pairs)) == len(pairs)
     assert all(len(pair) == 2 for pair in pairs)
@@ -214,7 +214,7 @@ def test_a_flip_that_is_followed_stuck_or_reversed_and_a_stay_that_changes():
         *pair("unknown", (1, None), (0.9, 0.1)),
         *pair("both_unknown", (None, None), (0.9, 0.1)),
     ]
-    found = functionality_findings(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs
+    found = functional_test_results(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs
     numbers = found.overall.labels["a"]
     assert (numbers.follows.hits, numbers.follows.count, numbers.stuck, numbers.reversed) == (1, 3, 1, 1)
     assert (numbers.changes.hits, numbers.changes.count, numbers.unknown) == (1, 2, 2)
@@ -234,7 +234,7 @@ def test_a_pair_said_to_stay_is_judged_where_the_target_is_unknown():
         {"id": "x-typos", "functionality": "typos", "probability.a": 0.2, "pair": "x", "pair_gold": "stays"},
         {"id": "x-negated", "functionality": "negated", "probability.a": 0.2, "pair": "x", "pair_gold": "flips"},
     ]
-    numbers = functionality_findings(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs.overall.labels["a"]
+    numbers = functional_test_results(table_of(rows, ["a"]), ["a"], {"a": 0.5}, QUICK).pairs.overall.labels["a"]
     assert (numbers.changes.hits, numbers.changes.count, numbers.unknown) == (1, 1, 1)
 
 
@@ -244,13 +244,13 @@ def test_a_pair_said_to_stay_is_judged_where_the_target_is_unknown():
 def test_without_functional_tests_there_are_no_findings(random_table):
     labels = ["tobacco", "scams", "unlabelled"]
     cuts = dict.fromkeys(labels, 0.5)
-    assert functionality_findings(random_table.drop_columns("functionality"), labels, cuts, EvaluationSpec()) is None
-    assert functionality_findings(random_table, labels, cuts, EvaluationSpec(functionality=None)) is None
+    assert functional_test_results(random_table.drop_columns("functionality"), labels, cuts, EvaluationSpec()) is None
+    assert functional_test_results(random_table, labels, cuts, EvaluationSpec(functionality=None)) is None
     null = random_table.set_column(
         random_table.column_names.index("functionality"), "functionality", pa.nulls(random_table.num_rows, pa.string())
     )
-    assert functionality_findings(null, labels, cuts, EvaluationSpec()) is None
-    found = functionality_findings(random_table, labels, cuts, EvaluationSpec())
+    assert functional_test_results(null, labels, cuts, EvaluationSpec()) is None
+    found = functional_test_results(random_table, labels, cuts, EvaluationSpec())
     assert found.pairs is None
     assert found.targets == []
     assert found.unit is None
@@ -266,14 +266,14 @@ def test_unknown_targets_count_as_nothing():
     for row in rows:
         if row["target.a"] is None:
             row["probability.a"] = 0.0
-    before = functionality_findings(table_of(rows), ["a"], THRESHOLDS, QUICK)
+    before = functional_test_results(table_of(rows), ["a"], THRESHOLDS, QUICK)
     for row in rows:
         if row["target.a"] is None:
             row["probability.a"] = 1.0
-    after = functionality_findings(table_of(rows), ["a"], THRESHOLDS, QUICK)
+    after = functional_test_results(table_of(rows), ["a"], THRESHOLDS, QUICK)
     assert [case.labels for case in before.cases] == [case.labels for case in after.cases]
     known = table_of([row for row in rows if row["target.a"] is not None])
-    assert [case.labels for case in functionality_findings(known, ["a"], THRESHOLDS, QUICK).cases] == [
+    assert [case.labels for case in functional_test_results(known, ["a"], THRESHOLDS, QUICK).cases] == [
         c.labels for c in before.cases
     ]
 
@@ -284,7 +284,7 @@ def test_columns_of_truth_values_and_shares_are_one_map():
         row["identity.young"] = n % 3 == 0
         row["old"] = [0.7, 0.2, None][n % 3]
     spec = QUICK.model_copy(update={"identities": ("old", "identity.young", "absent")})
-    maps = {by.column: by for by in functionality_findings(table_of(rows), ["a"], THRESHOLDS, spec).targets}
+    maps = {by.column: by for by in functional_test_results(table_of(rows), ["a"], THRESHOLDS, spec).targets}
     assert set(maps) == {"identity", "identities"}
     assert maps["identities"].values == ["old", "young"]
     assert maps["identities"].items == [[n, n] for n, _ in maps["identities"].items]
@@ -299,8 +299,8 @@ def test_columns_can_have_other_names():
         for row in random_rows(2)
     ]
     spec = QUICK.model_copy(update={"functionality": "case"})
-    renamed = functionality_findings(table_of(rows), ["a"], THRESHOLDS, spec, Columns(targets=("who",), pair="match"))
-    plain = functionality_findings(table_of(random_rows(2)), ["a"], THRESHOLDS, QUICK)
+    renamed = functional_test_results(table_of(rows), ["a"], THRESHOLDS, spec, SuiteColumns(targets=("who",), pair="match"))
+    plain = functional_test_results(table_of(random_rows(2)), ["a"], THRESHOLDS, QUICK)
     assert renamed.cases == plain.cases
     assert renamed.pairs.overall == plain.pairs.overall
     assert renamed.targets[0].accuracy == plain.targets[0].accuracy
@@ -338,7 +338,7 @@ def test_units_that_are_alike_count_for_less_and_those_that_differ_by_chance_for
     codes, spec = np.repeat(np.arange(12, dtype=np.int32), 10), EvaluationSpec(replicates=10)
 
     def of(hits):
-        return shares(np.asarray(hits, float)[:, None], np.zeros(120, np.int32), 1, Units("template", codes), spec)[0][0].interval
+        return group_proportions(np.asarray(hits, float)[:, None], np.zeros(120, np.int32), 1, ResamplingUnits("template", codes), spec)[0][0].interval
 
     likely, unlike = np.repeat(random.random(12) < 0.7, 10), random.random(120) < 0.7
     assert of(likely) == pytest.approx(korn_graubard(likely.sum(), 120, 12, spread_of(likely), 0.95))
@@ -359,7 +359,7 @@ def test_the_method_stands_beside_each_interval():
     def method(hits, units, replicates=200):
         spec = EvaluationSpec(replicates=replicates)
         codes = None if units is None else np.array(units, np.int32)
-        found = shares(np.array(hits, float)[:, None], np.zeros(len(hits), np.int32), 1, Units("template", codes), spec)[0][0]
+        found = group_proportions(np.array(hits, float)[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), spec)[0][0]
         assert (found.interval is None) == (found.method is None)
         return found.method
 
@@ -399,7 +399,7 @@ def test_intervals_cover_the_true_share_of_items_that_share_templates(units, sha
     for trial in range(tries):
         hits = simulated(random, units, each, share, likeness)
         asked = spec.model_copy(update={"seed": trial})
-        found = shares(hits[:, None], np.zeros(len(hits), np.int32), 1, Units("template", codes), asked)[0][0]
+        found = group_proportions(hits[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), asked)[0][0]
         covered += found.interval.low <= share <= found.interval.high
         width += found.interval.high - found.interval.low
         naive = wilson(hits.sum(), len(hits), 0.95)
@@ -417,14 +417,14 @@ def test_a_mean_has_the_interval_of_its_units(units):
     random = np.random.default_rng(0)
     of_units = random.normal(0.4, 0.1, units)
     values, codes = np.repeat(of_units, 3), np.repeat(np.arange(units, dtype=np.int32), 3)
-    found = means(values[:, None], np.zeros(len(values), np.int32), 1, Units("pair", codes), EvaluationSpec())[0][0]
+    found = group_means(values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", codes), EvaluationSpec())[0][0]
     half = (2.200985 if units == 12 else 1.964729) * of_units.std(ddof=1) / np.sqrt(units)
     assert found.value == pytest.approx(values.mean())
     assert found.units == units
     assert found.interval == pytest.approx(
         (values.mean() - half, values.mean() + half), abs=0.25 * half if units == 500 else 1e-6
     )
-    alone = means(values[:, None], np.zeros(len(values), np.int32), 1, Units("pair", np.zeros_like(codes)), EvaluationSpec())[0][
+    alone = group_means(values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", np.zeros_like(codes)), EvaluationSpec())[0][
         0
     ]
     assert (alone.value, alone.interval) == (found.value, None)
@@ -432,7 +432,7 @@ def test_a_mean_has_the_interval_of_its_units(units):
 
 def test_the_same_seed_gives_the_same_intervals():
     table = table_of(random_rows(9))
-    one, other = (functionality_findings(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=4)) for _ in range(2))
+    one, other = (functional_test_results(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=4)) for _ in range(2))
     assert one == other
     assert one.unit == "template"
-    assert one != functionality_findings(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=5))
+    assert one != functional_test_results(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=5))
