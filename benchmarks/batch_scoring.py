@@ -31,10 +31,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.sources import resolve
 from vigil_evaluation.metrics import average_precision
-from vigil_serving.bundle.load import read_checked
+from vigil_serving.bundle.load import load_bundle
 from vigil_serving.bundle.manifest import RECIPE
 from vigil_serving.runtime.scorer import Scorer
-from vigil_training.recipe.resolve import read
+from vigil_training.recipe.resolve import read_recipe
 
 BATCH_SIZES = (1, 8, 16, 32, 64, 128)
 TARGETS = {"fp32": 1.5, "int8": 3.0}
@@ -44,7 +44,7 @@ CHUNK = 1024
 
 def peer(bundle: Path, labels: int) -> Any:
     """A transformers pipeline with the weights that the bundle's recipe begins from."""
-    recipe = read(bundle / RECIPE)
+    recipe = read_recipe(bundle / RECIPE)
     folder = str(resolve(recipe.model.encoders.text.weights))
     config = AutoConfig.from_pretrained(folder, num_labels=labels, problem_type="multi_label_classification")
     model = AutoModelForSequenceClassification.from_pretrained(folder, config=config).eval()
@@ -89,8 +89,8 @@ def main() -> int:
     if absent := [str(path) for path in (arguments.bundle, arguments.dataset) if not path.is_dir()]:
         print(f"left out, since {' and '.join(absent)} is not there: train recipes/text-safety.yaml and export it with int8")
         return 0
-    bundle, dataset = read_checked(arguments.bundle), Dataset(arguments.dataset)
-    labels = bundle.signature.labels
+    bundle, dataset = load_bundle(arguments.bundle), Dataset(arguments.dataset)
+    labels = bundle.metadata.labels
     every = dataset.rows(arguments.split)
     rows = np.sort(np.random.default_rng(0).choice(every, min(arguments.items, len(every)), replace=False))
     texts = [" ".join(item.text) for item in dataset.take(rows)]
@@ -99,7 +99,7 @@ def main() -> int:
     sides: dict[str, Callable[[], object]] = {
         f"pipeline, batch {best}": lambda: pipe(texts, batch_size=best, truncation=True, max_length=longest)
     }
-    scorers = {name: Scorer(bundle, variant=name, cache_bytes=0) for name in bundle.signature.variants if name in TARGETS}
+    scorers = {name: Scorer(bundle, variant=name, cache_bytes=0) for name in bundle.metadata.variants if name in TARGETS}
     for name, scorer in scorers.items():
         sides[f"vigil {name}"] = lambda scorer=scorer: score(scorer, dataset, rows)
     taken: dict[str, list[float]] = {name: [] for name in sides}

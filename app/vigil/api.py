@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vigil_serving.bundle.load import Bundle
     from vigil_serving.parity.verify import Verification
     from vigil_training.recipe.recipe import Recipe
-    from vigil_training.recipe.resolve import Resolved
+    from vigil_training.recipe.resolve import ResolvedRecipe
     from vigil_training.runs.run import Run
 
 
@@ -81,7 +81,7 @@ def train(recipe: "StrPath | Recipe", run: StrPath | None = None, *, overrides: 
     """
     from vigil_training.distributed.preemption import Preemption
     from vigil_training.distributed.world import World, find_world
-    from vigil_training.recipe.resolve import dump
+    from vigil_training.recipe.resolve import dump_recipe
     from vigil_training.recipe.specs import Ranks
 
     resolved = _resolve(recipe, overrides, values)
@@ -93,7 +93,7 @@ def train(recipe: "StrPath | Recipe", run: StrPath | None = None, *, overrides: 
     with Preemption() as preemption:
         from vigil_training.trainer.fit import fit
 
-        return fit(resolved.recipe, dump(resolved), folder, world or World(), preemption)
+        return fit(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
 
 
 def evaluate(
@@ -323,14 +323,14 @@ def verify(
     return check(folder, progress, _optional(public_key))
 
 
-def _resolve(recipe: "StrPath | Recipe", overrides: Sequence[str], values: Mapping[str, Any]) -> "Resolved":
-    from vigil_training.recipe.resolve import resolve
+def _resolve(recipe: "StrPath | Recipe", overrides: Sequence[str], values: Mapping[str, Any]) -> "ResolvedRecipe":
+    from vigil_training.recipe.resolve import resolve_recipe
 
     given = [f"{key.replace('__', '.')}={json.dumps(value, default=os.fspath)}" for key, value in values.items()]
-    return resolve(recipe, [*overrides, *given], "override")
+    return resolve_recipe(recipe, [*overrides, *given], "override")
 
 
-def _launch_ranks(resolved: "Resolved", folder: Path, strategy: Any) -> "Run":
+def _launch_ranks(resolved: "ResolvedRecipe", folder: Path, strategy: Any) -> "Run":
     """Run `vigil train` once for each rank of this machine.
 
     Raises:
@@ -338,14 +338,14 @@ def _launch_ranks(resolved: "Resolved", folder: Path, strategy: Any) -> "Run":
         TrainingFailed: if a rank fails.
     """
     from vigil_training.distributed.launch import launch
-    from vigil_training.recipe.resolve import dump
+    from vigil_training.recipe.resolve import dump_recipe
     from vigil_training.runs.run import open_run
 
     if strategy.nodes > 1:
         raise UserError(
             f"strategy.nodes: {strategy.nodes} machines are started by `vigil submit`, or by torchrun on each of them"
         )
-    run = open_run(resolved.recipe, dump(resolved), folder)
+    run = open_run(resolved.recipe, dump_recipe(resolved), folder)
     status = launch(strategy.devices, [sys.executable, "-m", "vigil", "train", str(run.resolved), "--run", str(run.path)])
     if status:
         failed = TrainingFailed(f"{run.path}: a rank ended with exit status {status}; see {run.log}")
@@ -356,11 +356,11 @@ def _launch_ranks(resolved: "Resolved", folder: Path, strategy: Any) -> "Run":
 
 def _settings(own: "EvaluationSpec | None", settings: Mapping[str, Any]) -> "EvaluationSpec":
     from vigil_evaluation.specs import EvaluationSpec
-    from vigil_training.recipe.resolve import read_as
+    from vigil_training.recipe.resolve import read_spec
 
     base = {} if own is None else own.model_dump(mode="json")
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-    return read_as(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**base, **given})
+    return read_spec(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**base, **given})
 
 
 def _table(source: "StrPath | pa.Table") -> "pa.Table":

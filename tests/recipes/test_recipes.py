@@ -10,7 +10,7 @@ import pytest
 from vigil_data.errors import UserError
 from vigil_training.recipe.json_schema import recipe_schema_text
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.resolve import dump, read, resolve
+from vigil_training.recipe.resolve import dump_recipe, read_recipe, resolve_recipe
 from vigil_training.recipe.yaml_tree import Tree, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,14 +41,14 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_shipped_recipe_is_right_and_survives_being_written_out(path: Path, tmp_path: Path) -> None:
-    resolved = resolve(path)
-    (tmp_path / "resolved.yaml").write_text(dump(resolved), encoding="utf-8")
-    assert read(tmp_path / "resolved.yaml") == resolved.recipe
+    resolved = resolve_recipe(path)
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(resolved), encoding="utf-8")
+    assert read_recipe(tmp_path / "resolved.yaml") == resolved.recipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_shipped_recipe_is_called_as_its_run(path: Path) -> None:
-    assert resolve(path).recipe.name == path.stem
+    assert resolve_recipe(path).recipe.name == path.stem
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -130,7 +130,7 @@ def test_the_guide_shows_what_a_wrong_recipe_brings(tmp_path: Path, monkeypatch:
     (tmp_path / "oops.yaml").write_text(recipe, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        resolve(Path("oops.yaml"))
+        resolve_recipe(Path("oops.yaml"))
     assert "".join(f"error: {line}\n" for line in caught.value.lines) == lines
 
 

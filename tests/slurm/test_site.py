@@ -11,13 +11,13 @@ import pytest
 from vigil_data.errors import UserError
 from vigil_slurm.profiles import find, folders
 from vigil_slurm.site import Apptainer, Site
-from vigil_training.recipe.resolve import read_as
+from vigil_training.recipe.resolve import read_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def read_site(path: Path | None, values: Mapping[str, object]) -> Site:
-    return read_as(Site, path, "site profile", "partition: gpu", values)
+    return read_spec(Site, path, "site profile", "partition: gpu", values)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_slurm.tasks import MOST, indices
-from vigil_training.recipe.resolve import read, resolve
+from vigil_training.recipe.resolve import read_recipe, resolve_recipe
 
 FAKE = Path(__file__).with_name("fakes") / "command.sh"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,8 +99,8 @@ def test_what_is_submitted_is_what_was_checked(login: Login) -> None:
     done = login.submit("optimizer.lr=1e-5", *DDP, "--run", "my runs/a")
     assert done.returncode == 0, done.stderr
     run = login.folder / "my runs" / "a"
-    expected = resolve(Path(RECIPE), ["optimizer.lr=1e-5", "strategy.kind=ddp", "strategy.nodes=2", "strategy.devices=4"])
-    assert read(run / "resolved.yaml") == expected.recipe
+    expected = resolve_recipe(Path(RECIPE), ["optimizer.lr=1e-5", "strategy.kind=ddp", "strategy.nodes=2", "strategy.devices=4"])
+    assert read_recipe(run / "resolved.yaml") == expected.recipe
     assert login.calls[-1].split("\t")[:2] == ["sbatch", "--parsable"]
     assert (login.fakes / "sbatch.arguments").read_text(encoding="utf-8").split("\0")[1] == str(run / "job.sh")
     assert done.stdout.splitlines() == [
@@ -207,8 +207,8 @@ def test_an_array_is_a_run_for_each_seed(login: Login) -> None:
     assert done.returncode == 0, done.stderr
     runs = [login.folder / "runs" / f"many-{seed}" for seed in (0, 1, 2)]
     assert sorted((login.folder / "runs").iterdir()) == runs
-    expected = resolve(Path(RECIPE), []).recipe
-    assert [read(run / "resolved.yaml") for run in runs] == [expected.model_copy(update={"seed": seed}) for seed in (0, 1, 2)]
+    expected = resolve_recipe(Path(RECIPE), []).recipe
+    assert [read_recipe(run / "resolved.yaml") for run in runs] == [expected.model_copy(update={"seed": seed}) for seed in (0, 1, 2)]
     script = (runs[0] / "job.sh").read_text(encoding="utf-8")
     assert "#SBATCH --array=0-2%1\n" in script
     assert f"#SBATCH --output={login.folder}/runs/many-%a/slurm/%A_%a.log\n" in script

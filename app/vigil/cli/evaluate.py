@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from vigil.workflows.evaluate import Evaluation
-    from vigil_evaluation.results import Findings
+    from vigil_evaluation.results import EvaluationResults
     from vigil_evaluation.specs import EvaluationSpec
 
 Data = Annotated[Path | None, typer.Option(help="The dataset; the run's own if not given.", metavar="DATASET")]
@@ -88,14 +88,14 @@ def calibrate(
     Training does this once, on the validation split. Evaluate, compile the policy and export again afterwards.
     """
     from vigil_evaluation.specs import CalibrationSpec
-    from vigil_training.recipe.resolve import read_as
+    from vigil_training.recipe.resolve import read_spec
     from vigil_training.runs.run import Run
 
     opened = Run(run)
     opened.read_thresholds()
     own = opened.recipe.evaluation.calibration.model_dump(mode="json")
     asked = {"by": by, "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()]}
-    spec = read_as(
+    spec = read_spec(
         CalibrationSpec, None, "calibration", "by: language", {**own, **{k: v for k, v in asked.items() if v is not None}}
     )
 
@@ -148,8 +148,8 @@ def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: 
     from vigil_evaluation import predictions
 
     thresholds = thresholds_of(threshold)
-    table = predictions.read(file)
-    other = predictions.read(calibrate_on) if calibrate_on is not None else None
+    table = predictions.read_predictions(file)
+    other = predictions.read_predictions(calibrate_on) if calibrate_on is not None else None
     with _progress(f"evaluating {file.name}") as (_, say):
         evaluation = evaluate_table(table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds or None, say=say)
     _show(evaluation)
@@ -158,16 +158,16 @@ def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: 
 def settings_of(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
     """What is measured: the recipe's settings, or those of a file, and what the command line adds."""
     from vigil_evaluation.specs import EvaluationSpec
-    from vigil_training.recipe.resolve import read_as
+    from vigil_training.recipe.resolve import read_spec
 
     if settings is not None:
-        own = read_as(EvaluationSpec, settings, "file of evaluation settings", "slices: [language]")
+        own = read_spec(EvaluationSpec, settings, "file of evaluation settings", "slices: [language]")
     own = own or EvaluationSpec()
     added = {k: v for k, v in asked.items() if v is not None}
     for name in ("slices", "identities"):
         if name in added:
             added[name] = list(dict.fromkeys([*getattr(own, name), *added[name]]))
-    return read_as(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**own.model_dump(mode="json"), **added})
+    return read_spec(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**own.model_dump(mode="json"), **added})
 
 
 def thresholds_of(given: list[str]) -> dict[str, float]:
@@ -231,11 +231,11 @@ def _show(evaluation: "Evaluation") -> None:
     typer.echo(f"report: {evaluation.folder / 'report.html'}")
 
 
-def _notes(findings: "Findings") -> list[str]:
+def _notes(findings: "EvaluationResults") -> list[str]:
     """What the report says first."""
-    from vigil_evaluation.report.summary import highlights
+    from vigil_evaluation.report.summary import remarks
 
-    return [f"- {line}" for line in highlights(findings)]
+    return [f"- {remark.text}" for remark in remarks(findings)]
 
 
 def _show_calibration(run: Path, items: int) -> None:

@@ -34,11 +34,11 @@ def plan(
 
     from vigil_data.errors import UserError
     from vigil_training.planning.plan import make_report
-    from vigil_training.recipe.resolve import resolve
+    from vigil_training.recipe.resolve import resolve_recipe
 
     if memory is not None and memory <= 0:
         raise UserError(f"--memory {memory:g}: give the GiB of one GPU, more than 0")
-    report = make_report(resolve(recipe, overrides or []).recipe, nodes, gpus, memory)
+    report = make_report(resolve_recipe(recipe, overrides or []).recipe, nodes, gpus, memory)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:

@@ -23,12 +23,12 @@ def check(
     Exit status 0 if all are right and 2 if one is not. Nothing is trained, loaded or downloaded.
     """
     from vigil_data.errors import UserError
-    from vigil_training.recipe.resolve import resolve
+    from vigil_training.recipe.resolve import resolve_recipe
 
     mistakes: list[str] = []
     for file in files:
         try:
-            strategy = resolve(file).recipe.strategy
+            strategy = resolve_recipe(file).recipe.strategy
         except UserError as error:
             mistakes += error.lines
         else:
@@ -47,9 +47,9 @@ def show(
     origins: Annotated[bool, typer.Option("--origins", help="Say behind each value which file and line it came from.")] = False,
 ) -> None:
     """Print the recipe that a run would follow: defaults, extended files and overrides merged and checked."""
-    from vigil_training.recipe.resolve import dump, resolve
+    from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 
-    typer.echo(dump(resolve(file, overrides or ()), origins), nl=False)
+    typer.echo(dump_recipe(resolve_recipe(file, overrides or ()), origins), nl=False)
 
 
 def schema(

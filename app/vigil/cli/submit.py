@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from vigil_slurm.batch_script import Job
     from vigil_slurm.site import Site
-    from vigil_training.recipe.resolve import Resolved
+    from vigil_training.recipe.resolve import ResolvedRecipe
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def submit(
     from vigil_slurm.batch_script import render
     from vigil_slurm.profiles import find
     from vigil_slurm.site import Site
-    from vigil_training.recipe.resolve import read_as
+    from vigil_training.recipe.resolve import read_spec
 
     asked = {
         "time": time,
@@ -65,7 +65,7 @@ def submit(
         "max_requeues": max_requeues,
         "signal_before": signal_before,
     }
-    site = read_as(Site, find(profile), "site profile", "partition: gpu", asked)
+    site = read_spec(Site, find(profile), "site profile", "partition: gpu", asked)
     resolved = _resolve(recipe, overrides or [], nodes, gpus_per_node)
     folder = Path(os.path.abspath(run or Path("runs") / resolved.recipe.name))  # noqa: PTH100 (resolve() would follow links)
     job = _job(resolved, site, folder, array, after)
@@ -79,13 +79,13 @@ def submit(
     _submit(resolved, script, runs, tasks, job)
 
 
-def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices: int | None) -> "Resolved":
+def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices: int | None) -> "ResolvedRecipe":
     """The recipe with the ranks that were asked for."""
     from vigil_data.errors import UserError
-    from vigil_training.recipe.resolve import resolve
+    from vigil_training.recipe.resolve import resolve_recipe
     from vigil_training.recipe.specs import Single
 
-    resolved = resolve(recipe, overrides)
+    resolved = resolve_recipe(recipe, overrides)
     asked = {"nodes": nodes, "devices": devices}
     if isinstance(resolved.recipe.strategy, Single):
         if (nodes or 1) * (devices or 1) > 1:
@@ -95,10 +95,10 @@ def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices:
             )
         return resolved
     ranks = [f"strategy.{key}={value}" for key, value in asked.items() if value is not None]
-    return resolve(recipe, [*overrides, *ranks]) if ranks else resolved
+    return resolve_recipe(recipe, [*overrides, *ranks]) if ranks else resolved
 
 
-def _job(resolved: "Resolved", site: "Site", folder: Path, array: str | None, after: str | None) -> "Job":
+def _job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: str | None) -> "Job":
     from vigil_data.errors import UserError
     from vigil_slurm.batch_script import Job
     from vigil_training.recipe.specs import Ranks
@@ -141,7 +141,7 @@ def _tasks(array: str | None, overrides: Sequence[str]) -> list[int] | None:
     return indices(array)
 
 
-def _check(resolved: "Resolved", runs: Sequence[Path], tasks: Sequence[int] | None) -> None:
+def _check(resolved: "ResolvedRecipe", runs: Sequence[Path], tasks: Sequence[int] | None) -> None:
     """Refuse folders that hold something else, another recipe's run, or one that has finished."""
     from vigil_data.errors import UserError
     from vigil_training.runs.run import Run, check_run
@@ -151,16 +151,16 @@ def _check(resolved: "Resolved", runs: Sequence[Path], tasks: Sequence[int] | No
             raise UserError(f"{_shown(run)}: has finished; there is nothing to submit")
 
 
-def _submit(resolved: "Resolved", script: str, runs: Sequence[Path], tasks: Sequence[int] | None, job: "Job") -> None:
+def _submit(resolved: "ResolvedRecipe", script: str, runs: Sequence[Path], tasks: Sequence[int] | None, job: "Job") -> None:
     from vigil_slurm.submit import refuse_busy
     from vigil_slurm.submit import submit as hand_over
-    from vigil_training.recipe.resolve import dump
+    from vigil_training.recipe.resolve import dump_recipe
     from vigil_training.runs.run import open_run
 
     refuse_busy(runs)
     for place, run in enumerate(runs):
         own = resolved if tasks is None else _seeded(resolved, tasks[place])
-        open_run(own.recipe, dump(own), run)
+        open_run(own.recipe, dump_recipe(own), run)
     number = hand_over(script, runs, tasks, job.nodes)
     ranks = job.nodes * job.devices
     size = f"{job.nodes} node{'s' * (job.nodes > 1)}, {ranks} rank{'s' * (ranks > 1)}"
@@ -169,7 +169,7 @@ def _submit(resolved: "Resolved", script: str, runs: Sequence[Path], tasks: Sequ
     typer.echo(f"follow it:  vigil logs {_quoted(runs[0])} -f\nall runs:   vigil jobs")
 
 
-def _seeded(resolved: "Resolved", seed: int) -> "Resolved":
+def _seeded(resolved: "ResolvedRecipe", seed: int) -> "ResolvedRecipe":
     from dataclasses import replace
 
     recipe = resolved.recipe.model_copy(update={"seed": seed})

@@ -30,10 +30,10 @@ def train(
     """
     from vigil_training.distributed.preemption import Preemption
     from vigil_training.distributed.world import World, find_world
-    from vigil_training.recipe.resolve import dump, resolve
+    from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
     from vigil_training.recipe.specs import Ranks
 
-    resolved = resolve(recipe, overrides or [])
+    resolved = resolve_recipe(recipe, overrides or [])
     folder = run or Path("runs") / resolved.recipe.name
     strategy, world = resolved.recipe.strategy, find_world()
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
@@ -42,7 +42,7 @@ def train(
     with Preemption(to_the_end=True) as preemption:
         from vigil_training.trainer.fit import fit
 
-        fit(resolved.recipe, dump(resolved), folder, world or World(), preemption)
+        fit(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
     if world is None or world.is_main:
         typer.echo(f"next: vigil evaluate {folder}")
 

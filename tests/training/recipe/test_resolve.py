@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.resolve import Resolved, dump, merge, read, resolve
+from vigil_training.recipe.resolve import ResolvedRecipe, dump_recipe, merge, read_recipe, resolve_recipe
 from vigil_training.recipe.yaml_tree import Origin, Tree, parse
 
 RECIPE = """\
@@ -55,12 +55,12 @@ def write(name: str, text: str) -> Path:
 
 def mistakes(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(UserError) as caught:
-        resolve(path, overrides)
+        resolve_recipe(path, overrides)
     return list(caught.value.lines)
 
 
 def test_defaults_fill_what_the_file_leaves_out(folder: Path) -> None:
-    resolved = resolve(write("r.yaml", RECIPE))
+    resolved = resolve_recipe(write("r.yaml", RECIPE))
     assert resolved.recipe.optimizer.lr == 1e-4
     assert resolved.recipe.optimizer.betas == (0.9, 0.999)
     assert resolved.recipe.model.fusion.kind == "transformer"
@@ -74,7 +74,7 @@ def test_order_is_defaults_extends_file_command_line(folder: Path) -> None:
     write("base/a.yaml", RECIPE.replace("lr: 1e-4", "lr: 1\n  eps: 1\n  warmup: 0.1\n  weight_decay: 1"))
     write("base/b.yaml", "optimizer: {eps: 2, warmup: 0.2, weight_decay: 2}\n")
     file = write("r.yaml", "extends: [base/a.yaml, base/b.yaml]\noptimizer:\n  warmup: 0.3\n  weight_decay: 3\n")
-    resolved = resolve(file, ["optimizer.weight_decay=4"])
+    resolved = resolve_recipe(file, ["optimizer.weight_decay=4"])
     optimizer = resolved.recipe.optimizer
     assert (optimizer.lr_end, optimizer.lr, optimizer.eps, optimizer.warmup, optimizer.weight_decay) == (0, 1, 2, 0.3, 4)
     assert [str(resolved.origins["optimizer", key]) for key in ("lr", "eps", "warmup", "weight_decay")] == [
@@ -88,53 +88,53 @@ def test_order_is_defaults_extends_file_command_line(folder: Path) -> None:
 def test_extends_is_relative_to_the_file_that_says_it_and_may_be_a_single_name(folder: Path) -> None:
     write("base/deep/c.yaml", RECIPE)
     write("base/a.yaml", "extends: deep/c.yaml\nseed: 5\n")
-    assert resolve(write("runs/r.yaml", "extends: ../base/a.yaml\n")).recipe.seed == 5
+    assert resolve_recipe(write("runs/r.yaml", "extends: ../base/a.yaml\n")).recipe.seed == 5
 
 
 def test_a_file_may_be_reached_twice_without_a_circle(folder: Path) -> None:
     write("base.yaml", RECIPE)
     write("a.yaml", "extends: base.yaml\nseed: 1\n")
     write("b.yaml", "extends: base.yaml\ntraining: {epochs: 3}\n")
-    recipe = resolve(write("r.yaml", "extends: [a.yaml, b.yaml]\n")).recipe
+    recipe = resolve_recipe(write("r.yaml", "extends: [a.yaml, b.yaml]\n")).recipe
     assert recipe.training.epochs == 3
 
 
 def test_mappings_merge_and_lists_replace(folder: Path) -> None:
     write("base.yaml", RECIPE + "  betas: [0.8, 0.9]\nevaluation: {slices: [a, b], false_positive_rate: 0.05}\n")
-    recipe = resolve(write("r.yaml", "extends: base.yaml\nevaluation: {slices: [c]}\n")).recipe
+    recipe = resolve_recipe(write("r.yaml", "extends: base.yaml\nevaluation: {slices: [c]}\n")).recipe
     assert recipe.evaluation.slices == ("c",)
     assert recipe.evaluation.false_positive_rate == 0.05
 
 
 def test_a_changed_kind_replaces_its_block_and_the_same_kind_merges(folder: Path) -> None:
     write("base.yaml", RECIPE)
-    changed = resolve(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: gated}}\n")).recipe
+    changed = resolve_recipe(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: gated}}\n")).recipe
     assert changed.model.fusion.model_dump() == {"kind": "gated", "hidden": 128}
-    merged = resolve(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: transformer, heads: 8}}\n")).recipe
+    merged = resolve_recipe(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: transformer, heads: 8}}\n")).recipe
     assert merged.model.fusion.model_dump() == {"kind": "transformer", "layers": 1, "heads": 8, "feedforward": 2.0}
 
 
 def test_a_default_block_can_be_changed_without_naming_its_kind(folder: Path) -> None:
     file = write("r.yaml", RECIPE.replace("  fusion: {kind: transformer, layers: 1}\n", ""))
-    assert resolve(file, ["model.fusion.layers=4"]).recipe.model.fusion.model_dump()["layers"] == 4
+    assert resolve_recipe(file, ["model.fusion.layers=4"]).recipe.model.fusion.model_dump()["layers"] == 4
 
 
 def test_the_order_of_overrides_of_a_changed_kind_does_not_matter(folder: Path) -> None:
     file = write("r.yaml", RECIPE)
     overrides = ["model.fusion.hidden=7", "model.fusion.kind=gated"]
-    assert resolve(file, overrides).recipe == resolve(file, overrides[::-1]).recipe
-    assert resolve(file, overrides).recipe.model.fusion.model_dump() == {"kind": "gated", "hidden": 7}
+    assert resolve_recipe(file, overrides).recipe == resolve_recipe(file, overrides[::-1]).recipe
+    assert resolve_recipe(file, overrides).recipe.model.fusion.model_dump() == {"kind": "gated", "hidden": 7}
 
 
 def test_the_later_of_two_overrides_counts(folder: Path) -> None:
-    assert resolve(write("r.yaml", RECIPE), ["seed=1", "seed=2"]).recipe.seed == 2
+    assert resolve_recipe(write("r.yaml", RECIPE), ["seed=1", "seed=2"]).recipe.seed == 2
 
 
 def test_null_sets_null(folder: Path) -> None:
     write("base.yaml", RECIPE)
     file = write("r.yaml", "extends: base.yaml\ninputs: {image: null}\nmodel: {encoders: {image: null}}\n")
-    assert resolve(file).recipe.inputs.image is None
-    assert resolve(write("base.yaml", RECIPE), ["training.clip=null"]).recipe.training.clip is None
+    assert resolve_recipe(file).recipe.inputs.image is None
+    assert resolve_recipe(write("base.yaml", RECIPE), ["training.clip=null"]).recipe.training.clip is None
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_null_sets_null(folder: Path) -> None:
 )
 def test_numbers_are_numbers_in_files_and_overrides(folder: Path, text: str, value: float) -> None:
     file = write("r.yaml", RECIPE.replace("1e-4", text))
-    assert resolve(file).recipe.optimizer.lr == value
-    assert resolve(file, [f"optimizer.eps={text}"]).recipe.optimizer.eps == value
+    assert resolve_recipe(file).recipe.optimizer.lr == value
+    assert resolve_recipe(file, [f"optimizer.eps={text}"]).recipe.optimizer.eps == value
 
 
 def test_aliases_are_copies(folder: Path) -> None:
@@ -152,7 +152,7 @@ def test_aliases_are_copies(folder: Path) -> None:
         "r.yaml",
         RECIPE.replace("weights: {kind: random}", "weights: &w {kind: random}").replace("{kind: local, path: w.pth}", "*w"),
     )
-    recipe = resolve(file).recipe
+    recipe = resolve_recipe(file).recipe
     assert recipe.model.encoders.image is not None
     assert recipe.model.encoders.image.weights.kind == "random"
 
@@ -452,28 +452,28 @@ def test_a_wrong_override_is_one_line(folder: Path, override: str, line: str) ->
 
 
 def test_a_resolved_recipe_reads_back_equal(folder: Path) -> None:
-    resolved = resolve(write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]'])
-    assert read(write("resolved.yaml", dump(resolved))) == resolved.recipe
-    assert read(write("resolved.yaml", dump(resolved, origins=True))) == resolved.recipe
-    again = resolve(Path("resolved.yaml"))
-    assert dump(again) == dump(resolved)
+    resolved = resolve_recipe(write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]'])
+    assert read_recipe(write("resolved.yaml", dump_recipe(resolved))) == resolved.recipe
+    assert read_recipe(write("resolved.yaml", dump_recipe(resolved, origins=True))) == resolved.recipe
+    again = resolve_recipe(Path("resolved.yaml"))
+    assert dump_recipe(again) == dump_recipe(resolved)
 
 
 def test_a_resolved_recipe_extends_nothing(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^resolved.yaml:1: extends: is not a key of a recipe"):
-        read(write("resolved.yaml", "extends: x.yaml\n" + RECIPE))
+        read_recipe(write("resolved.yaml", "extends: x.yaml\n" + RECIPE))
 
 
 def test_the_labels_keep_their_order_through_a_resolved_recipe(folder: Path) -> None:
     file = write("r.yaml", RECIPE.replace("spam: {}", "spam: {}\n        kind: {}\n        abuse: {}"))
-    resolved = resolve(file)
+    resolved = resolve_recipe(file)
     assert resolved.recipe.taxonomy.labels == ("hate", "spam", "kind", "abuse")
-    assert read(write("resolved.yaml", dump(resolved))).taxonomy.labels == resolved.recipe.taxonomy.labels
+    assert read_recipe(write("resolved.yaml", dump_recipe(resolved))).taxonomy.labels == resolved.recipe.taxonomy.labels
 
 
 def test_origins_stand_behind_their_values(folder: Path) -> None:
     write("base.yaml", RECIPE)
-    text = dump(resolve(write("r.yaml", "extends: base.yaml\nseed: 3\n"), ["model.width=64"]), origins=True)
+    text = dump_recipe(resolve_recipe(write("r.yaml", "extends: base.yaml\nseed: 3\n"), ["model.width=64"]), origins=True)
     lines = [line.strip() for line in text.splitlines()]
     assert "seed: 3 # r.yaml:2" in lines
     assert "width: 64 # command line" in lines
@@ -494,13 +494,13 @@ VALUES = st.recursive(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(options=st.dictionaries(TEXT, VALUES, max_size=4), lr=st.floats(1e-300, 1e300), tags=st.lists(TEXT, max_size=3))
 def test_whatever_a_recipe_holds_reads_back_equal(folder: Path, options: dict[str, object], lr: float, tags: list[str]) -> None:
-    base = resolve(write("r.yaml", RECIPE)).values
+    base = resolve_recipe(write("r.yaml", RECIPE)).values
     base["model"]["encoders"]["image"]["options"] = options
     base["optimizer"]["lr"] = lr
     base["tracking"]["tags"] = tags
     recipe = Recipe.model_validate(base)
-    text = dump(Resolved(recipe, recipe.model_dump(mode="json"), {}))
-    assert read(write("resolved.yaml", text)) == recipe
+    text = dump_recipe(ResolvedRecipe(recipe, recipe.model_dump(mode="json"), {}))
+    assert read_recipe(write("resolved.yaml", text)) == recipe
 
 
 TREES = st.recursive(

@@ -24,7 +24,7 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.specs import Spec
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.validation_errors import reword
+from vigil_training.recipe.validation_errors import translate_errors
 from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, parse, read_file
 
 COMMAND_LINE = "command line"
@@ -39,7 +39,7 @@ _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedRecipe:
     """A recipe with its history.
 
     Attributes:
@@ -53,7 +53,7 @@ class Resolved:
     origins: dict[KeyPath, Origin]
 
 
-def resolve(recipe: StrPath | Recipe, overrides: Sequence[str] = (), source: str = COMMAND_LINE) -> Resolved:
+def resolve_recipe(recipe: StrPath | Recipe, overrides: Sequence[str] = (), source: str = COMMAND_LINE) -> ResolvedRecipe:
     """Compose and validate a recipe.
 
     Args:
@@ -74,7 +74,7 @@ def resolve(recipe: StrPath | Recipe, overrides: Sequence[str] = (), source: str
     return _validated(tree, origin, complete, mistakes)
 
 
-def read(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """Read a recipe that is whole, such as the ``resolved.yaml`` of a run: one without ``extends``.
 
     Raises:
@@ -86,7 +86,7 @@ def read(path: Path) -> Recipe:
     return _validated(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
 
 
-def read_as(spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None) -> AnySpec:
+def read_spec(spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None) -> AnySpec:
     """Read a file of another kind than a recipe (a site profile, a policy, a suite) as recipes are read.
 
     Args:
@@ -108,11 +108,11 @@ def read_as(spec: type[AnySpec], path: Path | None, kind: str, example: str, val
     return _typed(spec, whole, origin, tree is not None or path is None, mistakes)
 
 
-def dump(resolved: Resolved, origins: bool = False) -> str:
-    """The whole recipe as YAML that :func:`read` turns into an equal recipe.
+def dump_recipe(resolved: ResolvedRecipe, origins: bool = False) -> str:
+    """The whole recipe as YAML that :func:`read_recipe` turns into an equal recipe.
 
     Args:
-        resolved: what :func:`resolve` gave.
+        resolved: what :func:`resolve_recipe` gave.
         origins: write behind each value, as a comment, the file and line that it came from.
     """
     yaml = YAML()
@@ -220,10 +220,10 @@ def _override_tree(overrides: Sequence[str], source: str, mistakes: list[str]) -
     return Tree(tree)
 
 
-def _validated(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> Resolved:
+def _validated(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> ResolvedRecipe:
     recipe = _typed(Recipe, tree, file, complete, mistakes)
     origins = {path: node.origin for path, node in tree.walk() if node.origin is not None}
-    return Resolved(recipe, recipe.model_dump(mode="json"), origins)
+    return ResolvedRecipe(recipe, recipe.model_dump(mode="json"), origins)
 
 
 def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
@@ -231,7 +231,7 @@ def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistak
     try:
         value = spec.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
-        mistakes += reword(error, spec, tree, file, complete)
+        mistakes += translate_errors(error, spec, tree, file, complete)
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
     return value

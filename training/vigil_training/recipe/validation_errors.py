@@ -69,7 +69,7 @@ class _Place:
     description: str = ""
 
 
-def reword(error: ValidationError, spec: type[Spec], tree: Tree, file: Origin, complete: bool) -> list[str]:
+def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file: Origin, complete: bool) -> list[str]:
     """One line for each mistake, in the order of files and lines.
 
     Args:

@@ -116,9 +116,9 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe that was run."""
-        from vigil_training.recipe.resolve import read
+        from vigil_training.recipe.resolve import read_recipe
 
-        return read(self.resolved)
+        return read_recipe(self.resolved)
 
     @property
     def tracked_id(self) -> str | None:
