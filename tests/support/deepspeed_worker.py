@@ -144,7 +144,7 @@ class Pieces:
     def has(self, kind: str, name: str) -> bool:
         return (kind, name) in self.tensors
 
-    def piece(self, kind: str, name: str, start: int, count: int) -> Tensor:
+    def read_range(self, kind: str, name: str, start: int, count: int) -> Tensor:
         return self.tensors[kind, name][start : start + count]
 
 

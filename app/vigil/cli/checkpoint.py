@@ -25,16 +25,16 @@ def inspect(
     from rich.console import Console
 
     from vigil_data.errors import Failure
-    from vigil_training.checkpoint.summary import examine, examine_all, is_checkpoint, table_of_run, tables_of_checkpoint
+    from vigil_training.checkpoint.summary import is_checkpoint, summarize, summarize_all, table_of_run, tables_of_checkpoint
 
     if is_checkpoint(path):
-        rows = [examine(path, verify)]
+        rows = [summarize(path, verify)]
         tables = tables_of_checkpoint(rows[0])
     else:
         from vigil_training.runs.run import Run
 
         run = Run(path)
-        rows = examine_all(run.checkpoints, verify)
+        rows = summarize_all(run.checkpoints, verify)
         tables = [table_of_run(rows, run.recipe.training.mode)] if rows else []
     for table in tables:
         Console().print(table)

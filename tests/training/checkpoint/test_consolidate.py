@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from vigil_data.errors import Failure, UserError
-from vigil_training.checkpoint.consolidate import Audit, consolidate
+from vigil_training.checkpoint.consolidate import ConsolidationReport, consolidate
 from vigil_training.checkpoint.manifest import DamagedCheckpointError
 from vigil_training.checkpoint.reader import load_weights
 from vigil_training.checkpoint.shards import Fragment, InventoryEntry
@@ -81,8 +81,8 @@ def save(
     return folder / f"step-{step:08d}"
 
 
-def account(audit: Audit) -> dict[str, tuple[int, tuple[int, ...], str | None]]:
-    return {entry.name: (entry.elements, entry.ranks, entry.tied_to) for entry in audit.entries}
+def account(report: ConsolidationReport) -> dict[str, tuple[int, tuple[int, ...], str | None]]:
+    return {entry.name: (entry.elements, entry.ranks, entry.tied_to) for entry in report.entries}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -92,9 +92,9 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("world", [1, 3, 4])
 def test_one_file_of_all_ranks(tmp_path: Path, model: Tied, world: int) -> None:
     path, to = save(tmp_path, shards(model, world), inventory(model)), tmp_path / "made" / "weights.safetensors"
-    audit = consolidate(path, to)
+    report = consolidate(path, to)
     every = tuple(range(world))
-    assert account(audit) == {
+    assert account(report) == {
         "scale": (1, (0,), None),
         "empty": (0, (), None),
         "seen": (6, every[:3], None),
@@ -103,7 +103,7 @@ def test_one_file_of_all_ranks(tmp_path: Path, model: Tied, world: int) -> None:
         "frozen.bias": (4, every if world != 3 else (0, 1), None),
         "out.weight": (40, every, "embed.weight"),
     }
-    assert audit.elements == 1 + 6 + 40 + 16 + 4
+    assert report.elements == 1 + 6 + 40 + 16 + 4
     with safe_open(to, framework="pt") as file:
         metadata, names = file.metadata(), set(file.keys())
     assert (metadata["recipe"], metadata["step"], json.loads(metadata["ties"])) == (

@@ -168,7 +168,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         CheckpointReader(small(tmp_path, 2)).read_full("weight", "x")
     with pytest.raises(UserError, match="generators of rank 1"):
         reader.rng_state(1)
-    assert reader.random(2) is None
+    assert reader.rng_state(2) is None
 
 
 @pytest.mark.prove

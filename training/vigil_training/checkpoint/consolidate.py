@@ -11,11 +11,11 @@ from torch import Tensor
 from vigil_data.errors import Failure, UserError, capped
 from vigil_training.checkpoint.manifest import DamagedCheckpointError, FileDigest, find_problems
 from vigil_training.checkpoint.reader import CONSOLIDATED, CheckpointReader
-from vigil_training.checkpoint.safetensors_writer import Layout, arrange, sync_folder, write_tensors
+from vigil_training.checkpoint.safetensors_writer import TensorLayout, order_layouts, sync_folder, write_tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ConsolidatedTensor:
     """A parameter or buffer of the inventory, and where it was found.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class ConsolidationReport:
     """The account of a consolidation.
 
     Attributes:
@@ -56,7 +56,7 @@ class Audit:
     file: Path
     step: int
     recipe: str
-    entries: tuple[Found, ...]
+    entries: tuple[ConsolidatedTensor, ...]
     written: FileDigest
 
     @property
@@ -65,7 +65,7 @@ class Audit:
         return sum(entry.elements for entry in self.entries if entry.tied_to is None)
 
 
-def consolidate(path: Path, to: Path) -> Audit:
+def consolidate(path: Path, to: Path) -> ConsolidationReport:
     """Write all parameters and buffers of the checkpoint ``path`` into the safetensors file ``to``.
 
     Tied names are stored once, as safetensors has no shared tensors; the header says which they are. The file appears when all of
@@ -86,7 +86,7 @@ def consolidate(path: Path, to: Path) -> Audit:
     if wrong := _find_missing(reader) or _find_disagreement(reader):
         raise UserError(*capped(wrong), f"{path}: nothing is written")
     entries = tuple(_account(reader))
-    return Audit(path, to, reader.manifest.step, reader.manifest.recipe, entries, _write(reader, to))
+    return ConsolidationReport(path, to, reader.manifest.step, reader.manifest.recipe, entries, _write(reader, to))
 
 
 def _find_missing(reader: CheckpointReader) -> list[str]:
@@ -113,22 +113,22 @@ def _find_disagreement(reader: CheckpointReader) -> list[str]:
     """A line for each weight of which ranks hold the same elements with different bits."""
     wrong = []
     for name, shape in _stored(reader):
-        pieces = reader.pieces("weight", name)
+        pieces = reader.fragments("weight", name)
         if sum(piece.stop - piece.start for piece in pieces) == torch.Size(shape).numel():
             continue
         whole = reader.read_full("weight", name).reshape(-1)
         wrong += [
             f"{name}: rank {piece.rank} holds other values than another rank in {piece.start} to {piece.stop - 1}"
             for piece in pieces
-            if not _same_bits(reader.load(piece, piece.start, piece.stop), whole[piece.start : piece.stop])
+            if not _same_bits(reader.read_fragment(piece, piece.start, piece.stop), whole[piece.start : piece.stop])
         ]
     return wrong
 
 
-def _account(reader: CheckpointReader) -> Iterator[Found]:
+def _account(reader: CheckpointReader) -> Iterator[ConsolidatedTensor]:
     for name, entry in reader.manifest.inventory.items():
-        pieces = reader.pieces("weight", entry.tied_to or name)
-        yield Found(
+        pieces = reader.fragments("weight", entry.tied_to or name)
+        yield ConsolidatedTensor(
             name=name,
             shape=entry.shape,
             dtype=entry.dtype,
@@ -142,7 +142,7 @@ def _account(reader: CheckpointReader) -> Iterator[Found]:
 
 def _write(reader: CheckpointReader, to: Path) -> FileDigest:
     manifest = reader.manifest
-    layouts = arrange(Layout(name, getattr(torch, manifest.inventory[name].dtype), shape) for name, shape in _stored(reader))
+    layouts = order_layouts(TensorLayout(name, getattr(torch, manifest.inventory[name].dtype), shape) for name, shape in _stored(reader))
     tensors = (reader.weight(layout.name) for layout in layouts)
     ties = {name: entry.tied_to for name, entry in manifest.inventory.items() if entry.tied_to is not None}
     facts = {"format": CONSOLIDATED, "recipe": manifest.recipe, "step": str(manifest.step), "ties": json.dumps(ties)}

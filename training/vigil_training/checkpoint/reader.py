@@ -27,7 +27,7 @@ from vigil_training.checkpoint.shards import FragmentKind
 
 log = logging.getLogger("vigil.checkpoint")
 
-RANDOM = "random/"
+RNG_PREFIX = "random/"
 """Before the names of a rank's generators in its file."""
 
 CONSOLIDATED = "vigil-weights-1"
@@ -99,7 +99,7 @@ def best_checkpoint(folder: Path, mode: Literal["max", "min"]) -> Path:
     return (max if mode == "max" else min)(valued, key=valued.__getitem__)
 
 
-class Piece(NamedTuple):
+class FragmentLocation(NamedTuple):
     """Where a fragment lies: elements ``start`` to ``stop`` of the flattened tensor."""
 
     start: int
@@ -129,7 +129,7 @@ class CheckpointReader:
         self.absent: dict[int, Path] = {}
         self._files: dict[int, Any] = {}
         self._shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._pieces: dict[tuple[str, str], list[Piece]] = {}
+        self._pieces: dict[tuple[str, str], list[FragmentLocation]] = {}
         for rank in range(self.manifest.world):
             self._open(rank, self.path / rank_file(rank))
 
@@ -145,7 +145,7 @@ class CheckpointReader:
         for fragment, count in zip(fragments, counts, strict=True):
             place, start = (fragment["kind"], fragment["name"]), fragment["start"]
             self._shapes.setdefault(place, tuple(fragment["shape"]))
-            insort(self._pieces.setdefault(place, []), Piece(start, start + count, rank, fragment["key"]))
+            insort(self._pieces.setdefault(place, []), FragmentLocation(start, start + count, rank, fragment["key"]))
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class CheckpointReader:
         except (OSError, ValueError) as error:
             raise DamagedCheckpointError(f"{self.path / STATE}: cannot be read ({error})") from error
 
-    def random(self, rank: int) -> dict[str, Tensor] | None:
+    def rng_state(self, rank: int) -> dict[str, Tensor] | None:
         """The generators of a rank, for :func:`generators.set_rng_state`; none if it had no part in the checkpoint.
 
         Raises:
@@ -171,7 +171,7 @@ class CheckpointReader:
             raise DamagedCheckpointError(f"{self.absent[rank]}: missing or unreadable, and with it the generators of rank {rank}")
         file = self._files[rank]
         keys: list[str] = file.keys()
-        return {key.removeprefix(RANDOM): file.get_tensor(key).clone() for key in keys if key.startswith(RANDOM)}
+        return {key.removeprefix(RNG_PREFIX): file.get_tensor(key).clone() for key in keys if key.startswith(RNG_PREFIX)}
 
     def has(self, kind: FragmentKind, name: str) -> bool:
         """Whether there is any fragment of a tensor."""
@@ -185,11 +185,11 @@ class CheckpointReader:
         """The tensors of a kind of which there is any fragment."""
         return sorted(name for of, name in self._pieces if of == kind)
 
-    def pieces(self, kind: FragmentKind, name: str) -> Sequence[Piece]:
+    def fragments(self, kind: FragmentKind, name: str) -> Sequence[FragmentLocation]:
         """Where the fragments of a tensor lie, ordered by their start."""
         return self._pieces.get((kind, name), ())
 
-    def load(self, piece: Piece, start: int, stop: int) -> Tensor:
+    def read_fragment(self, piece: FragmentLocation, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the flattened tensor, out of one fragment that holds them."""
         tensor: Tensor = self._files[piece.rank].get_slice(piece.key)[start - piece.start : stop - piece.start]
         return tensor
@@ -197,7 +197,7 @@ class CheckpointReader:
     def gaps(self, kind: FragmentKind, name: str, start: int, stop: int) -> list[tuple[int, int]]:
         """The ranges between ``start`` and ``stop`` that no fragment holds."""
         found, at = [], start
-        for piece in self.pieces(kind, name):
+        for piece in self.fragments(kind, name):
             if piece.start >= stop:
                 break
             if piece.start > at:
@@ -205,7 +205,7 @@ class CheckpointReader:
             at = max(at, piece.stop)
         return [*found, (at, stop)] if at < stop else found
 
-    def piece(self, kind: FragmentKind, name: str, start: int, count: int) -> Tensor:
+    def read_range(self, kind: FragmentKind, name: str, start: int, count: int) -> Tensor:
         """``count`` elements of a flattened tensor, put together from the fragments of all ranks.
 
         Returns:
@@ -214,7 +214,7 @@ class CheckpointReader:
         Raises:
             UserError: some are not there; it names the tensor, the range, and the files that are missing.
         """
-        stop, pieces = start + count, self.pieces(kind, name)
+        stop, pieces = start + count, self.fragments(kind, name)
         if not count and not pieces:
             return torch.empty(0)
         if not pieces or self.gaps(kind, name, start, stop):
@@ -225,7 +225,7 @@ class CheckpointReader:
             end = min(stop, piece.stop)
             if end <= at and result is not None:
                 continue
-            values = self.load(piece, at, end) if end > at else self.load(piece, piece.start, piece.start)
+            values = self.read_fragment(piece, at, end) if end > at else self.read_fragment(piece, piece.start, piece.start)
             if result is None:
                 result = torch.empty(count, dtype=values.dtype)
             if end > at:
@@ -234,22 +234,22 @@ class CheckpointReader:
         assert result is not None
         return result
 
-    def whole(self, kind: FragmentKind, name: str) -> Tensor:
+    def read_full(self, kind: FragmentKind, name: str) -> Tensor:
         """A tensor in its shape.
 
         Raises:
-            UserError: as for :meth:`piece`.
+            UserError: as for :meth:`read_range`.
         """
         if (kind, name) not in self._shapes:
             raise UserError(self._describe_missing(kind, name, 0, None))
         shape = torch.Size(self._shapes[kind, name])
-        return self.piece(kind, name, 0, shape.numel()).reshape(shape)
+        return self.read_range(kind, name, 0, shape.numel()).reshape(shape)
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer of the inventory, in its type; tied names share one tensor.
 
         Raises:
-            UserError: as for :meth:`piece`.
+            UserError: as for :meth:`read_range`.
         """
         inventory = self.manifest.inventory
         stored = {name: self.weight(name) for name, entry in inventory.items() if entry.tied_to is None}
@@ -261,7 +261,7 @@ class CheckpointReader:
         One without elements need not be in the file of any rank.
 
         Raises:
-            UserError: as for :meth:`piece`.
+            UserError: as for :meth:`read_range`.
         """
         entry = self.manifest.inventory[name]
         if not self.has("weight", name) and torch.Size(entry.shape).numel() == 0:

@@ -29,7 +29,7 @@ _NAMES = {
 }
 
 
-class Layout(NamedTuple):
+class TensorLayout(NamedTuple):
     """How a tensor lies in a safetensors file."""
 
     name: str
@@ -73,7 +73,7 @@ def write_bytes(path: Path, content: bytes) -> FileDigest:
     return file.facts()
 
 
-def arrange(layouts: Iterable[Layout]) -> list[Layout]:
+def order_layouts(layouts: Iterable[TensorLayout]) -> list[TensorLayout]:
     """The order in which tensors are written: wide elements first, so that each begins at a multiple of its width.
 
     Raises:
@@ -86,7 +86,7 @@ def arrange(layouts: Iterable[Layout]) -> list[Layout]:
     return ordered
 
 
-def write_tensors(path: Path, layouts: Sequence[Layout], tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> FileDigest:
+def write_tensors(path: Path, layouts: Sequence[TensorLayout], tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> FileDigest:
     """Write a safetensors file to the disk, tensor by tensor, without a second copy of them in memory.
 
     The format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's length, the header in JSON,
@@ -95,7 +95,7 @@ def write_tensors(path: Path, layouts: Sequence[Layout], tensors: Iterable[Tenso
 
     Args:
         path: of the file.
-        layouts: from :func:`arrange`.
+        layouts: from :func:`order_layouts`.
         tensors: of the layouts, in their order, on the CPU.
         metadata: of the header.
     """

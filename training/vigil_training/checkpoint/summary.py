@@ -12,7 +12,7 @@ from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoint_f
 from vigil_training.checkpoint.shards import FragmentKind
 
 
-class Held(NamedTuple):
+class KindSize(NamedTuple):
     """What a checkpoint holds of one kind."""
 
     tensors: int
@@ -20,7 +20,7 @@ class Held(NamedTuple):
     bytes: int
 
 
-class Row(NamedTuple):
+class CheckpointSummary(NamedTuple):
     """A checkpoint in a list.
 
     Attributes:
@@ -39,7 +39,7 @@ def is_checkpoint(path: Path) -> bool:
     return (path / MANIFEST).is_file() or (path.is_dir() and step_of(path) is not None)
 
 
-def examine(path: Path, content: bool) -> Row:
+def summarize(path: Path, content: bool) -> CheckpointSummary:
     """Look at one checkpoint.
 
     Args:
@@ -49,29 +49,29 @@ def examine(path: Path, content: bool) -> Row:
     try:
         manifest = read_manifest(path)
     except UserError as error:
-        return Row(path, None, {MANIFEST: str(error)})
-    return Row(path, manifest, dict(find_problems(path, manifest, content)))
+        return CheckpointSummary(path, None, {MANIFEST: str(error)})
+    return CheckpointSummary(path, manifest, dict(find_problems(path, manifest, content)))
 
 
-def examine_all(folder: Path, content: bool) -> list[Row]:
-    """Look at every checkpoint in ``folder``, from the oldest to the newest; see :func:`examine`."""
-    return [examine(path, content) for path in list_checkpoint_folders(folder)]
+def summarize_all(folder: Path, content: bool) -> list[CheckpointSummary]:
+    """Look at every checkpoint in ``folder``, from the oldest to the newest; see :func:`summarize`."""
+    return [summarize(path, content) for path in list_checkpoint_folders(folder)]
 
 
-def held(path: Path) -> dict[str, Held]:
+def sizes_by_kind(path: Path) -> dict[str, KindSize]:
     """What the checkpoint ``path`` holds, by kind; bytes are those of the values."""
     reader, result = CheckpointReader(path), {}
     for kind in get_args(FragmentKind):
         names, elements, size = reader.names(kind), 0, 0
-        for piece in (piece for name in names for piece in reader.pieces(kind, name)):
+        for piece in (piece for name in names for piece in reader.fragments(kind, name)):
             elements += piece.stop - piece.start
-            size += (piece.stop - piece.start) * reader.load(piece, piece.start, piece.start).element_size()
+            size += (piece.stop - piece.start) * reader.read_fragment(piece, piece.start, piece.start).element_size()
         if names:
-            result[kind] = Held(len(names), elements, size)
+            result[kind] = KindSize(len(names), elements, size)
     return result
 
 
-def table_of_run(rows: list[Row], mode: Literal["max", "min"]) -> Table:
+def table_of_run(rows: list[CheckpointSummary], mode: Literal["max", "min"]) -> Table:
     """A row for each checkpoint of a run, with marks for the last and the best."""
     known = {row.path: row.manifest for row in rows if row.manifest is not None}
     values = {path: manifest.value for path, manifest in known.items() if manifest.value is not None}
@@ -85,7 +85,7 @@ def table_of_run(rows: list[Row], mode: Literal["max", "min"]) -> Table:
     return table
 
 
-def tables_of_checkpoint(row: Row) -> list[Table]:
+def tables_of_checkpoint(row: CheckpointSummary) -> list[Table]:
     """What one checkpoint is, what it holds by kind, and its files."""
     manifest = row.manifest
     if manifest is None:
@@ -95,7 +95,7 @@ def tables_of_checkpoint(row: Row) -> list[Table]:
         facts.add_row({"world": "ranks"}.get(name, name), str(getattr(manifest, name)))
     facts.add_row(manifest.monitor, _value(manifest))
     kinds = Table("kind", "tensors", "elements", "size")
-    for kind, of in held(row.path).items():
+    for kind, of in sizes_by_kind(row.path).items():
         kinds.add_row(kind, str(of.tensors), f"{of.elements:,}", _size(of.bytes))
     files = Table("file", "size", "state")
     for name in sorted(manifest.files.keys() | row.problems.keys()):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vigil_data.errors import Failure
 from vigil_training.checkpoint.manifest import MANIFEST, STATE, FileDigest, Manifest, folder_name, rank_file
-from vigil_training.checkpoint.reader import RANDOM, list_checkpoints
+from vigil_training.checkpoint.reader import RNG_PREFIX, list_checkpoints
 from vigil_training.checkpoint.retention import prune, remove
 from vigil_training.checkpoint.rng_state import get_rng_state
-from vigil_training.checkpoint.safetensors_writer import Layout, arrange, sync_folder, write_bytes, write_tensors
+from vigil_training.checkpoint.safetensors_writer import TensorLayout, order_layouts, sync_folder, write_bytes, write_tensors
 from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
@@ -204,7 +204,7 @@ class CheckpointWriter:
         try:
             part.mkdir(parents=True, exist_ok=True)
             at = part / rank_file(rank)
-            layouts = arrange(Layout(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
+            layouts = order_layouts(TensorLayout(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
             facts = write_tensors(at, layouts, (tensors[layout.name] for layout in layouts), copied.metadata)
             if not self._world.is_main:
                 at = part / f"rank-{rank}.done"
@@ -341,7 +341,7 @@ def _copy(fragments: Iterable[Fragment]) -> tuple[dict[str, Tensor], dict[str, s
         tensors[key] = values.to("cpu", copy=True).contiguous()
         about = {"key": key, "kind": fragment.kind, "name": fragment.name}
         listed.append({**about, "shape": list(fragment.shape), "start": fragment.start})
-    tensors |= {RANDOM + name: tensor for name, tensor in get_rng_state().items()}
+    tensors |= {RNG_PREFIX + name: tensor for name, tensor in get_rng_state().items()}
     return tensors, {"fragments": json.dumps(listed)}
 
 

@@ -51,7 +51,7 @@ class RankGroup:
         """Return when every rank has come here."""
         self.gather([0.0])
 
-    def agree(self, decide: Callable[[], T]) -> T:
+    def run_on_rank_0(self, decide: Callable[[], T]) -> T:
         """What ``decide`` gives on rank 0, on every rank; what it raises there is raised by all.
 
         Args:
