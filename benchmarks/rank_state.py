@@ -83,18 +83,19 @@ def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
         return {name: _bytes(tensors) for name, tensors in found.items()} | {"masters": 0}
     import deepspeed
 
-    from vigil_training.distributed.strategies.deepspeed_shards import held
+    from vigil_training.distributed.strategies.deepspeed_internals import disable_op_builders
+    from vigil_training.distributed.strategies.deepspeed_shards import allocated_bytes
 
-    deepspeed.ops.__compatible_ops__ = {}
+    disable_op_builders()
     config = make_zero(strategy, sum(p.numel() for p in model.parameters()))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     for step in range(2):
         engine.backward(engine(rows).sum())
         if step == 0:
             engine.step()
-    holds = held(engine.optimizer, engine.module)
+    found = allocated_bytes(engine.optimizer, engine.module)
     dist.barrier()
-    return {name: holds[name] for name in ("weights", "gradients", "optimizer", "masters")}
+    return {name: found[name] for name in ("weights", "gradients", "optimizer", "masters")}
 
 
 def _bytes(tensors: Any) -> int:

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vigil_training.checkpoint.shards import inventory
 from vigil_training.distributed.strategies.cluster_environment import WorldEnvironment
-from vigil_training.distributed.strategies.deepspeed import ZeroStrategy, zero_precision
+from vigil_training.distributed.strategies.deepspeed import Float32Precision, ZeroStrategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 
@@ -169,7 +170,7 @@ class Module(pl.LightningModule):
         self.model = make_model(fit["seed"])
         self.job = fit
         self.folder = folder
-        self.noted: dict[str, Any] = {"losses": [], "norms": [], "skipped": [], "validation": [], "held": {}, "dtypes": []}
+        self.noted: dict[str, Any] = {"losses": [], "norms": [], "skipped": [], "validation": [], "bytes": {}, "dtypes": []}
 
     def train_dataloader(self) -> Any:
         epoch = self.current_epoch + self.job["first_epoch"]
@@ -196,7 +197,7 @@ class Module(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         del optimizer
-        self.noted["held"] = self.trainer.strategy.held()
+        self.noted["bytes"] = self.trainer.strategy.allocated_bytes()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -233,12 +234,12 @@ def run(fit: dict[str, Any], folder: Path) -> None:
     place = World(rank, world, rank, world, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     recipe = Recipe.model_validate_json(json.dumps(fit["recipe"]))
     module = Module(fit, folder)
-    strategy = ZeroStrategy.of(recipe.strategy, recipe, place, torch.device("cpu"), WorldEnvironment(place))  # type: ignore[arg-type]
+    strategy = ZeroStrategy.from_recipe(recipe.strategy, recipe, place, torch.device("cpu"), WorldEnvironment(place))  # type: ignore[arg-type]
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=world,
         strategy=strategy,
-        plugins=[zero_precision(recipe)],
+        plugins=[Float32Precision()],
         max_epochs=fit["epochs"],
         accumulate_grad_batches=ACCUMULATE,
         reload_dataloaders_every_n_epochs=1,
@@ -250,7 +251,7 @@ def run(fit: dict[str, Any], folder: Path) -> None:
         use_distributed_sampler=False,
     )
     trainer.fit(module)
-    entries = strategy.inventory(module.model).items()  # type: ignore[arg-type]
+    entries = inventory(module.model).items()
     module.noted["inventory"] = {name: [list(e.shape), e.dtype, e.trained, e.buffer, e.tied_to] for name, e in entries}
     (folder / f"{fit['name']}-rank{rank}.json").write_text(json.dumps(module.noted))
 

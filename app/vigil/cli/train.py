@@ -39,7 +39,7 @@ def train(
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
         _launch(strategy)
     # A job may be asked to stop while all is being imported, which takes some seconds.
-    with Preemption(to_the_end=True) as preemption:
+    with Preemption(ignore_on_exit=True) as preemption:
         from vigil_training.trainer.fit import fit
 
         fit(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vigil_data.errors import UserError
-from vigil_training.distributed.strategies.deepspeed import check_nvme, merge, zero_config
+from vigil_training.distributed.strategies.deepspeed import check_nvme, merge_configs, zero_config
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import DeepSpeed
 
@@ -301,7 +301,7 @@ def test_what_is_held_is_shared_out(ran: Path, stage: int) -> None:
     whole = 4 * sum(tensor.numel() for tensor in model.parameters())
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     for rank in said(ran, f"stage{stage}"):
-        held = rank["held"]
+        held = rank["bytes"]
         # Half of the state, more by what the last rank has of padding: an element of each parameter or group.
         assert trained / WORLD <= held["masters"] <= trained / WORLD * 1.1
         assert held["optimizer"] == pytest.approx(2 * held["masters"], abs=16)
@@ -319,17 +319,17 @@ def test_raw_configuration_lies_over_the_rest(make_recipe: Callable[..., Recipe]
 
 
 def test_merging_changes_neither_part() -> None:
-    under, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": {"x": 1}}, "e": [1]}
-    assert merge(under, over) == {"a": {"b": {"x": 1}, "c": 2}, "d": 3, "e": [1]}
-    assert under == {"a": {"b": 1, "c": 2}, "d": 3}
-    assert over == {"a": {"b": {"x": 1}}, "e": [1]}
+    base, update = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": {"x": 1}}, "e": [1]}
+    assert merge_configs(base, update) == {"a": {"b": {"x": 1}, "c": 2}, "d": 3, "e": [1]}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert update == {"a": {"b": {"x": 1}}, "e": [1]}
 
 
 def test_nvme_is_refused_where_it_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spec(path: Path) -> DeepSpeed:
         return DeepSpeed(stage=3, devices=2, offload_optimizer="nvme", nvme_path=str(path))
 
-    with pytest.raises(UserError, match=r"nvme_path.*not a folder that can be written to"):
+    with pytest.raises(UserError, match=r"nvme_path.*not a writable folder"):
         check_nvme(spec(tmp_path / "absent"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"async_io.*libaio-dev, g\+\+ and ninja"):

@@ -1,4 +1,4 @@
-"""Ranks find each other, decide alike, are stopped together, and say where they are when they hang."""
+"""Launching ranks, their exit status, exchange between ranks, the watchdog, and the checks before training."""
 
 import json
 import os
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_training.distributed.launch import worst
+from vigil_training.distributed.launch import combine_statuses
 from vigil_training.distributed.preemption import Preemption
-from vigil_training.distributed.preflight import _compare
-from vigil_training.distributed.watchdog import WINDOW, StepTimes
+from vigil_training.distributed.preflight import find_problems
+from vigil_training.distributed.watchdog import WINDOW_STEPS, StepTimes
 from vigil_training.distributed.world import World, find_world
 
 LAUNCH = """
@@ -31,11 +31,11 @@ SRUN = {
     "SLURM_LOCALID": "1",
     "SLURM_NTASKS_PER_NODE": "4",
 }
-MEND = "free some space or name another folder with --run"
+HINT = "free some space or name another folder with --run"
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 
 
-def test_the_place_of_a_process_is_read_from_srun_and_from_torchrun():
+def test_find_world_reads_srun_and_torchrun():
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", **MASTER}
     for environment in (SRUN | MASTER, torchrun, torchrun | SRUN | {"SLURM_PROCID": "0"}):
         world = find_world(environment)
@@ -43,7 +43,7 @@ def test_the_place_of_a_process_is_read_from_srun_and_from_torchrun():
         assert (world.nodes, world.node_rank, world.is_main) == (2, 1, False)
 
 
-def test_a_process_that_nobody_launched_has_no_place():
+def test_find_world_without_a_launcher():
     assert find_world({}) is None
     assert find_world({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}) is None  # The batch script itself, or salloc.
     assert find_world({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == World()
@@ -53,13 +53,13 @@ def test_a_process_that_nobody_launched_has_no_place():
     ("changes", "message"),
     [
         ({"MASTER_ADDR": ""}, "without the variable MASTER_ADDR"),
-        ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS is 'many' and not a number"),
-        ({"SLURM_PROCID": "9"}, "rank 9 of 8, 1 of 4 on its machine, cannot be"),
-        ({"SLURM_NTASKS_PER_NODE": "0"}, "1 of 0 on its machine, cannot be"),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS: must be a number, not 'many'"),
+        ({"SLURM_PROCID": "9"}, "rank 9 of 8, local rank 1 of 4: out of range"),
+        ({"SLURM_NTASKS_PER_NODE": "0"}, "local rank 1 of 0: out of range"),
         ({"SLURM_STEP_NUM_TASKS": "7"}, "7 processes cannot be 4 on each machine"),
     ],
 )
-def test_an_incomplete_place_is_refused(changes, message):
+def test_find_world_refuses_incomplete_variables(changes, message):
     with pytest.raises(UserError, match=message):
         find_world(SRUN | MASTER | changes)
 
@@ -82,13 +82,13 @@ def test_an_incomplete_place_is_refused(changes, message):
         ([85, 77], 1),
     ],
 )
-def test_one_status_is_made_of_several(statuses, expected):
-    assert worst(statuses) == worst(statuses[::-1]) == expected
+def test_combine_statuses(statuses, expected):
+    assert combine_statuses(statuses) == combine_statuses(statuses[::-1]) == expected
 
 
 @pytest.fixture
 def launched():
-    """Starts ranks that run a script; those that are left at the end are killed."""
+    """Start ranks that run a script; kill those that remain at the end."""
     started = []
 
     def launched(script, processes=2, grace=5.0, **arguments):
@@ -113,7 +113,7 @@ WAITING = """
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_signals_reach_every_rank(name, launched):
+def test_launch_forwards_signals_to_every_rank(name, launched):
     process = launched(WAITING)
     assert [process.stdout.readline()[:3] for _ in range(2)] == ["pid", "pid"]
     process.send_signal(getattr(signal, name))
@@ -123,7 +123,7 @@ def test_signals_reach_every_rank(name, launched):
     assert process.returncode == 85
 
 
-def test_no_rank_outlives_its_launcher(launched):
+def test_launch_killed_ends_its_ranks(launched):
     process = launched(WAITING)
     pids = [int(process.stdout.readline().split()[1]) for _ in range(2)]
     process.kill()
@@ -134,7 +134,7 @@ def test_no_rank_outlives_its_launcher(launched):
         time.sleep(0.02)
 
 
-def test_ranks_that_wait_for_one_that_failed_are_ended(launched):
+def test_launch_ends_ranks_that_outlive_a_failure(launched):
     script = """
         import os, signal, sys, time
         if os.environ["RANK"] == "1":
@@ -147,7 +147,7 @@ def test_ranks_that_wait_for_one_that_failed_are_ended(launched):
     assert process.returncode == 1
 
 
-def test_a_signal_is_noted_and_the_handlers_are_put_back():
+def test_preemption_records_the_first_signal_and_restores_handlers():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     with Preemption() as preemption:
         assert preemption.asked is None
@@ -159,6 +159,7 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
 
 RANK = """
     import os, sys, time
+    from datetime import timedelta
     from pathlib import Path
     import torch.distributed as dist
     from vigil_data.errors import UserError
@@ -168,7 +169,7 @@ RANK = """
 
     world, folder = find_world(), Path(os.environ["FOLDER"])
     dist.init_process_group("gloo", init_method=f"tcp://{world.address}:{world.port}", rank=world.rank, world_size=world.size)
-    ranks = RankGroup(world, 60)
+    ranks = RankGroup(world, timedelta(seconds=60))
     assert ranks.gather([world.rank, 7]).tolist() == [[0, 7], [1, 7]]
     assert ranks.gather_objects({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}]
     assert ranks.run_on_rank_0(lambda: f"by {world.rank}") == "by 0"
@@ -186,16 +187,16 @@ RANK = """
         watchdog.start(folder / "stacks")
         watchdog.beat("step 3")
 
-        def the_rank_that_is_elsewhere():
+        def hanging_function():
             time.sleep(60)
 
         if world.rank:
-            the_rank_that_is_elsewhere()
+            hanging_function()
         ranks.barrier()
 """
 
 
-def test_ranks_agree_and_a_hung_collective_shows_where_each_of_them_is(tmp_path, launched):
+def test_rank_group_and_watchdog_on_two_ranks(tmp_path, launched):
     process = launched(RANK, env={**os.environ, "FOLDER": str(tmp_path), "OMP_NUM_THREADS": "1"})
     process.communicate(timeout=90)
     assert process.returncode == 85
@@ -204,9 +205,9 @@ def test_ranks_agree_and_a_hung_collective_shows_where_each_of_them_is(tmp_path,
     stacks = [(tmp_path / "stacks" / f"rank-{rank}.txt").read_text() for rank in range(2)]
     for rank, text in enumerate(stacks):
         assert text.startswith(f"rank {rank} on ")
-        assert "nothing since step 3" in text.splitlines()[0]
+        assert "no progress since step 3" in text.splitlines()[0]
     assert "in barrier" in stacks[0]
-    assert "in the_rank_that_is_elsewhere" in stacks[1]
+    assert "in hanging_function" in stacks[1]
 
 
 def facts(rank, host, free=100.0, clock=0.0, **same):
@@ -219,25 +220,25 @@ def facts(rank, host, free=100.0, clock=0.0, **same):
     }
 
 
-def test_what_differs_is_named_with_its_machine():
+def test_preflight_names_machines_and_ranks():
     four = [facts(rank, f"node-{rank // 2}") for rank in range(4)]
-    assert _compare(four, 0) == []
+    assert find_problems(four, 0) == []
     other = [*four[:2], *(facts(rank, "node-1", torch="2.10.0", free=1) for rank in (2, 3)), facts(4, "node-2", clock=-100.0)]
-    assert _compare(other, 5 * 2**30) == [
+    assert find_problems(other, 5 * 2**30) == [
         "node node-1 (rank 2, 3): torch: 2.10.0, the others 2.14.1",
-        "node node-1 (rank 2, 3): 1.0 GiB are free for checkpoints that take 5.0 GiB; " + MEND,
+        "node node-1 (rank 2, 3): 1.0 GiB are free for checkpoints that take 5.0 GiB; " + HINT,
         "node node-2 (rank 4): the clock differs by over 60 s from the others'; set the clocks by NTP",
     ]
     unreadable = [*four[:3], facts(3, "node-1", data="cannot be read: no such file")]
-    everywhere = [facts(rank, "node-0", data="cannot be read: no such file") for rank in range(2)]
-    assert _compare(everywhere, 0) == ["node node-0 (rank 0, 1): data: cannot be read: no such file"]
-    assert _compare(unreadable, 0) == ["node node-1 (rank 3): data: cannot be read: no such file, the others version 3"]
+    on_no_rank = [facts(rank, "node-0", data="cannot be read: no such file") for rank in range(2)]
+    assert find_problems(on_no_rank, 0) == ["node node-0 (rank 0, 1): data: cannot be read: no such file"]
+    assert find_problems(unreadable, 0) == ["node node-1 (rank 3): data: cannot be read: no such file, the others version 3"]
 
 
-def test_a_slow_rank_is_shown(caplog):
+def test_step_times_reports_a_slow_rank(caplog):
     times = StepTimes(4)
     found = {}
-    for _ in range(WINDOW):
+    for _ in range(WINDOW_STEPS):
         found = times.add(np.array([0.1, 0.1, 0.3, 0.11]))
     assert found["ranks/slowest_rank"] == 2
     assert found["ranks/step_seconds_slowest"] == pytest.approx(0.3)

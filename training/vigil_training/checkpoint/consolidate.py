@@ -68,8 +68,8 @@ class ConsolidationReport:
 def consolidate(path: Path, to: Path) -> ConsolidationReport:
     """Write all parameters and buffers of the checkpoint ``path`` into the safetensors file ``to``.
 
-    Tied names are stored once, as safetensors has no shared tensors; the header says which they are. The file appears when all of
-    it is written, and replaces an older one.
+    Tied names are stored once, as safetensors has no shared tensors; the header says which they are. The file appears when all
+    of it is written, and replaces an older one.
 
     Raises:
         UserError: a file is damaged, something of the inventory is missing, or overlapping pieces differ; nothing is written.
@@ -142,7 +142,9 @@ def _account(reader: CheckpointReader) -> Iterator[ConsolidatedTensor]:
 
 def _write(reader: CheckpointReader, to: Path) -> FileDigest:
     manifest = reader.manifest
-    layouts = order_layouts(TensorLayout(name, getattr(torch, manifest.inventory[name].dtype), shape) for name, shape in _stored(reader))
+    layouts = order_layouts(
+        TensorLayout(name, getattr(torch, manifest.inventory[name].dtype), shape) for name, shape in _stored(reader)
+    )
     tensors = (reader.weight(layout.name) for layout in layouts)
     ties = {name: entry.tied_to for name, entry in manifest.inventory.items() if entry.tied_to is not None}
     facts = {"format": CONSOLIDATED, "recipe": manifest.recipe, "step": str(manifest.step), "ties": json.dumps(ties)}

@@ -32,8 +32,8 @@ def choose_kept(values: Mapping[int, float | None], spec: CheckpointSpec, mode: 
 def prune(folder: Path, spec: CheckpointSpec, mode: Literal["max", "min"], committed: int) -> None:
     """Remove what need not be kept; for rank 0, when the checkpoint of the step ``committed`` is complete.
 
-    Checkpoints of later steps are removed too: the run was resumed from before them as they were damaged, and as the newest they
-    would be taken for where the run stands. One whose manifest cannot be read is left where it is.
+    Checkpoints of later steps are removed too: the run was resumed from before them as they were damaged, and as the newest
+        they would be taken for where the run stands. One whose manifest cannot be read is left where it is.
     """
     values: dict[int, float | None] = {}
     folders: dict[int, Path] = {}

@@ -86,7 +86,9 @@ def order_layouts(layouts: Iterable[TensorLayout]) -> list[TensorLayout]:
     return ordered
 
 
-def write_tensors(path: Path, layouts: Sequence[TensorLayout], tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> FileDigest:
+def write_tensors(
+    path: Path, layouts: Sequence[TensorLayout], tensors: Iterable[Tensor], metadata: Mapping[str, str]
+) -> FileDigest:
     """Write a safetensors file to the disk, tensor by tensor, without a second copy of them in memory.
 
     The format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's length, the header in JSON,

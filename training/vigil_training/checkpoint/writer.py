@@ -87,8 +87,8 @@ class _Copied:
 class CheckpointWriter:
     """Writes checkpoints, one after another; every rank has one and all save at the same steps.
 
-    Ranks meet in the file system alone: each writes its file and then ``rank-N.done`` with its size and SHA-256, and rank 0 waits
-    for all of these. No collective is called, so a writer can work in a thread beside training.
+    Ranks meet in the file system alone: each writes its file and then ``rank-N.done`` with its size and SHA-256, and rank 0
+        waits for all of these. No collective is called, so a writer can work in a thread beside training.
 
     Args:
         folder: of the run's checkpoints, which all ranks see.

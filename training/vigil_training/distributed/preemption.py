@@ -1,4 +1,4 @@
-"""Being asked to stop: signals set a flag, which the step that is running looks at when it ends."""
+"""Preemption: signals set a flag, which training checks at the end of each step."""
 
 import signal
 import threading
@@ -10,39 +10,43 @@ from vigil_data.errors import Failure
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """SIGTERM comes at preemption, requeueing and the time limit, SIGUSR1 some time before it (``--signal`` of sbatch)."""
 
+REQUEUE_STATUS = 85
+"""Exit status of a run that was stopped through no fault of its own and can be resumed."""
+
 
 class Preempted(Failure):
-    """The run was stopped where it can be taken up again; the same command goes on."""
+    """The run was stopped and can be resumed with the same command."""
 
-    status = 85
+    status = REQUEUE_STATUS
 
 
 class Preemption:
-    """Notes, while it is entered, that a signal asked the process to stop; a handler does nothing else.
+    """Context manager that records the first preemption signal; its handler does nothing else.
 
     Args:
-        to_the_end: ignore these signals when it is left: a process that has done its work is not to die of a late one, and Python
-            takes its own handlers away before it is gone.
+        ignore_on_exit: ignore these signals on exit, so that a late one does not kill a process that has finished: Python
+            removes
+            its own handlers before the process ends.
 
     Attributes:
-        asked: name of the first such signal.
+        asked: name of the first signal, such as ``SIGTERM``; ``None`` if none came.
     """
 
-    def __init__(self, to_the_end: bool = False) -> None:
-        self._to_the_end = to_the_end
+    def __init__(self, ignore_on_exit: bool = False) -> None:
+        self._ignore_on_exit = ignore_on_exit
         self.asked: str | None = None
-        self._before: dict[int, Any] = {}
+        self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers.
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._former = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if self._to_the_end else signal.SIG_DFL if handler is None else handler)
+        for number, handler in self._former.items():
+            signal.signal(number, signal.SIG_IGN if self._ignore_on_exit else signal.SIG_DFL if handler is None else handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked is None:
             self.asked = signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""When nothing goes on any more: where every rank is, and an end; and which rank is slow."""
+"""Watchdog: writes the stacks of all ranks and ends them when training hangs; also reports which rank is slow."""
 
 import faulthandler
 import logging
@@ -13,37 +13,38 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_training.distributed.preemption import REQUEUE_STATUS
+
 log = logging.getLogger("vigil.ranks")
 
-STATUS = 85
-"""A collective hangs most often because a machine is lost, and the run goes on elsewhere; requeues are bounded."""
+STACK_DUMP_SECONDS = 10.0
+"""Time for all ranks to write their stacks before they end."""
 
-OTHERS_HAVE = 10.0
-"""Seconds in which the other ranks write their stacks before a rank ends."""
-
-WINDOW = 50
-SLOW = 1.5
-LATE = 0.05
-"""A rank is slow if over WINDOW steps its own part takes SLOW times as long as the others', and LATE seconds longer."""
+WINDOW_STEPS = 50
+SLOW_RATIO = 1.5
+SLOW_SECONDS = 0.05
+"""A rank is slow if over the window its own part of a step takes this many times as long as the others', and this much longer.
+"""
 
 
 class Watchdog:
-    """Ends the process, with its stacks written down, when for some time nothing has been done.
+    """Writes the stacks of the process and ends it if there is no progress for some time.
 
-    A rank that waits in a collective cannot raise an exception, so a thread of its own looks at the clock. The first rank whose
-    time is out leaves a file ``hung``, at which all of them write their stacks; the one that is elsewhere than the others is the
-    cause.
+    A rank that waits in a collective cannot raise an exception, so a separate thread checks the clock. The first rank that
+    times out makes the file ``hung``, at which all ranks write their stacks; the rank whose stack differs from the others' is
+    the cause. The exit status asks for a requeue: a collective hangs most often because a machine is lost, and requeues are
+    bounded.
 
     Args:
-        timeout: seconds without :meth:`beat`; none for no limit.
-        rank: of this process.
+        timeout: seconds without a :meth:`beat`; ``None`` for no limit.
+        rank: rank of this process.
     """
 
     def __init__(self, timeout: float | None, rank: int) -> None:
         self._timeout = timeout
         self._rank = rank
-        self._what = "start"
-        self._beat = time.monotonic()
+        self._last_event = "start"
+        self._last_beat = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vigil-watchdog", daemon=True)
 
@@ -54,83 +55,82 @@ class Watchdog:
         self._ended.set()
 
     def start(self, stacks: Path) -> None:
-        """Begin to watch.
+        """Start to watch.
 
         Args:
-            stacks: folder for ``rank-N.txt``; of this start of the run alone, as an older one may still hang somewhere.
+            stacks: folder for ``rank-N.txt``, specific to this start of the run, since an older one may still hang elsewhere.
         """
         self._stacks = stacks
-        self._beat = time.monotonic()
+        self._last_beat = time.monotonic()
         if self._timeout is not None:
             self._thread.start()
 
-    def beat(self, what: str) -> None:
-        """Something is done.
+    def beat(self, event: str) -> None:
+        """Report progress.
 
         Args:
-            what: named in the file of stacks.
+            event: what was done; the file of stacks names the last one.
         """
-        self._what, self._beat = what, time.monotonic()
+        self._last_event, self._last_beat = event, time.monotonic()
 
     def _watch(self) -> None:
         assert self._timeout is not None
         pause = min(1.0, self._timeout / 10)
         while not self._ended.wait(pause):
-            silent = time.monotonic() - self._beat
-            if silent > self._timeout or self._seen_by_another():
-                # The disk may be what hangs: writing is given some time, and the end does not wait for it.
-                threading.Thread(target=self._write, args=(silent,), daemon=True).start()
-                if not self._ended.wait(min(OTHERS_HAVE, self._timeout)):
-                    os._exit(STATUS)
+            silent = time.monotonic() - self._last_beat
+            if silent > self._timeout or self._another_rank_timed_out():
+                # The disk itself may hang, so a thread writes and the end does not wait for it.
+                threading.Thread(target=self._write_stacks, args=(silent,), daemon=True).start()
+                if not self._ended.wait(min(STACK_DUMP_SECONDS, self._timeout)):
+                    os._exit(REQUEUE_STATUS)
 
-    def _seen_by_another(self) -> bool:
+    def _another_rank_timed_out(self) -> bool:
         try:
             return (self._stacks / "hung").exists()
         except OSError:
             return False
 
-    def _write(self, silent: float) -> None:
+    def _write_stacks(self, silent: float) -> None:
         path = self._stacks / f"rank-{self._rank}.txt"
         self._stacks.mkdir(parents=True, exist_ok=True)
         (self._stacks / "hung").touch()
         with path.open("w") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"rank {self._rank} on {platform.node()}, {now}: nothing since {self._what}, {silent:.0f} s ago\n\n")
+            file.write(
+                f"rank {self._rank} on {platform.node()}, {now}: no progress since {self._last_event}, {silent:.0f} s ago\n\n"
+            )
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
-        log.warning("hung: nothing since %s, %.0f s ago; where this rank is stands in %s", self._what, silent, path)
+        log.warning("hung: no progress since %s, %.0f s ago; the stacks are in %s", self._last_event, silent, path)
 
 
 class StepTimes:
-    """Each rank's own part of the steps: a rank that is slower than the others holds all of them up.
+    """Time of each rank's own part of a step: a rank that is slower than the others delays all of them.
 
     Args:
-        ranks: how many.
-        says: whether this process logs it.
+        ranks: number of ranks.
+        logs: whether this process logs a slow rank.
     """
 
-    def __init__(self, ranks: int, says: bool = True) -> None:
-        self._says = says
+    def __init__(self, ranks: int, logs: bool = True) -> None:
+        self._logs = logs
         self._seconds: list[NDArray[np.float64]] = []
         self._ranks = ranks
 
     def add(self, seconds: NDArray[np.float64]) -> dict[str, float]:
-        """Note one step.
+        """Add one step, and return the metrics to record: medians over the last steps; empty with one rank.
 
         Args:
-            seconds: of each rank, ``[ranks]``.
-
-        Returns:
-            Numbers for the record: medians over the last steps. Empty with one rank.
+            seconds: time of each rank, ``[ranks]``.
         """
         if self._ranks == 1:
             return {}
-        self._seconds = [*self._seconds[-WINDOW + 1 :], seconds]
+        self._seconds = [*self._seconds[-WINDOW_STEPS + 1 :], seconds]
         by_rank = np.median(self._seconds, axis=0)
         slowest = int(by_rank.argmax())
         typical = float(np.median(np.delete(by_rank, slowest)))
-        late = by_rank[slowest] - typical
-        if self._says and len(self._seconds) == WINDOW and late > max(LATE, (SLOW - 1) * typical):
+        excess = by_rank[slowest] - typical
+        if self._logs and len(self._seconds) == WINDOW_STEPS and excess > max(SLOW_SECONDS, (SLOW_RATIO - 1) * typical):
             log.warning("rank %d is slow: %.3f s a step of its own, the others %.3f s", slowest, by_rank[slowest], typical)
             self._seconds = []
         return {

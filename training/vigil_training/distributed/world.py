@@ -1,4 +1,4 @@
-"""Which of how many processes this one is: from srun, from a launcher, or alone."""
+"""Rank and world size of this process: from srun, from a launcher, or a single process."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from vigil_data.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The place of a process among those of a run.
+    """Position of a process among the ranks of a run.
 
     Attributes:
-        rank: of this process, from 0.
-        size: ranks in all.
-        local_rank: among those of this machine.
+        rank: global rank, from 0.
+        size: number of ranks.
+        local_rank: rank within this machine.
         local_size: ranks on each machine.
-        address: of the machine of rank 0.
-        port: at which rank 0 gathers the others.
+        address: address of rank 0's machine.
+        port: port on which rank 0 accepts the others.
     """
 
     rank: int = 0
@@ -29,29 +29,29 @@ class World:
 
     @property
     def nodes(self) -> int:
-        """Machines."""
+        """Number of machines."""
         return self.size // self.local_size
 
     @property
     def node_rank(self) -> int:
-        """Which machine this is."""
+        """Index of this machine."""
         return self.rank // self.local_size
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is rank 0, which writes the files that are written once."""
         return self.rank == 0
 
 
 def find_world(environment: Mapping[str, str] | None = None) -> World | None:
-    """The place that a launcher gave this process, or none where nobody launched it.
+    """Return the position that a launcher gave this process, or ``None`` without a launcher.
 
-    Two kinds of launchers are known: srun, whose steps carry ``SLURM_STEP_NUM_TASKS`` and ``SLURM_PROCID`` (srun(1), "OUTPUT
-    ENVIRONMENT VARIABLES"), and those that set ``RANK`` and ``WORLD_SIZE`` as torchrun and
-    :mod:`vigil_training.distributed.launch` do. Both need ``MASTER_ADDR`` and ``MASTER_PORT`` for several processes.
+    Two kinds of launchers are supported: srun, whose steps have ``SLURM_STEP_NUM_TASKS`` and ``SLURM_PROCID`` (srun(1), "OUTPUT
+    ENVIRONMENT VARIABLES"), and those that set ``RANK`` and ``WORLD_SIZE``, as torchrun and
+    :mod:`vigil_training.distributed.launch` do. Several processes also need ``MASTER_ADDR`` and ``MASTER_PORT``.
 
     Raises:
-        UserError: if the variables are not whole.
+        UserError: if a variable is missing or invalid.
     """
     env = os.environ if environment is None else environment
     if "RANK" in env and "WORLD_SIZE" in env:
@@ -64,9 +64,9 @@ def find_world(environment: Mapping[str, str] | None = None) -> World | None:
     local_rank = _number(env, names[2]) if size > 1 else 0
     local_size = _number(env, names[3]) if size > 1 else 1
     if not 0 <= rank < size or not 0 <= local_rank < local_size:
-        raise UserError(f"rank {rank} of {size}, {local_rank} of {local_size} on its machine, cannot be ({', '.join(names)})")
+        raise UserError(f"rank {rank} of {size}, local rank {local_rank} of {local_size}: out of range; see {', '.join(names)}")
     if size % local_size:
-        raise UserError(f"{size} processes cannot be {local_size} on each machine ({names[1]} and {names[3]})")
+        raise UserError(f"{size} processes cannot be {local_size} on each machine; see {names[1]} and {names[3]}")
     if size == 1:
         return World()
     return World(
@@ -79,7 +79,7 @@ def _number(env: Mapping[str, str], name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"the variable {name} is {text!r} and not a number") from None
+        raise UserError(f"environment variable {name}: must be a number, not {text!r}") from None
 
 
 def _missing(name: str) -> str:

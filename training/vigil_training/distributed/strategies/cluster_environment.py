@@ -1,4 +1,4 @@
-"""The place of a process in a run, in the form in which Lightning asks for it."""
+"""Lightning's cluster environment for a :class:`World`."""
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
@@ -6,10 +6,10 @@ from vigil_training.distributed.world import World
 
 
 class WorldEnvironment(ClusterEnvironment):
-    """Answers from a :class:`World`; processes were started by srun or by :mod:`vigil_training.distributed.launch`.
+    """Ranks that srun or :mod:`vigil_training.distributed.launch` has started.
 
     Args:
-        world: the place of this process.
+        world: position of this process.
     """
 
     def __init__(self, world: World) -> None:
@@ -17,42 +17,42 @@ class WorldEnvironment(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Always: Lightning starts none."""
+        """True: Lightning starts no processes."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Of the machine of rank 0."""
+        """Address of rank 0's machine."""
         return self._world.address
 
     @property
     def main_port(self) -> int:
-        """At which rank 0 gathers the others."""
+        """Port on which rank 0 accepts the others."""
         return self._world.port
 
     @staticmethod
     def detect() -> bool:
-        """Never by itself: it is given to the trainer."""
+        """False: the environment is passed to the trainer, never detected."""
         return False
 
     def world_size(self) -> int:
-        """Ranks in all."""
+        """Return the number of ranks."""
         return self._world.size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: the launcher has decided."""
+        """Ignore the size: the launcher has decided."""
 
     def global_rank(self) -> int:
-        """Of this process."""
+        """Return the rank of this process."""
         return self._world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the launcher has decided."""
+        """Ignore the rank: the launcher has decided."""
 
     def local_rank(self) -> int:
-        """Among those of this machine."""
+        """Return the rank within this machine."""
         return self._world.local_rank
 
     def node_rank(self) -> int:
-        """Which machine this is."""
+        """Return the index of this machine."""
         return self._world.node_rank
