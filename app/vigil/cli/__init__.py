@@ -21,6 +21,7 @@ from vigil.cli import (
     recipe,
     score,
     serve,
+    start,
     submit,
     suite,
     train,
@@ -56,13 +57,13 @@ def build() -> typer.Typer:
         name="vigil",
         help=_reflow(_HELP),
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
     for module in (
+        start,
         recipe,
         data,
         plan,

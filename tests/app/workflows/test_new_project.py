@@ -1,0 +1,86 @@
+"""`vigil init`: a project whose recipe and policy are valid, made the same way every time."""
+
+import json
+
+import pytest
+
+from vigil.workflows.new_project import ROWS, commands, create_project, example_rows, project_name
+from vigil.workflows.policies import read_policy
+from vigil_data.errors import Failure, UserError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("projects") / "My Posts"
+    return folder, create_project(folder)
+
+
+def test_create_project_writes_these_files(project):
+    folder, made = project
+    assert [file.name for file in made.files] == [
+        "README.md",
+        "manifest.jsonl",
+        "policy.yaml",
+        "recipe.yaml",
+        "taxonomy.yaml",
+        "tokenizer.json",
+    ]
+    assert made.name == "my_posts"
+    assert all("$" not in (folder / name).read_text() for name in ("README.md", "policy.yaml", "recipe.yaml", "taxonomy.yaml"))
+    readme = (folder / "README.md").read_text()
+    assert all(command in readme for command in commands("my_posts"))
+
+
+def test_create_project_makes_a_valid_recipe_and_policy(project, monkeypatch):
+    import vigil
+
+    folder, _ = project
+    monkeypatch.chdir(folder)
+    recipe = vigil.load_recipe("recipe.yaml")
+    assert recipe.name == "my_posts"
+    assert recipe.taxonomy.labels == ("spam", "promotion")
+    assert set(read_policy(folder / "policy.yaml").labels) == {"spam", "promotion"}
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert len(vocabulary) == recipe.model.encoders.text.config["vocab_size"]
+
+
+def test_create_project_is_deterministic(project, tmp_path):
+    _, made = project
+    create_project(tmp_path / "My Posts")
+    for file in made.files:
+        assert (tmp_path / "My Posts" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_example_rows_are_unique_with_known_and_unknown_targets():
+    rows = list(example_rows())
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == ROWS
+    for split in ("train", "validation", "test"):
+        for label in ("spam", "promotion"):
+            targets = [row[f"target.{label}"] for row in rows if row["split"] == split]
+            assert {0.0, 1.0} <= set(targets)
+    assert any(row["target.promotion"] is None for row in rows)
+
+
+def test_create_project_refuses_a_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        create_project(tmp_path)
+    assert caught.value.lines == (f"{tmp_path}: not an empty folder; name a new one",)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_create_project_accepts_an_empty_folder(tmp_path):
+    assert create_project(str(tmp_path)).files
+
+
+def test_create_project_reports_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failure, match="cannot be written"):
+        create_project(tmp_path / "file" / "project")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("Posts 2026!", "posts_2026"), ("_x_", "x"), ("!", "project"), ("3d", "project_3d")]
+)
+def test_project_name_is_a_valid_name(tmp_path, folder, name):
+    assert project_name(tmp_path / folder) == name
