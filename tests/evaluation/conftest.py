@@ -50,12 +50,13 @@ def random_table(table_of: Make) -> pa.Table:
 
 @pytest.fixture(scope="session")
 def report_case(table_of: Make) -> dict[str, Any]:
-    """All that a report can be of: 1,500 items, four labels, groups, functional tests and texts, calibrated on 1,500 others."""
-    from vigil_evaluation.calibration.fit import fit_all
-    from vigil_evaluation.evaluate import evaluate
-    from vigil_evaluation.policy.compile import compile as compile_policy
+    """Data and results for every section of the report: 1,500 items and four labels, calibrated on 1,500 others."""
+    from vigil_evaluation.calibration.fit import fit_calibration
+    from vigil_evaluation.evaluate import evaluate_data
+    from vigil_evaluation.evaluation_data import EvaluationData
+    from vigil_evaluation.policy.compile import compile_policy
     from vigil_evaluation.policy.specs import Policy
-    from vigil_evaluation.predictions import arrays
+    from vigil_evaluation.predictions import prediction_arrays
     from vigil_evaluation.specs import EvaluationSpec
 
     labels = ("tobacco", "scams", "adverts", "unlabelled")
@@ -67,14 +68,17 @@ def report_case(table_of: Make) -> dict[str, Any]:
         replicates=200,
         cluster="author",
     )
-    calibrated = fit_all(*arrays(others, labels), labels, spec, presence_N=others.column("presence").to_pylist())
+    calibrated = fit_calibration(
+        *prediction_arrays(others, labels), labels, spec, presence_N=others.column("presence").to_pylist()
+    )
     table, others = (
-        _calibrated(one, calibrated.calibration.apply(arrays(one, labels)[1], None), labels) for one in (table, others)
+        _calibrated(one, calibrated.calibration.apply(prediction_arrays(one, labels)[1], None), labels) for one in (table, others)
     )
     policy = compile_policy(Policy.model_validate(POLICY), others, labels)
     facts = {"run": "winter", "split": "test"}
-    findings = evaluate(table, labels, dict.fromkeys(labels, 0.4), spec, facts, calibrated=calibrated, policy=policy)
-    return {"table": table, "findings": findings, "spec": spec, "calibrated": calibrated}
+    data = EvaluationData.from_table(table, labels, dict.fromkeys(labels, 0.4), spec)
+    results = evaluate_data(data, facts, calibrated=calibrated, policy=policy)
+    return {"data": data, "results": results, "spec": spec, "calibrated": calibrated}
 
 
 def _calibrated(table: pa.Table, probabilities_NL: Any, labels: Sequence[str]) -> pa.Table:

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from vigil_evaluation.evaluate import evaluate
-from vigil_evaluation.results_schema import findings_schema
+from vigil_evaluation.results_schema import metrics_schema
 from vigil_evaluation.specs import EvaluationSpec
 
 
@@ -21,12 +21,12 @@ def validator(repository: Path) -> jsonschema.Draft202012Validator:
 def test_the_file_is_current(repository: Path) -> None:
     """If not: python -m vigil_evaluation.results_schema > docs/metrics.schema.json"""
     written = json.loads((repository / "docs/metrics.schema.json").read_text())
-    assert written == findings_schema()
+    assert written == metrics_schema()
     jsonschema.Draft202012Validator.check_schema(written)
 
 
 def test_full_findings_are_valid(report_case: dict[str, Any], validator: jsonschema.Draft202012Validator) -> None:
-    findings = report_case["findings"]
+    findings = report_case["results"]
     parts = ("worst", "fairness", "confusion", "conformal", "calibration", "functionality", "policy")
     assert all(getattr(findings, part) for part in parts)
     validator.validate(json.loads(findings.to_json()))

@@ -1,4 +1,4 @@
-"""The pictures of one label as coordinates: the template draws them as SVG, in the colours of the reader's theme."""
+"""Curves of one label as coordinates; the template draws them as SVG in the colours of the theme."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from math import log10
 
 import numpy as np
 
-from vigil_evaluation.metrics import Floats, OperatingPoints, known, reliability
-from vigil_evaluation.results import LabelFindings
-from vigil_evaluation.stats.proportions import wilson
+from vigil_evaluation.metrics import Floats, OperatingPoints, known_items, reliability
+from vigil_evaluation.slices.results import LabelMetrics
+from vigil_evaluation.stats.binomial import wilson
 
 WIDTH, HEIGHT = 320.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 10.0, 40.0
-"""The plot lies within these margins; all lengths are in units of the SVG's view box."""
+"""Margins of the plot, in units of the SVG's view box like all lengths here."""
 
 CURVE_POINTS = 200
 HISTOGRAM_BINS = 25
 RELIABILITY_CONFIDENCE = 0.95
-DECADES = 4
-"""False-positive rates are drawn from ten to the minus this power on."""
+FPR_DECADES = 4
+"""The axis of false-positive rates starts at ten to the minus this power."""
 
-RATES = tuple((i / DECADES, text) for i, text in enumerate(("0.01%", "0.1%", "1%", "10%", "100%")))
-SHARES = ((0.0, "0"), (0.5, "50%"), (1.0, "100%"))
-"""What is written at the bottom axes: places in [0, 1] and their texts."""
+FPR_TICKS = tuple((i / FPR_DECADES, text) for i, text in enumerate(("0.01%", "0.1%", "1%", "10%", "100%")))
+SHARE_TICKS = ((0.0, "0"), (0.5, "50%"), (1.0, "100%"))
+"""Tick positions in [0, 1] and their texts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
-    """A bin of the reliability chart: its place, its radius, the ends of its interval and what it says on hover."""
+class ReliabilityBin:
+    """Bin of the reliability diagram: position, radius, ends of the interval, and tooltip."""
 
     x: float
     y: float
@@ -38,8 +38,8 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar of the histogram; ``positive`` ones rise from the middle line, the others hang from it."""
+class HistogramBar:
+    """Bar of the probability histogram: positives rise from the middle line, negatives hang from it."""
 
     x: float
     y: float
@@ -49,8 +49,8 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Where the threshold is on a curve, and the cross of its intervals as an SVG path."""
+class ThresholdMark:
+    """Operating point of the threshold on a curve, and its two intervals as an SVG path."""
 
     x: float
     y: float
@@ -58,78 +58,78 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Charts:
-    """What is drawn of one label.
+class LabelCurves:
+    """Coordinates of one label's plots.
 
     Attributes:
-        curve: SVG path of precision over recall; empty if the label has no ranking.
-        prevalence_y: height of the share of positives, which is the precision of guessing.
-        curve_mark: the threshold on it; ``None`` if it flags nothing or there is no curve.
-        roc: SVG path of recall over the false-positive rate, on a logarithmic axis.
-        guessing: SVG path of the ROC curve of guessing.
-        roc_mark: the threshold on it.
-        dots: the reliability chart.
-        reliability_path: SVG path through the dots.
-        bars: the histogram of probabilities.
-        threshold_x: where the threshold lies on an axis of probability.
+        precision_recall: SVG path; empty if one class has no known items.
+        prevalence_y: ordinate of the prevalence, which is the precision of a random classifier.
+        precision_recall_mark: operating point of the threshold; ``None`` if nothing is flagged or there is no curve.
+        roc: SVG path of recall over the false-positive rate on a logarithmic axis.
+        random_roc: SVG path of a random classifier.
+        roc_mark: operating point of the threshold.
+        reliability_bins: bins of the reliability diagram.
+        reliability_path: SVG path through the bins.
+        histogram: bars of the probability histogram.
+        threshold_x: abscissa of the threshold on an axis of probability.
     """
 
-    curve: str
+    precision_recall: str
     prevalence_y: float
-    curve_mark: Mark | None
+    precision_recall_mark: ThresholdMark | None
     roc: str
-    guessing: str
-    roc_mark: Mark | None
-    dots: list[Dot]
+    random_roc: str
+    roc_mark: ThresholdMark | None
+    reliability_bins: list[ReliabilityBin]
     reliability_path: str
-    bars: list[Bar]
+    histogram: list[HistogramBar]
     threshold_x: float
 
 
-def charts(targets_N: Floats, probabilities_N: Floats, points: OperatingPoints, numbers: LabelFindings) -> Charts:
-    """Place the pictures of one label.
+def label_curves(targets_N: Floats, probabilities_N: Floats, points: OperatingPoints, numbers: LabelMetrics) -> LabelCurves:
+    """Compute the coordinates of one label's plots.
 
     Args:
-        targets_N: in [0, 1], NaN for unknown.
-        probabilities_N: in [0, 1].
-        points: of both.
-        numbers: of the label over all items.
+        targets_N: targets in [0, 1]; NaN is unknown.
+        probabilities_N: probabilities in [0, 1].
+        points: operating points of both.
+        numbers: metrics of the label over all items.
     """
-    targets, probabilities = known(targets_N, probabilities_N)
-    dots = _dots(targets, probabilities)
-    through = "L".join(f"{dot.x:.1f} {dot.y:.1f}" for dot in dots)
-    drawn = bool(points.positives and points.negatives)
-    return Charts(
-        curve=_curve(points) if drawn else "",
+    targets, probabilities = known_items(targets_N, probabilities_N)
+    bins = _reliability_bins(targets, probabilities)
+    through = "L".join(f"{bin_.x:.1f} {bin_.y:.1f}" for bin_ in bins)
+    both_classes = bool(points.positives and points.negatives)
+    return LabelCurves(
+        precision_recall=_precision_recall(points) if both_classes else "",
         prevalence_y=y(points.positives / max(points.positives + points.negatives, 1)),
-        curve_mark=_mark(numbers, "recall", "precision", x) if drawn else None,
-        roc=_roc(points) if drawn else "",
-        guessing="M" + "L".join(f"{x(i / 40):.1f} {y(10 ** (DECADES * (i / 40 - 1))):.1f}" for i in range(41)),
-        roc_mark=_mark(numbers, "false_positive_rate", "recall", rate_x) if drawn else None,
-        dots=dots,
+        precision_recall_mark=_mark(numbers, "recall", "precision", x) if both_classes else None,
+        roc=_roc(points) if both_classes else "",
+        random_roc="M" + "L".join(f"{x(i / 40):.1f} {y(10 ** (FPR_DECADES * (i / 40 - 1))):.1f}" for i in range(41)),
+        roc_mark=_mark(numbers, "false_positive_rate", "recall", fpr_x) if both_classes else None,
+        reliability_bins=bins,
         reliability_path=f"M{through}" if through else "",
-        bars=_bars(targets, probabilities),
+        histogram=_histogram(targets, probabilities),
         threshold_x=x(min(max(numbers.threshold, 0.0), 1.0)),
     )
 
 
 def x(value: float) -> float:
-    """The view box's abscissa of a value in [0, 1]."""
+    """Return the view box's abscissa of a value in [0, 1]."""
     return round(LEFT + value * (WIDTH - LEFT - RIGHT), 2)
 
 
 def y(value: float) -> float:
-    """The view box's ordinate of a value in [0, 1]; 1 is at the top."""
+    """Return the view box's ordinate of a value in [0, 1]; 1 is at the top."""
     return round(HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM), 2)
 
 
-def rate_x(value: float) -> float:
-    """The view box's abscissa of a rate on a logarithmic axis; rates below its left end are at that end."""
-    return x(max(1 + log10(value) / DECADES, 0.0) if value > 0 else 0.0)
+def fpr_x(value: float) -> float:
+    """Return the view box's abscissa of a rate on the logarithmic axis; lower rates are clipped to its left end."""
+    return x(max(1 + log10(value) / FPR_DECADES, 0.0) if value > 0 else 0.0)
 
 
-def _curve(points: OperatingPoints) -> str:
-    """The steps whose area is the average precision, thinned to about :data:`CURVE_POINTS`."""
+def _precision_recall(points: OperatingPoints) -> str:
+    """Return the steps whose area is the average precision, thinned to about :data:`CURVE_POINTS`."""
     recall = points.true_positives / points.positives
     precision = points.true_positives / (points.true_positives + points.false_positives)
     _, first = np.unique(np.ceil(recall * CURVE_POINTS), return_index=True)
@@ -139,17 +139,17 @@ def _curve(points: OperatingPoints) -> str:
 
 
 def _roc(points: OperatingPoints) -> str:
-    """At each rate the highest recall of those thresholds that flag no larger share of the negatives."""
+    """Return, at each rate, the highest recall of the thresholds that flag no larger share of the negatives."""
     rates = points.false_positives / points.negatives
-    across = np.ceil(CURVE_POINTS * np.maximum(1 + np.log10(np.maximum(rates, 1e-12)) / DECADES, 0.0))
+    across = np.ceil(CURVE_POINTS * np.maximum(1 + np.log10(np.maximum(rates, 1e-12)) / FPR_DECADES, 0.0))
     last = np.flatnonzero(np.append(across[1:] != across[:-1], True))
     recall = points.true_positives / points.positives
-    steps = [f"H{rate_x(rate):.1f}V{y(r):.1f}" for rate, r in zip(rates[last].tolist(), recall[last].tolist(), strict=True)]
+    steps = [f"H{fpr_x(rate):.1f}V{y(r):.1f}" for rate, r in zip(rates[last].tolist(), recall[last].tolist(), strict=True)]
     return f"M{x(0):.1f} {y(0):.1f}" + "".join(steps)
 
 
-def _mark(numbers: LabelFindings, across: str, up: str, to_x: Callable[[float], float]) -> Mark | None:
-    """Where the numbers of these names are, with their intervals."""
+def _mark(numbers: LabelMetrics, across: str, up: str, to_x: Callable[[float], float]) -> ThresholdMark | None:
+    """Return the point of two metrics with their intervals; ``None`` if one is undefined."""
     values = getattr(numbers, across), getattr(numbers, up)
     if None in values:
         return None
@@ -159,23 +159,23 @@ def _mark(numbers: LabelFindings, across: str, up: str, to_x: Callable[[float], 
         cross += f"M{to_x(interval.low):.1f} {at_y:.1f}H{to_x(interval.high):.1f}"
     if (interval := numbers.intervals.get(up)) is not None:
         cross += f"M{at_x:.1f} {y(interval.low):.1f}V{y(interval.high):.1f}"
-    return Mark(at_x, at_y, cross)
+    return ThresholdMark(at_x, at_y, cross)
 
 
-def _dots(targets: Floats, probabilities: Floats) -> list[Dot]:
-    curve, dots = reliability(targets, probabilities), []
+def _reliability_bins(targets: Floats, probabilities: Floats) -> list[ReliabilityBin]:
+    curve, bins = reliability(targets, probabilities), []
     for probability, target, items in zip(curve.probability.tolist(), curve.target.tolist(), curve.items.tolist(), strict=True):
         low, high = wilson(min(target * items, items), items, RELIABILITY_CONFIDENCE)
         radius = round(2.0 + 5.0 * float(np.sqrt(items / len(targets))), 2)
-        text = f"{items:,} items: predicted {probability:.1%} on average, {target:.1%} were positive ({low:.1%} to {high:.1%})"
-        dots.append(Dot(x(probability), y(target), radius, y(low), y(high), text))
-    return dots
+        text = f"{items:,} items: mean probability {probability:.1%}, {target:.1%} positive ({low:.1%} to {high:.1%})"
+        bins.append(ReliabilityBin(x(probability), y(target), radius, y(low), y(high), text))
+    return bins
 
 
-def _bars(targets: Floats, probabilities: Floats) -> list[Bar]:
-    """Shares of the positives (up) and of the negatives (down) by probability; the tallest bar fills its half."""
+def _histogram(targets: Floats, probabilities: Floats) -> list[HistogramBar]:
+    """Return shares of the positives (up) and of the negatives (down) by probability; the tallest bar fills its half."""
     positive = targets >= 0.5
-    counts = [np.histogram(probabilities[side], HISTOGRAM_BINS, (0.0, 1.0))[0] for side in (positive, ~positive)]
+    counts = [np.histogram(probabilities[rows], HISTOGRAM_BINS, (0.0, 1.0))[0] for rows in (positive, ~positive)]
     shares = [count / max(int(count.sum()), 1) for count in counts]
     tallest = max(float(share.max()) for share in shares) or 1.0
     half, middle, width = (y(0) - y(1)) / 2, y(0.5), x(1 / HISTOGRAM_BINS) - x(0)
@@ -185,5 +185,5 @@ def _bars(targets: Floats, probabilities: Floats) -> list[Bar]:
             height = round(half * value / tallest, 2)
             if height > 0:
                 top = round(middle - height if is_positive else middle, 2)
-                bars.append(Bar(x(i / HISTOGRAM_BINS), top, round(width - 1, 2), height, is_positive))
+                bars.append(HistogramBar(x(i / HISTOGRAM_BINS), top, round(width - 1, 2), height, is_positive))
     return bars

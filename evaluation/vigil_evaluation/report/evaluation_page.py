@@ -1,65 +1,68 @@
-"""Findings as one self-contained HTML page, which fetches nothing and runs nothing out of the table it shows."""
+"""Evaluation report: one self-contained HTML page, which fetches nothing and executes nothing from the table."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import pyarrow as pa
-
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import operating_points
-from vigil_evaluation.predictions import arrays
 from vigil_evaluation.report import curves as plot
-from vigil_evaluation.report.curves import charts
-from vigil_evaluation.report.evidence import Example
-from vigil_evaluation.report.fairness_heatmap import COLUMNS, gap_rows
-from vigil_evaluation.report.hardest_errors import mistakes
+from vigil_evaluation.report.curves import label_curves
+from vigil_evaluation.report.evidence import ItemExample
+from vigil_evaluation.report.fairness_heatmap import HEATMAP_COLUMNS, MAX_SUBGROUPS, heatmap_rows
+from vigil_evaluation.report.hardest_errors import hardest_errors
 from vigil_evaluation.report.rendering import render_page
 from vigil_evaluation.report.slice_plot import slice_plot
-from vigil_evaluation.report.summary import remarks, verdict
-from vigil_evaluation.report.threshold_explorer import explorer
-from vigil_evaluation.results import Findings
+from vigil_evaluation.report.summary import remarks, summary_sentences
+from vigil_evaluation.report.threshold_explorer import threshold_explorer
+from vigil_evaluation.results import EvaluationResults
 
-OPEN = 3
-"""Labels whose pictures are unfolded when the page is opened."""
+OPEN_LABELS = 3
+"""Labels whose curves are unfolded when the page is opened."""
 
 
-def render(findings: Findings, table: pa.Table, to: Path, examples: Mapping[str, Example] = MappingProxyType({})) -> None:
-    """Write the report.
+def render_evaluation_page(
+    results: EvaluationResults, data: EvaluationData, to: Path, examples: Mapping[str, ItemExample] = MappingProxyType({})
+) -> None:
+    """Write the evaluation report atomically.
 
     Args:
-        findings: what :func:`vigil_evaluation.evaluate.evaluate` found in ``table``.
-        table: the predictions table, for the pictures and the hardest errors; texts are taken from its ``text`` column, if it has
-            one, where ``examples`` has none.
-        to: the HTML file, written whole or not at all.
-        examples: id to what is shown of an item; those of :func:`vigil_evaluation.report.summary.hardest` are used.
+        results: results of :func:`vigil_evaluation.evaluate.evaluate_data` for ``data``.
+        data: parsed predictions table, for the curves and the hardest errors; the table's ``text`` column, if present, gives the
+            texts of items without an example.
+        to: HTML file.
+        examples: id to content of an item; only those of :func:`hardest_error_ids` are shown.
     """
-    labels = list(findings.overall.labels)
-    targets_NL, probabilities_NL = arrays(table, labels)
-    columns = [breakdown.column for breakdown in findings.by if breakdown.column in table.column_names]
-    details = []
-    for i, (label, numbers) in enumerate(findings.overall.labels.items()):
-        targets_N, probabilities_N = targets_NL[:, i], probabilities_NL[:, i]
+    columns = [breakdown.column for breakdown in results.by if breakdown.column in data.columns]
+    sections = []
+    for i, (label, numbers) in enumerate(results.overall.labels.items()):
+        targets_N, probabilities_N = data.targets_NL[:, i], data.probabilities_NL[:, i]
         points = operating_points(targets_N, probabilities_N)
-        wrong = mistakes(targets_N, probabilities_N, numbers.threshold)
-        details.append(
+        false_positives, false_negatives = (
+            {"count": errors.count, "entries": errors.entries(data.table, columns, examples, label)}
+            for errors in hardest_errors(targets_N, probabilities_N, numbers.threshold)
+        )
+        sections.append(
             {
                 "name": label,
                 "numbers": numbers,
-                "charts": charts(targets_N, probabilities_N, points, numbers),
-                "explorer": explorer(points, probabilities_N, numbers.threshold),
-                "mistakes": [side.shown(table, columns, examples, label) for side in wrong],
+                "curves": label_curves(targets_N, probabilities_N, points, numbers),
+                "explorer": threshold_explorer(points, probabilities_N, numbers.threshold),
+                "false_positives": false_positives,
+                "false_negatives": false_negatives,
             }
         )
     render_page(
         "evaluation.html.jinja",
         to,
-        findings=findings,
-        verdict=verdict(findings),
-        remarks=remarks(findings),
-        details=details,
-        slices=[slice_plot(breakdown, findings.overall) for breakdown in findings.by if breakdown.groups],
-        gaps={label: gap_rows(findings, label) for label in labels} if findings.fairness is not None else {},
-        gap_columns=COLUMNS,
-        unfolded=OPEN,
+        results=results,
+        summary=summary_sentences(results),
+        remarks=remarks(results),
+        labels=sections,
+        slices=[slice_plot(breakdown, results.overall) for breakdown in results.by if breakdown.groups],
+        heatmaps={label: heatmap_rows(results, label) for label in data.labels} if results.fairness is not None else {},
+        heatmap_columns=HEATMAP_COLUMNS,
+        max_subgroups=MAX_SUBGROUPS,
+        open_labels=OPEN_LABELS,
         plot=plot,
     )

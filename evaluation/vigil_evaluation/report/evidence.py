@@ -1,34 +1,34 @@
-"""What the report shows of an item beside its numbers: its texts, and the parts of it on which a model's decision rests."""
+"""What the report shows of an item in addition to its probability: its texts, and the segments that the decision rests on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceShown:
-    """A part of an item on which a decision rests.
+class SegmentEvidence:
+    """A segment that a decision rests on.
 
     Attributes:
         modality: ``text``, ``image`` or ``audio``.
-        where: the part in words, such as ``text 2, characters 40-120`` or ``sound 1, 0:10-0:12``.
-        weight: the share of the decision that rests on it, in [0, 1].
-        excerpt: the text of the part; ``None`` where there is none to show.
+        location: position in the item, such as ``text 2, characters 40 to 120`` or ``sound 1, 0:10 to 0:12``.
+        weight: share of the decision, in [0, 1].
+        excerpt: text of the segment; ``None`` for images and audio.
     """
 
     modality: str
-    where: str
+    location: str
     weight: float
     excerpt: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """An item as a reader sees it.
+class ItemExample:
+    """Content of an item.
 
     Attributes:
-        texts: in the item's order.
-        evidence: label to the parts on which its probability rests, the weightiest first.
+        texts: texts in the item's order.
+        evidence: label to the segments that its probability rests on, by falling weight.
     """
 
     texts: tuple[str, ...]
-    evidence: Mapping[str, tuple[EvidenceShown, ...]]
+    evidence: Mapping[str, tuple[SegmentEvidence, ...]]

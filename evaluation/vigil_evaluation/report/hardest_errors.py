@@ -1,4 +1,4 @@
-"""The wrong decisions that a model is most sure of, with the texts that a reader may choose to see."""
+"""The most confident wrong decisions of each label, with texts that a reader may choose to see."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,54 +8,55 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.report.evidence import EvidenceShown, Example
+from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
 
-SHOWN = 5
-"""Errors of each kind and label."""
+ERRORS_PER_KIND = 5
+"""Errors of each kind (false positives, false negatives) and label."""
 
-TEXTS_SHOWN = 4
-LONGEST = 600
-"""Texts of an item, and characters of each, that are shown; what is cut is counted."""
+MAX_TEXTS = 4
+MAX_CHARACTERS = 600
+"""Texts of an item, and characters of each, on the page; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A text as it is shown, and how many characters of it are not."""
+class Excerpt:
+    """Beginning of a text, and the number of characters left out."""
 
     text: str
     left_out: int
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """An item that the model decides wrongly.
+class HardError:
+    """An item that is decided wrongly.
 
     Attributes:
-        id: the item's.
-        probability: of the label.
-        columns: name to value of the columns by which the report slices.
-        passages: of the item's texts.
-        texts_left_out: how many texts beyond those it has.
-        evidence: what the decision rests on, the weightiest first.
+        id: id of the item.
+        probability: probability of the label.
+        columns: name to value of the columns that the report slices by.
+        excerpts: the item's texts.
+        texts_left_out: number of further texts.
+        evidence: segments that the decision rests on, by falling weight.
     """
 
     id: str
     probability: float
     columns: dict[str, str]
-    passages: list[Passage]
+    excerpts: list[Excerpt]
     texts_left_out: int
-    evidence: tuple[EvidenceShown, ...]
+    evidence: tuple[SegmentEvidence, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mistakes:
-    """Mistakes of one kind.
+class HardestErrors:
+    """The most confident errors of one kind.
 
     Attributes:
-        rows: of the table, the surest first.
-        probabilities: of the label, of those rows.
-        count: how many such mistakes there are in all.
+        rows: rows of the table, the most confident first.
+        probabilities: probability of the label in these rows.
+        count: number of errors of this kind.
     """
 
     rows: NDArray[np.int64]
@@ -63,46 +64,57 @@ class Mistakes:
     count: int
 
     def ids(self, table: pa.Table) -> list[str]:
-        """The ids of the items."""
+        """Return the ids of the items."""
         return [str(id_) for id_ in table.column("id").take(pa.array(self.rows, pa.int64())).to_pylist()]
 
-    def shown(self, table: pa.Table, columns: Sequence[str], examples: Mapping[str, Example], label: str) -> dict[str, Any]:
-        """What the page shows of them: ``count`` and ``entries``.
+    def entries(
+        self, table: pa.Table, columns: Sequence[str], examples: Mapping[str, ItemExample], label: str
+    ) -> list[HardError]:
+        """Return what the page shows of each error.
 
         Args:
-            table: the predictions table.
-            columns: which columns to show beside an item's id.
-            examples: id to texts and evidence; the table's ``text`` column stands in for one that is absent.
+            table: predictions table.
+            columns: columns to show next to an item's id.
+            examples: id to texts and evidence; the table's ``text`` column is used for other items.
             label: the label that is decided wrongly.
         """
         wanted = [*columns, "text"] if "text" in table.column_names else list(columns)
         taken = table.select(list(dict.fromkeys(wanted))).take(pa.array(self.rows, pa.int64())).to_pylist()
         entries = []
         for id_, probability, row in zip(self.ids(table), self.probabilities, taken or [{}] * len(self.rows), strict=True):
-            example = examples.get(id_) or Example(_texts(row.get("text")), {})
+            example = examples.get(id_) or ItemExample(_texts(row.get("text")), {})
             values = {name: str(row[name]) for name in columns if row[name] is not None}
-            passages = [Passage(text[:LONGEST], max(len(text) - LONGEST, 0)) for text in example.texts[:TEXTS_SHOWN]]
-            left_out = max(len(example.texts) - TEXTS_SHOWN, 0)
-            entries.append(Mistake(id_, probability, values, passages, left_out, tuple(example.evidence.get(label, ()))))
-        return {"count": self.count, "entries": entries}
+            excerpts = [Excerpt(text[:MAX_CHARACTERS], max(len(text) - MAX_CHARACTERS, 0)) for text in example.texts[:MAX_TEXTS]]
+            left_out = max(len(example.texts) - MAX_TEXTS, 0)
+            entries.append(HardError(id_, probability, values, excerpts, left_out, tuple(example.evidence.get(label, ()))))
+        return entries
 
 
-def mistakes(targets_N: Floats, probabilities_N: Floats, threshold: float) -> tuple[Mistakes, Mistakes]:
-    """The wrong decisions that the model is most sure of: items flagged wrongly, then items missed.
+def hardest_errors(targets_N: Floats, probabilities_N: Floats, threshold: float) -> tuple[HardestErrors, HardestErrors]:
+    """Return the most confident false positives and false negatives.
 
     Args:
-        targets_N: of one label, NaN for unknown.
-        probabilities_N: of that label.
-        threshold: the lowest probability that is flagged.
+        targets_N: targets of one label; NaN is unknown.
+        probabilities_N: probabilities of that label.
+        threshold: lowest probability that is flagged.
     """
 
-    def surest(wrong_N: NDArray[np.bool_], direction: int) -> Mistakes:
+    def most_confident(wrong_N: NDArray[np.bool_], direction: int) -> HardestErrors:
         rows = np.flatnonzero(wrong_N)
-        first = rows[np.argsort(direction * probabilities_N[rows], kind="stable")][:SHOWN]
-        return Mistakes(first, probabilities_N[first].tolist(), len(rows))
+        first = rows[np.argsort(direction * probabilities_N[rows], kind="stable")][:ERRORS_PER_KIND]
+        return HardestErrors(first, probabilities_N[first].tolist(), len(rows))
 
     flagged_N = probabilities_N >= threshold
-    return surest((targets_N < 0.5) & flagged_N, -1), surest((targets_N >= 0.5) & ~flagged_N, 1)
+    return most_confident((targets_N < 0.5) & flagged_N, -1), most_confident((targets_N >= 0.5) & ~flagged_N, 1)
+
+
+def hardest_error_ids(data: EvaluationData) -> list[str]:
+    """Return the ids of all items that the report lists as errors, each once."""
+    ids: dict[str, None] = {}
+    for i, threshold in enumerate(data.thresholds.values()):
+        for errors in hardest_errors(data.targets_NL[:, i], data.probabilities_NL[:, i], threshold):
+            ids |= dict.fromkeys(errors.ids(data.table))
+    return list(ids)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

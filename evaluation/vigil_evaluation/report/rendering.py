@@ -1,4 +1,4 @@
-"""What all pages share: one self-contained file that fetches nothing and runs nothing of what it shows."""
+"""Rendering shared by all pages: one self-contained file that fetches nothing and executes nothing from the data."""
 
 import base64
 import hashlib
@@ -9,22 +9,26 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from vigil_data.filesystem import write_file
 from vigil_evaluation.report import axes
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
 
-FEW = 10
-"""Numbers that rest on fewer positives or negatives are marked."""
+FEW_ITEMS = 10
+"""Numbers that rest on fewer positives or fewer negatives are marked."""
 
 
 def render_page(template: str, to: Path, **values: Any) -> None:
-    """Write a page.
+    """Render a template and write the page atomically.
 
     Args:
-        template: a file of ``templates`` that extends ``layout.html.jinja``.
-        to: the HTML file, written whole or not at all.
-        values: what the template shows.
+        template: file in ``templates`` that extends ``layout.html.jinja``.
+        to: HTML file.
+        values: variables of the template.
+
+    Raises:
+        Failure: if the file cannot be written.
     """
     script = (STATIC / "script.js").read_text(encoding="utf-8")
     html = (
@@ -32,57 +36,55 @@ def render_page(template: str, to: Path, **values: Any) -> None:
         .get_template(template)
         .render(
             values,
-            few=FEW,
+            few_items=FEW_ITEMS,
             style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
             script=Markup(script),  # noqa: S704 (our own file)
-            # The page's policy names the hash of its one script: no other runs, whatever the values hold.
+            # The content security policy allows one script, by hash: no other runs, whatever the values contain.
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
-    part = to.with_name(f".{to.name}.part")
-    part.write_text(html, encoding="utf-8", errors="replace")
-    part.replace(to)
+    write_file(to, html.encode(errors="replace"))
 
 
 @cache
 def environment() -> Environment:
-    """The templates' environment: all that is shown is escaped, and a name that is not defined is an error."""
+    """Return the Jinja environment: every value is escaped, and an undefined name is an error."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters |= {
-        "score": score,
-        "percent": percent,
-        "count": count,
-        "points": points,
-        "width": width,
-        "diverging": axes.diverging,
-        "shade": axes.shade,
+        "score": format_score,
+        "percent": format_percent,
+        "count": format_count,
+        "points": format_points,
+        "width": css_percent,
+        "diverging": axes.diverging_class,
+        "error_rate": axes.error_rate_class,
     }
-    made.globals |= {"scales": axes}
+    made.globals |= {"axes": axes}
     return made
 
 
-def score(value: float) -> str:
-    """Three digits."""
+def format_score(value: float) -> str:
+    """Format with three decimals."""
     return f"{value:.3f}"
 
 
-def percent(value: float) -> str:
-    """One digit after the point, two where there would be no digit but 0."""
+def format_percent(value: float) -> str:
+    """Format as a percentage with one decimal, or two below 0.95 %."""
     return f"{value:.2%}" if 0 < abs(value) < 0.0095 else f"{value:.1%}"
 
 
-def count(value: int) -> str:
-    """Thousands apart."""
+def format_count(value: int) -> str:
+    """Format with thousands separators."""
     return f"{value:,}"
 
 
-def points(value: float) -> str:
-    """A difference of shares in points, with its sign."""
+def format_points(value: float) -> str:
+    """Format a difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def width(value: float) -> str:
-    """A share as the number of a CSS percentage."""
+def css_percent(value: float) -> str:
+    """Format a share as the number of a CSS percentage."""
     return f"{100 * min(max(value, 0.0), 1.0):.1f}"

@@ -1,50 +1,50 @@
-"""Breakdowns as dots with intervals: one metric and one label at a time, which the reader chooses."""
+"""Breakdowns as dots with intervals, for one metric and one label at a time."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vigil_evaluation.report.axes import Axis, axis
-from vigil_evaluation.report.rendering import FEW
-from vigil_evaluation.results import Breakdown, Group
+from vigil_evaluation.report.axes import Axis, fit_axis
+from vigil_evaluation.report.rendering import FEW_ITEMS
+from vigil_evaluation.slices.results import Breakdown, GroupMetrics
 from vigil_evaluation.stats.intervals import Interval
 
-GROUPS_SHOWN = 60
-"""Groups of one column on the page; metrics.json has them all."""
+MAX_GROUPS = 60
+"""Groups of one column on the page; metrics.json has all."""
 
-METRICS = {
-    "accuracy": ("Right decisions", "percent"),
-    "recall": ("Recall at the threshold", "percent"),
-    "precision": ("Precision at the threshold", "percent"),
+SLICE_METRICS = {
+    "accuracy": ("Accuracy", "percent"),
+    "recall": ("Recall", "percent"),
+    "precision": ("Precision", "percent"),
     "false_positive_rate": ("False-positive rate", "percent"),
     "average_precision": ("Average precision", "score"),
     "auroc": ("AUROC", "score"),
     "recall_at_fpr": ("Recall at the reported FPR", "percent"),
     "calibration_error": ("Calibration error", "score"),
 }
-"""What can be chosen: names and styles. Of all labels together, right decisions are items that are all right."""
+"""Name and format of each metric. Accuracy of all labels is exact-match accuracy: the share of items without a wrong decision."""
 
-TOGETHER = "all labels together"
+ALL_LABELS = "all labels"
 
 
-class Number(NamedTuple):
-    """A number of one group, what it rests on in words, and whether that is few."""
+class SliceValue(NamedTuple):
+    """A metric of one group, its support in words and as a number, and whether the support is small."""
 
     value: float | None
     interval: Interval | None
-    rests_on: str
-    weight: int
+    support: str
+    support_count: int
     few: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A group with the number that is shown first."""
+class SliceRow:
+    """A group with its exact-match accuracy, which is shown first."""
 
     value: str | None
     items: int
-    number: Number
+    accuracy: SliceValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +52,23 @@ class SlicePlot:
     """A breakdown.
 
     Attributes:
-        column: by which.
-        title: the section's.
-        rows: the groups that are shown, the largest first, with the share of items that are all right.
-        whole: that share of all items.
-        axis: of that share.
-        metrics: names of what can be chosen.
-        labels: the labels that can be chosen, all together first.
-        left_out: groups that metrics.json has and the page does not.
-        values_left_out: groups that neither has.
-        items_left_out: how many items those are.
-        data: all numbers as JSON, for the script.
+        column: grouping column.
+        title: heading.
+        rows: largest groups, with their exact-match accuracy.
+        overall: exact-match accuracy of all items.
+        axis: axis of that accuracy.
+        metrics: names of the metrics to choose from.
+        labels: labels to choose from, all labels first.
+        left_out: number of groups that metrics.json has and the page does not.
+        values_left_out: number of groups that neither has.
+        items_left_out: number of items in these.
+        data: all values as JSON, for the script.
     """
 
     column: str
     title: str
-    rows: list[Row]
-    whole: float | None
+    rows: list[SliceRow]
+    overall: float | None
     axis: Axis
     metrics: list[str]
     labels: list[str]
@@ -78,39 +78,39 @@ class SlicePlot:
     data: str
 
 
-def slice_plot(breakdown: Breakdown, overall: Group) -> SlicePlot:
-    """A breakdown as a picture.
+def slice_plot(breakdown: Breakdown, overall: GroupMetrics) -> SlicePlot:
+    """Prepare a breakdown for the page.
 
     Args:
-        breakdown: the groups of one column.
+        breakdown: groups of one column.
         overall: all items.
     """
-    shown, labels = breakdown.groups[:GROUPS_SHOWN], list(overall.labels)
-    axes = {metric: axis(_held(metric, [overall, *shown])) for metric in METRICS}
+    shown, labels = breakdown.groups[:MAX_GROUPS], list(overall.labels)
+    axes = {metric: fit_axis(_drawn_values(metric, [overall, *shown])) for metric in SLICE_METRICS}
     data = {
         "metrics": [
             {
                 "name": name,
                 "style": style,
                 "ticks": axes[metric].ticks,
-                "whole": [_rounded(_number(overall, metric, label).value) for label in (None, *labels)],
+                "overall": [_rounded(_slice_value(overall, metric, label).value) for label in (None, *labels)],
                 "cells": [[_cell(group, metric, label) for group in shown] for label in (None, *labels)],
             }
-            for metric, (name, style) in METRICS.items()
+            for metric, (name, style) in SLICE_METRICS.items()
         ],
-        "labels": [TOGETHER, *labels],
+        "labels": [ALL_LABELS, *labels],
         "counts": [[[group.labels[label].known, group.labels[label].positive] for group in shown] for label in labels],
-        "judged": [group.judged for group in shown],
-        "few": FEW,
+        "known": [group.judged for group in shown],
+        "few": FEW_ITEMS,
     }
     return SlicePlot(
         breakdown.column,
-        "Modalities present" if breakdown.column == "presence" else f"By {breakdown.column}",
-        [Row(group.value, group.items, _number(group, "accuracy", None)) for group in shown],
-        _number(overall, "accuracy", None).value,
+        "By modalities present" if breakdown.column == "presence" else f"By {breakdown.column}",
+        [SliceRow(group.value, group.items, _slice_value(group, "accuracy", None)) for group in shown],
+        _slice_value(overall, "accuracy", None).value,
         axes["accuracy"],
-        [name for name, _ in METRICS.values()],
-        [TOGETHER, *labels],
+        [name for name, _ in SLICE_METRICS.values()],
+        [ALL_LABELS, *labels],
         len(breakdown.groups) - len(shown),
         breakdown.values_left_out,
         breakdown.items_left_out,
@@ -118,34 +118,35 @@ def slice_plot(breakdown: Breakdown, overall: Group) -> SlicePlot:
     )
 
 
-def _number(group: Group, metric: str, label: str | None) -> Number:
+def _slice_value(group: GroupMetrics, metric: str, label: str | None) -> SliceValue:
     if label is not None:
         numbers = group.labels[label]
-        few = min(numbers.positive, numbers.known - numbers.positive) < FEW
-        rests_on = f"{numbers.known:,} known, {numbers.positive:,} positive"
-        return Number(getattr(numbers, metric), numbers.intervals.get(metric), rests_on, numbers.known, few)
+        few = min(numbers.positive, numbers.known - numbers.positive) < FEW_ITEMS
+        support = f"{numbers.known:,} known, {numbers.positive:,} positive"
+        return SliceValue(getattr(numbers, metric), numbers.intervals.get(metric), support, numbers.known, few)
     if metric == "accuracy":
-        return Number(group.all_right, group.all_right_interval, f"{group.judged:,} judged", group.judged, group.judged < FEW)
+        support = f"{group.judged:,} known"
+        return SliceValue(group.all_right, group.all_right_interval, support, group.judged, group.judged < FEW_ITEMS)
     macro = group.macro[metric]
-    rests_on = f"mean of {macro.labels} of {len(group.labels)} labels"
-    return Number(macro.value, macro.interval, rests_on, macro.labels, group.judged < FEW)
+    support = f"mean of {macro.labels} of {len(group.labels)} labels"
+    return SliceValue(macro.value, macro.interval, support, macro.labels, group.judged < FEW_ITEMS)
 
 
-def _cell(group: Group, metric: str, label: str | None) -> list[float | None] | list[float | int | None]:
-    """Value and ends of its interval, as far as there are; of a mean over labels also how many they are."""
-    number = _number(group, metric, label)
+def _cell(group: GroupMetrics, metric: str, label: str | None) -> list[float | int | None]:
+    """Return value and ends of the interval, as far as defined; for a mean over labels also the number of labels."""
+    number = _slice_value(group, metric, label)
     interval = [] if number.interval is None else [_rounded(end) for end in number.interval]
-    held: list[float | int | None] = [_rounded(number.value), *interval]
+    cell: list[float | int | None] = [_rounded(number.value), *interval]
     if label is None and metric != "accuracy":
-        held += [None] * (3 - len(held)) + [number.weight]
-    return held
+        cell += [None] * (3 - len(cell)) + [number.support_count]
+    return cell
 
 
-def _held(metric: str, groups: list[Group]) -> Iterator[float | None]:
-    """All values and ends of intervals of a metric."""
+def _drawn_values(metric: str, groups: list[GroupMetrics]) -> Iterator[float | None]:
+    """Yield all values and ends of intervals of a metric."""
     for group in groups:
         for label in (None, *group.labels):
-            number = _number(group, metric, label)
+            number = _slice_value(group, metric, label)
             yield number.value
             yield from number.interval or ()
 

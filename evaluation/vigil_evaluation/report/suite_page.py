@@ -1,16 +1,16 @@
-"""A suite's outcome as one self-contained HTML page."""
+"""Results of a functional test suite as one self-contained HTML page."""
 
 from pathlib import Path
 
 from vigil_evaluation.report.rendering import render_page
-from vigil_evaluation.suites.outcome import SuiteOutcome
+from vigil_evaluation.suites.results import SuiteResults
 
 
-def render_suite(outcome: SuiteOutcome, to: Path) -> None:
-    """Write the page.
+def render_suite_page(suite: SuiteResults, to: Path) -> None:
+    """Write the page of a suite atomically.
 
     Args:
-        outcome: what a model did on a suite.
-        to: the HTML file, written whole or not at all.
+        suite: a model's results on the suite.
+        to: HTML file.
     """
-    render_page("suite.html.jinja", to, outcome=outcome, found=outcome.findings)
+    render_page("suite.html.jinja", to, suite=suite, results=suite.findings)

@@ -1,38 +1,37 @@
-"""What a reader should be told before the tables: the verdict, and what stands out, each in one plain sentence with counts."""
+"""What a reader needs before the tables: the main results, and what stands out, in plain sentences with counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-
-from vigil_evaluation.policy.impact import PolicyFindings
-from vigil_evaluation.predictions import arrays
-from vigil_evaluation.report.fairness_heatmap import GAPS, Gap, gaps
-from vigil_evaluation.report.hardest_errors import mistakes
-from vigil_evaluation.report.rendering import percent, points
-from vigil_evaluation.results import Findings, LabelFindings, Macro
+from vigil_evaluation.policy.impact import PolicyImpact
+from vigil_evaluation.report.fairness_heatmap import GAP_METRICS, SubgroupGap, subgroup_gaps
+from vigil_evaluation.report.rendering import format_percent, format_points
+from vigil_evaluation.results import EvaluationResults
 from vigil_evaluation.slices.discovery import FoundSlice
+from vigil_evaluation.slices.results import LabelMetrics, MacroAverage
 from vigil_evaluation.stats.intervals import Interval
 
-ENOUGH = 20
+MIN_ITEMS_FOR_REMARK = 20
 """A number that rests on fewer items is not singled out."""
 
-FEW_UNITS = 30
-"""Intervals from fewer units are too narrow."""
+MIN_UNITS_FOR_BOOTSTRAP = 30
+"""Intervals from fewer resampled units are too narrow."""
 
 POORLY_CALIBRATED = 0.1
-LISTED = 3
-"""Slices, and gaps, that are named in the summary."""
+"""Calibration error from which a label is named."""
+
+MAX_LISTED = 3
+"""Slices, and gaps, named in the summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that stands out.
+    """A result that stands out.
 
     Attributes:
-        topic: what it is about, in a word or two.
+        topic: subject in a word or two.
         text: one sentence.
-        section: the id of the section that has more of it.
+        section: id of the section with the details.
     """
 
     topic: str
@@ -40,198 +39,185 @@ class Remark:
     section: str
 
 
-def hardest(findings: Findings, table: pa.Table) -> list[str]:
-    """The ids of all items that the report shows as errors, each once.
-
-    Args:
-        findings: of the table.
-        table: the predictions table.
-    """
-    targets_NL, probabilities_NL = arrays(table, list(findings.overall.labels))
-    ids: dict[str, None] = {}
-    for i, numbers in enumerate(findings.overall.labels.values()):
-        for side in mistakes(targets_NL[:, i], probabilities_NL[:, i], numbers.threshold):
-            ids |= dict.fromkeys(side.ids(table))
-    return list(ids)
-
-
-def verdict(findings: Findings) -> list[str]:
-    """What the model does, in sentences that need no knowledge of metrics."""
-    everything, count = findings.overall, len(findings.overall.labels)
-    scored = f"{everything.items:,} items were scored for {count} label{'' if count == 1 else 's'}"
-    if everything.all_right is None:
-        return [f"{scored}, and none of them has a known target: there is nothing to measure."]
-    right = _share(everything.all_right, everything.all_right_interval)
-    known = f"of the {everything.judged:,} items that have a known target"
-    sentences = [f"{scored}. Deciding at the thresholds below, the model is right about every known label for {right} {known}."]
-    kinds = {
-        "recall": "catches {} of what should be flagged",
-        "precision": "is right in {} of what it flags",
-        "false_positive_rate": "flags {} of what should not be flagged",
+def summary_sentences(results: EvaluationResults) -> list[str]:
+    """Return the main results in sentences that require no knowledge of metrics."""
+    overall, count = results.overall, len(results.overall.labels)
+    scored = f"{overall.items:,} items were scored for {count} label{'' if count == 1 else 's'}"
+    if overall.all_right is None:
+        return [f"{scored}. No item has a known target, so there is nothing to measure."]
+    correct = _with_interval(overall.all_right, overall.all_right_interval)
+    known = f"{overall.judged:,} items with a known target"
+    sentences = [f"{scored}. At the thresholds below, {correct} of the {known} have no wrong decision."]
+    phrases = {
+        "recall": "catches {} of the items that should be flagged",
+        "precision": "is right about {} of the items it flags",
+        "false_positive_rate": "flags {} of the items that should not be flagged",
     }
-    means = {metric: everything.macro[metric] for metric in kinds}
-    said = [kinds[metric].format(_mean(mean)) for metric, mean in means.items() if mean.value is not None]
-    if said:
+    means = {metric: overall.macro[metric] for metric in phrases}
+    defined = [phrases[metric].format(_mean(mean)) for metric, mean in means.items() if mean.value is not None]
+    if defined:
         labels = {mean.labels for mean in means.values() if mean.value is not None}
-        some = "the labels" if labels == {count} else f"{' or '.join(str(n) for n in sorted(labels))} of {count} labels"
-        over = "" if count == 1 else f", on average over {some},"
-        listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
-        sentences.append(f"At these thresholds it{over} {listed}.")
-    if findings.policy is not None and findings.policy.items:
-        sentences.append(_decided(findings.policy))
+        over = "the labels" if labels == {count} else f"{' or '.join(str(n) for n in sorted(labels))} of {count} labels"
+        average = "the model" if count == 1 else f"the model, on average over {over},"
+        listed = defined[0] if len(defined) == 1 else f"{', '.join(defined[:-1])} and {defined[-1]}"
+        sentences.append(f"At these thresholds {average} {listed}.")
+    if results.policy is not None and results.policy.items:
+        sentences.append(_policy_sentence(results.policy))
     return sentences
 
 
-def remarks(findings: Findings) -> list[Remark]:
-    """What stands out, the gravest kinds first; every sentence states what was counted."""
+def remarks(results: EvaluationResults) -> list[Remark]:
+    """Return what stands out, the most serious kinds first; every sentence states counts."""
     return [
-        *_policy(findings),
-        *_abstaining(findings),
-        *_labels(findings),
-        *_slices(findings),
-        *_fairness(findings),
-        *_functionality(findings),
-        *_calibration(findings),
-        *_caveats(findings),
+        *_policy(results),
+        *_abstention(results),
+        *_labels(results),
+        *_slices(results),
+        *_fairness(results),
+        *_functional_tests(results),
+        *_calibration(results),
+        *_caveats(results),
     ]
 
 
-def highlights(findings: Findings) -> list[str]:
-    """The sentences of :func:`remarks`."""
-    return [remark.text for remark in remarks(findings)]
-
-
-def _labels(findings: Findings) -> Iterator[Remark]:
-    labels = findings.overall.labels
+def _labels(results: EvaluationResults) -> Iterator[Remark]:
+    labels = results.overall.labels
     ranked = {label: n.average_precision for label, n in labels.items() if n.average_precision is not None}
     if len(ranked) > 1:
         weakest = min(ranked, key=lambda label: ranked[label])
         n = labels[weakest]
-        between = _between(n.intervals.get("average_precision"))
+        interval = _interval(n.intervals.get("average_precision"))
         text = (
-            f"The weakest label is {weakest}, with an average precision of {ranked[weakest]:.3f}{between}; "
-            f"guessing gives {n.positive / n.known:.3f}. {n.positive:,} of its {n.known:,} known items are positive."
+            f"{weakest} has the lowest average precision: {ranked[weakest]:.3f}{interval}; a random ranking would have "
+            f"{n.positive / n.known:.3f}. {n.positive:,} of its {n.known:,} known items are positive."
         )
         yield Remark("Weakest label", text, "labels")
-    if idle := [label for label, n in labels.items() if n.positive >= ENOUGH and not n.true_positives + n.false_positives]:
+    if idle := [
+        label for label, n in labels.items() if n.positive >= MIN_ITEMS_FOR_REMARK and not n.true_positives + n.false_positives
+    ]:
         yield Remark("Never flagged", f"No known item reaches the threshold of {', '.join(idle)}.", "labels")
-    if unranked := [f"{label} ({_why(n, findings.enough)})" for label, n in labels.items() if n.average_precision is None]:
-        yield Remark("No ranking", f"Without a ranking, and so in no average: {', '.join(unranked)}.", "labels")
+    if unranked := [f"{label} ({_why(n, results.enough)})" for label, n in labels.items() if n.average_precision is None]:
+        yield Remark("Not ranked", f"Labels without ranking metrics, left out of all averages: {', '.join(unranked)}.", "labels")
 
 
-def _slices(findings: Findings) -> Iterator[Remark]:
-    if findings.worst is None:
+def _slices(results: EvaluationResults) -> Iterator[Remark]:
+    if results.worst is None:
         return
-    for found in findings.worst.slices[:LISTED]:
-        yield Remark("Weak slice", slice_sentence(found), "worst")
-    if (more := findings.worst.found - LISTED) > 0:
-        said = "1 more is" if more == 1 else f"{more} more are"
-        text = f"Of {findings.worst.searched:,} slices searched, {said} worse than the rest."
-        yield Remark("Weak slices", text, "worst")
+    for found in results.worst.slices[:MAX_LISTED]:
+        yield Remark("Weak slice", slice_sentence(found), "worst-slices")
+    if (more := results.worst.found - MAX_LISTED) > 0:
+        text = (
+            f"{more} more of the {results.worst.searched:,} slices searched {'is' if more == 1 else 'are'} worse than the rest."
+        )
+        yield Remark("Weak slices", text, "worst-slices")
 
 
 def slice_sentence(found: FoundSlice) -> str:
-    """A slice on which decisions are worse than on the rest."""
+    """Describe a slice on which decisions are worse than on the rest."""
     where = " and ".join(f"{c.column} is {'not known' if c.value is None else c.value}" for c in found.conditions)
-    between = "" if found.interval is None else f" ({points(found.interval.low)} to {points(found.interval.high)})"
-    bound = "below 0.001" if found.adjusted_p < 0.001 else f"{found.adjusted_p:.3f}"
+    interval = "" if found.interval is None else f" ({_points_interval(found.interval)})"
+    p_value = "below 0.001" if found.adjusted_p < 0.001 else f"{found.adjusted_p:.3f}"
     return (
-        f"Where {where}, {percent(found.all_right)} of {found.judged:,} items are decided rightly, against {percent(found.rest)} "
-        f"of all others: {points(found.difference)} points{between}, corrected p {bound}."
+        f"Where {where}, {format_percent(found.all_right)} of {found.judged:,} items have no wrong decision, compared with "
+        f"{format_percent(found.rest)} of all others: {format_points(found.difference)} points{interval}, corrected p {p_value}."
     )
 
 
-def _fairness(findings: Findings) -> Iterator[Remark]:
-    every = gaps(findings)
-    apart = sorted((gap for gap in every if gap.least > 0 and gap.worse), key=lambda gap: -gap.least)
-    for gap in apart[:LISTED]:
-        yield Remark("Unequal treatment", _gap(gap), "fairness")
-    if apart:
-        either = sum(gap.least > 0 for gap in every)
-        chance = (1 - findings.confidence) * len(every)
+def _fairness(results: EvaluationResults) -> Iterator[Remark]:
+    all_gaps = subgroup_gaps(results)
+    harmful = sorted((gap for gap in all_gaps if gap.margin > 0 and gap.worse), key=lambda gap: -gap.margin)
+    for gap in harmful[:MAX_LISTED]:
+        yield Remark("Unequal treatment", _gap_sentence(gap), "fairness")
+    if harmful:
+        significant = sum(gap.margin > 0 for gap in all_gaps)
+        by_chance = (1 - results.confidence) * len(all_gaps)
         text = (
-            f"Of {len(every):,} gaps between a subgroup and the rest, {either:,} have an interval without 0, {len(apart):,} of "
-            f"them to the subgroup's harm; chance alone would make about {chance:.0f}."
+            f"{significant:,} of {len(all_gaps):,} gaps between a subgroup and the rest have an interval that excludes 0, "
+            f"{len(harmful):,} of them to the subgroup's disadvantage; about {by_chance:.0f} would by chance alone."
         )
-        yield Remark("Gaps in all", text, "fairness")
+        yield Remark("All gaps", text, "fairness")
 
 
-def _gap(gap: Gap) -> str:
-    harm = "fewer" if gap.kind == "recall_gap" else "more"
-    what = "positives are caught" if gap.kind == "recall_gap" else "negatives are flagged"
+def _gap_sentence(gap: SubgroupGap) -> str:
+    harm = "fewer positives are caught" if gap.metric == "recall_gap" else "more negatives are flagged"
     return (
-        f"Of items that speak of {gap.value}, {harm} {what} for {gap.label}: the {GAPS[gap.kind]} differs from the others' by "
-        f"{points(gap.size)} points ({points(gap.interval.low)} to {points(gap.interval.high)}; {gap.known:,} known, "
+        f"Among items that mention {gap.value}, {harm} for {gap.label}: the {GAP_METRICS[gap.metric]} differs from that of all "
+        f"other items by {format_points(gap.size)} points ({_points_interval(gap.interval)}; {gap.known:,} known, "
         f"{gap.positive:,} positive)."
     )
 
 
-def _functionality(findings: Findings) -> Iterator[Remark]:
-    if findings.functionality is None:
+def _functional_tests(results: EvaluationResults) -> Iterator[Remark]:
+    if results.functionality is None:
         return
-    cases = [case for case in findings.functionality.cases if case.all_right.value is not None and case.items >= ENOUGH]
+    cases = [
+        case for case in results.functionality.cases if case.all_right.value is not None and case.items >= MIN_ITEMS_FOR_REMARK
+    ]
     if cases:
         worst = min(cases, key=lambda case: case.all_right.value or 0.0)
-        text = (
-            f"Of the functional tests, {worst.name} is decided worst: "
-            f"{_share(worst.all_right.value or 0.0, worst.all_right.interval)} of {worst.all_right.count:,} items rightly."
-        )
-        yield Remark("Functional test", text, "functionality")
+        correct = _with_interval(worst.all_right.value or 0.0, worst.all_right.interval)
+        text = f"{worst.name} has the lowest accuracy: {correct} of {worst.all_right.count:,} items have no wrong decision."
+        yield Remark("Functional test", text, "functional-tests")
 
 
-def _calibration(findings: Findings) -> Iterator[Remark]:
+def _calibration(results: EvaluationResults) -> Iterator[Remark]:
     poor = [
-        f"{label} (off by {n.calibration_error:.2f}{_between(n.intervals.get('calibration_error'), 2)} on {n.known:,} items)"
-        for label, n in findings.overall.labels.items()
-        if n.calibration_error is not None and n.calibration_error > POORLY_CALIBRATED and n.known >= ENOUGH
+        f"{label} (off by {n.calibration_error:.2f}{_interval(n.intervals.get('calibration_error'), 2)} on {n.known:,} items)"
+        for label, n in results.overall.labels.items()
+        if n.calibration_error is not None and n.calibration_error > POORLY_CALIBRATED and n.known >= MIN_ITEMS_FOR_REMARK
     ]
     if poor:
-        section = "calibration" if findings.calibration else "labels"
-        yield Remark("Poorly calibrated", f"Do not read these labels' probabilities as frequencies: {', '.join(poor)}.", section)
+        section = "calibration" if results.calibration else "labels"
+        text = f"The probabilities of these labels are not frequencies: {', '.join(poor)}."
+        yield Remark("Poorly calibrated", text, section)
 
 
-def _policy(findings: Findings) -> Iterator[Remark]:
-    promises = findings.policy.promises if findings.policy is not None else []
-    for shown in promises:
-        if shown.kept is False and shown.estimate is not None:
-            between = "" if shown.low is None or shown.high is None else f" ({percent(shown.low)} to {percent(shown.high)})"
-            group = "" if shown.group is None else f", worst where {shown.rule.column} is {shown.group}"
-            text = (
-                f"{_upper(shown.rule.place)} promises {shown.rule}; here it is {percent(shown.estimate)}{between}, "
-                f"{shown.count:,} of {shown.rows:,}{group}."
+def _policy(results: EvaluationResults) -> Iterator[Remark]:
+    constraints = results.policy.constraints if results.policy is not None else []
+    for result in constraints:
+        if result.met is False and result.estimate is not None:
+            between = (
+                ""
+                if result.low is None or result.high is None
+                else f" ({format_percent(result.low)} to {format_percent(result.high)})"
             )
-            yield Remark("Promise broken", text, "policy")
-    if unsure := sum(bool(shown.kept) and not shown.confirmed for shown in promises):
-        text = f"{unsure} of {len(promises)} promises hold on these items, but not with the confidence that they ask for."
+            group = "" if result.group is None else f", worst where {result.rule.column} is {result.group}"
+            text = (
+                f"{result.rule.place} requires {result.rule}, but the value on these items is {format_percent(result.estimate)}"
+                f"{between}, {result.count:,} of {result.rows:,}{group}."
+            )
+            yield Remark("Constraint violated", text, "policy")
+    if unconfirmed := sum(bool(result.met) and not result.confirmed for result in constraints):
+        text = f"{unconfirmed} of {len(constraints)} constraints hold on these items, but not with the required confidence."
         yield Remark("Not confirmed", text, "policy")
 
 
-def _abstaining(findings: Findings) -> Iterator[Remark]:
-    for warning in findings.conformal.warnings if findings.conformal is not None else []:
-        yield Remark("Other items", f"{_upper(warning)}.", "abstaining")
+def _abstention(results: EvaluationResults) -> Iterator[Remark]:
+    for warning in results.conformal.warnings if results.conformal is not None else []:
+        yield Remark("Guarantee in doubt", f"{warning[:1].upper()}{warning[1:]}.", "abstention")
 
 
-def _decided(policy: PolicyFindings) -> str:
-    """What the policy does with these items."""
-    shares = [f"{outcome.action} {percent(outcome.share)}" for outcome in policy.actions if outcome.items]
-    kept = sum(bool(shown.confirmed) for shown in policy.promises)
-    caught = "" if policy.harm_caught is None else f", and catches {percent(policy.harm_caught)} of the known harm"
+def _policy_sentence(policy: PolicyImpact) -> str:
+    shares = [f"{impact.action} {format_percent(impact.share)}" for impact in policy.actions if impact.items]
+    confirmed = sum(bool(result.confirmed) for result in policy.constraints)
+    caught = "" if policy.harm_caught is None else f", and {format_percent(policy.harm_caught)} of the known harm is caught"
     return (
-        f"Under the policy {policy.name}, version {policy.version}, these are the actions: {', '.join(shares)} of the items. "
-        f"It keeps {kept} of its {len(policy.promises)} promises with the confidence that they ask for{caught}."
+        f"Under the policy {policy.name}, version {policy.version}, the actions are {', '.join(shares)} of the items. "
+        f"{confirmed} of its {len(policy.constraints)} constraints are confirmed{caught}."
     )
 
 
-def _caveats(findings: Findings) -> Iterator[Remark]:
-    if findings.replicates and findings.cluster is not None and findings.units < FEW_UNITS:
-        text = f"Intervals rest on {findings.units} units of {findings.cluster} alone, and are too narrow."
-        yield Remark("Few units", text, "reading")
-    absent = dict.fromkeys([*findings.absent_slices, *(findings.fairness.absent if findings.fairness is not None else [])])
+def _caveats(results: EvaluationResults) -> Iterator[Remark]:
+    if results.replicates and results.cluster is not None and results.units < MIN_UNITS_FOR_BOOTSTRAP:
+        text = f"Intervals rest on only {results.units} units of {results.cluster} and are too narrow."
+        yield Remark("Few units", text, "how-to-read")
+    absent = dict.fromkeys([*results.absent_slices, *(results.fairness.absent if results.fairness is not None else [])])
     if absent:
-        yield Remark("Absent columns", f"Columns asked for but absent from the predictions: {', '.join(absent)}.", "reading")
+        text = f"Requested columns that are absent from the predictions: {', '.join(absent)}."
+        yield Remark("Absent columns", text, "how-to-read")
 
 
-def _why(numbers: LabelFindings, enough: int) -> str:
+def _why(numbers: LabelMetrics, enough: int) -> str:
     if not numbers.known:
         return "no item has a known target"
     if not numbers.positive:
@@ -241,17 +227,19 @@ def _why(numbers: LabelFindings, enough: int) -> str:
     return f"{numbers.positive:,} of its {numbers.known:,} known items are positive; {enough} of each class are needed"
 
 
-def _share(value: float, interval: Interval | None) -> str:
-    return percent(value) if interval is None else f"{percent(value)} ({percent(interval[0])} to {percent(interval[1])})"
+def _with_interval(value: float, interval: Interval | None) -> str:
+    if interval is None:
+        return format_percent(value)
+    return f"{format_percent(value)} ({format_percent(interval[0])} to {format_percent(interval[1])})"
 
 
-def _mean(mean: Macro) -> str:
-    return _share(mean.value or 0.0, mean.interval)
+def _mean(mean: MacroAverage) -> str:
+    return _with_interval(mean.value or 0.0, mean.interval)
 
 
-def _between(interval: Interval | None, digits: int = 3) -> str:
+def _interval(interval: Interval | None, digits: int = 3) -> str:
     return "" if interval is None else f" ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 
 
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _points_interval(interval: Interval) -> str:
+    return f"{format_points(interval.low)} to {format_points(interval.high)}"

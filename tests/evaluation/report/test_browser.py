@@ -1,4 +1,4 @@
-"""The report in a real browser: at three widths, by keyboard, light and dark, on paper, and with a table that means harm."""
+"""The evaluation page in a real browser: three widths, keyboard, light and dark, print, and a hostile table."""
 
 import html
 import json
@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluate import evaluate_data
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import decisions_at
-from vigil_evaluation.predictions import arrays
-from vigil_evaluation.report.evaluation_page import render
-from vigil_evaluation.report.evidence import EvidenceShown, Example
-from vigil_evaluation.report.summary import hardest
+from vigil_evaluation.report.evaluation_page import render_evaluation_page
+from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
+from vigil_evaluation.report.hardest_errors import hardest_error_ids
 from vigil_evaluation.specs import EvaluationSpec
 
 Browse = Callable[..., Any]
@@ -25,16 +25,17 @@ HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">
 
 @pytest.fixture(scope="session")
 def page(report_case: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
-    table, findings = report_case["table"], report_case["findings"]
-    evidence = (EvidenceShown("text", "text 1, characters 1 to 6", 0.7, "A note"), EvidenceShown("image", "image 1", 0.2, None))
+    data, results = report_case["data"], report_case["results"]
+    evidence = (
+        SegmentEvidence("text", "text 1, characters 1 to 6", 0.7, "A note"),
+        SegmentEvidence("image", "image 1", 0.2, None),
+    )
     examples = {
-        id_: Example(
-            ("A note of two lines.", "\u05e9\u05dc\u05d5\u05dd \U0001f33b"), dict.fromkeys(findings.overall.labels, evidence)
-        )
-        for id_ in hardest(findings, table)[::2]
+        id_: ItemExample(("A note of two lines.", "\u05e9\u05dc\u05d5\u05dd \U0001f33b"), dict.fromkeys(data.labels, evidence))
+        for id_ in hardest_error_ids(data)[::2]
     }
     to = tmp_path_factory.mktemp("report") / "report.html"
-    render(findings, table, to, examples)
+    render_evaluation_page(results, data, to, examples)
     return to.read_text(encoding="utf-8")
 
 
@@ -51,10 +52,11 @@ def hostile_page(table_of: Callable[..., pa.Table], tmp_path_factory: pytest.Tem
     table = table.append_column("text", pa.array([HOSTILE] * rows))
     table = table.set_column(0, "id", pa.array([f"{i}{HOSTILE}" for i in range(rows)]))
     spec = EvaluationSpec(slices=(HOSTILE,), identities=("identity",), replicates=50)
-    findings = evaluate(table, (label, "b"), {label: 0.5, "b": 0.5}, spec, {"run": HOSTILE, HOSTILE: HOSTILE})
-    evidence = {label: (EvidenceShown("text", HOSTILE, 0.5, HOSTILE),)}
+    data = EvaluationData.from_table(table, (label, "b"), {label: 0.5, "b": 0.5}, spec)
+    results = evaluate_data(data, {"run": HOSTILE, HOSTILE: HOSTILE})
+    evidence = {label: (SegmentEvidence("text", HOSTILE, 0.5, HOSTILE),)}
     to = tmp_path_factory.mktemp("hostile") / "report.html"
-    render(findings, table, to, {id_: Example((HOSTILE,), evidence) for id_ in hardest(findings, table)})
+    render_evaluation_page(results, data, to, {id_: ItemExample((HOSTILE,), evidence) for id_ in hardest_error_ids(data)})
     return to.read_text(encoding="utf-8")
 
 
@@ -64,7 +66,7 @@ SOUND = """
   const outside = [...page.querySelectorAll("body *")].filter((one) => {
     const table = one.closest(".table");
     if (table && table !== one && view.getComputedStyle(table).overflowX === "auto") return false;
-    if (one.closest(".hidden, nav, .skip") || one.closest("thead")?.clientWidth <= 1) return false;
+    if (one.closest(".visually-hidden, nav, .skip") || one.closest("thead")?.clientWidth <= 1) return false;
     if (!one.getClientRects().length) return false;
     const box = one.getBoundingClientRect();
     return box.width && (box.right > view.innerWidth + 1 || box.left < -1);
@@ -80,7 +82,7 @@ SOUND = """
 
 @pytest.mark.parametrize("width", [390, 820, 1300])
 @pytest.mark.parametrize("kind", ["page", "hostile_page"])
-def test_it_fits_and_runs_nothing_of_what_it_shows(kind: str, width: int, browse: Browse, request: pytest.FixtureRequest) -> None:
+def test_page_fits_its_width_and_executes_no_data(kind: str, width: int, browse: Browse, request: pytest.FixtureRequest) -> None:
     found = browse(request.getfixturevalue(kind), SOUND, width)
     assert found["width"] == width
     assert found["outside"] == []
@@ -89,7 +91,7 @@ def test_it_fits_and_runs_nothing_of_what_it_shows(kind: str, width: int, browse
     assert (found["hacked"], found["scripts"], found["images"], found["fetched"]) == (None, 1, 0, [])
 
 
-def test_tables_are_sorted_by_their_headings(browse: Browse, page: str) -> None:
+def test_table_headings_sort_their_column(browse: Browse, page: str) -> None:
     script = """
       const table = page.querySelector("#labels table");
       const column = (i) => [...table.tBodies[0].rows].map((row) => row.cells[i].dataset.value);
@@ -104,13 +106,13 @@ def test_tables_are_sorted_by_their_headings(browse: Browse, page: str) -> None:
     assert ([float(value) for value in falling[0] if value], falling[1], marked) == (sorted(numbers)[::-1], "descending", 1)
 
 
-def test_the_explorer_shows_exact_counts_of_any_threshold(browse: Browse, page: str, report_case: dict[str, Any]) -> None:
+def test_threshold_explorer_shows_exact_counts(browse: Browse, page: str, report_case: dict[str, Any]) -> None:
     script = """
       const box = page.querySelector("[data-explorer]");
       const [number, slider] = [box.querySelector("[type=number]"), box.querySelector("[type=range]")];
       const read = () => ({ threshold: Number(number.value), text: box.querySelector("output").innerText, place: slider.value,
         said: slider.getAttribute("aria-valuetext"),
-        marks: [...box.querySelectorAll("svg .tried")].map((one) => one.getAttribute("visibility")) });
+        marks: [...box.querySelectorAll("svg .candidate")].map((one) => one.getAttribute("visibility")) });
       const type = (value) => { number.value = value; number.dispatchEvent(new view.Event("change")); return read(); };
       const slide = (value) => { slider.value = value; slider.dispatchEvent(new view.Event("input")); return read(); };
       const first = read();
@@ -119,14 +121,16 @@ def test_the_explorer_shows_exact_counts_of_any_threshold(browse: Browse, page: 
     """
     found = browse(page, script)
     label = "tobacco"
-    targets_NL, probabilities_NL = arrays(report_case["table"], [label])
+    data = report_case["data"]
+    column = data.labels.index(label)
+    targets_N, probabilities_N = data.targets_NL[:, column], data.probabilities_NL[:, column]
     for name in ("first", "typed", "slid", "last"):
         shown = found[name]
-        decided = decisions_at(targets_NL[:, 0], probabilities_NL[:, 0], shown["threshold"])
+        decided = decisions_at(targets_N, probabilities_N, shown["threshold"])
         flagged = decided.true_positives + decided.false_positives
         assert f"{decided.true_positives:,} of {flagged:,}" in shown["text"], name
         assert f"{decided.false_positives:,} of {decided.false_positives + decided.true_negatives:,}" in shown["text"], name
-        assert f"{int((probabilities_NL >= shown['threshold']).sum()):,} of {len(probabilities_NL):,}" in shown["text"], name
+        assert f"{int((probabilities_N >= shown['threshold']).sum()):,} of {len(probabilities_N):,}" in shown["text"], name
         assert str(shown["threshold"]) in shown["said"]
         if flagged:
             assert f"{decided.true_positives / flagged:.1%}" in shown["text"], name
@@ -136,7 +140,7 @@ def test_the_explorer_shows_exact_counts_of_any_threshold(browse: Browse, page: 
     assert found["wrong"] == found["back"] == found["first"]
 
 
-def test_without_a_script_thresholds_are_a_table_and_nothing_is_dead(page: str) -> None:
+def test_threshold_explorer_is_a_table_without_scripts(page: str) -> None:
     assert re.search(r'<details class="points" open>', page)
     assert re.search(r'<div class="controls" hidden>', page)
     for control in re.findall(r"<(?:select|input)[^>]*>", page):
@@ -146,13 +150,13 @@ def test_without_a_script_thresholds_are_a_table_and_nothing_is_dead(page: str) 
     assert 8 <= rows <= 13
 
 
-def test_slices_show_another_number_and_label(browse: Browse, page: str, report_case: dict[str, Any]) -> None:
+def test_slice_plot_switches_metric_and_label(browse: Browse, page: str, report_case: dict[str, Any]) -> None:
     script = """
       const box = page.querySelectorAll("[data-slices]")[1];
       const pick = (name, value) => { const one = box.querySelector(`[data-pick=${name}]`); one.value = value;
         one.dispatchEvent(new view.Event("change")); };
       const read = () => [...box.querySelectorAll("tbody tr")].map((row) => ({ group: row.cells[0].innerText.trim(),
-        rests: row.cells[2].innerText.trim(), number: row.cells[3].querySelector(".value").innerText.trim(),
+        support: row.cells[2].innerText.trim(), number: row.cells[3].querySelector(".value").innerText.trim(),
         dots: row.querySelectorAll("circle").length, at: row.querySelector("circle")?.getAttribute("cx") }));
       const first = read();
       pick("metric", 1); pick("label", 1);
@@ -162,12 +166,12 @@ def test_slices_show_another_number_and_label(browse: Browse, page: str, report_
       return { first, second, heading, low: read() };
     """
     found = browse(page, script)
-    groups = next(b for b in report_case["findings"].by if b.column == "language").groups
+    groups = next(b for b in report_case["results"].by if b.column == "language").groups
     for group, first, second in zip(groups, found["first"], found["second"], strict=True):
         numbers = group.labels["tobacco"]
         assert first["number"] == f"{group.all_right:.1%}"
         assert second["number"] == f"{numbers.recall:.1%}"
-        assert second["rests"] == f"{numbers.known:,} known, {numbers.positive:,} positive"
+        assert second["support"] == f"{numbers.known:,} known, {numbers.positive:,} positive"
         assert second["dots"] == 1
     assert found["heading"].startswith("Recall")
     low = [float(row["number"].rstrip("%")) for row in found["low"]]
@@ -176,7 +180,7 @@ def test_slices_show_another_number_and_label(browse: Browse, page: str, report_
     assert places == sorted(places)
 
 
-def test_one_label_of_a_map_is_shown_at_a_time(browse: Browse, page: str) -> None:
+def test_fairness_heatmap_shows_one_label_at_a_time(browse: Browse, page: str) -> None:
     script = """
       const select = page.querySelector("select[data-chooses=fairness]");
       const shown = () => [...page.querySelectorAll("[data-of=fairness]")].map((one) => !one.hidden);
@@ -186,23 +190,23 @@ def test_one_label_of_a_map_is_shown_at_a_time(browse: Browse, page: str) -> Non
     assert browse(page, script) == [[True, False, False, False], [False, False, True, False]]
 
 
-def test_texts_are_hidden_until_their_button_is_pressed(browse: Browse, page: str) -> None:
+def test_texts_are_blurred_until_their_button_is_clicked(browse: Browse, page: str) -> None:
     script = """
       page.querySelectorAll("details").forEach((details) => { details.open = true; });
-      const shields = [...page.querySelectorAll(".shield")], all = page.getElementById("reveal");
+      const sensitive = [...page.querySelectorAll(".sensitive")], all = page.getElementById("reveal");
       const state = (one) => { const text = one.querySelector(".text"), button = one.querySelector("button");
         return [button.getAttribute("aria-pressed"), text.getAttribute("aria-hidden"),
           view.getComputedStyle(text.firstElementChild).filter !== "none", button.tagName, button.hidden]; };
-      const kinds = () => [...new Set(shields.map((one) => JSON.stringify(state(one))))].map(JSON.parse);
+      const kinds = () => [...new Set(sensitive.map((one) => JSON.stringify(state(one))))].map(JSON.parse);
       const start = kinds();
-      shields[0].querySelector("button").click();
-      const one = [state(shields[0]), state(shields[1]), all.getAttribute("aria-pressed")];
+      sensitive[0].querySelector("button").click();
+      const one = [state(sensitive[0]), state(sensitive[1]), all.getAttribute("aria-pressed")];
       all.click(); const every = [kinds(), all.getAttribute("aria-pressed")];
-      shields[1].querySelector("button").click(); const less = [state(shields[1]), all.getAttribute("aria-pressed")];
+      sensitive[1].querySelector("button").click(); const less = [state(sensitive[1]), all.getAttribute("aria-pressed")];
       all.click(); all.click();
-      return { count: shields.length, start, one, every, less, end: kinds(),
-        names: shields.slice(0, 2).map((s) => s.querySelector("button").computedName),
-        bare: [...page.querySelectorAll("#errors .text")].filter((text) => !text.closest(".shield")).length };
+      return { count: sensitive.length, start, one, every, less, end: kinds(),
+        names: sensitive.slice(0, 2).map((s) => s.querySelector("button").computedName),
+        bare: [...page.querySelectorAll("#errors .text")].filter((text) => !text.closest(".sensitive")).length };
     """
     found = browse(page, script)
     hidden, shown = ["false", "true", True, "BUTTON", False], ["true", None, False, "BUTTON", False]
@@ -235,7 +239,7 @@ CONTROLS = """
 """
 
 
-def test_every_control_has_a_name_and_shows_its_focus(browse: Browse, page: str) -> None:
+def test_controls_have_a_name_and_show_focus(browse: Browse, page: str) -> None:
     found = browse(page, CONTROLS)
     assert found["count"] > 100
     assert found["nameless"] == []
@@ -259,7 +263,7 @@ CONTRAST = """
   } return [255, 255, 255]; };
   const low = []; let seen = 0;
   for (const one of page.querySelectorAll("body *")) {
-    if (one.closest("script, style, .hidden, option") || !one.checkVisibility()) continue;
+    if (one.closest("script, style, .visually-hidden, option") || !one.checkVisibility()) continue;
     if (![...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim())) continue;
     const style = view.getComputedStyle(one);
     const [text, ground] = [luminance(rgb(one.closest("svg") ? style.fill : style.color)), luminance(behind(one))];
@@ -272,7 +276,7 @@ CONTRAST = """
 
 
 @pytest.mark.parametrize(("dark", "ground"), [(False, "rgb(246, 247, 249)"), (True, "rgb(18, 22, 28)")])
-def test_all_text_stands_out_from_its_ground(dark: bool, ground: str, browse: Browse, page: str) -> None:
+def test_text_contrast_meets_wcag_aa(dark: bool, ground: str, browse: Browse, page: str) -> None:
     """WCAG 2.2, 1.4.3, level AA: 4.5 to 1."""
     found = browse(page, CONTRAST, dark=dark)
     assert found["ground"] == ground
@@ -280,7 +284,7 @@ def test_all_text_stands_out_from_its_ground(dark: bool, ground: str, browse: Br
     assert found["low"] == []
 
 
-def test_on_paper_everything_is_unfolded(page: str, chromium: str, tmp_path: Path) -> None:
+def test_print_opens_every_section(page: str, chromium: str, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -291,7 +295,7 @@ def test_on_paper_everything_is_unfolded(page: str, chromium: str, tmp_path: Pat
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 5
 
 
-def test_a_link_unfolds_what_it_points_into(browse: Browse, page: str) -> None:
+def test_link_into_a_closed_section_opens_it(browse: Browse, page: str) -> None:
     script = """
       const last = page.getElementById("label-4"); const before = last.open;
       view.location.hash = "#label-4"; await new Promise((done) => setTimeout(done, 200));
@@ -300,8 +304,8 @@ def test_a_link_unfolds_what_it_points_into(browse: Browse, page: str) -> None:
     assert browse(page, script) == [False, True]
 
 
-def test_the_page_is_the_same_whenever_it_is_made(page: str, report_case: dict[str, Any], tmp_path: Path) -> None:
+def test_render_evaluation_page_is_deterministic(page: str, report_case: dict[str, Any], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        render(report_case["findings"], report_case["table"], tmp_path / name)
+        render_evaluation_page(report_case["results"], report_case["data"], tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert json.loads(html.unescape(re.search(r'data-explorer="(.*?)"', page)[1]))["items"] == 1500

@@ -1,4 +1,4 @@
-"""The palette of all pages: one place for colours, both themes, contrast, and steps of colour that can be told apart."""
+"""The palette of all pages: defined once, in both themes, with sufficient contrast and distinguishable colour steps."""
 
 import re
 from itertools import pairwise
@@ -26,7 +26,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_both_themes_have_all_colours_and_no_colour_is_elsewhere() -> None:
+def test_style_defines_every_colour_once_in_both_themes() -> None:
     assert LIGHT.keys() == DARK.keys()
     assert len(LIGHT) > 15
     outside = re.sub(r":root \{.*?\}", "", STYLE, flags=re.DOTALL)
@@ -37,7 +37,7 @@ def test_both_themes_have_all_colours_and_no_colour_is_elsewhere() -> None:
 
 
 @THEMES
-def test_text_has_the_contrast_that_wcag_asks_for(colours: dict[str, str]) -> None:
+def test_style_text_contrast_meets_wcag_aa(colours: dict[str, str]) -> None:
     for ground in ("page", "card", "note"):
         for text in ("ink", "soft", "accent", "other"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
@@ -46,7 +46,7 @@ def test_text_has_the_contrast_that_wcag_asks_for(colours: dict[str, str]) -> No
 
 
 @THEMES
-def test_lines_and_controls_have_the_contrast_that_wcag_asks_for(colours: dict[str, str]) -> None:
+def test_style_line_and_control_contrast_meets_wcag_aa(colours: dict[str, str]) -> None:
     for drawn in ("accent", "other", "soft", "field"):
         for ground in ("page", "card"):
             assert contrast(colours[drawn], colours[ground]) >= 3, (drawn, ground)
@@ -68,7 +68,7 @@ BLINDNESS = {
 
 @THEMES
 @pytest.mark.parametrize("kind", list(BLINDNESS))
-def test_worse_and_better_are_told_apart_without_a_kind_of_cone(colours: dict[str, str], kind: str) -> None:
+def test_style_worse_and_better_are_distinguishable_with_colour_blindness(colours: dict[str, str], kind: str) -> None:
     distances = []
     for step in (1, 2, 3, 4):
         worse, better = (seen_without(colours[f"{side}{step}"], BLINDNESS[kind]) for side in "wb")
@@ -78,14 +78,14 @@ def test_worse_and_better_are_told_apart_without_a_kind_of_cone(colours: dict[st
     assert distances[1] > 0.03
 
 
-def test_the_script_draws_with_the_lengths_of_the_pictures() -> None:
-    from vigil_evaluation.report.curves import BOTTOM, DECADES, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+def test_script_uses_the_margins_of_the_curves() -> None:
+    from vigil_evaluation.report.curves import BOTTOM, FPR_DECADES, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
     script = (STATIC / "script.js").read_text()
     assert f"{{ left: {LEFT:g}, right: {WIDTH - RIGHT:g}, bottom: {HEIGHT - BOTTOM:g}, top: {TOP:g} }}" in script
-    assert f"Math.log10(x) / {DECADES}" in script
+    assert f"Math.log10(x) / {FPR_DECADES}" in script
 
 
-def test_templates_trust_no_value() -> None:
+def test_templates_escape_every_value() -> None:
     for template in Path(TEMPLATES).rglob("*.jinja"):
         assert "| safe" not in template.read_text(), template.name

@@ -1,4 +1,4 @@
-"""The report: one sound file that fetches nothing, and whose numbers, pictures and sentences are those that were found."""
+"""The evaluation page: one valid self-contained file whose numbers, plots and sentences match the results."""
 
 import html
 import json
@@ -17,17 +17,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
-from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluate import evaluate, evaluate_data
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import average_precision, decisions_at, operating_points
-from vigil_evaluation.report.axes import DIVERGING, SHADES, axis, diverging, shade
-from vigil_evaluation.report.curves import RATES, charts, rate_x, x, y
-from vigil_evaluation.report.evaluation_page import render
-from vigil_evaluation.report.evidence import EvidenceShown, Example
-from vigil_evaluation.report.fairness_heatmap import gap_rows, gaps
-from vigil_evaluation.report.hardest_errors import LONGEST, mistakes
-from vigil_evaluation.report.slice_plot import METRICS, slice_plot
-from vigil_evaluation.report.summary import hardest, highlights, remarks, verdict
-from vigil_evaluation.report.threshold_explorer import explorer
+from vigil_evaluation.report.axes import DIVERGING_BOUNDS, ERROR_RATE_BOUNDS, diverging_class, error_rate_class, fit_axis
+from vigil_evaluation.report.curves import FPR_TICKS, fpr_x, label_curves, x, y
+from vigil_evaluation.report.evaluation_page import render_evaluation_page
+from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
+from vigil_evaluation.report.fairness_heatmap import heatmap_rows, subgroup_gaps
+from vigil_evaluation.report.hardest_errors import MAX_CHARACTERS, hardest_error_ids, hardest_errors
+from vigil_evaluation.report.slice_plot import SLICE_METRICS, slice_plot
+from vigil_evaluation.report.summary import remarks, summary_sentences
+from vigil_evaluation.report.threshold_explorer import threshold_explorer
 from vigil_evaluation.specs import EvaluationSpec
 
 Make = Callable[..., pa.Table]
@@ -39,7 +40,8 @@ HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">
 def report(table: pa.Table, to: Path, *slices: str, **facts: str) -> str:
     spec = EvaluationSpec(slices=slices, replicates=100)
     labels = [name.removeprefix("target.") for name in table.column_names if name.startswith("target.")]
-    render(evaluate(table, labels, {label: THRESHOLDS.get(label, 0.5) for label in labels}, spec, facts), table, to)
+    data = EvaluationData.from_table(table, labels, {label: THRESHOLDS.get(label, 0.5) for label in labels}, spec)
+    render_evaluation_page(evaluate_data(data, facts), data, to)
     assert [file.name for file in to.parent.iterdir()] == [to.name]
     return to.read_text(encoding="utf-8")
 
@@ -84,12 +86,12 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def full_page(report_case: dict[str, Any], tmp_path: Path) -> str:
-    render(report_case["findings"], report_case["table"], tmp_path / "report.html")
+    render_evaluation_page(report_case["results"], report_case["data"], tmp_path / "report.html")
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["page", "full_page", "hostile_page"])
-def test_the_page_is_sound_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+def test_page_is_valid_html_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     page = request.getfixturevalue(kind)
     elements = Elements(page)
     assert elements.open == []
@@ -107,7 +109,7 @@ def test_the_page_is_sound_and_fetches_nothing(kind: str, request: pytest.Fixtur
     assert "@import" not in page
 
 
-def test_the_page_says_what_was_found(page: str, random_table: pa.Table) -> None:
+def test_page_shows_the_results(page: str, random_table: pa.Table) -> None:
     targets = random_table.column("target.tobacco").to_numpy()
     value = average_precision(targets, random_table.column("probability.tobacco").to_numpy())
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
@@ -119,7 +121,7 @@ def test_the_page_says_what_was_found(page: str, random_table: pa.Table) -> None
         assert f" {value_of_slice} " in text
 
 
-def test_hostile_values_stay_text(hostile_page: str) -> None:
+def test_page_escapes_hostile_values(hostile_page: str) -> None:
     tags = [tag for tag, _ in Elements(hostile_page).tags]
     assert tags.count("script") == 1
     assert "img" not in tags
@@ -128,7 +130,7 @@ def test_hostile_values_stay_text(hostile_page: str) -> None:
     assert "{{7*7}}" in hostile_page
 
 
-def test_an_empty_table_has_a_report(table_of: Make, tmp_path: Path) -> None:
+def test_page_of_an_empty_table(table_of: Make, tmp_path: Path) -> None:
     page = report(table_of({"a": ([], [])}, presence=pa.array([], pa.string())), tmp_path / "report.html", run="r")
     assert "there is nothing to measure" in page
 
@@ -141,14 +143,14 @@ def label_findings(targets: np.ndarray, probabilities: np.ndarray, threshold: fl
 def drawn(targets: np.ndarray, probabilities: np.ndarray, threshold: float, table_of: Make) -> Any:
     targets, probabilities = targets.astype(np.float32).astype(float), probabilities.astype(np.float32).astype(float)
     numbers = label_findings(targets, probabilities, threshold, table_of)
-    return charts(targets, probabilities, operating_points(targets, probabilities), numbers)
+    return label_curves(targets, probabilities, operating_points(targets, probabilities), numbers)
 
 
-def test_the_area_under_the_drawn_curve_is_the_average_precision(table_of: Make) -> None:
+def test_precision_recall_curve_has_the_area_of_average_precision(table_of: Make) -> None:
     random = np.random.default_rng(1)
     targets = (random.random(150) < 0.3).astype(float)
     probabilities = np.clip(0.3 * targets + 0.7 * random.random(150), 0, 1)
-    path = drawn(targets, probabilities, 0.5, table_of).curve
+    path = drawn(targets, probabilities, 0.5, table_of).precision_recall
     area, left = 0.0, x(0)
     for vertical, horizontal in re.findall(r"V([\d.]+)H([\d.]+)", path):
         area += (float(horizontal) - left) * (y(0) - float(vertical))
@@ -157,7 +159,7 @@ def test_the_area_under_the_drawn_curve_is_the_average_precision(table_of: Make)
     assert area / ((x(1) - x(0)) * (y(0) - y(1))) == pytest.approx(average_precision(targets, probabilities), abs=5e-3)
 
 
-def test_the_drawn_roc_curve_is_recall_over_the_logarithm_of_the_rate(table_of: Make) -> None:
+def test_roc_curve_is_recall_over_the_logarithm_of_the_false_positive_rate(table_of: Make) -> None:
     random = np.random.default_rng(2)
     targets = (random.random(3000) < 0.3).astype(float)
     probabilities = np.clip(0.4 * targets + 0.6 * random.random(3000), 0, 1)
@@ -167,38 +169,42 @@ def test_the_drawn_roc_curve_is_recall_over_the_logarithm_of_the_rate(table_of: 
     assert steps[-1] == (pytest.approx(x(1)), pytest.approx(y(1)))
     negatives, positives = probabilities[targets < 0.5], probabilities[targets >= 0.5]
     for rate in (0.003, 0.01, 0.05, 0.2, 0.7):
-        height = [up for across, up in steps if across <= rate_x(rate) + 0.01][-1]
+        height = [up for across, up in steps if across <= fpr_x(rate) + 0.01][-1]
         threshold = np.sort(negatives)[::-1][int(rate * len(negatives))]
         recall = float(np.mean(positives > threshold))
         assert (y(0) - height) / (y(0) - y(1)) == pytest.approx(recall, abs=0.03)
 
 
-def test_the_rate_axis_has_its_decades_at_even_distances() -> None:
-    assert [rate_x(rate) for rate in (1e-4, 1e-3, 1e-2, 1e-1, 1)] == pytest.approx([x(at) for at, _ in RATES], abs=0.01)
-    assert rate_x(0) == rate_x(1e-9) == x(0)
+def test_fpr_axis_has_evenly_spaced_decades() -> None:
+    assert [fpr_x(rate) for rate in (1e-4, 1e-3, 1e-2, 1e-1, 1)] == pytest.approx([x(at) for at, _ in FPR_TICKS], abs=0.01)
+    assert fpr_x(0) == fpr_x(1e-9) == x(0)
 
 
-def test_charts_stay_within_their_box(table_of: Make) -> None:
+def test_label_curves_stay_within_the_plot(table_of: Make) -> None:
     random = np.random.default_rng(2)
     targets, probabilities = random.choice([0.0, 0.4, 1.0, np.nan], 50_000), random.random(50_000)
     shown = drawn(targets, probabilities, 0.3, table_of)
-    assert len(shown.curve) < 8_000
+    assert len(shown.precision_recall) < 8_000
     assert len(shown.roc) < 8_000
-    marks = [shown.curve_mark, shown.roc_mark]
-    places = [*((m.x, m.y) for m in marks), *((dot.x, dot.y) for dot in shown.dots), *((bar.x, bar.y) for bar in shown.bars)]
-    places += [(bar.x + bar.width, bar.y + bar.height) for bar in shown.bars]
-    places += [(dot.x, end) for dot in shown.dots for end in (dot.low_y, dot.high_y)]
-    for path in (shown.curve, shown.roc, *(m.cross for m in marks)):
+    marks = [shown.precision_recall_mark, shown.roc_mark]
+    places = [
+        *((m.x, m.y) for m in marks),
+        *((dot.x, dot.y) for dot in shown.reliability_bins),
+        *((bar.x, bar.y) for bar in shown.histogram),
+    ]
+    places += [(bar.x + bar.width, bar.y + bar.height) for bar in shown.histogram]
+    places += [(dot.x, end) for dot in shown.reliability_bins for end in (dot.low_y, dot.high_y)]
+    for path in (shown.precision_recall, shown.roc, *(m.cross for m in marks)):
         places += [(float(across), y(0)) for across in re.findall(r"[HM]([\d.]+)", path)]
         places += [(x(0), float(up)) for up in re.findall(r"V([\d.]+)", path)]
     assert all(x(0) <= across <= x(1) and y(1) <= down <= y(0) + 0.02 for across, down in places)
 
 
-def test_the_intervals_of_the_reliability_chart_are_wilsons(table_of: Make) -> None:
+def test_reliability_diagram_has_wilson_intervals(table_of: Make) -> None:
     random = np.random.default_rng(6)
     probabilities = random.random(400)
     targets = (random.random(400) < probabilities).astype(float)
-    for dot in drawn(targets, probabilities, 0.5, table_of).dots:
+    for dot in drawn(targets, probabilities, 0.5, table_of).reliability_bins:
         items, share = int(dot.text.split()[0]), (y(0) - dot.y) / (y(0) - y(1))
         expected = binomtest(round(share * items), items).proportion_ci(0.95, "wilson")
         assert (dot.low_y, dot.high_y) == pytest.approx((y(expected.low), y(expected.high)), abs=0.05)
@@ -210,149 +216,151 @@ def test_the_intervals_of_the_reliability_chart_are_wilsons(table_of: Make) -> N
     probabilities=arrays(np.float64, 60, elements=st.floats(0, 1)),
     threshold=st.floats(0, 1),
 )
-def test_all_counts_of_the_explorer_are_exact(targets: np.ndarray, probabilities: np.ndarray, threshold: float) -> None:
-    found = explorer(operating_points(targets, probabilities), probabilities, threshold)
-    assert found.tried[found.current].threshold == threshold
-    thresholds = [tried.threshold for tried in found.tried]
+def test_threshold_explorer_counts_are_exact(targets: np.ndarray, probabilities: np.ndarray, threshold: float) -> None:
+    found = threshold_explorer(operating_points(targets, probabilities), probabilities, threshold)
+    assert found.candidates[found.current].threshold == threshold
+    thresholds = [candidate.threshold for candidate in found.candidates]
     assert thresholds == sorted(set(thresholds))
-    for tried in found.tried:
-        decided = decisions_at(targets, probabilities, tried.threshold)
-        assert (tried.true_positives, tried.false_positives) == (decided.true_positives, decided.false_positives)
-        assert tried.flagged == int((probabilities >= tried.threshold).sum())
-    assert found.current in [found.tried.index(row) for row in found.rows]
+    for candidate in found.candidates:
+        decided = decisions_at(targets, probabilities, candidate.threshold)
+        assert (candidate.true_positives, candidate.false_positives) == (decided.true_positives, decided.false_positives)
+        assert candidate.flagged == int((probabilities >= candidate.threshold).sum())
+    assert found.current in [found.candidates.index(row) for row in found.table_rows]
     assert json.loads(found.to_json())["current"] == found.current
 
 
-def test_the_explorer_reaches_rare_labels_and_stays_small() -> None:
+def test_threshold_explorer_covers_rare_labels_and_stays_small() -> None:
     random = np.random.default_rng(3)
     targets = (random.random(200_000) < 0.001).astype(float)
     probabilities = random.beta(0.2, 500, 200_000) + 0.004 * targets * random.random(200_000)
-    found = explorer(operating_points(targets, probabilities), probabilities, 0.5)
+    found = threshold_explorer(operating_points(targets, probabilities), probabilities, 0.5)
     assert len(found.to_json()) < 10_000
-    recall = {round(tried.true_positives / found.positives, 1) for tried in found.tried}
+    recall = {round(candidate.true_positives / found.positives, 1) for candidate in found.candidates}
     assert recall >= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0}
-    assert 5 <= len(found.rows) <= 12
+    assert 5 <= len(found.table_rows) <= 12
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_an_axis_holds_what_is_drawn_on_it(values: list[float]) -> None:
-    made = axis([*values, None])
+def test_fit_axis_covers_all_values(values: list[float]) -> None:
+    made = fit_axis([*values, None])
     assert 0 <= made.low < made.high <= 1 + 1e-9
     assert 2 <= len(made.ticks) <= 5
     assert all(made.low - 1e-6 <= value <= made.high + 1e-6 for value in values)
-    assert all(0 <= float(made.place(value)) <= 100 for value in values)
+    assert all(0 <= float(made.position(value)) <= 100 for value in values)
 
 
-def test_axes_are_round() -> None:
-    assert axis([0.713, 0.94]).ticks == (0.7, 0.8, 0.9, 1.0)
-    assert axis([0.002, 0.0071]).ticks == (0.002, 0.004, 0.006, 0.008)
-    assert axis([]).ticks == (0, 0.5, 1)
+def test_fit_axis_has_round_ticks() -> None:
+    assert fit_axis([0.713, 0.94]).ticks == (0.7, 0.8, 0.9, 1.0)
+    assert fit_axis([0.002, 0.0071]).ticks == (0.002, 0.004, 0.006, 0.008)
+    assert fit_axis([]).ticks == (0, 0.5, 1)
 
 
-def test_steps_of_colour_are_those_that_are_stated() -> None:
-    assert [diverging(-bound) for bound in DIVERGING] == ["w1", "w2", "w3", "w4"]
-    assert [diverging(bound) for bound in DIVERGING] == ["b1", "b2", "b3", "b4"]
-    assert [diverging(v) for v in (None, 0.0, 0.0099, -0.0099)] == [""] * 4
-    assert [shade(bound) for bound in SHADES] == ["w1", "w2", "w3", "w4"]
-    assert [shade(v) for v in (None, 0.0, 0.049)] == [""] * 3
+def test_colour_classes_change_at_the_stated_bounds() -> None:
+    assert [diverging_class(-bound) for bound in DIVERGING_BOUNDS] == ["w1", "w2", "w3", "w4"]
+    assert [diverging_class(bound) for bound in DIVERGING_BOUNDS] == ["b1", "b2", "b3", "b4"]
+    assert [diverging_class(v) for v in (None, 0.0, 0.0099, -0.0099)] == [""] * 4
+    assert [error_rate_class(bound) for bound in ERROR_RATE_BOUNDS] == ["w1", "w2", "w3", "w4"]
+    assert [error_rate_class(v) for v in (None, 0.0, 0.049)] == [""] * 3
 
 
-def test_the_surest_mistakes_come_first(table_of: Make) -> None:
+def test_hardest_errors_are_sorted_by_confidence(table_of: Make) -> None:
     targets, probabilities = np.array([0, 0, 1, 1, np.nan, 0]), np.array([0.7, 0.9, 0.2, 0.1, 0.99, 0.1])
     table = table_of({"a": ([0, 0, 1, 1, None, 0], probabilities)}, presence=["text"] * 6, language=[None, "en"] * 3)
-    flagged, missed = (side.shown(table, ["presence", "language"], {}, "a") for side in mistakes(targets, probabilities, 0.5))
-    assert [(m.id, m.probability, m.columns) for m in flagged["entries"]] == [
+    errors = hardest_errors(targets, probabilities, 0.5)
+    false_positives, false_negatives = (kind.entries(table, ["presence", "language"], {}, "a") for kind in errors)
+    assert [(m.id, m.probability, m.columns) for m in false_positives] == [
         ("item-1", 0.9, {"presence": "text", "language": "en"}),
         ("item-0", 0.7, {"presence": "text"}),
     ]
-    assert [m.id for m in missed["entries"]] == ["item-3", "item-2"]
-    assert (flagged["count"], missed["count"]) == (2, 2)
+    assert [m.id for m in false_negatives] == ["item-3", "item-2"]
+    assert [kind.count for kind in errors] == [2, 2]
 
 
-def test_texts_come_from_examples_or_else_from_the_table_and_are_cut(table_of: Make) -> None:
-    table = table_of({"a": ([0, 0, 0], [0.9, 0.8, 0.7])}, text=[["one", None, "two"], ["x" * (LONGEST + 7)], None])
-    evidence = (EvidenceShown("text", "text 1, characters 1 to 2", 0.7, "ab"),)
-    examples = {"item-2": Example(("from an example",), {"a": evidence, "b": ()})}
-    flagged, _ = mistakes(np.zeros(3), np.array([0.9, 0.8, 0.7]), 0.5)
-    first, second, third = flagged.shown(table, [], examples, "a")["entries"]
-    assert [(p.text, p.left_out) for p in first.passages] == [("one", 0), ("two", 0)]
-    assert [(len(p.text), p.left_out) for p in second.passages] == [(LONGEST, 7)]
-    assert ([p.text for p in third.passages], third.evidence) == (["from an example"], evidence)
+def test_hardest_errors_take_texts_from_examples_or_the_table_and_cut_them(table_of: Make) -> None:
+    table = table_of({"a": ([0, 0, 0], [0.9, 0.8, 0.7])}, text=[["one", None, "two"], ["x" * (MAX_CHARACTERS + 7)], None])
+    evidence = (SegmentEvidence("text", "text 1, characters 1 to 2", 0.7, "ab"),)
+    examples = {"item-2": ItemExample(("from an example",), {"a": evidence, "b": ()})}
+    false_positives, _ = hardest_errors(np.zeros(3), np.array([0.9, 0.8, 0.7]), 0.5)
+    first, second, third = false_positives.entries(table, [], examples, "a")
+    assert [(p.text, p.left_out) for p in first.excerpts] == [("one", 0), ("two", 0)]
+    assert [(len(p.text), p.left_out) for p in second.excerpts] == [(MAX_CHARACTERS, 7)]
+    assert ([p.text for p in third.excerpts], third.evidence) == (["from an example"], evidence)
 
 
-def test_the_hardest_are_all_items_that_are_shown(report_case: dict[str, Any], tmp_path: Path) -> None:
-    table, findings = report_case["table"], report_case["findings"]
-    ids = hardest(findings, table)
+def test_hardest_error_ids_are_the_items_on_the_page(report_case: dict[str, Any], tmp_path: Path) -> None:
+    results, data = report_case["results"], report_case["data"]
+    ids = hardest_error_ids(data)
     assert len(ids) == len(set(ids)) > 20
-    render(findings, table, tmp_path / "report.html")
+    render_evaluation_page(results, data, tmp_path / "report.html")
     shown = re.findall(r'<bdi class="id">(.*?)</bdi>', (tmp_path / "report.html").read_text())
     assert set(shown) == set(ids)
 
 
-def test_weak_slices_stand_out(table_of: Make) -> None:
+def test_remarks_name_weak_slices(table_of: Make) -> None:
     right = [True] * 30 + [False] * 12 + [True] * 18 + [True] * 5
     probabilities = [0.1 if r else 0.9 for r in right]
     table = table_of({"a": ([0] * 65, probabilities)}, market=["x"] * 30 + ["y"] * 30 + ["z"] * 5)
-    lines = highlights(evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), replicates=0), {}))
+    results = evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), replicates=0), {})
+    lines = [remark.text for remark in remarks(results)]
     assert any(
-        line.startswith("Where market is y, 60.0% of 30 items are decided rightly, against 100.0% of all others")
+        line.startswith("Where market is y, 60.0% of 30 items have no wrong decision, compared with 100.0% of all others")
         for line in lines
     )
     assert not any("market is z" in line or "market is x" in line for line in lines)
 
 
-def test_the_summary_names_what_was_planted(report_case: dict[str, Any]) -> None:
-    found = remarks(report_case["findings"])
+def test_remarks_name_every_planted_problem(report_case: dict[str, Any]) -> None:
+    found = remarks(report_case["results"])
     by_topic: dict[str, list[str]] = {}
     for remark in found:
         by_topic.setdefault(remark.topic, []).append(remark.text)
     assert "presence is text+image and language is de" in by_topic["Weak slice"][0]
-    assert "speak of bakers, more negatives are flagged for tobacco" in by_topic["Unequal treatment"][0]
-    assert "unlabelled (no item has a known target)" in by_topic["No ranking"][0]
-    assert by_topic["Absent columns"] == ["Columns asked for but absent from the predictions: absent."]
-    broken = [s for s in report_case["findings"].policy.promises if s.kept is False]
-    assert len(by_topic.get("Promise broken", [])) == len(broken)
+    assert "mention bakers, more negatives are flagged for tobacco" in by_topic["Unequal treatment"][0]
+    assert "unlabelled (no item has a known target)" in by_topic["Not ranked"][0]
+    assert by_topic["Absent columns"] == ["Requested columns that are absent from the predictions: absent."]
+    broken = [s for s in report_case["results"].policy.constraints if s.met is False]
+    assert len(by_topic.get("Constraint violated", [])) == len(broken)
     assert all(
-        re.search(r"\d", remark.text) for remark in found if remark.topic not in {"Absent columns", "No ranking", "Never flagged"}
+        re.search(r"\d", remark.text) for remark in found if remark.topic not in {"Absent columns", "Not ranked", "Never flagged"}
     )
 
 
-def test_the_verdict_says_what_the_findings_say(report_case: dict[str, Any]) -> None:
-    findings = report_case["findings"]
-    sentences = " ".join(verdict(findings))
-    assert f"right about every known label for {findings.overall.all_right:.1%} (" in sentences
-    assert f"catches {findings.overall.macro['recall'].value:.1%} (" in sentences
+def test_summary_sentences_state_the_results(report_case: dict[str, Any]) -> None:
+    results = report_case["results"]
+    sentences = " ".join(summary_sentences(results))
+    assert f"At the thresholds below, {results.overall.all_right:.1%} (" in sentences
+    assert f"catches {results.overall.macro['recall'].value:.1%} (" in sentences
     assert "on average over 3 of 4 labels" in sentences
     assert "Under the policy forum, version 1" in sentences
 
 
-def test_gaps_are_counted_with_what_chance_would_make(report_case: dict[str, Any]) -> None:
-    findings = report_case["findings"]
-    every = gaps(findings)
+def test_remarks_count_gaps_and_those_expected_by_chance(report_case: dict[str, Any]) -> None:
+    results = report_case["results"]
+    every = subgroup_gaps(results)
     apart = [gap for gap in every if not gap.interval.low <= 0 <= gap.interval.high]
-    assert len(apart) == sum(gap.least > 0 for gap in every)
-    text = next(remark.text for remark in remarks(findings) if remark.topic == "Gaps in all")
-    assert f"Of {len(every)} gaps" in text
-    assert f", {len(apart)} have an interval without 0" in text
-    assert f"chance alone would make about {0.05 * len(every):.0f}." in text
+    assert len(apart) == sum(gap.margin > 0 for gap in every)
+    text = next(remark.text for remark in remarks(results) if remark.topic == "All gaps")
+    assert f" of {len(every)} gaps" in text
+    assert text.startswith(f"{len(apart)} of ")
+    assert f"about {0.05 * len(every):.0f} would by chance alone." in text
 
 
-def test_the_fairness_map_is_coloured_by_who_fares_worse(report_case: dict[str, Any]) -> None:
-    findings = report_case["findings"]
-    row = next(row for row in gap_rows(findings, "tobacco") if row.value == "bakers")
+def test_heatmap_rows_are_negative_where_the_subgroup_fares_worse(report_case: dict[str, Any]) -> None:
+    results = report_case["results"]
+    row = next(row for row in heatmap_rows(results, "tobacco") if row.value == "bakers")
     gap, auc = row.cells["false_positive_gap"], row.cells["bpsn_auc"]
-    assert (gap.value > 0.2, diverging(gap.difference), gap.sure) == (True, "w4", True)
-    assert auc.difference == pytest.approx(auc.value - findings.overall.labels["tobacco"].auroc)
-    assert auc.sure == (auc.interval.high < findings.overall.labels["tobacco"].auroc)
+    assert (gap.value > 0.2, diverging_class(gap.difference), gap.significant) == (True, "w4", True)
+    assert auc.difference == pytest.approx(auc.value - results.overall.labels["tobacco"].auroc)
+    assert auc.significant == (auc.interval.high < results.overall.labels["tobacco"].auroc)
 
 
-def test_slices_carry_every_number_that_can_be_chosen(report_case: dict[str, Any]) -> None:
-    findings = report_case["findings"]
-    breakdown = next(b for b in findings.by if b.column == "language")
-    shown = slice_plot(breakdown, findings.overall)
+def test_slice_plot_holds_every_metric_and_label(report_case: dict[str, Any]) -> None:
+    results = report_case["results"]
+    breakdown = next(b for b in results.by if b.column == "language")
+    shown = slice_plot(breakdown, results.overall)
     data = json.loads(shown.data)
-    for metric, held in zip(METRICS, data["metrics"], strict=True):
-        for label, cells in zip([None, *findings.overall.labels], held["cells"], strict=True):
+    for metric, held in zip(SLICE_METRICS, data["metrics"], strict=True):
+        for label, cells in zip([None, *results.overall.labels], held["cells"], strict=True):
             for group, (value, *rest) in zip(breakdown.groups, cells, strict=True):
                 if label is not None:
                     expected, interval = getattr(group.labels[label], metric), group.labels[label].intervals.get(metric)
@@ -366,7 +374,7 @@ def test_slices_carry_every_number_that_can_be_chosen(report_case: dict[str, Any
                     assert held["ticks"][0] - 1e-5 <= rest[0] <= rest[1] <= held["ticks"][-1] + 1e-5
 
 
-def test_a_large_report_stays_small(table_of: Make, tmp_path: Path) -> None:
+def test_render_evaluation_page_stays_small_for_large_data(table_of: Make, tmp_path: Path) -> None:
     """Twenty labels by two columns of 30 groups, from 20,000 items of which none but the shown is in the page."""
     random, rows = np.random.default_rng(4), 20_000
     labels = {}
@@ -376,9 +384,11 @@ def test_a_large_report_stays_small(table_of: Make, tmp_path: Path) -> None:
     columns = {name: [f"{name} {n}" for n in random.integers(0, 30, rows)] for name in ("market", "language")}
     table = table_of(labels, text=["A neutral text. " * 20] * rows, presence=["text"] * rows, **columns)
     started = time.perf_counter()
-    findings = evaluate(table, list(labels), dict.fromkeys(labels, 0.5), EvaluationSpec(slices=tuple(columns), replicates=20), {})
+    spec = EvaluationSpec(slices=tuple(columns), replicates=20)
+    data = EvaluationData.from_table(table, list(labels), dict.fromkeys(labels, 0.5), spec)
+    results = evaluate_data(data, {})
     measured = time.perf_counter()
-    render(findings, table, tmp_path / "report.html")
+    render_evaluation_page(results, data, tmp_path / "report.html")
     size, took = (tmp_path / "report.html").stat().st_size, time.perf_counter() - measured
     print(f"{size / 1e6:.2f} MB, rendered in {took:.1f} s after {measured - started:.1f} s of evaluation")
     assert size < 3_000_000

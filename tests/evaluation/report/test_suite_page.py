@@ -1,4 +1,4 @@
-"""A suite's page shows what was found, fetches nothing, and runs nothing of what it shows."""
+"""The page of a functional test suite: shows the results, fetches nothing, and executes nothing from the data."""
 
 from html.parser import HTMLParser
 
@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vigil_evaluation.report.suite_page import render_suite
+from vigil_evaluation.report.suite_page import render_suite_page
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.suites.outcome import SuiteOutcome
-from vigil_evaluation.suites.results import functionality_findings
+from vigil_evaluation.suites.results import SuiteResults, functional_test_results
 
 NASTY = '<script>alert("x")</script>'
 
@@ -38,8 +37,8 @@ def outcome_of(labels, **columns):
         table[f"probability.{label}"] = pa.array(random.random(120).astype(np.float32))
     table["functionality"] = [NASTY if n % 3 else "negation" for n in range(120)]
     made = pa.table({**table, **columns})
-    found = functionality_findings(made, labels, dict.fromkeys(labels, 0.5), EvaluationSpec(replicates=50))
-    return SuiteOutcome(
+    found = functional_test_results(made, labels, dict.fromkeys(labels, 0.5), EvaluationSpec(replicates=50))
+    return SuiteResults(
         suite=NASTY,
         facts={"run": NASTY},
         descriptions={"negation": NASTY},
@@ -50,7 +49,7 @@ def outcome_of(labels, **columns):
 
 
 @pytest.mark.parametrize("labels", [["scam"], ["scam", "tobacco"]])
-def test_a_page_shows_what_was_found_and_runs_none_of_it(labels, tmp_path):
+def test_render_suite_page_shows_the_results_and_executes_nothing(labels, tmp_path):
     ids = [f"{NASTY}{n}" for n in range(120)]
     outcome = outcome_of(
         labels,
@@ -58,7 +57,7 @@ def test_a_page_shows_what_was_found_and_runs_none_of_it(labels, tmp_path):
         pair=[ids[n - 1] if n % 2 else None for n in range(120)],
         perturbation=[NASTY] * 120,
     )
-    render_suite(outcome, tmp_path / "suite.html")
+    render_suite_page(outcome, tmp_path / "suite.html")
     page = Page((tmp_path / "suite.html").read_text(encoding="utf-8"))
     assert page.tags.count("script") == 1
     assert not [value for _, name, value in page.values if name in ("src", "href") and not value.startswith(("#", "data:"))]
@@ -72,10 +71,10 @@ def test_a_page_shows_what_was_found_and_runs_none_of_it(labels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["suite.html"]
 
 
-def test_a_page_without_groups_and_pairs_has_no_empty_sections(tmp_path):
-    render_suite(outcome_of(["scam"]), tmp_path / "suite.html")
+def test_render_suite_page_omits_sections_without_groups_and_pairs(tmp_path):
+    render_suite_page(outcome_of(["scam"]), tmp_path / "suite.html")
     page = Page((tmp_path / "suite.html").read_text(encoding="utf-8"))
     ids = {value for _, name, value in page.values if name == "id"}
-    assert {"cases", "reading"} <= ids
-    assert not ids & {"targets", "pairs"}
+    assert {"tests", "how-to-read"} <= ids
+    assert not ids & {"groups", "minimal-pairs"}
     assert {value[1:] for tag, name, value in page.values if tag == "a" and name == "href"} <= ids

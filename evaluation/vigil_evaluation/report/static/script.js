@@ -10,7 +10,7 @@ const element = (name, attributes = {}, ...children) => {
   return made;
 };
 
-// Sort a table by the column whose heading is pressed; cells without a number stay last.
+// Sort a table by the clicked column; cells without a value stay last.
 function sort(table, column, rising) {
   const heading = table.tHead.rows[0].cells[column];
   const key = (row) => row.cells[column].dataset.value ?? "";
@@ -31,7 +31,7 @@ each(document, "table.sortable", (table) => {
   });
 });
 
-// Of elements that stand for the options of a select, show the chosen one.
+// Show the element that belongs to the selected option.
 each(document, "select[data-chooses]", (select) => {
   const all = [...document.querySelectorAll("[data-of]")].filter((one) => one.dataset.of === select.dataset.chooses);
   const show = () => all.forEach((one) => { one.hidden = one.dataset.choice !== select.value; });
@@ -40,7 +40,7 @@ each(document, "select[data-chooses]", (select) => {
   show();
 });
 
-// Try thresholds: the counts of each are in the page, nothing is interpolated.
+// Threshold explorer: the page holds exact counts of every candidate; nothing is interpolated.
 each(document, "[data-explorer]", (box) => {
   const data = JSON.parse(box.dataset.explorer);
   const [number, slider, output] = [box.querySelector("[type=number]"), box.querySelector("[type=range]"), box.querySelector("output")];
@@ -50,23 +50,23 @@ each(document, "[data-explorer]", (box) => {
   const share = (name, part, whole) => element("div", {}, element("dt", {}, name),
     element("dd", {}, element("b", {}, whole ? percent(part / whole) : "–"), ` ${counted(part)} of ${counted(whole)}`));
   const show = (place) => {
-    const [threshold, hits, alarms, flagged] = ["threshold", "hits", "alarms", "flagged"].map((name) => data[name][place]);
+    const [threshold, truePositives, falsePositives, flagged] = ["threshold", "true_positives", "false_positives", "flagged"].map((name) => data[name][place]);
     const numbers = {
-      threshold, precision: hits + alarms ? hits / (hits + alarms) : null,
-      recall: data.positives ? hits / data.positives : null, rate: data.negatives ? alarms / data.negatives : null,
+      threshold, precision: truePositives + falsePositives ? truePositives / (truePositives + falsePositives) : null,
+      recall: data.positives ? truePositives / data.positives : null, fpr: data.negatives ? falsePositives / data.negatives : null,
     };
     slider.value = place;
     slider.setAttribute("aria-valuetext", `threshold ${Number(threshold.toPrecision(4))}`);
     number.value = Number(threshold.toPrecision(4));
-    output.replaceChildren(element("dl", {}, share("Precision", hits, hits + alarms), share("Recall", hits, data.positives),
-      share("False positives", alarms, data.negatives), share("Items flagged", flagged, data.items),
-      share("Positives missed", data.positives - hits, data.positives)));
-    each(box, "svg .tried", (mark) => {
+    output.replaceChildren(element("dl", {}, share("Precision", truePositives, truePositives + falsePositives), share("Recall", truePositives, data.positives),
+      share("False-positive rate", falsePositives, data.negatives), share("Items flagged", flagged, data.items),
+      share("Positives missed", data.positives - truePositives, data.positives)));
+    each(box, "svg .candidate", (mark) => {
       const [x, y] = [numbers[mark.dataset.across], numbers[mark.dataset.up]];
       const shown = place !== data.current && x !== null && y !== null;
       mark.setAttribute("visibility", shown ? "visible" : "hidden");
       if (!shown) return;
-      const at = across(mark.dataset.across === "rate" ? (x > 0 ? Math.max(1 + Math.log10(x) / 4, 0) : 0) : x);
+      const at = across(mark.dataset.across === "fpr" ? (x > 0 ? Math.max(1 + Math.log10(x) / 4, 0) : 0) : x);
       for (const name of mark.tagName === "line" ? ["x1", "x2"] : ["cx"]) mark.setAttribute(name, at);
       if (mark.tagName !== "line") mark.setAttribute("cy", up(y));
     });
@@ -80,7 +80,7 @@ each(document, "[data-explorer]", (box) => {
   show(data.current);
 });
 
-// Slices: another number or label in the same rows.
+// Slices: another metric or label in the same rows.
 each(document, "[data-slices]", (box) => {
   const data = JSON.parse(box.dataset.slices);
   const [table, metrics, labels] = [box.querySelector("table"), box.querySelector("[data-pick=metric]"), box.querySelector("[data-pick=label]")];
@@ -94,22 +94,22 @@ each(document, "[data-slices]", (box) => {
       metric.style === "percent" ? `${Number((100 * t).toFixed(4))}%` : String(t))));
     rows.forEach((row, i) => {
       const [v, low, high, mean] = metric.cells[label][i];
-      const [known, positive] = label ? data.counts[label - 1][i] : [data.judged[i], null];
+      const [known, positive] = label ? data.counts[label - 1][i] : [data.known[i], null];
       const few = label ? Math.min(positive, known - positive) < data.few : known < data.few;
-      const [rests, cell, plot] = [row.cells[2], row.cells[3], row.cells[4]];
-      rests.dataset.value = mean ?? known;
-      rests.querySelector(".value").classList.toggle("few", few);
-      rests.querySelector(".value").textContent = label ? `${counted(known)} known, ${counted(positive)} positive`
-        : mean === undefined ? `${counted(known)} judged` : `mean of ${mean} of ${data.labels.length - 1} labels`;
+      const [support, cell, plot] = [row.cells[2], row.cells[3], row.cells[4]];
+      support.dataset.value = mean ?? known;
+      support.querySelector(".value").classList.toggle("few", few);
+      support.querySelector(".value").textContent = label ? `${counted(known)} known, ${counted(positive)} positive`
+        : mean === undefined ? `${counted(known)} known` : `mean of ${mean} of ${data.labels.length - 1} labels`;
       cell.dataset.value = v ?? "";
       cell.dataset.label = metric.name;
-      const between = low == null ? [] : [element("span", { class: "interval" }, element("span", { class: "hidden" }, "interval "), `${styled(low, metric.style)}–${styled(high, metric.style)}`)];
-      const dash = element("span", { class: "none", title: "not defined, or too few" }, element("span", { "aria-hidden": "true" }, "–"), element("span", { class: "hidden" }, "not defined"));
+      const between = low == null ? [] : [element("span", { class: "interval" }, element("span", { class: "visually-hidden" }, "interval "), `${styled(low, metric.style)}–${styled(high, metric.style)}`)];
+      const dash = element("span", { class: "none", title: "not defined, or too few" }, element("span", { "aria-hidden": "true" }, "–"), element("span", { class: "visually-hidden" }, "not defined"));
       cell.replaceChildren(element("span", { class: "value" }, v === null ? dash : styled(v, metric.style)), " ", ...between);
       const drawn = [];
-      const whole = metric.whole[label];
-      if (whole !== null) drawn.push(element("svg:line", { class: "whole", x1: place(whole), x2: place(whole), y1: 0, y2: "100%" }));
-      if (low != null) drawn.push(element("svg:line", { class: "reach", x1: place(low), x2: place(high), y1: "50%", y2: "50%" }));
+      const overall = metric.overall[label];
+      if (overall !== null) drawn.push(element("svg:line", { class: "reference", x1: place(overall), x2: place(overall), y1: 0, y2: "100%" }));
+      if (low != null) drawn.push(element("svg:line", { class: "range", x1: place(low), x2: place(high), y1: "50%", y2: "50%" }));
       if (v !== null) drawn.push(element("svg:circle", { class: few ? "dot hollow" : "dot", cx: place(v), cy: "50%", r: 4.5 }));
       plot.querySelector("svg").replaceChildren(...drawn);
     });
@@ -122,7 +122,7 @@ each(document, "[data-slices]", (box) => {
   box.querySelector(".choices").hidden = false;
 });
 
-// Of a long table the first rows in its order are shown, until all are asked for.
+// A long table shows its first rows until the button is clicked.
 each(document, "[data-lengthens]", (button) => {
   const table = button.parentElement.querySelector("table");
   table.classList.add("short");
@@ -130,33 +130,33 @@ each(document, "[data-lengthens]", (button) => {
   button.addEventListener("click", () => { table.classList.remove("short"); button.hidden = true; table.parentElement.focus(); });
 });
 
-// Texts are blurred, and hidden from screen readers, until their button is pressed.
+// Texts are blurred, and hidden from screen readers, until shown by their button.
 {
-  const shields = [...document.querySelectorAll(".shield")];
+  const sensitive = [...document.querySelectorAll(".sensitive")];
   const all = document.getElementById("reveal");
-  const set = (shield, shown) => {
-    const button = shield.querySelector("button");
+  const set = (box, shown) => {
+    const button = box.querySelector("button");
     button.setAttribute("aria-pressed", shown);
-    shield.classList.toggle("shown", shown);
-    if (shown) shield.querySelector(".text").removeAttribute("aria-hidden");
-    else shield.querySelector(".text").setAttribute("aria-hidden", "true");
-    all?.setAttribute("aria-pressed", shields.every((one) => one.classList.contains("shown")));
+    box.classList.toggle("shown", shown);
+    if (shown) box.querySelector(".text").removeAttribute("aria-hidden");
+    else box.querySelector(".text").setAttribute("aria-hidden", "true");
+    all?.setAttribute("aria-pressed", sensitive.every((one) => one.classList.contains("shown")));
   };
-  for (const shield of shields) {
-    const button = shield.querySelector("button");
+  for (const box of sensitive) {
+    const button = box.querySelector("button");
     button.hidden = false;
-    button.addEventListener("click", () => set(shield, !shield.classList.contains("shown")));
+    button.addEventListener("click", () => set(box, !box.classList.contains("shown")));
   }
-  if (all && shields.length) {
+  if (all && sensitive.length) {
     all.hidden = false;
     all.addEventListener("click", () => {
       const shown = all.getAttribute("aria-pressed") !== "true";
-      for (const shield of shields) set(shield, shown);
+      for (const box of sensitive) set(box, shown);
     });
   }
 }
 
-// A link into something folded unfolds it; on paper everything is unfolded.
+// A link into a closed section opens it; printing opens all.
 const unfold = () => {
   const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target && target.closest("details")) { target.closest("details").open = true; target.scrollIntoView(); }
