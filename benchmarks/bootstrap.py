@@ -53,10 +53,10 @@ def make(rows: int, labels: int) -> Made:
 
 def resample(made: Made, replicates: int) -> tuple[float, Any]:
     """Seconds, and the replicates of every label and group."""
-    from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
+    from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
 
     targets, probabilities, groups = made
-    points = Points(0.01, 0.9, np.full(targets.shape[1], 0.5))
+    points = MetricParameters(0.01, 0.9, np.full(targets.shape[1], 0.5))
     small = [codes[:1000] for codes in groups]
     replicate(targets[:1000], probabilities[:1000], small, points, Resampling(1), METRICS)  # compiles, or reads what was compiled
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """An item is one piece of content: a bag of text passages, images and sounds, with the targets that are known of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,9 +28,3 @@ class Item:
     audio: tuple[bytes, ...] = ()
     targets: Mapping[str, float | None] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
-
-
-def presence(modalities: Iterable[str]) -> str:
-    """Name a presence pattern, such as ``text+image``; the empty one is ``none``."""
-    present = set(modalities)
-    return "+".join(m for m in MODALITIES if m in present) or "none"

@@ -1,27 +1,24 @@
-"""Find everything that an evaluation finds in a predictions table."""
+"""Evaluate a predictions table: metrics with intervals, slices, fairness, confusion, abstaining, functional tests and policy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
-from vigil_data.errors import UserError
-from vigil_evaluation.calibration.conformal_coverage import ConformalFindings, conformal_findings
-from vigil_evaluation.fairness.subgroup_metrics import fairness
-from vigil_evaluation.metrics.label_confusion import confusion
-from vigil_evaluation.policy.impact import PolicyFindings, policy_findings
-from vigil_evaluation.predictions import arrays
-from vigil_evaluation.results import Findings
-from vigil_evaluation.slices.breakdown import EvaluationData, breakdowns, overall
-from vigil_evaluation.slices.discovery import discover
-from vigil_evaluation.slices.grouping import clusters, groupable, groupings
+from vigil_data.progress import ProgressCallback
+from vigil_evaluation.calibration.conformal_coverage import conformal_coverage
+from vigil_evaluation.evaluation_data import EvaluationData
+from vigil_evaluation.fairness.subgroup_metrics import measure_fairness
+from vigil_evaluation.metrics.label_confusion import confusion_between_labels
+from vigil_evaluation.policy.impact import policy_impact
+from vigil_evaluation.results import EvaluationResults
+from vigil_evaluation.slices.breakdown import measure_groups
+from vigil_evaluation.slices.discovery import discover_slices
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.bootstrap import Resampling
-from vigil_evaluation.suites.results import functionality_findings
+from vigil_evaluation.suites.results import functional_test_results
 
 if TYPE_CHECKING:
-    from vigil_evaluation.calibration.calibrators import Calibrated
+    from vigil_evaluation.calibration.calibrators import FittedCalibration
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
 
@@ -32,91 +29,81 @@ def evaluate(
     spec: EvaluationSpec,
     facts: Mapping[str, str],
     *,
-    calibrated: "Calibrated | None" = None,
+    calibrated: "FittedCalibration | None" = None,
     policy: "CompiledPolicy | None" = None,
-    progress: Callable[[str], None] | None = None,
-) -> Findings:
-    """Find all numbers of a predictions table.
+    progress: ProgressCallback | None = None,
+) -> EvaluationResults:
+    """Evaluate a predictions table.
 
     Args:
-        table: see :mod:`vigil_evaluation.predictions`; broken down by ``presence`` if it has that, and by what ``spec`` names.
+        table: see :mod:`vigil_evaluation.predictions`; broken down by ``presence``, if it has that column, and by what ``spec``
+            names.
         labels: in the taxonomy's order.
         thresholds: label to the lowest probability that is flagged.
-        spec: what is measured, with which intervals, and by what it is broken down.
-        facts: what the table is of, for its reader.
-        calibrated: what made the table's probabilities, if it is known.
-        policy: what is done with them, if it is known.
-        progress: told what is measured.
+        spec: settings.
+        facts: description of the table for readers.
+        calibrated: the calibration that produced the table's probabilities, if known.
+        policy: the compiled policy that acts on them, if known.
+        progress: called with each task.
 
     Raises:
-        UserError: if a threshold is absent or not a number, if the table's columns are wrong, or if a slice holds lists.
+        UserError: if a threshold is missing or not finite, or if a column is missing or of the wrong type.
     """
-    say = progress or (lambda _: None)
-    problems = [f"thresholds: label {label} has none" for label in labels if label not in thresholds]
-    problems += [f"thresholds: label {k} has {thresholds[k]}" for k in labels if not np.isfinite(thresholds.get(k, 0.0))]
-    if problems:
-        raise UserError(*problems)
-    targets_NL, probabilities_NL = arrays(table, labels)
-    made, absent = groupings(table, spec)
-    units_N = clusters(table, spec)
-    if spec.cluster is not None and units_N is None:
-        absent.append(spec.cluster)
-    limits = {label: float(thresholds[label]) for label in labels}
-    resampling = Resampling(spec.replicates, spec.seed, units_N)
-    judged = EvaluationData(targets_NL, probabilities_NL, limits, resampling, spec)
-    everything = overall(judged, say)
-    by = breakdowns(judged, made, say)
-    say("worst slices")
-    worst = discover(table, _searched(table, spec), judged.right_N, resampling, spec.confidence)
-    auroc = {label: numbers.auroc for label, numbers in everything.labels.items()}
-    return Findings(
+    return evaluate_data(
+        EvaluationData.from_table(table, labels, thresholds, spec), facts, calibrated=calibrated, policy=policy, progress=progress
+    )
+
+
+def evaluate_data(
+    data: EvaluationData,
+    facts: Mapping[str, str],
+    *,
+    calibrated: "FittedCalibration | None" = None,
+    policy: "CompiledPolicy | None" = None,
+    progress: ProgressCallback | None = None,
+) -> EvaluationResults:
+    """Evaluate a parsed predictions table; see :func:`evaluate` for the arguments."""
+    progress, spec = progress or (lambda *_: None), data.spec
+    overall, by = measure_groups(data, progress)
+    progress("worst slices", 0, None)
+    return EvaluationResults(
         facts=dict(facts),
         false_positive_rate=spec.false_positive_rate,
         precision=spec.precision,
         confidence=spec.confidence,
         replicates=spec.replicates,
-        cluster=None if units_N is None else spec.cluster,
-        units=table.num_rows if units_N is None else int(units_N.max(initial=-1)) + 1,
+        cluster=None if data.resampling.clusters is None else spec.cluster,
+        units=data.units,
         enough=spec.enough,
-        overall=everything,
+        overall=overall,
         by=by,
-        absent_slices=absent,
-        worst=worst,
-        fairness=fairness(judged, table, auroc, say) if spec.identities else None,
-        confusion=confusion(targets_NL, probabilities_NL, limits, spec.enough) if len(labels) > 1 else None,
-        conformal=_abstaining(judged, table, calibrated),
-        calibration=calibrated.calibration.notes() if calibrated is not None else {},
-        functionality=functionality_findings(table, labels, limits, spec),
-        policy=_decided(judged, table, policy),
+        absent_slices=list(data.absent_slices),
+        worst=discover_slices(data.columns, data.searched_columns, data.right_N, data.resampling, spec.confidence),
+        fairness=measure_fairness(data, {name: m.auroc for name, m in overall.labels.items()}, progress)
+        if spec.identities
+        else None,
+        confusion=confusion_between_labels(data.targets_NL, data.probabilities_NL, data.thresholds, spec.enough)
+        if len(data.labels) > 1
+        else None,
+        conformal=None
+        if calibrated is None
+        else conformal_coverage(
+            calibrated,
+            data.targets_NL,
+            data.probabilities_NL,
+            data.labels,
+            confidence=spec.confidence,
+            presence_N=data.presence_N,
+        ),
+        calibration={} if calibrated is None else calibrated.calibration.summaries(),
+        functionality=functional_test_results(data.table, data.labels, data.thresholds, spec),
+        policy=None
+        if policy is None
+        else policy_impact(
+            policy,
+            data.table,
+            columns=[name for name in spec.slices if name in data.columns],
+            cluster=None if data.resampling.clusters is None else spec.cluster,
+            confidence=spec.confidence,
+        ),
     )
-
-
-def _searched(table: pa.Table, spec: EvaluationSpec) -> list[str]:
-    """The columns in which the worst slices are searched: all by which anything is broken down, with one plain value an item."""
-    crossed = [name for pair in spec.crosses for name in pair]
-    functionality = [spec.functionality] if spec.functionality is not None else []
-    named = dict.fromkeys(["presence", *spec.slices, *crossed, *functionality])
-    named |= {name: None for name in spec.identities if name in table.column_names and not _is_share(table, name)}
-    return [name for name in named if name in table.column_names and groupable(table, name)]
-
-
-def _abstaining(judged: EvaluationData, table: pa.Table, calibrated: "Calibrated | None") -> ConformalFindings | None:
-    if calibrated is None:
-        return None
-    presence = table.column("presence").to_pylist() if "presence" in table.column_names else None
-    targets_NL, probabilities_NL, labels = judged.targets_NL, judged.probabilities_NL, list(judged.thresholds)
-    confidence = judged.spec.confidence
-    return conformal_findings(calibrated, targets_NL, probabilities_NL, labels, confidence=confidence, presence_N=presence)
-
-
-def _decided(judged: EvaluationData, table: pa.Table, policy: "CompiledPolicy | None") -> PolicyFindings | None:
-    if policy is None:
-        return None
-    spec = judged.spec
-    columns = [name for name in spec.slices if name in table.column_names]
-    cluster = spec.cluster if judged.resampling.clusters is not None else None
-    return policy_findings(policy, table, list(judged.thresholds), columns=columns, cluster=cluster, confidence=spec.confidence)
-
-
-def _is_share(table: pa.Table, column: str) -> bool:
-    return bool(pa.types.is_floating(table.column(column).type))

@@ -16,7 +16,7 @@ from vigil_data.errors import UserError
 from vigil_evaluation.metrics import Floats
 
 
-def read(path: Path) -> pa.Table:
+def read_predictions(path: Path) -> pa.Table:
     """Read a predictions table from a Parquet file.
 
     Raises:
@@ -26,18 +26,18 @@ def read(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable Parquet file of predictions ({str(error).splitlines()[0]})") from None
-    if not labels_of(table):
+    if not prediction_labels(table):
         raise UserError(f"{path}: no label has both columns target.LABEL and probability.LABEL")
     return table
 
 
-def labels_of(table: pa.Table) -> tuple[str, ...]:
+def prediction_labels(table: pa.Table) -> tuple[str, ...]:
     """The labels that have both a target and a probability column, in the order of the target columns."""
     names = [name.removeprefix("target.") for name in table.column_names if name.startswith("target.")]
     return tuple(name for name in names if f"probability.{name}" in table.column_names)
 
 
-def arrays(table: pa.Table, labels: Sequence[str]) -> tuple[Floats, Floats]:
+def prediction_arrays(table: pa.Table, labels: Sequence[str]) -> tuple[Floats, Floats]:
     """The targets and the probabilities of a predictions table, float64 ``[N, L]`` each; an unknown target is NaN.
 
     Args:

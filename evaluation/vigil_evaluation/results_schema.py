@@ -1,6 +1,6 @@
-"""The JSON Schema of metrics.json, made from the dataclasses; docs/metrics.schema.json holds it.
+"""JSON Schema of metrics.json, generated from the dataclasses into docs/metrics.schema.json.
 
-After a change of the findings: ``python -m vigil_evaluation.results_schema > docs/metrics.schema.json``.
+After a change of the results: ``python -m vigil_evaluation.results_schema > docs/metrics.schema.json``.
 """
 
 import json
@@ -9,23 +9,18 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from vigil_evaluation.results import SCHEMA_VERSION, EvaluationResults
 
-def findings_schema() -> dict[str, Any]:
-    """The schema of :meth:`vigil_evaluation.results.Findings.to_json`: every field is there, and no others."""
-    # Findings names these in quotes; pydantic looks them up here.
-    from vigil_evaluation.calibration.calibrators import CalibrationNote  # noqa: F401
-    from vigil_evaluation.calibration.conformal_coverage import ConformalFindings  # noqa: F401
-    from vigil_evaluation.policy.impact import PolicyFindings  # noqa: F401
-    from vigil_evaluation.results import SCHEMA_VERSION, Findings
-    from vigil_evaluation.suites.results import SuiteFindings  # noqa: F401
 
-    schema = TypeAdapter(Findings).json_schema()
-    for held in (schema, *schema["$defs"].values()):
-        if "properties" in held:
-            held["required"], held["additionalProperties"] = list(held["properties"]), False
+def metrics_schema() -> dict[str, Any]:
+    """Return the schema of :meth:`vigil_evaluation.results.EvaluationResults.to_json`; every field is required, no other allowed."""
+    schema = TypeAdapter(EvaluationResults).json_schema()
+    for definition in (schema, *schema["$defs"].values()):
+        if "properties" in definition:
+            definition["required"], definition["additionalProperties"] = list(definition["properties"]), False
     schema["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Vigil metrics.json", **schema}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(findings_schema(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(metrics_schema(), indent=2) + "\n")

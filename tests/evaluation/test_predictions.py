@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.predictions import arrays, labels_of, read
+from vigil_evaluation.predictions import prediction_arrays, prediction_labels, read_predictions
 
 LABELS = ("tobacco", "scams", "unlabelled")
 
@@ -23,7 +23,7 @@ def test_every_mistake_of_a_table_is_named_at_once() -> None:
         }
     )
     with pytest.raises(UserError) as raised:
-        arrays(table, ("x", "y"))
+        prediction_arrays(table, ("x", "y"))
     assert list(raised.value.lines) == [
         "predictions: 1 rows have no id",
         "predictions: 1 rows repeat an id, the first is a",
@@ -36,9 +36,9 @@ def test_every_mistake_of_a_table_is_named_at_once() -> None:
 
 def test_predictions_are_read_back(random_table: pa.Table, tmp_path: Path) -> None:
     pq.write_table(random_table, tmp_path / "predictions.parquet")
-    table = read(tmp_path / "predictions.parquet")
-    assert labels_of(table) == LABELS
-    for ours, theirs in zip(arrays(table, LABELS), arrays(random_table, LABELS), strict=True):
+    table = read_predictions(tmp_path / "predictions.parquet")
+    assert prediction_labels(table) == LABELS
+    for ours, theirs in zip(prediction_arrays(table, LABELS), prediction_arrays(random_table, LABELS), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -48,9 +48,9 @@ def test_what_is_no_table_of_predictions_is_one_clear_line(content: bytes | None
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as raised:
-        read(path)
+        read_predictions(path)
     assert len(raised.value.lines) == 1
     assert str(path) in raised.value.lines[0]
     pq.write_table(pa.table({"id": ["a"]}), path)
     with pytest.raises(UserError, match="no label has both columns"):
-        read(path)
+        read_predictions(path)

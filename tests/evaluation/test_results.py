@@ -1,4 +1,4 @@
-"""Findings: a table's numbers equal those of its rows, whatever is unknown, and its mistakes are named."""
+"""EvaluationResults: a table's numbers equal those of its rows, whatever is unknown, and its mistakes are named."""
 
 import json
 import subprocess
@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
 from vigil_evaluation import metrics
-from vigil_evaluation.calibration.fit import fit_all
+from vigil_evaluation.calibration.fit import fit_calibration
 from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.predictions import arrays
-from vigil_evaluation.results import Findings, Macro, Micro
+from vigil_evaluation.predictions import prediction_arrays
+from vigil_evaluation.results import EvaluationResults
 from vigil_evaluation.slices import grouping as grouping_module
-from vigil_evaluation.slices.breakdown import EvaluationData, breakdowns, overall
-from vigil_evaluation.slices.grouping import Grouping
+from vigil_evaluation.slices.breakdown import measure_groups
+from vigil_evaluation.slices.grouping import Grouping, TableColumns
+from vigil_evaluation.slices.results import MacroAverage, MicroAverage
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.bootstrap import METRICS, Points, Resampling, replicate
+from vigil_evaluation.stats.bootstrap import METRICS, MetricParameters, Resampling, replicate
 from vigil_evaluation.stats.intervals import interval
 
 Make = Callable[..., pa.Table]
@@ -74,10 +76,10 @@ def test_numbers_by_hand(table_of: Make) -> None:
     assert b.recall == pytest.approx(2 / 3)
     overall = found.overall
     assert (overall.items, overall.judged, overall.all_right) == (5, 4, 0.25)
-    assert overall.macro["average_precision"] == Macro(a.average_precision, 1, None)
-    assert overall.macro["recall"] == Macro(pytest.approx((0.5 + 2 / 3) / 2), 2, None)
-    assert overall.micro["recall"] == Micro(pytest.approx(3 / 5), None)
-    assert overall.micro["f1"] == Micro(pytest.approx(2 * 3 / (2 * 3 + 1 + 2)), None)
+    assert overall.macro["average_precision"] == MacroAverage(a.average_precision, 1, None)
+    assert overall.macro["recall"] == MacroAverage(pytest.approx((0.5 + 2 / 3) / 2), 2, None)
+    assert overall.micro["recall"] == MicroAverage(pytest.approx(3 / 5), None)
+    assert overall.micro["f1"] == MicroAverage(pytest.approx(2 * 3 / (2 * 3 + 1 + 2)), None)
 
 
 def test_a_functionality_of_one_class_still_has_a_number(table_of: Make) -> None:
@@ -124,10 +126,10 @@ def test_a_number_on_too_few_known_targets_is_null_and_unknown_is_never_negative
     random = np.random.default_rng(seed)
     targets_NL = random.choice([0.0, 1.0, np.nan], (40, 2), p=[0.3, 0.2, 0.5])
     probabilities_NL = np.round(random.random((40, 2)), 1)
-    made = judged(targets_NL, probabilities_NL, enough=enough)
     codes = random.integers(0, 4, 40).astype(np.int32)
     grouping = Grouping("x", [str(i) for i in range(int(codes.max()) + 1)], codes, 0, 0)
-    for i, group in enumerate(breakdowns(made, [grouping], lambda _: None)[0].groups):
+    _, (breakdown,) = measure_groups(evaluation_data(targets_NL, probabilities_NL, [grouping], enough=enough), silent)
+    for i, group in enumerate(breakdown.groups):
         rows = codes == i
         cells = targets_NL[rows].ravel()
         dropped = cells[~np.isnan(cells)], probabilities_NL[rows].ravel()[~np.isnan(cells)]
@@ -147,10 +149,15 @@ def test_a_number_on_too_few_known_targets_is_null_and_unknown_is_never_negative
         assert group.all_right == (pytest.approx(right.mean()) if anything.sum() >= enough else None)
 
 
-def judged(targets_NL, probabilities_NL, replicates=0, clusters=None, enough=5):
+def silent(*_):
+    pass
+
+
+def evaluation_data(targets_NL, probabilities_NL, groupings=(), replicates=0, clusters=None, enough=5):
     thresholds = {f"label{i}": 0.5 for i in range(targets_NL.shape[1])}
     spec = EvaluationSpec(replicates=replicates, enough=enough, false_positive_rate=0.2, precision=0.7)
-    return EvaluationData(targets_NL, probabilities_NL, thresholds, Resampling(replicates, 1, clusters), spec)
+    resampling = Resampling(replicates, 1, clusters)
+    return EvaluationData(TableColumns(pa.table({})), targets_NL, probabilities_NL, thresholds, resampling, spec, groupings)
 
 
 def check(cells, numbers, threshold, enough, approx):
@@ -178,17 +185,17 @@ def test_intervals_of_means_and_of_all_labels_together(clustered):
     targets_NL = random.choice([0.0, 1.0, np.nan], (300, 3), p=[0.5, 0.3, 0.2])
     probabilities_NL = np.clip(0.3 * np.nan_to_num(targets_NL) + 0.7 * random.random((300, 3)), 0, 1)
     units = random.integers(0, 60, 300).astype(np.int32) if clustered else None
-    made = judged(targets_NL, probabilities_NL, 100, units)
-    group = overall(made, lambda _: None)
-    points, everything = Points(0.2, 0.7, np.full(3, 0.5)), [np.zeros(300, np.int32)]
-    by_label = replicate(targets_NL, probabilities_NL, everything, points, made.resampling)
+    data = evaluation_data(targets_NL, probabilities_NL, replicates=100, clusters=units)
+    group, _ = measure_groups(data, silent)
+    points, everything = MetricParameters(0.2, 0.7, np.full(3, 0.5)), [np.zeros(300, np.int32)]
+    by_label = replicate(targets_NL, probabilities_NL, everything, points, data.resampling)
     cells = ~np.isnan(targets_NL)
     item = np.broadcast_to(np.arange(300)[:, None] if units is None else units[:, None], (300, 3))[cells].astype(np.int32)
     pooled = replicate(
         targets_NL[cells][:, None],
         probabilities_NL[cells][:, None],
         [np.zeros(cells.sum(), np.int32)],
-        Points(0.2, 0.7, np.array([0.5])),
+        MetricParameters(0.2, 0.7, np.array([0.5])),
         Resampling(100, 1, item),
     )
     for name in METRICS:
@@ -214,7 +221,7 @@ def test_breakdowns_do_not_depend_on_how_many_are_measured_at_once(
 ) -> None:
     spec = SPEC.model_copy(update={"replicates": 30})
     at_once = evaluate(random_table, LABELS, THRESHOLDS, spec, {})
-    monkeypatch.setattr("vigil_evaluation.slices.breakdown.CELLS", 1)
+    monkeypatch.setattr("vigil_evaluation.slices.breakdown.MAX_REPLICATE_CELLS", 1)
     assert asdict(evaluate(random_table, LABELS, THRESHOLDS, spec, {})) == asdict(at_once)
 
 
@@ -224,11 +231,20 @@ def test_everything_that_is_asked_for_is_found(random_table: pa.Table) -> None:
     table = random_table.append_column("author", pa.array(author)).append_column("who", pa.array(who))
     spec = SPEC.model_copy(update={"replicates": 50, "cluster": "author", "identities": ("who",)})
     said: list[str] = []
-    calibrated = fit_all(*arrays(table, LABELS), LABELS, spec)
+    calibrated = fit_calibration(*prediction_arrays(table, LABELS), LABELS, spec)
     cells = {(None, None): {"scams": {"review": 0.6}, "tobacco": {"limit": 0.8}}}
-    policy = CompiledPolicy("p", 1, ("allow", "limit", "review"), ("scams", "tobacco"), "beside", cells)
-    found = evaluate(table, LABELS, THRESHOLDS, spec, {"run": "r"}, calibrated=calibrated, policy=policy, progress=said.append)
-    assert isinstance(found, Findings)
+    policy = CompiledPolicy("p", 1, ("allow", "limit", "review"), ("scams", "tobacco"), "alongside", cells)
+    found = evaluate(
+        table,
+        LABELS,
+        THRESHOLDS,
+        spec,
+        {"run": "r"},
+        calibrated=calibrated,
+        policy=policy,
+        progress=lambda task, *_: said.append(task),
+    )
+    assert isinstance(found, EvaluationResults)
     assert (found.schema_version, found.cluster, found.replicates, found.enough) == (2, "author", 50, 5)
     assert found.units == len({a for a in author if a}) + author.count(None)
     assert found.worst is not None

@@ -1,7 +1,5 @@
-"""`vigil evaluate` and `vigil calibrate`: a run's numbers on a split, or those of any table of scores, and its calibration."""
+"""`vigil evaluate` and `vigil calibrate`: metrics of a run on a split or of any table of scores, and a run's calibration."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -9,10 +7,9 @@ import typer
 
 if TYPE_CHECKING:
     from vigil.workflows.evaluate import Evaluation
-    from vigil_evaluation.results import EvaluationResults
     from vigil_evaluation.specs import EvaluationSpec
 
-Data = Annotated[Path | None, typer.Option(help="The dataset; the run's own if not given.", metavar="DATASET")]
+Data = Annotated[Path | None, typer.Option(help="The dataset (default: the run's own).", metavar="DATASET")]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or the path of a checkpoint.")]
 
 
@@ -26,35 +23,36 @@ def evaluate(
     run: Annotated[Path | None, typer.Argument(help="The run folder.", metavar="RUN")] = None,
     *,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Which of its splits.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     checkpoint: Checkpoint = "best",
-    only: Annotated[str, typer.Option(help="Modalities that the model may see, such as text,image; all if not given.")] = "",
+    only: Annotated[str, typer.Option(help="Modalities that the model sees, such as text,image (default: all).")] = "",
     predictions: Annotated[
-        Path | None, typer.Option(help="In place of a run: a table of scores that any model made.", metavar="FILE.parquet")
+        Path | None, typer.Option(help="Instead of a run: a table of any model's scores.", metavar="FILE.parquet")
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="With --predictions: the folder to write.", metavar="DIR")] = None,
+    to: Annotated[Path | None, typer.Option(help="With --predictions: the output folder.", metavar="DIR")] = None,
     calibrate_on: Annotated[
         Path | None,
         typer.Option(help="With --predictions: scores of other items, to calibrate and choose thresholds on.", metavar="FILE"),
     ] = None,
     threshold: Annotated[
-        list[str] | None, typer.Option(help="With --predictions: where a label is flagged; 0.5 if not given.", metavar="LABEL=P")
+        list[str] | None, typer.Option(help="With --predictions: threshold of a label (default: 0.5).", metavar="LABEL=P")
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="What is measured: YAML of the keys under a recipe's `evaluation`.", metavar="FILE.yaml")
+        Path | None, typer.Option(help="Settings: YAML with the keys of a recipe's `evaluation` block.", metavar="FILE.yaml")
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="A further column to break the numbers down by.", metavar="COLUMN")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Additional column to slice by.", metavar="COLUMN")] = None,
     identity: Annotated[
-        list[str] | None, typer.Option(help="A further column that names the group an item speaks of.", metavar="COLUMN")
+        list[str] | None,
+        typer.Option(help="Additional column that names the group an item is about.", metavar="COLUMN"),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Column of what is resampled together, such as author.", metavar="COLUMN")
+        str | None, typer.Option(help="Column of the units that are resampled together, such as author.", metavar="COLUMN")
     ] = None,
     replicates: Annotated[int | None, typer.Option(min=0, help="Bootstrap replicates; 0 for no intervals.")] = None,
 ) -> None:
-    """Measure a run on a split, or any model's scores: numbers with intervals, slices, fairness, and a report of one HTML file.
+    """Evaluate a run on a split, or any model's scores: metrics with intervals, slices, fairness, and an HTML report.
 
-    A table of scores has the columns id, target.LABEL (empty where unknown), probability.LABEL, and any others to slice by.
+    A table of scores has the columns id, target.LABEL (null where unknown), probability.LABEL, and any others to slice by.
     """
     from vigil_data.errors import UserError
 
@@ -63,11 +61,11 @@ def evaluate(
         raise UserError("name a run folder, or a table of scores with --predictions, and not both")
     if predictions is not None:
         if to is None:
-            raise UserError("--predictions: say where the report goes with --to DIR")
-        _evaluate_table(predictions, to, calibrate_on, threshold or [], settings_of(None, settings, asked))
+            raise UserError("--predictions: name the output folder with --to DIR")
+        _evaluate_table(predictions, to, calibrate_on, threshold or [], evaluation_settings(None, settings, asked))
         return
     if wrong := [n for n, v in {"--to": to, "--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
-        raise UserError(f"{', '.join(wrong)}: goes with --predictions; a run has its own folder, calibration and thresholds")
+        raise UserError(f"{', '.join(wrong)}: only with --predictions; a run has its own folder, calibration and thresholds")
     assert run is not None
     _evaluate_run(run, data=data, split=split, checkpoint=checkpoint, only=only, settings=settings, asked=asked)
 
@@ -76,14 +74,14 @@ def calibrate(
     run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
     *,
     data: Data = None,
-    split: Annotated[str | None, typer.Option(help="Which of its splits; the recipe's validation split if not given.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset (default: the recipe's validation split).")] = None,
     checkpoint: Checkpoint = "best",
     by: Annotated[
-        str | None, typer.Option(help="presence, or a column whose values get calibrators of their own.", metavar="COLUMN")
+        str | None, typer.Option(help="presence, or a column; each of its values gets its own calibrator.", metavar="COLUMN")
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Candidates: temperature, platt, beta, isotonic.", metavar="A,B")] = None,
 ) -> None:
-    """Calibrate a finished run anew, on another split or by other means, and choose its thresholds anew.
+    """Recalibrate a finished run on another split or with other methods, and choose its thresholds again.
 
     Training does this once, on the validation split. Evaluate, compile the policy and export again afterwards.
     """
@@ -100,11 +98,15 @@ def calibrate(
     )
 
     from vigil_data.dataset.dataset import Dataset
+    from vigil_data.progress import Progress
     from vigil_training.runs.calibrate import recalibrate
 
-    with _progress(f"predicting {split or opened.recipe.data.validation}") as (advance, _):
+    task = f"predicting {split or opened.recipe.data.validation}"
+    with Progress(task) as progress:
         dataset = Dataset(data) if data is not None else None
-        items = recalibrate(opened, spec, dataset, split, checkpoint=checkpoint, progress=advance)
+        items = recalibrate(
+            opened, spec, dataset, split, checkpoint=checkpoint, progress=progress
+        )
     _show_calibration(opened.path, items)
 
 
@@ -121,42 +123,46 @@ def _evaluate_run(
     from vigil_training.runs.run import Run
 
     opened = Run(run)
-    spec = settings_of(opened.recipe.evaluation, settings, asked)
+    spec = evaluation_settings(opened.recipe.evaluation, settings, asked)
 
-    from vigil.workflows.evaluate import evaluate as measure
+    from vigil_training.tracking.wandb_logger import track_evaluation
+
+    from vigil.workflows.evaluate import evaluate as evaluate_run
     from vigil_data.dataset.dataset import Dataset
-    from vigil_training.tracking.tracking import track_evaluation
+    from vigil_data.progress import Progress
 
-    with _progress(f"predicting {split}") as (advance, say):
-        evaluation = measure(
+    with Progress(f"predicting {split}") as progress:
+        evaluation = evaluate_run(
             opened,
             Dataset(data) if data is not None else None,
             split,
             checkpoint=checkpoint,
             only=cast("list[Modality]", modalities),
             spec=spec,
-            progress=advance,
-            say=say,
+            progress=progress,
         )
-        say("tracking")
-        track_evaluation(opened, evaluation.folder, evaluation.findings)
+        progress("tracking")
+        track_evaluation(opened, evaluation.folder, evaluation.results)
     _show(evaluation)
 
 
 def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: list[str], spec: "EvaluationSpec") -> None:
     from vigil.workflows.evaluate import evaluate_table
-    from vigil_evaluation import predictions
+    from vigil_data.progress import Progress
+    from vigil_evaluation.predictions import read_predictions
 
-    thresholds = thresholds_of(threshold)
-    table = predictions.read_predictions(file)
-    other = predictions.read_predictions(calibrate_on) if calibrate_on is not None else None
-    with _progress(f"evaluating {file.name}") as (_, say):
-        evaluation = evaluate_table(table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds or None, say=say)
+    thresholds = parse_thresholds(threshold)
+    table = read_predictions(file)
+    other = read_predictions(calibrate_on) if calibrate_on is not None else None
+    with Progress(f"evaluating {file.name}") as progress:
+        evaluation = evaluate_table(
+            table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds or None, progress=progress
+        )
     _show(evaluation)
 
 
-def settings_of(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
-    """What is measured: the recipe's settings, or those of a file, and what the command line adds."""
+def evaluation_settings(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
+    """Return the recipe's settings, or those of a file, with the options of the command line added."""
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_training.recipe.resolve import read_spec
 
@@ -170,11 +176,11 @@ def settings_of(own: "EvaluationSpec | None", settings: Path | None, asked: dict
     return read_spec(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**own.model_dump(mode="json"), **added})
 
 
-def thresholds_of(given: list[str]) -> dict[str, float]:
-    """Label to probability, of values of the form LABEL=P from the command line.
+def parse_thresholds(given: list[str]) -> dict[str, float]:
+    """Parse LABEL=P options into label to probability.
 
     Raises:
-        UserError: for the first that is not of the form, or whose probability is not in [0, 1].
+        UserError: for the first that is malformed, or whose probability is outside [0, 1].
     """
     from vigil_data.errors import UserError
 
@@ -190,52 +196,32 @@ def thresholds_of(given: list[str]) -> dict[str, float]:
     return thresholds
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[tuple[Callable[[int, int | None], None], Callable[[str], None]]]:
-    """A bar on stderr: functions that move it and that say what is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield (
-            lambda done, total: bar.update(task, completed=done, total=total),
-            lambda text: bar.update(task, description=text, total=None),
-        )
-
-
 def _show(evaluation: "Evaluation") -> None:
-    """Print a row for each label, and where the report lies."""
+    """Print a row for each label, the highlights, and the path of the report."""
     from rich.console import Console
     from rich.table import Table
 
-    findings = evaluation.findings
+    from vigil_evaluation.report.summary import remarks
+
+    results = evaluation.results
     metrics = ("average_precision", "auroc", "f1", "recall_at_fpr")
     table = Table("label", box=None, pad_edge=False, header_style="bold")
-    for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {findings.false_positive_rate:.2g} FPR", "threshold"):
+    for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {results.false_positive_rate:.2g} FPR", "threshold"):
         table.add_column(head, justify="right", min_width=9)
-    for name, found in findings.overall.labels.items():
+    for name, found in results.overall.labels.items():
         numbers = [_with_interval(getattr(found, metric), found.intervals.get(metric)) for metric in metrics]
         table.add_row(name, f"{found.positive:,}\nof {found.known:,}", *numbers, _number(found.threshold))
-    macro = findings.overall.macro
+    macro = results.overall.macro
     means = [_with_interval(macro[metric].value, macro[metric].interval) for metric in metrics]
     table.add_row()
     table.add_row("mean", "", *means, "")
     console = Console()
     console.print(table)
-    for line in _notes(findings):
-        console.print(line, markup=False, highlight=False)
+    for remark in remarks(results):
+        console.print(f"- {remark.text}", markup=False, highlight=False)
     if evaluation.refused:
-        console.print(f"{len(evaluation.refused)} items could not be decoded and are in none of the numbers")
+        console.print(f"{len(evaluation.refused)} items could not be decoded and are not evaluated")
     typer.echo(f"report: {evaluation.folder / 'report.html'}")
-
-
-def _notes(findings: "EvaluationResults") -> list[str]:
-    """What the report says first."""
-    from vigil_evaluation.report.summary import remarks
-
-    return [f"- {remark.text}" for remark in remarks(findings)]
 
 
 def _show_calibration(run: Path, items: int) -> None:
@@ -260,7 +246,7 @@ def _show_calibration(run: Path, items: int) -> None:
 
 
 def _with_interval(value: float | None, interval: "tuple[float, float] | None") -> str:
-    """A value above its interval, short enough for a terminal of 80 columns."""
+    """Return a value above its interval, to fit a terminal of 80 columns."""
     return _number(value) if interval is None else f"{_number(value)}\n{_short(interval[0])}-{_short(interval[1])}"
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a run on a split, or somebody's table of scores: predictions, numbers and a report in one folder."""
+"""Evaluate a run on a split, or any model's table of scores: predictions, metrics and a report in one folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,27 +6,36 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath, replaced_file, write_file
 from vigil_data.items import Modality
+from vigil_data.presence import PRESENCE
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.specs import EvaluationSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from vigil_data.loading.packing import Refusal
-    from vigil_evaluation.calibration.calibrators import Calibrated
+    from vigil_evaluation.calibration.calibrators import FittedCalibration
+    from vigil_evaluation.evaluation_data import EvaluationData
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-    from vigil_evaluation.report.evidence import Example
-    from vigil_evaluation.results import Findings
+    from vigil_evaluation.report.evidence import ItemExample
+    from vigil_evaluation.results import EvaluationResults
     from vigil_training.runs.run import Run
-
-Say = Callable[[str], None]
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation left: its folder, the findings, the predictions table and the items that could not be decoded."""
+    """Outcome of an evaluation.
+
+    Attributes:
+        folder: holds predictions.parquet, metrics.json and report.html.
+        results: the metrics.
+        table: the predictions table.
+        refused: items that could not be decoded.
+    """
 
     folder: Path
-    findings: "Findings"
+    results: "EvaluationResults"
     table: "pa.Table"
     refused: "Sequence[Refusal]"
 
@@ -39,33 +48,31 @@ def evaluate(
     checkpoint: str = "best",
     only: Sequence[Modality] = (),
     spec: EvaluationSpec | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    say: Say | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Predict a split and write predictions.parquet, metrics.json and report.html.
+    """Predict a split with a run's model, and write predictions.parquet, metrics.json and report.html.
 
     Args:
         run: a finished run.
-        dataset: where the split is; the run's own, in the version it was trained on, if not given.
+        dataset: the dataset (default: the run's own, in the version it was trained on).
         split: which rows.
         checkpoint: ``best``, ``last`` or the path of one.
-        only: modalities that the model may see; all of its own if empty.
-        spec: what is measured; as the recipe says if not given.
-        progress: told the items done and their number.
-        say: told what is done once the items are predicted.
+        only: modalities that the model sees (default: all).
+        spec: settings (default: the recipe's).
+        progress: called with (task, done, total).
 
     Returns:
-        What was found and where it lies: ``RUN/evaluation/SPLIT``, with what differs from the default in the folder's name.
+        The results in ``RUN/evaluation/SPLIT``; the folder's name includes the checkpoint and modalities if not the defaults.
 
     Raises:
-        UserError: if the split is empty, the run unfinished, or a modality not the model's.
+        UserError: if the split is empty, the run unfinished, or a modality not among the model's.
     """
-    from vigil.workflows.evidence import examples_of
-    from vigil.workflows.prediction_sources import MADE_OF, made_of_what
-    from vigil_training.runs.predict import predict_rows, table_of
+    from vigil.workflows.evidence import item_examples
+    from vigil.workflows.prediction_sources import FINGERPRINT_KEY, predictions_fingerprint
+    from vigil_evaluation.evaluation_data import EvaluationData
+    from vigil_training.runs.predict import predict_rows, outputs_to_table
 
-    recipe, thresholds, spec = run.recipe, run.read_thresholds(), spec or run.recipe.evaluation
-    policy = run.current_policy()
+    thresholds, policy, spec = run.read_thresholds(), run.current_policy(), spec or run.recipe.evaluation
     dataset = dataset or run.dataset()
     own = dataset.path.resolve() == Path(run.read_environment()["dataset"]["path"])
     name = split if own else f"{dataset.path.name}-{split}"
@@ -73,7 +80,7 @@ def evaluate(
     predicted = predict_rows(run, dataset, rows, checkpoint=checkpoint, only=only, progress=progress)
     if not predicted.ids:
         raise UserError(f"{dataset.path}: no item of split {split} can be decoded; the first: {predicted.refused[0].reason}")
-    table = table_of(predicted, run, dataset, rows, spec.columns)
+    table = outputs_to_table(predicted, run, dataset, rows, spec.columns)
     facts: dict[str, str] = {
         "run": run.path.name,
         "dataset": f"{dataset.path} version {dataset.version}",
@@ -84,68 +91,60 @@ def evaluate(
         "modalities": "+".join(only) if only else "all",
     }
     if own and checkpoint == "best" and not only:
-        table = table.replace_schema_metadata({MADE_OF: made_of_what(run, dataset, split)})
+        table = table.replace_schema_metadata({FINGERPRINT_KEY: predictions_fingerprint(run, dataset, split)})
     folder = run.evaluation(name + _suffix(checkpoint, only))
-    findings = write(
-        table,
-        recipe.taxonomy.labels,
-        thresholds,
-        spec,
+    results = write_evaluation(
+        EvaluationData.from_table(table, run.recipe.taxonomy.labels, thresholds, spec),
         facts,
         to=folder,
         calibrated=run.read_calibrated(),
         policy=policy,
-        examples=lambda ids: examples_of(run, dataset, ids, checkpoint=checkpoint, only=only),
-        say=say,
+        examples=lambda ids: item_examples(run, dataset, ids, checkpoint=checkpoint, only=only),
+        progress=progress,
     )
-    return Evaluation(folder, findings, table, predicted.refused)
+    return Evaluation(folder, results, table, predicted.refused)
 
 
-def write(
-    table: "pa.Table",
-    labels: Sequence[str],
-    thresholds: Mapping[str, float],
-    spec: EvaluationSpec,
+def write_evaluation(
+    data: "EvaluationData",
     facts: Mapping[str, str],
     *,
-    to: Path,
-    calibrated: "Calibrated | None" = None,
+    to: StrPath,
+    calibrated: "FittedCalibration | None" = None,
     policy: "CompiledPolicy | None" = None,
-    examples: "Callable[[Sequence[str]], Mapping[str, Example]] | None" = None,
-    say: Say | None = None,
-) -> "Findings":
-    """Find all numbers of a predictions table, and write it, metrics.json and report.html.
+    examples: "Callable[[Sequence[str]], Mapping[str, ItemExample]] | None" = None,
+    progress: ProgressCallback | None = None,
+) -> "EvaluationResults":
+    """Evaluate a predictions table, and write predictions.parquet, metrics.json and report.html, each atomically.
 
     Args:
-        table: of calibrated probabilities.
-        labels: in the taxonomy's order.
-        thresholds: label to the lowest probability that is flagged.
-        spec: what is measured.
-        facts: what the table is of, for its reader.
+        data: the parsed table, of calibrated probabilities.
+        facts: description of the table for readers.
         to: the folder.
-        calibrated: what made the probabilities, if it is known.
-        policy: what follows from them, if it is known.
-        examples: makes of ids what the report shows of those items beside their columns.
-        say: told what is done.
+        calibrated: the calibration that produced the probabilities, if known.
+        policy: the compiled policy that acts on them, if known.
+        examples: returns the contents of items with the given ids, for the report.
+        progress: called with (task, done, total).
     """
     import pyarrow.parquet as pq
 
-    from vigil_evaluation.evaluate import evaluate as find
-    from vigil_evaluation.report.evaluation_page import render
-    from vigil_evaluation.report.summary import hardest
+    from vigil_evaluation.evaluate import evaluate_data
+    from vigil_evaluation.report.evaluation_page import render_evaluation_page
+    from vigil_evaluation.report.hardest_errors import hardest_error_ids
 
-    say = say or (lambda _: None)
-    findings = find(table, labels, thresholds, spec, facts, calibrated=calibrated, policy=policy, progress=say)
-    shown: Mapping[str, Example] = {}
+    to, progress = Path(to), progress or (lambda *_: None)
+    results = evaluate_data(data, facts, calibrated=calibrated, policy=policy, progress=progress)
+    contents: Mapping[str, ItemExample] = {}
     if examples is not None:
-        say("evidence of the hardest errors")
-        shown = examples(hardest(findings, table))
-    say("report")
+        progress("evidence of the hardest errors", 0, None)
+        contents = examples(hardest_error_ids(data))
+    progress("report", 0, None)
     to.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, to / "predictions.parquet")
-    (to / "metrics.json").write_text(findings.to_json())
-    render(findings, table, to / "report.html", shown)
-    return findings
+    with replaced_file(to / "predictions.parquet") as partial:
+        pq.write_table(data.table, partial)
+    write_file(to / "metrics.json", results.to_json())
+    render_evaluation_page(results, data, to / "report.html", contents)
+    return results
 
 
 def evaluate_table(
@@ -153,79 +152,73 @@ def evaluate_table(
     name: str,
     spec: EvaluationSpec,
     *,
-    to: Path,
+    to: StrPath,
     calibrate_on: "pa.Table | None" = None,
     thresholds: Mapping[str, float] | None = None,
-    say: Say | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Evaluate scores that any model made.
+    """Evaluate a table of any model's scores, and write predictions.parquet, metrics.json and report.html.
 
     Args:
         table: see :mod:`vigil_evaluation.predictions`.
-        name: what to call it.
-        spec: what is measured.
+        name: name of the table for readers.
+        spec: settings.
         to: the folder.
-        calibrate_on: predictions of the same model for other items, by which probabilities are calibrated and thresholds chosen.
-        thresholds: label to the lowest probability that is flagged; chosen on ``calibrate_on`` or else 0.5 if not given.
-        say: told what is done.
+        calibrate_on: predictions of the same model for other items, on which probabilities are calibrated and thresholds chosen.
+        thresholds: label to the lowest probability that is flagged (default: chosen on ``calibrate_on``, or else 0.5).
+        progress: called with (task, done, total).
 
     Raises:
-        UserError: if a table or threshold is wrong.
+        UserError: if a table or a threshold is malformed.
     """
-    from vigil_evaluation import predictions
+    from vigil_evaluation.evaluation_data import EvaluationData
+    from vigil_evaluation.metrics.thresholds import DEFAULT_THRESHOLD
+    from vigil_evaluation.predictions import prediction_labels
 
-    labels = predictions.labels_of(table)
+    labels = prediction_labels(table)
     facts = {"predictions": name, "items": str(table.num_rows)}
     calibrated = None
     if calibrate_on is not None:
-        if missing := [label for label in labels if label not in predictions.labels_of(calibrate_on)]:
+        if missing := [label for label in labels if label not in prediction_labels(calibrate_on)]:
             raise UserError(f"--calibrate-on: has no columns target and probability of {', '.join(missing)}")
-        (say or (lambda _: None))("calibration")
+        if progress is not None:
+            progress("calibration", 0, None)
         calibrated, chosen = calibrate_table(calibrate_on, labels, spec)
-        table = calibrated_table(table, labels, calibrated)
         thresholds = thresholds or chosen
         facts["calibrated on"] = f"{calibrate_on.num_rows} other items"
     if thresholds is not None and (unknown := sorted(set(thresholds) - set(labels))):
         raise UserError(f"thresholds: {', '.join(unknown)} are no labels of the table, which has {', '.join(labels)}")
-    cuts = {label: (thresholds or {}).get(label, 0.5) for label in labels}
-    findings = write(table, labels, cuts, spec, facts, to=to, calibrated=calibrated, say=say)
-    return Evaluation(to, findings, table, ())
+    cuts = {label: (thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in labels}
+    data = EvaluationData.from_table(table, labels, cuts, spec)
+    if calibrated is not None:
+        groups = _column(table, calibrated.calibration.by)
+        data = data.with_probabilities(calibrated.calibration.apply(data.probabilities_NL, groups))
+    results = write_evaluation(data, facts, to=to, calibrated=calibrated, progress=progress)
+    return Evaluation(Path(to), results, data.table, ())
 
 
-def calibrate_table(table: "pa.Table", labels: Sequence[str], spec: EvaluationSpec) -> "tuple[Calibrated, dict[str, float]]":
+def calibrate_table(
+    table: "pa.Table", labels: Sequence[str], spec: EvaluationSpec
+) -> "tuple[FittedCalibration, dict[str, float]]":
     """Fit a calibration on a predictions table, and choose thresholds on the calibrated probabilities."""
     import numpy as np
 
-    from vigil_evaluation import predictions
-    from vigil_evaluation.calibration.fit import fit_all
-    from vigil_evaluation.metrics.thresholds import choose
+    from vigil_evaluation.calibration.fit import fit_calibration
+    from vigil_evaluation.metrics.thresholds import choose_thresholds
+    from vigil_evaluation.predictions import prediction_arrays
 
-    targets_NL, raw_NL = predictions.arrays(table, labels)
-    groups, presence = (_column(table, name) for name in (spec.calibration.by, "presence"))
-    calibrated = fit_all(targets_NL, raw_NL, labels, spec, groups, presence)
-    chosen = choose(targets_NL, calibrated.calibration.apply(raw_NL, groups).astype(np.float32))
+    targets_NL, raw_NL = prediction_arrays(table, labels)
+    groups, presence = (_column(table, name) for name in (spec.calibration.by, PRESENCE))
+    calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence)
+    chosen = choose_thresholds(targets_NL, calibrated.calibration.apply(raw_NL, groups).astype(np.float32))
     return calibrated, dict(zip(labels, chosen, strict=True))
-
-
-def calibrated_table(table: "pa.Table", labels: Sequence[str], calibrated: "Calibrated") -> "pa.Table":
-    """The table with its probabilities calibrated."""
-    import numpy as np
-    import pyarrow as pa
-
-    from vigil_evaluation import predictions
-
-    _, raw_NL = predictions.arrays(table, labels)
-    probabilities_NL = calibrated.calibration.apply(raw_NL, _column(table, calibrated.calibration.by)).astype(np.float32)
-    for i, label in enumerate(labels):
-        name = f"probability.{label}"
-        table = table.set_column(table.column_names.index(name), name, pa.array(probabilities_NL[:, i]))
-    return table
 
 
 def _column(table: "pa.Table", name: str | None) -> list[str | None] | None:
     if name is None or name not in table.column_names:
         return None
     return [None if value is None else str(value) for value in table.column(name).to_pylist()]
+
 
 
 def _suffix(checkpoint: str, only: Sequence[Modality]) -> str:

@@ -9,9 +9,9 @@ from vigil_data.decode import Decoder, Undecodable
 from vigil_data.items import Item, Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import Packed, Span, pack
-from vigil_evaluation.report.evidence import EvidenceShown, Example
+from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
 from vigil_modeling.safety_model import Prediction
-from vigil_training.runs.predict import restrict
+from vigil_training.runs.predict import restrict_inputs
 from vigil_training.runs.run import Run
 
 SEGMENTS_SHOWN = 3
@@ -21,9 +21,9 @@ EXCERPT = 240
 BATCH = 8
 
 
-def examples_of(
+def item_examples(
     run: Run, dataset: Dataset, ids: Sequence[str], *, checkpoint: str = "best", only: Sequence[Modality] = ()
-) -> dict[str, Example]:
+) -> dict[str, ItemExample]:
     """The texts of items, and the evidence for each label.
 
     Args:
@@ -39,8 +39,8 @@ def examples_of(
     rows = [row for row, id_ in enumerate(dataset.table(["id"]).column("id").to_pylist()) if id_ in wanted]
     items = dataset.take(rows)
     model = run.model(checkpoint)
-    decoder = Decoder(restrict(run.recipe.inputs, only), ())
-    examples: dict[str, Example] = {}
+    decoder = Decoder(restrict_inputs(run.recipe.inputs, only), ())
+    examples: dict[str, ItemExample] = {}
     for start in range(0, len(items), BATCH):
         decoded = []
         for item in items[start : start + BATCH]:
@@ -54,11 +54,11 @@ def examples_of(
                 prediction = model(collate(packed))
             for row, (item, _) in enumerate(decoded):
                 evidence = {label: _evidence(item, row, i, packed, prediction) for i, label in enumerate(model.labels)}
-                examples[item.id] = Example(item.text, evidence)
+                examples[item.id] = ItemExample(item.text, evidence)
     return examples
 
 
-def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Prediction) -> tuple[EvidenceShown, ...]:
+def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Prediction) -> tuple[SegmentEvidence, ...]:
     found = [
         (float(weights_SL[segment, column]), modality, packed.segments[modality].spans[segment])
         for modality, weights_SL in prediction.evidence.items()
@@ -66,7 +66,7 @@ def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Pre
     ]
     found.sort(key=lambda entry: -entry[0])
     return tuple(
-        EvidenceShown(modality, where(modality, span), weight, _excerpt(item, modality, span))
+        SegmentEvidence(modality, where(modality, span), weight, _excerpt(item, modality, span))
         for weight, modality, span in found[:SEGMENTS_SHOWN]
     )
 

@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
-from vigil_evaluation.slices.grouping import encode, grouping
+from vigil_evaluation.slices.grouping import TableColumns, encode, grouping
 
 MAX_SUBGROUPS = 100
 """The most groups of one column that are kept; what is left out is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class IdentityGroups:
     """The groups that one column names.
 
     Attributes:
@@ -36,7 +36,7 @@ class Identity:
     values_left_out: int
 
 
-def identities(table: pa.Table, columns: Sequence[str]) -> tuple[list[Identity], list[str]]:
+def identity_groups(columns: TableColumns, names: Sequence[str]) -> tuple[list[IdentityGroups], list[str]]:
     """The groups that columns name, in any of three ways.
 
     - Text: the group that the item speaks of; null for none.
@@ -45,8 +45,8 @@ def identities(table: pa.Table, columns: Sequence[str]) -> tuple[list[Identity],
       before a dot left out; from 0.5 on it does. Null is unknown.
 
     Args:
-        table: a predictions table.
-        columns: their names; a name that is no column stands for all columns that begin with it and a dot.
+        columns: the predictions table.
+        names: identity columns; a name that is no column stands for all columns that start with it and a dot.
 
     Returns:
         The groups of each column, and the names that are neither.
@@ -54,13 +54,13 @@ def identities(table: pa.Table, columns: Sequence[str]) -> tuple[list[Identity],
     Raises:
         UserError: a line for each column that says it in another way.
     """
-    found, absent, problems = [], [], []
-    for name in dict.fromkeys(columns):
+    found, absent, problems, table = [], [], [], columns.table
+    for name in dict.fromkeys(names):
         held = [name] if name in table.column_names else [c for c in table.column_names if c.startswith(f"{name}.")]
         if not held:
             absent.append(name)
         for column in held:
-            identity = _identity(table, column)
+            identity = _identity(columns, column)
             if identity is None:
                 kind = table.column(column).type
                 problems.append(
@@ -73,13 +73,14 @@ def identities(table: pa.Table, columns: Sequence[str]) -> tuple[list[Identity],
     return found, absent
 
 
-def _identity(table: pa.Table, column: str) -> Identity | None:
+def _identity(columns: TableColumns, column: str) -> IdentityGroups | None:
+    table = columns.table
     kind = table.column(column).type
     if pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
         return _share(table, column)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _lists(table, column) if _is_text(kind.value_type) else None
-    return _texts(table, column) if _is_text(kind) or pa.types.is_null(kind) else None
+    return _texts(columns, column) if _is_text(kind) or pa.types.is_null(kind) else None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -87,25 +88,23 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(held) or pa.types.is_large_string(held))
 
 
-def _share(table: pa.Table, column: str) -> Identity:
+def _share(table: pa.Table, column: str) -> IdentityGroups:
     shares_N = np.asarray(table.column(column).cast(pa.float64()).fill_null(np.nan).to_numpy())
     rows_M = np.flatnonzero(shares_N >= 0.5)
     values = [column.rpartition(".")[2]] if len(rows_M) else []
-    return Identity(column, values, rows_M, np.zeros(len(rows_M), np.int32), ~np.isnan(shares_N), 0)
+    return IdentityGroups(column, values, rows_M, np.zeros(len(rows_M), np.int32), ~np.isnan(shares_N), 0)
 
 
-def _texts(table: pa.Table, column: str) -> Identity:
-    made = grouping(table, column, MAX_SUBGROUPS + 1)
-    return _kept(
-        column, made.values, np.arange(table.num_rows), made.codes_N, rows=table.num_rows, values_left_out=made.values_left_out
-    )
+def _texts(columns: TableColumns, column: str) -> IdentityGroups:
+    made = grouping(columns, column, MAX_SUBGROUPS + 1)
+    rows = len(made.codes_N)
+    return _kept(column, made.values, np.arange(rows), made.codes_N, rows=rows, values_left_out=made.values_left_out)
 
 
-def _lists(table: pa.Table, column: str) -> Identity:
+def _lists(table: pa.Table, column: str) -> IdentityGroups:
     lists = table.column(column).combine_chunks()
-    flat = pa.table({column: pc.list_flatten(lists)})
     rows_M = np.asarray(pc.list_parent_indices(lists)).astype(np.int64)
-    encoded = encode(flat, column)
+    encoded = encode(pa.chunked_array([pc.list_flatten(lists)]))
     # An item that names a group twice speaks of it once.
     _, once = np.unique(rows_M * max(len(encoded.values), 1) + encoded.codes_N, return_index=True)
     rows_M, codes_M = rows_M[once], encoded.codes_N[once]
@@ -113,7 +112,7 @@ def _lists(table: pa.Table, column: str) -> Identity:
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     kept_M = np.where(place[codes_M] <= MAX_SUBGROUPS, place[codes_M], -1).astype(np.int32)
-    values = [None if value is None else str(value) for value in encoded.values.take(order[: MAX_SUBGROUPS + 1]).to_pylist()]
+    values = [encoded.texts()[place] for place in order[: MAX_SUBGROUPS + 1]]
     left_out = max(len(encoded.values) - MAX_SUBGROUPS - 1, 0)
     return _kept(column, values, rows_M, kept_M, rows=table.num_rows, values_left_out=left_out)
 
@@ -126,7 +125,7 @@ def _kept(
     *,
     rows: int,
     values_left_out: int,
-) -> Identity:
+) -> IdentityGroups:
     """The groups without null, which is none, and without what is beyond the most."""
     named = [i for i, value in enumerate(values) if value is not None]
     place = np.full(len(values) + 1, -1, np.int32)
@@ -135,4 +134,4 @@ def _kept(
     among = groups_M >= 0
     names = [str(values[i]) for i in named[:MAX_SUBGROUPS]]
     left_out = values_left_out + max(len(named) - MAX_SUBGROUPS, 0)
-    return Identity(column, names, rows_M[among], groups_M[among], np.ones(rows, np.bool_), left_out)
+    return IdentityGroups(column, names, rows_M[among], groups_M[among], np.ones(rows, np.bool_), left_out)

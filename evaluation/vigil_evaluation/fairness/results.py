@@ -10,7 +10,7 @@ Unintended Bias in Toxicity Classification (2019)."""
 
 
 @dataclass(frozen=True, slots=True)
-class SubgroupNumbers:
+class SubgroupMetrics:
     """The numbers of one label over one subgroup; ``None`` where one is not defined.
 
     The AUCs are those of Borkan et al. 2019 (Nuanced Metrics for Measuring Unintended Bias with Real Data for Text
@@ -55,11 +55,11 @@ class Subgroup:
     identity: str
     value: str
     items: int
-    labels: dict[str, SubgroupNumbers]
+    labels: dict[str, SubgroupMetrics]
 
 
 @dataclass(frozen=True, slots=True)
-class Fairness:
+class FairnessResults:
     """All subgroups, and what is made of them together.
 
     Attributes:

@@ -1,17 +1,17 @@
 """Compare the items that speak of one group of people with all others, for every group at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_data.progress import ProgressCallback
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness import subgroup_kernels as kernels
-from vigil_evaluation.fairness.identity_columns import Identity, identities
-from vigil_evaluation.fairness.results import POWER, Fairness, Subgroup, SubgroupNumbers
+from vigil_evaluation.fairness.identity_columns import IdentityGroups
+from vigil_evaluation.fairness.results import POWER, FairnessResults, Subgroup, SubgroupMetrics
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.slices.breakdown import EvaluationData
 from vigil_evaluation.stats.bootstrap import in_blocks, widen
 from vigil_evaluation.stats.bootstrap_kernels import LANES
 from vigil_evaluation.stats.intervals import Interval, intervals
@@ -27,13 +27,13 @@ class _Numbers(NamedTuple):
     numbers: dict[str, tuple[Floats, Floats, Floats]]
 
 
-def fairness(
-    judged: EvaluationData, table: pa.Table, overall_auroc: Mapping[str, float | None], progress: Callable[[str], None]
-) -> Fairness:
+def measure_fairness(
+    data: EvaluationData, overall_auroc: Mapping[str, float | None], progress: ProgressCallback
+) -> FairnessResults:
     """Compare every subgroup of the identity columns with its background.
 
     Args:
-        judged: the table's arrays; its spec names the columns.
+        data: the table's arrays; its spec names the columns.
         table: the predictions table.
         overall_auroc: label to its AUROC over all items.
         progress: told what is measured.
@@ -41,11 +41,10 @@ def fairness(
     Raises:
         UserError: if an identity column names groups in no way that is understood.
     """
-    found, absent = identities(table, judged.spec.identities)
     subgroups = []
-    for identity in found:
-        progress(f"fairness by {identity.column}: {len(identity.values)} groups")
-        by_label = dict(zip(judged.thresholds, _numbers(judged, identity), strict=True))
+    for identity in data.identities:
+        progress(f"fairness by {identity.column}: {len(identity.values)} groups", 0, None)
+        by_label = dict(zip(data.thresholds, _numbers(data, identity), strict=True))
         items = np.bincount(identity.groups_M, minlength=len(identity.values))
         subgroups += [
             Subgroup(identity.column, value, int(items[s]), {label: _subgroup(n, s) for label, n in by_label.items()})
@@ -53,11 +52,11 @@ def fairness(
         ]
     means = {
         label: {area: power_mean([getattr(group.labels[label], area) for group in subgroups]) for area in AREAS}
-        for label in judged.thresholds
+        for label in data.thresholds
     }
     scores = {label: _mean([overall_auroc[label], *areas.values()]) for label, areas in means.items()}
-    left_out = {identity.column: identity.values_left_out for identity in found if identity.values_left_out}
-    return Fairness(subgroups, POWER, means, scores, absent, left_out)
+    left_out = {identity.column: identity.values_left_out for identity in data.identities if identity.values_left_out}
+    return FairnessResults(subgroups, POWER, means, scores, list(data.absent_identities), left_out)
 
 
 def power_mean(values: list[float | None], power: float = POWER) -> float | None:
@@ -73,9 +72,9 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
-def _subgroup(found: _Numbers, s: int) -> SubgroupNumbers:
+def _subgroup(found: _Numbers, s: int) -> SubgroupMetrics:
     numbers = {name: [float(part[s]) for part in parts] for name, parts in found.numbers.items()}
-    return SubgroupNumbers(
+    return SubgroupMetrics(
         known=int(found.known[s]),
         positive=int(found.positive[s]),
         **{name: None if np.isnan(estimate) else estimate for name, (estimate, _, _) in numbers.items()},
@@ -83,11 +82,10 @@ def _subgroup(found: _Numbers, s: int) -> SubgroupNumbers:
     )
 
 
-def _numbers(judged: EvaluationData, identity: Identity) -> list[_Numbers]:
+def _numbers(data: EvaluationData, identity: IdentityGroups) -> list[_Numbers]:
     """The numbers of each label."""
-    ranked, resampling = [_ranked(judged, identity, i) for i in range(len(judged.thresholds))], judged.resampling
-    groups, lanes, labels = len(identity.values) + 1, LANES, len(ranked)
-    units = len(judged.targets_NL) if resampling.clusters is None else int(resampling.clusters.max(initial=-1)) + 1
+    ranked, resampling = [_ranked(data, identity, i) for i in range(len(data.thresholds))], data.resampling
+    groups, lanes, labels, units = len(identity.values) + 1, LANES, len(ranked), data.units
     blocks = -(-resampling.replicates // lanes)
     sums_LRGX = np.empty((labels, blocks * lanes, groups, kernels.SUMS))
 
@@ -101,11 +99,11 @@ def _numbers(judged: EvaluationData, identity: Identity) -> list[_Numbers]:
     for label in range(labels):
         once_GXB = np.empty((groups, kernels.SUMS, lanes))
         kernels.subgroup_sums(np.ones((units, lanes), np.uint8), ranked[label], once_GXB)
-        found.append(_of_sums(judged, once_GXB[:, :, 0], sums_LRGX[label, : resampling.replicates]))
+        found.append(_of_sums(data, once_GXB[:, :, 0], sums_LRGX[label, : resampling.replicates]))
     return found
 
 
-def _of_sums(judged: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Numbers:
+def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Numbers:
     """The numbers of a label from the kernel's sums of the items as they are, and of each replicate."""
     estimates, samples = _derived(once_GX), _derived(sums_RGX)
     positive, negative = once_GX[:-1, kernels.POSITIVES], once_GX[:-1, kernels.NEGATIVES]
@@ -122,16 +120,16 @@ def _of_sums(judged: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Numb
     numbers = {}
     for name, counts in needs.items():
         fewest = np.minimum.reduce(counts)
-        shown = np.where(fewest >= judged.spec.enough, estimates[name], np.nan)
+        shown = np.where(fewest >= data.spec.enough, estimates[name], np.nan)
         if not name.endswith("_gap"):
-            widen(shown, samples[name], fewest / _unit_size(judged), judged.resampling.seed)
-        numbers[name] = (shown, *intervals(shown, samples[name], judged.spec.confidence))
+            widen(shown, samples[name], fewest / _unit_size(data), data.resampling.seed)
+        numbers[name] = (shown, *intervals(shown, samples[name], data.spec.confidence))
     return _Numbers(positive + negative, positive, numbers)
 
 
-def _unit_size(judged: EvaluationData) -> float:
+def _unit_size(data: EvaluationData) -> float:
     """How many items a unit has on average."""
-    clusters = judged.resampling.clusters
+    clusters = data.resampling.clusters
     return 1.0 if clusters is None or not len(clusters) else len(clusters) / len(np.unique(clusters))
 
 
@@ -153,9 +151,9 @@ def _derived(sums: Floats) -> dict[str, Floats]:
         }
 
 
-def _ranked(judged: EvaluationData, identity: Identity, label: int) -> kernels.Ranked:
+def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kernels.Ranked:
     """The items whose target and whose identity are known, by falling score, with their groups."""
-    targets_N, scores_N = judged.targets_NL[:, label], judged.probabilities_NL[:, label]
+    targets_N, scores_N = data.targets_NL[:, label], data.probabilities_NL[:, label]
     rows = np.flatnonzero(identity.known_N & ~np.isnan(targets_N))
     rows = rows[np.argsort(-scores_N[rows], kind="stable")]
     scores_K = scores_N[rows]
@@ -164,11 +162,11 @@ def _ranked(judged: EvaluationData, identity: Identity, label: int) -> kernels.R
     place_N[rows] = np.arange(len(rows))
     place_M = place_N[identity.rows_M]
     order = np.argsort(place_M, kind="stable")[int((place_M < 0).sum()) :]
-    clusters = judged.resampling.clusters
+    clusters = data.resampling.clusters
     return kernels.Ranked(
         (rows if clusters is None else clusters[rows]).astype(np.int32),
         targets_N[rows] >= 0.5,
-        scores_K >= list(judged.thresholds.values())[label],
+        data.flagged_NL[rows, label],
         np.repeat(last, np.diff(last, prepend=0)).astype(np.int32),
         np.searchsorted(place_M[order], np.arange(len(rows) + 1)).astype(np.int32),
         identity.groups_M[order],

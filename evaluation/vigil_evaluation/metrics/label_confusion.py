@@ -1,23 +1,23 @@
-"""Which labels are taken for which: among the positives of one label, how often another is flagged that does not hold."""
+"""Confusion between labels: how often another label, which does not hold, is flagged for the positives of one label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from vigil_evaluation.metrics import Floats
+from vigil_evaluation.metrics.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)
 class LabelConfusion:
-    """Row: a label that holds; column: a label that may be flagged.
+    """Confusion matrix of labels: a row is a label that holds, a column a label that may be flagged.
 
     Attributes:
         labels: L labels, of the rows and of the columns.
-        share: ``[L][L]``: of the items for which the row's label is known positive and the column's known negative, the share
-            that is flagged as the column's label. On the diagonal: of the label's known positives, the share that is flagged.
-            ``None`` where there are too few such items.
-        known: ``[L][L]``: how many such items there are.
+        share: ``[L][L]``, share flagged as the column's label among the items that are known positive for the row's label and
+            known negative for the column's. On the diagonal: share flagged among the label's known positives. ``None`` where
+            there are too few such items.
+        known: ``[L][L]``, number of such items.
     """
 
     labels: list[str]
@@ -25,11 +25,13 @@ class LabelConfusion:
     known: list[list[int]]
 
 
-def confusion(targets_NL: Floats, probabilities_NL: Floats, thresholds: Mapping[str, float], enough: int = 1) -> LabelConfusion:
-    """Count which labels are flagged where another holds.
+def confusion_between_labels(
+    targets_NL: Floats, probabilities_NL: Floats, thresholds: Mapping[str, float], enough: int = 1
+) -> LabelConfusion:
+    """Return the confusion matrix of multi-label decisions.
 
-    A confusion matrix of several labels an item: rows as in the matrix of one label an item, but an item counts in each row whose
-    label holds, and a cell knows only the items whose two targets are both known.
+    As the usual matrix, except that an item counts in each row whose label holds, and a cell counts only items for which both
+    targets are known.
 
     Args:
         targets_NL: in [0, 1], NaN for unknown.

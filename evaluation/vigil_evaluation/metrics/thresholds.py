@@ -1,20 +1,20 @@
-"""A threshold for each label: the one with the best F1 on the rows given, which should be validation rows."""
+"""Threshold of each label: the one with the best F1 on the given rows, which should be validation rows."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vigil_evaluation.metrics import operating_points
+from vigil_evaluation.metrics.ranking import operating_points
 
-UNDEFINED = 0.5
-"""The threshold of a label with no known positive or no known negative."""
+DEFAULT_THRESHOLD = 0.5
+"""Threshold of a label with no known positive or no known negative."""
 
 
-def choose(targets_NL: ArrayLike, probabilities_NL: ArrayLike) -> list[float]:
-    """Choose for each label the threshold with the best F1; an item is flagged if its probability is at least the threshold.
+def choose_thresholds(targets_NL: ArrayLike, probabilities_NL: ArrayLike) -> list[float]:
+    """Return the threshold with the best F1 for each label; an item is flagged if its probability is at least the threshold.
 
-    Between two neighbouring probabilities any threshold decides alike on these rows; the middle is taken, so that a difference
-    of rounding in another runtime flips no decision. Of thresholds with equal F1 the strictest is taken. Thresholds are float32
-    numbers, so that comparing in float32 and in float64 decides alike.
+    All thresholds between two neighbouring probabilities decide the same on these rows; the middle is taken, so that rounding in
+    another runtime flips no decision. The strictest is taken among thresholds with equal F1. Thresholds are float32 numbers, so
+    that comparisons in float32 and float64 agree.
 
     Args:
         targets_NL: in [0, 1], NaN for unknown.
@@ -35,7 +35,7 @@ def choose(targets_NL: ArrayLike, probabilities_NL: ArrayLike) -> list[float]:
 def _best_f1(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float:
     points = operating_points(targets_N, probabilities_N)
     if not points.positives or not points.negatives:
-        return UNDEFINED
+        return DEFAULT_THRESHOLD
     f1 = 2 * points.true_positives / (points.true_positives + points.false_positives + points.positives)
     best = int(np.argmax(f1))
     upper = float(points.thresholds[best])

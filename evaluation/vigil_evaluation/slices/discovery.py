@@ -17,9 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.slices.grouping import encode
-from vigil_evaluation.stats.exact_tests import Counts, design_effect, holm, worse
+from vigil_evaluation.slices.grouping import TableColumns
+from vigil_evaluation.stats.binomial import design_effect
+from vigil_evaluation.stats.exact_tests import ErrorCounts, fisher_p_values
 from vigil_evaluation.stats.intervals import Interval, interval
+from vigil_evaluation.stats.multiple_testing import holm
 
 if TYPE_CHECKING:
     from vigil_evaluation.stats.bootstrap import Resampling
@@ -76,7 +78,7 @@ class FoundSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class Discovery:
+class SliceDiscovery:
     """What a search for the worst slices found.
 
     Attributes:
@@ -104,7 +106,7 @@ class _Column(NamedTuple):
 
     name: str
     values: list[str | None]
-    counts: Counts
+    counts: ErrorCounts
     codes_N: Integers
 
 
@@ -113,7 +115,7 @@ class _Slices(NamedTuple):
 
     columns_K2: Integers
     codes_K2: Integers
-    counts: Counts
+    counts: ErrorCounts
 
 
 class _Search(NamedTuple):
@@ -125,17 +127,17 @@ class _Search(NamedTuple):
     columns: list[_Column]
 
 
-def discover(
-    table: pa.Table, columns: Sequence[str], right_N: Floats, resampling: "Resampling", confidence: float = 0.95
-) -> Discovery:
+def discover_slices(
+    columns: TableColumns, names: Sequence[str], right_N: Floats, resampling: "Resampling", confidence: float = 0.95
+) -> SliceDiscovery:
     """Search all values, and all pairs of values, of some columns for the slices on which decisions are worst.
 
     The search is one-sided (worse, not better) and over judged items alone. Where ``resampling`` has units, such as authors, the
     counts of both sides are divided by their design effects (Rao and Scott 1992), as items of one unit tend to err together.
 
     Args:
-        table: a predictions table.
-        columns: of the table, with one plain value an item.
+        columns: the predictions table.
+        names: columns to search, with one plain value per item.
         right_N: 1 for an item whose every known target is decided rightly, 0 for another, NaN for one that is not judged.
         resampling: of the intervals, which are left out if it has no replicates.
         confidence: of the intervals.
@@ -144,10 +146,10 @@ def discover(
     wrong_J = 1.0 - right_N[rows_J]
     fewest = max(FEWEST, int(np.ceil(SMALLEST_SHARE * len(rows_J))))
     units_J = None if resampling.clusters is None else np.unique(resampling.clusters[rows_J], return_inverse=True)[1]
-    held = [_column(table, name, rows_J, wrong_J, fewest) for name in dict.fromkeys(columns)]
+    held = [_column(columns, name, rows_J, wrong_J, fewest) for name in dict.fromkeys(names)]
     search = _Search(rows_J, wrong_J, units_J, held)
     slices = _tested(search, fewest)
-    against_rest = worse(slices.counts, _rest(search, slices.counts))
+    against_rest = fisher_p_values(slices.counts, _rest(search, slices.counts))
     p_values = np.maximum(against_rest, _against_parents(search, slices))
     kept = np.flatnonzero(holm(p_values) <= LEVEL)
     pruned = int((holm(against_rest) <= LEVEL).sum()) - len(kept)
@@ -164,23 +166,23 @@ def discover(
         _listed(search, slices, int(place), mask, between=between, p_value=float(p_values[place]), adjusted_p=float(corrected))
         for place, mask, between, corrected in zip(best, masks, intervals, adjusted, strict=True)
     ]
-    return Discovery(len(p_values), fewest, CORRECTION, LEVEL, len(kept), listed, pruned)
+    return SliceDiscovery(len(p_values), fewest, CORRECTION, LEVEL, len(kept), listed, pruned)
 
 
-def _column(table: pa.Table, name: str, rows_J: Integers, wrong_J: Floats, fewest: int) -> _Column:
-    encoded = encode(table, name)
+def _column(columns: TableColumns, name: str, rows_J: Integers, wrong_J: Floats, fewest: int) -> _Column:
+    encoded = columns[name]
     counts = _counted(encoded.codes_N[rows_J], wrong_J, len(encoded.values))
     kept = np.flatnonzero(counts.items >= fewest)
     place = np.full(len(encoded.values), -1, np.int64)
     place[kept] = np.arange(len(kept))
     values = [None if value is None else str(value) for value in encoded.values.take(pa.array(kept)).to_pylist()]
-    return _Column(name, values, Counts(counts.errors[kept], counts.items[kept]), place[encoded.codes_N])
+    return _Column(name, values, ErrorCounts(counts.errors[kept], counts.items[kept]), place[encoded.codes_N])
 
 
-def _counted(codes_J: Integers, wrong_J: Floats, groups: int) -> Counts:
+def _counted(codes_J: Integers, wrong_J: Floats, groups: int) -> ErrorCounts:
     """Of each group its errors and its items."""
     errors, items = np.bincount(codes_J, wrong_J, groups), np.bincount(codes_J, minlength=groups)
-    return Counts(errors.astype(np.float64), items.astype(np.float64))
+    return ErrorCounts(errors.astype(np.float64), items.astype(np.float64))
 
 
 def _tested(search: _Search, fewest: int) -> _Slices:
@@ -188,7 +190,7 @@ def _tested(search: _Search, fewest: int) -> _Slices:
     most = len(search.rows_J) - fewest
     columns, codes, errors, items = [], [], [], []
 
-    def add(pair: tuple[int, int], at: Integers, firsts: Integers, seconds: Integers, counts: Counts) -> None:
+    def add(pair: tuple[int, int], at: Integers, firsts: Integers, seconds: Integers, counts: ErrorCounts) -> None:
         columns.append(np.tile(pair, (len(at), 1)))
         codes.append(np.stack([firsts, seconds], axis=1))
         errors.append(counts.errors[at])
@@ -201,17 +203,17 @@ def _tested(search: _Search, fewest: int) -> _Slices:
         bins, across = len(one.values) * len(other.values), len(other.values)
         first_J, second_J = one.codes_N[search.rows_J], other.codes_N[search.rows_J]
         joint_J = np.where((first_J >= 0) & (second_J >= 0), first_J * across + second_J, bins)
-        counts = Counts(*(values[:bins] for values in _counted(joint_J, search.wrong_J, bins + 1)))
+        counts = ErrorCounts(*(values[:bins] for values in _counted(joint_J, search.wrong_J, bins + 1)))
         parents = np.minimum(one.counts.items[:, None], other.counts.items[None, :]).ravel()
         at = np.flatnonzero((counts.items >= fewest) & (counts.items <= most) & (counts.items < parents))
         add((c, d), at, at // max(across, 1), at % max(across, 1), counts)
     if not columns:
-        return _Slices(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64), Counts(np.empty(0), np.empty(0)))
-    return _Slices(np.concatenate(columns), np.concatenate(codes), Counts(np.concatenate(errors), np.concatenate(items)))
+        return _Slices(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64), ErrorCounts(np.empty(0), np.empty(0)))
+    return _Slices(np.concatenate(columns), np.concatenate(codes), ErrorCounts(np.concatenate(errors), np.concatenate(items)))
 
 
-def _rest(search: _Search, counts: Counts) -> Counts:
-    return Counts(search.wrong_J.sum() - counts.errors, len(search.wrong_J) - counts.items)
+def _rest(search: _Search, counts: ErrorCounts) -> ErrorCounts:
+    return ErrorCounts(search.wrong_J.sum() - counts.errors, len(search.wrong_J) - counts.items)
 
 
 def _against_parents(search: _Search, slices: _Slices) -> Floats:
@@ -220,9 +222,9 @@ def _against_parents(search: _Search, slices: _Slices) -> Floats:
     for side in (0, 1):
         for c, column in enumerate(search.columns):
             at = np.flatnonzero((slices.columns_K2[:, side] == c) & (slices.columns_K2[:, 1] >= 0))
-            code, own = slices.codes_K2[at, side], Counts(slices.counts.errors[at], slices.counts.items[at])
-            left = Counts(column.counts.errors[code] - own.errors, column.counts.items[code] - own.items)
-            p_values[at] = np.maximum(p_values[at], worse(own, left))
+            code, own = slices.codes_K2[at, side], ErrorCounts(slices.counts.errors[at], slices.counts.items[at])
+            left = ErrorCounts(column.counts.errors[code] - own.errors, column.counts.items[code] - own.items)
+            p_values[at] = np.maximum(p_values[at], fisher_p_values(own, left))
     return p_values
 
 
@@ -242,7 +244,7 @@ def _with_units(search: _Search, slices: _Slices, place: int) -> float:
     assert search.units_J is not None
     units_J, units = search.units_J, int(search.units_J.max()) + 1
 
-    def by_unit(mask_J: NDArray[np.bool_]) -> Counts:
+    def by_unit(mask_J: NDArray[np.bool_]) -> ErrorCounts:
         return _counted(units_J[mask_J], search.wrong_J[mask_J], units)
 
     own_J = _meets(search, slices, place)[search.rows_J]
@@ -254,14 +256,14 @@ def _with_units(search: _Search, slices: _Slices, place: int) -> float:
         left = by_unit(whole_J & ~own_J)
         effect, other = design_effect(*own), design_effect(*left)
         # Rounded so that the slice looks better and the others worse than they are.
-        some = Counts(np.floor([own.errors.sum() / effect]), np.ceil([own.items.sum() / effect]))
+        some = ErrorCounts(np.floor([own.errors.sum() / effect]), np.ceil([own.items.sum() / effect]))
         items = np.floor([left.items.sum() / other])
-        others = Counts(np.minimum(np.ceil([left.errors.sum() / other]), items), items)
-        p_values.append(float(worse(some, others)[0]) if some.items[0] and others.items[0] else 1.0)
+        others = ErrorCounts(np.minimum(np.ceil([left.errors.sum() / other]), items), items)
+        p_values.append(float(fisher_p_values(some, others)[0]) if some.items[0] and others.items[0] else 1.0)
     return max(p_values)
 
 
-def _upper_ends(search: _Search, counts: Counts, confidence: float) -> Floats:
+def _upper_ends(search: _Search, counts: ErrorCounts, confidence: float) -> Floats:
     """The end nearest 0 of a normal interval of each slice's difference, with a success and a failure added to each side."""
     rest = _rest(search, counts)
     shares = [(side.errors + 1) / (side.items + 2) for side in (counts, rest)]
@@ -294,7 +296,7 @@ def _listed(
     p_value: float,
     adjusted_p: float,
 ) -> FoundSlice:
-    own = Counts(slices.counts.errors[place], slices.counts.items[place])
+    own = ErrorCounts(slices.counts.errors[place], slices.counts.items[place])
     rest = _rest(search, own)
     all_right, others = 1 - float(own.errors / own.items), 1 - float(rest.errors / rest.items)
     conditions = [

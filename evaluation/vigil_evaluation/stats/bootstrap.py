@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from vigil_evaluation.metrics import RELIABILITY_BINS, Floats
 
 if TYPE_CHECKING:
-    from vigil_evaluation.stats.bootstrap_metrics import Label, Plan
+    from vigil_evaluation.stats.bootstrap_metrics import BootstrapPlan, PreparedLabel
 
 METRICS = (
     *("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision"),
@@ -63,9 +63,13 @@ class Resampling:
     seed: int = 0
     clusters: Codes | None = None
 
+    def units(self, rows: int) -> int:
+        """Return the number of units of a table with so many rows."""
+        return rows if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class MetricParameters:
     """Where the metrics that hold at a point are taken.
 
     Attributes:
@@ -102,7 +106,7 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
     targets_NL: ArrayLike,
     probabilities_NL: ArrayLike,
     groups: Groups,
-    points: Points,
+    points: MetricParameters,
     resampling: Resampling,
     metrics: Sequence[str] = METRICS,
     *,
@@ -170,7 +174,7 @@ def replicate_ratio(
     Returns:
         Estimates ``[G, K]`` and samples ``[R, G, K]``; NaN where the denominator is 0.
     """
-    from vigil_evaluation.stats.bootstrap_kernels import LANES, Rows
+    from vigil_evaluation.stats.bootstrap_kernels import LANES, LabelRows
     from vigil_evaluation.stats.bootstrap_metrics import ratio
 
     above, below = np.nan_to_num(np.asarray(numerator_NK, np.float64)), np.nan_to_num(np.asarray(denominator_NK, np.float64))
@@ -180,10 +184,10 @@ def replicate_ratio(
     estimates = np.full((plan.groups, above.shape[1]), np.nan)
     samples = np.full((resampling.replicates, plan.groups, above.shape[1]), np.nan, np.float32)
 
-    def prepared(k: int) -> Rows:
+    def prepared(k: int) -> LabelRows:
         rows = np.flatnonzero((above[:, k] != 0) | (below[:, k] != 0)).astype(np.int32)
         values = np.stack([above[rows, k], below[rows, k]], axis=1)
-        return Rows(rows, plan.units_N[rows], plan.codes_NC, np.zeros((len(rows), 1), np.uint8), values)
+        return LabelRows(rows, plan.units_N[rows], plan.codes_NC, np.zeros((len(rows), 1), np.uint8), values)
 
     def sample(block: int, weights_UB: NDArray[np.uint8], k: int) -> None:
         at = slice(block * LANES, (block + 1) * LANES)
@@ -229,8 +233,10 @@ def _widen_shares(found: Replicates, flagged_GL: NDArray[np.int64], sizes_G1: Fl
         widen(found.estimates[metric], found.samples[metric], items.get(metric, positive_GL) / sizes_G1, seed)
 
 
-def _plan(rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), points: Points | None = None) -> "Plan":
-    from vigil_evaluation.stats.bootstrap_metrics import Plan
+def _plan(
+    rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), points: MetricParameters | None = None
+) -> "BootstrapPlan":
+    from vigil_evaluation.stats.bootstrap_metrics import BootstrapPlan
 
     codes_NC, count = np.empty((rows, len(groups)), np.int32), 0
     for column, given in enumerate(groups):
@@ -245,10 +251,10 @@ def _plan(rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[s
     if units_N.shape != (rows,) or units_N.min(initial=0) < 0:
         raise ValueError(f"clusters {units_N.shape} must be the unit of each of the {rows} rows, from 0")
     at = (points.precision, points.false_positive_rate) if points else (0.0, 0.0)
-    return Plan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics)
+    return BootstrapPlan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics)
 
 
-def _counts(which_NL: NDArray[np.bool_], plan: "Plan") -> NDArray[np.int64]:
+def _counts(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> NDArray[np.int64]:
     """How many rows of each group are true, ``[G, L]``."""
     counts_GL = np.zeros((plan.groups, which_NL.shape[1]), np.int64)
     for label, which_N in enumerate(which_NL.T):
@@ -257,7 +263,7 @@ def _counts(which_NL: NDArray[np.bool_], plan: "Plan") -> NDArray[np.int64]:
     return counts_GL
 
 
-def _unit_sizes(plan: "Plan") -> Floats:
+def _unit_sizes(plan: "BootstrapPlan") -> Floats:
     """How many rows of a group a unit has on average, ``[G]``; 1 for an empty group."""
     sizes_G = np.ones(plan.groups)
     if plan.units == len(plan.units_N):
@@ -271,7 +277,9 @@ def _unit_sizes(plan: "Plan") -> Floats:
     return sizes_G
 
 
-def _fill(found: Replicates, labels: Sequence["Label"], first: int, plan: "Plan", resampling: Resampling) -> None:
+def _fill(
+    found: Replicates, labels: Sequence["PreparedLabel"], first: int, plan: "BootstrapPlan", resampling: Resampling
+) -> None:
     """Measure the labels from number ``first`` on, with all weights one and in each replicate."""
     from vigil_evaluation.stats.bootstrap_kernels import LANES
     from vigil_evaluation.stats.bootstrap_metrics import calibration, measure

@@ -32,7 +32,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Weights = NDArray[np.uint8]
 
 
-class Rows(NamedTuple):
+class LabelRows(NamedTuple):
     """Rows of a label, for sums.
 
     Attributes:
@@ -50,7 +50,7 @@ class Rows(NamedTuple):
     values_NV: NDArray[np.float64]
 
 
-class Sums(NamedTuple):
+class LabelSums(NamedTuple):
     """What :func:`add` sums, by group and kind.
 
     Attributes:
@@ -62,7 +62,7 @@ class Sums(NamedTuple):
     sums_GKVB: NDArray[np.float64]
 
 
-class Ranking(NamedTuple):
+class RankedRows(NamedTuple):
     """Rows of a label by falling score.
 
     Attributes:
@@ -78,7 +78,7 @@ class Ranking(NamedTuple):
     groups_TC: NDArray[np.int32]
 
 
-class Tally(NamedTuple):
+class RankTally(NamedTuple):
     """What is asked of a ranking and found, by group and replicate.
 
     Attributes:
@@ -173,7 +173,7 @@ def draw(seed: int, block: int, weights_UB: Weights) -> None:
 
 
 @compiled
-def add(weights_UB: Weights, rows: Rows, sums: Sums) -> None:
+def add(weights_UB: Weights, rows: LabelRows, sums: LabelSums) -> None:
     """Add each row's weights, and its values times its weights, to the cells of its groups.
 
     Args:
@@ -206,7 +206,7 @@ def add(weights_UB: Weights, rows: Rows, sums: Sums) -> None:
 
 
 @compiled
-def rank(weights_UB: Weights, ranking: Ranking, tally: Tally) -> None:
+def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
     """Walk down the ranked rows of a label once, for all groups and all metrics of a ranking.
 
     Args:
@@ -241,14 +241,14 @@ def rank(weights_UB: Weights, ranking: Ranking, tally: Tally) -> None:
 
 
 @compiled
-def _blank(tally: Tally, groups: int) -> Tally:
+def _blank(tally: RankTally, groups: int) -> RankTally:
     """A tally of other rows, with the same questions."""
     hits_GB, misses_GB = np.zeros((groups, LANES), np.int32), np.zeros((groups, LANES), np.int32)
-    return Tally(tally.wanted, tally.precision, tally.rate, hits_GB, misses_GB, tally.negatives_GB, tally.found_MGB)
+    return RankTally(tally.wanted, tally.precision, tally.rate, hits_GB, misses_GB, tally.negatives_GB, tally.found_MGB)
 
 
 @compiled
-def _add_tied(weights_UB: Weights, ranking: Ranking, start: int, end: int, tally: Tally) -> None:
+def _add_tied(weights_UB: Weights, ranking: RankedRows, start: int, end: int, tally: RankTally) -> None:
     """Count rows of one score, whatever they change."""
     rows_N, units_N, marks_N, groups_TC = ranking
     hits_GB, misses_GB = tally.hits_GB, tally.misses_GB
@@ -266,7 +266,7 @@ def _add_tied(weights_UB: Weights, ranking: Ranking, start: int, end: int, tally
 
 
 @compiled
-def _join_tied(ranking: Ranking, start: int, end: int, fresh: Tally, tally: Tally) -> None:
+def _join_tied(ranking: RankedRows, start: int, end: int, fresh: RankTally, tally: RankTally) -> None:
     """Let the rows of one score join those flagged before, in each group that has one, and forget them."""
     rows_N, groups_TC = ranking.rows_N, ranking.groups_TC
     joined = np.zeros(fresh.hits_GB.shape[0], np.bool_)
@@ -281,7 +281,7 @@ def _join_tied(ranking: Ranking, start: int, end: int, fresh: Tally, tally: Tall
 
 
 @compiled
-def _join(fresh: Tally, at: Any, group: Any, tally: Tally) -> None:
+def _join(fresh: RankTally, at: Any, group: Any, tally: RankTally) -> None:
     """Let the fresh positives, ``t``, and negatives, ``f``, of one score join those flagged before.
 
     Nothing but positives changes these metrics: where ``t`` positives join the hits at the score at which the negatives flagged
@@ -320,7 +320,7 @@ def _join(fresh: Tally, at: Any, group: Any, tally: Tally) -> None:
 
 
 @compiled
-def calibration_errors(sums: Sums, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
+def calibration_errors(sums: LabelSums, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
     """How far the bins' means are off: debiased as :func:`vigil_evaluation.metrics.calibration_error`, but not cut off at 0.
 
     Args:

@@ -7,14 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import RELIABILITY_BINS, Floats, log_losses, mass_bins
-from vigil_evaluation.stats.bootstrap_kernels import LANES, Ranking, Rows, Sums, Tally, add, calibration_errors, rank
+from vigil_evaluation.stats.bootstrap_kernels import (
+    LANES,
+    LabelRows,
+    LabelSums,
+    RankedRows,
+    RankTally,
+    add,
+    calibration_errors,
+    rank,
+)
 
 RANKED = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
 COUNTED = ("f1", "precision", "recall", "false_positive_rate", "accuracy", "brier", "log_loss")
 AT_RATE = ("partial_auroc", "recall_at_fpr")
 
 
-class Plan(NamedTuple):
+class BootstrapPlan(NamedTuple):
     """What is the same for all labels.
 
     Attributes:
@@ -36,12 +45,12 @@ class Plan(NamedTuple):
     metrics: Sequence[str]
 
 
-class Label(NamedTuple):
+class PreparedLabel(NamedTuple):
     """One label, prepared: what is summed by outcome, what is ranked, and what is summed by bin, each if it is asked for."""
 
-    outcomes: Rows | None
-    ranking: Ranking | None
-    bins: Rows | None
+    outcomes: LabelRows | None
+    ranking: RankedRows | None
+    bins: LabelRows | None
 
 
 class Calibration(NamedTuple):
@@ -58,7 +67,7 @@ class Calibration(NamedTuple):
     means_GKB: Floats
 
 
-def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: Plan) -> Label:
+def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: BootstrapPlan) -> PreparedLabel:
     """Sort a label and number the kinds of its rows, as far as the metrics asked for need it."""
     rows = np.flatnonzero(~np.isnan(targets_N)).astype(np.int32)
     targets, probabilities, units, wanted = targets_N[rows], probabilities_N[rows], plan.units_N[rows], set(plan.metrics)
@@ -69,12 +78,12 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
         parts = [losses[metric]() for metric in losses if metric in wanted]
         values = np.stack(parts, axis=1) if parts else np.empty((len(rows), 0))
         kinds = (2 * positive + (probabilities >= threshold)).astype(np.uint8)[:, None]
-        outcomes = Rows(rows, units, plan.codes_NC, kinds, values)
+        outcomes = LabelRows(rows, units, plan.codes_NC, kinds, values)
     if wanted & set(RANKED):
         order = np.argsort(-probabilities, kind="stable")
         falling = probabilities[order]
         last = np.append(falling[1:] != falling[:-1], True) if len(rows) else np.empty(0, bool)
-        ranking = Ranking(rows[order], units[order], (positive[order] + 2 * last).astype(np.uint8), plan.codes_NC)
+        ranking = RankedRows(rows[order], units[order], (positive[order] + 2 * last).astype(np.uint8), plan.codes_NC)
     if "calibration_error" in wanted:
         kinds = np.zeros((len(rows), plan.codes_NC.shape[1]), np.uint8)
         for column, codes in enumerate(plan.codes_NC[rows].T):
@@ -82,11 +91,11 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
             for members in np.split(by_group, np.flatnonzero(np.diff(codes[by_group])) + 1):
                 kinds[members, column] = mass_bins(probabilities[members])
         values = np.stack([targets - probabilities, (targets - probabilities) ** 2], axis=1)
-        bins = Rows(rows, units, plan.codes_NC, kinds, values)
-    return Label(outcomes, ranking, bins)
+        bins = LabelRows(rows, units, plan.codes_NC, kinds, values)
+    return PreparedLabel(outcomes, ranking, bins)
 
 
-def measure(weights_UB: NDArray[np.uint8], label: Label, plan: Plan) -> dict[str, Floats]:
+def measure(weights_UB: NDArray[np.uint8], label: PreparedLabel, plan: BootstrapPlan) -> dict[str, Floats]:
     """Each metric asked for but the calibration error, ``[G, LANES]``; NaN where not defined."""
     result: dict[str, Floats] = {}
     negatives = np.zeros((plan.groups, LANES), np.int32)
@@ -99,7 +108,7 @@ def measure(weights_UB: NDArray[np.uint8], label: Label, plan: Plan) -> dict[str
     return result
 
 
-def calibration(weights_UB: NDArray[np.uint8], bins: Rows, plan: Plan, centres_GK: Floats) -> Calibration:
+def calibration(weights_UB: NDArray[np.uint8], bins: LabelRows, plan: BootstrapPlan, centres_GK: Floats) -> Calibration:
     """The calibration error, and how far the bins' means lie from ``centres_GK``."""
     sums = _summed(weights_UB, bins, plan, RELIABILITY_BINS)
     errors, distances = np.empty((plan.groups, LANES)), np.empty((plan.groups, LANES))
@@ -107,15 +116,15 @@ def calibration(weights_UB: NDArray[np.uint8], bins: Rows, plan: Plan, centres_G
     return Calibration(errors, distances, sums.sums_GKVB[:, :, 0] / np.maximum(sums.counts_GKB, 1))
 
 
-def ratio(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan) -> Floats:
+def ratio(weights_UB: NDArray[np.uint8], rows: LabelRows, plan: BootstrapPlan) -> Floats:
     """The first value's weighted sum over the second's, ``[G, LANES]``; NaN where that is 0."""
     sums_GKVB = _summed(weights_UB, rows, plan, 1).sums_GKVB
     return divided(sums_GKVB[:, 0, 0], sums_GKVB[:, 0, 1])
 
 
-def _summed(weights_UB: NDArray[np.uint8], rows: Rows, plan: Plan, kinds: int) -> Sums:
+def _summed(weights_UB: NDArray[np.uint8], rows: LabelRows, plan: BootstrapPlan, kinds: int) -> LabelSums:
     shape = (plan.groups, kinds)
-    sums = Sums(np.zeros((*shape, LANES), np.int32), np.zeros((*shape, rows.values_NV.shape[1], LANES)))
+    sums = LabelSums(np.zeros((*shape, LANES), np.int32), np.zeros((*shape, rows.values_NV.shape[1], LANES)))
     add(weights_UB, rows, sums)
     return sums
 
@@ -140,11 +149,13 @@ def _counted(counts_GKB: NDArray[np.int32], sums_GVB: Floats, metrics: Sequence[
     return result
 
 
-def _ranked(weights_UB: NDArray[np.uint8], ranking: Ranking, plan: Plan, negatives_GB: NDArray[np.int32]) -> dict[str, Floats]:
+def _ranked(
+    weights_UB: NDArray[np.uint8], ranking: RankedRows, plan: BootstrapPlan, negatives_GB: NDArray[np.int32]
+) -> dict[str, Floats]:
     shape = (plan.groups, LANES)
     hits, misses, found_MGB = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros((len(RANKED), *shape))
     wanted = np.array([metric in plan.metrics for metric in RANKED])
-    rank(weights_UB, ranking, Tally(wanted, plan.precision, plan.rate, hits, misses, negatives_GB, found_MGB))
+    rank(weights_UB, ranking, RankTally(wanted, plan.precision, plan.rate, hits, misses, negatives_GB, found_MGB))
     both = (hits > 0) & (misses > 0)
     positives, pairs = np.where(both, hits, 0).astype(np.float64), np.where(both, hits.astype(np.float64) * misses, 0)
     least = plan.rate**2 / 2

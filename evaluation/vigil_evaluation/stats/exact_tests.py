@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
 
@@ -11,14 +11,14 @@ MAX_TERMS = 100_000
 """Terms of a tail that are added; what comes after is below any rounding for tables of up to 10**9 items."""
 
 
-class Counts(NamedTuple):
+class ErrorCounts(NamedTuple):
     """Items and the errors among them, arrays of one shape; whole numbers, or effective ones of :func:`effective`."""
 
     errors: NDArray[np.float64]
     items: NDArray[np.float64]
 
 
-def worse(some: Counts, others: Counts) -> Floats:
+def fisher_p_values(some: ErrorCounts, others: ErrorCounts) -> Floats:
     """One-sided p-values of Fisher's exact test that ``some`` have a larger share of errors than ``others``.
 
     Args:
@@ -52,38 +52,3 @@ def worse(some: Counts, others: Counts) -> Floats:
             break
     p_values[asked] = np.minimum(np.exp(log_first + np.log(total)), 1.0)
     return p_values
-
-
-def design_effect(errors_C: ArrayLike, items_C: ArrayLike) -> float:
-    """How many times the variance of a share of errors is that of as many independent items, at least 1 (Rao and Scott 1992).
-
-    Args:
-        errors_C: errors in each unit that is sampled as a whole; units without an item do not count.
-        items_C: items in each.
-
-    Returns:
-        Infinity with fewer than two units. Where all items or none are errors nothing can be seen of the variance, and the items
-        of a unit are taken to be copies of one.
-    """
-    errors, items = np.asarray(errors_C, np.float64), np.asarray(items_C, np.float64)
-    units, total = int((items > 0).sum()), float(items.sum())
-    if units < 2:
-        return float("inf")
-    share = float(errors.sum()) / total
-    if share in (0.0, 1.0):
-        return max(float((items**2).sum()) / total, 1.0)
-    spread = float(((errors - share * items) ** 2).sum()) * units / (units - 1)
-    return max(spread / (total * share * (1 - share)), 1.0)
-
-
-def holm(p_values: Floats) -> Floats:
-    """P-values corrected by Holm's step-down method (1979): rejecting those up to a level errs at all with at most that chance.
-
-    Args:
-        p_values: ``[K]``, of tests that may depend on each other in any way.
-    """
-    order = np.argsort(p_values, kind="stable")
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return corrected

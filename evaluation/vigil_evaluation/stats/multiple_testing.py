@@ -35,7 +35,7 @@ MOST = 1000.0
 """Units from which on the sign test has no bound to speak of."""
 
 
-class Evidence(NamedTuple):
+class CellStatistics(NamedTuple):
     """How much speaks for a difference in each of C cells, ``[C]`` each, as standard normal numbers.
 
     Attributes:
@@ -47,9 +47,22 @@ class Evidence(NamedTuple):
     bounds: Floats
 
 
-def evidence(
+def holm(p_values: Floats) -> Floats:
+    """P-values corrected by Holm's step-down method (1979): rejecting those up to a level errs at all with at most that chance.
+
+    Args:
+        p_values: ``[K]``, of tests that may depend on each other in any way.
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return corrected
+
+
+def cell_statistics(
     excess_C: Floats, errors_C: Floats, units_C: Floats, differing_C: Floats, decisions_C: NDArray[np.bool_]
-) -> Evidence:
+) -> CellStatistics:
     """The statistic of each cell, about standard normal where the hypothesis holds.
 
     Args:
@@ -73,11 +86,11 @@ def evidence(
     bounds = np.where(differing > MOST, np.inf, -ndtri(0.5 ** np.minimum(differing, MOST)))
     none = differing_C <= 0
     statistics = np.where(none, -np.inf, np.minimum(-ndtri(p_values), bounds))
-    return Evidence(statistics, np.where(none, -np.inf, bounds))
+    return CellStatistics(statistics, np.where(none, -np.inf, bounds))
 
 
 def step_down(
-    questions: Sequence[tuple[Evidence, int]], deviations_RC: NDArray[np.floating], draws: int, seed: int
+    questions: Sequence[tuple[CellStatistics, int]], deviations_RC: NDArray[np.floating], draws: int, seed: int
 ) -> list[Floats]:
     """P-values corrected for the number of cells: rejecting those up to a level errs at all with at most that chance.
 

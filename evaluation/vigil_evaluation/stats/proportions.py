@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.stats.binomial import clopper_pearson, korn_graubard, wilson
 from vigil_evaluation.stats.bootstrap import Resampling, replicate_ratio
 from vigil_evaluation.stats.intervals import Interval, interval
 
-FEW = 40
+MIN_ITEMS_FOR_WILSON = 40
 """Below this many items the exact interval is taken in place of Wilson's (Brown, Cai, DasGupta 2001, section 5)."""
 
-FEW_UNITS = 60
+MIN_UNITS_FOR_BOOTSTRAP = 60
 """Below this many units the bootstrap over units is too sure of itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Proportion:
     """A share of things that are so.
 
     Attributes:
@@ -46,7 +47,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class MeanEstimate:
     """A mean, and its interval by Student's distribution over units, or their bootstrap where they are many.
 
     Attributes:
@@ -63,7 +64,7 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
+class ResamplingUnits:
     """What is resampled together.
 
     Attributes:
@@ -74,72 +75,14 @@ class Units:
     column: str | None = None
     codes_N: NDArray[np.int32] | None = None
 
-    def of(self, rows: NDArray[np.int64]) -> "Units":
+    def of(self, rows: NDArray[np.int64]) -> "ResamplingUnits":
         """The units of some rows."""
-        return self if self.codes_N is None else Units(self.column, _numbered(self.codes_N[rows]))
+        return self if self.codes_N is None else ResamplingUnits(self.column, _numbered(self.codes_N[rows]))
 
 
-def wilson(hits: float, count: float, confidence: float) -> Interval:
-    """The score interval (Wilson 1927): the shares that a test of the normal approximation would not reject.
-
-    Args:
-        hits: how many are so.
-        count: of how many, at least 1.
-        confidence: of the interval.
-    """
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, spread = hits / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = (z * np.sqrt(share * (1 - share) / count + spread / (4 * count))) / (1 + spread)
-    return Interval(float(max(centre - half, 0.0)) if hits > 0 else 0.0, float(min(centre + half, 1.0)) if hits < count else 1.0)
-
-
-def clopper_pearson(hits: float, count: float, confidence: float) -> Interval:
-    """The exact interval (Clopper, Pearson 1934), which covers at least as often as it says; counts need not be whole.
-
-    Args:
-        hits: how many are so.
-        count: of how many, at least 1.
-        confidence: of the interval.
-    """
-    from scipy.special import betaincinv
-
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(hits, count - hits + 1, tail)) if hits > 0 else 0.0
-    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
-    return Interval(low, high)
-
-
-def korn_graubard(hits: int, count: int, units: int, spread: float, confidence: float) -> Interval:
-    """The exact interval for the number of independent items that would be as telling (Korn, Graubard 1998).
-
-    That number is the count over the design effect (at least 1), and less for few units by the square of the ratio of the normal
-    quantile to Student's. Where all or none are hits, nothing tells the design effect, and each unit is taken for one item.
-
-    Args:
-        hits: how many are so.
-        count: of how many.
-        units: how many units they come from, at least 2.
-        spread: sum over units of the square of a unit's hits less those that the overall share would give it.
-        confidence: of the interval.
-    """
-    from statistics import NormalDist
-
-    from scipy.special import stdtrit
-
-    share = hits / count
-    if hits in (0, count):
-        return clopper_pearson(share * units, units, confidence)
-    effect = max(units / (units - 1) * spread / (count * share * (1 - share)), 1.0)
-    tail = 0.5 + confidence / 2
-    few = NormalDist().inv_cdf(tail) / float(stdtrit(units - 1, tail))
-    alone = max(count / effect * few**2, 1.0)
-    return clopper_pearson(share * alone, alone, confidence)
-
-
-def shares(hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: Units, spec: EvaluationSpec) -> list[list[Share]]:
+def group_proportions(
+    hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
+) -> list[list[Proportion]]:
     """The share of hits in each group and column.
 
     Args:
@@ -159,17 +102,17 @@ def shares(hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: Unit
     if units.codes_N is not None:
         units_GK, spread_GK = _units(hits_NK, codes_N, groups, units.codes_N)
     samples_RGK = None
-    if spec.replicates and ((units_GK < counts_GK) & (units_GK >= FEW_UNITS)).any():
+    if spec.replicates and ((units_GK < counts_GK) & (units_GK >= MIN_UNITS_FOR_BOOTSTRAP)).any():
         resampling = Resampling(spec.replicates, spec.seed, units.codes_N)
         _, samples_RGK = replicate_ratio(one_NK, counted_NK.astype(np.float64), [(codes_N, groups)], resampling)
-    made: list[list[Share]] = []
+    made: list[list[Proportion]] = []
     for g in range(groups):
         row = []
         for k in range(hits_NK.shape[1]):
             count, hits, of = int(counts_GK[g, k]), int(hits_GK[g, k]), int(units_GK[g, k])
-            samples_R = None if samples_RGK is None or of < FEW_UNITS else samples_RGK[:, g, k]
+            samples_R = None if samples_RGK is None or of < MIN_UNITS_FOR_BOOTSTRAP else samples_RGK[:, g, k]
             method, found = _interval(hits, count, of, float(spread_GK[g, k]), samples_R, spec)
-            row.append(Share(count, hits, hits / count if count >= spec.enough else None, found, method, of))
+            row.append(Proportion(count, hits, hits / count if count >= spec.enough else None, found, method, of))
         made.append(row)
     return made
 
@@ -180,7 +123,7 @@ def _interval(  # noqa: PLR0917 (facts of one cell)
     """The method and what it finds; nothing where there are too few, or no intervals are wanted."""
     if count < spec.enough or spec.replicates == 0:
         return None, None
-    if units == count and count < FEW:
+    if units == count and count < MIN_ITEMS_FOR_WILSON:
         return "clopper-pearson", clopper_pearson(hits, count, spec.confidence)
     if units == count:
         return "wilson", wilson(hits, count, spec.confidence)
@@ -192,7 +135,9 @@ def _interval(  # noqa: PLR0917 (facts of one cell)
     return (None if found is None else "bootstrap of units"), found
 
 
-def means(values_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: Units, spec: EvaluationSpec) -> list[list[Mean]]:
+def group_means(
+    values_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
+) -> list[list[MeanEstimate]]:
     """The mean of the values in each group and column, ``[groups][K]``; see :func:`shares` for the arguments."""
     counted_NK = ~np.isnan(values_NK)
     known_NK, filled_NK = counted_NK.astype(np.float64), np.nan_to_num(values_NK)
@@ -200,21 +145,21 @@ def means(values_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: Uni
     each_N = np.arange(len(codes_N), dtype=np.int32) if units.codes_N is None else units.codes_N
     units_GK, spread_GK = _units(values_NK, codes_N, groups, each_N)
     samples_RGK = None
-    if spec.replicates and (units_GK >= FEW_UNITS).any():
+    if spec.replicates and (units_GK >= MIN_UNITS_FOR_BOOTSTRAP).any():
         _, samples_RGK = replicate_ratio(
             filled_NK, known_NK, [(codes_N, groups)], Resampling(spec.replicates, spec.seed, units.codes_N)
         )
-    made: list[list[Mean]] = []
+    made: list[list[MeanEstimate]] = []
     for g in range(groups):
         row = []
         for k in range(values_NK.shape[1]):
             count, of, found = int(counts_GK[g, k]), int(units_GK[g, k]), None
             value = float(sums_GK[g, k] / count) if count >= max(spec.enough, 1) else None
-            if value is not None and samples_RGK is not None and of >= FEW_UNITS:
+            if value is not None and samples_RGK is not None and of >= MIN_UNITS_FOR_BOOTSTRAP:
                 found = interval(value, samples_RGK[:, g, k].astype(np.float64), spec.confidence)
             elif value is not None and spec.replicates and of >= 2:
                 found = _student(value, count, of, float(spread_GK[g, k]), spec.confidence)
-            row.append(Mean(count, value, found, of))
+            row.append(MeanEstimate(count, value, found, of))
         made.append(row)
     return made
 

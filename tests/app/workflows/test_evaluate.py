@@ -82,7 +82,7 @@ def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
 
 def test_a_failure_while_training_exits_with_one(make_recipe, monkeypatch, capsys, tmp_path):
     from vigil_training.trainer import fit
-    from vigil_training.trainer.lightning_module import TrainingFailure
+    from vigil_training.trainer.errors import TrainingFailure
 
     def fail(*_, **__):
         raise TrainingFailure("too many refused")

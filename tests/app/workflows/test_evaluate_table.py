@@ -87,7 +87,7 @@ def test_another_table_calibrates_and_sets_thresholds(app, files):
         (["--predictions", "test.parquet", "--to", "out", "--threshold", "scam"], "write LABEL=P"),
         (["--predictions", "test.parquet", "--to", "out", "--threshold", "sacm=0.5"], "sacm are no labels of the table"),
         (["--predictions", "test.parquet", "--to", "out", "--settings", "settings.yaml"], "settings.yaml:1: slice: is not a key"),
-        (["runs/x", "--to", "out"], "goes with --predictions"),
+        (["runs/x", "--to", "out"], "only with --predictions"),
     ],
 )
 def test_mistakes_are_user_errors(app, files, monkeypatch, arguments, message):

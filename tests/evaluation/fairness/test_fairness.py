@@ -14,11 +14,12 @@ from sklearn.metrics import roc_auc_score
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
 from vigil_evaluation.evaluate import evaluate
-from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identities
-from vigil_evaluation.fairness.subgroup_metrics import fairness, power_mean
-from vigil_evaluation.slices.breakdown import EvaluationData
+from vigil_evaluation.evaluation_data import EvaluationData
+from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identity_groups
+from vigil_evaluation.fairness.subgroup_metrics import measure_fairness, power_mean
+from vigil_evaluation.slices.grouping import TableColumns
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.bootstrap import Points, Resampling, replicate
+from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
 from vigil_evaluation.stats.intervals import interval
 
 NUMBERS = ("subgroup_auc", "bpsn_auc", "bnsp_auc", "recall", "recall_gap", "false_positive_rate", "false_positive_gap")
@@ -54,14 +55,18 @@ def direct(targets_N, scores_N, member_N, threshold, enough=1):
     }
 
 
-def judged(targets_NL, probabilities_NL, columns, replicates=0, clusters=None, enough=1):
-    spec = EvaluationSpec(identities=tuple(columns), replicates=replicates, enough=enough)
+def evaluation_data(table, targets_NL, probabilities_NL, names, replicates=0, clusters=None, enough=1):
+    spec = EvaluationSpec(identities=tuple(names), replicates=replicates, enough=enough)
     thresholds = {f"label{i}": 0.5 for i in range(targets_NL.shape[1])}
-    return EvaluationData(targets_NL, probabilities_NL, thresholds, Resampling(replicates, 3, clusters), spec)
+    columns, resampling = TableColumns(table), Resampling(replicates, 3, clusters)
+    found, absent = identity_groups(columns, names)
+    return EvaluationData(
+        columns, targets_NL, probabilities_NL, thresholds, resampling, spec, identities=found, absent_identities=absent
+    )
 
 
-def found_in(arrays, table):
-    return fairness(arrays, table, dict.fromkeys(arrays.thresholds, 0.9), lambda _: None)
+def fairness_of(data):
+    return measure_fairness(data, dict.fromkeys(data.thresholds, 0.9), lambda *_: None)
 
 
 @settings(deadline=None, max_examples=40)
@@ -76,7 +81,7 @@ def test_every_number_equals_the_direct_computation(seed, enough):
     ]
     share = np.where(random.random(60) < 0.2, np.nan, random.random(60))
     table = pa.table({"one": one.tolist(), "several": several, "identity.z": pa.array(share, mask=np.isnan(share))})
-    found = found_in(judged(targets_NL, probabilities_NL, ("one", "several", "identity"), enough=enough), table)
+    found = fairness_of(evaluation_data(table, targets_NL, probabilities_NL, ("one", "several", "identity"), enough=enough))
     members = {("one", v): (one == v).astype(float) for v in ("x", "y")}
     members |= {("several", v): np.array([v in (names or ()) for names in several], float) for v in "pqr"}
     members |= {("identity.z", "z"): np.where(np.isnan(share), np.nan, share >= 0.5)}
@@ -102,20 +107,21 @@ def test_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
     probabilities_N1 = np.round(np.clip(0.3 * np.nan_to_num(targets_N1) + 0.7 * random.random((400, 1)), 0, 1), 2)
     member = random.random(400) < 0.3
     units = random.integers(0, 90, 400).astype(np.int32) if clustered else None
-    arrays = judged(targets_N1, probabilities_N1, ("who",), 200, units)
-    (group,) = found_in(arrays, pa.table({"who": np.where(member, "x", None).tolist()})).subgroups
+    table = pa.table({"who": np.where(member, "x", None).tolist()})
+    data = evaluation_data(table, targets_N1, probabilities_N1, ("who",), 200, units)
+    (group,) = fairness_of(data).subgroups
     numbers = group.labels["label0"]
     inside, positive = member[:, None], targets_N1 >= 0.5
     sets = {"subgroup_auc": inside, "bpsn_auc": inside != positive, "bnsp_auc": inside == positive}
-    everything, points = [np.zeros(400, np.int32)], Points(0.1, 0.9, np.array([0.5]))
+    everything, points = [np.zeros(400, np.int32)], MetricParameters(0.1, 0.9, np.array([0.5]))
     for name, kept in sets.items():
         derived = np.where(kept, targets_N1, np.nan)
-        peer = replicate(derived, probabilities_N1, everything, points, arrays.resampling, ("auroc",))
+        peer = replicate(derived, probabilities_N1, everything, points, data.resampling, ("auroc",))
         expected = interval(float(peer.estimates["auroc"][0, 0]), peer.samples["auroc"][:, 0, 0], 0.95)
         assert numbers.intervals[name] == pytest.approx(expected, abs=1e-6), name
     sides = {"recall": positive[:, 0], "false_positive_rate": targets_N1[:, 0] < 0.5}
     for name, side in sides.items():
-        peer = replicate(targets_N1, probabilities_N1, [member.astype(np.int32)], points, arrays.resampling, (name,))
+        peer = replicate(targets_N1, probabilities_N1, [member.astype(np.int32)], points, data.resampling, (name,))
         assert side.any()
         for key, (estimate, samples) in {
             name: (peer.estimates[name][1, 0], peer.samples[name][:, 1, 0]),
@@ -146,7 +152,7 @@ def test_intervals_hold_the_truth(proofs):
     for _ in range(tries):
         targets_N1, scores_N1, member, author = drawn(random, 250)
         table = pa.table({"who": np.where(member, "x", None).tolist()})
-        (group,) = found_in(judged(targets_N1, scores_N1, ("who",), 400, author), table).subgroups
+        (group,) = fairness_of(evaluation_data(table, targets_N1, scores_N1, ("who",), 400, author)).subgroups
         for name, (low, high) in group.labels["label0"].intervals.items():
             inside[name] += low <= truth[name] <= high
     print({name: count / tries for name, count in inside.items()})
@@ -166,31 +172,32 @@ def test_the_power_mean_is_pulled_down_by_the_lowest(values):
 def test_the_bias_score_is_the_mean_of_four():
     random = np.random.default_rng(1)
     targets_NL, who = random.integers(0, 2, (300, 1)).astype(float), random.choice(["x", "y"], 300)
-    found = found_in(judged(targets_NL, random.random((300, 1)), ("who", "gone")), pa.table({"who": who.tolist()}))
+    table = pa.table({"who": who.tolist()})
+    found = fairness_of(evaluation_data(table, targets_NL, random.random((300, 1)), ("who", "gone")))
     assert (found.power, found.absent, found.values_left_out) == (-5.0, ["gone"], {})
     means = found.power_means["label0"]
     for name in ("subgroup_auc", "bpsn_auc", "bnsp_auc"):
         assert means[name] == power_mean([getattr(group.labels["label0"], name) for group in found.subgroups])
     assert found.bias_score["label0"] == pytest.approx((0.9 + sum(means.values())) / 4)
-    undefined = found_in(judged(np.ones((300, 1)), random.random((300, 1)), ("who",)), pa.table({"who": who.tolist()}))
+    undefined = fairness_of(evaluation_data(table, np.ones((300, 1)), random.random((300, 1)), ("who",)))
     assert undefined.bias_score == {"label0": None}
 
 
 def test_what_is_no_identity_is_named_and_many_are_cut():
     table = pa.table({"ids": [[1], [2]], "when": pa.array([0, 1], pa.timestamp("s")), "who": ["x", None]})
     with pytest.raises(UserError) as raised:
-        identities(table, ("ids", "when", "who"))
+        identity_groups(TableColumns(table), ("ids", "when", "who"))
     assert len(raised.value.lines) == 2
     assert "column ids holds list<item: int64>" in raised.value.lines[0]
     twice = pa.array([["often"] * 5, ["once"], ["once", None], []])
-    ((identity,), _) = identities(pa.table({"who": twice}), ("who",))
+    ((identity,), _) = identity_groups(TableColumns(pa.table({"who": twice})), ("who",))
     assert (identity.values, identity.rows_M.tolist(), identity.groups_M.tolist()) == (["once", "often"], [0, 1, 2], [1, 0, 0])
     names = [f"name{i:03}" for i in range(MAX_SUBGROUPS + 20)]
     for column in (
         pa.array([*names, None, None, names[0]]),
         pa.array([[name] for name in names] + [None, [], [names[0], "more"]]),
     ):
-        ((identity,), _) = identities(pa.table({"who": column}), ("who",))
+        ((identity,), _) = identity_groups(TableColumns(pa.table({"who": column})), ("who",))
         assert len(identity.values) == MAX_SUBGROUPS
         assert identity.values[0] == "name000"
         assert identity.values_left_out == 20 + pa.types.is_list(column.type)

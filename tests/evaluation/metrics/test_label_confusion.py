@@ -1,20 +1,20 @@
-"""Confusion between labels: counted over pairs of known targets alone."""
+"""confusion_between_labels: counted over items for which both targets are known."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
-from vigil_evaluation.metrics.label_confusion import confusion
+from vigil_evaluation.metrics.label_confusion import confusion_between_labels
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_shares_are_what_a_loop_counts(seed, enough):
+def test_confusion_equals_a_loop_over_the_rows(seed, enough):
     random = np.random.default_rng(seed)
     targets_NL = random.choice([0.0, 0.4, 0.5, 1.0, np.nan], (25, 3))
     probabilities_NL = random.random((25, 3))
     thresholds = {"a": 0.3, "b": 0.5, "c": 0.8}
-    found = confusion(targets_NL, probabilities_NL, thresholds, enough)
+    found = confusion_between_labels(targets_NL, probabilities_NL, thresholds, enough)
     assert found.labels == ["a", "b", "c"]
     for i in range(3):
         for j, limit in enumerate(thresholds.values()):
@@ -26,8 +26,8 @@ def test_shares_are_what_a_loop_counts(seed, enough):
             assert found.share[i][j] == (flagged / len(rows) if len(rows) >= enough else None)
 
 
-def test_one_label_an_item_gives_the_usual_matrix():
+def test_confusion_with_one_label_per_item_is_the_usual_matrix():
     random = np.random.default_rng(0)
     truth, said = random.integers(0, 4, 300), random.integers(0, 4, 300)
-    found = confusion(np.eye(4)[truth], np.eye(4)[said], dict.fromkeys("abcd", 0.5))
+    found = confusion_between_labels(np.eye(4)[truth], np.eye(4)[said], dict.fromkeys("abcd", 0.5))
     np.testing.assert_allclose(found.share, confusion_matrix(truth, said, normalize="true"), atol=1e-12)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_evaluation.metrics import f1_at
-from vigil_evaluation.metrics.thresholds import choose
+from vigil_evaluation.metrics.thresholds import choose_thresholds
 
 scores = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1, width=32))
 rows = st.lists(st.tuples(st.sampled_from([0.0, 1.0, float("nan")]), scores), min_size=1, max_size=40)
@@ -20,7 +20,7 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
 @given(rows)
 def test_no_other_threshold_has_a_better_f1(pairs: list[tuple[float, float]]) -> None:
     targets, probabilities = columns(pairs)
-    (threshold,) = choose(targets[:, None], probabilities[:, None])
+    (threshold,) = choose_thresholds(targets[:, None], probabilities[:, None])
     found = f1_at(targets, probabilities, threshold)
     if found is None:
         assert threshold == 0.5
@@ -38,7 +38,7 @@ def known(targets: np.ndarray, probabilities: np.ndarray, threshold: float) -> n
 @given(rows)
 def test_float32_and_float64_decide_alike(pairs: list[tuple[float, float]]) -> None:
     targets, probabilities = columns(pairs)
-    (threshold,) = choose(targets[:, None], probabilities[:, None])
+    (threshold,) = choose_thresholds(targets[:, None], probabilities[:, None])
     assert 0 <= threshold <= 1
     np.testing.assert_array_equal(probabilities >= np.float32(threshold), probabilities.astype(np.float64) >= threshold)
 
@@ -46,21 +46,21 @@ def test_float32_and_float64_decide_alike(pairs: list[tuple[float, float]]) -> N
 def test_the_middle_of_the_gap_is_taken() -> None:
     targets = np.array([[0, 1, np.nan], [0, 0, np.nan], [1, 1, 1], [1, np.nan, 1]])
     probabilities = np.array([[0.125, 0.9, 0.3], [0.25, 0.1, 0.3], [0.75, 0.8, 0.4], [0.875, 0.85, 0.2]])
-    assert choose(targets, probabilities) == [0.5, pytest.approx(0.45), 0.5]
+    assert choose_thresholds(targets, probabilities) == [0.5, pytest.approx(0.45), 0.5]
 
 
 def test_neighbours_without_a_number_between_them() -> None:
     low, high = np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(1))
-    (threshold,) = choose(np.array([[0], [1]]), np.array([[low], [high]]))
+    (threshold,) = choose_thresholds(np.array([[0], [1]]), np.array([[low], [high]]))
     assert low < threshold <= high
 
 
 def test_equal_f1_takes_the_strictest() -> None:
-    assert choose(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.4)
+    assert choose_thresholds(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.4)
     # Flagging the first alone and flagging all four both have F1 = 2 / 3.
-    assert choose(np.array([[1], [0], [0], [1]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.8)
+    assert choose_thresholds(np.array([[1], [0], [0], [1]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.8)
 
 
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"\[N, L\]"):
-        choose(np.zeros(3), np.zeros(3))
+        choose_thresholds(np.zeros(3), np.zeros(3))

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from vigil_evaluation.slices.discovery import Condition, discover
+from vigil_evaluation.slices.discovery import Condition, discover_slices
+from vigil_evaluation.slices.grouping import TableColumns
+from vigil_evaluation.stats.binomial import design_effect
 from vigil_evaluation.stats.bootstrap import Resampling
-from vigil_evaluation.stats.exact_tests import Counts, design_effect, holm, worse
+from vigil_evaluation.stats.exact_tests import ErrorCounts, fisher_p_values
+from vigil_evaluation.stats.multiple_testing import holm
 
 COLUMNS = ("language", "presence", "market", "kind")
 NO_INTERVALS = Resampling(replicates=0)
@@ -36,15 +39,16 @@ def test_p_values_are_fishers(seed):
     random = np.random.default_rng(seed)
     items, others = random.integers(1, 60, 5), random.integers(1, 300, 5)
     errors, wrong = random.integers(0, items + 1), random.integers(0, others + 1)
-    found = worse(Counts(errors, items), Counts(wrong, others))
+    found = fisher_p_values(ErrorCounts(errors, items), ErrorCounts(wrong, others))
     for e, n, w, m, p in zip(errors, items, wrong, others, found, strict=True):
         peer = fisher_exact([[e, n - e], [w, m - w]], alternative="greater").pvalue
         assert p == (pytest.approx(peer, rel=1e-9, abs=1e-14) if e * m > w * n else 1)
 
 
 def test_p_values_of_large_tables():
-    found = worse(
-        Counts(np.array([2_150, 90_000]), np.array([20_000, 300_000])), Counts(np.array([100_000] * 2), np.array([10**6] * 2))
+    found = fisher_p_values(
+        ErrorCounts(np.array([2_150, 90_000]), np.array([20_000, 300_000])),
+        ErrorCounts(np.array([100_000] * 2), np.array([10**6] * 2)),
     )
     peers = [
         fisher_exact([[e, n - e], [10**5, 9 * 10**5]], alternative="greater").pvalue
@@ -86,7 +90,7 @@ def test_nothing_is_found_where_nothing_is(proofs):
     for _ in range(tries):
         right = (random.random(3_000) < random.uniform(0.6, 0.97)).astype(float)
         right[random.random(3_000) < 0.2] = np.nan
-        alarms += discover(traffic(random, 3_000), COLUMNS, right, NO_INTERVALS).found > 0
+        alarms += discover_slices(TableColumns(traffic(random, 3_000)), COLUMNS, right, NO_INTERVALS).found > 0
     # At most 5 % each: more than this is seen with a chance below 1 %.
     assert alarms <= {200: 18, 2000: 123}[tries]
     print(f"false alarms: {alarms} of {tries}")
@@ -102,8 +106,8 @@ def test_nothing_is_found_where_authors_err_together(proofs):
         author = table.column("author").to_numpy()
         right = (random.random(3_000) < random.beta(2, 0.5, 120)[author]).astype(float)
         units = Resampling(replicates=0, clusters=author.astype(np.int32))
-        alarms += discover(table, COLUMNS, right, units).found > 0
-        alone += discover(table, COLUMNS, right, NO_INTERVALS).found > 0
+        alarms += discover_slices(TableColumns(table), COLUMNS, right, units).found > 0
+        alone += discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS).found > 0
     assert alarms <= {200: 18, 2000: 123}[tries]
     assert alone > tries / 4, "the simulation does not tell the two apart"
     print(f"false alarms: {alarms} of {tries}; {alone} if the authors are not known")
@@ -118,7 +122,7 @@ def test_a_planted_slice_is_found_and_not_its_company(proofs):
         table = traffic(random, 6_000)
         bad = (np.array(table.column("language")) == "de") & (np.array(table.column("presence")) == "text+image")
         right = (random.random(6_000) < np.where(bad, 0.7, 0.9)).astype(float)
-        found = discover(table, COLUMNS, right, NO_INTERVALS)
+        found = discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS)
         among += planted in [s.conditions for s in found.slices]
         first += found.slices[0].conditions == planted
         # What holds the planted slice is worse as well; but no pair that adds something else to it.
@@ -135,7 +139,7 @@ def test_a_bad_value_is_not_found_again_in_every_pair():
     random = np.random.default_rng(4)
     table = traffic(random, 20_000)
     right = (random.random(20_000) < np.where(np.array(table.column("kind")) == 3, 0.7, 0.9)).astype(float)
-    found = discover(table, COLUMNS, right, NO_INTERVALS)
+    found = discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS)
     assert [s.conditions for s in found.slices] == [[Condition("kind", "3")]]
     assert found.pruned >= 5
 
@@ -148,7 +152,7 @@ def test_a_bad_slice_is_found_where_authors_err_together():
         author = table.column("author").to_numpy()
         share = np.where(np.array(table.column("language")) == "de", 0.6, 1.0) * random.beta(9, 1, 300)[author]
         units = Resampling(replicates=0, clusters=author.astype(np.int32))
-        slices = discover(table, COLUMNS, (random.random(3_000) < share).astype(float), units).slices
+        slices = discover_slices(TableColumns(table), COLUMNS, (random.random(3_000) < share).astype(float), units).slices
         found += [Condition("language", "de")] in [s.conditions for s in slices]
     assert found >= 18
 
@@ -159,7 +163,7 @@ def test_numbers_of_a_found_slice():
     bad = np.array(table.column("language")) == None  # noqa: E711  (an array is compared)
     right = (random.random(2_000) < np.where(bad, 0.3, 0.9)).astype(float)
     right[::7] = np.nan
-    found = discover(table, COLUMNS, right, Resampling(replicates=200))
+    found = discover_slices(TableColumns(table), COLUMNS, right, Resampling(replicates=200))
     judged = ~np.isnan(right)
     (worst, *_) = found.slices
     assert worst.conditions == [Condition("language", None)]
@@ -178,7 +182,7 @@ def test_numbers_of_a_found_slice():
 @pytest.mark.parametrize("rows", [0, 1, 30])
 def test_few_rows_and_constant_columns_are_no_slices(rows):
     table = pa.table({"a": ["x"] * rows, "b": pa.nulls(rows)})
-    found = discover(table, ("a", "b"), np.zeros(rows), NO_INTERVALS)
+    found = discover_slices(TableColumns(table), ("a", "b"), np.zeros(rows), NO_INTERVALS)
     assert (found.searched, found.found, found.slices, found.pruned) == (0, 0, [], 0)
-    nothing = discover(table, (), np.full(rows, np.nan), NO_INTERVALS)
+    nothing = discover_slices(TableColumns(table), (), np.full(rows, np.nan), NO_INTERVALS)
     assert (nothing.searched, nothing.slices) == (0, [])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
-from vigil_evaluation.slices.grouping import clusters, cross, grouping, groupings
+from vigil_evaluation.slices.grouping import TableColumns, cross, grouping, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
 
 values = st.sampled_from(["en", "de", "", "a, b", None])
@@ -23,7 +23,7 @@ def lists_of(cell):
 @given(lists_of(values), st.integers(1, 4), st.booleans())
 def test_a_grouping_is_what_a_loop_finds(cells, most, encoded):
     column = pa.array(cells, pa.string())
-    made = grouping(pa.table({"x": column.dictionary_encode() if encoded else column}), "x", most)
+    made = grouping(TableColumns(pa.table({"x": column.dictionary_encode() if encoded else column})), "x", most)
     counted = Counter(cells)
     order = sorted(counted, key=lambda value: (-counted[value], value is None, value or ""))
     assert made.values == order[:most]
@@ -34,9 +34,8 @@ def test_a_grouping_is_what_a_loop_finds(cells, most, encoded):
 
 @given(st.lists(st.tuples(values, st.sampled_from([1, 2, None])), max_size=30), st.integers(1, 5))
 def test_a_cross_is_what_a_loop_finds(rows, most):
-    made = cross(
-        pa.table({"x": pa.array([x for x, _ in rows], pa.string()), "y": pa.array([y for _, y in rows])}), "x", "y", most
-    )
+    table = pa.table({"x": pa.array([x for x, _ in rows], pa.string()), "y": pa.array([y for _, y in rows])})
+    made = cross(TableColumns(table), "x", "y", most)
     counted = Counter(rows)
     assert made.column == "x × y"
     assert len(made.values) == min(len(counted), most)
@@ -62,19 +61,20 @@ def test_a_cross_is_what_a_loop_finds(rows, most):
 )
 def test_values_of_any_plain_type(column, found):
     # Of equally large groups null comes last.
-    assert grouping(pa.table({"x": column}), "x").values == found
+    assert grouping(TableColumns(pa.table({"x": column})), "x").values == found
 
 
 def test_chunks_are_one_column():
     table = pa.concat_tables([pa.table({"x": part}) for part in (["a", "b"], ["b", None], [None, "c", "b"])])
-    made = grouping(table, "x")
+    made = grouping(TableColumns(table), "x")
     assert (made.values, made.codes_N.tolist()) == (["b", None, "a", "c"], [2, 0, 0, 1, 1, 3, 0])
 
 
 def test_an_empty_table_has_no_groups():
     table = pa.table({"x": pa.array([], pa.string()), "y": pa.array([], pa.null())})
-    assert (grouping(table, "x").values, grouping(table, "y").values, cross(table, "x", "y").values) == ([], [], [])
-    assert clusters(table, EvaluationSpec(cluster="x")).tolist() == []
+    columns = TableColumns(table)
+    assert (grouping(columns, "x").values, grouping(columns, "y").values, cross(columns, "x", "y").values) == ([], [], [])
+    assert resampling_units(columns, "x").tolist() == []
 
 
 def test_all_breakdowns_in_order_and_what_is_absent():
@@ -82,7 +82,7 @@ def test_all_breakdowns_in_order_and_what_is_absent():
     spec = EvaluationSpec(
         slices=("language", "absent", "presence"), crosses=(("market", "presence"), ("language", "gone"), ("market", "presence"))
     )
-    made, absent = groupings(table, spec)
+    made, absent = groupings(TableColumns(table), spec)
     assert [(g.column, g.values) for g in made] == [
         ("presence", ["text"]),
         ("language", ["de", "en"]),
@@ -96,18 +96,18 @@ def test_columns_of_lists_are_refused_all_at_once():
     table = pa.table({"tags": lists, "more": lists, "x": [1, 2]})
     spec = EvaluationSpec(slices=("tags",), crosses=(("x", "more"),))
     with pytest.raises(UserError) as raised:
-        groupings(table, spec)
+        groupings(TableColumns(table), spec)
     assert list(raised.value.lines) == [
         f"evaluation: column {name} holds list<item: string>; group by a column with one plain value an item"
         for name in ("tags", "more")
     ]
     with pytest.raises(UserError, match="column tags holds list"):
-        clusters(table, EvaluationSpec(cluster="tags"))
+        resampling_units(TableColumns(table), "tags")
 
 
 @given(lists_of(st.sampled_from(["x", "y", None])))
 def test_units_are_the_values_and_each_null_is_its_own(cells):
-    units = clusters(pa.table({"author": pa.array(cells, pa.string())}), EvaluationSpec(cluster="author"))
+    units = resampling_units(TableColumns(pa.table({"author": pa.array(cells, pa.string())})), "author")
     assert units is not None
     assert units.dtype == np.int32
     for i, one in enumerate(cells):
@@ -117,6 +117,6 @@ def test_units_are_the_values_and_each_null_is_its_own(cells):
 
 
 def test_no_units_without_a_column():
-    table = pa.table({"author": ["a"]})
-    assert clusters(table, EvaluationSpec()) is None
-    assert clusters(table, EvaluationSpec(cluster="device")) is None
+    columns = TableColumns(pa.table({"author": ["a"]}))
+    assert resampling_units(columns, None) is None
+    assert resampling_units(columns, "device") is None

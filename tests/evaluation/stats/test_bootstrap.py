@@ -16,7 +16,7 @@ from sklearn import metrics as peer
 
 from vigil_evaluation import metrics
 from vigil_evaluation.stats import bootstrap
-from vigil_evaluation.stats.bootstrap import METRICS, UNBOUNDED, Points, Resampling, replicate, replicate_ratio
+from vigil_evaluation.stats.bootstrap import METRICS, UNBOUNDED, MetricParameters, Resampling, replicate, replicate_ratio
 from vigil_evaluation.stats.bootstrap_kernels import LANES, draw
 
 RATE, PRECISION, THRESHOLD = 0.3, 0.6, 0.4
@@ -37,8 +37,8 @@ PLAIN = {
 }
 
 
-def points(labels: int) -> Points:
-    return Points(RATE, PRECISION, np.full(labels, THRESHOLD))
+def points(labels: int) -> MetricParameters:
+    return MetricParameters(RATE, PRECISION, np.full(labels, THRESHOLD))
 
 
 def make(rows: int, labels: int, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -269,7 +269,7 @@ import sys, numpy as np
 import vigil_evaluation.stats.bootstrap as b
 assert "numba" not in sys.modules and "scipy" not in sys.modules, "heavy imports wait until they are needed"
 t = np.tile([0.0, 1.0], 20)[:, None]
-found = b.replicate(t, t * 0.5 + 0.2, [np.zeros(40, np.int32)], b.Points(0.1, 0.9, np.array([0.5])), b.Resampling(8), ("brier",))
+found = b.replicate(t, t * 0.5 + 0.2, [np.zeros(40, np.int32)], b.MetricParameters(0.1, 0.9, np.array([0.5])), b.Resampling(8), ("brier",))
 assert found.samples["brier"].shape == (8, 1, 1)
 """
 

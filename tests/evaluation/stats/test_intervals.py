@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import beta, norm
 
-from vigil_evaluation.stats.bootstrap import METRICS, Points, Resampling, replicate, replicate_ratio
+from vigil_evaluation.stats.bootstrap import METRICS, MetricParameters, Resampling, replicate, replicate_ratio
 from vigil_evaluation.stats.intervals import interval, intervals
 
 RATE, PRECISION, THRESHOLD = 0.1, 0.5, 0.3
@@ -55,7 +55,7 @@ def draw(random: np.random.Generator, regime: Regime, rows: int, columns: int) -
 
 def truth_of(regime: Regime, rows: int) -> dict[str, float]:
     targets, probabilities = (values[:, 0] for values in draw(np.random.default_rng(0), regime, rows, 1))
-    points = Points(RATE, PRECISION, np.array([THRESHOLD]))
+    points = MetricParameters(RATE, PRECISION, np.array([THRESHOLD]))
     everything = [np.zeros(rows, np.int32)]
     found = replicate(targets[:, None], probabilities[:, None], everything, points, Resampling(0)).estimates
     return {name: float(values[0, 0]) for name, values in found.items()}
@@ -64,7 +64,7 @@ def truth_of(regime: Regime, rows: int) -> dict[str, float]:
 def misses_of(regime: Regime, truth: dict[str, float], tries: int) -> dict[str, tuple[float, float]]:
     """How often each metric's interval lies above the truth, and below."""
     units = np.repeat(np.arange(regime.rows // regime.unit), regime.unit).astype(np.int32)
-    points, counts = Points(RATE, PRECISION, np.full(AT_ONCE, THRESHOLD)), {name: np.zeros(3) for name in METRICS}
+    points, counts = MetricParameters(RATE, PRECISION, np.full(AT_ONCE, THRESHOLD)), {name: np.zeros(3) for name in METRICS}
     for seed in range(tries // AT_ONCE):
         cells = draw(np.random.default_rng(seed + 1), regime, regime.rows, AT_ONCE)
         found = replicate(*cells, [np.zeros(regime.rows, np.int32)], points, Resampling(1000, seed, units))
@@ -125,7 +125,7 @@ def test_calibration_error_that_may_be_chance_begins_at_zero() -> None:
     random = np.random.default_rng(1)
     probabilities = random.beta(1, 3, (2000, 2))
     targets = (random.random((2000, 2)) < np.clip(probabilities + np.array([0, 0.1]), 0, 1)).astype(float)
-    points = Points(RATE, PRECISION, np.full(2, 0.5))
+    points = MetricParameters(RATE, PRECISION, np.full(2, 0.5))
     found = replicate(targets, probabilities, [np.zeros(2000, np.int32)], points, Resampling(400), ("calibration_error",))
     assert found.calibrated_GL.tolist() == [[True, False]]
     assert found.samples["calibration_error"].mean(axis=0) == pytest.approx(found.estimates["calibration_error"], abs=2e-3)

@@ -9,9 +9,9 @@ from scipy.stats import binomtest, norm
 
 from vigil_evaluation.comparison.alignment import ScoredModel
 from vigil_evaluation.comparison.compare import compare
-from vigil_evaluation.comparison.results import Gate
+from vigil_evaluation.comparison.results import ReleaseGate
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.multiple_testing import Evidence, evidence, step_down
+from vigil_evaluation.stats.multiple_testing import CellStatistics, cell_statistics, step_down
 
 
 def test_flips_that_all_go_one_way_count_as_in_the_exact_test():
@@ -20,7 +20,7 @@ def test_flips_that_all_go_one_way_count_as_in_the_exact_test():
         for units in (flips, 2 * flips, 50 * flips):
             mean = flips / units
             error = np.sqrt(mean * (1 - mean) / units)
-            found = evidence(*(np.array([float(x)]) for x in (mean, error, units, flips)), np.array([True]))
+            found = cell_statistics(*(np.array([float(x)]) for x in (mean, error, units, flips)), np.array([True]))
             assert norm.sf(found.statistics[0]) == pytest.approx(2.0**-flips)
             assert found.statistics[0] <= found.bounds[0]
 
@@ -30,13 +30,13 @@ def test_without_a_tolerance_decisions_are_judged_by_mcnemars_exact_test(worse, 
     units = 4 * (worse + better)
     mean = (worse - better) / units
     error = np.sqrt(((worse + better) / units - mean**2) / units)
-    found = evidence(*(np.array([float(x)]) for x in (mean, error, units, worse + better)), np.array([True]))
+    found = cell_statistics(*(np.array([float(x)]) for x in (mean, error, units, worse + better)), np.array([True]))
     exact = binomtest(worse, worse + better, alternative="greater").pvalue
     assert norm.sf(found.statistics[0]) == pytest.approx(exact, rel=1e-6)
 
 
 def test_a_cell_in_which_nothing_differs_is_never_evidence():
-    found = evidence(np.array([0.0, -0.01]), np.zeros(2), np.full(2, 50.0), np.zeros(2), np.array([True, False]))
+    found = cell_statistics(np.array([0.0, -0.01]), np.zeros(2), np.full(2, 50.0), np.zeros(2), np.array([True, False]))
     assert step_down([(found, 1)], np.zeros((100, 2), np.float32), 500, 0)[0].tolist() == [1.0, 1.0]
 
 
@@ -45,11 +45,11 @@ def test_the_correction_is_that_of_the_largest_of_so_many_normal_variables():
     random = np.random.default_rng(0)
     cells, statistics = 40, np.concatenate([[4.0, 3.0], np.zeros(38)])
     deviations = random.standard_normal((1000, cells)).astype(np.float32)
-    (p_values,) = step_down([(Evidence(statistics, np.full(cells, 50.0)), 1)], deviations, 20_000, 1)
+    (p_values,) = step_down([(CellStatistics(statistics, np.full(cells, 50.0)), 1)], deviations, 20_000, 1)
     assert p_values[0] == pytest.approx(1 - norm.cdf(4.0) ** 40, abs=0.001)
     assert p_values[1] == pytest.approx(1 - norm.cdf(3.0) ** 39, rel=0.1)
     alike = np.repeat(deviations[:, :1], cells, axis=1)
-    assert step_down([(Evidence(statistics, np.full(cells, 50.0)), -1)], alike, 20_000, 1)[0][1] == pytest.approx(
+    assert step_down([(CellStatistics(statistics, np.full(cells, 50.0)), -1)], alike, 20_000, 1)[0][1] == pytest.approx(
         norm.sf(3.0), abs=0.001
     )
 
@@ -58,8 +58,8 @@ def test_cells_that_cannot_raise_an_alarm_cost_nothing():
     random = np.random.default_rng(0)
     statistics, bounds = np.concatenate([[3.0], np.zeros(999)]), np.concatenate([[9.0], np.full(999, 1.5)])
     deviations = random.standard_normal((1000, 1000)).astype(np.float32)
-    few = step_down([(Evidence(statistics, bounds), 1)], deviations, 2000, 0)[0][0]
-    many = step_down([(Evidence(statistics, np.full(1000, 9.0)), 1)], deviations, 2000, 0)[0][0]
+    few = step_down([(CellStatistics(statistics, bounds), 1)], deviations, 2000, 0)[0][0]
+    many = step_down([(CellStatistics(statistics, np.full(1000, 9.0)), 1)], deviations, 2000, 0)[0][0]
     assert few < 0.003
     assert many > 0.5
 
@@ -135,10 +135,10 @@ def alarms(repetitions, gate=None, items=3000, first=0, **settings):
     ("gate", "settings"),
     [
         (None, {}),
-        (Gate(tolerance=0.0), {}),
-        (Gate(tolerance=0.0), {"tiny": 60}),
-        (Gate(tolerance=0.0), {"authors": 300}),
-        (Gate(tolerance=0.02, metrics=("recall",)), {"lost": 0.02 / 0.55, "items": 6000}),
+        (ReleaseGate(tolerance=0.0), {}),
+        (ReleaseGate(tolerance=0.0), {"tiny": 60}),
+        (ReleaseGate(tolerance=0.0), {"authors": 300}),
+        (ReleaseGate(tolerance=0.02, metrics=("recall",)), {"lost": 0.02 / 0.55, "items": 6000}),
     ],
     ids=["default", "no tolerance", "tiny slices", "authors", "as much worse as is tolerated"],
 )
@@ -165,7 +165,7 @@ def bolder(seed, items=3000, slices=60, prevalence=0.1):
 def test_a_bolder_model_is_not_worse_where_a_class_is_missing_by_chance(proofs):
     """In small slices without a positive the bolder model is worse on every single item, by far more than the tolerance."""
     repetitions = proofs(10, 200)
-    compared = (compare(*bolder(seed), EvaluationSpec(), Gate(metrics=("brier",)))[0] for seed in range(repetitions))
+    compared = (compare(*bolder(seed), EvaluationSpec(), ReleaseGate(metrics=("brier",)))[0] for seed in range(repetitions))
     failed = sum(not found.passed for found in compared)
     print(f"\nbolder: {failed} of {repetitions} fail")
     assert failed <= max(0.05 * repetitions, 1)

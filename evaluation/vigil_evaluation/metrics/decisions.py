@@ -1,0 +1,74 @@
+"""Metrics of decisions at a threshold: precision, recall, F1, false-positive rate, accuracy."""
+
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from vigil_evaluation.metrics.arrays import known_items
+
+
+class Confusion(NamedTuple):
+    """Decisions at one threshold, counted over known targets; rates that would divide by nothing are ``None``."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the flagged that are positive; ``None`` if nothing is flagged, or if there is one class alone."""
+        flagged = self.true_positives + self.false_positives
+        return self.true_positives / flagged if flagged and self._has_both() else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the positives that are flagged; ``None`` without positives."""
+        positives = self.true_positives + self.false_negatives
+        return self.true_positives / positives if positives else None
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        """Share of the negatives that are flagged; ``None`` without negatives."""
+        negatives = self.false_positives + self.true_negatives
+        return self.false_positives / negatives if negatives else None
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall, 0 if nothing is flagged; ``None`` if there is one class alone."""
+        wrong = self.false_positives + self.false_negatives
+        return 2 * self.true_positives / (2 * self.true_positives + wrong) if self._has_both() else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the decisions that are right; ``None`` if no target is known."""
+        known = sum(self)
+        return (self.true_positives + self.true_negatives) / known if known else None
+
+    def _has_both(self) -> bool:
+        return self.true_positives + self.false_negatives > 0 and self.false_positives + self.true_negatives > 0
+
+
+def decisions_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> Confusion:
+    """Count right and wrong decisions, flagging scores of at least ``threshold``.
+
+    Args:
+        targets_N: in [0, 1], NaN for unknown.
+        scores_N: in the unit of ``threshold``.
+        threshold: the lowest score that is flagged.
+    """
+    targets, scores = known_items(targets_N, scores_N)
+    positive, flagged = targets >= 0.5, scores >= threshold
+    counts = (positive & flagged, ~positive & flagged, positive & ~flagged, ~positive & ~flagged)
+    return Confusion(*(int(count.sum()) for count in counts))
+
+
+def f1_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> float | None:
+    """F1 at a threshold; see :class:`Confusion` for the other numbers of a threshold.
+
+    Args:
+        targets_N: in [0, 1], NaN for unknown.
+        scores_N: in the unit of ``threshold``.
+        threshold: the lowest score that is flagged.
+    """
+    return decisions_at(targets_N, scores_N, threshold).f1
