@@ -5,7 +5,7 @@ Every public name is imported on first use, so ``import vigil`` takes no time an
 Example:
     >>> import vigil
     >>> run = vigil.train("recipe.yaml", optimizer__lr=3e-3)
-    >>> vigil.evaluate(run, split="test").findings.overall.items
+    >>> vigil.evaluate(run, split="test").results.overall.items
     40
     >>> bundle = vigil.export(run, "bundles/tiny")
     >>> vigil.Scorer(bundle).score([{"id": "1", "text": ["cat sun rain"]}])[0].labels

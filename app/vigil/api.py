@@ -91,9 +91,9 @@ def train(recipe: "StrPath | Recipe", run: StrPath | None = None, *, overrides: 
         return _launch_ranks(resolved, folder, strategy)
     # Signals are handled from here, as the imports take seconds in which a job may be preempted.
     with Preemption() as preemption:
-        from vigil_training.trainer.fit import fit
+        from vigil_training.trainer.fit import fit_recipe
 
-        return fit(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
+        return fit_recipe(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
 
 
 def evaluate(
@@ -129,12 +129,12 @@ def evaluate(
 
     Example:
         >>> evaluation = vigil.evaluate("runs/tiny", split="test", replicates=100)
-        >>> evaluation.findings.overall.items
+        >>> evaluation.results.overall.items
         40
         >>> sorted(path.name for path in evaluation.folder.iterdir())
         ['metrics.json', 'predictions.parquet', 'report.html']
         >>> table = vigil.evaluate(evaluation.folder / "predictions.parquet", to="reports/tiny", replicates=0)
-        >>> table.findings.overall.items
+        >>> table.results.overall.items
         40
     """
     from vigil.workflows import evaluate as workflow
@@ -262,7 +262,8 @@ def export(
     Args:
         run: a finished run.
         to: the bundle's folder; an older bundle there is replaced.
-        formats: ``onnx``, ``onnx-single``, ``torchscript``, ``torch-export``, ``fp16``, ``bf16``, ``int8`` (default: the recipe's).
+        formats: of ``onnx``, ``onnx-single``, ``torchscript``, ``torch-export``, ``fp16``, ``bf16`` and ``int8`` (default: the
+            recipe's).
         opset: of the ONNX graphs (default: the recipe's).
         examples: validation items on which the formats are compared (default: the recipe's).
         checkpoint: ``best``, ``last`` or a path.
