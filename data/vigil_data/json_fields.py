@@ -6,9 +6,27 @@ from contextlib import suppress
 from dataclasses import MISSING, is_dataclass
 from dataclasses import fields as dataclass_fields
 from types import UnionType
-from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 from vigil_data.errors import UserError
+
+
+class Range(NamedTuple):
+    """Limits of a number, both included: ``Annotated[float, Range(0, 1)]`` is a type that :func:`structure` checks."""
+
+    least: float = -math.inf
+    most: float = math.inf
+
+
+class OneOf(NamedTuple):
+    """Allowed strings, for types that cannot be a ``Literal``: ``Annotated[str, OneOf(ACTIONS)]``."""
+
+    values: tuple[str, ...]
+
+
+Count = Annotated[int, Range(0)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
 
 
 def wrong(where: str, problem: str) -> NoReturn:
@@ -93,8 +111,9 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
     """Build what a type describes out of JSON: frozen dataclasses of plain values, tuples and mappings, nested at will.
 
     Args:
-        kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``, ``tuple[X, ...]``, ``Mapping[str, X]``,
-            or a union of these. A field of a dataclass that has a default may be absent.
+        kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``, ``tuple[X, ...]``, ``list[X]``,
+            ``Mapping[str, X]``, a union of these, or one of them ``Annotated`` with :class:`Range` or :class:`OneOf`. A field
+            of a dataclass that has a default may be absent.
         value: what was read.
         where: its place in the file.
 
@@ -104,22 +123,30 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
     if kind is Any:
         return value
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
         optional = {f.name for f in dataclass_fields(kind) if not (f.default is MISSING and f.default_factory is MISSING)}
         given = mapping(value, where)
         names = tuple(hint for hint in hints if hint in given or hint not in optional)
         read = mapping(given, where, names)
         return cast("Any", kind)(**{name: structure(hints[name], read[name], f"{where}.{name}") for name in names})
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _within(structure(arguments[0], value, where), arguments[1], where)
     if origin is Literal:
         return value if value in arguments else wrong(where, f"must be {' or '.join(map(repr, arguments))}, not {_short(value)}")
-    if origin is tuple:
-        return tuple(structure(arguments[0], entry, f"{where}.{i}") for i, entry in enumerate(items(value, where)))
+    if origin in (tuple, list):
+        return origin(structure(arguments[0], entry, f"{where}.{i}") for i, entry in enumerate(items(value, where)))
     if origin in (dict, Mapping):
         return {name: structure(arguments[1], entry, f"{where}.{name}") for name, entry in mapping(value, where).items()}
     if origin in (Union, UnionType):
         return _one_of(arguments, value, where)
     return {str: text, int: _whole, float: number, bool: _yes_or_no}[kind](value, where)
+
+
+def _within(value: Any, limit: Range | OneOf, where: str) -> Any:
+    if isinstance(limit, OneOf):
+        return value if value in limit.values else wrong(where, f"must be one of {', '.join(limit.values)}, not {_short(value)}")
+    return value if limit.least <= value <= limit.most else wrong(where, f"must be {_range(*limit)}, not {_short(value)}")
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -65,7 +65,7 @@ class Progress:
         elif self._enabled:
             self._thread.join()
 
-    def __call__(self, task: str, done: int = 0, total: int | None = None, detail: str = "") -> None:
+    def __call__(self, task: str, done: int = 0, total: int | None = None, detail: str = "", unit: str | None = None) -> None:
         """Report how far the work is.
 
         Args:
@@ -73,10 +73,12 @@ class Progress:
             done: how much of it is done.
             total: how much there is, if known.
             detail: shown behind the numbers, such as a loss.
+            unit: what is counted, in the plural (default: as given to the class).
         """
         with self._lock:
             if task != self._task:
                 self._start_task(task)
+            self._task_unit = unit or self._unit
             if self._done is None:  # A resumed task starts above 0; its rate counts from there.
                 self._first = done
             self._done, self._total, self._detail = done, total, detail
@@ -84,7 +86,7 @@ class Progress:
             self._bar.update(self._bar_task, description=task, completed=done, total=total, detail=self._numbers(bar=True))
 
     def _start_task(self, task: str) -> None:
-        self._task, self._start = task, time.monotonic()
+        self._task, self._task_unit, self._start = task, self._unit, time.monotonic()
         self._first, self._total, self._detail = 0, None, ""
         self._done: int | None = None
 
@@ -98,14 +100,14 @@ class Progress:
         if not self._done and self._total is None:
             return ""
         if self._total is None:
-            return f"{self._done:,} {self._unit}"
-        return f"{self._done or 0:,} of {self._total:,} {self._unit}"
+            return f"{self._done:,} {self._task_unit}"
+        return f"{self._done or 0:,} of {self._total:,} {self._task_unit}"
 
     def _numbers(self, *, bar: bool) -> str:
         """Rate, detail, and the time left or spent."""
         seconds = time.monotonic() - self._start
         rate = ((self._done or 0) - self._first) / seconds if seconds > 0 else 0.0
-        parts = [f"{rate:.3g} {self._unit}/s"] if rate > 0 else []
+        parts = [f"{rate:.3g} {self._task_unit}/s"] if rate > 0 else []
         parts += [self._detail] if self._detail else []
         if self._total is not None and rate > 0:
             parts.append(f"{_clock((self._total - (self._done or 0)) / rate)} left")

@@ -1,8 +1,8 @@
-"""Fusion: from the ragged set of an item's segment tokens to one vector for each label, and where the evidence lies.
+"""Fusion of an item's segment tokens into one vector for each label, with the attention weight of each token.
 
-Tokens of all items are packed in one sequence, each with the row of its item; nothing is padded. ``rows_N`` is ``arange(N)``: a
-tensor and not a number, so that the number of items stays dynamic in an exported graph. What comes out for an item depends on its
-own tokens alone, in whatever order they come.
+Tokens of all items are packed into one sequence without padding, each with the row of its item. ``rows_N`` is ``arange(N)``, a
+tensor rather than an integer, so that the number of items stays dynamic in an exported graph. The output for an item depends only
+on its own tokens and not on their order.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,11 +32,11 @@ def softmax_by_item(scores_TC: Tensor, item_T: Tensor, rows_N: Tensor) -> Tensor
 
 
 class Fusion(nn.Module):
-    """Base of the fusions.
+    """Base class of the fusions.
 
-    ``forward(tokens_TD, item_T, rows_N)`` gives ``hidden_NLD``, one vector for each item and label, and ``evidence_TL``: for each
-    label the tokens' say, which is never negative and sums to at most 1 over an item's tokens. What is missing to 1 is the say of
-    the learned prior ``prior_D``, all that there is of an item without a token.
+    ``forward(tokens_TD, item_T, rows_N)`` returns ``hidden_NLD``, one vector for each item and label, and ``evidence_TL``, the
+    attention weight of each token for each label: non-negative, with a sum of at most 1 over an item's tokens. The remainder is
+    the weight of the learned prior ``prior_D``, the only input of an item without tokens.
 
     Args:
         width: D.
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
 
 class Mean(Fusion):
-    """The mean of an item's tokens, for every label the same; the prior of an item without any."""
+    """Mean of an item's tokens, the same for every label; the prior for an item without tokens."""
 
     def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Fusion`."""
@@ -73,7 +73,7 @@ class Gated(Fusion):
         width: D.
         labels: L.
         hidden: width of the gate.
-        dropout: on the gate's output.
+        dropout: probability on the gate's output.
     """
 
     def __init__(self, width: int, labels: int, hidden: int, dropout: float) -> None:
@@ -97,13 +97,13 @@ class Gated(Fusion):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer layer in which tokens see those of their own item alone.
+    """Pre-norm transformer layer in which a token attends only to the tokens of its own item.
 
     Args:
         width: D.
         heads: attention heads.
         feedforward: width of the feed-forward part, relative to D.
-        dropout: on attention weights and on what each part adds.
+        dropout: probability on attention weights and on the output of each part.
     """
 
     def __init__(self, width: int, heads: int, feedforward: float, dropout: float) -> None:
@@ -116,11 +116,11 @@ class Block(nn.Module):
         self.feedforward = _feedforward(width, feedforward, dropout)
 
     def forward(self, tokens_TD: Tensor, same_TT: Tensor) -> Tensor:
-        """Mix tokens.
+        """Return ``[T, D]`` after attention and feed-forward.
 
         Args:
             tokens_TD: all tokens.
-            same_TT: whether two tokens are of one item.
+            same_TT: whether two tokens belong to the same item.
         """
         query_HTC, key_HTC, value_HTC = (
             part.unflatten(1, (self.heads, -1)).transpose(0, 1).unsqueeze(0)
@@ -189,9 +189,9 @@ def build_fusion(spec: FusionSpec, width: int, labels: int, dropout: float) -> F
     """Build the fusion that ``spec`` describes.
 
     Args:
-        spec: which, and its sizes.
-        width: D of the tokens; for the transformer a multiple of its heads.
+        spec: kind and sizes.
+        width: D of the tokens; a multiple of the number of heads for the transformer.
         labels: L.
-        dropout: see each fusion.
+        dropout: probability; see each fusion.
     """
     return CONSTRUCTORS[type(spec)](width, labels, spec, dropout)

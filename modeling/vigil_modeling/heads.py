@@ -1,4 +1,4 @@
-"""Heads: from what fusion gathered for each label to one logit a label."""
+"""Heads: one logit for each label from the label's fused vector."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from vigil_data.taxonomy import Taxonomy
 
 
 class Head(nn.Module):
-    """A projection that a head's labels share, then a linear unit for each label.
+    """Projection shared by a head's labels, then a linear unit for each label.
 
     Args:
         labels: number of labels.
-        width: D of what fusion gives.
-        dropout: before the linear units.
+        width: D of the fused vectors.
+        dropout: probability before the linear units.
     """
 
     def __init__(self, labels: int, width: int, dropout: float) -> None:
@@ -28,18 +28,18 @@ class Head(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads of a taxonomy; logits come in its order of labels.
+    """All heads of a taxonomy; logits follow its order of labels.
 
     Args:
-        taxonomy: labels of a head are neighbours in its order.
-        width: D of what fusion gives.
+        taxonomy: labels of a head are adjacent in its order.
+        width: D of the fused vectors.
         dropout: see :class:`Head`.
     """
 
     def __init__(self, taxonomy: Taxonomy, width: int, dropout: float) -> None:
         super().__init__()
         self.sizes = list(taxonomy.head_sizes.values())
-        # Names of heads are data and may be those of nn.Module's own attributes, so they are not used as names of modules.
+        # A list, since a head's name is data and may clash with an attribute of nn.Module.
         self.heads = nn.ModuleList(Head(size, width, dropout) for size in self.sizes)
 
     def forward(self, hidden_NLD: Tensor) -> Tensor:

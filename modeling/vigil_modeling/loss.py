@@ -1,4 +1,4 @@
-"""The loss: binary cross-entropy over the targets that are known, and nothing else."""
+"""Binary cross-entropy over known targets."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,11 @@ from vigil_modeling.specs import BinaryCrossEntropy
 
 
 class MaskedBCE(nn.Module):
-    """Weighted binary cross-entropy, summed over known cells; masking a cell is the same as dropping it.
+    """Weighted binary cross-entropy, summed over known targets; an unknown target has no effect on value or gradient.
 
     Args:
-        spec: weights by label.
-        taxonomy: the order of labels.
+        spec: label weights and positive weights.
+        taxonomy: order of labels.
     """
 
     label_weight_L: Tensor
@@ -25,11 +25,11 @@ class MaskedBCE(nn.Module):
             self.register_buffer(name, torch.tensor([weights.get(label, 1.0) for label in taxonomy.labels]), persistent=False)
 
     def forward(self, logits_NL: Tensor, targets_NL: Tensor) -> Tensor:
-        """The sum over known cells; zero, with zero gradients, where none is known.
+        """Return the sum over known targets; zero with zero gradients if none is known.
 
         Args:
-            logits_NL: any float dtype; computed in float32.
-            targets_NL: in [0, 1], NaN for unknown.
+            logits_NL: any float dtype; the loss is computed in float32.
+            targets_NL: values in [0, 1], NaN for unknown.
         """
         known_NL = ~targets_NL.isnan()
         cells_NL = functional.binary_cross_entropy_with_logits(
@@ -42,5 +42,5 @@ class MaskedBCE(nn.Module):
         return cells_NL.masked_fill(~known_NL, 0.0).sum()
 
     def weight(self, targets_NL: Tensor) -> Tensor:
-        """The sum of label weights over known cells: the mean loss is ``forward / weight``."""
+        """Return the sum of label weights over known targets: the mean loss is ``forward / weight``."""
         return ((~targets_NL.isnan()).float() * self.label_weight_L).sum()

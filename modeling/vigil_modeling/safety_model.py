@@ -1,4 +1,4 @@
-"""The model: an encoder for each modality, one fusion, the taxonomy's heads."""
+"""The safety model: an encoder for each modality, one fusion, and the taxonomy's heads."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -18,12 +18,12 @@ from vigil_modeling.specs import ModelSpec
 
 
 class Prediction(NamedTuple):
-    """What the model says of a batch.
+    """Output of the model for a batch.
 
     Attributes:
         logits_NL: float ``[N, L]`` in the taxonomy's order.
-        evidence: modality to float32 ``[S, L]``: the say that each segment had in each label. Over an item's segments of all
-            modalities it sums to 1 less the say of the learned prior.
+        evidence: modality to float32 ``[S, L]``, the attention weight of each segment for each label. The weights of an item's
+            segments of all modalities sum to 1 minus the weight of the learned prior.
     """
 
     logits_NL: Tensor
@@ -31,12 +31,12 @@ class Prediction(NamedTuple):
 
 
 class Projection(nn.Module):
-    """An encoder's tokens to the common width, marked with their modality.
+    """Projection of an encoder's tokens to the common width, plus a learned embedding of their modality.
 
     Args:
-        encoder_width: of the encoder's tokens.
+        encoder_width: width of the encoder's tokens.
         width: D, common to all modalities.
-        dropout: on the projected tokens.
+        dropout: probability on the projected tokens.
     """
 
     def __init__(self, encoder_width: int, width: int, dropout: float) -> None:
@@ -51,15 +51,15 @@ class Projection(nn.Module):
 
 
 class SafetyModel(nn.Module):
-    """Segments of any modalities in, one logit for each label of each item out.
+    """Model from packed segments of any modalities to one logit for each item and label.
 
     Args:
         encoders: modality to its encoder.
-        spec: width, dropout and fusion, and which weights are frozen.
+        spec: width, dropout, fusion, and the weights to freeze.
         taxonomy: the labels and their heads.
 
     Raises:
-        UserError: more layers are to be frozen than an encoder has.
+        UserError: if more layers are to be frozen than an encoder has.
     """
 
     def __init__(self, encoders: Mapping[Modality, Encoder], spec: ModelSpec, taxonomy: Taxonomy) -> None:
@@ -80,13 +80,13 @@ class SafetyModel(nn.Module):
         self.train()
 
     def encoder(self, modality: Modality) -> Encoder:
-        """The encoder of a modality."""
+        """Return the encoder of a modality."""
         encoder = self.encoders[modality]
         assert isinstance(encoder, Encoder)
         return encoder
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but what is frozen, which stays in evaluation mode."""
+        """Set the mode of all modules but frozen ones, which stay in evaluation mode."""
         super().train(mode)
         for modality in self.modalities:
             set_mode(self.encoder(modality), mode)
@@ -97,10 +97,10 @@ class SafetyModel(nn.Module):
 
         Args:
             modality: one of :attr:`modalities`.
-            inputs: what its encoder takes, each ``[S, ...]``.
+            inputs: inputs of its encoder, each ``[S, ...]``.
 
         Returns:
-            ``[S, P, D]`` of the common width.
+            Tokens ``[S, P, D]`` of the common width.
         """
         tokens_SPD: Tensor = self.projections[modality](self.encoders[modality](**inputs))
         return tokens_SPD
@@ -111,7 +111,7 @@ class SafetyModel(nn.Module):
         Args:
             tokens: modality to ``[S, P, D]``, from :meth:`encode`; modalities may be absent and S may be 0.
             items: modality to int64 ``[S]``, the row of each segment's item, in any order.
-            n_items: N, or ``arange(N)`` (which keeps N dynamic in an exported graph).
+            n_items: N, or ``arange(N)``, which keeps N dynamic in an exported graph.
         """
         device = self.fusion.prior_D.device
         rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
@@ -131,9 +131,9 @@ class SafetyModel(nn.Module):
         """Predict the labels of a batch.
 
         Args:
-            batch: on the model's device; modalities that the model does not take are left out.
-            touch_all: give every weight a gradient, zero for those of a modality that the batch lacks. Encoders run in the same
-                order whatever the batch holds, so that the collectives of several ranks line up.
+            batch: a batch on the model's device; modalities that the model lacks are ignored.
+            touch_all: give every weight a gradient, which is zero for a modality that the batch lacks. The encoders always run in
+                the same order, so that the collectives of several ranks match.
         """
         tokens: dict[Modality, Tensor] = {}
         touched: list[Tensor] = []
@@ -148,21 +148,21 @@ class SafetyModel(nn.Module):
         return prediction
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of each encoder layer for the backward pass, and compute the rest again (Chen et al. 2016).
+        """Store only the inputs of each encoder layer and recompute the rest in the backward pass (Chen et al. 2016).
 
         Raises:
-            UserError: an encoder's library cannot do so.
+            UserError: if an encoder's library does not support it.
         """
         for modality in self.modalities:
             self.encoder(modality).checkpoint_activations()
 
     def _touch(self, modality: Modality) -> Tensor:
-        """A number that depends on all weights of a modality; in evaluation mode, to leave running statistics as they are."""
+        """Return a number that depends on all weights of a modality, in evaluation mode to keep running statistics unchanged."""
         encoder, projection = self.encoder(modality), self.projections[modality]
         encoder.eval()
         projection.eval()
         for module in encoder.modules():
-            # A layer that is computed again in the backward pass has to be so on every rank: ZeRO-3 gathers its weights twice.
+            # ZeRO-3 gathers a recomputed layer's weights twice, so the layer must be recomputed on every rank.
             module.training = getattr(module, "gradient_checkpointing", False) and self.training
         total = self.encode(modality, **encoder.blank()).sum()
         projection.train(self.training)
@@ -171,16 +171,16 @@ class SafetyModel(nn.Module):
 
 
 def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> SafetyModel:
-    """Build the model that a recipe describes; random weights come from torch's global generator, which the caller seeds.
+    """Build the model of a recipe; random weights come from torch's global generator, which the caller seeds.
 
     Args:
         spec: the recipe's ``model``.
-        inputs: the recipe's ``inputs``, which name the same modalities as ``spec.encoders``.
+        inputs: the recipe's ``inputs``, with the same modalities as ``spec.encoders``.
         taxonomy: the labels.
-        load_weights: false leaves pretrained weights out, for a checkpoint to be loaded into.
+        load_weights: false skips pretrained weights, for a checkpoint to be loaded.
 
     Raises:
-        UserError: an encoder or its weights are not to be had, or do not agree with the inputs.
+        UserError: if an encoder or its weights are not available or do not match the inputs.
     """
     encoders: dict[Modality, Encoder] = {}
     for modality in MODALITIES:

@@ -1,4 +1,4 @@
-"""What a recipe can say about a model: encoders and their weights, fusion, heads and loss."""
+"""Recipe keys of the model: encoders and their weights, fusion, heads and loss."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from vigil_data.specs import Hub, Local, Package, Spec
 
 
 class Random(Spec):
-    """Freshly initialised weights, from the recipe's seed."""
+    """Random initial weights, drawn from the recipe's seed."""
 
     kind: Literal["random"] = "random"
 
@@ -18,15 +18,15 @@ Weights = Annotated[Hub | Local | Package | Random, Field(discriminator="kind")]
 
 
 class EncoderSpec(Spec):
-    """What every encoder has."""
+    """Keys of every encoder."""
 
-    weights: Weights = Field(description="where the weights come from; there is no default on purpose")
+    weights: Weights = Field(description="source of the weights; required")
     frozen: bool | int = Field(
         False,
-        description="true: the encoder is not trained and stays in evaluation mode; n: its n lowest layers are, embeddings first",
+        description="true: freeze the encoder and keep it in evaluation mode; n: freeze its n lowest layers, embeddings first",
     )
     lr_factor: float = Field(1.0, gt=0, description="the encoder's learning rate, relative to the optimizer's")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each layer to the one below it")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of each layer relative to the layer above it")
 
 
 class TransformersText(EncoderSpec):
@@ -35,7 +35,7 @@ class TransformersText(EncoderSpec):
     kind: Literal["transformers"] = "transformers"
     config: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="with random weights: the configuration, model_type included; else values that override the stored one",
+        description="with random weights: the complete configuration with model_type; otherwise overrides of the stored one",
     )
     pool: Literal["mean", "first"] = Field("mean", description="mean over the passage's tokens, or its first token")
 
@@ -44,44 +44,42 @@ class TimmImage(EncoderSpec):
     """Any image model of the timm library."""
 
     kind: Literal["timm"] = "timm"
-    name: str = Field(description="timm's name of the architecture, such as vit_tiny_patch16_224")
+    name: str = Field(description="architecture name in timm, such as vit_tiny_patch16_224")
     match: Literal["name", "order"] = Field(
-        "name", description="how a weight file's tensors find the model's: by name, or by order where a file uses foreign names"
+        "name", description="match the weight file's tensors by name, or by order if the file uses other names"
     )
-    mean: tuple[float, float, float] | None = Field(
-        None, description="mean of RGB in [0, 1]; the architecture's own if not given"
-    )
+    mean: tuple[float, float, float] | None = Field(None, description="mean of RGB in [0, 1] (default: the architecture's)")
     std: tuple[float, float, float] | None = Field(
-        None, description="standard deviation of RGB in [0, 1]; the architecture's own if not given"
+        None, description="standard deviation of RGB in [0, 1] (default: the architecture's)"
     )
     pool: Literal["average", "none"] = Field(
-        "average", description="one token an image, or none: one token for each cell of the last feature map"
+        "average", description="average: one token per image; none: one token per cell of the last feature map"
     )
-    options: Mapping[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="additional arguments of timm.create_model")
 
 
 class MelTimmAudio(EncoderSpec):
-    """A log-mel spectrogram, in the graph, into any timm backbone of one input channel."""
+    """Any timm backbone with one input channel over a log-mel spectrogram that is part of the graph."""
 
     kind: Literal["mel_timm"] = "mel_timm"
-    name: str = Field(description="timm's name of the architecture")
-    match: Literal["name", "order"] = Field("name", description="how a weight file's tensors find the model's")
-    mels: int = Field(64, ge=8, description="mel bands")
-    frame: float = Field(0.025, gt=0, description="seconds of one analysis window")
-    step: float = Field(0.010, gt=0, description="seconds from one frame to the next")
+    name: str = Field(description="architecture name in timm")
+    match: Literal["name", "order"] = Field("name", description="match the weight file's tensors by name or by order")
+    mels: int = Field(64, ge=8, description="number of mel bands")
+    frame: float = Field(0.025, gt=0, description="length of an analysis window in seconds")
+    step: float = Field(0.010, gt=0, description="time from one frame to the next in seconds")
     low: float = Field(20.0, ge=0, description="lowest frequency in hertz")
-    high: float | None = Field(None, gt=0, description="highest frequency in hertz; half the rate if not given")
+    high: float | None = Field(None, gt=0, description="highest frequency in hertz (default: half the sample rate)")
     pool: Literal["average", "none"] = Field(
-        "average", description="one token a window, or none: one token for each cell of the last feature map"
+        "average", description="average: one token per window; none: one token per cell of the last feature map"
     )
-    options: Mapping[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="additional arguments of timm.create_model")
 
 
 class TransformersAudio(EncoderSpec):
     """An audio encoder of the transformers library: AST, wav2vec 2.0, HuBERT, WavLM, or Whisper's encoder."""
 
     kind: Literal["transformers"] = "transformers"
-    config: Mapping[str, Any] = Field(default_factory=dict, description="see the text encoder's")
+    config: Mapping[str, Any] = Field(default_factory=dict, description="see the text encoder's config")
 
 
 TextEncoderSpec = TransformersText
@@ -90,7 +88,7 @@ AudioEncoderSpec = Annotated[MelTimmAudio | TransformersAudio, Field(discriminat
 
 
 class Encoders(Spec):
-    """One encoder for each modality that the recipe's inputs name."""
+    """One encoder for each modality of the recipe's inputs."""
 
     text: TextEncoderSpec | None = None
     image: ImageEncoderSpec | None = None
@@ -98,20 +96,20 @@ class Encoders(Spec):
 
 
 class MeanFusion(Spec):
-    """The mean of an item's segments; every segment has the same say."""
+    """Mean of an item's segments."""
 
     kind: Literal["mean"] = "mean"
 
 
 class GatedFusion(Spec):
-    """Gated attention over an item's segments, for each label (Ilse, Tomczak and Welling 2018, section 2.4, equation 9)."""
+    """Gated attention over an item's segments for each label (Ilse, Tomczak and Welling 2018, section 2.4, equation 9)."""
 
     kind: Literal["gated"] = "gated"
     hidden: int = Field(128, ge=1, description="width of the gate")
 
 
 class TransformerFusion(Spec):
-    """Segments of an item attend to each other; then a query for each label attends to them.
+    """Self-attention over an item's segments, then a query for each label.
 
     After Query2Label (Liu et al. 2021) and ML-Decoder (Ridnik et al. 2021).
     """
@@ -126,21 +124,21 @@ FusionSpec = Annotated[MeanFusion | GatedFusion | TransformerFusion, Field(discr
 
 
 class ModelSpec(Spec):
-    """Encoders, their common width, fusion, heads."""
+    """Encoders, their common width, and the fusion."""
 
     width: int = Field(256, ge=8, description="width D to which every encoder's tokens are projected")
-    dropout: float = Field(0.1, ge=0, lt=1, description="in projections, fusion and heads; encoders keep their own")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders
     fusion: FusionSpec = TransformerFusion()
 
 
 class BinaryCrossEntropy(Spec):
-    """Binary cross-entropy on known targets, soft ones included."""
+    """Binary cross-entropy on known targets, which may be soft."""
 
     kind: Literal["bce"] = "bce"
-    label_weights: Mapping[str, float] = Field(default_factory=dict, description="weight of a label's cells; 1 if not named")
+    label_weights: Mapping[str, float] = Field(default_factory=dict, description="label to its weight in the loss (default: 1)")
     positive_weights: Mapping[str, float] = Field(
-        default_factory=dict, description="weight of a label's positive part; 1 if not named"
+        default_factory=dict, description="label to the weight of its positive targets (default: 1)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Weight files in: tensors only, from any common format, and one clear line when they do not fit the architecture."""
+"""Loading of weight files: tensors only, from any common format, with one clear error if they do not fit the architecture."""
 
 import pickle
 import posixpath
@@ -14,14 +14,14 @@ from vigil_data.errors import UserError
 from vigil_data.specs import Hub, Local, Package
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts store a model's tensors beside other things."""
+"""Keys under which training scripts store a model's tensors in a larger dictionary."""
 
 PREFERRED = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def within(source: Hub | Local | Package, name: str) -> Hub | Local | Package:
-    """The file ``name`` of the folder that ``source`` names."""
+    """Return the source of the file ``name`` in the folder ``source``."""
     return source.model_copy(update={"path": posixpath.join(source.path, name)})
 
 
@@ -37,10 +37,10 @@ def describe(source: Hub | Local | Package) -> str:
 
 
 def find_weights(path: Path) -> Path:
-    """The weight file at ``path``: the file itself, or the one that a folder holds.
+    """Return the weight file at ``path``: the file itself, or the one in a folder.
 
     Raises:
-        UserError: the folder holds no weight file, or several and none by a usual name.
+        UserError: if the folder holds no weight file, or several without a conventional name.
     """
     if path.is_file():
         return path
@@ -59,10 +59,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors on the CPU; nothing in it is executed.
 
     Args:
-        path: a ``.safetensors`` file, or one that ``torch.save`` wrote: a state dict, or a mapping with one under a usual key.
+        path: a ``.safetensors`` file, or a ``torch.save`` file with a state dict, itself or under a conventional key.
 
     Raises:
-        UserError: the file cannot be read, holds more than tensors and plain containers, or holds no tensors.
+        UserError: if the file cannot be read, holds more than tensors and plain containers, or holds no tensors.
     """
     try:
         stored: Any
@@ -74,7 +74,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors and is not loaded, because that would run code from it; store its state dict alone"
+            f"{path} holds more than tensors, and loading it would run code from it; save only its state dict"
         ) from error
     except Exception as error:
         raise UserError(f"{path} is not a readable weight file: {first_line(error)}") from error
@@ -88,26 +88,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def rename_by_order(tensors: Mapping[str, Tensor], model: nn.Module, origin: str, first: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Give the file's tensors the model's names, first to first, where a file of the same architecture uses foreign names.
+    """Rename a file's tensors to the model's names in order, for files of the same architecture with other names.
 
-    Up to two tensors at the file's end may be left over: the classification layer that an encoder has no use for. Counters of
-    batch norm are not counted, since old files lack them.
+    Up to two tensors at the end of the file are ignored: the classification layer. The counters of batch norms are skipped, since
+    old files lack them.
 
     Args:
         tensors: the file's tensors, in its order.
         model: the model that will load them.
-        origin: names the file in errors.
+        origin: name of the file in errors.
         first: weights of input convolutions, whose number of channels may differ.
 
     Raises:
-        UserError: the numbers or shapes of the tensors do not agree.
+        UserError: if the number or the shapes of the tensors differ.
     """
     ours = [(name, tensor) for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")]
     theirs = [(name, tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")]
     if not 0 <= len(theirs) - len(ours) <= 2:
         raise UserError(
             f"{origin}: {len(theirs)} tensors cannot match the architecture's {len(ours)} by order"
-            " (up to two more are allowed, of a classification layer)"
+            " (up to two more are allowed, for a classification layer)"
         )
     wrong = [
         f"{theirs_name} {list(tensor.shape)} -> {name} {list(model_tensor.shape)}"
@@ -128,14 +128,14 @@ def _fits(tensor: Tensor, wanted: Tensor, any_channels: bool) -> bool:
 def mismatch(
     origin: str, missing: Sequence[str] = (), unexpected: Sequence[str] = (), shapes: Sequence[str] = (), named: int = 3
 ) -> UserError:
-    """One line for weights that do not fit: how many tensors are missing, unknown or of another shape, and a few of them.
+    """Return the error for weights that do not fit: how many tensors are missing, unexpected or of another shape, with examples.
 
     Args:
         origin: the file.
         missing: tensors of the architecture that the file lacks.
         unexpected: tensors of the file that the architecture lacks.
-        shapes: tensors whose shapes differ, described.
-        named: how many of each are named.
+        shapes: descriptions of tensors whose shapes differ.
+        named: maximum number of examples of each kind.
     """
     parts = []
     for count_of, names in (("missing", missing), ("not of this architecture", unexpected), ("of another shape", shapes)):
@@ -146,6 +146,6 @@ def mismatch(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a foreign error with its heading, or its class where it has no text."""
+    """Return the first line of a library's error with its heading, or the error's class if it has no text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

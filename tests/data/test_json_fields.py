@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -47,6 +47,32 @@ def test_structure_reads_what_was_written(tree: Tree) -> None:
     assert json_fields.structure(Tree, json.loads(json.dumps(asdict(tree))), "tree") == tree
 
 
+@dataclass(frozen=True)
+class Limited:
+    count: json_fields.Count
+    share: json_fields.Fraction | None
+    action: Annotated[str, json_fields.OneOf(("allow", "remove"))] = "allow"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"count": -1}, "x.count: must be at least 0, not -1"),
+        ({"count": 1.0}, "x.count: must be a whole number, not 1.0"),
+        ({"share": 1.1}, "x.share: must be in [0, 1], not 1.1"),
+        ({"share": float("nan")}, "x.share: must be a finite number, not nan"),
+        ({"action": "ban"}, "x.action: must be one of allow, remove, not 'ban'"),
+        ({"action": 1}, "x.action: must be text, not 1"),
+    ],
+)
+def test_structure_checks_limits(change: dict[str, Any], problem: str) -> None:
+    sound = {"count": 0, "share": None, "action": "remove"}
+    assert json_fields.structure(Limited, sound, "x") == Limited(0, None, "remove")
+    with pytest.raises(UserError) as caught:
+        json_fields.structure(Limited, {**sound, **change}, "x")
+    assert str(caught.value) == problem
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -62,7 +88,7 @@ def test_structure_reads_what_was_written(tree: Tree) -> None:
         ({"more": 1}, "tree: has unknown more"),
     ],
 )
-def test_structure_says_where_and_what(change: dict[str, Any], problem: str) -> None:
+def test_structure_reports_position_and_reason(change: dict[str, Any], problem: str) -> None:
     sound = {"kind": "oak", "leaves": [], "by_name": {}, "tall": True, "axes": []}
     assert json_fields.structure(Tree, sound, "tree") == Tree("oak", (), {}, True, ())
     with pytest.raises(UserError) as caught:

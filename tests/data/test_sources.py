@@ -11,7 +11,7 @@ from vigil_data.sources import resolve
 from vigil_data.specs import Hub, Local, Package
 
 
-def test_local_file_and_folder(tmp_path, monkeypatch):
+def test_resolve_local_file_and_folder(tmp_path, monkeypatch):
     (tmp_path / "weights.bin").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     assert resolve(Local(path="weights.bin")) == tmp_path / "weights.bin"
@@ -20,7 +20,7 @@ def test_local_file_and_folder(tmp_path, monkeypatch):
     assert resolve(Local(path="~/weights.bin")) == tmp_path / "weights.bin"
 
 
-def test_package_is_found_without_being_imported(tmp_path, monkeypatch):
+def test_resolve_package_without_importing_it(tmp_path, monkeypatch):
     package = tmp_path / "vigil_test_weights"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -44,7 +44,7 @@ def test_package_is_found_without_being_imported(tmp_path, monkeypatch):
         (Hub(id="not a name"), "hub not a name: is not a repository's name"),
     ],
 )
-def test_absence_is_one_clear_line(source, line):
+def test_resolve_missing_source_is_one_clear_line(source, line):
     with pytest.raises(UserError) as caught:
         resolve(source)
     assert len(caught.value.lines) == 1
@@ -68,7 +68,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["", "config.json", "inner", "inner/w.bin"])
-def test_hub_from_the_cache(hub_cache, path):
+def test_resolve_hub_from_the_cache(hub_cache, path):
     assert resolve(Hub(id="owner/name", path=path)) == hub_cache / path
 
 
@@ -80,7 +80,7 @@ def test_hub_from_the_cache(hub_cache, path):
         (Hub(id="owner/name", path="absent.bin"), "hub owner/name: has no file or folder absent.bin"),
     ],
 )
-def test_hub_absence_is_one_clear_line(hub_cache, source, line):
+def test_resolve_hub_absence_is_one_clear_line(hub_cache, source, line):
     with pytest.raises(UserError) as caught:
         resolve(source)
     assert str(caught.value).startswith(line)
@@ -96,7 +96,7 @@ def test_hub_absence_is_one_clear_line(hub_cache, source, line):
         (ConnectionError, "cannot be downloaded"),
     ],
 )
-def test_what_the_hub_refuses_is_one_clear_line(monkeypatch, error, words):
+def test_resolve_hub_refusal_is_one_clear_line(monkeypatch, error, words):
     def refuse(*args, **kwargs):
         raise error.__new__(error)
 
@@ -106,7 +106,7 @@ def test_what_the_hub_refuses_is_one_clear_line(monkeypatch, error, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_whole_repository_is_fetched_without_forms_never_read(monkeypatch, tmp_path):
+def test_resolve_hub_repository_skips_unread_formats(monkeypatch, tmp_path):
     asked = {}
 
     def download(repository, **kwargs):

@@ -70,7 +70,7 @@ SIZES = [(1, (0, 0, 0)), (1, (1, 0, 0)), (3, (4, 0, 2)), (5, (0, 3, 0)), (8, (9,
 
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_fusion_graph_with_dynamic_counts(make_model, fusion, tmp_path):
+def test_fusion_exports_with_dynamic_counts(make_model, fusion, tmp_path):
     model = make_model(fusion).eval()
     graph, example = FusionGraph(model), fusion_inputs(model, 3, (4, 2, 3))
     count = {m: torch.export.Dim(f"{m}_segments", min=0) for m in MODALITIES}
@@ -91,7 +91,7 @@ ENCODERS = [*MODALITIES, "wavlm", "ast", "whisper"]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoder_graphs_with_dynamic_counts(make_model, audio_configs, name, tmp_path):
+def test_encoders_export_with_dynamic_counts(make_model, audio_configs, name, tmp_path):
     modality = name if name in MODALITIES else "audio"
     changes = {} if name == modality else {"kind": "transformers", "config": audio_configs[name]}
     model = make_model(encoders={modality: changes}).eval()

@@ -104,7 +104,7 @@ REFERENCE = {MeanFusion: one_mean, GatedFusion: one_gated, TransformerFusion: on
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @settings(deadline=None, max_examples=25)
 @given(counts=ITEMS, seed=st.integers(0, 99))
-def test_equals_a_loop_over_items(spec, counts, seed):
+def test_fusion_equals_a_float64_loop_over_items(spec, counts, seed):
     fusion = make(spec, seed)
     tokens, item, rows = pack(counts, seed)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_equals_a_loop_over_items(spec, counts, seed):
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @settings(deadline=None, max_examples=25)
 @given(counts=ITEMS, data=st.data())
-def test_order_of_tokens_does_not_matter(spec, counts, data):
+def test_fusion_does_not_depend_on_token_order(spec, counts, data):
     fusion = make(spec)
     tokens, item, rows = pack(counts)
     order = torch.tensor(data.draw(st.permutations(range(len(tokens)))), dtype=torch.int64)
@@ -132,7 +132,7 @@ def test_order_of_tokens_does_not_matter(spec, counts, data):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_neighbours_do_not_matter_however_large(spec):
+def test_fusion_of_an_item_does_not_depend_on_other_items(spec):
     fusion = make(spec)
     tokens, item, rows = pack([2, 3, 0])
     loud = torch.where((item == 1).unsqueeze(1), 1e4 * tokens, tokens)
@@ -143,7 +143,7 @@ def test_neighbours_do_not_matter_however_large(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_evidence_and_prior_sum_to_one(spec):
+def test_fusion_evidence_and_prior_sum_to_one(spec):
     fusion = make(spec)
     counts = [0, 1, 4]
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_evidence_and_prior_sum_to_one(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_all_gradients_are_finite_with_empty_items_and_with_none_at_all(spec):
+def test_fusion_gradients_are_finite_for_empty_items_and_empty_batches(spec):
     for counts in ([0, 2], [0], []):
         fusion = make(spec).train()
         hidden, _ = fusion(*pack(counts))
@@ -166,7 +166,7 @@ def test_all_gradients_are_finite_with_empty_items_and_with_none_at_all(spec):
             assert parameter.grad.isfinite().all(), name
 
 
-def test_gradients_equal_those_of_torch_softmax():
+def test_softmax_by_item_gradients_equal_torch_softmax():
     scores = torch.randn(5, 2, dtype=torch.float32, requires_grad=True)
     item, values = torch.tensor([0, 0, 1, 1, 1]), torch.randn(5, 2)
     (softmax_by_item(scores, item, torch.arange(2)) * values).sum().backward()
@@ -175,13 +175,13 @@ def test_gradients_equal_those_of_torch_softmax():
     torch.testing.assert_close(ours, scores.grad)
 
 
-def test_softmax_survives_scores_beyond_the_range_of_exp():
+def test_softmax_by_item_handles_scores_beyond_the_range_of_exp():
     share = softmax_by_item(torch.tensor([[500.0], [-500.0], [-900.0]]), torch.tensor([0, 0, 1]), torch.arange(2))
     assert share.flatten().tolist() == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_bfloat16_autocast_stays_close(spec):
+def test_fusion_under_bfloat16_autocast_is_close_to_float32(spec):
     fusion = make(spec)
     packed = pack([1, 3, 0, 2])
     with torch.no_grad():

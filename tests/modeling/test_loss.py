@@ -18,7 +18,7 @@ CELL = st.tuples(st.floats(-30, 30, width=32), st.one_of(st.just(math.nan), st.f
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(CELL, CELL, CELL), max_size=6))
-def test_equals_a_loop_over_known_cells(rows):
+def test_masked_bce_equals_a_loop_over_known_targets(rows):
     loss = MaskedBCE(SPEC, TAXONOMY)
     cells = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 3, 2)
     expected = weight = 0.0
@@ -33,7 +33,7 @@ def test_equals_a_loop_over_known_cells(rows):
     assert loss.weight(cells[..., 1]).item() == pytest.approx(weight)
 
 
-def test_masking_equals_dropping_rows():
+def test_masked_bce_masking_equals_dropping_rows():
     loss = MaskedBCE(SPEC, TAXONOMY)
     logits, targets = torch.randn(6, 3), torch.rand(6, 3)
     kept = torch.tensor([True, False, True, True, False, True])
@@ -41,7 +41,7 @@ def test_masking_equals_dropping_rows():
     torch.testing.assert_close(loss(logits, masked), loss(logits[kept], targets[kept]))
 
 
-def test_gradient_is_zero_at_unknown_cells_and_where_nothing_is_known():
+def test_masked_bce_gradient_is_zero_at_unknown_targets():
     loss = MaskedBCE(SPEC, TAXONOMY)
     logits = torch.randn(2, 3, requires_grad=True)
     loss(logits, torch.tensor([[1.0, torch.nan, 0.0], [torch.nan] * 3])).backward()
@@ -54,14 +54,14 @@ def test_gradient_is_zero_at_unknown_cells_and_where_nothing_is_known():
         assert (empty.grad == 0).all()
 
 
-def test_infinite_logits_of_unknown_cells_do_no_harm():
+def test_masked_bce_ignores_infinite_logits_of_unknown_targets():
     loss = MaskedBCE(BinaryCrossEntropy(), TAXONOMY)
     logits = torch.tensor([[0.0, torch.inf, 0.0]], requires_grad=True)
     total = loss(logits, torch.tensor([[1.0, torch.nan, 1.0]]))
     assert total.item() == pytest.approx(2 * math.log(2))
 
 
-def test_half_precision_logits_are_summed_in_float32():
+def test_masked_bce_sums_half_precision_logits_in_float32():
     loss = MaskedBCE(BinaryCrossEntropy(), TAXONOMY)
     logits, targets = torch.randn(300, 3).bfloat16(), torch.rand(300, 3)
     assert loss(logits, targets).dtype == torch.float32

@@ -56,7 +56,7 @@ def models(make_spec, inputs, taxonomy):
 
 @settings(deadline=None, max_examples=15)
 @given(counts=st.lists(PER_ITEM, max_size=4), seed=st.integers(0, 9), padding=st.integers(0, 7))
-def test_an_item_does_not_depend_on_its_batch(models, counts, seed, padding):
+def test_safety_model_item_does_not_depend_on_its_batch(models, counts, seed, padding):
     items = make_items(counts, seed)
     for model in models:
         with torch.no_grad():
@@ -70,7 +70,7 @@ def test_an_item_does_not_depend_on_its_batch(models, counts, seed, padding):
             torch.testing.assert_close(torch.cat(alone), logits, atol=1e-5, rtol=0)
 
 
-def test_order_of_segments_does_not_matter_and_evidence_follows_it(models):
+def test_safety_model_does_not_depend_on_segment_order(models):
     items = make_items([{"text": 2, "image": 2, "audio": 2}] * 2)
     turned = [{m: list(reversed(segments)) for m, segments in item.items()} for item in items]
     for model in models:
@@ -81,7 +81,7 @@ def test_order_of_segments_does_not_matter_and_evidence_follows_it(models):
             torch.testing.assert_close(straight.evidence[modality], reverse.evidence[modality][[1, 0, 3, 2]], atol=1e-5, rtol=0)
 
 
-def test_evidence_of_a_segment_is_the_sum_over_its_tokens(models):
+def test_safety_model_evidence_of_a_segment_is_the_sum_over_its_tokens(models):
     items = make_items([{"text": 1, "image": 1, "audio": 2}, {"text": 0, "image": 0, "audio": 0}])
     mean = models[0]
     assert mean.encoder("audio").tokens > 1
@@ -93,7 +93,7 @@ def test_evidence_of_a_segment_is_the_sum_over_its_tokens(models):
         torch.testing.assert_close(part, torch.full_like(part, tokens[modality] / total))
 
 
-def test_items_without_segments_get_the_prior_whatever_their_number(models):
+def test_safety_model_predicts_the_prior_for_items_without_segments(models):
     for model in models:
         with torch.no_grad():
             logits = model(make_batch(make_items([dict.fromkeys(MODALITIES, 0)] * 3))).logits_NL
@@ -101,7 +101,7 @@ def test_items_without_segments_get_the_prior_whatever_their_number(models):
         assert (logits == logits[0]).all()
 
 
-def test_a_modality_that_the_model_does_not_take_is_left_out(make_model):
+def test_safety_model_ignores_modalities_that_it_lacks(make_model):
     model = make_model(encoders={"text": {}}).eval()
     assert model.modalities == ("text",)
     both = make_batch(make_items([{"text": 1, "image": 1, "audio": 0}]))
@@ -113,7 +113,7 @@ def test_a_modality_that_the_model_does_not_take_is_left_out(make_model):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_touching_gives_every_weight_a_gradient_and_changes_none(make_model, fusion):
+def test_safety_model_touch_all_gives_every_weight_a_gradient_and_changes_no_value(make_model, fusion):
     model = make_model(fusion, dropout=0.0)
     plain = copy.deepcopy(model)
     batch = make_batch(make_items([{"text": 1, "image": 0, "audio": 0}] * 2))
@@ -131,7 +131,7 @@ def test_touching_gives_every_weight_a_gradient_and_changes_none(make_model, fus
     assert model.projections["image"].training
 
 
-def test_an_empty_batch_touches_every_weight(make_model):
+def test_safety_model_empty_batch_touches_every_weight(make_model):
     model = make_model()
     prediction = model(make_batch([]), touch_all=True)
     assert prediction.logits_NL.shape == (0, 3)
@@ -139,13 +139,13 @@ def test_an_empty_batch_touches_every_weight(make_model):
     assert all(p.grad is not None and (p.grad == 0).all() for p in model.parameters() if p.requires_grad)
 
 
-def test_every_weight_is_used_when_all_modalities_are_present(make_model):
+def test_safety_model_uses_every_weight_when_all_modalities_are_present(make_model):
     model = make_model()
     model(make_batch(make_items([dict.fromkeys(MODALITIES, 1)] * 2))).logits_NL.square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_frozen_encoders_stay_in_evaluation_mode_and_still(make_model):
+def test_freeze_keeps_encoders_in_evaluation_mode_and_unchanged(make_model):
     model = make_model(encoders={"text": {"frozen": True}, "image": {"frozen": 2}, "audio": {}}).train()
     text, image = model.encoder("text"), model.encoder("image")
     assert not any(p.requires_grad for p in text.parameters())
@@ -165,12 +165,12 @@ def test_frozen_encoders_stay_in_evaluation_mode_and_still(make_model):
     assert not image.training
 
 
-def test_too_many_frozen_layers_are_refused(make_model):
+def test_freeze_refuses_more_layers_than_there_are(make_model):
     with pytest.raises(UserError, match=r"model\.encoders\.text\.frozen: frozen is 9, but the encoder has 3 layers"):
         make_model(encoders={"text": {"frozen": 9}})
 
 
-def test_layers_hold_every_parameter_once(make_model):
+def test_encoder_layers_hold_every_parameter_once(make_model):
     model = make_model()
     for modality in MODALITIES:
         encoder = model.encoder(modality)
@@ -180,12 +180,12 @@ def test_layers_hold_every_parameter_once(make_model):
         assert sorted(listed) == sorted(map(id, encoder.parameters()))
 
 
-def test_labels_named_like_attributes_of_a_module_are_fine(make_spec, inputs, taxonomy):
+def test_heads_accept_labels_named_like_module_attributes(make_spec, inputs, taxonomy):
     assert "train" in taxonomy.heads
     assert build_model(make_spec(), inputs, taxonomy).training
 
 
-def test_same_seed_same_weights(make_model):
+def test_build_model_is_deterministic_for_a_seed(make_model):
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -195,7 +195,7 @@ def test_same_seed_same_weights(make_model):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_bfloat16_autocast_stays_close_and_trains(make_model, fusion):
+def test_safety_model_under_bfloat16_autocast_is_close_and_trains(make_model, fusion):
     model = make_model(fusion, dropout=0.0).eval()
     batch = make_batch(
         make_items([dict.fromkeys(MODALITIES, 2), {"text": 1, "image": 0, "audio": 0}, dict.fromkeys(MODALITIES, 0)])
@@ -209,7 +209,7 @@ def test_bfloat16_autocast_stays_close_and_trains(make_model, fusion):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_checkpointed_activations_change_nothing_but_memory(make_model, training):
+def test_checkpoint_activations_changes_only_memory(make_model, training):
     model = make_model().train(training)
     checkpointed = copy.deepcopy(model)
     checkpointed.checkpoint_activations()

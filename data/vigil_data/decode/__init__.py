@@ -1,4 +1,10 @@
-"""Bytes to arrays, once and the same way for training and serving: nothing here imports torch."""
+"""Decoding of media into arrays, shared by training and serving; nothing here imports torch.
+
+Example:
+    >>> decoder = Decoder(recipe.inputs, labels=("spam", "scam"))
+    >>> decoder.decode(item).segments["image"].arrays[0]["pixels"].shape
+    (3, 224, 224)
+"""
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,23 +27,23 @@ from vigil_data.settings import Settings
 __all__ = ["Decoder", "Facts", "Undecodable", "probe"]
 
 _DecodeOne = Callable[[Any, int, int], Generator[Segment, None, int]]
-"""A payload, its index and the most segments to give -> its segments, and how many more were left out."""
+"""A payload, its index and the maximum number of segments -> its segments, and the number of omitted ones."""
 
 
 class Decoder:
-    """Decodes items to what a model takes; modalities that the model does not take are not looked at.
+    """Decoder of items into a model's inputs; modalities that the model lacks are ignored.
 
-    It can be pickled, so that worker processes need not find the tokenizer again.
+    It can be pickled with its tokenizer, for worker processes.
 
     Args:
         inputs: the modalities of the model and how each is decoded.
         labels: the labels, in the order of :attr:`DecodedItem.targets`.
 
     Attributes:
-        limits: modality to the most segments that are taken of one item, for the modalities that the model takes.
+        limits: modality to the maximum number of segments of one item, for the modalities of the model.
 
     Raises:
-        UserError: the tokenizer is absent or does not fit ``inputs``.
+        UserError: if the tokenizer is missing or does not fit ``inputs``.
     """
 
     def __init__(self, inputs: Settings, labels: Sequence[str]) -> None:
@@ -49,7 +55,7 @@ class Decoder:
         return self.inputs, self.labels, self._tokenizer.to_str() if self._tokenizer else None
 
     def __setstate__(self, state: tuple[Settings, tuple[str, ...], str | None]) -> None:
-        # A pickled Tokenizer forgets encode_special_tokens, so it is set up anew.
+        # A pickled Tokenizer loses encode_special_tokens, so it is set up again.
         self.inputs, self.labels, definition = state
         self._set_up(set_up(definition, self.inputs.text) if definition and self.inputs.text else None)
 
@@ -57,10 +63,10 @@ class Decoder:
         """Decode one item.
 
         Args:
-            item: its texts, pictures and sounds share their modality's limit of segments, in order.
+            item: the item; all media of a modality share that modality's limit of segments, in order.
 
         Raises:
-            Undecodable: one of its media cannot be decoded.
+            Undecodable: if one of its media cannot be decoded.
         """
         segments: dict[Modality, Decoded] = {}
         cut: dict[Modality, int] = {}
@@ -82,7 +88,7 @@ class Decoder:
         return DecodedItem(item.id, segments, targets_L, cut)
 
     def decode_all(self, items: Iterable[Item]) -> Packed:
-        """Decode and pack items; those that cannot be decoded are left out and listed in :attr:`Packed.refused`."""
+        """Decode and pack items; undecodable ones are omitted and listed in :attr:`Packed.refused`."""
         decoded: list[DecodedItem] = []
         refused: list[Refusal] = []
         for item in items:
@@ -98,18 +104,18 @@ class Decoder:
 
         Args:
             modality: its modality, one of :attr:`limits`.
-            payload: the text, or the encoded picture or sound.
-            index: which of the item's media of that modality it is, for the spans.
-            limit: the most segments to give.
+            payload: the text, or the encoded image or audio.
+            index: position among the item's media of that modality, for the spans.
+            limit: maximum number of segments.
 
         Yields:
             Its segments.
 
         Returns:
-            How many more were left out.
+            The number of omitted segments.
 
         Raises:
-            Undecodable: it cannot be decoded, which may show after some of its segments.
+            Undecodable: if it cannot be decoded; this may be raised after some segments.
         """
         try:
             return (yield from self._decoders[modality](payload, index, limit))

@@ -1,7 +1,7 @@
-"""An encoded sound to float32 mono windows at the model's rate.
+"""Decoding of audio files into float32 mono windows at the model's sample rate.
 
-A sound is read in blocks and resampled as a stream, and reading stops when the windows are full, so an hour costs no more memory
-than the windows that are kept at once.
+A file is read in blocks and resampled as a stream, and reading stops when the windows are full, so memory is bounded by the
+windows that are held at once.
 """
 
 import io
@@ -20,7 +20,7 @@ from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import AudioSettings, hop_samples, window_samples
 
 Quiet = Callable[[], AbstractContextManager[None]]
-"""Makes C libraries quiet for a while."""
+"""Context manager that silences C libraries."""
 
 _OTHER_SOUNDS = {
     b"FORM": "AIFF",
@@ -33,48 +33,48 @@ _OTHER_SOUNDS = {
 _READ = "WAV, FLAC, Ogg or MP3"
 _RATES = (1_000, 768_000)
 _BLOCK = 65_536
-_FRAMES_PER_BYTE = 10_000  # more than silence takes: a FLAC frame of 65,535 samples has at least 11 bytes
-_LOUDEST = 2.0**31  # full scale is 1, or 2^31 where floats carry 32-bit integers; more than that overflows in a spectrogram
+_FRAMES_PER_BYTE = 10_000  # above the ratio of silence: a FLAC frame of 65,535 samples has at least 11 bytes
+_MAX_AMPLITUDE = 2.0**31  # full scale is 1, or 2^31 if floats carry 32-bit integers; larger values overflow in a spectrogram
 
 
 def seconds(data: bytes) -> float:
-    """Read how long a sound is, in seconds, from its header.
+    """Return the duration of an audio file in seconds, from its header.
 
     Raises:
-        MediaError: it is empty, of an unknown format, cut off, or its header makes no sense.
+        MediaError: if it is empty, of an unknown format, truncated, or its header is invalid.
     """
     with _opened(data) as (sound, _):
         return _frames(sound, len(data)) / float(sound.samplerate)
 
 
 def window_count(length: int, samples: int, hop: int) -> int:
-    """Count the windows of a sound: one, and a further one wherever sound goes on beyond the end of the one before.
+    """Return the number of windows that cover a signal.
 
     Args:
-        length: samples of the sound, at least 1.
-        samples: samples of a window.
-        hop: samples from one window's start to the next.
+        length: number of samples of the signal, at least 1.
+        samples: number of samples of a window.
+        hop: number of samples from one window's start to the next.
     """
     return 1 + max(0, math.ceil((length - samples) / hop))
 
 
 def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Generator[Segment, None, int]:
-    """Decode one sound to windows, one after the other: whoever takes them one by one holds one at a time.
+    """Decode one audio file into windows, lazily, so that a consumer can hold one window at a time.
 
     Args:
-        data: an encoded sound of any rate and number of channels; channels are averaged.
-        index: which of the item's sounds it is, for the spans.
-        limit: the most windows to give.
+        data: an encoded audio file of any rate and number of channels; channels are averaged.
+        index: position among the item's audio files, for the spans.
+        limit: maximum number of windows.
         spec: rate, window and hop.
 
     Yields:
         The windows (``waveform`` float32 ``[T]``, the last one padded with zeros; spans in seconds).
 
     Returns:
-        How many more were left out; for a sound longer than what is read the number comes from its header.
+        The number of omitted windows; estimated from the header if the file was not read to its end.
 
     Raises:
-        MediaError: the sound cannot be decoded as far as it is needed, or has no samples.
+        MediaError: if the required part of the file cannot be decoded, or it has no samples.
     """
     samples, hop = window_samples(spec), hop_samples(spec)
     with _opened(data) as (sound, quiet):
@@ -91,7 +91,7 @@ def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Ge
     if limit == 0:
         return window_count(max(announced, 1), samples, hop)
     if have == 0:
-        raise MediaError("the sound has no samples")
+        raise MediaError("the audio has no samples")
     total = window_count(have, samples, hop)
     for place in range(given, min(total, limit)):
         yield _window(held_T[place * hop - begin :], samples, index, place * hop, spec.rate)
@@ -99,14 +99,14 @@ def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Ge
 
 
 def _window(sound_T: NDArray[np.float32], samples: int, index: int, start: int, rate: int) -> Segment:
-    """A window that begins at sample ``start``, from what the sound has from there."""
+    """Return the window that starts at sample ``start``, given the signal from there on."""
     padded_T = np.zeros(samples, np.float32)
     padded_T[: len(sound_T)] = sound_T[:samples]
     return {"waveform": padded_T}, Span(index, start / rate, (start + min(len(sound_T), samples)) / rate)
 
 
 def _resampled(sound: soundfile.SoundFile, rate: int, quiet: Quiet) -> Iterator[NDArray[np.float32]]:
-    """The sound at ``rate``, block by block, to its end."""
+    """Yield the signal at ``rate`` in blocks."""
     stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
     block = max(256, _BLOCK // sound.channels)
     ended = False
@@ -120,42 +120,46 @@ def _resampled(sound: soundfile.SoundFile, rate: int, quiet: Quiet) -> Iterator[
 def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         mono_T: NDArray[np.float32] = block_TC.mean(axis=1)
-    if not np.all(np.abs(mono_T) <= _LOUDEST):  # false for NaN too
-        raise MediaError("the sound has samples that are NaN, infinite or absurdly large")
+    if not np.all(np.abs(mono_T) <= _MAX_AMPLITUDE):  # false for NaN too
+        raise MediaError("the audio has samples that are NaN, infinite or far beyond full scale")
     return mono_T
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[tuple[soundfile.SoundFile, Quiet]]:
-    """Open a sound, and say how to be quiet while it is read; libsndfile's errors, here or in the block, become MediaErrors."""
+    """Open an audio file; errors of libsndfile, here or in the block, become MediaErrors.
+
+    Yields:
+        The file, and the context manager in which it must be read.
+    """
     kind = _kind(data)
     if _is_cut(data, kind):
         raise MediaError(f"the {kind} file is truncated")
-    # Standard error is silenced for reading alone: between two windows it belongs to others again.
+    # Standard error is silenced only while reading, since other code runs between two windows.
     quiet: Quiet = silenced if kind == "MP3" else nullcontext
     try:
         with quiet():
             sound = soundfile.SoundFile(io.BytesIO(data))
         with sound:
             if not _RATES[0] <= sound.samplerate <= _RATES[1]:
-                raise MediaError(f"a {kind} file of {sound.samplerate} samples a second, which is not a sound")
+                raise MediaError(f"a {kind} file with a sample rate of {sound.samplerate} Hz, which is not audio")
             yield sound, quiet
     except soundfile.SoundFileError:
         raise MediaError(f"the {kind} file is damaged or truncated") from None
 
 
 def _frames(sound: soundfile.SoundFile, size: int) -> int:
-    """Samples of one channel as the header announces them, for a file of ``size`` bytes."""
+    """Return the number of samples per channel that the header states, for a file of ``size`` bytes."""
     frames = int(sound.frames)
     if frames < 1:
-        raise MediaError("the sound has no samples")
+        raise MediaError("the audio has no samples")
     if frames > _FRAMES_PER_BYTE * size:
-        raise MediaError("the header does not say how long the sound is, or announces more than the file can hold")
+        raise MediaError("the header states no length, or more than the file can hold")
     return frames
 
 
 def _kind(data: bytes) -> str:
-    """Name the format by its first bytes; what libsndfile knows beyond these is refused, unread."""
+    """Return the format by its first bytes; other formats of libsndfile are refused unread."""
     if not data:
         raise MediaError("the file is empty")
     head = data[:12]
@@ -169,14 +173,14 @@ def _kind(data: bytes) -> str:
         return "MP3"
     other = "MP4 or M4A" if head[4:8] == b"ftyp" else _OTHER_SOUNDS.get(head[:4])
     if other:
-        raise MediaError(f"{other} files are not read; convert the sound to {_READ}")
-    raise MediaError(f"not a sound of a known format ({_READ})")
+        raise MediaError(f"{other} files are not supported; convert to {_READ}")
+    raise MediaError(f"not an audio file of a supported format ({_READ})")
 
 
 def _is_cut(data: bytes, kind: str) -> bool:
-    """Whether the file ends before its own header says; libsndfile reads such WAV and Ogg files as if they were shorter.
+    """Whether the file ends before its header says; libsndfile reads such WAV and Ogg files as if they were shorter.
 
-    FLAC is checked by its decoder. An MP3 file states no length that could be relied on.
+    FLAC is checked by its decoder. An MP3 file states no reliable length.
     """
     if kind == "Ogg":
         page = data.rfind(b"OggS")  # RFC 3533, section 6

@@ -1,4 +1,4 @@
-"""An encoded picture to uint8 RGB of the model's size."""
+"""Decoding of image files into uint8 RGB at the model's size."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import ImageSettings
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What is opened. Pillow knows more, some of which call other programs (EPS) and none of which people post."""
+"""Formats that are opened. Pillow has more; some call other programs (EPS), and people post none of them."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -28,43 +28,43 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""The EXIF orientation to what turns the picture upright (EXIF 2.32, section 4.6.4)."""
+"""EXIF orientation to the transpose that turns the image upright (EXIF 2.32, section 4.6.4)."""
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Read a picture's width and height in pixels from its header; nothing is decoded.
+    """Return an image's width and height in pixels from its header, without decoding.
 
     Raises:
-        MediaError: it is empty, of an unknown format, or its header is damaged or announces an absurd size.
+        MediaError: if it is empty, of an unknown format, or its header is damaged or states an excessive size.
     """
     with _opened(data) as image:
         return image.size
 
 
 def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Generator[Segment, None, int]:
-    """Decode one picture to the model's size; of an animation, its first frame.
+    """Decode one image, or the first frame of an animation, to the model's size.
 
     Args:
-        data: an encoded picture.
-        index: which of the item's pictures it is, for the span.
-        limit: 0 leaves the picture out unseen.
+        data: an encoded image.
+        index: position among the item's images, for the span.
+        limit: 0 omits the image without reading it.
         spec: size, fit and background.
 
     Yields:
         One segment (``pixels`` uint8 ``[3, H, W]``).
 
     Returns:
-        How many were left out: 0 or 1.
+        The number of omitted images: 0 or 1.
 
     Raises:
-        MediaError: the picture cannot be decoded whole, or has more than ``spec.max_pixels``.
+        MediaError: if the image cannot be decoded completely, or has more than ``spec.max_pixels``.
     """
     if limit < 1:
         return 1
     with _opened(data) as image:
         width, height = image.size
         if width * height > spec.max_pixels:
-            raise MediaError(f"a picture of {width} x {height} pixels, more than max_pixels {spec.max_pixels}")
+            raise MediaError(f"an image of {width} x {height} pixels, more than max_pixels {spec.max_pixels}")
         _draft(image, spec)
         image.load()
         upright = _upright(image)
@@ -75,11 +75,11 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Ge
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture; whatever Pillow raises or warns of it, here or in the block, becomes a MediaError of one line."""
+    """Open an image; every error or warning of Pillow, here or in the block, becomes a MediaError of one line."""
     if not data:
         raise MediaError("the file is empty")
     kind = None
-    # libtiff prints what it thinks of a damaged file; Pillow's own remarks are Python warnings.
+    # libtiff prints its errors to standard error; Pillow's own are Python warnings.
     with warnings.catch_warnings(), silenced() if data[:2] in (b"II", b"MM") else nullcontext():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
@@ -91,26 +91,26 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         except MediaError:
             raise
         except UnidentifiedImageError:
-            raise MediaError("not a picture of a known format, or its header is cut off") from None
+            raise MediaError("not an image of a supported format, or its header is truncated") from None
         except Image.DecompressionBombError:
-            raise MediaError("the header announces more pixels than can be a picture (decompression bomb)") from None
-        except Exception as error:  # hostile bytes make Pillow's plugins raise almost anything
+            raise MediaError("the header states too many pixels (decompression bomb)") from None
+        except Exception as error:  # Pillow's plugins raise almost anything for malformed bytes
             raise MediaError(_reason(kind, error)) from None
 
 
 def _reason(kind: str | None, error: Exception) -> str:
     if kind is None:
-        return "the picture's header is damaged or cut off"
+        return "the image's header is damaged or truncated"
     if isinstance(error, MemoryError):
-        return f"the {kind} file needs more memory than there is"
+        return f"the {kind} file needs more memory than is available"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return f"the {kind} file is truncated"
     return f"the {kind} file is damaged"
 
 
 def _draft(image: Image.Image, spec: ImageSettings) -> None:
-    """Let the JPEG decoder leave out detail that resizing would drop; other formats ignore it."""
-    # Twice the wanted size, so that the resize filter still works on more detail than it keeps.
+    """Let the JPEG decoder skip detail that resizing would discard; other formats ignore it."""
+    # Twice the wanted size, so that the resize filter still gets more detail than it keeps.
     short, long = sorted(image.size)
     scale = 2 * spec.size / (long if spec.fit == "pad" else short)
     if scale < 1:
@@ -121,7 +121,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except (SyntaxError, ValueError, TypeError, OSError, struct.error):
-        return image  # a viewer shows a picture with broken EXIF as it is, and so do we
+        return image  # viewers also show an image with broken EXIF unrotated
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
@@ -140,9 +140,9 @@ def _to_rgb(image: Image.Image, background: int) -> Image.Image:
 
 
 def _wide_grey(values_HW: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey levels kept as 32-bit numbers: 16-bit ones as they come from PPM and PNG; of others white is unknown."""
+    """Return 8-bit grey levels from 32-bit numbers that hold 16-bit values (PPM, PNG); white is undefined for others."""
     if values_HW.dtype.kind == "f" or values_HW.min() < 0 or values_HW.max() > 0xFFFF:
-        raise MediaError("its grey levels are 32-bit numbers, of which none is known to be white; convert it to 8 or 16 bits")
+        raise MediaError("its grey levels are 32-bit numbers without a defined white; convert it to 8 or 16 bits")
     return (values_HW.astype(np.int32) >> 8).astype(np.uint8)
 
 

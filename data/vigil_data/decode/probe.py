@@ -1,4 +1,4 @@
-"""What an item holds, read from headers alone: what a batch's cost is counted from, and the first sieve for broken media."""
+"""Size of an item from its media's headers: the basis of its cost, and a first check for broken media."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from vigil_data.errors import MediaError
 from vigil_data.items import Item
 
 
-class Undecodable(MediaError):  # noqa: N818  (the word of the quarantine table)
-    """A medium of an item cannot be decoded, so the item is refused.
+class Undecodable(MediaError):  # noqa: N818  (the term of the quarantine table)
+    """Error for an item that is refused because one of its media cannot be decoded.
 
     Attributes:
         modality: ``text``, ``image`` or ``audio``.
-        index: which of the item's media of that modality, counted from 0.
+        index: position among the item's media of that modality, counted from 0.
         reason: one line for the quarantine table.
     """
 
@@ -28,12 +28,12 @@ class Undecodable(MediaError):  # noqa: N818  (the word of the quarantine table)
 
 
 class Facts(NamedTuple):
-    """What an item holds: the parts of its cost.
+    """Size of an item, from which its cost is computed.
 
     Attributes:
-        characters: of all texts together.
-        images: number of pictures.
-        seconds: of all sounds together.
+        characters: total number of characters of its texts.
+        images: number of images.
+        seconds: total duration of its audio.
     """
 
     characters: int
@@ -42,10 +42,10 @@ class Facts(NamedTuple):
 
 
 def probe(item: Item) -> Facts:
-    """Measure an item and refuse what its headers already show to be broken; nothing is decoded.
+    """Return the size of an item from its headers, without decoding.
 
     Raises:
-        Undecodable: a picture or sound is empty, of an unknown format, or has a header that makes no sense.
+        Undecodable: if an image or audio file is empty, of an unknown format, or has an invalid header.
     """
     for index, data in enumerate(item.image):
         try:

@@ -1,20 +1,20 @@
-"""Quiet for C libraries that print their remarks on damaged files to standard error themselves (mpg123, libtiff)."""
+"""Suppression of standard error for C libraries that print to it directly (mpg123, libtiff)."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TURN = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Send file descriptor 2 nowhere. Threads take turns, for the descriptor is the whole process's."""
-    with _TURN:
+    """Redirect file descriptor 2 to /dev/null; a lock serializes threads, since the descriptor belongs to the process."""
+    with _LOCK:
         try:
             saved = os.dup(2)
-        except OSError:  # there is no standard error to silence
+        except OSError:  # standard error is closed
             yield
             return
         nowhere = os.open(os.devnull, os.O_WRONLY)

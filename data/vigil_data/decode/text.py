@@ -1,7 +1,7 @@
-"""Text to passages of token ids.
+"""Tokenization of text into passages of token ids.
 
-A long text becomes passages that overlap, each with the special tokens of a text of its own. Token ids depend on the text alone,
-never on the batch: passages are not padded here.
+A long text becomes overlapping passages, each with its own special tokens. Passages are not padded here, so token ids depend only
+on the text.
 """
 
 import math
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     from vigil_data.specs import Source
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first look at a long text is nearly always enough
+_CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first prefix of a long text is nearly always enough
 
 
 def tokenizer_file(source: "Source | str") -> Path:
-    """Find the tokenizer.json that a source names; a path stands for itself.
+    """Return the tokenizer.json of a source or path.
 
     Raises:
-        UserError: there is none.
+        UserError: if there is none.
     """
     if isinstance(source, str):
         path = Path(source)
     else:
-        from vigil_data.sources import resolve  # the runtime has paths alone, and does without pydantic
+        from vigil_data.sources import resolve  # lazy: the runtime has only paths, and no pydantic
 
         path = resolve(source)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the tokenizer must be a tokenizer.json or a folder that holds one")
+        raise UserError(f"{path}: no such file; the tokenizer must be a tokenizer.json or a folder with one")
     return path
 
 
 def load_tokenizer(spec: TextSettings) -> Tokenizer:
-    """Load the tokenizer of a recipe, set up by :func:`set_up`.
+    """Load the tokenizer of a recipe, configured by :func:`set_up`.
 
     Raises:
-        UserError: it is absent, is no tokenizer, or leaves passages no room for text.
+        UserError: if it is missing, is not a tokenizer, or leaves passages no room for text.
     """
     path = tokenizer_file(spec.tokenizer)
     try:
@@ -59,14 +59,14 @@ def load_tokenizer(spec: TextSettings) -> Tokenizer:
 def set_up(definition: str, spec: TextSettings) -> Tokenizer:
     """Build a tokenizer that splits text into the spec's passages.
 
-    Special tokens that somebody types, such as ``[SEP]``, are read as plain text, so that content cannot steer the model by them.
+    Special tokens within the text, such as a typed ``[SEP]``, are read as plain text, so that content cannot inject them.
 
     Args:
         definition: the content of a tokenizer.json.
-        spec: the passages' length and overlap.
+        spec: length and overlap of passages.
 
     Raises:
-        UserError: the definition is not one, or special tokens leave no room for text beyond the overlap.
+        UserError: if the definition is invalid, or special tokens leave no room for text beyond the overlap.
     """
     try:
         tokenizer = Tokenizer.from_str(definition)
@@ -75,7 +75,7 @@ def set_up(definition: str, spec: TextSettings) -> Tokenizer:
     room = spec.max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
     if spec.overlap >= room:
         raise UserError(
-            f"max_tokens {spec.max_tokens} leaves {room} tokens beside the special ones, and overlap {spec.overlap} must be less"
+            f"max_tokens {spec.max_tokens} leaves {room} tokens besides the special ones, and overlap {spec.overlap} must be less"
         )
     tokenizer.no_padding()
     tokenizer.enable_truncation(spec.max_tokens, stride=spec.overlap)
@@ -84,29 +84,29 @@ def set_up(definition: str, spec: TextSettings) -> Tokenizer:
 
 
 def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer) -> Generator[Segment, None, int]:
-    """Turn one text into passages.
+    """Split one text into passages.
 
     Args:
-        text: any string; NUL and lone surrogates included. A text of white space alone has no passage.
-        index: which of the item's texts it is, for the spans.
-        limit: the most passages to return.
-        spec: the passages' length and overlap.
+        text: any string, including NUL and lone surrogates. A text of white space has no passage.
+        index: position among the item's texts, for the spans.
+        limit: maximum number of passages.
+        spec: length and overlap of passages.
         tokenizer: from :func:`load_tokenizer`.
 
     Yields:
         The passages (``input_ids`` and ``attention_mask`` int64 ``[T]``, spans in characters).
 
     Returns:
-        How many more were left out. Of a text that goes on far beyond the limit the rest is not tokenized, and the number is
-        estimated from its length.
+        The number of omitted passages. A text far beyond the limit is not tokenized to its end, and the number is estimated from
+        its length.
     """
-    text = _SURROGATE.sub("\ufffd", text)  # one for one, so that spans stay true
+    text = _SURROGATE.sub("\ufffd", text)  # one for one, so that spans stay correct
     if not text.strip():
         return 0
-    passages, looked_at = _encode(text, tokenizer, spec, limit)
+    passages, encoded = _encode(text, tokenizer, spec, limit)
     passages = [passage for passage in passages if not all(passage.special_tokens_mask)]
     kept = passages[:limit]
-    total = len(passages) if looked_at == len(text) else math.ceil(len(passages) * len(text) / looked_at)
+    total = len(passages) if encoded == len(text) else math.ceil(len(passages) * len(text) / encoded)
     for passage in kept:
         ids_T = np.array(passage.ids, np.int64)
         yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, index)
@@ -114,7 +114,7 @@ def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer
 
 
 def _encode(text: str, tokenizer: Tokenizer, spec: TextSettings, limit: int) -> tuple[list[Encoding], int]:
-    """Tokenize as much of the text as ``limit`` passages need, and return the passages and how many characters were looked at."""
+    """Tokenize as much of the text as ``limit`` passages need; return the passages and the number of characters tokenized."""
     characters = _CHARACTERS_PER_TOKEN * spec.max_tokens * (limit + 2)
     while True:
         head = text[:characters]
@@ -124,11 +124,11 @@ def _encode(text: str, tokenizer: Tokenizer, spec: TextSettings, limit: int) -> 
             head = head[:space] if space > characters // 2 else head
         encoding = tokenizer.encode(head)
         passages = [encoding, *encoding.overflowing]
-        if len(head) == len(text) or len(passages) >= limit + 2:  # one whole passage lies between the last kept and the cut
+        if len(head) == len(text) or len(passages) >= limit + 2:  # a complete passage lies between the last kept and the cut
             return passages, len(head)
         characters *= 2
 
 
 def _span(passage: Encoding, index: int) -> Span:
-    places = [place for place, special in zip(passage.offsets, passage.special_tokens_mask, strict=True) if not special]
-    return Span(index, min(start for start, _ in places), max(stop for _, stop in places))
+    offsets = [offset for offset, special in zip(passage.offsets, passage.special_tokens_mask, strict=True) if not special]
+    return Span(index, min(start for start, _ in offsets), max(stop for _, stop in offsets))

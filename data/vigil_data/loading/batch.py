@@ -1,4 +1,4 @@
-"""The packed batch: of each modality only the segments that exist, each with the row of its item."""
+"""The packed batch: for each modality only the segments that exist, each with the row of its item."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Segments:
 
     Attributes:
         item: int64 ``[S]``, ascending: the row of the batch that each segment belongs to.
-        inputs: what the encoder takes, each ``[S, ...]``. Text: ``input_ids``, ``attention_mask`` int64 ``[S, T]``; image:
+        inputs: the encoder's inputs, each ``[S, ...]``. Text: ``input_ids``, ``attention_mask`` int64 ``[S, T]``; image:
             ``pixels`` uint8 ``[S, 3, H, W]``; audio: ``waveform`` float32 ``[S, T]``.
     """
 
@@ -26,7 +26,7 @@ class Segments:
     inputs: dict[str, Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Segments:
-        """The segments with ``function`` applied to every tensor."""
+        """Return the segments with ``function`` applied to every tensor."""
         return Segments(function(self.item), {k: function(v) for k, v in self.inputs.items()})
 
 
@@ -38,9 +38,9 @@ class Batch:
         ids: the items' ids, ``[N]``.
         segments: modality to its segments; a modality that no item has is absent.
         targets: float32 ``[N, L]`` in the taxonomy's order; NaN is unknown.
-        share: what the batch's summed loss is multiplied by, so that gradients are those of the mean over the known targets of
-            the whole global batch, however unequal its parts are. ``None`` outside training.
-        refused: items that were planned for this batch and could not be decoded.
+        share: factor on the batch's summed loss, with which gradients equal those of the mean over all known targets of the
+            global batch, however unequal its parts are. ``None`` outside training.
+        refused: items planned for this batch that could not be decoded.
     """
 
     ids: tuple[str, ...]
@@ -53,7 +53,7 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on ``device``."""
+        """Return the batch on ``device``."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
@@ -61,7 +61,7 @@ class Batch:
         return replace(self, segments={m: s.map(move) for m, s in self.segments.items()}, targets=move(self.targets))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory (called by the DataLoader)."""
+        """Return the batch in page-locked memory (called by the DataLoader)."""
         pinned = {m: s.map(Tensor.pin_memory) for m, s in self.segments.items()}
         return replace(self, segments=pinned, targets=self.targets.pin_memory())
 
@@ -70,7 +70,7 @@ def collate(packed: Packed, share: float | None = None) -> Batch:
     """Wrap packed arrays as tensors, without a copy.
 
     Args:
-        packed: what :func:`vigil_data.loading.packing.pack` made.
+        packed: result of :func:`vigil_data.loading.packing.pack`.
         share: see :class:`Batch`.
     """
     segments = {

@@ -1,8 +1,8 @@
-"""Rows to batches: the torch DataLoader over a dataset, whose place in an epoch is one number.
+"""The torch DataLoader over a dataset, whose position in an epoch is one number.
 
-Workers are given requests (row numbers and the batch's share of the loss) and give back whole batches, so that reading,
-decoding and packing all happen beside the training process. The order is decided by :mod:`vigil_data.loading.sampler` in the
-process alone; the number of workers changes nothing but speed.
+Workers receive requests (row numbers and the batch's share of the loss) and return complete batches, so that reading, decoding
+and packing happen outside the training process. Only the training process decides the order (:mod:`vigil_data.loading.sampler`);
+the number of workers affects only speed.
 """
 
 import multiprocessing
@@ -24,11 +24,11 @@ from vigil_data.loading.sampler import Plan, Rows, sequence
 from vigil_data.specs import BatchPlan, Inputs
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""By which a cluster asks a job to stop."""
+"""Signals with which a scheduler stops a job."""
 
 
 class Request(NamedTuple):
-    """What a worker is asked for: rows of the dataset, and :attr:`vigil_data.loading.batch.Batch.share`."""
+    """Request to a worker: rows of the dataset, and :attr:`vigil_data.loading.batch.Batch.share`."""
 
     rows: Rows
     share: float | None = None
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Reader:
-    """Reads and decodes what is requested. It is sent to workers, so dataset and decoder are opened where they are used.
+    """Reader and decoder of requests; it is pickled to workers, which open the dataset and the decoder themselves.
 
     Attributes:
         path: folder of the dataset.
@@ -55,7 +55,7 @@ class Reader:
         return {**self.__dict__, "_opened": None}
 
     def __getitem__(self, request: Request) -> Batch:
-        """The batch of ``request``; it may hold fewer items, or none, where some cannot be decoded."""
+        """Return the batch of ``request``, without the items that cannot be decoded."""
         if self._opened is None:
             from vigil_data.dataset.dataset import Dataset
             from vigil_data.decode import Decoder
@@ -69,20 +69,20 @@ class Reader:
 
 
 class TrainingLoader:
-    """The training batches of one rank, epoch after epoch; its state is an epoch and a step within it.
+    """Loader of one rank's training batches; its state is an epoch and a step within it.
 
-    Lightning saves and restores the state (``state_dict``, ``load_state_dict``) and tells it the epoch (``sampler.set_epoch``).
+    Lightning saves and restores the state (``state_dict``, ``load_state_dict``) and sets the epoch (``sampler.set_epoch``).
 
     Args:
         reader: reads the batches.
         rows: row number in the dataset of each planned item, int64 ``[N]``.
-        weights: weight in the loss of each planned item's known targets together, float64 ``[N]``.
-        plan: the plan of an epoch, over ``range(N)``.
-        rank: this process.
-        accumulate: batches whose gradients make one optimizer step.
-        workers: processes that decode ahead; 0 decodes here.
-        worker_start: how they start.
-        pin_memory: whether batches are put in page-locked memory.
+        weights: total loss weight of each planned item's known targets, float64 ``[N]``.
+        plan: function from an epoch to its plan over ``range(N)``.
+        rank: rank of this process.
+        accumulate: number of batches in one optimizer step.
+        workers: number of decoding processes; 0 decodes in this process.
+        worker_start: start method of the workers.
+        pin_memory: whether to put batches into page-locked memory.
     """
 
     def __init__(
@@ -110,36 +110,35 @@ class TrainingLoader:
 
     @property
     def sampler(self) -> "TrainingLoader":
-        """Itself: where Lightning looks for ``set_epoch``."""
+        """The loader itself: Lightning looks for ``set_epoch`` here."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of ``epoch``, unless that is the epoch it is in."""
+        """Move to the start of ``epoch``, unless it is the current epoch."""
         if epoch != self.epoch:
             self.epoch, self.step, self._plan = epoch, 0, self._make_plan(epoch)
 
     def __len__(self) -> int:
-        """Steps of the current epoch, those already made included."""
+        """Return the number of steps of the current epoch, completed ones included."""
         return self._plan.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        # Nothing happens before the first batch is asked for: Lightning makes more iterators than it uses.
+        # Nothing happens before the first batch is requested: Lightning creates more iterators than it uses.
         for batch in self._batches:
             self.step += 1
             yield batch
 
     def requests(self) -> Iterator[Request]:
-        """What is still to come in this epoch."""
+        """Yield the remaining requests of this epoch."""
         for step in range(self.step, self._plan.steps):
             yield Request(self._rows[self._plan.rows(step, self._rank)], self.share(step))
 
     def share(self, step: int) -> float:
-        """The factor on the summed loss of the batch at ``step``.
+        """Return the factor on the summed loss of the batch at ``step``.
 
-        One optimizer step takes the gradients of ``accumulate`` batches on every rank, fewer at the end of an epoch. The sum of
-        their losses is divided by the weight of their known targets together. Lightning divides by ``accumulate`` and DDP by
-        the number of ranks, so both are made up for here. Items that prove undecodable still count: other ranks cannot know of
-        them.
+        An optimizer step uses the gradients of ``accumulate`` batches on every rank, fewer at the end of an epoch. The sum of
+        their losses is divided by the total weight of their known targets. Lightning divides by ``accumulate`` and DDP by the
+        number of ranks, so the factor compensates for both. Undecodable items still count, since other ranks cannot see them.
         """
         first = step - step % self._accumulate
         group = range(first, min(first + self._accumulate, self._plan.steps))
@@ -148,14 +147,14 @@ class TrainingLoader:
         return self._accumulate * world / known if known > 0 else 0.0
 
     def state_dict(self) -> dict[str, int]:
-        """Where it is; ``world`` and ``accumulate`` give the step its meaning."""
+        """Return the position; the step is meaningful only for the same ``world`` and ``accumulate``."""
         return {"epoch": self.epoch, "step": self.step, "world": self._plan.world, "accumulate": self._accumulate}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where ``state`` was taken.
+        """Restore a position.
 
         Raises:
-            ValueError: if it was taken with another number of ranks or of batches in an optimizer step.
+            ValueError: if it was saved with another number of ranks or of batches per optimizer step.
         """
         for name in ("world", "accumulate"):
             if state[name] != self.state_dict()[name]:
@@ -165,14 +164,14 @@ class TrainingLoader:
 
 
 class EvaluationLoader:
-    """Batches of fixed rows, the cheapest first; every iteration gives the same ones.
+    """Loader of fixed batches, the same in every iteration.
 
     Args:
         reader: reads the batches.
         requests: one for each batch.
-        workers: processes that decode ahead; 0 decodes here.
-        worker_start: how they start.
-        pin_memory: whether batches are put in page-locked memory.
+        workers: number of decoding processes; 0 decodes in this process.
+        worker_start: start method of the workers.
+        pin_memory: whether to put batches into page-locked memory.
     """
 
     def __init__(
@@ -205,19 +204,19 @@ def evaluation_loader(
     workers: int = 0,
     worker_start: str = "forkserver",
 ) -> EvaluationLoader:
-    """Load each row once, without gradients in mind.
+    """Return a loader that reads each row once, in batches of increasing cost.
 
-    Every rank has equally many batches, as ranks that share their weights need it; the last may be empty.
+    Every rank has the same number of batches, which sharded weights require; the last may be empty.
 
     Args:
         reader: reads the batches.
         rows: row numbers in the dataset, int64 ``[N]``.
-        costs: cost of each, ``[N]``.
+        costs: cost of each row, ``[N]``.
         spec: how batches are filled.
-        rank: this process.
-        world: ranks among which the batches are dealt out.
-        workers: processes that decode ahead.
-        worker_start: how they start.
+        rank: rank of this process.
+        world: number of ranks that share the batches.
+        workers: number of decoding processes.
+        worker_start: start method of the workers.
     """
     batches = sequence(costs, spec)
     batches += [rows[:0]] * (-len(batches) % world)
@@ -226,7 +225,7 @@ def evaluation_loader(
 
 
 class _Requests:
-    """The sampler of the DataLoader: what its loader still has to read, asked anew at every iteration."""
+    """Sampler of the DataLoader: the loader's remaining requests at the start of each iteration."""
 
     def __init__(self, loader: TrainingLoader) -> None:
         self._loader = loader
@@ -237,7 +236,7 @@ class _Requests:
 
 def _dataloader(reader: Reader, requests: Any, workers: int, worker_start: str, pin_memory: bool) -> DataLoader[Batch]:
     if workers and worker_start == "forkserver":
-        # The server imports torch once and its workers start with it, in place of some seconds for each of them.
+        # The fork server imports torch once, which saves each worker some seconds.
         multiprocessing.set_forkserver_preload(["torch"])
     return DataLoader(
         reader,  # type: ignore[arg-type]
@@ -249,7 +248,7 @@ def _dataloader(reader: Reader, requests: Any, workers: int, worker_start: str, 
         collate_fn=_unchanged,  # type: ignore[arg-type]
         worker_init_fn=_start_worker if workers else None,
         pin_memory=pin_memory,
-        # Without one of its own, making an iterator would draw from the global generator, and so change dropout.
+        # Without its own generator, creating an iterator would draw from the global one and change dropout.
         generator=torch.Generator(),
     )
 
@@ -259,23 +258,23 @@ def _unchanged(batch: Batch) -> Batch:
 
 
 def _start_worker(worker: int) -> None:
-    """Live as long as the training process, and no shorter.
+    """Tie a worker's life to the training process.
 
-    A cluster that asks a job to stop signals all of its processes; the training process decides what becomes of that, and needs
-    its workers until then. When it is killed they end: torch's own watch is on the process that forked the worker, and with
-    forkserver that is the server, which in turn lives as long as its workers.
+    A scheduler that stops a job signals all of its processes; the training process needs its workers until it has reacted. If it
+    is killed, its workers end: torch watches the process that forked the worker, which is the fork server, and that lives as long
+    as its workers.
     """
     del worker
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # Blocked in this thread before there are others, which inherit it, so that _heed_parent alone is given them.
+        # Blocked before other threads exist, which inherit the mask, so that only _exit_on_sigterm_from receives the signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        Thread(target=_heed_parent, args=(parent.pid,), daemon=True).start()
+        Thread(target=_exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
         Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _heed_parent(parent: int) -> None:
-    """End at SIGTERM from the training process, which so ends workers that it no longer needs; nobody else is listened to."""
+def _exit_on_sigterm_from(parent: int) -> None:
+    """Exit on SIGTERM from the training process, which ends idle workers that way; ignore other senders."""
     while True:
         got = signal.sigwaitinfo(SIGNALS)
         if got.si_signo == signal.SIGTERM and got.si_pid == parent:

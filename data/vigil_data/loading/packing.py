@@ -1,4 +1,4 @@
-"""Decoded items, packed: the numpy form of a batch that training and the torch-free runtime share."""
+"""Decoded and packed items: a batch as numpy arrays, shared by training and the torch-free runtime."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from vigil_data.items import MODALITIES, Modality
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where in its item a segment lies, so that evidence can be shown.
+    """Position of a segment within its item, for showing evidence.
 
     Attributes:
-        index: which of the item's texts, images or sounds.
-        start: first character (text) or second (audio); 0 for an image.
-        stop: one past the last character, or the second where it ends; 0 for an image.
+        index: position among the item's media of the same modality.
+        start: first character (text) or start in seconds (audio); 0 for an image.
+        stop: one past the last character, or end in seconds; 0 for an image.
     """
 
     index: int
@@ -25,19 +25,19 @@ class Span:
 
 
 Segment = tuple[Mapping[str, NDArray[np.generic]], Span]
-"""One segment as a decoder gives it: the encoder's inputs, and where in the item it lies."""
+"""One decoded segment: the encoder's inputs, and its position in the item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One item's segments of one modality: ``arrays`` are the encoder's inputs of one segment each, beside their spans."""
+    """One item's segments of one modality: the encoder's inputs for each segment, and the segments' spans."""
 
     arrays: Sequence[Mapping[str, NDArray[np.generic]]]
     spans: Sequence[Span]
 
 
 def gather(segments: Generator[Segment, None, int]) -> tuple[Decoded, int]:
-    """Take all that a decoder gives of one medium: its segments, and how many more were left out."""
+    """Collect one medium's segments from a decoder, and the number of omitted ones."""
     arrays: list[Mapping[str, NDArray[np.generic]]] = []
     spans: list[Span] = []
     while True:
@@ -51,7 +51,7 @@ def gather(segments: Generator[Segment, None, int]) -> tuple[Decoded, int]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An item that could not be decoded: the quarantine table's row."""
+    """An item that could not be decoded: one row of the quarantine table."""
 
     id: str
     modality: str
@@ -67,7 +67,7 @@ class DecodedItem:
         id: the item's id.
         segments: modality to its decoded segments.
         targets: float32 ``[L]``, NaN for unknown.
-        cut: modality to the number of segments beyond the recipe's limit that were left out.
+        cut: modality to the number of segments omitted beyond the recipe's limit.
     """
 
     id: str
@@ -87,7 +87,7 @@ class PackedSegments:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch as arrays; see :class:`vigil_data.loading.batch.Batch` for the meaning of each."""
+    """A batch as arrays; see :class:`vigil_data.loading.batch.Batch` for its attributes."""
 
     ids: tuple[str, ...]
     segments: Mapping[Modality, PackedSegments]
@@ -96,14 +96,14 @@ class Packed:
 
 
 def pack(items: Sequence[DecodedItem], refused: Sequence[Refusal] = ()) -> Packed:
-    """Pack decoded items: rows in the order given, segments in the order of their items.
+    """Pack decoded items: rows in the given order, segments in the order of their items.
 
-    Arrays of unequal length in their last axis (token ids) are padded at the end with zeros to the longest of the batch; a
-    padded token has attention mask 0.
+    Arrays of unequal length in their last axis (token ids) are padded at the end with zeros to the longest of the batch; a padded
+    token has attention mask 0.
 
     Args:
-        items: what :class:`vigil_data.decode.Decoder` made, of one set of labels.
-        refused: items left out of ``items``, carried along for the count.
+        items: items from one :class:`vigil_data.decode.Decoder`.
+        refused: items that could not be decoded, for the count.
     """
     segments: dict[Modality, PackedSegments] = {}
     for modality in MODALITIES:

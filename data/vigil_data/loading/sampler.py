@@ -1,8 +1,8 @@
-"""Which rows make which batch: a pure function of seed, epoch and world size, so that resuming in mid-epoch is arithmetic.
+"""Assignment of rows to batches: a pure function of seed, epoch and world size, so that resuming within an epoch is arithmetic.
 
-Rows are shuffled, neighbours in the shuffle are sorted by cost so that a batch holds items of like length (and pads little),
-batches are filled up to a budget of cost rather than to a count, and the batches that run at the same time on several ranks
-cost nearly the same.
+Rows are shuffled, pools of adjacent rows are sorted by cost so that a batch holds items of similar length (and little padding),
+batches are filled up to a cost budget rather than a count, and the batches that run at the same time on several ranks have nearly
+equal cost.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ class Plan:
     """The batches of one epoch.
 
     Attributes:
-        batches: step by step, ``world`` batches a step; each holds indices into the costs that were planned.
-        world: ranks that run side by side.
+        batches: ``world`` batches for each step, in order; each holds indices into the planned costs.
+        world: number of ranks.
     """
 
     batches: tuple[Rows, ...]
@@ -30,40 +30,36 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Batches that each rank runs in the epoch."""
+        """Number of batches of each rank."""
         return len(self.batches) // self.world
 
     def rows(self, step: int, rank: int) -> Rows:
-        """Indices of the items that ``rank`` runs at ``step``, int64 ``[n]``; empty only where items are fewer than ranks."""
+        """Return the indices of the items of ``rank`` at ``step``, int64 ``[n]``; empty if there are fewer items than ranks."""
         if not 0 <= rank < self.world or not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}, rank {rank} of {self.world}")
         return self.batches[step * self.world + rank]
 
 
 def costs(facts_N3: NDArray[np.float64], cost: Cost) -> NDArray[np.float64]:
-    """Price items.
+    """Return the cost of each item, float64 ``[N]``.
 
     Args:
-        facts_N3: characters, images and seconds of each item, as :meth:`vigil_data.dataset.dataset.Dataset.facts` gives them.
-        cost: the prices.
-
-    Returns:
-        float64 ``[N]``.
+        facts_N3: characters, images and seconds of each item, from :meth:`vigil_data.dataset.dataset.Dataset.facts`.
+        cost: cost per unit.
     """
-    prices = np.array([cost.character, cost.image, cost.second])
-    priced: NDArray[np.float64] = cost.item + facts_N3 @ prices
-    return priced
+    total_N: NDArray[np.float64] = cost.item + facts_N3 @ np.array([cost.character, cost.image, cost.second])
+    return total_N
 
 
 def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, world: int = 1) -> Plan:
-    """Plan one epoch: every item once.
+    """Return the batches of one epoch, with every item once.
 
     Args:
         costs: cost of each item, ``[N]``, not negative.
-        spec: budget, the most items in a batch, and how many batches' rows are sorted together.
+        spec: budget, maximum number of items in a batch, and number of batches whose rows are sorted together.
         seed: the run's seed.
         epoch: counted from 0; each has its own order.
-        world: ranks that run side by side; the batches of one step have nearly equal cost.
+        world: number of ranks; the batches of one step have nearly equal cost.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(costs)).astype(np.int64)
@@ -75,21 +71,21 @@ def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, wor
 
 
 def sequence(costs: NDArray[np.float64], spec: BatchPlan) -> list[Rows]:
-    """Batches for evaluation: every item once, from the cheapest to the dearest, so that little is padded.
+    """Return batches for evaluation: every item once, by increasing cost, for little padding.
 
     Args:
         costs: cost of each item, ``[N]``.
-        spec: budget and the most items in a batch.
+        spec: budget and maximum number of items in a batch.
     """
     return list(_fill(np.argsort(costs, kind="stable").astype(np.int64), costs, spec))
 
 
 def _fill(rows: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> Iterator[Rows]:
-    """Cut ``rows`` into batches, in order, each as long as budget and count allow and at least one row long."""
+    """Split ``rows`` into batches in order, each as long as budget and count allow, with at least one row."""
     spent = np.concatenate([[0.0], np.cumsum(costs[rows])])
     start = 0
     while start < len(rows):
-        # The tolerance is for the rounding of the running sum alone: forty items of a tenth fill a budget of four.
+        # The tolerance covers only the rounding of the running sum: forty items of 0.1 fill a budget of 4.
         affordable = int(np.searchsorted(spent, spent[start] + spec.budget * (1 + 1e-9), side="right")) - 1
         stop = min(max(affordable, start + 1), start + spec.max_items)
         yield rows[start:stop]
@@ -97,7 +93,7 @@ def _fill(rows: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> Iterator[R
 
 
 def _fill_sorted(order: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> Iterator[Rows]:
-    """As :func:`_fill`, after sorting by cost within pools of about ``spec.pool`` batches; a pool's rest joins the next pool."""
+    """Sort by cost within pools of about ``spec.pool`` batches and split; a pool's remainder joins the next pool."""
     share_of_batch = np.maximum(costs[order] / spec.budget, 1 / spec.max_items)
     pool = np.floor(np.cumsum(share_of_batch) / spec.pool)
     rest = order[:0]
@@ -110,7 +106,7 @@ def _fill_sorted(order: Rows, costs: NDArray[np.float64], spec: BatchPlan) -> It
 
 
 def _make_divisible(batches: list[Rows], world: int) -> list[Rows]:
-    """Halve the longest batches until each rank has one at every step; empty ones fill up only where all have a single row."""
+    """Halve the longest batches until each rank has one at every step; batches of one row leave an empty half."""
     while len(batches) % world:
         longest = max(range(len(batches)), key=lambda i: len(batches[i]))
         rows = batches[longest]

@@ -1,4 +1,4 @@
-"""Encoders: one contract, one builder, an explicit table from spec class to constructor."""
+"""Encoders of text, images and audio behind one interface, and the table from spec class to constructor."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode
-from vigil_modeling.encoders.image import build_image
 from vigil_modeling.encoders.log_mel import build_mel
-from vigil_modeling.encoders.text import build_text
+from vigil_modeling.encoders.timm_image import build_image
 from vigil_modeling.encoders.transformers_audio import build_transformers_audio
+from vigil_modeling.encoders.transformers_text import build_text
 from vigil_modeling.specs import EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText
 
 __all__ = ["Encoder", "build_encoder", "freeze", "set_mode"]
@@ -26,12 +26,12 @@ def build_encoder(modality: Modality, spec: EncoderSpec, inputs: Inputs, load_we
     """Build the encoder of one modality.
 
     Args:
-        modality: which of the inputs it takes.
-        spec: what the recipe says under ``model.encoders``.
-        inputs: how media are decoded; sizes and rates come from here.
-        load_weights: false builds the architecture alone (its configuration is still read), for a checkpoint to be loaded into.
+        modality: the modality.
+        spec: the encoder's keys in the recipe.
+        inputs: how media are decoded, with sizes and sample rates.
+        load_weights: false builds only the architecture, for a checkpoint to be loaded; its configuration is still read.
 
     Raises:
-        UserError: the architecture or its weights are not to be had, or do not agree with the inputs.
+        UserError: if the architecture or its weights are not available or do not match the inputs.
     """
     return CONSTRUCTORS[type(spec)](spec, getattr(inputs, modality), load_weights)

@@ -17,7 +17,7 @@ RATE = 16_000
 
 @contextlib.contextmanager
 def full_precision(tensor: Tensor) -> Iterator[None]:
-    """Leave autocast: spectra span more orders of magnitude than bfloat16 can hold."""
+    """Disable autocast: spectra span more orders of magnitude than bfloat16 can represent."""
     if torch.is_autocast_enabled(tensor.device.type):
         with torch.autocast(tensor.device.type, enabled=False):
             yield
@@ -26,10 +26,10 @@ def full_precision(tensor: Tensor) -> Iterator[None]:
 
 
 class Standardise(nn.Module):
-    """Zero mean and unit variance of each window, as wav2vec 2.0, HuBERT and WavLM take it.
+    """Normalization of each window to zero mean and unit variance, for wav2vec 2.0, HuBERT and WavLM.
 
     Args:
-        enabled: false passes the waveform on, as some of the checkpoints want it.
+        enabled: false returns the waveform unchanged, as some checkpoints expect.
     """
 
     def __init__(self, enabled: bool) -> None:
@@ -49,7 +49,7 @@ class WhisperLogMel(nn.Module):
 
     Args:
         mels: mel bands.
-        frames: frames that the encoder takes (3000 for 30 s); a shorter window is padded with silence.
+        frames: number of frames of the encoder's input (3000 for 30 s); a shorter window is padded with silence.
     """
 
     window: Tensor
@@ -76,17 +76,18 @@ class WhisperLogMel(nn.Module):
 
 
 class KaldiFbank(nn.Module):
-    """Kaldi's log mel filterbank, as the Audio Spectrogram Transformer takes it (Gong et al. 2021, section 3.1).
+    """Kaldi's log mel filterbank, the input of the Audio Spectrogram Transformer (Gong et al. 2021, section 3.1).
 
-    Frames of 25 ms every 10 ms that lie wholly inside the window; each loses its mean, is pre-emphasised, multiplied by a Hann
-    window and padded to 512 samples. All of that and the Fourier transform are linear in the frame, so they are one matrix,
-    computed here in float64.
+    Frames of 25 ms every 10 ms that lie completely inside the window; the mean of each is subtracted, then it is pre-emphasised,
+    multiplied by a Hann window and padded to 512 samples. These steps and the Fourier transform are linear in the frame, so they
+    are one matrix, computed in float64.
 
     Args:
         mels: mel bands.
-        frames: frames that the encoder takes; shorter windows are padded with zeros before the normalisation, longer ones cut.
-        mean: of the values over the training set; ``None`` for no normalisation.
-        std: standard deviation of the same.
+        frames: number of frames of the encoder's input; shorter windows are padded with zeros before normalization, longer ones
+            are cut.
+        mean: mean of the values over the training set; ``None`` for no normalization.
+        std: standard deviation of the values over the training set.
     """
 
     real_TK: Tensor
@@ -103,7 +104,7 @@ class KaldiFbank(nn.Module):
         frame = eye - 1 / length  # minus its mean
         previous = torch.cat([frame[:, :1], frame[:, :-1]], dim=1)
         frame = (frame - 0.97 * previous) * torch.hann_window(length, periodic=False, dtype=torch.float64)
-        spectrum = torch.fft.rfft(frame, n=n_fft)[:, : n_fft // 2]  # Kaldi's filters leave out the highest frequency
+        spectrum = torch.fft.rfft(frame, n=n_fft)[:, : n_fft // 2]  # Kaldi's filters omit the highest frequency
         filters, _ = get_mel_banks(mels, n_fft, float(RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
         self.register_buffer("real_TK", spectrum.real.float().contiguous(), persistent=False)
         self.register_buffer("imaginary_TK", spectrum.imag.float().contiguous(), persistent=False)
@@ -120,7 +121,7 @@ class KaldiFbank(nn.Module):
 
 
 def frames_of(samples: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Frames that a stack of convolutions without padding makes of a window of ``samples``."""
+    """Return the number of output frames of a stack of unpadded convolutions for a window of ``samples``."""
     for kernel, stride in zip(kernels, strides, strict=True):
         samples = math.floor((samples - kernel) / stride) + 1
     return samples

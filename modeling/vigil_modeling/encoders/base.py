@@ -1,36 +1,38 @@
-"""What every encoder promises, whatever its modality or library."""
+"""Interface of every encoder, and freezing."""
 
 from torch import Tensor, nn
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class Encoder(nn.Module):
-    """Segments of one modality in, tokens out.
+    """Base class of encoders: segments of one modality to tokens.
 
-    ``forward(**inputs)`` takes what :class:`vigil_data.loading.batch.Segments` holds as ``inputs``, each ``[S, ...]``, and gives
-    ``tokens_SPD``: P tokens of ``width`` for each segment (1 where the encoder pools). In evaluation mode a segment's tokens do
-    not depend on the other segments.
+    ``forward(**inputs)`` takes the ``inputs`` of :class:`vigil_data.loading.batch.Segments`, each ``[S, ...]``, and returns
+    ``tokens_SPD``: P tokens of ``width`` for each segment (one if the encoder pools). In evaluation mode a segment's tokens do
+    not depend on other segments.
 
     Attributes:
         width: D of the tokens.
-        tokens: P, or ``None`` where it depends on the inputs.
+        tokens: P, or ``None`` if it depends on the inputs.
     """
 
     width: int
     tokens: int | None
 
     def blank(self) -> dict[str, Tensor]:
-        """Inputs of one neutral segment, on the encoder's device, for a rank whose batch lacks the modality."""
+        """Return inputs of one neutral segment on the encoder's device, for a rank whose batch lacks the modality."""
         raise NotImplementedError
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """All parameters, in layers, the lowest (embeddings, stem) first: the order of freezing and of layer-wise decay."""
+        """Return all parameters by layer, the lowest (embeddings, stem) first, for freezing and layer-wise decay."""
         raise NotImplementedError
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of each layer for the backward pass.
+        """Store only the inputs of each layer and recompute the rest in the backward pass.
 
         Raises:
-            UserError: the library that the encoder comes from cannot do so.
+            UserError: if the encoder's library does not support it.
         """
         raise NotImplementedError
 
@@ -43,7 +45,7 @@ def freeze(encoder: Encoder, frozen: bool | int) -> None:
         frozen: ``True`` for all weights, ``False`` for none, n for the n lowest of :meth:`Encoder.layers`.
 
     Raises:
-        ValueError: there are fewer layers than n.
+        ValueError: if there are fewer layers than n.
     """
     layers = encoder.layers()
     count = (len(layers) if frozen else 0) if isinstance(frozen, bool) else frozen
@@ -54,13 +56,13 @@ def freeze(encoder: Encoder, frozen: bool | int) -> None:
 
 
 def set_mode(encoder: Encoder, training: bool) -> None:
-    """``encoder.train(training)``, except that what is frozen stays in evaluation mode.
+    """Call ``encoder.train(training)``, but keep frozen parts in evaluation mode.
 
-    A wholly frozen encoder is put in evaluation mode. In a partly frozen one, batch norms whose weights are frozen keep their
-    running statistics.
+    A fully frozen encoder stays in evaluation mode. In a partly frozen one, batch norms with frozen weights keep their running
+    statistics.
     """
     trainable = any(p.requires_grad for p in encoder.parameters())
     encoder.train(training and trainable)
     for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, BATCH_NORMS) and not any(p.requires_grad for p in module.parameters()):
             module.eval()

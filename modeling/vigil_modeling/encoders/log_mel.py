@@ -1,4 +1,4 @@
-"""Sound as a picture: a log-mel spectrogram, in the graph, into any timm backbone of one channel."""
+"""Audio encoder: a log-mel spectrogram in the graph, then any timm backbone with one input channel."""
 
 import warnings
 
@@ -11,23 +11,24 @@ from vigil_data.specs import AudioInput
 from vigil_modeling.encoders.audio_features import full_precision
 from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.timm_backbone import TimmBackbone, build_backbone
+from vigil_modeling.input_checks import fft_size, log_mel_problems
 from vigil_modeling.specs import MelTimmAudio
 
 WHERE = "model.encoders.audio"
 
 POWER_FLOOR = 1e-4
-"""Added to the mel power before the logarithm: about 70 dB below loud speech. Beside a loud sound the rounding of a Fourier
-transform in float32, which each runtime does in its own order, is of about 1e-7; a lower floor would blow it up."""
+"""Added to the mel power before the logarithm: about 70 dB below loud speech. Next to a loud sound, the float32 rounding error of
+a Fourier transform is about 1e-7 and differs between runtimes; a lower floor would amplify it."""
 
 VARIANCE_FLOOR = 1e-2
-"""Added to the variance of a window's log-mel values, so that silence stays zero and its rounding errors are not blown up."""
+"""Added to the variance of a window's log-mel values, so that silence stays zero and its rounding errors are not amplified."""
 
 
 class LogMel(nn.Module):
-    """Waveforms to log-mel spectrograms whose mean over a window is 0 and variance about 1, so that loudness does not matter.
+    """Log-mel spectrogram with mean 0 and variance about 1 in each window, so that it does not depend on loudness.
 
     Args:
-        mel: gives power ``[S, B, F]``.
+        mel: module from waveform to power ``[S, B, F]``.
     """
 
     def __init__(self, mel: MelSpectrogram) -> None:
@@ -37,7 +38,7 @@ class LogMel(nn.Module):
     def forward(self, waveform_ST: Tensor) -> Tensor:
         """``[S, T]`` to ``[S, 1, B, F]``: B mel bands, F frames."""
         with full_precision(waveform_ST):
-            # Relative to the floor (the mean takes the constant away), so that silence is 0 exactly, in every runtime.
+            # Relative to the floor, so that silence is exactly 0 in every runtime; the mean removes the constant.
             log_SBF = torch.log1p(self.mel(waveform_ST) / POWER_FLOOR)
             mean_S11 = log_SBF.mean((1, 2), keepdim=True)
             centred_SBF = log_SBF - mean_S11
@@ -46,11 +47,11 @@ class LogMel(nn.Module):
 
 
 class MelTimmEncoder(Encoder):
-    """Windows of sound to tokens.
+    """Encoder of audio windows.
 
     Args:
-        features: waveform to one-channel pictures.
-        backbone: takes them.
+        features: module from waveform to one-channel images.
+        backbone: image backbone.
         samples: length of a window.
     """
 
@@ -74,7 +75,7 @@ class MelTimmEncoder(Encoder):
         return tokens_SPD
 
     def blank(self) -> dict[str, Tensor]:
-        """A window of silence."""
+        """Return a window of silence."""
         return {"waveform": torch.zeros(1, self.samples, device=next(self.parameters()).device)}
 
     def layers(self) -> list[list[nn.Parameter]]:
@@ -87,10 +88,10 @@ class MelTimmEncoder(Encoder):
 
 
 def build_mel(spec: MelTimmAudio, inputs: AudioInput, load_weights: bool) -> MelTimmEncoder:
-    """Build the encoder that ``spec`` describes.
+    """Build the encoder of ``spec``.
 
     Raises:
-        UserError: the spectrogram is impossible at this rate and window, or see :func:`build_backbone`.
+        UserError: if the spectrogram is impossible at this rate and window, and as :func:`build_backbone`.
     """
     features = _log_mel(spec, inputs)
     with torch.no_grad():
@@ -102,22 +103,12 @@ def build_mel(spec: MelTimmAudio, inputs: AudioInput, load_weights: bool) -> Mel
 def _log_mel(spec: MelTimmAudio, inputs: AudioInput) -> LogMel:
     frame, step = round(spec.frame * inputs.rate), round(spec.step * inputs.rate)
     high = spec.high if spec.high is not None else inputs.rate / 2
-    n_fft = 1 << max(frame - 1, 1).bit_length()
-    problems = []
-    if step < 1:
-        problems.append(f"{WHERE}.step: {spec.step} s is less than one sample at {inputs.rate} Hz")
-    if high > inputs.rate / 2:
-        problems.append(f"{WHERE}.high: {high} Hz is above half the rate of {inputs.rate} Hz")
-    if spec.low >= high:
-        problems.append(f"{WHERE}.low: {spec.low} Hz is not below the highest frequency, {high} Hz")
-    if inputs.samples <= n_fft // 2:
-        problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the spectrogram")
-    if problems:
+    if problems := log_mel_problems(spec, inputs):
         raise UserError(*problems)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="At least one mel filterbank has all zero values")
         try:
-            mel = MelSpectrogram(inputs.rate, n_fft, frame, step, spec.low, high, n_mels=spec.mels)
+            mel = MelSpectrogram(inputs.rate, fft_size(spec, inputs), frame, step, spec.low, high, n_mels=spec.mels)
         except UserWarning:
             raise UserError(
                 f"{WHERE}.mels: {spec.mels} bands are too many for frames of {spec.frame} s at {inputs.rate} Hz: some are empty"

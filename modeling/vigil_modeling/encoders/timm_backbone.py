@@ -1,4 +1,4 @@
-"""A backbone of the timm library: what the image encoder and the spectrogram encoder share."""
+"""Backbone from the timm library, for the image encoder and the log-mel encoder."""
 
 import difflib
 import re
@@ -16,13 +16,13 @@ from vigil_modeling.weights import describe, find_weights, first_line, mismatch,
 
 
 class TimmBackbone(nn.Module):
-    """``[S, C, H, W]`` in, ``[S, P, D]`` out.
+    """Backbone from images ``[S, C, H, W]`` to tokens ``[S, P, D]``.
 
     Args:
-        model: built by timm with ``num_classes=0``.
-        pool: ``average``: the architecture's own pooling makes one token; ``none``: one token for each cell of the last feature
-            map (and each prefix token, such as the class token of a ViT).
-        shape: ``(C, H, W)`` of one input, by which the width of the tokens is found.
+        model: a timm model built with ``num_classes=0``.
+        pool: ``average``: one token from the architecture's own pooling; ``none``: one token per cell of the last feature map
+            and per prefix token, such as the class token of a ViT.
+        shape: ``(C, H, W)`` of one input, from which the width of the tokens is computed.
     """
 
     def __init__(self, model: nn.Module, pool: str, shape: tuple[int, int, int]) -> None:
@@ -36,8 +36,8 @@ class TimmBackbone(nn.Module):
             gradients = torch.autograd.grad(tokens_SPD.sum(), parameters, allow_unused=True)
         self.train(training)
         self.tokens, self.width = int(tokens_SPD.shape[1]), int(tokens_SPD.shape[2])
-        # Without pooling some architectures leave layers behind the last feature map unused, and a weight without a gradient
-        # would stall distributed training.
+        # Without pooling, some architectures do not use the layers after the last feature map; a weight without a gradient would
+        # stall distributed training.
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
 
@@ -53,7 +53,7 @@ class TimmBackbone(nn.Module):
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Layers as timm groups them for layer-wise decay, lowest first; one layer where timm does not say."""
+        """Return the parameters in timm's groups for layer-wise decay, lowest first; one group if timm defines none."""
         from timm.models import group_parameters
 
         matcher = getattr(self.model, "group_matcher", None)
@@ -63,34 +63,34 @@ class TimmBackbone(nn.Module):
         return [groups[index] for index in sorted(groups)]
 
     def checkpoint_activations(self, where: str) -> None:
-        """Keep only the inputs of each block for the backward pass; batch norms then see each batch twice.
+        """Store only the inputs of each block; recomputation updates batch norm statistics twice per batch.
 
         Args:
-            where: key of the recipe, for the message.
+            where: key of the recipe, for the error message.
 
         Raises:
-            UserError: if the architecture cannot do so.
+            UserError: if the architecture does not support it.
         """
         try:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # every timm model has it
         except (AssertionError, AttributeError) as error:
             name = type(self.model).__name__
-            raise UserError(f"training.activation_checkpointing: {where}: {name} of timm cannot do so") from error
+            raise UserError(f"training.activation_checkpointing: {where}: {name} does not support it; set it to false") from error
 
 
 def build_backbone(spec: TimmImage | MelTimmAudio, shape: tuple[int, int, int], load_weights: bool, where: str) -> TimmBackbone:
-    """Build a timm model for inputs of one shape, and load its weights.
+    """Build a timm model for inputs of one shape and load its weights.
 
-    Weights of another number of input channels or another image size are adapted as timm does it.
+    timm adapts weights of another number of input channels or another image size.
 
     Args:
-        spec: timm's name and options, and a weight file, a folder that holds one, or random weights.
+        spec: architecture name and options, and a weight file, a folder with one, or random weights.
         shape: ``(C, H, W)`` of one input.
-        load_weights: false leaves fresh weights, for a checkpoint to be loaded into.
+        load_weights: false keeps random weights, for a checkpoint to be loaded.
         where: key path of the encoder in the recipe, for errors.
 
     Raises:
-        UserError: timm does not know the name, refuses an option or the shape, or the weights do not fit.
+        UserError: if timm lacks the architecture, rejects an option or the shape, or if the weights do not fit.
     """
     import timm
 
@@ -109,13 +109,13 @@ def build_backbone(spec: TimmImage | MelTimmAudio, shape: tuple[int, int, int], 
         return TimmBackbone(model, spec.pool, shape)
     except UserError:
         raise
-    except Exception as error:  # a thousand architectures refuse with as many kinds of error
+    except Exception as error:  # each architecture raises its own errors
         size = " x ".join(map(str, shape))
         raise UserError(f"{where}: timm cannot build {spec.name} for inputs of {size}: {first_line(error)}") from error
 
 
 def _load(name: str, settings: Mapping[str, Any], model: nn.Module, weights: Hub | Local | Package, match: str) -> nn.Module:
-    """A second model with the weights in it: timm adapts channels, sizes and foreign layouts only while it creates a model."""
+    """Create the model again with the weights: timm adapts channels, sizes and other layouts only during creation."""
     import timm
 
     tensors, origin = read_tensors(find_weights(resolve(weights))), describe(weights)
@@ -140,7 +140,7 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def _explain(origin: str, error: Exception) -> UserError:
-    """Our line for what ``load_state_dict`` says in many."""
+    """Condense the error of ``load_state_dict`` into one line."""
     text = str(error)
     missing, unexpected = (
         re.findall(r'"([^"]+)"', "".join(re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)))

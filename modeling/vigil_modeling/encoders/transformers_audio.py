@@ -1,4 +1,4 @@
-"""Sound: pretrained audio encoders of the transformers library, with their feature extraction in the graph."""
+"""Pretrained audio encoders of the transformers library, with their feature extraction in the graph."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ WHERE = "model.encoders.audio"
 
 
 class TransformersAudioEncoder(Encoder):
-    """One token a window: the mean of the last hidden states over the frames that the window fills.
+    """Encoder of one token per window: the mean of the last hidden states over the frames that the window fills.
 
     Args:
-        features: waveform ``[S, T]`` to what the model takes.
-        model: gives ``last_hidden_state`` ``[S, F, D]``.
+        features: module from waveform ``[S, T]`` to the model's input.
+        model: module that returns ``last_hidden_state`` ``[S, F, D]``.
         config: its configuration.
-        frames: the F' first states are those of the window; the rest is padding.
+        frames: number of leading states that belong to the window; the rest is padding.
         samples: length of a window.
     """
 
@@ -52,11 +52,11 @@ class TransformersAudioEncoder(Encoder):
         return hidden_SFD[:, : self.frames].mean(1, keepdim=True)
 
     def blank(self) -> dict[str, Tensor]:
-        """A window of silence."""
+        """Return a window of silence."""
         return {"waveform": torch.zeros(1, self.samples, device=next(self.parameters()).device)}
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Convolutions and embeddings, then each block."""
+        """Return the parameters of convolutions and embeddings, then of each block."""
         return stack_layers(self.model, self.depth)
 
     def checkpoint_activations(self) -> None:
@@ -65,13 +65,13 @@ class TransformersAudioEncoder(Encoder):
 
 
 class Family(NamedTuple):
-    """How one family of architectures is fed.
+    """Inputs of one family of architectures.
 
     Attributes:
-        features: makes the extractor of the configuration and the stored ``preprocessor_config.json``.
-        frames: states that a window of so many samples fills.
-        encoder: the encoder within the loaded model.
-        limit: the most samples that a window may have, or ``None``.
+        features: function from the configuration and the stored ``preprocessor_config.json`` to the feature extractor.
+        frames: function from the configuration and a number of samples to the number of states they fill.
+        encoder: function from the loaded model to its encoder.
+        limit: function from the configuration to the maximum number of samples of a window, or ``None``.
     """
 
     features: Callable[[Any, Mapping[str, Any]], nn.Module]
@@ -80,7 +80,7 @@ class Family(NamedTuple):
     limit: Callable[[Any], int | None]
 
 
-def _whole(model: nn.Module) -> nn.Module:
+def _complete_model(model: nn.Module) -> nn.Module:
     return model
 
 
@@ -91,7 +91,7 @@ def _convolutional_frames(config: Any, samples: int) -> int:
 WAV2VEC2 = Family(
     features=lambda _, stored: Standardise(bool(stored.get("do_normalize", True))),
     frames=_convolutional_frames,
-    encoder=_whole,
+    encoder=_complete_model,
     limit=lambda _: None,
 )
 AST = Family(
@@ -102,13 +102,13 @@ AST = Family(
         stored.get("std", 4.5689974),
     ),
     frames=lambda *_: 2,  # the class and the distillation token, whose mean is the paper's clip embedding
-    encoder=_whole,
+    encoder=_complete_model,
     limit=lambda config: config.max_length * 160 + 240,
 )
 WHISPER = Family(
     features=lambda config, _: WhisperLogMel(config.num_mel_bins, 2 * config.max_source_positions),
     frames=lambda _, samples: math.ceil(samples / 320),
-    encoder=lambda model: model.encoder,  # the decoder writes transcripts, which nobody asked for
+    encoder=lambda model: model.encoder,  # the decoder would write transcripts
     limit=lambda config: config.max_source_positions * 320,
 )
 FAMILIES: Mapping[str, Family] = {
@@ -121,10 +121,10 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def build_transformers_audio(spec: TransformersAudio, inputs: AudioInput, load_weights: bool) -> TransformersAudioEncoder:
-    """Build the encoder that ``spec`` describes.
+    """Build the encoder of ``spec``.
 
     Raises:
-        UserError: the architecture or its weights are not to be had, or it does not take sound of this rate or length.
+        UserError: if the architecture or its weights are not available, or it does not take audio of this rate or length.
     """
     config = build_config(spec.weights, spec.config, WHERE)
     family = FAMILIES.get(config.model_type)
@@ -143,5 +143,5 @@ def build_transformers_audio(spec: TransformersAudio, inputs: AudioInput, load_w
         raise UserError(*problems)
     model = family.encoder(build_model(spec.weights, config, load_weights, WHERE))
     if hasattr(model, "masked_spec_embed") and not config.apply_spec_augment:
-        del model.masked_spec_embed  # used by SpecAugment alone; a weight without a gradient stalls distributed training
+        del model.masked_spec_embed  # only SpecAugment uses it; a weight without a gradient stalls distributed training
     return TransformersAudioEncoder(family.features(config, stored), model, config, frames, inputs.samples)

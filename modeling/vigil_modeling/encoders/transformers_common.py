@@ -1,4 +1,4 @@
-"""Building a model of the transformers library from a typed source: what the text and the audio encoders share."""
+"""Models of the transformers library from a typed source, for the text and audio encoders."""
 
 import contextlib
 import difflib
@@ -18,13 +18,13 @@ from vigil_modeling.specs import Random
 from vigil_modeling.weights import describe, first_line, mismatch, within
 
 DEFAULTS: Mapping[str, Any] = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
-"""Values that differ from the library's unless a recipe names them: SpecAugment draws from numpy's global generator, and layer
-drop leaves weights without a gradient."""
+"""Defaults that differ from the library's: SpecAugment draws from numpy's global generator, and layer drop leaves weights without
+a gradient."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the library's progress bar and its report of unused tensors: what does not fit is our own error."""
+    """Silence the library's progress bar and its report of unused tensors; weights that do not fit raise our own error."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -39,10 +39,10 @@ def quiet() -> Iterator[None]:
 
 
 def read_json(weights: Hub | Local | Package, name: str) -> dict[str, Any]:
-    """The JSON file ``name`` beside the weights; the weights themselves are not fetched.
+    """Read the JSON file ``name`` next to the weights, without downloading the weights.
 
     Raises:
-        UserError: the file is absent or not a JSON object.
+        UserError: if the file is missing or not a JSON object.
     """
     path = resolve(within(weights, name))
     try:
@@ -55,15 +55,15 @@ def read_json(weights: Hub | Local | Package, name: str) -> dict[str, Any]:
 
 
 def build_config(weights: Hub | Local | Package | Random, overrides: Mapping[str, Any], where: str) -> Any:
-    """The configuration of an architecture: the stored one with the recipe's values over it, or with random weights these alone.
+    """Return an architecture's configuration: the stored one with the recipe's overrides, or only these for random weights.
 
     Args:
-        weights: where the stored one lies.
+        weights: source of the stored configuration.
         overrides: the recipe's ``config``.
         where: key path of the encoder in the recipe, for errors.
 
     Raises:
-        UserError: ``model_type`` is missing, unknown or not that of the weights, or a setting is refused.
+        UserError: if ``model_type`` is missing, unknown or not that of the weights, or if a setting is invalid.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -95,21 +95,21 @@ def build_config(weights: Hub | Local | Package | Random, overrides: Mapping[str
 
 
 def _near(key: str, names: Iterable[str]) -> list[str]:
-    """The name that ``key`` looks like a slip of; architectures read settings that they do not list, so others must pass."""
+    """Return the name that ``key`` probably misspells; other unknown keys pass, since architectures read unlisted settings."""
     return [] if key == "model_type" else difflib.get_close_matches(key, names, n=1, cutoff=0.85)
 
 
 def build_model(weights: Hub | Local | Package | Random, config: Any, load_weights: bool, where: str) -> nn.Module:
-    """A model of the transformers library in float32, without its pooler, which no encoder of ours uses.
+    """Build a model of the transformers library in float32, without its pooler, which no encoder uses.
 
     Args:
-        weights: where the weights lie.
-        config: what :func:`build_config` made.
-        load_weights: false builds the architecture alone, for a checkpoint to be loaded into.
+        weights: source of the weights.
+        config: configuration from :func:`build_config`.
+        load_weights: false builds only the architecture, for a checkpoint to be loaded.
         where: key path of the encoder in the recipe, for errors.
 
     Raises:
-        UserError: the configuration cannot be built, or the weights do not fit it.
+        UserError: if the configuration cannot be built or the weights do not fit it.
     """
     from transformers import AutoModel
 
@@ -117,7 +117,7 @@ def build_model(weights: Hub | Local | Package | Random, config: Any, load_weigh
         if isinstance(weights, Random) or not load_weights:
             try:
                 model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-            except Exception as error:  # whatever the architecture says about impossible sizes
+            except Exception as error:  # each architecture has its own errors for impossible sizes
                 raise UserError(f"{where}.config: {first_line(error)}") from error
         else:
             model = _load(weights, config)
@@ -144,7 +144,7 @@ def _load(weights: Hub | Local | Package, config: Any) -> nn.Module:
         )
     except Exception as error:
         raise UserError(f"{describe(weights)}: the weights cannot be loaded: {first_line(error)}") from error
-    # A pretrained file may hold more (its heads, layers that the recipe cut off), but never less.
+    # A pretrained file may hold more tensors (its heads, layers beyond num_hidden_layers), but never fewer.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     shapes = [f"{name} {list(theirs)} -> {list(ours)}" for name, theirs, ours in sorted(info["mismatched_keys"])]
     if missing or shapes:
@@ -154,11 +154,11 @@ def _load(weights: Hub | Local | Package, config: Any) -> nn.Module:
 
 
 def stack_layers(model: nn.Module, depth: int) -> list[list[nn.Parameter]]:
-    """Parameters in layers: what is registered before the stack of blocks, then each block; what comes after joins the last.
+    """Return the parameters by layer: those before the stack of blocks, then each block; later ones join the last block.
 
     Args:
         model: a transformer.
-        depth: the number of its blocks, which tells the stack from other module lists.
+        depth: number of its blocks, which identifies the stack among other module lists.
     """
     stacks = [
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
@@ -176,19 +176,21 @@ def stack_layers(model: nn.Module, depth: int) -> list[list[nn.Parameter]]:
 
 
 def checkpoint_activations(model: nn.Module, where: str) -> None:
-    """Keep only the inputs of each layer for the backward pass.
+    """Store only the inputs of each layer and recompute the rest in the backward pass.
 
     Args:
-        model: of the transformers library.
-        where: key of the recipe, for the message.
+        model: a model of the transformers library.
+        where: key of the recipe, for the error message.
 
     Raises:
-        UserError: if the architecture cannot do so.
+        UserError: if the architecture does not support it.
     """
     if not getattr(model, "supports_gradient_checkpointing", False):
-        raise UserError(f"training.activation_checkpointing: {where}: {type(model).__name__} of transformers cannot do so")
-    # The older name until transformers 5 had the new one.
+        raise UserError(
+            f"training.activation_checkpointing: {where}: {type(model).__name__} does not support it; set it to false"
+        )
+    # transformers before 5 has only the second name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()  # type: ignore[operator]
-    # It makes the embeddings' output require gradients, for another kind of checkpointing; frozen layers would be run backwards.
+    # Enabling it makes the embeddings' output require gradients, so the backward pass would run through frozen layers.
     model.disable_input_require_grads()  # type: ignore[operator]

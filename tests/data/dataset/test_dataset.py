@@ -65,7 +65,7 @@ items_of_any_kind = st.builds(
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(items_of_any_kind, max_size=8, unique_by=lambda item: item.id), st.integers(0, 8), st.randoms())
-def test_items_come_back_as_they_were_given(items: list[Item], cut: int, random: object) -> None:
+def test_dataset_returns_items_unchanged(items: list[Item], cut: int, random: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(folder, items[:cut])
         write(folder, items[cut:], append=True)
@@ -84,12 +84,12 @@ def test_items_come_back_as_they_were_given(items: list[Item], cut: int, random:
         np.testing.assert_array_equal(dataset.facts()[:, :2], np.array(facts, float).reshape(-1, 3)[:, :2])
 
 
-def test_facts_are_characters_images_and_seconds(tmp_path: Path) -> None:
+def test_dataset_facts_are_characters_images_and_seconds(tmp_path: Path) -> None:
     write(tmp_path / "d", [Item("a", ("four", "€"), (png(), png()), (wav(4000), wav(8000))), Item("b")])
     assert Dataset(tmp_path / "d").facts([1, 0]).tolist() == [[0, 0, 0], [5, 2, 1.5]]
 
 
-def test_unknown_targets_stay_unknown(tmp_path: Path) -> None:
+def test_dataset_unknown_targets_stay_unknown(tmp_path: Path) -> None:
     write(tmp_path, [Item("a", targets={"hate": 0.0}), Item("b", targets={"hate": None}), Item("c")])
     write(tmp_path, [Item("d", targets={"spam": 1.0})], append=True)
     dataset = Dataset(tmp_path)
@@ -100,7 +100,7 @@ def test_unknown_targets_stay_unknown(tmp_path: Path) -> None:
     assert dataset.table(["target:hate"])["target:hate"].null_count == 3
 
 
-def test_rows_of_splits_and_conditions(tmp_path: Path) -> None:
+def test_dataset_rows_of_splits_and_conditions(tmp_path: Path) -> None:
     write(
         tmp_path,
         [
@@ -121,7 +121,7 @@ def test_rows_of_splits_and_conditions(tmp_path: Path) -> None:
     assert dataset.rows("test").dtype == np.int64
 
 
-def test_row_numbers_close_up_after_a_deletion(tmp_path: Path) -> None:
+def test_dataset_row_numbers_are_contiguous_after_a_deletion(tmp_path: Path) -> None:
     write(tmp_path, posts(10))
     write(tmp_path, posts(10, "q", split="test"), append=True)
     lance.dataset(str(tmp_path / "items.lance")).delete("id IN ('p0', 'p7', 'q3')")
@@ -132,7 +132,7 @@ def test_row_numbers_close_up_after_a_deletion(tmp_path: Path) -> None:
     assert dataset.table(["id"], dataset.rows(where="id = 'q4'"))["id"].to_pylist() == ["q4"]
 
 
-def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
+def test_dataset_version_does_not_change(tmp_path: Path) -> None:
     first = write(tmp_path, posts(3))
     before = Dataset(tmp_path)
     second = write(tmp_path, posts(2, "q", topic="sport"), append=True)
@@ -145,7 +145,7 @@ def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
         Dataset(tmp_path, 99)
 
 
-def test_a_worker_process_opens_it_at_the_same_version(tmp_path: Path) -> None:
+def test_dataset_opens_at_the_same_version_in_a_worker(tmp_path: Path) -> None:
     write(tmp_path, posts(2))
     dataset = Dataset(tmp_path)
     write(tmp_path, posts(2, "q"), append=True)
@@ -154,7 +154,7 @@ def test_a_worker_process_opens_it_at_the_same_version(tmp_path: Path) -> None:
         assert [item.id for item in pool.submit(dataset.take, [1, 0]).result()] == ["p1", "p0"]
 
 
-def test_what_cannot_be_decoded_goes_to_quarantine(tmp_path: Path) -> None:
+def test_write_quarantines_undecodable_items(tmp_path: Path) -> None:
     broken = [
         Item("a", image=(png(), b"not a picture")),
         Item("b", ("fine",)),
@@ -197,7 +197,7 @@ def test_what_cannot_be_decoded_goes_to_quarantine(tmp_path: Path) -> None:
         ([Item("x", columns={"likes": 1.5})], ["column likes: int64 in the dataset, but double in the new items"]),
     ],
 )
-def test_mistakes_are_one_line_each_and_nothing_is_written(tmp_path: Path, items: list[Item], lines: list[str]) -> None:
+def test_write_reports_one_line_per_error_and_writes_nothing(tmp_path: Path, items: list[Item], lines: list[str]) -> None:
     write(tmp_path, posts(3, likes=1))
     with pytest.raises(UserError) as caught:
         write(tmp_path, items, append=True)
@@ -206,7 +206,7 @@ def test_mistakes_are_one_line_each_and_nothing_is_written(tmp_path: Path, items
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["items.lance"]
 
 
-def test_all_mistakes_come_at_once_and_are_capped(tmp_path: Path) -> None:
+def test_write_reports_all_errors_up_to_a_cap(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write(tmp_path / "d", [Item(f"n{n % 31}") for n in range(62)])
     assert len(caught.value.lines) == 21
@@ -214,7 +214,7 @@ def test_all_mistakes_come_at_once_and_are_capped(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_write_from_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
     def breaking() -> Iterator[Item]:
         yield from posts(3)
         raise RuntimeError("the network went away")
@@ -228,7 +228,7 @@ def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert len(Dataset(tmp_path / "old")) == 1
 
 
-def test_many_chunks_make_one_version_and_one_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_of_many_chunks_makes_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "_CHUNK_ROWS", 2)
     items = [
         Item("a", columns={"likes": 1}),
@@ -253,7 +253,7 @@ def test_many_chunks_make_one_version_and_one_schema(tmp_path: Path, monkeypatch
         write(tmp_path, [Item("f", columns={"new": 1}), Item("g", columns={"new": "one"})], append=True)
 
 
-def test_an_empty_dataset_is_a_dataset(tmp_path: Path) -> None:
+def test_write_of_no_items_makes_a_dataset(tmp_path: Path) -> None:
     assert not exists(tmp_path)
     assert write(tmp_path, []) == (0, 0, 1)
     dataset = Dataset(tmp_path)
@@ -263,7 +263,7 @@ def test_an_empty_dataset_is_a_dataset(tmp_path: Path) -> None:
     assert write(tmp_path, posts(2), append=True).kept == 2
 
 
-def test_wrong_requests_are_answered_in_one_line(tmp_path: Path) -> None:
+def test_dataset_invalid_requests_are_one_line(tmp_path: Path) -> None:
     write(tmp_path, [Item("a", targets={"hate": 1}, columns={"split": "train"})])
     dataset = Dataset(tmp_path)
     requests: list[tuple[Callable[[], object], str]] = [

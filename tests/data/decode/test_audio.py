@@ -45,7 +45,7 @@ def windows(data, limit=10_000, **spec):
     hop=st.floats(0.01, 1),
     limit=st.integers(0, 50),
 )
-def test_windows_are_slices_of_the_whole(length, samples, hop, limit):
+def test_decode_audio_windows_are_slices_of_the_complete_signal(length, samples, hop, limit):
     hop_samples = max(1, round(samples * hop))
     sound_T = noise(length)[:, 0]
     spec = AudioInput(rate=1000, window=samples / 1000, hop=hop_samples / 1000)
@@ -67,7 +67,7 @@ def test_windows_are_slices_of_the_whole(length, samples, hop, limit):
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_streamed_resampling_is_that_of_the_whole(rate, channels):
+def test_decode_audio_streamed_resampling_equals_one_pass(rate, channels):
     sound_TC = noise(5 * rate + 17, channels)
     expected_T = soxr.resample(sound_TC.mean(axis=1), rate, 16_000)
     decoded, left_out = windows(encoded(sound_TC, rate, subtype="FLOAT"), window=1.0, hop=0.7)
@@ -85,7 +85,7 @@ def test_streamed_resampling_is_that_of_the_whole(rate, channels):
     [("WAV", "PCM_U8", 0.01), ("WAV", "PCM_16", 1e-4), ("WAV", "PCM_24", 1e-6), ("WAV", "DOUBLE", 1e-7), ("FLAC", None, 1e-4),
      ("OGG", "VORBIS", 0.05), ("OGG", "OPUS", 0.05), ("MP3", None, 0.05)],
 )  # fmt: skip
-def test_formats(form, subtype, tolerance):
+def test_decode_audio_formats(form, subtype, tolerance):
     tone_T = 0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 16_000)
     data = encoded(tone_T, 16_000, form, subtype)
     assert seconds(data) == pytest.approx(3.0, abs=0.1)
@@ -100,7 +100,7 @@ def test_formats(form, subtype, tolerance):
 
 
 @pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "WAV"])
-def test_a_long_sound_is_bounded(form):
+def test_decode_audio_bounds_memory_of_long_files(form):
     minutes = 10 if form != "WAV" else 3
     data = encoded(np.tile(noise(16_000), (minutes * 60, 1)), form=form)
     tracemalloc.start()
@@ -113,19 +113,19 @@ def test_a_long_sound_is_bounded(form):
     assert peak < len(data) + 2_500_000
 
 
-def test_limit_zero_reads_the_header_alone():
+def test_decode_audio_limit_zero_reads_only_the_header():
     decoded, left_out = windows(encoded(noise(80_000)), limit=0, window=1.0, hop=0.5)
     assert (list(decoded.arrays), list(decoded.spans), left_out) == ([], [], 9)
 
 
-def test_a_streamed_wav_has_no_length_and_is_read():
+def test_decode_audio_reads_a_streamed_wav_without_length():
     data = bytearray(encoded(noise(16_000)))
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
     assert seconds(bytes(data)) == 1.0
     assert len(windows(bytes(data), window=0.5)[0].arrays) == 2
 
 
-def test_a_cut_mp3_is_read_as_far_as_it_goes():
+def test_decode_audio_reads_a_truncated_mp3_to_its_end():
     data = encoded(noise(48_000), form="MP3")
     decoded, left_out = windows(data[: len(data) // 2], window=1.0)
     assert len(decoded.arrays) == 2
@@ -148,9 +148,9 @@ OGG, OPUS, MP3 = (
     encoded(noise(48_000), form="OGG", subtype="OPUS"),
     encoded(noise(48_000), form="MP3"),
 )
-UNKNOWN = "not a sound of a known format (WAV, FLAC, Ogg or MP3)"
-ABSURD = "the sound has samples that are NaN, infinite or absurdly large"
-UNSURE = "the header does not say how long the sound is, or announces more than the file can hold"
+UNKNOWN = "not an audio file of a supported format (WAV, FLAC, Ogg or MP3)"
+ABSURD = "the audio has samples that are NaN, infinite or far beyond full scale"
+UNSURE = "the header states no length, or more than the file can hold"
 FIRST_SIGHT = {
     "empty": (b"", "the file is empty"),
     "text": (b"This is no sound, whatever its name says. " * 9, UNKNOWN),
@@ -158,8 +158,8 @@ FIRST_SIGHT = {
     "riff of something else": (b"RIFF\x00\x00\x00\x00AVI LIST", UNKNOWN),
     "wav header": (WAV[:40], "the WAV file is damaged or truncated"),
     "wav cut": (WAV[:-2], "the WAV file is truncated"),
-    "wav of zero frames": (encoded(np.zeros((0, 1))), "the sound has no samples"),
-    "wav of 7 Hz": (encoded(noise(99), 7), "a WAV file of 7 samples a second, which is not a sound"),
+    "wav of zero frames": (encoded(np.zeros((0, 1))), "the audio has no samples"),
+    "wav of 7 Hz": (encoded(noise(99), 7), "a WAV file with a sample rate of 7 Hz, which is not audio"),
     "flac header": (FLAC[:10], "the FLAC file is damaged or truncated"),
     "flac of unknown length": (patched(FLAC, 21, bytes([FLAC[21] & 0xF0, 0, 0, 0, 0])), UNSURE),
     "flac that lies": (patched(FLAC, 21, bytes([FLAC[21] | 0x0F])), UNSURE),
@@ -170,9 +170,9 @@ FIRST_SIGHT = {
     "mp3 header": (MP3[:100], "the MP3 file is damaged or truncated"),
     "mp3 garbage": (b"ID3" + RNG.bytes(3000), "the MP3 file is damaged or truncated"),
     "mp3 sync and garbage": (b"\xff\xfb\x90\x00" + RNG.bytes(3000), "the MP3 file is damaged or truncated"),
-    "m4a": (b"\x00\x00\x00\x20ftypM4A " + bytes(99), "MP4 or M4A files are not read; convert the sound to WAV, FLAC, Ogg or MP3"),
-    "webm": (b"\x1aE\xdf\xa3" + bytes(99), "WebM or Matroska files are not read; convert the sound to WAV, FLAC, Ogg or MP3"),
-    "aiff": (encoded(noise(99), form="AIFF"), "AIFF files are not read; convert the sound to WAV, FLAC, Ogg or MP3"),
+    "m4a": (b"\x00\x00\x00\x20ftypM4A " + bytes(99), "MP4 or M4A files are not supported; convert to WAV, FLAC, Ogg or MP3"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(99), "WebM or Matroska files are not supported; convert to WAV, FLAC, Ogg or MP3"),
+    "aiff": (encoded(noise(99), form="AIFF"), "AIFF files are not supported; convert to WAV, FLAC, Ogg or MP3"),
 }  # fmt: skip
 FULL_SIGHT = {
     "flac cut": (FLAC[: len(FLAC) // 2], "the FLAC file is damaged or truncated"),
@@ -180,12 +180,12 @@ FULL_SIGHT = {
     "nan": (with_value(np.nan), ABSURD),
     "infinite": (with_value(-np.inf), ABSURD),
     "overflowing": (with_value(3e38), ABSURD),
-    "less than a sample": (encoded(noise(1), 48_000), "the sound has no samples"),
+    "less than a sample": (encoded(noise(1), 48_000), "the audio has no samples"),
 }
 
 
 @pytest.mark.parametrize("name", [*FIRST_SIGHT, *FULL_SIGHT])
-def test_a_broken_sound_is_one_clear_line(name, capfd):
+def test_decode_audio_broken_file_is_one_clear_line(name, capfd):
     data, reason = (FIRST_SIGHT | FULL_SIGHT)[name]
     with pytest.raises(MediaError) as caught:
         windows(data, window=1.0)
@@ -205,7 +205,7 @@ def test_a_broken_sound_is_one_clear_line(name, capfd):
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=20),
 )
-def test_damage_is_a_media_error_or_sound(data, cut, flips):
+def test_decode_audio_damage_is_a_media_error_or_audio(data, cut, flips):
     damaged = bytearray(data)
     for place, value in flips:
         damaged[int(place**3 * len(damaged))] = value  # mostly in the header
@@ -220,7 +220,7 @@ def test_damage_is_a_media_error_or_sound(data, cut, flips):
         assert np.isfinite(array["waveform"]).all()
 
 
-def test_threads_leave_standard_error_as_it_was(capfd):
+def test_suppress_stderr_restores_it_with_threads(capfd):
     threads = [threading.Thread(target=lambda: windows(MP3, window=1.0)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -230,7 +230,7 @@ def test_threads_leave_standard_error_as_it_was(capfd):
     assert capfd.readouterr().err == "still here"
 
 
-def test_real_recordings(shared_data):
+def test_decode_audio_real_recordings(shared_data):
     files = sorted((shared_data / "audio").rglob("*.ogg"))[::40] + sorted((shared_data / "audio").rglob("*.wav"))[::120]
     assert files
     for file in files:

@@ -47,7 +47,7 @@ def damage(data: bytes, chance: random.Random) -> bytes:
 @pytest.mark.prove
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("form", [*PICTURES, *SOUNDS], ids=str)
-def test_damaged_media_are_decoded_or_refused(form, proofs, capfd):
+def test_decoder_decodes_or_refuses_damaged_media(form, proofs, capfd):
     whole = picture(form) if isinstance(form, str) else sound(*form)
     field = "image" if isinstance(form, str) else "audio"
     inputs = Inputs(image=ImageInput(size=16)) if field == "image" else Inputs(audio=AudioInput(rate=8_000, window=0.5))

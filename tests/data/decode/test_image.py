@@ -45,7 +45,7 @@ def far(left, right):
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "JPEG", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "MPO"])
-def test_formats(form):
+def test_decode_image_formats(form):
     image = smooth(64, 64)
     options = {"save_all": True, "append_images": [image]} if form == "MPO" else {}
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
@@ -54,12 +54,12 @@ def test_formats(form):
 
 @settings(deadline=None)
 @given(width=st.integers(1, 90), height=st.integers(1, 90), fit=st.sampled_from(["crop", "pad", "squash"]))
-def test_any_size_fits(width, height, fit):
+def test_decode_image_any_size(width, height, fit):
     assert pixels(encoded(smooth(width, height), "PNG"), fit=fit).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 60), (60, 100), (64, 64), (20, 10)])
-def test_fits_against_pillow(width, height):
+def test_decode_image_fits_equal_pillow(width, height):
     image = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
     data, bicubic = encoded(image, "PNG"), Image.Resampling.BICUBIC
     expected = {
@@ -71,14 +71,14 @@ def test_fits_against_pillow(width, height):
         assert far(pixels(data, fit=fit, background=7), np.asarray(picture).transpose(2, 0, 1)) <= 1, fit
 
 
-def test_a_thin_picture_can_be_padded():
+def test_decode_image_pads_a_thin_image():
     padded = pixels(encoded(Image.new("RGB", (1, 5000), "red"), "PNG"), fit="pad", background=0)
     assert (padded.reshape(3, -1).max(axis=1) == [255, 0, 0]).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation(form, orientation):
+def test_decode_image_applies_exif_orientation(form, orientation):
     image = smooth(48, 32)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -89,21 +89,21 @@ def test_exif_orientation(form, orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 60000])
-def test_a_senseless_orientation_is_ignored(orientation):
+def test_decode_image_ignores_invalid_orientation(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = smooth(48, 32)
     assert far(pixels(encoded(image, "JPEG", exif=exif)), pixels(encoded(image, "JPEG"))) == 0
 
 
-def test_broken_exif_is_ignored():
+def test_decode_image_ignores_broken_exif():
     image = smooth(48, 32)
     data = encoded(image, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f\x01\x02")
     assert far(pixels(data), pixels(encoded(image, "JPEG"))) == 0
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_shows_the_background(mode):
+def test_decode_image_transparency_shows_the_background(mode):
     image = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 16, 32))
     data = encoded(image if mode != "LA" else image.convert("LA"), "PNG") if mode != "P" else encoded(image.quantize(8), "PNG")
@@ -112,44 +112,44 @@ def test_transparency_shows_the_background(mode):
     assert far(decoded[0, :, 20:], np.full((32, 12), 76 if mode == "LA" else 255)) <= 1
 
 
-def test_half_transparent():
+def test_decode_image_blends_half_transparent_pixels():
     decoded = pixels(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"), background=255)
     assert far(decoded, np.full((3, 32, 32), 127)) <= 1
 
 
-def test_a_palette_with_transparent_bytes_warns_nobody():
+def test_decode_image_palette_with_transparent_bytes_does_not_warn():
     image = Image.new("P", (32, 32))
     image.putpalette([255, 0, 0, 0, 255, 0])
     decoded = pixels(encoded(image, "PNG", transparency=b"\x00\xff"), background=9)
     assert (decoded == 9).all()
 
 
-def test_transparency_of_rgb_and_grey_by_colour():
+def test_decode_image_colour_key_transparency():
     for mode, colour in (("RGB", (10, 20, 30)), ("L", 10)):
         data = encoded(Image.new(mode, (8, 8), colour), "PNG", transparency=colour)
         assert (pixels(data, background=9) == 9).all()
 
 
 @pytest.mark.parametrize(("mode", "colour", "expected"), [("1", 1, 255), ("L", 77, 77), ("P", 0, 0)])
-def test_grey_modes(mode, colour, expected):
+def test_decode_image_grey_modes(mode, colour, expected):
     assert (pixels(encoded(Image.new(mode, (8, 8), colour), "PNG")) == expected).all()
 
 
-def test_cmyk_jpeg():
+def test_decode_image_cmyk_jpeg():
     red = pixels(encoded(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG"))
     assert far(red[0], np.full((32, 32), 255)) <= 4
     assert red[1:].max() <= 4
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bit_grey_is_scaled(form):
+def test_decode_image_scales_sixteen_bit_grey(form):
     grey_HW = np.full((32, 32), 0x8012, np.uint16)
     data = b"P5 32 32 65535\n" + grey_HW.astype(">u2").tobytes() if form == "PPM" else encoded(Image.fromarray(grey_HW), form)
     assert (pixels(data) == 0x80).all()
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
-def test_the_first_frame_of_an_animation(form):
+def test_decode_image_takes_the_first_frame(form):
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
     decoded = pixels(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
     assert decoded[0].min() > 245
@@ -157,12 +157,12 @@ def test_the_first_frame_of_an_animation(form):
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_jpeg_draft_mode_does_not_change_what_is_seen(fit):
+def test_decode_image_jpeg_draft_mode_equals_full_decoding(fit):
     image = smooth(1600, 900)
     assert far(pixels(encoded(image, "JPEG", quality=95), fit=fit), pixels(encoded(image, "PNG"), fit=fit)) <= 6
 
 
-def test_limit_leaves_a_picture_out_unseen():
+def test_decode_image_limit_skips_images_unread():
     decoded, left_out = gather(decode_image(b"not a picture", 3, 0, ImageInput()))
     assert (list(decoded.arrays), list(decoded.spans), left_out) == ([], [], 1)
 
@@ -175,8 +175,8 @@ def png_header(width, height):
 NOISE = Image.fromarray(RNG.integers(0, 256, (90, 120, 3), dtype=np.uint8))
 LZW = bytearray(encoded(NOISE, "TIFF", compression="tiff_lzw"))
 LZW[2000:3000] = RNG.bytes(1000)
-UNKNOWN = "not a picture of a known format, or its header is cut off"
-HEADER = "the picture's header is damaged or cut off"
+UNKNOWN = "not an image of a supported format, or its header is truncated"
+HEADER = "the image's header is damaged or truncated"
 FIRST_SIGHT = {
     "empty": (b"", "the file is empty"),
     "text": (b"This is no picture, whatever its name says. " * 9, UNKNOWN),
@@ -186,7 +186,7 @@ FIRST_SIGHT = {
     "jpeg header cut": (encoded(NOISE, "JPEG")[:30], HEADER),
     "webp cut": (encoded(NOISE, "WEBP")[:4000], HEADER),
     "no pixels": (png_header(0, 9), UNKNOWN),
-    "bomb": (png_header(60_000, 60_000), "the header announces more pixels than can be a picture (decompression bomb)"),
+    "bomb": (png_header(60_000, 60_000), "the header states too many pixels (decompression bomb)"),
 }
 FULL_SIGHT = {
     "jpeg cut": (encoded(NOISE, "JPEG")[:3000], "the JPEG file is truncated"),
@@ -195,20 +195,20 @@ FULL_SIGHT = {
     "bmp cut": (encoded(NOISE, "BMP")[:5000], "the BMP file is truncated"),
     "avif cut": (encoded(NOISE, "AVIF")[:-9], "the AVIF file is truncated"),
     "tiff damaged": (bytes(LZW), "the TIFF file is damaged"),
-    "large": (png_header(10_000, 10_000), "a picture of 10000 x 10000 pixels, more than max_pixels 89478485"),
+    "large": (png_header(10_000, 10_000), "an image of 10000 x 10000 pixels, more than max_pixels 89478485"),
     "32-bit grey": (
         encoded(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)), "TIFF"),
-        "its grey levels are 32-bit numbers, of which none is known to be white; convert it to 8 or 16 bits",
+        "its grey levels are 32-bit numbers without a defined white; convert it to 8 or 16 bits",
     ),
     "float grey": (
         encoded(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"),
-        "its grey levels are 32-bit numbers, of which none is known to be white; convert it to 8 or 16 bits",
+        "its grey levels are 32-bit numbers without a defined white; convert it to 8 or 16 bits",
     ),
 }
 
 
 @pytest.mark.parametrize("name", [*FIRST_SIGHT, *FULL_SIGHT])
-def test_a_broken_picture_is_one_clear_line(name, capfd):
+def test_decode_image_broken_file_is_one_clear_line(name, capfd):
     data, reason = (FIRST_SIGHT | FULL_SIGHT)[name]
     with pytest.raises(MediaError) as caught:
         pixels(data)
@@ -228,7 +228,7 @@ def test_a_broken_picture_is_one_clear_line(name, capfd):
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=20),
 )
-def test_damage_is_a_media_error_or_pixels(form, cut, flips):
+def test_decode_image_damage_is_a_media_error_or_pixels(form, cut, flips):
     data = bytearray(encoded(smooth(40, 30), form))
     for place, value in flips:
         data[int(place * len(data))] = value

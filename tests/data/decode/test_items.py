@@ -52,7 +52,7 @@ def decoder(inputs):
     return Decoder(inputs, ["spam", "scam", "gore"])
 
 
-def test_an_item_of_everything(decoder):
+def test_decoder_decodes_all_modalities(decoder):
     item = Item(
         "x",
         text=("a b a b a", " ", "b", "a b a b a b a b", "a a"),
@@ -71,14 +71,14 @@ def test_an_item_of_everything(decoder):
     assert decoded.segments["text"].arrays[1]["input_ids"].tolist() == [2, 5, 4, 3]
 
 
-def test_what_is_not_there_is_absent(decoder):
+def test_decoder_omits_absent_modalities(decoder):
     decoded = decoder.decode(Item("x", text=("", "\n")))
     assert decoded.segments == {}
     assert decoded.cut == {}
     assert np.isnan(decoded.targets).all()
 
 
-def test_modalities_that_the_model_does_not_take_are_not_looked_at():
+def test_decoder_ignores_modalities_that_the_model_lacks():
     decoder = Decoder(Inputs(image=ImageInput(size=16)), [])
     decoded = decoder.decode(Item("x", text=("a",), image=(picture(),), audio=(b"broken",)))
     assert set(decoded.segments) == {"image"}
@@ -87,11 +87,11 @@ def test_modalities_that_the_model_does_not_take_are_not_looked_at():
 @pytest.mark.parametrize(
     ("item", "modality", "index", "reason"),
     [
-        (Item("x", image=(picture(), b"no")), "image", 1, "not a picture of a known format, or its header is cut off"),
+        (Item("x", image=(picture(), b"no")), "image", 1, "not an image of a supported format, or its header is truncated"),
         (Item("x", text=("a",), audio=(sound(), sound(), b"")), "audio", 2, "the file is empty"),
     ],
 )
-def test_one_broken_medium_refuses_the_item(decoder, item, modality, index, reason):
+def test_decoder_refuses_an_item_with_one_broken_medium(decoder, item, modality, index, reason):
     for look in (probe, decoder.decode):
         with pytest.raises(Undecodable) as caught:
             look(item)
@@ -102,13 +102,13 @@ def test_one_broken_medium_refuses_the_item(decoder, item, modality, index, reas
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_probe_measures():
+def test_probe_measures_characters_images_and_seconds():
     item = Item("x", text=("four", "é😀"), image=(picture(), picture()), audio=(sound(1.5), sound(0.25, 44_100)))
     assert probe(item) == Facts(characters=6, images=2, seconds=1.75)
     assert probe(Item("x")) == Facts(0, 0, 0.0)
 
 
-def test_decode_all_gathers_refusals(decoder):
+def test_decode_all_collects_refusals(decoder):
     items = [
         Item("1", text=("a",), targets={"spam": 1}),
         Item("2", image=(b"no",), targets={"spam": 1}),
@@ -116,14 +116,14 @@ def test_decode_all_gathers_refusals(decoder):
     ]
     packed = decoder.decode_all(items)
     assert packed.ids == ("1", "3")
-    assert packed.refused == (Refusal("2", "image", 0, "not a picture of a known format, or its header is cut off"),)
+    assert packed.refused == (Refusal("2", "image", 0, "not an image of a supported format, or its header is truncated"),)
     np.testing.assert_array_equal(packed.targets, np.array([[1, np.nan, np.nan], [np.nan, np.nan, 0.25]], np.float32))
     assert packed.segments["audio"].item.tolist() == [1]
     assert set(packed.segments) == {"text", "audio"}
 
 
 @pytest.mark.parametrize("items", [[], [Item("1", image=(b"no",))]])
-def test_a_batch_of_nothing_still_has_its_labels(decoder, items):
+def test_decode_all_of_no_items_keeps_the_labels(decoder, items):
     packed = decoder.decode_all(items)
     assert packed.targets.shape == (0, 3)
     assert packed.targets.dtype == np.float32
@@ -135,7 +135,7 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "zzz", "a a b", "", "[SEP]"]), max_s
 
 @settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6))
-def test_what_an_item_becomes_does_not_depend_on_its_batch(decoder, texts):
+def test_decode_all_item_does_not_depend_on_its_batch(decoder, texts):
     packed = decoder.decode_all(Item(str(n), text=(text,)) for n, text in enumerate(texts))
     for row, text in enumerate(texts):
         alone = decoder.decode(Item("x", text=(text,)))
@@ -147,7 +147,7 @@ def test_what_an_item_becomes_does_not_depend_on_its_batch(decoder, texts):
             np.testing.assert_array_equal(packed.segments["text"].inputs["input_ids"][place][:length], array["input_ids"])
 
 
-def test_a_pickled_decoder_decodes_the_same(decoder, inputs):
+def test_decoder_pickles(decoder, inputs):
     again = pickle.loads(pickle.dumps(decoder))
     item = Item("x", text=("a [SEP] b " * 3,), image=(picture(),), audio=(sound(),), targets={"spam": 1})
     mine, theirs = decoder.decode_all([item]), again.decode_all([item])
@@ -159,6 +159,6 @@ def test_a_pickled_decoder_decodes_the_same(decoder, inputs):
             np.testing.assert_array_equal(array, theirs.segments[modality].inputs[name])
 
 
-def test_decoding_imports_no_torch():
+def test_decoder_imports_no_torch():
     code = "import sys, vigil_data.decode; print([m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -57,7 +57,7 @@ texts = st.lists(
 
 @settings(deadline=None)
 @given(text=texts, max_tokens=st.integers(5, 20), share=st.floats(0, 0.5))
-def test_passages_are_slices_of_the_whole(text, max_tokens, share):
+def test_decode_text_passages_are_slices_of_the_complete_text(text, max_tokens, share):
     overlap = min(int(max_tokens * share), max_tokens - 3)
     decoded, left_out = passages(text, spec(max_tokens, overlap))
     ids, offsets = content(text)
@@ -75,7 +75,7 @@ def test_passages_are_slices_of_the_whole(text, max_tokens, share):
 
 @settings(deadline=None)
 @given(text=texts, limit=st.integers(0, 5))
-def test_limit_keeps_the_first_and_counts_the_rest(text, limit):
+def test_decode_text_limit_keeps_the_first_and_counts_the_rest(text, limit):
     whole, _ = passages(text, spec())
     some, left_out = passages(text, spec(), limit)
     assert len(some.arrays) == min(limit, len(whole.arrays))
@@ -89,24 +89,24 @@ def test_limit_keeps_the_first_and_counts_the_rest(text, limit):
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
-def test_any_string_is_decoded(text):
+def test_decode_text_accepts_any_string(text):
     decoded, _ = passages(text, spec())
     for span in decoded.spans:
         assert 0 <= span.start < span.stop <= len(text)
 
 
-def test_lone_surrogates_keep_spans_true():
+def test_decode_text_spans_are_correct_with_lone_surrogates():
     decoded, _ = passages("\ud800\udfff fox", spec())
     assert decoded.spans[0].stop == len("\ud800\udfff fox")
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \u3000", "\x00", "\u200b"])
-def test_nothing_to_read_is_no_passage(text):
+def test_decode_text_of_blank_text_has_no_passage(text):
     decoded, left_out = passages(text, spec())
     assert (list(decoded.arrays), list(decoded.spans), left_out) == ([], [], 0)
 
 
-def test_typed_special_tokens_are_plain_text():
+def test_decode_text_treats_typed_special_tokens_as_plain_text():
     decoded, _ = passages("[SEP] fox", spec(16, 2))
     assert decoded.arrays[0]["input_ids"].tolist().count(3) == 1
 
@@ -132,7 +132,7 @@ class Recorder:
         (" " * 50_000 + "the foxs " * 60_000, 200_000),
     ],
 )
-def test_a_long_text_is_read_no_further_than_needed(text, most_read):
+def test_decode_text_tokenizes_no_more_than_needed(text, most_read):
     spec_ = spec(32, 4)
     recorder = Recorder(spec_)
     decoded, left_out = gather(decode_text(text, 0, 4, spec_, recorder))
@@ -144,14 +144,14 @@ def test_a_long_text_is_read_no_further_than_needed(text, most_read):
     assert left_out == pytest.approx(exact, rel=0.02 if text[0] == "t" else 0.5)
 
 
-def test_file_or_folder(tmp_path):
+def test_load_tokenizer_from_a_file_or_a_folder(tmp_path):
     (tmp_path / "tokenizer.json").write_text(DEFINITION)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         assert tokenizer_file(Local(path=str(path))) == tmp_path / "tokenizer.json"
         assert load_tokenizer(spec(path=str(path))).padding is None
 
 
-def test_a_wrong_tokenizer_is_one_clear_line(tmp_path):
+def test_load_tokenizer_invalid_file_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         load_tokenizer(spec(path=str(tmp_path)))
     for wrong in ("{}", "not json", json.dumps([1])):

@@ -28,7 +28,7 @@ def test_expand_makes_every_combination():
 
 
 @pytest.mark.parametrize("templates", [TEXT, SPEECH], ids=["text", "speech"])
-def test_every_kind_has_sentences_in_every_split_and_none_in_two(templates):
+def test_sentences_cover_every_split_without_overlap(templates):
     pools = {split: sentences(templates, split) for split in SPLITS}
     for kind, written in templates.items():
         everything = [sentence for template in written for sentence in expand(template)]
@@ -38,25 +38,25 @@ def test_every_kind_has_sentences_in_every_split_and_none_in_two(templates):
         assert all(pools[split][kind] for split in SPLITS), kind
 
 
-def test_a_sentence_that_is_written_and_spoken_is_in_one_split():
+def test_sentences_written_and_spoken_are_in_one_split():
     for split in SPLITS:
         for templates in (TEXT, SPEECH):
             for pools in sentences(templates, split).values():
                 assert all(split_of(sentence) == split for pool in pools for sentence in pool)
 
 
-def test_no_sentence_has_two_meanings():
+def test_sentences_have_one_meaning():
     for templates in (TEXT, SPEECH):
         counts = Counter(s for written in templates.values() for template in written for s in expand(template))
         assert max(counts.values()) == 1
 
 
-def test_styles_are_divided_among_the_splits():
+def test_styles_do_not_overlap_between_splits():
     everything = [number for split in SPLITS for number in styles_of(split)]
     assert sorted(everything) == list(range(STYLES))
 
 
-def test_every_kind_that_a_case_or_filler_names_can_be_rendered():
+def test_render_supports_every_kind():
     known = {"text": set(TEXT), "audio": set(SPEECH), "image": set(OBJECTS)}
     named = [(m, kind) for case in CASES for m, kind in case.needs.items()] + [(m, kind) for m in FILLER for kind in FILLER[m]]
     for modality, pattern in named:
@@ -82,7 +82,7 @@ def test_every_kind_that_a_case_or_filler_names_can_be_rendered():
         ({"text": [Part("call"), Part("scam")]}, {"scam"}),
     ],
 )
-def test_labels_follow_the_policy(parts, labels):
+def test_labels_of_follows_the_policy(parts, labels):
     found = labels_of(parts)
     assert tuple(found) == LABELS
     assert {label for label, given_ in found.items() if given_} == labels
@@ -90,7 +90,7 @@ def test_labels_follow_the_policy(parts, labels):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), split=st.sampled_from(list(SPLITS)))
-def test_items_hold_what_their_case_needs_and_nothing_else_that_matters(seed, split):
+def test_compose_gives_items_what_their_case_needs(seed, split):
     cases = {case.functionality: case for case in CASES}
     for plan in compose(split, 60, Random(seed)):
         needs = cases[plan.functionality].needs
@@ -109,7 +109,7 @@ def test_items_hold_what_their_case_needs_and_nothing_else_that_matters(seed, sp
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_every_object_can_be_drawn_in_every_style(kind):
+def test_draw_supports_every_object_and_style(kind):
     for number in range(STYLES):
         image = Image.open(io.BytesIO(draw(kind, number, Random(number), forbidden=number % 2 == 0)))
         image.load()
@@ -117,7 +117,7 @@ def test_every_object_can_be_drawn_in_every_style(kind):
         assert np.asarray(image).std() > 5
 
 
-def test_a_recording_keeps_the_words_and_stays_in_range():
+def test_record_keeps_the_words_and_the_range():
     tone = np.sin(np.arange(RATE) * 0.1).astype(np.float32)
     clips = [soundfile.read(io.BytesIO(record(tone, Random(seed)))) for seed in range(6)]
     for samples, rate in clips:
@@ -136,14 +136,14 @@ def made(tmp_path_factory):
     return folder, told
 
 
-def test_a_dataset_is_the_same_for_the_same_seed(made):
+def test_generate_is_deterministic_for_a_seed(made):
     folder, _ = made
     one, two = (Dataset(folder / name) for name in ("one", "two"))
     rows = np.arange(len(one))
     assert one.take(rows) == two.take(rows)
 
 
-def test_a_dataset_has_all_splits_labels_and_modalities_and_nothing_in_quarantine(made):
+def test_generate_has_all_splits_labels_and_modalities(made):
     folder, told = made
     dataset = Dataset(folder / "one")
     assert dataset.splits() == {"train": 42, "validation": 6, "test": 12}
@@ -154,11 +154,11 @@ def test_a_dataset_has_all_splits_labels_and_modalities_and_nothing_in_quarantin
     assert ("drawing and recording", 60, 60) in told
 
 
-def test_another_seed_makes_another_dataset():
+def test_generate_differs_between_seeds():
     assert compose("train", 50, Random("0 train")) != compose("train", 50, Random("1 train"))
 
 
-def test_an_existing_dataset_is_refused(made):
+def test_generate_refuses_an_existing_dataset(made):
     folder, _ = made
     with pytest.raises(UserError, match="exists already"):
         generate(folder / "one", items=10)

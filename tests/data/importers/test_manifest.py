@@ -44,7 +44,7 @@ def jsonl(file: Path, *rows: Any) -> Path:
     return file
 
 
-def test_the_three_formats_say_the_same(media: Path) -> None:
+def test_manifest_formats_are_equivalent(media: Path) -> None:
     png, wav = (media / "media" / "a.png").read_bytes(), (media / "media" / "s.wav").read_bytes()
     expected = [
         Item(
@@ -94,13 +94,13 @@ def test_the_three_formats_say_the_same(media: Path) -> None:
         assert list(manifest.read(media / name)) == expected, name
 
 
-def test_targets_may_be_a_mapping(tmp_path: Path) -> None:
+def test_manifest_targets_may_be_a_mapping(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "m.jsonl", {"id": 5, "text": ["a", "b"], "targets": {"hate": 0, "spam": None, "scam": True}})
     assert manifest.check(file) == 1
     assert list(manifest.read(file)) == [Item("5", ("a", "b"), targets={"hate": 0.0, "spam": None, "scam": 1.0})]
 
 
-def test_import_keeps_quarantines_and_appends(
+def test_manifest_import_stores_quarantines_and_appends(
     media: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows: list[dict[str, Any]] = [{"id": f"t{n}", "text": "hi", "target.hate": n % 2, "split": "train"} for n in range(6)]
@@ -201,7 +201,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "lines"), BROKEN, ids=range(len(BROKEN)))
-def test_each_mistake_is_one_clear_line_and_exit_status_2(
+def test_manifest_error_is_one_clear_line_and_exit_status_2(
     name: str,
     content: str | bytes,
     lines: list[str],
@@ -218,7 +218,7 @@ def test_each_mistake_is_one_clear_line_and_exit_status_2(
     assert not exists("dataset")
 
 
-def test_every_mistake_is_named_at_once_up_to_twenty(tmp_path: Path) -> None:
+def test_manifest_reports_up_to_twenty_errors_at_once(tmp_path: Path) -> None:
     rows = [{"id": f"r{n}", "text": "x", "target.hate": 7, "image": "none.png"} for n in range(15)]
     with pytest.raises(UserError) as caught:
         manifest.check(jsonl(tmp_path / "m.jsonl", *rows))
@@ -226,7 +226,7 @@ def test_every_mistake_is_named_at_once_up_to_twenty(tmp_path: Path) -> None:
     assert caught.value.lines[-1] == "… and 10 more"
 
 
-def test_absent_files_are_named(tmp_path: Path) -> None:
+def test_manifest_names_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         manifest.check(tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
@@ -234,7 +234,7 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
         manifest.check(tmp_path / "folder.csv")
 
 
-def test_hostile_names_are_printed_as_they_are(
+def test_manifest_prints_names_with_markup_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = jsonl(

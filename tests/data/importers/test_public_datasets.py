@@ -17,7 +17,7 @@ def csv(file: Path, *lines: str) -> Path:
     return file
 
 
-def test_davidson_knows_hate_and_offence(tmp_path: Path) -> None:
+def test_public_davidson_has_hate_and_offensive(tmp_path: Path) -> None:
     header = ",count,hate_speech,offensive_language,neither,class,tweet"
     file = csv(tmp_path / "labeled_data.csv", header, "0,3,3,0,0,0,one", "1,3,0,3,0,1,two", "2,3,0,0,3,2,three")
     items = public_datasets.read("davidson", tmp_path).items
@@ -32,14 +32,14 @@ def test_davidson_knows_hate_and_offence(tmp_path: Path) -> None:
     assert {item.columns["source"] for item in items} == {"davidson"}
 
 
-def test_stormfront_leaves_out_what_was_not_judged(tmp_path: Path) -> None:
+def test_public_stormfront_skips_unjudged_sentences(tmp_path: Path) -> None:
     rows = ["1_1,hate,,one", "1_2,noHate,,two", "1_3,relation,,three", "1_4,idk/skip,,four", "1_5,relation,,five"]
     imported = public_datasets.read("stormfront", csv(tmp_path / "s.csv", "file_id,label,sampled_split,text", *rows))
     assert [item.targets for item in imported.items] == [{"hate": 1.0}, {"hate": 0.0}]
     assert imported.left_out == {"labelled relation": 2, "labelled idk/skip": 1}
 
 
-def test_surge_is_a_test_set_of_offence(tmp_path: Path) -> None:
+def test_public_surge_is_a_test_set(tmp_path: Path) -> None:
     file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "one,Toxic", '"two', 'lines",Not Toxic', "one,Toxic")
     items = public_datasets.read("surge", tmp_path).items
     assert public_datasets.read("surge", file).items == items
@@ -51,7 +51,7 @@ def test_surge_is_a_test_set_of_offence(tmp_path: Path) -> None:
     assert {tuple(item.columns.items()) for item in items} == {(("source", "surge"), ("split", "test"))}
 
 
-def test_madlibs_tells_which_identity_a_sentence_speaks_of(tmp_path: Path) -> None:
+def test_public_madlibs_has_identity_columns(tmp_path: Path) -> None:
     rows = [
         "respect middle aged,NOT_BAD,verb_adj",
         "i am deaf,NOT_BAD,am_hate_adj",
@@ -77,7 +77,7 @@ def test_madlibs_tells_which_identity_a_sentence_speaks_of(tmp_path: Path) -> No
     assert (items[3].id, items[3].columns["template"], items[3].columns["split"]) == ("madlibs-3", "being_adj", "test")
 
 
-def test_an_evaluation_set_leaves_out_what_was_trained_on(tmp_path: Path) -> None:
+def test_public_evaluation_set_skips_training_texts(tmp_path: Path) -> None:
     file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "Seen  before,Toxic", "new,Toxic")
     imported = public_datasets.read("surge", file, {"seen before": "train"})
     assert [item.id for item in imported.items] == ["surge-1"]
@@ -87,7 +87,7 @@ def test_an_evaluation_set_leaves_out_what_was_trained_on(tmp_path: Path) -> Non
 EDOS = "rewire_id,text,label_sexist,label_category,label_vector,split"
 
 
-def test_a_text_of_another_split_is_left_out(tmp_path: Path) -> None:
+def test_public_import_skips_texts_of_another_split(tmp_path: Path) -> None:
     rows = [
         "a,Some  WORDS,sexist,none,none,train",
         "b,some words,sexist,none,none,test",
@@ -119,7 +119,7 @@ def test_a_text_of_another_split_is_left_out(tmp_path: Path) -> None:
     assert imported.left_out == {"the same text is in another split": 2}
 
 
-def test_a_hashed_split_depends_on_the_text_alone() -> None:
+def test_hashed_split_depends_only_on_the_text() -> None:
     shares = Counter(public_datasets.hashed_split(f"text number {n}") for n in range(20_000))
     assert shares["train"] == pytest.approx(16_000, rel=0.02)
     assert shares["validation"] == pytest.approx(2_000, rel=0.08)
@@ -142,21 +142,21 @@ def test_a_hashed_split_depends_on_the_text_alone() -> None:
         ([EDOS], "edos.csv has no rows"),
     ],
 )
-def test_a_file_that_is_not_the_set_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_public_import_refuses_a_file_of_another_set(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         public_datasets.read("edos", csv(tmp_path / "edos.csv", *lines))
     assert len(caught.value.lines) == 1
     assert message in caught.value.lines[0]
 
 
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
+def test_public_import_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not hold build_train\.csv, build_validation\.csv, build_test\.csv"):
         public_datasets.read("hatemoji", tmp_path)
     with pytest.raises(UserError, match=r"none\.csv does not exist"):
         public_datasets.read("edos", tmp_path / "none.csv")
 
 
-def test_the_four_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Path) -> None:
+def test_public_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Path) -> None:
     folders = {"davidson": "davidson", "edos": "edos", "stormfront": "stormfront", "hatemoji": "hatemoji_build"}
     left_out = {}
     for name, folder in folders.items():
@@ -193,7 +193,7 @@ def test_the_four_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Pat
     assert len(set(matched) & set(dataset.table(["id"])["id"].to_pylist())) > 5_000
 
 
-def test_the_evaluation_sets_as_they_are(shared_data: Path) -> None:
+def test_public_evaluation_sets_import_completely(shared_data: Path) -> None:
     surge = public_datasets.read("surge", shared_data / "text" / "surge_toxicity").items
     assert Counter(item.targets["offensive"] for item in surge) == {1.0: 501, 0.0: 499}
     madlibs = public_datasets.read("madlibs", shared_data / "text" / "bias_madlibs").items

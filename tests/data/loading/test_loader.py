@@ -43,7 +43,7 @@ def ids(batches):
     return [batch.ids for batch in batches]
 
 
-def test_an_epoch_has_every_item_once_and_the_next_has_another_order(reader):
+def test_training_loader_epoch_has_every_item_once_in_a_new_order(reader):
     loader = make(reader)
     first = ids(loader)
     loader.set_epoch(1)
@@ -53,7 +53,7 @@ def test_an_epoch_has_every_item_once_and_the_next_has_another_order(reader):
     assert len(first) > 5
 
 
-def test_it_goes_on_from_its_state(reader):
+def test_training_loader_resumes_from_its_state(reader):
     loader = make(reader)
     loader.set_epoch(2)
     batches = iter(loader)
@@ -68,7 +68,7 @@ def test_it_goes_on_from_its_state(reader):
     assert len(resumed) == len(rest) + 3
 
 
-def test_workers_change_nothing_but_speed(reader):
+def test_training_loader_batches_do_not_depend_on_workers(reader):
     alone, helped = make(reader), make(reader, workers=2)
     for epoch in (0, 1):
         alone.set_epoch(epoch)
@@ -79,7 +79,7 @@ def test_workers_change_nothing_but_speed(reader):
             assert torch.allclose(expected.targets, found.targets, equal_nan=True)
 
 
-def test_making_iterators_draws_no_random_numbers(reader):
+def test_training_loader_iterators_draw_no_random_numbers(reader):
     loader = make(reader)
     before = torch.get_rng_state()
     iter(loader)
@@ -88,7 +88,7 @@ def test_making_iterators_draws_no_random_numbers(reader):
 
 
 @pytest.mark.parametrize(("name", "value"), [("world", 2), ("accumulate", 4)])
-def test_a_state_of_another_arrangement_is_refused(name, value, reader):
+def test_training_loader_refuses_a_state_of_another_plan(name, value, reader):
     loader = make(reader)
     with pytest.raises(ValueError, match=f"written with {name} {value}, not 1"):
         loader.load_state_dict({**loader.state_dict(), name: value})
@@ -101,7 +101,7 @@ def test_a_state_of_another_arrangement_is_refused(name, value, reader):
     st.integers(1, 3),
     st.floats(1, 20),
 )
-def test_shares_of_an_optimizer_step_make_one_mean(weights, accumulate, world, budget):
+def test_training_loader_shares_of_a_step_make_one_mean(weights, accumulate, world, budget):
     """Lightning divides by ``accumulate``, DDP by ``world``; then each known target weighs the same, in a short group as well."""
     spec, weights = BatchPlan(budget=budget), np.array(weights)
     made = plan(np.ones(len(weights)), spec, 0, 0, world)
@@ -115,7 +115,7 @@ def test_shares_of_an_optimizer_step_make_one_mean(weights, accumulate, world, b
         assert shares.pop() == pytest.approx(1 / total)
 
 
-def test_items_that_cannot_be_decoded_leave_an_empty_batch(tmp_path):
+def test_training_loader_gives_an_empty_batch_if_nothing_can_be_decoded(tmp_path):
     import io
 
     from PIL import Image
@@ -131,7 +131,7 @@ def test_items_that_cannot_be_decoded_leave_an_empty_batch(tmp_path):
     assert [refusal.id for refusal in batch.refused] == ["cut"]
 
 
-def test_evaluation_reads_every_row_once_every_time(reader):
+def test_evaluation_loader_reads_every_row_once(reader):
     from vigil_data.dataset.dataset import Dataset
 
     prices = costs(Dataset(reader.path).facts(), SPEC.cost)

@@ -33,7 +33,7 @@ def decoded_items(draw):
 
 @settings(deadline=None)
 @given(decoded_items())
-def test_every_segment_arrives_once_and_in_order(items):
+def test_pack_keeps_every_segment_once_and_in_order(items):
     packed = pack(items)
     assert packed.ids == tuple(item.id for item in items)
     assert list(packed.segments) == [m for m in MODALITIES if any(m in item.segments for item in items)]
@@ -62,7 +62,7 @@ def test_every_segment_arrives_once_and_in_order(items):
 
 
 @given(decoded_items())
-def test_packed_arrays_are_copies(items):
+def test_pack_copies_arrays(items):
     packed = pack(items)
     for segments in packed.segments.values():
         for array in segments.inputs.values():
@@ -70,7 +70,7 @@ def test_packed_arrays_are_copies(items):
             assert array.flags.owndata
 
 
-def test_refusals_are_carried_along():
+def test_pack_carries_refusals():
     refusal = Refusal("7", "image", 0, "the file is empty")
     assert pack([], [refusal]).refused == (refusal,)
     assert pack([]).segments == {}

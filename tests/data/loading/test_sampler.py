@@ -22,7 +22,7 @@ def fits(rows, costs, spec):
 
 
 @given(COSTS, SPECS, st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(1, 5))
-def test_every_row_is_in_one_batch_and_every_batch_keeps_its_limits(costs, spec, seed, epoch, world):
+def test_plan_puts_every_row_into_one_batch_within_limits(costs, spec, seed, epoch, world):
     made = plan(costs, spec, seed, epoch, world)
     batches = [made.rows(step, rank) for step in range(made.steps) for rank in range(world)]
     rows = np.concatenate([np.empty(0, np.int64), *batches])
@@ -32,12 +32,12 @@ def test_every_row_is_in_one_batch_and_every_batch_keeps_its_limits(costs, spec,
 
 
 @given(COSTS, SPECS, st.integers(0, 2**32 - 1), st.integers(1, 4))
-def test_a_plan_depends_on_its_arguments_alone(costs, spec, seed, world):
+def test_plan_is_a_pure_function_of_its_arguments(costs, spec, seed, world):
     first, second = (plan(costs, spec, seed, 3, world) for _ in range(2))
     assert [b.tolist() for b in first.batches] == [b.tolist() for b in second.batches]
 
 
-def test_epochs_and_seeds_differ():
+def test_plan_differs_between_epochs_and_seeds():
     costs = np.random.default_rng(0).gamma(2.0, 10.0, 500)
     orders = {
         tuple(np.concatenate(plan(costs, BatchPlan(budget=200), seed, epoch).batches)) for seed in (0, 1) for epoch in (0, 1)
@@ -46,21 +46,21 @@ def test_epochs_and_seeds_differ():
 
 
 @given(st.integers(1, 60), st.integers(1, 8))
-def test_no_rank_is_left_without_rows_while_there_are_enough(n, world):
+def test_plan_leaves_no_rank_without_rows(n, world):
     made = plan(np.ones(n), BatchPlan(budget=7), 0, 0, world)
     if n >= world:
         empty = sum(len(made.rows(step, rank)) == 0 for step in range(made.steps) for rank in range(world))
         assert empty == 0
 
 
-def test_batches_of_one_step_cost_nearly_the_same():
+def test_plan_balances_the_cost_of_ranks():
     costs = np.random.default_rng(0).lognormal(3, 1, 5_000)
     made = plan(costs, BatchPlan(budget=2_000), 0, 0, world=4)
     work = np.array([[costs[made.rows(step, rank)].sum() for rank in range(4)] for step in range(made.steps)])
     assert np.median(work.min(axis=1) / work.max(axis=1)) > 0.98
 
 
-def test_a_pool_makes_batches_of_like_length():
+def test_plan_pool_groups_similar_lengths():
     costs = np.random.default_rng(0).lognormal(3, 1, 5_000)
 
     def padded(pool):
@@ -70,22 +70,22 @@ def test_a_pool_makes_batches_of_like_length():
     assert padded(50) < 1.2 < 1.6 < padded(1)
 
 
-def test_batches_are_full():
+def test_plan_fills_batches():
     costs = np.random.default_rng(0).uniform(1, 10, 3_000)
     batches = plan(costs, BatchPlan(budget=100, pool=20), 0, 0).batches
     assert len(batches) < 1.1 * costs.sum() / 100
 
 
-def test_a_dear_row_is_a_batch_of_its_own():
+def test_plan_gives_an_item_over_the_budget_its_own_batch():
     batches = plan(np.array([1.0, 1.0, 99.0, 1.0]), BatchPlan(budget=10), 0, 0).batches
     assert [2] in [batch.tolist() for batch in batches]
 
 
-def test_no_rows_make_no_steps():
+def test_plan_of_no_rows_has_no_steps():
     assert plan(np.empty(0), BatchPlan(), 0, 0, 3).steps == 0
 
 
-def test_a_step_or_rank_that_is_not_there_is_an_error():
+def test_plan_raises_for_an_unknown_step_or_rank():
     made = plan(np.ones(4), BatchPlan(budget=2), 0, 0)
     for step, rank in ((2, 0), (-1, 0), (0, 1)):
         with pytest.raises(IndexError):
@@ -93,7 +93,7 @@ def test_a_step_or_rank_that_is_not_there_is_an_error():
 
 
 @given(COSTS, SPECS)
-def test_a_sequence_has_every_row_once_from_cheap_to_dear(costs, spec):
+def test_sequence_has_every_row_once_by_increasing_cost(costs, spec):
     batches = sequence(costs, spec)
     rows = np.concatenate([np.empty(0, np.int64), *batches])
     assert sorted(rows.tolist()) == list(range(len(costs)))

@@ -9,7 +9,7 @@ from vigil_data.demo.sentences import split_of
 from vigil_data.suites.demo import EXCHANGED, RENDERED_ANEW, demo_items, plan_tests
 
 
-def test_every_item_has_one_counterpart_that_differs_in_what_it_says():
+def test_demo_suite_items_have_one_counterpart_that_differs_in_content():
     tests = {test.id: test for test in plan_tests(400, 5)}
     assert len(tests) == 800
     cases = {case.functionality: case for case in CASES}
@@ -42,7 +42,7 @@ def test_every_item_has_one_counterpart_that_differs_in_what_it_says():
             assert all(split_of(part.source) == "test" for part in test.plan.parts.get(modality, ()))
 
 
-def test_items_are_labelled_by_their_contents_and_the_same_each_time():
+def test_demo_suite_items_are_labelled_by_content_and_deterministic():
     pytest.importorskip("hibari")
     items, again = list(demo_items(20, 3)), list(demo_items(20, 3))
     assert items == again

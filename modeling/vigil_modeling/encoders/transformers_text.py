@@ -1,4 +1,4 @@
-"""Text: any encoder of the transformers library over passages of token ids."""
+"""Text encoder: any encoder of the transformers library over passages of token ids."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ WHERE = "model.encoders.text"
 POSITIONS_AFTER_PADDING = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "longformer"}
 )
-"""Architectures that number positions from one past the padding id, so that fewer tokens fit than there are positions."""
+"""Architectures whose positions start after the padding id, so that fewer tokens fit than there are positions."""
 
 
 class TransformersTextEncoder(Encoder):
-    """One token a passage: the mean of its tokens' hidden states, or the first one's.
+    """Encoder of one token per passage: the mean of its tokens' hidden states, or the first token's.
 
     Args:
-        model: takes ``input_ids`` and ``attention_mask`` and gives ``last_hidden_state``.
+        model: module from ``input_ids`` and ``attention_mask`` to ``last_hidden_state``.
         config: its configuration.
         pool: ``mean`` or ``first``.
     """
@@ -43,7 +43,7 @@ class TransformersTextEncoder(Encoder):
 
         Args:
             input_ids: int64 ``[S, T]``.
-            attention_mask: int64 ``[S, T]``, 0 where padded.
+            attention_mask: int64 ``[S, T]``, 0 at padding.
 
         Returns:
             ``[S, 1, D]``
@@ -55,12 +55,12 @@ class TransformersTextEncoder(Encoder):
         return (hidden_STD * mask_ST1).sum(1, keepdim=True) / mask_ST1.sum(1, keepdim=True).clamp(min=1)
 
     def blank(self) -> dict[str, Tensor]:
-        """A passage of two tokens."""
+        """Return a passage of two tokens."""
         ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Embeddings, then each block."""
+        """Return the parameters of the embeddings, then of each block."""
         return stack_layers(self.model, self.depth)
 
     def checkpoint_activations(self) -> None:
@@ -69,10 +69,11 @@ class TransformersTextEncoder(Encoder):
 
 
 def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) -> TransformersTextEncoder:
-    """Build the encoder that ``spec`` describes.
+    """Build the encoder of ``spec``.
 
     Raises:
-        UserError: the architecture, its weights or the tokenizer are not to be had, or it does not take their ids or lengths.
+        UserError: if the architecture, its weights or the tokenizer are not available, or if the tokenizer's ids or the passage
+            length exceed what the architecture takes.
     """
     config = build_config(spec.weights, spec.config, WHERE)
     positions = getattr(config, "max_position_embeddings", None)
@@ -83,8 +84,8 @@ def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) ->
     highest = max(load_tokenizer(inputs).get_vocab().values())
     if highest >= config.vocab_size:
         raise UserError(
-            f"inputs.text.tokenizer has token ids up to {highest}, but the encoder knows {config.vocab_size}: "
-            "they are not of the same model"
+            f"inputs.text.tokenizer has token ids up to {highest}, but the encoder's vocabulary has {config.vocab_size}: "
+            "they belong to different models"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{WHERE}: {config.model_type} has a decoder; take an encoder such as bert, roberta or modernbert")

@@ -1,0 +1,77 @@
+"""Checks of encoders against inputs that need nothing but the recipe, so that `vigil recipe check` makes them without torch."""
+
+from vigil_data.specs import AudioInput, Inputs, TextInput
+from vigil_modeling.specs import Encoders, MelTimmAudio, Random, TransformersAudio, TransformersText
+
+TRANSFORMERS_AUDIO_RATE = 16_000
+"""Samples a second that all audio encoders of the transformers library were trained at."""
+MIN_TRANSFORMERS_AUDIO_SAMPLES = 400
+"""Samples of one frame of these encoders."""
+
+
+def find_input_problems(encoders: Encoders, inputs: Inputs) -> list[str]:
+    """Return what the encoders cannot do with the inputs, one line ``key.path: what`` for each problem.
+
+    Args:
+        encoders: the recipe's ``model.encoders``.
+        inputs: the recipe's ``inputs``.
+    """
+    problems: list[str] = []
+    if encoders.text is not None and inputs.text is not None:
+        problems += _text_problems(encoders.text, inputs.text)
+    if encoders.audio is not None and inputs.audio is not None:
+        if isinstance(encoders.audio, MelTimmAudio):
+            problems += log_mel_problems(encoders.audio, inputs.audio)
+        else:
+            problems += _transformers_audio_problems(encoders.audio, inputs.audio)
+    return problems
+
+
+def log_mel_problems(spec: MelTimmAudio, inputs: AudioInput) -> list[str]:
+    """Return why a log-mel spectrogram is impossible at this rate and window; empty if it is possible."""
+    where = "model.encoders.audio"
+    high = spec.high if spec.high is not None else inputs.rate / 2
+    problems = []
+    if round(spec.step * inputs.rate) < 1:
+        problems.append(f"{where}.step: {spec.step} s is less than one sample at {inputs.rate} Hz")
+    if high > inputs.rate / 2:
+        problems.append(f"{where}.high: {high} Hz is above half the rate of {inputs.rate} Hz")
+    if spec.low >= high:
+        problems.append(f"{where}.low: {spec.low} Hz is not below the highest frequency, {high} Hz")
+    if inputs.samples <= fft_size(spec, inputs) // 2:
+        problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the spectrogram")
+    return problems
+
+
+def fft_size(spec: MelTimmAudio, inputs: AudioInput) -> int:
+    """Return the size of the Fourier transform: the least power of two that holds a frame."""
+    return 1 << max(round(spec.frame * inputs.rate) - 1, 1).bit_length()
+
+
+def _text_problems(spec: TransformersText, inputs: TextInput) -> list[str]:
+    problems = _config_problems(spec, "model.encoders.text")
+    positions, layers = (spec.config.get(name) for name in ("max_position_embeddings", "num_hidden_layers"))
+    if isinstance(positions, int) and inputs.max_tokens > positions:
+        problems.append(f"inputs.text.max_tokens: is {inputs.max_tokens}, but the encoder takes {positions} tokens at most")
+    if isinstance(layers, int) and spec.frozen is not True and spec.frozen > layers + 1:
+        problems.append(
+            f"model.encoders.text.frozen: is {spec.frozen}, but the encoder has {layers + 1} layers, embeddings included"
+        )
+    return problems
+
+
+def _transformers_audio_problems(spec: TransformersAudio, inputs: AudioInput) -> list[str]:
+    problems = _config_problems(spec, "model.encoders.audio")
+    if inputs.rate != TRANSFORMERS_AUDIO_RATE:
+        problems.append(
+            f"inputs.audio.rate: is {inputs.rate}, but encoders of kind transformers take {TRANSFORMERS_AUDIO_RATE} samples a second"
+        )
+    elif inputs.samples < MIN_TRANSFORMERS_AUDIO_SAMPLES:
+        problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the encoder")
+    return problems
+
+
+def _config_problems(spec: TransformersText | TransformersAudio, where: str) -> list[str]:
+    if isinstance(spec.weights, Random) and "model_type" not in spec.config:
+        return [f"{where}.config: random weights need the model's configuration, with model_type: bert or another architecture"]
+    return []
