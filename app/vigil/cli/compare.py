@@ -64,16 +64,16 @@ def compare(
 
     A difference counts if it is larger than what chance brings among so many comparisons. docs/compare.md says how.
     """
-    from vigil.cli.evaluate import settings_of, thresholds_of
+    from vigil.cli.evaluate import evaluation_settings, parse_thresholds
 
     gate = _gate(tolerance or [], require, metrics, slices, alpha)
-    cuts = tuple(thresholds_of(given or []) for given in (champion_threshold, challenger_threshold))
+    cuts = tuple(parse_thresholds(given or []) for given in (champion_threshold, challenger_threshold))
 
     from vigil.workflows.release_gate import ComparisonRequest, compare_sources, raise_on_regression, spec_of, write_comparison
 
     asked: dict[str, Any] = {"cluster": cluster, "confidence": confidence, "replicates": replicates, "enough": enough}
     own = spec_of(challenger, champion) if settings is None else None
-    spec = settings_of(own, settings, asked)
+    spec = evaluation_settings(own, settings, asked)
     if slices is not None:
         spec = spec.model_copy(update={"slices": (), "crosses": ()})
     with progress("comparing") as (advance, say):

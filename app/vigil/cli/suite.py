@@ -56,7 +56,7 @@ def run(
 
     Writes predictions.parquet, suite.json and suite.html. Labels that only the suite has are skipped and named.
     """
-    from vigil.cli.evaluate import thresholds_of
+    from vigil.cli.evaluate import parse_thresholds
     from vigil.workflows.functional_tests import SuiteOptions, run_suite
     from vigil_data.errors import UserError
 
@@ -71,7 +71,7 @@ def run(
         "items": items,
         "seed": seed,
         "replicates": replicates,
-        "thresholds": thresholds_of(threshold) if threshold else None,
+        "thresholds": parse_thresholds(threshold) if threshold else None,
     }
     options = SuiteOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with _progress() as advance:

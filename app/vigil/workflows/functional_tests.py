@@ -167,6 +167,7 @@ def run_suite(
     Raises:
         UserError: no such model or suite, no label in common, or no functionality to be told apart.
     """
+    from vigil_evaluation.evaluation_data import EvaluationData
     from vigil_evaluation.suites.results import SuiteResults, functional_test_results
 
     options = options or SuiteOptions()
@@ -178,7 +179,9 @@ def run_suite(
         judged, untold = _judged(predictions.table, common)
         if not judged:
             raise UserError(f"{source.name}: no target of {', '.join(common)} is known, so that there is nothing to test")
-        found = functional_test_results(predictions.table, judged, predictions.thresholds, spec, _columns(options))
+        spec = spec.model_copy(update={"slices": (), "crosses": ()})
+        data = EvaluationData.from_table(predictions.table, judged, predictions.thresholds, spec)
+        found = functional_test_results(data, _columns(options))
     if found is None:
         raise UserError(f"{source.name}: no item that could be scored has a value in the column {spec.functionality}")
     outcome = SuiteResults(
@@ -328,11 +331,10 @@ def _of_scores(
     model: Path, dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], options: SuiteOptions
 ) -> "Predictions":
     """A table of scores beside what the suite expects of its items."""
-    import numpy as np
     import pyarrow.parquet as pq
 
     from vigil.workflows.prediction_sources import Predictions
-    from vigil_data.items import MODALITIES, presence
+    from vigil_data.presence import presence_patterns
     from vigil_evaluation.predictions import prediction_arrays
     from vigil_training.runs.prediction_table import predictions_table
 
@@ -345,7 +347,7 @@ def _of_scores(
     ids = dataset.table(["id"], rows).column("id").to_pylist()
     if absent := [id_ for id_ in ids if id_ not in place]:
         raise UserError(f"{model}: {len(absent)} of the suite's {len(ids)} items have no scores, the first is {absent[0]}")
-    present = [presence(np.array(MODALITIES)[has]) for has in dataset.facts(rows) > 0]
+    present = presence_patterns(dataset.facts(rows) > 0)
     table = predictions_table(
         ids,
         labels,

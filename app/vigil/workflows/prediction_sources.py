@@ -161,11 +161,12 @@ def _of_run_table(run: "Run", table: "pa.Table", facts: Mapping[str, str]) -> Pr
 def _predicted_by_run(
     run: "Run", dataset: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None
 ) -> Predictions:
-    from vigil_training.runs.predict import predict_rows, table_of
+    from vigil_training.runs.predict import predict_rows, outputs_to_table
 
-    predicted = predict_rows(run, dataset, rows, progress=progress)
+    bridge = None if progress is None else lambda _, done, total: progress(done, total)
+    predicted = predict_rows(run, dataset, rows, progress=bridge)
     _refuse_empty(len(predicted.ids), dataset, len(rows))
-    table = table_of(predicted, run, dataset, rows, columns)
+    table = outputs_to_table(predicted, run, dataset, rows, columns)
     facts = {"run": str(run.path), **_facts(dataset, table.num_rows, len(predicted.refused))}
     return _of_run_table(run, table, facts)
 

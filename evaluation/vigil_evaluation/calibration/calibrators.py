@@ -1,13 +1,19 @@
-"""Raw probabilities become frequencies: of the items that get 0.3, three in ten are positive.
+"""Calibrators: monotone maps from raw to calibrated probabilities; of the items at 0.3, three in ten are positive.
 
-Fitting is in :mod:`vigil_evaluation.calibration.fit`; this file applies, needs numpy and the standard library alone, and is what
-the runtime loads. A calibrator never turns two items round. It reads probabilities in float32, the precision in which bundles
-give them, so that training, evaluation and serving calibrate the same numbers.
+Applied by the runtime, so this module needs numpy and the standard library alone; fitting is in
+:mod:`vigil_evaluation.calibration.fit`. A calibrator never changes the ranking of items. It reads probabilities in float32, the
+precision of bundles, so that training, evaluation and serving calibrate the same numbers.
+
+Example:
+    >>> calibrated = FittedCalibration.read("runs/demo/calibration.json")
+    >>> calibrated.calibration.apply([[0.2, 0.9]])
+    array([[0.11, 0.83]])
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
+from vigil_data.filesystem import write_json
 from vigil_evaluation.calibration.conformal import ConformalThresholds
 from vigil_evaluation.calibration.drift import DriftReference
 
@@ -32,24 +39,24 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "beta": ("a", "b", "c"),
     "isotonic": ("raw", "calibrated"),
 }
-"""The parameters of each method, the simplest first."""
+"""Parameters of each method, from the simplest method to the most flexible."""
 
 _BELOW_FLOAT32 = 2.0**-150
-"""Stands for an exact 0: half the smallest float32."""
+"""Replaces an exact 0: half the smallest float32."""
 
 _ABOVE_FLOAT32 = 2.0**-26
-"""Stands for 1 - p of an exact 1: what float32 rounds to 1 lies within twice this."""
+"""Replaces 1 - p of an exact 1: numbers that float32 rounds to 1 lie within twice this."""
 
 _GRID = 2.0**40
-"""Log odds are rounded to multiples of 1 / this, so that an error of the last bit in exp can turn no two items round."""
+"""Log odds are rounded to multiples of 1 / this, so that an error of the last bit in exp cannot change the ranking."""
 
-_FARTHEST = 700.0
-"""No log odds are farther from 0; exp of more overflows."""
+_MAX_LOG_ODDS = 700.0
+"""Largest absolute log odds; exp of more overflows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    r"""One monotone map of probabilities.
+    r"""Monotone map of probabilities.
 
     With :math:`z = \log p - \log(1 - p)` and :math:`\sigma` the logistic function:
 
@@ -57,24 +64,24 @@ class Calibrator:
     - ``temperature``: :math:`\sigma(z / temperature)` (Guo et al. 2017);
     - ``platt``: :math:`\sigma(slope \cdot z + intercept)` (Platt 1999);
     - ``beta``: :math:`\sigma(a \log p - b \log(1 - p) + c)`, a and b at least 0 (Kull et al. 2017);
-    - ``isotonic``: linear between the knots ``raw`` and ``calibrated``, beyond the outer ones as at them.
+    - ``isotonic``: linear between the knots ``raw`` and ``calibrated``, constant beyond the outer ones.
 
     Attributes:
-        method: which.
-        parameters: the numbers that :data:`PARAMETERS` names for the method.
+        method: one of the above.
+        parameters: values of the method's :data:`PARAMETERS`.
     """
 
     method: "Method"
     parameters: Mapping[str, float | list[float]]
 
     def apply(self, probabilities_N: ArrayLike) -> Floats:
-        """Calibrate; each item for itself, so that a batch gives what its items give alone.
+        """Calibrate each item independently of the others in its batch.
 
         Args:
-            probabilities_N: in [0, 1], and NaN for an item without a probability, which stays NaN.
+            probabilities_N: in [0, 1]; NaN for an item without a probability stays NaN.
 
         Returns:
-            In [0, 1], never falling where ``probabilities_N`` rises.
+            In [0, 1], non-decreasing in ``probabilities_N``.
 
         Raises:
             ValueError: if a probability is outside [0, 1].
@@ -99,12 +106,12 @@ class Calibrator:
             return np.asarray((log_yes_N - log_no_N) / values["temperature"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         return {"method": self.method, "parameters": dict(self.parameters)}
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "calibrator") -> "Calibrator":
-        """Read what :meth:`to_dict` made.
+        """Read the JSON form.
 
         Raises:
             UserError: one line, if it is malformed or would not be monotone.
@@ -130,19 +137,19 @@ class Calibrator:
 
 
 IDENTITY = Calibrator("none", {})
-"""Leaves probabilities as they are."""
+"""Returns probabilities unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelCalibration:
-    """How one label is calibrated.
+    """Calibrators of one label.
 
     Attributes:
-        pooled: fitted on all items; for every item whose group has no calibrator of its own.
-        groups: value of the column (or presence) to its own calibrator.
-        log_loss: candidate to its cross-validated log loss per item; empty where there was too little to choose by.
+        pooled: fitted on all items; applied to every item whose group has no calibrator.
+        groups: value of the column (or presence) to its calibrator.
+        log_loss: candidate to its cross-validated log loss per item; empty if there were too few items to choose.
         known: known targets that it was fitted on.
-        positive: those of them that are positive; too few, or too few negative ones, and ``pooled`` is ``none``.
+        positive: known positives among them; with too few of either class ``pooled`` is ``none``.
     """
 
     pooled: Calibrator
@@ -152,14 +159,14 @@ class LabelCalibration:
     positive: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         groups = {value: calibrator.to_dict() for value, calibrator in self.groups.items()}
         counts = {"known": self.known, "positive": self.positive, "log_loss": dict(self.log_loss)}
         return {**counts, "pooled": self.pooled.to_dict(), "groups": groups}
 
     @classmethod
     def from_dict(cls, value: Any, where: str) -> "LabelCalibration":
-        """Read what :meth:`to_dict` made.
+        """Read the JSON form.
 
         Raises:
             UserError: one line, if it is malformed.
@@ -179,14 +186,14 @@ class LabelCalibration:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSummary:
-    """What a report says of one label's calibration.
+    """Summary of one label's calibration, for reports.
 
     Attributes:
-        method: of the calibrator for all items.
-        groups: value with a calibrator of its own to that calibrator's method.
+        method: method of the pooled calibrator.
+        groups: group to the method of its calibrator.
         log_loss: candidate to its cross-validated log loss on the calibration rows; empty if nothing was chosen.
         known: known targets that it was fitted on.
-        positive: those of them that are positive.
+        positive: known positives among them.
     """
 
     method: str
@@ -198,10 +205,10 @@ class CalibrationSummary:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How the raw probabilities of a model become calibrated ones.
+    """Calibrators of all labels of a model.
 
     Attributes:
-        by: the column, or ``presence``, whose values may have calibrators of their own; ``None`` if none may.
+        by: the column, or ``presence``, whose values may have their own calibrators; ``None`` for pooled calibrators only.
         labels: label to its calibrators, in the order of every ``[.., L]``.
     """
 
@@ -210,7 +217,7 @@ class Calibration:
 
     @classmethod
     def identity(cls, labels: Sequence[str]) -> "Calibration":
-        """Leaves the probabilities of all labels as they are."""
+        """Return a calibration that leaves all probabilities unchanged."""
         return cls(None, {label: LabelCalibration(IDENTITY, {}, {}, 0, 0) for label in labels})
 
     def apply(self, probabilities_NL: ArrayLike, groups_N: Sequence[str | None] | None = None) -> Floats:
@@ -218,8 +225,8 @@ class Calibration:
 
         Args:
             probabilities_NL: raw, in [0, 1]; NaN stays NaN.
-            groups_N: of each item the value of ``by``; an item without one, or with one that has no calibrator of its own, is
-                calibrated by the pooled one, and so are all if this is not given.
+            groups_N: value of ``by`` of each item; the pooled calibrator applies to items whose value is ``None`` or has no
+                calibrator, and to all items by default.
 
         Returns:
             float64 ``[N, L]`` in [0, 1].
@@ -241,7 +248,7 @@ class Calibration:
         return calibrated_NL
 
     def summaries(self) -> dict[str, CalibrationSummary]:
-        """What a report says of it, for each label."""
+        """Return the summary of each label, for reports."""
         return {
             name: CalibrationSummary(
                 label.pooled.method,
@@ -254,12 +261,12 @@ class Calibration:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         return {"by": self.by, "labels": {name: label.to_dict() for name, label in self.labels.items()}}
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "calibration") -> "Calibration":
-        """Read what :meth:`to_dict` made.
+        """Read the JSON form.
 
         Raises:
             UserError: one line, if it is malformed.
@@ -272,12 +279,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class FittedCalibration:
-    """All that is fitted on the calibration rows: the file ``calibration.json`` of a run and of a bundle.
+    """Everything that is fitted on the calibration rows: the file ``calibration.json`` of a run and of a bundle.
 
     Attributes:
-        calibration: raw probabilities to calibrated ones.
-        conformal: from which calibrated probability an item is reviewed, with a guarantee; ``None`` if nothing was fitted.
-        reference: how calibrated probabilities were distributed, to notice traffic that is otherwise; ``None`` likewise.
+        calibration: calibrators of all labels.
+        conformal: thresholds for review and prediction sets, with guarantees; ``None`` if none were fitted.
+        reference: distribution of the calibrated probabilities, for the detection of drift; ``None`` if none was kept.
     """
 
     calibration: Calibration
@@ -285,54 +292,52 @@ class FittedCalibration:
     reference: DriftReference | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        conformal, reference = (part and part.to_dict() for part in (self.conformal, self.reference))
+        """Return the JSON form."""
+        conformal, reference = (part and asdict(part) for part in (self.conformal, self.reference))
         return {"calibration": self.calibration.to_dict(), "conformal": conformal, "reference": reference}
 
     @classmethod
     def from_dict(cls, value: Any, labels: Sequence[str] | None = None) -> "FittedCalibration":
-        """Read what :meth:`to_dict` made; the labels are put into the order of ``labels``.
+        """Read the JSON form and put its labels into the order of ``labels``.
 
         Args:
-            value: as JSON gave it.
-            labels: those that it must speak of, in the order of every ``[.., L]``; any if not given.
+            value: decoded JSON.
+            labels: labels that it must have, in the order of every ``[.., L]`` (default: those that it has).
 
         Raises:
-            UserError: one line, if it is malformed or of other labels.
+            UserError: one line, if it is malformed or has other labels.
         """
         read = json_fields.mapping(value, "calibration", ("calibration", "conformal", "reference"))
         calibration = Calibration.from_dict(read["calibration"])
-        conformal = None if read["conformal"] is None else ConformalThresholds.from_dict(read["conformal"])
+        conformal = json_fields.structure(ConformalThresholds | None, read["conformal"], "conformal")
         reference = None if read["reference"] is None else DriftReference.from_dict(read["reference"])
         wanted = tuple(labels) if labels is not None else tuple(calibration.labels)
         for name, part in (("calibration", calibration), ("conformal", conformal), ("reference", reference)):
             if part is not None and set(part.labels) != set(wanted):
-                json_fields.wrong(name, f"is of the labels {', '.join(part.labels)}, not of {', '.join(wanted)}")
+                json_fields.wrong(name, f"has the labels {', '.join(part.labels)} instead of {', '.join(wanted)}")
         return cls(
             Calibration(calibration.by, {label: calibration.labels[label] for label in wanted}),
             conformal and conformal.ordered(wanted),
             reference and reference.ordered(wanted),
         )
 
-    def write(self, path: Path) -> None:
-        """Write it as JSON, in one step."""
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(path)
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON form atomically."""
+        write_json(Path(path), self.to_dict())
 
     @classmethod
-    def read(cls, path: Path, labels: Sequence[str] | None = None) -> "FittedCalibration":
-        """Read what :meth:`write` wrote.
+    def read(cls, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> "FittedCalibration":
+        """Read a file that :meth:`write` wrote.
 
         Args:
             path: the file.
-            labels: those that it must speak of; any if not given.
+            labels: labels that it must have (default: any).
 
         Raises:
-            UserError: one line, if it cannot be read, is malformed, or is of other labels.
+            UserError: one line, if it cannot be read, is malformed, or has other labels.
         """
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), labels)
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), labels)
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read as a calibration ({error}); calibrate the run again") from None
         except UserError as error:
@@ -340,7 +345,7 @@ class FittedCalibration:
 
 
 def log_probabilities(probabilities_N: ArrayLike) -> tuple[Floats, Floats]:
-    """The logarithms of p and of 1 - p, both finite: an exact 0 or 1 counts as nearer to it than any other float32.
+    """Return the logarithms of p and of 1 - p, both finite: an exact 0 or 1 counts as closer to it than any other float32.
 
     Args:
         probabilities_N: in [0, 1]; read in float32.
@@ -352,14 +357,14 @@ def log_probabilities(probabilities_N: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def logistic(log_odds_N: Floats) -> Floats:
-    """Log odds as probabilities, never falling; equal where log odds differ by less than 1e-12."""
-    rounded_N = np.rint(np.clip(log_odds_N, -_FARTHEST, _FARTHEST) * _GRID) / _GRID
+    """Return probabilities of log odds, non-decreasing; equal where log odds differ by less than 1e-12."""
+    rounded_N = np.rint(np.clip(log_odds_N, -_MAX_LOG_ODDS, _MAX_LOG_ODDS) * _GRID) / _GRID
     small_N = np.exp(-np.abs(rounded_N))
     return np.asarray(np.where(rounded_N >= 0, 1.0, small_N) / (1 + small_N))
 
 
 def _between_knots(read_N: Floats, raw_K: Floats, calibrated_K: Floats) -> Floats:
-    """Linear between knots; np.interp may overshoot a knot by a rounding, and so turn two items round."""
+    """Interpolate linearly between knots; np.interp may overshoot a knot by a rounding error and so change the ranking."""
     if len(raw_K) == 1:
         return np.asarray(np.where(np.isnan(read_N), np.nan, calibrated_K[0]))
     left_N = np.clip(np.searchsorted(raw_K, read_N, side="right") - 1, 0, len(raw_K) - 2)
@@ -370,16 +375,16 @@ def _between_knots(read_N: Floats, raw_K: Floats, calibrated_K: Floats) -> Float
 
 def _problem_of_knots(raw: list[float], calibrated: list[float]) -> str | None:
     if not raw or len(raw) != len(calibrated):
-        return f"has {len(raw)} raw and {len(calibrated)} calibrated knots; there must be as many of both, and one at least"
+        return f"has {len(raw)} raw and {len(calibrated)} calibrated knots; there must be equally many, at least one"
     if any(left >= right for left, right in pairwise(raw)):
-        return "the raw knots must rise"
+        return "the raw knots must increase"
     if any(left > right for left, right in pairwise(calibrated)):
-        return "the calibrated knots must not fall"
+        return "the calibrated knots must not decrease"
     return None
 
 
 def _codes(groups_N: Sequence[str | None] | None, values: Sequence[str], items: int) -> NDArray[np.int64]:
-    """Of each item the place of its group in ``values``; -1 for those without."""
+    """Return the index of each item's group in ``values``; -1 for those without."""
     if groups_N is None or not values:
         return np.full(items, -1)
     if len(groups_N) != items:

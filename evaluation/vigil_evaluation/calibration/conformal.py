@@ -1,25 +1,25 @@
-"""When to abstain: thresholds on calibrated probabilities with a guarantee that needs no assumption about the model.
+"""Conformal prediction: thresholds on calibrated probabilities with guarantees that make no assumption about the model.
 
-Two guarantees for each label, both over the draw of the calibration items and of the next item, and both only as long as the next
-item comes from where the calibration items came from; :mod:`vigil_evaluation.calibration.drift` looks for signs that it does not.
+Two guarantees per label. Both are over the draw of the calibration items and of the next item, and hold only while the next item
+is exchangeable with the calibration items; :mod:`vigil_evaluation.calibration.drift` detects signs that it is not.
 
-- *Review*: from ``review`` on an item is at least reviewed, and the expected share of positives below is at most the miss rate:
+- *Review*: items from ``review`` up are at least reviewed, and the expected fraction of positives below is at most the miss rate:
   Conformal Risk Control (Angelopoulos, Bates, Fisch, Lei and Schuster 2024, theorem 1).
-- *Sets*: an item gets the set of the answers, yes and no, that cannot be ruled out; within each class the expected share of items
-  whose set leaves their class out is at most the error rate: class-conditional split conformal prediction (Vovk 2012). Both
-  answers, or neither, is to abstain.
+- *Sets*: the prediction set of an item holds the answers, yes and no, that cannot be ruled out; within each class the expected
+  fraction of items whose set excludes their class is at most the error rate: class-conditional split conformal prediction
+  (Vovk 2012). A set with both answers, or none, means to abstain.
 
 Fitting and applying need numpy and the standard library alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vigil_data import json_fields
+from vigil_data.json_fields import Count, Fraction
 
 if TYPE_CHECKING:
     from vigil_evaluation.specs import ConformalSpec
@@ -27,49 +27,49 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 NO, YES, BOTH, EMPTY = 0, 1, 2, 3
-"""What a prediction set holds; the last two are to abstain."""
+"""Contents of a prediction set; the last two mean to abstain."""
 
 _ROUNDING = 1e-9
-"""``0.29 * 100`` is a little less than 29."""
+"""Added before truncation, since ``0.29 * 100`` is slightly less than 29."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelConformalThresholds:
-    """The thresholds of one label, each ``None`` where there were too few calibration items of its class.
+    """Thresholds of one label, each ``None`` if there were too few calibration items of its class.
 
     Attributes:
         known: calibration items with a known target.
-        positive: those of them that are positive.
-        review: the lowest probability from which an item is at least reviewed.
-        yes: the lowest probability from which the set holds yes; if ``None``, every set does.
-        no: the highest probability up to which the set holds no; if ``None``, every set does.
+        positive: known positives among them.
+        review: lowest probability at which an item is at least reviewed.
+        yes: lowest probability whose set contains yes; if ``None``, every set does.
+        no: highest probability whose set contains no; if ``None``, every set does.
     """
 
-    known: int
-    positive: int
-    review: float | None
-    yes: float | None
-    no: float | None
+    known: Count
+    positive: Count
+    review: Fraction | None
+    yes: Fraction | None
+    no: Fraction | None
 
 
 @dataclass(frozen=True, slots=True)
 class ConformalThresholds:
-    """When to abstain, for each label.
+    """Conformal thresholds of all labels.
 
     Attributes:
-        miss_rate: what ``review`` guarantees.
-        error_rate: what the sets guarantee within each class.
+        miss_rate: guarantee of ``review``.
+        error_rate: guarantee of the prediction sets, within each class.
         labels: label to its thresholds, in the order of every ``[.., L]``.
     """
 
-    miss_rate: float
-    error_rate: float
+    miss_rate: Fraction
+    error_rate: Fraction
     labels: Mapping[str, LabelConformalThresholds]
 
     def reviewed(self, probabilities_NL: ArrayLike) -> NDArray[np.bool_]:
-        """Which items are at least reviewed, for each label ``[N, L]``.
+        """Return the items that are at least reviewed, for each label ``[N, L]``.
 
-        All are where there is no threshold, or no probability (NaN).
+        Items without a threshold or a probability (NaN) are always reviewed.
 
         Args:
             probabilities_NL: calibrated.
@@ -79,9 +79,9 @@ class ConformalThresholds:
         return np.asarray(~(given_NL < np.array([-np.inf if t is None else t for t in thresholds_L])))
 
     def sets(self, probabilities_NL: ArrayLike) -> NDArray[np.int8]:
-        """The prediction set of each item and label: 0 no, 1 yes, 2 both, 3 neither; the last two are to abstain.
+        """Return the prediction set of each item and label: 0 no, 1 yes, 2 both, 3 neither; the last two mean to abstain.
 
-        An item without a probability (NaN) gets both.
+        The set of an item without a probability (NaN) contains both.
 
         Args:
             probabilities_NL: calibrated.
@@ -96,46 +96,20 @@ class ConformalThresholds:
         return np.where(yes_NL, np.where(no_NL, BOTH, YES), np.where(no_NL, NO, EMPTY)).astype(np.int8)
 
     def ordered(self, labels: Sequence[str]) -> "ConformalThresholds":
-        """The same with labels in another order."""
+        """Return the same thresholds with labels in another order."""
         return replace(self, labels={label: self.labels[label] for label in labels})
 
     def mapped(self, maps: Mapping[str, Callable[[Floats], Floats]]) -> "ConformalThresholds":
-        """The same on other scales, for the labels that are named.
+        """Return the thresholds on other scales, for the named labels.
 
-        A threshold decides alike before and after a rising map of it and of all probabilities, so the guarantee goes with it.
-        The new thresholds are float32 numbers, the review and yes thresholds rounded down and the no threshold up, so that
-        probabilities kept in float32 and in float64 are both on the right side.
+        A threshold decides identically before and after a non-decreasing map of it and of all probabilities, so the guarantee
+        carries over. The new thresholds are float32 numbers; the review and yes thresholds are rounded down and the no threshold
+        up, so that probabilities in float32 and in float64 are both on the correct side.
 
         Args:
-            maps: label to a map that never falls, such as a calibrator fitted on the same rows.
+            maps: label to a non-decreasing map, such as a calibrator fitted on the same rows.
         """
         return replace(self, labels={name: _mapped(label, maps.get(name, np.asarray)) for name, label in self.labels.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        labels = {
-            name: {"known": t.known, "positive": t.positive, "review": t.review, "yes": t.yes, "no": t.no}
-            for name, t in self.labels.items()
-        }
-        return {"miss_rate": self.miss_rate, "error_rate": self.error_rate, "labels": labels}
-
-    @classmethod
-    def from_dict(cls, value: Any, where: str = "conformal") -> "ConformalThresholds":
-        """Read what :meth:`to_dict` made.
-
-        Raises:
-            UserError: one line, if it is malformed.
-        """
-        read = json_fields.mapping(value, where, ("miss_rate", "error_rate", "labels"))
-        miss_rate, error_rate = (json_fields.number(read[name], f"{where}.{name}", 0, 1) for name in ("miss_rate", "error_rate"))
-        labels = {}
-        for name, label in json_fields.mapping(read["labels"], f"{where}.labels").items():
-            inside = f"{where}.labels.{name}"
-            given = json_fields.mapping(label, inside, ("known", "positive", "review", "yes", "no"))
-            counts = [json_fields.count(given[key], f"{inside}.{key}") for key in ("known", "positive")]
-            thresholds = [_threshold(given[key], f"{inside}.{key}") for key in ("review", "yes", "no")]
-            labels[name] = LabelConformalThresholds(*counts, *thresholds)
-        return cls(miss_rate, error_rate, labels)
 
     def _checked(self, probabilities_NL: ArrayLike) -> Floats:
         given_NL = np.asarray(probabilities_NL, np.float64)
@@ -145,48 +119,49 @@ class ConformalThresholds:
 
 
 def risk_control(losses_NK: ArrayLike, alpha: float, largest: float = 1.0) -> int | None:
-    """Conformal Risk Control: the first of K ever more careful choices whose expected loss on the next item is at most ``alpha``.
+    """Return the first of K increasingly conservative choices whose expected loss on the next item is at most ``alpha``.
 
-    The choice is the first whose mean loss, with one more item of the largest loss counted in, is at most ``alpha`` (Angelopoulos
-    et al. 2024, equation 4). Theorem 1 there: the expected loss of the next exchangeable item is then at most ``alpha``.
+    Conformal Risk Control: the first choice whose mean loss, including one additional item of the largest loss, is at most
+    ``alpha`` (Angelopoulos et al. 2024, equation 4). By their theorem 1, the expected loss of the next exchangeable item is then
+    at most ``alpha``.
 
     Args:
-        losses_NK: of each calibration item at each choice; never rises along K.
-        alpha: the largest expected loss.
-        largest: no loss of any item is larger.
+        losses_NK: loss of each calibration item at each choice; non-increasing along K.
+        alpha: largest expected loss.
+        largest: upper bound of the loss of any item.
 
     Returns:
-        The place of the choice; ``None`` if none is careful enough, or if there are too few items to tell.
+        The index of the choice; ``None`` if no choice is conservative enough or there are too few items.
 
     Raises:
-        ValueError: if a loss rises along K or is above ``largest``.
+        ValueError: if a loss increases along K or exceeds ``largest``.
     """
     losses = np.asarray(losses_NK, np.float64)
     if losses.ndim != 2 or np.isnan(losses).any() or (losses > largest).any():
         raise ValueError(f"losses {losses.shape} must be [N, K], not NaN and at most {largest}")
     if (np.diff(losses, axis=1) > 0).any():
-        raise ValueError("the loss of an item must not rise from one choice to the next")
-    careful_K = losses.sum(axis=0) + largest <= alpha * (len(losses) + 1) + _ROUNDING
-    return int(np.argmax(careful_K)) if careful_K.any() else None
+        raise ValueError("the loss of an item must not increase from one choice to the next")
+    controlled_K = losses.sum(axis=0) + largest <= alpha * (len(losses) + 1) + _ROUNDING
+    return int(np.argmax(controlled_K)) if controlled_K.any() else None
 
 
 def fit_conformal(
     targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Sequence[str], spec: "ConformalSpec"
 ) -> ConformalThresholds:
-    """Find each label's thresholds on calibration items with a known target; a target of at least 0.5 is positive.
+    """Fit each label's thresholds on calibration items with a known target; a target of at least 0.5 is positive.
 
-    For the loss "a positive is not reviewed" Conformal Risk Control takes the k-th smallest probability of the n positives, k
-    being the whole part of ``alpha * (n + 1)``; it needs n to be at least ``1 / alpha - 1``. So do split conformal sets.
+    For the loss "a positive is not reviewed", Conformal Risk Control selects the k-th smallest probability of the n positives,
+    with k the integer part of ``alpha * (n + 1)``; it requires n >= ``1 / alpha - 1``, as do split conformal sets.
 
     Args:
         targets_NL: in [0, 1], NaN for unknown.
-        probabilities_NL: the model must not have learnt from these items, nor the probabilities be calibrated on them, unless
-            by a map that never turns two items round; see :meth:`ConformalThresholds.mapped`.
+        probabilities_NL: of items that the model was not trained on, and not calibrated on these items except by a map that
+            preserves the ranking; see :meth:`ConformalThresholds.mapped`.
         labels: names of the columns.
-        spec: the guarantees.
+        spec: miss rate and error rate to guarantee.
 
     Raises:
-        ValueError: if the shapes differ, or a probability beside a known target is NaN.
+        ValueError: if the shapes differ, or the probability of an item with a known target is NaN.
     """
     targets, probabilities = np.asarray(targets_NL, np.float64), np.asarray(probabilities_NL, np.float64)
     if targets.shape != probabilities.shape or targets.ndim != 2 or targets.shape[1] != len(labels):
@@ -197,32 +172,32 @@ def fit_conformal(
     for i, name in enumerate(labels):
         known = ~np.isnan(targets[:, i])
         positive = known & (np.nan_to_num(targets[:, i]) >= 0.5)
-        ofpositives, ofnegatives = probabilities[positive, i], probabilities[known & ~positive, i]
-        below = _quantile(-ofnegatives, spec.error_rate)
+        positives, negatives = probabilities[positive, i], probabilities[known & ~positive, i]
+        below = _quantile(-negatives, spec.error_rate)
         found[name] = LabelConformalThresholds(
             int(known.sum()),
             int(positive.sum()),
-            _quantile(ofpositives, spec.miss_rate),
-            _quantile(ofpositives, spec.error_rate),
+            _quantile(positives, spec.miss_rate),
+            _quantile(positives, spec.error_rate),
             None if below is None else -below,
         )
     return ConformalThresholds(spec.miss_rate, spec.error_rate, found)
 
 
 def order_statistic(items: int, alpha: float) -> int:
-    """Which of the scores in rising order is the threshold, from 1; 0 if there are too few items for one.
+    """Return the rank, from 1, of the score in ascending order that is the threshold; 0 if there are too few items.
 
     Args:
         items: calibration items of the class.
-        alpha: largest expected share of the class below the threshold.
+        alpha: largest expected fraction of the class below the threshold.
     """
     return int(alpha * (items + 1) + _ROUNDING)
 
 
 def _quantile(scores_N: Floats, alpha: float) -> float | None:
-    """The largest of the scores that at most a share ``alpha`` of the n + 1 lie below."""
-    place = order_statistic(len(scores_N), alpha)
-    return float(np.partition(scores_N, place - 1)[place - 1]) if place else None
+    """Return the largest score with at most a fraction ``alpha`` of the n + 1 below it."""
+    rank = order_statistic(len(scores_N), alpha)
+    return float(np.partition(scores_N, rank - 1)[rank - 1]) if rank else None
 
 
 def _mapped(label: LabelConformalThresholds, scale: Callable[[Floats], Floats]) -> LabelConformalThresholds:
@@ -231,12 +206,8 @@ def _mapped(label: LabelConformalThresholds, scale: Callable[[Floats], Floats]) 
             return None
         exact = float(scale(np.array([threshold]))[0])
         near = np.float32(exact)
-        # As Python numbers: numpy would compare in float32, in which the two are equal.
+        # Compared as Python numbers: numpy would compare in float32, where the two are equal.
         beyond = float(near) > exact if towards < exact else float(near) < exact
         return float(np.nextafter(near, np.float32(towards)) if beyond else near)
 
     return replace(label, review=moved(label.review, -1), yes=moved(label.yes, -1), no=moved(label.no, 2))
-
-
-def _threshold(value: Any, where: str) -> float | None:
-    return None if value is None else json_fields.number(value, where, 0, 1)

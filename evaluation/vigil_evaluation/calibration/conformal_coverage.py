@@ -1,10 +1,10 @@
-"""What abstaining gives on labelled rows, and whether the guarantees held there.
+"""Coverage of conformal thresholds on labelled rows, and whether the guarantees held there.
 
-A guarantee speaks of the mean over calibration splits: with n positives, and thresholds at the k-th of them, the share of missed
-positives among all that are to come is a draw from a beta distribution of parameters k and n + 1 - k (Vovk 2012, section 2), the
-mean of which is at most what is stated. So more misses than stated may be bad luck of few calibration positives, or a sign that
-these rows are of another kind. Both are said, and apart; this is what catches a change of the positives behind scores that look
-as they did, which :mod:`vigil_evaluation.calibration.drift` cannot see.
+A guarantee holds in the mean over calibration splits: with n positives and the threshold at the k-th of them, the fraction of
+future positives that are missed follows a beta distribution with parameters k and n + 1 - k (Vovk 2012, section 2), whose mean is
+at most the stated rate. More misses than stated can be due to few calibration positives or to rows from another distribution;
+warnings distinguish the two. This detects a change of the positives at unchanged scores, which
+:mod:`vigil_evaluation.calibration.drift` cannot.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ from vigil_evaluation.calibration.drift import FALSE_ALARM_RATE, DriftResults, d
 from vigil_evaluation.stats.intervals import Interval
 
 MIN_EXCESS, MIN_EXCESS_WITH_FEW_ITEMS = 1.1, 1.5
-"""How many times the stated share errors must be for a warning, however sure it is: where chance does not explain them, and where
-that of few calibration items does, which is no rare thing."""
+"""Smallest ratio of errors to the stated rate for a warning, however significant: where chance does not explain them, and where
+few calibration items might, which is common."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShare:
-    """How often a guarantee was missed on labelled rows.
+    """Errors against one guarantee on labelled rows.
 
     Attributes:
-        stated: largest expected share.
-        items: how many of the class there were.
-        errors: in how many it went wrong.
-        share: of them; ``None`` without an item.
-        interval: exact, of that share (Clopper and Pearson 1934).
-        fitted_on: calibration items of the class, on which the threshold rests.
+        stated: largest expected error rate.
+        items: items of the class.
+        errors: errors among them.
+        share: error rate; ``None`` without items.
+        interval: exact interval of the error rate (Clopper and Pearson 1934).
+        fitted_on: calibration items of the class that the threshold was fitted on.
     """
 
     stated: float
@@ -55,17 +55,17 @@ class ErrorShare:
 
 @dataclass(frozen=True, slots=True)
 class LabelCoverage:
-    """What abstaining gives for one label; ``None`` where too few calibration items gave no threshold.
+    """Coverage of one label; ``None`` where too few calibration items gave no threshold.
 
     Attributes:
         known: items with a known target.
-        positive: those of them that are positive.
-        review_threshold: the lowest probability from which an item is at least reviewed.
-        reviewed: share of all items, whether their target is known or not, that reach it.
-        missed: positives that do not.
-        left_out_yes: positives whose prediction set leaves yes out.
-        left_out_no: negatives whose prediction set leaves no out.
-        abstained: share of all items whose set holds both answers or neither; ``None`` if neither class has a threshold.
+        positive: known positives among them.
+        review_threshold: lowest probability at which an item is at least reviewed.
+        reviewed: fraction of all items, of known and unknown target, that reach it.
+        missed: positives that do not reach it.
+        left_out_yes: positives whose prediction set excludes yes.
+        left_out_no: negatives whose prediction set excludes no.
+        abstained: fraction of all items whose set contains both answers or neither; ``None`` if neither class has a threshold.
     """
 
     known: int
@@ -80,16 +80,16 @@ class LabelCoverage:
 
 @dataclass(frozen=True, slots=True)
 class ConformalCoverage:
-    """What abstaining gives, whether the guarantees held, and whether they can be trusted on these items.
+    """Coverage of all labels, and whether the guarantees hold on these items.
 
     Attributes:
-        miss_rate: stated of review thresholds.
-        error_rate: stated of prediction sets, within each class.
-        confidence: of each interval.
-        labels: label to its numbers.
-        reviewed_any: share of the items that reach the review threshold of some label that has one.
-        drift: these items compared with the calibration split; ``None`` where no sketch of that was kept.
-        warnings: what does not hold, in words; empty if nothing was found.
+        miss_rate: guaranteed miss rate of the review thresholds.
+        error_rate: guaranteed error rate of the prediction sets, within each class.
+        confidence: confidence of each interval.
+        labels: label to its coverage.
+        reviewed_any: fraction of the items that reach the review threshold of any label that has one.
+        drift: these items compared with the calibration split; ``None`` if no reference of the split was kept.
+        warnings: guarantees that do not hold, one sentence each; empty if none was found.
     """
 
     miss_rate: float
@@ -102,13 +102,13 @@ class ConformalCoverage:
 
 
 class _GuaranteeCheck(NamedTuple):
-    """A guarantee that may not hold: what is said of it, and the chance of so many errors by each explanation."""
+    """A guarantee, the observed errors, and the p-value of so many errors under each explanation."""
 
     label: str
-    what: str
-    seen: ErrorShare
-    by_chance: float
-    by_few: float
+    error: str
+    observed: ErrorShare
+    p_chance: float
+    p_few_items: float
 
 
 def conformal_coverage(
@@ -120,32 +120,32 @@ def conformal_coverage(
     confidence: float,
     presence_N: Sequence[str | None] | None = None,
 ) -> ConformalCoverage | None:
-    """Apply conformal thresholds to labelled rows, and compare those with the calibration split.
+    """Apply conformal thresholds to labelled rows, and compare the rows with the calibration split.
 
     Args:
-        calibrated: all that was fitted on the calibration split.
+        calibrated: everything that was fitted on the calibration split.
         targets_NL: in [0, 1], NaN for unknown.
         probabilities_NL: calibrated.
         labels: names of the columns.
-        confidence: of the intervals.
-        presence_N: of each item the modalities that it has.
+        confidence: confidence of the intervals.
+        presence_N: modalities of each item.
 
     Returns:
-        ``None`` if no thresholds were fitted, or if they are not of these labels.
+        The coverage; ``None`` if no thresholds were fitted for these labels.
     """
     if calibrated.conformal is None or not set(labels) <= set(calibrated.conformal.labels):
         return None
     conformal = calibrated.conformal.ordered(labels)
     targets, probabilities = np.asarray(targets_NL, np.float64), np.asarray(probabilities_NL, np.float64)
-    moved = None
+    drift = None
     if calibrated.reference is not None and set(labels) <= set(calibrated.reference.labels):
-        moved = detect_drift(calibrated.reference.ordered(labels), probabilities, presence_N)
-    found = _labels(conformal, targets, probabilities, confidence)
+        drift = detect_drift(calibrated.reference.ordered(labels), probabilities, presence_N)
+    coverage = _labels(conformal, targets, probabilities, confidence)
     given_L = np.array([label.review is not None for label in conformal.labels.values()])
     reached_N = conformal.reviewed(probabilities)[:, given_L].any(axis=1)
     any_share = float(reached_N.mean()) if given_L.any() and len(targets) else None
-    warnings = [*(moved.warnings if moved is not None else []), *_warnings(found)]
-    return ConformalCoverage(conformal.miss_rate, conformal.error_rate, confidence, found, any_share, moved, warnings)
+    warnings = [*(drift.warnings if drift is not None else []), *_warnings(coverage)]
+    return ConformalCoverage(conformal.miss_rate, conformal.error_rate, confidence, coverage, any_share, drift, warnings)
 
 
 def _labels(
@@ -189,58 +189,59 @@ def _label(  # noqa: PLR0917 (the columns of one label)
 
 
 def _error_share(errors: int, items: int, stated: float, confidence: float, fitted_on: int) -> ErrorShare:
-    from vigil_evaluation.stats.proportions import clopper_pearson
+    from vigil_evaluation.stats.binomial import clopper_pearson
 
     if not items:
         return ErrorShare(stated, 0, 0, None, None, fitted_on)
     return ErrorShare(stated, items, errors, errors / items, clopper_pearson(errors, items, confidence), fitted_on)
 
 
-def _warnings(found: dict[str, LabelCoverage]) -> list[str]:
-    from vigil_evaluation.stats.exact_tests import holm
+def _warnings(coverage: dict[str, LabelCoverage]) -> list[str]:
+    from vigil_evaluation.stats.multiple_testing import holm
 
-    doubts = []
-    for name, label in found.items():
-        seen = {"positives were missed by review": label.missed, "negatives have a set without no": label.left_out_no}
+    checks = []
+    for name, label in coverage.items():
+        guarantees = {"positives were missed by review": label.missed, "negatives have a set without no": label.left_out_no}
         if label.missed is None or label.left_out_yes is None or label.missed.stated != label.left_out_yes.stated:
-            seen["positives have a set without yes"] = label.left_out_yes
-        doubts += [_doubt(name, what, errors) for what, errors in seen.items() if errors is not None and errors.items]
-    if not doubts:
+            guarantees["positives have a set without yes"] = label.left_out_yes
+        checks += [_check(name, error, seen) for error, seen in guarantees.items() if seen is not None and seen.items]
+    if not checks:
         return []
-    by_chance, by_few = (holm(np.array(p_values)) for p_values in zip(*((d.by_chance, d.by_few) for d in doubts), strict=True))
-    texts = []
-    for doubt, chance, few in zip(doubts, by_chance, by_few, strict=True):
-        unlucky, times = bool(few > FALSE_ALARM_RATE), doubt.seen.errors / (doubt.seen.stated * doubt.seen.items)
-        if chance <= FALSE_ALARM_RATE and times >= (MIN_EXCESS_WITH_FEW_ITEMS if unlucky else MIN_EXCESS):
-            texts.append(_text(doubt, unlucky=unlucky))
-    return texts
+    p_chance, p_few_items = (holm(np.array([getattr(c, name) for c in checks])) for name in ("p_chance", "p_few_items"))
+    warnings = []
+    for check, by_chance, by_few in zip(checks, p_chance, p_few_items, strict=True):
+        few_items = bool(by_few > FALSE_ALARM_RATE)
+        excess = check.observed.errors / (check.observed.stated * check.observed.items)
+        if by_chance <= FALSE_ALARM_RATE and excess >= (MIN_EXCESS_WITH_FEW_ITEMS if few_items else MIN_EXCESS):
+            warnings.append(_warning(check, few_items=few_items))
+    return warnings
 
 
-def _doubt(name: str, what: str, seen: ErrorShare) -> _GuaranteeCheck:
-    """How likely so many errors are at the stated share, and at a share drawn as few calibration items would have it."""
+def _check(label: str, error: str, observed: ErrorShare) -> _GuaranteeCheck:
+    """Return p-values of so many errors at the stated rate, and at a rate as variable as few calibration items make it."""
     from scipy.special import betainc
     from scipy.stats import betabinom
 
-    if not seen.errors:
-        return _GuaranteeCheck(name, what, seen, 1.0, 1.0)
-    by_chance = float(betainc(seen.errors, seen.items - seen.errors + 1, seen.stated))
-    place = order_statistic(seen.fitted_on, seen.stated)
-    by_few = float(betabinom.sf(seen.errors - 1, seen.items, place, seen.fitted_on + 1 - place))
-    return _GuaranteeCheck(name, what, seen, by_chance, by_few)
+    if not observed.errors:
+        return _GuaranteeCheck(label, error, observed, 1.0, 1.0)
+    p_chance = float(betainc(observed.errors, observed.items - observed.errors + 1, observed.stated))
+    rank = order_statistic(observed.fitted_on, observed.stated)
+    p_few_items = float(betabinom.sf(observed.errors - 1, observed.items, rank, observed.fitted_on + 1 - rank))
+    return _GuaranteeCheck(label, error, observed, p_chance, p_few_items)
 
 
-def _text(doubt: _GuaranteeCheck, *, unlucky: bool) -> str:
-    seen, interval = doubt.seen, doubt.seen.interval
+def _warning(check: _GuaranteeCheck, *, few_items: bool) -> str:
+    seen, interval = check.observed, check.observed.interval
     between = "" if interval is None else f" ({_percent(interval.low)} to {_percent(interval.high)})"
-    share = f"{_percent(seen.errors / seen.items)}{between} of the {seen.items} {doubt.label} {doubt.what}"
-    if unlucky:
+    share = f"{_percent(seen.errors / seen.items)}{between} of the {seen.items} {check.label} {check.error}"
+    if few_items:
         return (
-            f"{share}, more than the stated {_percent(seen.stated)}: the threshold rests on {seen.fitted_on} items, whose chance "
-            "may explain it; calibrate on more"
+            f"{share}, more than the stated {_percent(seen.stated)}: chance may explain this, since the threshold was fitted on "
+            f"only {seen.fitted_on} items; calibrate on more items"
         )
     return (
-        f"{share}, more than the stated {_percent(seen.stated)} and more than chance explains: these items are not as the "
-        "calibration split was, and the guarantee does not hold on them; calibrate anew on items like these"
+        f"{share}, more than the stated {_percent(seen.stated)} and more than chance explains: these items differ from the "
+        "calibration split, and the guarantee does not hold on them; recalibrate on items like these"
     )
 
 

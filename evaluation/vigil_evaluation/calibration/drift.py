@@ -1,16 +1,16 @@
-"""Is new traffic distributed as the calibration split was? Asked without labels, of probabilities and of the modalities present.
+"""Drift: compare the probabilities and modalities of unlabelled traffic with the calibration split.
 
-What is fitted on a calibration split (calibrators, conformal thresholds, policies) speaks of items that come from where those
-items came from. A small sketch of the split goes into every bundle, and traffic is compared with it by Pearson's test of
-homogeneity over the sketch's bins. A difference is reported if it is neither chance nor negligible.
+Calibrators, conformal thresholds and policies hold for items from the distribution of the calibration split. Every bundle carries
+a small reference of the split, and traffic is compared with it by Pearson's test of homogeneity over the bins of the reference.
+A difference is reported if it is both significant and not negligible.
 
-What no unlabelled item can show is that the same probabilities mean something else: that of the items with 0.3 now six in ten are
-positive. Labelled rows show that; see :mod:`vigil_evaluation.calibration.conformal_coverage`.
+Unlabelled items cannot show that the meaning of probabilities changed, such as when six in ten of the items at 0.3 become
+positive. Labelled rows can; see :mod:`vigil_evaluation.calibration.conformal_coverage`.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,77 +18,77 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vigil_data import json_fields
+from vigil_data.json_fields import Count, Fraction
 from vigil_evaluation.calibration.conformal import ConformalThresholds, LabelConformalThresholds
 
 Integers = NDArray[np.int64]
 
 FALSE_ALARM_RATE = 0.01
-"""With traffic from where the calibration split came from, the chance of any warning at all is at most this."""
+"""Largest probability of any warning on traffic without drift."""
 
 _LEVEL = FALSE_ALARM_RATE / 2
-"""Of all tests together; half of what is stated, because the tail of a statistic is not quite that of its approximation."""
+"""Level of all tests together; half the stated rate, because the tail of a statistic differs from that of its approximation."""
 
 MIN_DISTANCE = 0.05
-"""A share of the items that small may have moved between bins without a warning, however sure it is that they have …"""
+"""Smallest total variation distance for a warning, however significant, …"""
 
 MIN_TAIL_RATIO = 1.25
-"""… unless the share of items that reach the review threshold, or that score as positives do, has changed by this factor."""
+"""… unless the fraction of items that reach the review threshold, or that score as positives do, changed by this factor."""
 
-_LEVELS = 20
-"""Bins of equal mass of which the uppermost is halved again and again: positives of rare labels are up there."""
+_BINS = 20
+"""Bins of equal mass; the uppermost is halved repeatedly, since it contains the positives of rare labels."""
 
-_IN_TAIL = 25
+_MIN_ITEMS_IN_TAIL = 25
 """Fewest calibration items above the last edge."""
 
-_ENOUGH_BEFORE, _ENOUGH_NOW = 25, 10
-"""Bins are joined until the calibration split has so many items in each, and so many of the new ones are expected there."""
+_MIN_REFERENCE_ITEMS, _MIN_EXPECTED_ITEMS = 25, 10
+"""Bins are joined until each has this many items of the calibration split, and this many new ones are expected in it."""
 
-_EXPECTED = 5.0
-"""Patterns of presence of which fewer are expected in either sample are joined."""
+_MIN_EXPECTED_PER_PATTERN = 5.0
+"""Presence patterns with fewer expected items in either sample are joined."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDriftReference:
-    """How the calibrated probabilities of one label were distributed.
+    """Distribution of the calibrated probabilities of one label.
 
     Attributes:
-        edges: rising, ``[B - 1]``; a probability belongs to the bin above the last edge that it reaches.
+        edges: bin edges, ascending, ``[B - 1]``; a probability belongs to the bin above the last edge that it reaches.
         counts: calibration items in each bin, ``[B]``.
-        review: the lowest probability that is reviewed, one of the edges; ``None`` without one.
-        upper: the edge that as many items reach as there are positives, where a change of these shows most; ``None`` where that
-            is not known.
+        review: lowest probability that is reviewed, one of the edges; ``None`` without one.
+        upper: edge reached by as many items as there are positives, most sensitive to a change of these; ``None`` if unknown.
     """
 
-    edges: list[float]
-    counts: list[int]
-    review: float | None
-    upper: float | None
+    edges: list[Fraction]
+    counts: list[Count]
+    review: Fraction | None
+    upper: Fraction | None
 
 
 @dataclass(frozen=True, slots=True)
 class DriftReference:
-    """A sketch of the calibration split, small enough for every bundle.
+    """Summary of the calibration split, small enough for every bundle.
 
     Attributes:
-        miss_rate: what the review thresholds guarantee.
+        miss_rate: guarantee of the review thresholds.
         labels: label to the distribution of its probabilities, in the order of every ``[.., L]``.
-        presence: pattern to how many items had it; empty if that was not known.
+        presence: presence pattern to its number of items; empty if unknown.
     """
 
-    miss_rate: float
+    miss_rate: Fraction
     labels: Mapping[str, LabelDriftReference]
-    presence: Mapping[str, int]
+    presence: Mapping[str, Count]
 
     @classmethod
     def of(
         cls, probabilities_NL: ArrayLike, conformal: ConformalThresholds, presence_N: Sequence[str | None] | None = None
     ) -> "DriftReference":
-        """Sketch the calibration split.
+        """Summarize the calibration split.
 
         Args:
-            probabilities_NL: calibrated, of all its items, whether a target is known or not; NaN is left out.
-            conformal: whose thresholds are edges of the sketch, and whose labels it is of.
-            presence_N: of each item the modalities that it has.
+            probabilities_NL: calibrated, of all items, of known and unknown target; NaN is ignored.
+            conformal: conformal thresholds, which become edges, of the same labels.
+            presence_N: modalities of each item.
         """
         read_NL = np.asarray(probabilities_NL, np.float32)
         labels = {
@@ -98,51 +98,47 @@ class DriftReference:
         return cls(conformal.miss_rate, labels, dict(sorted(_counted(presence_N).items())))
 
     def ordered(self, labels: Sequence[str]) -> "DriftReference":
-        """The same with labels in another order."""
+        """Return the same reference with labels in another order."""
         return replace(self, labels={label: self.labels[label] for label in labels})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        labels = {
-            name: {"edges": list(label.edges), "counts": list(label.counts), "review": label.review, "upper": label.upper}
-            for name, label in self.labels.items()
-        }
-        return {"miss_rate": self.miss_rate, "labels": labels, "presence": dict(self.presence)}
+        """Return the JSON form."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "reference") -> "DriftReference":
-        """Read what :meth:`to_dict` made.
+        """Read the JSON form.
 
         Raises:
             UserError: one line, if it is malformed.
         """
-        read = json_fields.mapping(value, where, ("miss_rate", "labels", "presence"))
-        labels = json_fields.mapping(read["labels"], f"{where}.labels")
-        presence = json_fields.mapping(read["presence"], f"{where}.presence")
-        return cls(
-            json_fields.number(read["miss_rate"], f"{where}.miss_rate", 0, 1),
-            {name: _label_reference(label, f"{where}.labels.{name}") for name, label in labels.items()},
-            {pattern: json_fields.count(items, f"{where}.presence.{pattern}") for pattern, items in presence.items()},
-        )
+        read: DriftReference = json_fields.structure(cls, value, where)
+        for name, label in read.labels.items():
+            at = f"{where}.labels.{name}"
+            if len(label.counts) != len(label.edges) + 1 or any(low >= high for low, high in pairwise(label.edges)):
+                json_fields.wrong(at, "the edges must increase, and there must be one more count than edges")
+            for key, edge in (("review", label.review), ("upper", label.upper)):
+                if edge is not None and edge not in label.edges:
+                    json_fields.wrong(f"{at}.{key}", "must be one of the edges")
+        return read
 
 
 @dataclass(frozen=True, slots=True)
 class DriftTest:
-    """One comparison of traffic with the calibration split.
+    """Comparison of traffic with the calibration split.
 
     Attributes:
-        items: of the traffic.
-        statistic: Pearson's, of homogeneity.
+        items: items of the traffic.
+        statistic: Pearson's statistic of homogeneity.
         degrees: its degrees of freedom; 0 where there are too few items to compare.
-        p_value: chance of so large a statistic, or of so different a share of items that score as high as positives, without a
-            shift.
-        adjusted_p: the same, corrected for all comparisons by Holm's method.
-        distance: the least share of the items that must have moved between bins (total variation distance).
-        reviewed: share of the items that reach the review threshold; ``None`` without a threshold, and for presence.
-        reviewed_before: that share on the calibration split.
-        upper: share of the items that score as high as so many did on the calibration split as were positive; ``None`` likewise.
-        upper_before: that share on the calibration split.
-        warning: what no longer holds, in words; ``None`` if nothing was found.
+        p_value: p-value of the statistic, combined with that of the fraction of items above ``upper``.
+        adjusted_p: p-value corrected for all comparisons by Holm's method.
+        distance: total variation distance, the smallest fraction of items that must have moved between bins.
+        reviewed: fraction of the items that reach the review threshold; ``None`` without a threshold, and for presence.
+        reviewed_before: that fraction on the calibration split.
+        upper: fraction of the items that reach the edge ``upper`` of the reference; ``None`` without one, and for presence.
+        upper_before: that fraction on the calibration split.
+        warning: the guarantee that no longer holds, in one sentence; ``None`` if no drift was found.
     """
 
     items: int
@@ -160,11 +156,11 @@ class DriftTest:
 
 @dataclass(frozen=True, slots=True)
 class DriftResults:
-    """Traffic compared with the calibration split.
+    """Comparisons of traffic with the calibration split.
 
     Attributes:
         labels: label to the comparison of its probabilities.
-        presence: the comparison of the modalities present; ``None`` where they are not known on both sides.
+        presence: comparison of the presence patterns; ``None`` if they are unknown on either side.
     """
 
     labels: dict[str, DriftTest]
@@ -172,9 +168,9 @@ class DriftResults:
 
     @property
     def warnings(self) -> list[str]:
-        """All warnings; empty if nothing was found."""
-        found = [*self.labels.values(), *([self.presence] if self.presence else [])]
-        return [difference.warning for difference in found if difference.warning is not None]
+        """All warnings; empty if no drift was found."""
+        tests = [*self.labels.values(), *([self.presence] if self.presence else [])]
+        return [test.warning for test in tests if test.warning is not None]
 
 
 def detect_drift(
@@ -183,14 +179,14 @@ def detect_drift(
     """Compare unlabelled traffic with the calibration split.
 
     Args:
-        reference: the split's sketch.
-        probabilities_NL: calibrated by what the sketch was calibrated by, one column for each of its labels; NaN is left out.
-        presence_N: of each item the modalities that it has.
+        reference: summary of the calibration split.
+        probabilities_NL: calibrated by the same calibrators as the reference, one column per label; NaN is ignored.
+        presence_N: modalities of each item.
 
     Raises:
-        ValueError: if the columns are not as many as the labels.
+        ValueError: if the number of columns differs from the number of labels.
     """
-    from vigil_evaluation.stats.exact_tests import holm
+    from vigil_evaluation.stats.multiple_testing import holm
 
     read_NL = np.asarray(probabilities_NL, np.float32)
     if read_NL.ndim != 2 or read_NL.shape[1] != len(reference.labels):
@@ -214,7 +210,7 @@ def detect_drift(
 
 
 class HomogeneityTest(NamedTuple):
-    """Pearson's statistic, its degrees of freedom, and the chance of so large a one."""
+    """Pearson's statistic, its degrees of freedom, and its p-value."""
 
     statistic: float
     degrees: int
@@ -222,11 +218,11 @@ class HomogeneityTest(NamedTuple):
 
 
 def homogeneity(counts_2B: Integers) -> HomogeneityTest:
-    """Pearson's test that two samples are distributed alike over bins.
+    """Test whether two samples have the same distribution over bins (Pearson).
 
     Args:
-        counts_2B: of each sample the items in each bin, no bin empty in both. With fewer than two bins, or an empty sample,
-            there is nothing to compare, and the p-value is 1.
+        counts_2B: items of each sample in each bin, no bin empty in both. With fewer than two bins or an empty sample the
+            p-value is 1.
     """
     from scipy.special import chdtrc
 
@@ -251,19 +247,19 @@ def _label_difference(
     if adjusted_p <= _LEVEL and (apart or distance >= MIN_DISTANCE):
         what = [f"at least {_percent(distance)} of the items have moved"]
         if upper is not None and upper_before is not None:
-            what.append(f"{_percent(upper)} of them score as the top {_percent(upper_before)} did there")
+            what.append(f"{_percent(upper)} score as high as the top {_percent(upper_before)} did")
         if reviewed is not None and reviewed_before is not None:
-            what.append(f"{_percent(reviewed)} reach its review threshold, there {_percent(reviewed_before)}")
+            what.append(f"{_percent(reviewed)} reach the review threshold, {_percent(reviewed_before)} did")
         lost = f"the stated miss rate of {_percent(reference.miss_rate)} is not guaranteed on this traffic"
         if label.review is None:
-            lost = "they need not be frequencies on this traffic"
-        warning = f"probabilities of {name} are distributed otherwise than on the calibration split ({'; '.join(what)}): {lost}"
+            lost = "they may be miscalibrated on this traffic"
+        warning = f"probabilities of {name} have drifted from the calibration split ({'; '.join(what)}): {lost}"
     items = int(counts_2B[1].sum())
     return DriftTest(items, *test, adjusted_p, distance, reviewed, reviewed_before, upper, upper_before, warning)
 
 
 def _above(counts_2B: Integers, edges: Sequence[float], edge: float | None) -> tuple[float | None, float | None]:
-    """The share of the calibration items, and of the new ones, that reach an edge."""
+    """Return the fraction of the calibration items, and of the new ones, that reach an edge."""
     if edge is None or not counts_2B.sum(axis=1).all():
         return None, None
     before, now = counts_2B[:, edges.index(edge) + 1 :].sum(axis=1) / counts_2B.sum(axis=1)
@@ -277,29 +273,29 @@ def _presence_difference(
     if adjusted_p <= _LEVEL and distance >= MIN_DISTANCE:
         before_P, now_P = counts_2P / counts_2P.sum(axis=1, keepdims=True)
         most = int(np.argmax(np.abs(now_P - before_P)))
-        what = f"{names[most]} {_percent(now_P[most])} of the items, there {_percent(before_P[most])}"
+        what = f"{_percent(now_P[most])} of the items have {names[most]}, {_percent(before_P[most])} had"
         lost = f"the stated miss rate of {_percent(reference.miss_rate)} is not guaranteed on this traffic"
-        warning = f"modalities are mixed otherwise than on the calibration split ({what}): {lost}"
+        warning = f"the mix of modalities has drifted from the calibration split ({what}): {lost}"
     return DriftTest(int(counts_2P[1].sum()), *test, adjusted_p, distance, None, None, None, None, warning)
 
 
 def _sketch(read_K: NDArray[np.float32], label: LabelConformalThresholds) -> LabelDriftReference:
-    """Bins of equal mass, the uppermost halved until few items are above it, and edges at the review threshold and ``upper``."""
+    """Return bins of equal mass, the uppermost halved until few items are above it, with edges at ``review`` and ``upper``."""
     if not len(read_K):
         return LabelDriftReference([], [0], None, None)
-    levels = [i / _LEVELS for i in range(1, _LEVELS)]
-    while len(read_K) * (1 - levels[-1]) / 2 >= _IN_TAIL:
+    levels = [i / _BINS for i in range(1, _BINS)]
+    while len(read_K) * (1 - levels[-1]) / 2 >= _MIN_ITEMS_IN_TAIL:
         levels.append((1 + levels[-1]) / 2)
     edges = {float(edge) for edge in np.quantile(read_K, levels, method="higher")}
     upper = None
     if label.positive:
-        share = max(label.positive / label.known, _IN_TAIL / len(read_K))
+        share = max(label.positive / label.known, _MIN_ITEMS_IN_TAIL / len(read_K))
         upper = float(np.quantile(read_K, max(1 - share, 0), method="higher"))
-    # Nothing is below the least value, so an edge there would make an empty bin.
+    # An edge at the smallest value would make an empty bin below it.
     upper = upper if upper is not None and upper > read_K.min() else None
     given = {edge for edge in (label.review, upper) if edge is not None}
-    rising = sorted({edge for edge in edges if edge > read_K.min()} | given)
-    return LabelDriftReference(rising, _binned(read_K, rising).tolist(), label.review, upper)
+    ascending = sorted({edge for edge in edges if edge > read_K.min()} | given)
+    return LabelDriftReference(ascending, _binned(read_K, ascending).tolist(), label.review, upper)
 
 
 def _binned(read_K: NDArray[np.float32], edges: Sequence[float]) -> Integers:
@@ -308,10 +304,10 @@ def _binned(read_K: NDArray[np.float32], edges: Sequence[float]) -> Integers:
 
 
 def _over_bins(counts_2B: Integers) -> HomogeneityTest:
-    """Are the new items spread over bins as the calibration items were, at whose quantiles the bins begin?
+    """Test whether the new items are distributed over bins as the calibration items, whose quantiles are the edges.
 
-    The share of traffic in a bin between two quantiles of a sample of n is itself a draw, from a Dirichlet distribution, so new
-    counts vary (n + m) / n times as much as multinomial ones, and Pearson's statistic is divided by that.
+    The probability of a bin between two quantiles of a sample of n is itself random, with a Dirichlet distribution, so counts of
+    m new items vary (n + m) / n times as much as multinomial ones, and Pearson's statistic is divided by that.
     """
     from scipy.special import chdtrc
 
@@ -325,9 +321,9 @@ def _over_bins(counts_2B: Integers) -> HomogeneityTest:
 
 
 def _over_edge(counts_2B: Integers, place: int) -> float:
-    """P-value that as large a share of the new items lies above an edge as of the calibration items, whose quantile it is.
+    """Return the p-value that equal fractions of the new and the calibration items lie above an edge, a quantile of the latter.
 
-    With a edges above of n, the share of traffic there is a draw from the beta distribution of parameters a and n + 1 - a.
+    With a of n calibration items above, the fraction of traffic there has a beta distribution with parameters a and n + 1 - a.
     """
     from scipy.stats import betabinom
 
@@ -339,7 +335,7 @@ def _over_edge(counts_2B: Integers, place: int) -> float:
 
 
 def _compared(counts_2B: Integers, label: LabelDriftReference) -> HomogeneityTest:
-    """Over all bins, and over the edge that tells most of positives; the smaller p-value, doubled."""
+    """Test over all bins and over the edge ``upper``; the p-value is the smaller one, doubled."""
     test = _over_bins(counts_2B)
     if label.upper is None:
         return test
@@ -347,24 +343,24 @@ def _compared(counts_2B: Integers, label: LabelDriftReference) -> HomogeneityTes
 
 
 def _joined(counts_2B: Integers) -> Integers:
-    """Neighbouring bins joined, from the uppermost down, until enough items are expected in each by the reference alone."""
+    """Join neighbouring bins, from the uppermost down, until the reference alone expects enough items in each."""
     before, now = counts_2B.sum(axis=1)
     per_item = now / before if before else 0.0
-    starts, gathered = [], 0
+    starts, items = [], 0
     for i in range(counts_2B.shape[1] - 1, -1, -1):
-        gathered += int(counts_2B[0, i])
-        if gathered >= _ENOUGH_BEFORE and gathered * per_item >= _ENOUGH_NOW:
+        items += int(counts_2B[0, i])
+        if items >= _MIN_REFERENCE_ITEMS and items * per_item >= _MIN_EXPECTED_ITEMS:
             starts.append(i)
-            gathered = 0
+            items = 0
     if not starts:
         return counts_2B[:, :0]
     return np.add.reduceat(counts_2B, [0, *starts[-2::-1]], axis=1)
 
 
 def _rare_joined(counts_2P: Integers) -> Integers:
-    """Patterns of which too few are expected, going by both samples together, joined into one."""
+    """Join the patterns with too few expected items, estimated from both samples, into one."""
     total_P, items = counts_2P.sum(axis=0), counts_2P.sum(axis=1)
-    rare_P = total_P * (items.min() / items.sum()) < _EXPECTED
+    rare_P = total_P * (items.min() / items.sum()) < _MIN_EXPECTED_PER_PATTERN
     table = np.column_stack([counts_2P[:, ~rare_P], counts_2P[:, rare_P].sum(axis=1)])
     return table[:, table.sum(axis=0) > 0]
 
@@ -382,17 +378,3 @@ def _counted(presence_N: Sequence[str | None] | None) -> dict[str, int]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def _label_reference(value: Any, where: str) -> LabelDriftReference:
-    given = json_fields.mapping(value, where, ("edges", "counts", "review", "upper"))
-    edges = json_fields.numbers(given["edges"], f"{where}.edges", 0, 1)
-    counts = [
-        json_fields.count(n, f"{where}.counts.{i}") for i, n in enumerate(json_fields.items(given["counts"], f"{where}.counts"))
-    ]
-    if len(counts) != len(edges) + 1 or any(low >= high for low, high in pairwise(edges)):
-        json_fields.wrong(where, "the edges must rise, and there must be one count more than edges")
-    for name in ("review", "upper"):
-        if given[name] is not None and json_fields.number(given[name], f"{where}.{name}", 0, 1) not in edges:
-            json_fields.wrong(f"{where}.{name}", "must be one of the edges")
-    return LabelDriftReference(edges, counts, given["review"], given["upper"])

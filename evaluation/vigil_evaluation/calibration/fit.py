@@ -1,8 +1,8 @@
-"""Fit calibrators on known targets, and choose among them by what they say of items that they were not fitted on.
+"""Fit calibrators on known targets, and select among the methods by cross-validation.
 
-For each label every candidate is fitted on all folds but one and judged on that one by its log loss; chosen is the simplest that
-is within one standard error of the best (Breiman et al. 1984, section 3.4.3), the error being that of the difference between the
-two on the same items. A soft target t counts as t of a positive and 1 - t of a negative.
+Each method is fitted on all folds but one and scored on that one by log loss; the simplest method within one standard error of
+the best is selected (Breiman et al. 1984, section 3.4.3), with the standard error of the difference on the same items. A soft
+target t counts as t positives and 1 - t negatives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,44 +29,44 @@ if TYPE_CHECKING:
     from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
 MIN_CLASS_TARGETS = 10
-"""Fewest known positives, and fewest known negatives, that anything is fitted on."""
+"""Fewest known positives, and fewest known negatives, to fit anything on."""
 
 MAX_KNOTS = 64
-"""An isotonic calibrator has no more knots; the two neighbouring blocks that differ least are pooled until it has not."""
+"""Most knots of an isotonic calibrator; the most similar neighbouring blocks are pooled until it has at most this many."""
 
 _CLIP = 2.0**-26
-"""No probability counts as nearer to 0 or 1 in a log loss: a single wrong answer would otherwise outweigh all others."""
+"""Smallest distance of a probability from 0 or 1 in a log loss, so that one wrong item cannot outweigh all others."""
 
-_SMALLEST_SLOPE = 1e-3
-"""A calibrator that did not rise would lose the ranking; where the data want none, it rises by almost nothing."""
+_MIN_SLOPE = 1e-3
+"""Smallest slope of a calibrator: a constant one would lose the ranking."""
 
-_OUTWARD = 0.01
-"""By how much of the rest the line of an isotonic calibrator rises beyond its outer blocks."""
+_OUTER_RISE = 0.01
+"""Fraction of the remaining distance to 0 or 1 by which an isotonic calibrator rises beyond its outer blocks."""
 
 Integers = NDArray[np.int64]
 
 
 class LabelledRows(NamedTuple):
-    """Items with a known target, of one label: targets, raw probabilities, and the fold of each, ``[K]``."""
+    """Items with a known target of one label: targets, raw probabilities and folds, ``[K]`` each."""
 
     targets: Floats
     raw: Floats
     folds: Integers
 
     def take(self, which: NDArray[np.bool_]) -> "LabelledRows":
-        """Some of them."""
+        """Return the selected rows."""
         return LabelledRows(self.targets[which], self.raw[which], self.folds[which])
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedCalibrator:
-    """What the cross-validation of one set of rows gave.
+    """Result of the cross-validation on one set of rows.
 
     Attributes:
-        calibrator: the chosen method, fitted on all rows.
-        log_loss: candidate to its mean log loss on rows it was not fitted on; empty if there was too little to choose by.
-        losses: of the chosen method on each row, fitted on other folds, ``[K]``.
-        probabilities: that those losses are of, ``[K]``.
+        calibrator: the selected method, fitted on all rows.
+        log_loss: method to its mean log loss on held-out folds; empty if there were too few rows to choose.
+        losses: held-out log loss of the selected method on each row, ``[K]``.
+        probabilities: held-out calibrated probability of each row, ``[K]``.
     """
 
     calibrator: Calibrator
@@ -83,16 +83,16 @@ def fit_calibrators(  # noqa: PLR0917 (arrays, their names, how, and two that ma
     groups_N: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Fit and choose a calibrator for each label, and for each group where it does better than that of all items.
+    """Fit a calibrator for each label, and for each group where it is better than the pooled one.
 
     Args:
-        targets_NL: in [0, 1], NaN for unknown; items whose target is unknown take no part.
-        probabilities_NL: raw, in [0, 1]; of items that the model has not learnt from. An item whose probability is NaN (it could
-            not be decoded) takes no part either.
+        targets_NL: in [0, 1], NaN for unknown; items of unknown target are ignored.
+        probabilities_NL: raw, in [0, 1], of items that the model was not trained on. Items whose probability is NaN (they could
+            not be decoded) are ignored.
         labels: names of the columns.
-        spec: candidates, folds, and by what to group.
-        groups_N: of each item the value of ``spec.by``; needed for groups, and ignored without ``spec.by``.
-        seed: of the folds.
+        spec: methods, folds, and the column to group by.
+        groups_N: value of ``spec.by`` of each item; required for groups, ignored without ``spec.by``.
+        seed: random seed of the folds.
 
     Raises:
         ValueError: if the shapes differ, or a value is outside [0, 1].
@@ -108,35 +108,35 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
     groups_N: Sequence[str | None] | None = None,
     presence_N: Sequence[str | None] | None = None,
 ) -> FittedCalibration:
-    """Fit all that a run and a bundle carry: calibration, conformal thresholds and the sketch of the calibration rows.
+    """Fit everything that a run and a bundle carry: calibrators, conformal thresholds and the drift reference.
 
-    Conformal thresholds are found on raw probabilities and then calibrated. They decide the same, because a calibrator never
-    turns two items round, and so one set of rows serves both without harm to the guarantee. That does not hold for a label some
-    of whose groups have calibrators of their own, which do turn items of different groups round: its thresholds are found on
-    probabilities calibrated by what was fitted on other folds, and the guarantee holds nearly (docs/calibration.md has numbers).
+    Conformal thresholds are fitted on raw probabilities and then calibrated. Since a calibrator preserves the ranking, the
+    decisions are identical, so one set of rows serves both and the guarantee holds. This is not true of a label some of whose
+    groups have their own calibrators, which change the ranking between groups: its thresholds are fitted on held-out calibrated
+    probabilities, and the guarantee holds approximately (docs/calibration.md has measurements).
 
     Args:
         targets_NL: in [0, 1], NaN for unknown.
-        probabilities_NL: raw, in [0, 1], NaN for an item that could not be decoded; of items that the model has not learnt from.
+        probabilities_NL: raw, in [0, 1], of items that the model was not trained on; NaN for items that could not be decoded.
         labels: names of the columns.
-        spec: how.
-        groups_N: of each item the value of ``spec.calibration.by``.
-        presence_N: of each item the modalities that it has.
+        spec: settings of the evaluation.
+        groups_N: value of ``spec.calibration.by`` of each item.
+        presence_N: modalities of each item.
 
     Raises:
         ValueError: if the shapes differ, or a value is outside [0, 1].
     """
-    calibration, said = _cross_fit(targets_NL, probabilities_NL, labels, spec.calibration, groups_N, spec.seed)
+    calibration, held_out = _cross_fit(targets_NL, probabilities_NL, labels, spec.calibration, groups_N, spec.seed)
     raw = np.asarray(probabilities_NL, np.float64)
     pooled = {name: label.pooled.apply for name, label in calibration.labels.items() if not label.groups}
-    ordering = np.where([name in pooled for name in labels], raw, said)
+    ordering = np.where([name in pooled for name in labels], raw, held_out)
     known = np.where(np.isnan(raw), np.nan, np.asarray(targets_NL, np.float64))
     conformal = fit_conformal(known, ordering, labels, spec.conformal).mapped(pooled)
     return FittedCalibration(calibration, conformal, DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N))
 
 
 def log_losses(targets_N: Floats, probabilities_N: Floats) -> Floats:
-    """The log loss of each item, in nats."""
+    """Return the log loss of each item, in nats."""
     likely_N = np.clip(probabilities_N, _CLIP, 1 - _CLIP)
     return np.asarray(-(targets_N * np.log(likely_N) + (1 - targets_N) * np.log1p(-likely_N)))
 
@@ -158,17 +158,17 @@ def _cross_fit(  # noqa: PLR0917 (as for fit)
     groups_N: Sequence[str | None] | None,
     seed: int,
 ) -> tuple[Calibration, Floats]:
-    """The calibration, and of each known item what such calibrators say of it when fitted on the other folds, ``[N, L]``."""
+    """Return the calibration, and the held-out calibrated probability of each known item, ``[N, L]``."""
     targets, raw = _checked(targets_NL, probabilities_NL, len(labels))
     names = None
     if spec.by is not None and groups_N is not None:
         names = np.empty(len(raw), object)
         names[:] = list(groups_N)
-    said = np.full(raw.shape, np.nan)
+    held_out = np.full(raw.shape, np.nan)
     found = {}
     for i, name in enumerate(labels):
-        found[name] = _label(targets[:, i], raw[:, i], spec, names, np.random.default_rng([seed, i]), said[:, i])
-    return Calibration(spec.by, found), said
+        found[name] = _label(targets[:, i], raw[:, i], spec, names, np.random.default_rng([seed, i]), held_out[:, i])
+    return Calibration(spec.by, found), held_out
 
 
 def _label(  # noqa: PLR0917 (the columns of one label)
@@ -177,101 +177,101 @@ def _label(  # noqa: PLR0917 (the columns of one label)
     spec: "CalibrationSpec",
     names_N: NDArray[np.object_] | None,
     random: np.random.Generator,
-    said_N: Floats,
+    held_out_N: Floats,
 ) -> LabelCalibration:
-    """Fit one label, and write what was said of each known item by what was fitted on other folds into ``said_N``."""
+    """Fit one label, and write the held-out calibrated probability of each known item into ``held_out_N``."""
     known_N = ~(np.isnan(targets_N) | np.isnan(raw_N))
     targets_K = targets_N[known_N]
     rows = LabelledRows(targets_K, raw_N[known_N], _folds(targets_K, spec.folds, random))
-    pooled = _choose(rows, spec)
-    said_K = pooled.probabilities.copy()
+    pooled = _select(rows, spec)
+    held_out_K = pooled.probabilities.copy()
     groups: dict[str, Calibrator] = {}
     if names_N is not None:
         names_K = names_N[known_N]
         for value in sorted({value for value in names_K if value is not None}):
             inside_K = names_K == value
-            own = _choose(rows.take(inside_K), spec) if not inside_K.all() else None
+            own = _select(rows.take(inside_K), spec) if not inside_K.all() else None
             if own is not None and own.log_loss and _clearly_less(own.losses, pooled.losses[inside_K]):
                 groups[value] = own.calibrator
-                said_K[inside_K] = own.probabilities
-    said_N[known_N] = said_K
+                held_out_K[inside_K] = own.probabilities
+    held_out_N[known_N] = held_out_K
     return LabelCalibration(pooled.calibrator, groups, pooled.log_loss, len(targets_K), int((targets_K >= 0.5).sum()))
 
 
 def _folds(targets_K: Floats, folds: int, random: np.random.Generator) -> Integers:
-    """A fold for each item at random, positives and negatives spread evenly."""
+    """Assign each item a random fold, stratified by positives and negatives."""
     order = np.lexsort((random.random(len(targets_K)), targets_K >= 0.5))
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order)) % folds
     return places
 
 
-def _choose(rows: LabelledRows, spec: "CalibrationSpec") -> SelectedCalibrator:
-    """The simplest candidate within one standard error of the best."""
+def _select(rows: LabelledRows, spec: "CalibrationSpec") -> SelectedCalibrator:
+    """Select the simplest method within one standard error of the best."""
     positive = int((rows.targets >= 0.5).sum())
     losses = {"none": log_losses(rows.targets, rows.raw)}
     if min(positive, len(rows.targets) - positive) < max(MIN_CLASS_TARGETS, spec.folds):
         return SelectedCalibrator(IDENTITY, {}, losses["none"], rows.raw)
-    said = {"none": rows.raw}
+    held_out = {"none": rows.raw}
     for method in (name for name in PARAMETERS if name in spec.methods and name != "none"):
-        said[method] = _out_of_fold(rows, FIT_FUNCTIONS[method])
-        losses[method] = log_losses(rows.targets, said[method])
+        held_out[method] = _out_of_fold(rows, FIT_FUNCTIONS[method])
+        losses[method] = log_losses(rows.targets, held_out[method])
     means = {method: float(of.mean()) for method, of in losses.items()}
     best = losses[min(means, key=lambda method: means[method])]
     chosen = next(method for method, of in losses.items() if not _clearly_less(best, of))
-    return SelectedCalibrator(FIT_FUNCTIONS[chosen](rows.targets, rows.raw), means, losses[chosen], said[chosen])
+    return SelectedCalibrator(FIT_FUNCTIONS[chosen](rows.targets, rows.raw), means, losses[chosen], held_out[chosen])
 
 
 def _clearly_less(losses_K: Floats, others_K: Floats) -> bool:
-    """Whether the mean is lower by more than the standard error of the difference on the same items."""
+    """Return whether the mean is lower by more than the standard error of the difference on the same items."""
     difference_K = others_K - losses_K
     return bool(difference_K.mean() > difference_K.std(ddof=1) / np.sqrt(len(difference_K)))
 
 
 def _out_of_fold(rows: LabelledRows, fitted: "FitFunction") -> Floats:
-    said = np.empty(len(rows.raw))
+    held_out = np.empty(len(rows.raw))
     for fold in np.unique(rows.folds):
-        out = rows.folds == fold
-        said[out] = fitted(rows.targets[~out], rows.raw[~out]).apply(rows.raw[out])
-    return said
+        inside = rows.folds == fold
+        held_out[inside] = fitted(rows.targets[~inside], rows.raw[~inside]).apply(rows.raw[inside])
+    return held_out
 
 
 FitFunction = Callable[[Floats, Floats], Calibrator]
 
 
 def fit_none(targets_K: Floats, raw_K: Floats) -> Calibrator:  # noqa: ARG001 (one of the fits)
-    """Leaves probabilities as they are."""
+    """Return the identity."""
     return IDENTITY
 
 
 def fit_temperature(targets_K: Floats, raw_K: Floats) -> Calibrator:
-    """The temperature with the best log loss (Guo et al. 2017, section 4.2)."""
+    """Fit the temperature by log loss (Guo et al. 2017, section 4.2)."""
     yes_K, no_K = log_probabilities(raw_K)
-    (slope,) = _minimise(targets_K, [yes_K - no_K], _SMALLEST_SLOPE, constant=False)
+    (slope,) = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, constant=False)
     return Calibrator("temperature", {"temperature": 1 / slope})
 
 
 def fit_platt(targets_K: Floats, raw_K: Floats) -> Calibrator:
-    """Slope and intercept of the log odds with the best log loss (Platt 1999)."""
+    """Fit slope and intercept of the log odds by log loss (Platt 1999)."""
     yes_K, no_K = log_probabilities(raw_K)
-    slope, intercept = _minimise(targets_K, [yes_K - no_K], _SMALLEST_SLOPE, constant=True)
+    slope, intercept = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, constant=True)
     return Calibrator("platt", {"slope": slope, "intercept": intercept})
 
 
 def fit_beta(targets_K: Floats, raw_K: Floats) -> Calibrator:
-    """The beta calibrator with the best log loss (Kull, Silva Filho and Flach 2017, algorithm 1)."""
+    """Fit a beta calibrator by log loss (Kull, Silva Filho and Flach 2017, algorithm 1)."""
     yes_K, no_K = log_probabilities(raw_K)
-    a, b, c = _minimise(targets_K, [yes_K, -no_K], 0.0, constant=True)
-    if a + b < _SMALLEST_SLOPE:
-        a = b = _SMALLEST_SLOPE
+    a, b, c = _minimize(targets_K, [yes_K, -no_K], 0.0, constant=True)
+    if a + b < _MIN_SLOPE:
+        a = b = _MIN_SLOPE
     return Calibrator("beta", {"a": a, "b": b, "c": c})
 
 
 def fit_isotonic(targets_K: Floats, raw_K: Floats) -> Calibrator:
-    """Centred isotonic regression: the blocks of isotonic regression, each at its mean, joined by lines (Oron and Flournoy 2017).
+    """Fit centred isotonic regression: its blocks, each at its mean, joined by lines (Oron and Flournoy 2017).
 
-    Blocks joined by lines keep the ranking within them. A block without a positive, or without a negative, gets the frequency of
-    the rule of succession, never 0 or 1. Beyond the outer blocks' means the line goes on by very little, to keep the ranking.
+    Lines preserve the ranking within blocks. A block without positives, or without negatives, gets the frequency of the rule of
+    succession, never 0 or 1. Beyond the means of the outer blocks the line rises by very little, to preserve the ranking.
     """
     from scipy.optimize import isotonic_regression
 
@@ -288,14 +288,14 @@ def fit_isotonic(targets_K: Floats, raw_K: Floats) -> Calibrator:
     keep = np.append(True, np.diff(raw_B) > 0)
     raw, calibrated = raw_B[keep].tolist(), calibrated_B[keep].tolist()
     if raw[0] > 0:
-        raw, calibrated = [0.0, *raw], [calibrated[0] * (1 - _OUTWARD), *calibrated]
+        raw, calibrated = [0.0, *raw], [calibrated[0] * (1 - _OUTER_RISE), *calibrated]
     if raw[-1] < 1:
-        raw, calibrated = [*raw, 1.0], [*calibrated, 1 - (1 - calibrated[-1]) * (1 - _OUTWARD)]
+        raw, calibrated = [*raw, 1.0], [*calibrated, 1 - (1 - calibrated[-1]) * (1 - _OUTER_RISE)]
     return Calibrator("isotonic", {"raw": raw, "calibrated": calibrated})
 
 
 def _pooled(items_B: Floats, sums_B: Floats, raws_B: Floats) -> tuple[Floats, Floats, Floats]:
-    """Neighbouring blocks taken together, those first whose pooling adds least to the squared error, until they are few."""
+    """Pool neighbouring blocks, those first that add least to the squared error, until few enough are left."""
     while len(items_B) > MAX_KNOTS - 2:
         left, right = items_B[:-1], items_B[1:]
         added = left * right / (left + right) * np.diff(sums_B / items_B) ** 2
@@ -304,17 +304,17 @@ def _pooled(items_B: Floats, sums_B: Floats, raws_B: Floats) -> tuple[Floats, Fl
     return items_B, sums_B, raws_B
 
 
-def _minimise(targets_K: Floats, columns: Sequence[Floats], least: float, constant: bool) -> list[float]:
-    """The coefficients of the log odds that have the best log loss of smoothed targets, the constant last.
+def _minimize(targets_K: Floats, columns: Sequence[Floats], least: float, constant: bool) -> list[float]:
+    """Return the coefficients of the log odds that minimize the log loss of smoothed targets, the intercept last.
 
-    Targets are smoothed as if one more positive and one more negative had been seen (Platt 1999, section 2.2), without which
-    classes that do not overlap would make every answer certain. The problem is convex.
+    Targets are smoothed as if one more positive and one more negative had been observed (Platt 1999, section 2.2); without this,
+    separable classes would make every probability 0 or 1. The problem is convex.
 
     Args:
         targets_K: in [0, 1].
-        columns: ``[K]`` each.
-        least: no coefficient of a column is smaller.
-        constant: whether there is one.
+        columns: features, ``[K]`` each.
+        least: smallest coefficient of a feature.
+        constant: whether to fit an intercept.
     """
     from scipy.optimize import minimize
 
@@ -322,7 +322,7 @@ def _minimise(targets_K: Floats, columns: Sequence[Floats], least: float, consta
     low, high = 1 / (len(targets_K) - positives + 2), (positives + 1) / (positives + 2)
     smoothed_K = low + targets_K * (high - low)
     features_DK = np.stack(columns)
-    # Columns of one size about 0 make the steps of the optimiser few.
+    # Standardized features reduce the steps of the optimizer.
     centres_D = features_DK.mean(axis=1) if constant else np.zeros(len(columns))
     sizes_D = np.maximum(np.sqrt(((features_DK - centres_D[:, None]) ** 2).mean(axis=1)), 1e-12)
     features_DK = (features_DK - centres_D[:, None]) / sizes_D[:, None]
@@ -330,16 +330,16 @@ def _minimise(targets_K: Floats, columns: Sequence[Floats], least: float, consta
         features_DK = np.vstack([features_DK, np.ones_like(smoothed_K)])
 
     def loss_and_gradient(weights_D: Floats) -> tuple[float, Floats]:
-        # Not by @, whose threads wait for each other: there are three columns at most.
+        # einsum, since the threads of @ wait for each other; there are at most three columns.
         odds_K = np.einsum("d,dk->k", weights_D, features_DK)
         small_K = np.exp(-np.abs(odds_K))
         loss = np.maximum(odds_K, 0) + np.log1p(small_K) - smoothed_K * odds_K
-        said_K = np.where(odds_K >= 0, 1.0, small_K) / (1 + small_K)
-        return float(loss.mean()), np.einsum("dk,k->d", features_DK, said_K - smoothed_K) / len(smoothed_K)
+        predicted_K = np.where(odds_K >= 0, 1.0, small_K) / (1 + small_K)
+        return float(loss.mean()), np.einsum("dk,k->d", features_DK, predicted_K - smoothed_K) / len(smoothed_K)
 
     start = [*sizes_D, float(centres_D.sum())] if constant else list(sizes_D)
     bounds = [*((least * size, None) for size in sizes_D), *([(None, None)] * constant)]
-    # L-BFGS-B calls BLAS for its three by three matrices, whose threads made it up to fifty times slower on a busy machine.
+    # Not L-BFGS-B: it calls BLAS for its 3 x 3 matrices, whose threads made it up to fifty times slower on a busy machine.
     options = {"ftol": 1e-13, "gtol": 1e-8, "maxfun": 500}
     found = minimize(loss_and_gradient, start, jac=True, bounds=bounds, method="TNC", options=options).x
     weights = found[: len(columns)] / sizes_D
@@ -353,4 +353,4 @@ FIT_FUNCTIONS: Mapping[str, FitFunction] = {
     "beta": fit_beta,
     "isotonic": fit_isotonic,
 }
-"""Method to its fit on known targets and raw probabilities, ``[K]`` each."""
+"""Method to the function that fits it on known targets and raw probabilities, ``[K]`` each."""

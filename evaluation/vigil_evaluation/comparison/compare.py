@@ -18,7 +18,7 @@ from vigil_evaluation.comparison.paired_differences import (
 )
 from vigil_evaluation.comparison.prediction_flips import find_flips
 from vigil_evaluation.comparison.results import CellVerdict, ComparedModel, Comparison, ComparisonCell, ReleaseGate, describe_cell
-from vigil_evaluation.slices.grouping import Grouping, clusters, groupings
+from vigil_evaluation.slices.grouping import Grouping, TableColumns, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import Resampling
 from vigil_evaluation.stats.intervals import Interval
@@ -72,13 +72,14 @@ def compare(
     aligned = align(champion, challenger, common)
     cuts = (_thresholds(champion, aligned.labels), _thresholds(challenger, aligned.labels))
     spec = _settled(spec, gate, aligned.table)
-    made, absent = groupings(aligned.table, spec)
+    columns = TableColumns(aligned.table)
+    made, absent = groupings(columns, spec)
     if asked := [name for name in gate.slices if name in absent]:
         raise UserError(f"slices: {', '.join(asked)} is in neither table; its columns are {_columns(aligned)}")
     # A column that is the same everywhere says nothing that all items do not.
     made = [grouping for grouping in made if len(grouping.values) > 1 or grouping.values_left_out]
     say("comparing every metric, label and slice")
-    resampling = Resampling(spec.replicates, spec.seed, clusters(aligned.table, spec))
+    resampling = Resampling(spec.replicates, spec.seed, resampling_units(columns, spec.cluster))
     found = paired_differences(aligned, made, cuts, gate.metrics, resampling=resampling, spec=spec)
     if not (~np.isnan(found.gains_C)).any():
         few = f"no label has {spec.enough} known targets of each class among the {aligned.how.items} items"

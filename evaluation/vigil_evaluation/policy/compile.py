@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from vigil_data.errors import UserError
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraint_check import check_rules, decide_traffic, items_with_action
@@ -24,7 +25,7 @@ from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, Appeals, CellKe
 from vigil_evaluation.policy.infeasibility import ClosestFeasible, InfeasibleAction, InfeasiblePolicy, closest_feasible_bound
 from vigil_evaluation.policy.market_constraints import MarketConstraints, actions_of, labels_of, market_constraints
 from vigil_evaluation.policy.modality_thresholds import split_by_presence
-from vigil_evaluation.policy.policy_data import PRESENCE, Traffic, read_traffic
+from vigil_evaluation.policy.policy_data import Traffic, read_traffic
 from vigil_evaluation.policy.shared_budget import BudgetAllocation, BudgetRequest, allocate_budget
 from vigil_evaluation.policy.specs import Policy
 from vigil_evaluation.policy.threshold_search import ThresholdSearch, rule_groups, search_thresholds

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
 from vigil_evaluation.policy.constraint_tests import (
@@ -16,7 +17,7 @@ from vigil_evaluation.policy.constraint_tests import (
     p_values,
 )
 from vigil_evaluation.policy.constraints import REVIEW, ConstraintResult, Rule, preceding_actions
-from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic
+from vigil_evaluation.policy.policy_data import MARKET, Traffic
 from vigil_evaluation.policy.shared_budget import weighted_upper
 from vigil_evaluation.policy.threshold_search import rule_groups
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.constraints import Rule
+from vigil_evaluation.stats.binomial import clopper_pearson_bounds, intraclass_correlation, kish_design_effect
 
 MIN_RARER_OUTCOMES = 30
 
@@ -71,7 +72,7 @@ def metric_estimates(rule: Rule, evidence: ConstraintCounts) -> Floats:
 def confidence_bounds(rule: Rule, evidence: ConstraintCounts, confidence: float) -> tuple[Floats, Floats]:
     """One-sided lower and one-sided upper bound of the metric, each at a confidence, ``[K]``."""
     count_K, rows_K = evidence.count_K * evidence.effective_K, evidence.rows_K * evidence.effective_K
-    low_K, high_K = _lower(count_K, rows_K, confidence), _upper(count_K, rows_K, confidence)
+    low_K, high_K = clopper_pearson_bounds(count_K, rows_K, confidence)
     if rule.metric in ("miss_rate", "expected_miss_rate"):
         low_K, high_K = 1 - high_K, 1 - low_K
     if rule.metric == "expected_miss_rate":
@@ -105,7 +106,7 @@ def count_at_candidates(
         if at is not None:
             reached_M = base_M if event_M is None else base_M & (first_M <= at)
             outcome_M = first_M <= at if event_M is None else event_M
-            correlation = _correlation(outcome_M[reached_M], units_M[reached_M])
+            correlation = intraclass_correlation(outcome_M[reached_M], units_M[reached_M])
     found = []
     for name, within_M in groups:
         mine_M = base_M if within_M is None else base_M & within_M
@@ -119,11 +120,7 @@ def count_at_candidates(
 
 def inverse_design_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None) -> float:
     """One divided by the design effect of a share of all items."""
-    if units_N is None or not len(outcome_N):
-        return 1.0
-    sizes = np.bincount(units_N).astype(np.float64)
-    met = float((sizes**2).sum() / sizes.sum())
-    return 1 / (1 + _correlation(outcome_N, units_N) * (met - 1))
+    return 1 / kish_design_effect(outcome_N, units_N)
 
 
 def _counts(
@@ -146,21 +143,6 @@ def _steady(count_K: Floats, rows_K: Floats) -> int | None:
         return None
     enough = np.flatnonzero(rarer_K >= MIN_RARER_OUTCOMES)
     return int(enough[0]) if len(enough) else int(rarer_K.argmax())
-
-
-def _correlation(outcome: NDArray[np.bool_], units: NDArray[np.int32]) -> float:
-    """Correlation of two outcomes within a unit, by moments and one standard error higher; 0 if it cannot be told."""
-    mean = float(outcome.mean()) if len(outcome) else 0.0
-    if not 0 < mean < 1:
-        return 0.0
-    off = outcome - mean
-    sums, squares, sizes = (np.bincount(units, weights=values) for values in (off, off**2, np.ones_like(off)))
-    alike, pairs = sums**2 - squares, (sizes**2 - sizes) * mean * (1 - mean)
-    if not pairs.sum():
-        return 0.0
-    correlation = float(alike.sum() / pairs.sum())
-    error = float(np.sqrt(((alike - correlation * pairs) ** 2).sum()) / pairs.sum())
-    return min(max(correlation + error, 0.0), 1.0)
 
 
 def _met_size(
@@ -196,18 +178,6 @@ def _p_at_most(count_K: ArrayLike, rows_K: ArrayLike, bound: float) -> Floats:
     """Chance of at most so many if the true share were ``bound``."""
     count, rows = np.asarray(count_K, np.float64), np.asarray(rows_K, np.float64)
     return _p_at_least(rows - count, rows, 1 - bound)
-
-
-def _lower(count_K: Floats, rows_K: Floats, confidence: float) -> Floats:
-    from scipy.special import betaincinv
-
-    some = count_K > 0
-    low = betaincinv(np.where(some, count_K, 1.0), np.where(some, rows_K - count_K + 1, 1.0), 1 - confidence)
-    return np.where(rows_K > 0, np.where(some, low, 0.0), np.nan)
-
-
-def _upper(count_K: Floats, rows_K: Floats, confidence: float) -> Floats:
-    return 1 - _lower(rows_K - count_K, rows_K, confidence)
 
 
 def _expected_miss(caught_K: Floats, rows_K: Floats) -> Floats:

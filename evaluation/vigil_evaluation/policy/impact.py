@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
 from vigil_evaluation.policy.constraint_check import ItemThresholds, check_rules, decide_traffic, items_with_action
 from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, inverse_design_effect
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, ConstraintResult, Rule
-from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, read_traffic
+from vigil_evaluation.policy.policy_data import MARKET, Traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.constraints import Rule
-from vigil_evaluation.policy.policy_data import PRESENCE, Traffic
+from vigil_evaluation.policy.policy_data import Traffic
 from vigil_evaluation.policy.threshold_search import search_thresholds
 
 FOLDS = 5

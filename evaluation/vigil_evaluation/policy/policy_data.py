@@ -8,12 +8,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.predictions import prediction_arrays
-from vigil_evaluation.slices.grouping import clusters, encode, groupable
-from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.slices.grouping import TableColumns, resampling_units
 
 MARKET = "market"
-PRESENCE = "presence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +95,31 @@ def read_traffic(
     Raises:
         UserError: a line for each column that is absent or cannot be used.
     """
-    problems = []
+    problems, held = [], TableColumns(table)
     wanted = list(dict.fromkeys([*columns, *([cluster] if cluster is not None else [])]))
     for name in wanted:
-        if name not in table.column_names:
+        if name not in held:
             problems += [] if lenient else [f"predictions: column {name} is absent, of which the policy speaks"]
-        elif not groupable(table, name):
+        elif not held.groupable(name):
             problems.append(f"predictions: column {name} holds {table.column(name).type}; a policy needs one plain value an item")
     if problems:
         raise UserError(*problems)
     targets_NL, probabilities_NL = prediction_arrays(table, labels)
-    read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if name in table.column_names and groupable(table, name)]
+    read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if held.groupable(name)]
     with np.errstate(invalid="ignore"):
         return Traffic(
             tuple(labels),
             probabilities_NL.astype(np.float32),
             targets_NL >= 0.5,
             targets_NL < 0.5,
-            {name: _column(table, name) for name in read},
-            clusters(table, EvaluationSpec(cluster=cluster)),
+            {name: _column(held, name) for name in read},
+            resampling_units(held, cluster),
         )
 
 
-def _column(table: pa.Table, name: str) -> CategoricalColumn:
-    values, codes_N, _ = encode(table, name)
-    texts = values.to_pylist()
+def _column(columns: TableColumns, name: str) -> CategoricalColumn:
+    texts, codes_N = columns[name].texts(), columns[name].codes_N
     place = np.full(len(texts), -1, np.int32)
     kept = [i for i, value in enumerate(texts) if value is not None]
     place[kept] = np.arange(len(kept), dtype=np.int32)
-    return CategoricalColumn(tuple(str(texts[i]) for i in kept), place[codes_N])
+    return CategoricalColumn(tuple(text for text in texts if text is not None), place[codes_N])

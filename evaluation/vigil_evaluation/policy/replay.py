@@ -9,12 +9,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
+from vigil_data.presence import PRESENCE
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
 from vigil_evaluation.policy.constraint_check import decide_traffic, items_with_action
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW
 from vigil_evaluation.policy.impact import MAX_COLUMN_VALUES, PolicyImpact, decisive_label_targets, estimate_share, policy_impact
-from vigil_evaluation.policy.policy_data import MARKET, PRESENCE, Traffic, read_traffic
+from vigil_evaluation.policy.policy_data import MARKET, Traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
 REVIEW_SUFFIX = " + review"

@@ -117,7 +117,7 @@ class Policy(Spec):
         if unknown := sorted(set(self.severities) - set(self.labels)):
             problems += [f"severities.{label} is of a label that leads to no action" for label in unknown]
         if problems:
-            raise ValueError("; ".join(dict.fromkeys(problems)))
+            raise ValueError("\n".join(dict.fromkeys(problems)))
         return self
 
     def labels_of(self, market: str | None) -> dict[str, tuple[Action, ...]]:

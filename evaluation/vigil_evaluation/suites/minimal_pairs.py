@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.slices.grouping import grouping
+from vigil_evaluation.slices.grouping import TableColumns, grouping
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.proportions import MeanEstimate, Proportion, ResamplingUnits, group_means, group_proportions
-from vigil_evaluation.suites.decisions import ItemDecisions
 
 MAX_FAILED_PAIRS = 10
 """Pairs listed for each label and each way to fail."""
@@ -137,22 +137,19 @@ def link_pairs(ids: Sequence[str], values: Sequence[str | None]) -> PairLinks:
     return PairLinks(pairs[:, 0], pairs[:, 1], alone)
 
 
-def minimal_pair_results(
-    table: pa.Table, column: str, decided: ItemDecisions, units: ResamplingUnits, spec: EvaluationSpec
-) -> MinimalPairResults | None:
+def minimal_pair_results(data: EvaluationData, column: str, units: ResamplingUnits) -> MinimalPairResults | None:
     """Find what becomes of minimal pairs.
 
     Args:
-        table: a predictions table; its column ``perturbation`` names what made a pair, and ``pair_gold`` is ``stays`` where the
+        data: the predictions table; its column ``perturbation`` names what made a pair, and ``pair_gold`` is ``stays`` where the
             gold label does, which tells of items whose target is unknown.
         column: the column that links the items.
-        decided: what was decided of the table's items.
         units: what is resampled together; without one, the pairs of one original.
-        spec: says how many are enough, and what intervals are wanted.
 
     Returns:
         ``None`` if there is no pair.
     """
+    table, spec = data.table, data.spec
     ids = table.column("id").to_pylist()
     found = link_pairs(ids, [None if value is None else str(value) for value in table.column(column).to_pylist()])
     count = len(found.original_P)
@@ -160,14 +157,14 @@ def minimal_pair_results(
         return None
     kept, told = _optional_column(table, "pair_gold"), _optional_column(table, "perturbation")
     names_P = [told[row] for row in found.perturbed_P.tolist()]
-    judged = _judge(decided, found, names_P, np.array([kept[row] == "stays" for row in found.perturbed_P.tolist()]))
+    judged = _judge(data, found, names_P, np.array([kept[row] == "stays" for row in found.perturbed_P.tolist()]))
     resampled = units.of(found.original_P) if units.codes_N is not None else ResamplingUnits(column, _together(found))
     overall = _groups([None], np.zeros(count, np.int32), judged, resampled, spec)[0]
     by: list[PairGroup] = []
     if any(name is not None for name in names_P):
-        grouped = grouping(pa.table({"perturbation": pa.array(names_P, pa.string())}), "perturbation")
+        grouped = grouping(TableColumns(pa.table({"perturbation": pa.array(names_P, pa.string())})), "perturbation")
         by = [g for g in _groups(grouped.values, grouped.codes_N, judged, resampled, spec) if g.perturbation is not None]
-    worst = [failed for i in range(len(decided.labels)) for failed in _worst(i, ids, decided, found, judged)]
+    worst = [failed for i in range(len(data.labels)) for failed in _worst(i, ids, data, found, judged)]
     return MinimalPairResults(column, count, found.alone, overall, by, worst)
 
 
@@ -184,17 +181,17 @@ class _PairOutcomes(NamedTuple):
     shift_PL: Floats
 
 
-def _judge(decided: ItemDecisions, found: PairLinks, names_P: Sequence[str | None], said_P: NDArray[np.bool_]) -> _PairOutcomes:
+def _judge(data: EvaluationData, found: PairLinks, names_P: Sequence[str | None], said_P: NDArray[np.bool_]) -> _PairOutcomes:
     one, other = found.original_P, found.perturbed_P
-    known_NL, gold_NL, flagged_NL = ~np.isnan(decided.targets_NL), decided.targets_NL >= 0.5, decided.flagged_NL
+    known_NL, gold_NL, flagged_NL = ~np.isnan(data.targets_NL), data.targets_NL >= 0.5, data.flagged_NL
     known_PL, alike_PL = known_NL[one] & known_NL[other], gold_NL[one] == gold_NL[other]
     flips_PL = known_PL & ~alike_PL
     stays_PL = np.where(known_PL, alike_PL, said_P[:, None])
     same_PL = flagged_NL[one] == flagged_NL[other]
     right_PL = (flagged_NL[one] == gold_NL[one]) & (flagged_NL[other] == gold_NL[other])
-    moved_PL = decided.probabilities_NL[other] - decided.probabilities_NL[one]
+    moved_PL = data.probabilities_NL[other] - data.probabilities_NL[one]
     return _PairOutcomes(
-        decided.labels,
+        data.labels,
         names_P,
         np.where(flips_PL, right_PL, np.nan),
         np.where(flips_PL, same_PL, np.nan),
@@ -250,20 +247,20 @@ def _groups(
     return made
 
 
-def _worst(i: int, ids: Sequence[str], decided: ItemDecisions, found: PairLinks, judged: _PairOutcomes) -> Iterator[FailedPair]:
+def _worst(i: int, ids: Sequence[str], data: EvaluationData, found: PairLinks, judged: _PairOutcomes) -> Iterator[FailedPair]:
     """The pairs of label ``i`` that failed, by how much."""
     ways = (
         ("not followed", judged.follows_PL[:, i] == 0, judged.rise_PL[:, i]),
         ("changed", judged.changes_PL[:, i] == 1, -judged.shift_PL[:, i]),
     )
-    targets_N, probabilities_N = decided.targets_NL[:, i], decided.probabilities_NL[:, i]
+    targets_N, probabilities_N = data.targets_NL[:, i], data.probabilities_NL[:, i]
     for failure, failed_P, order_P in ways:
         places = np.flatnonzero(failed_P)
         for place in places[np.argsort(order_P[places], kind="stable")][:MAX_FAILED_PAIRS]:
             one, other = int(found.original_P[place]), int(found.perturbed_P[place])
             targets = [None if np.isnan(targets_N[row]) else float(targets_N[row]) for row in (one, other)]
             yield FailedPair(
-                label=decided.labels[i],
+                label=data.labels[i],
                 failure=failure,
                 original=ids[one],
                 perturbed=ids[other],

@@ -1,18 +1,17 @@
 """What a model does in each functional test (HateCheck, Röttger et al. 2021), by label and by the group that items speak of."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vigil_evaluation.fairness.identity_columns import identities
-from vigil_evaluation.slices.grouping import clusters, grouping
-from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.evaluation_data import EvaluationData
+from vigil_evaluation.fairness.identity_columns import identity_groups
+from vigil_evaluation.slices.grouping import TableColumns, grouping, resampling_units
 from vigil_evaluation.stats.proportions import Proportion, ResamplingUnits, group_proportions
-from vigil_evaluation.suites.decisions import ItemDecisions
 from vigil_evaluation.suites.minimal_pairs import MinimalPairResults, minimal_pair_results
 
 SCHEMA_VERSION = 1
@@ -152,21 +151,12 @@ class SuiteResults:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def functional_test_results(
-    table: pa.Table,
-    labels: Sequence[str],
-    thresholds: Mapping[str, float],
-    spec: EvaluationSpec,
-    columns: SuiteColumns | None = None,
-) -> FunctionalTestResults | None:
+def functional_test_results(data: EvaluationData, columns: SuiteColumns | None = None) -> FunctionalTestResults | None:
     """Find what becomes of each functional test.
 
     Args:
-        table: a predictions table; a null functionality belongs to no test.
-        labels: L labels.
-        thresholds: label to the lowest probability that is flagged.
-        spec: names the column of the functionality and says how intervals are made.
-        columns: the other columns, under their usual names if not given.
+        data: the predictions table; its spec names the column of the functionality, in which null belongs to no test.
+        columns: names of the other columns (default: their usual names).
 
     Returns:
         ``None`` if the table has no such column, or nothing in it.
@@ -174,25 +164,23 @@ def functional_test_results(
     Raises:
         UserError: if a column holds lists or the like.
     """
-    name, columns = spec.functionality, columns or SuiteColumns()
-    if name is None or name not in table.column_names or table.column(name).null_count == table.num_rows:
+    spec, columns = data.spec, columns or SuiteColumns()
+    name = spec.functionality
+    if name is None or name not in data.columns or data.table.column(name).null_count == data.table.num_rows:
         return None
-    cases = _in_order(table, name)
-    decided = ItemDecisions.of(table, labels, thresholds)
-    measure = _SuiteData(cases, decided, _units(table, columns, spec), spec)
-    pairs = None
-    if columns.pair in table.column_names:
-        pairs = minimal_pair_results(table, columns.pair, decided, measure.units, spec)
+    cases = _in_order(data.columns, name)
+    measure = _SuiteData(cases, data, _units(data, columns))
+    pairs = minimal_pair_results(data, columns.pair, measure.units) if columns.pair in data.columns else None
     return FunctionalTestResults(
         column=name,
-        labels=list(labels),
+        labels=data.labels,
         unit=measure.units.column,
         confidence=spec.confidence,
         enough=spec.enough,
         items=int((cases.codes_N >= 0).sum()),
         cases=_cases(measure),
         cases_left_out=cases.left_out,
-        targets=_maps(table, columns, measure),
+        targets=_maps(columns, measure),
         pairs=pairs,
     )
 
@@ -209,14 +197,13 @@ class _SuiteData:
     """All that numbers are made from."""
 
     cases: _Groups
-    decided: ItemDecisions
+    data: EvaluationData
     units: ResamplingUnits
-    spec: EvaluationSpec
 
 
-def _in_order(table: pa.Table, column: str) -> _Groups:
+def _in_order(columns: TableColumns, column: str) -> _Groups:
     """The values of a column but for null, in the order of the table."""
-    found = grouping(table, column)
+    found = grouping(columns, column)
     present, first = np.unique(found.codes_N, return_index=True)
     order = [int(code) for code in present[np.argsort(first)] if code >= 0 and found.values[code] is not None]
     place = np.full(len(found.values) + 1, -1, np.int32)  # the last one is that of -1
@@ -224,38 +211,38 @@ def _in_order(table: pa.Table, column: str) -> _Groups:
     return _Groups([str(found.values[code]) for code in order], place[found.codes_N], found.values_left_out)
 
 
-def _units(table: pa.Table, columns: SuiteColumns, spec: EvaluationSpec) -> ResamplingUnits:
+def _units(data: EvaluationData, columns: SuiteColumns) -> ResamplingUnits:
     """Templates where items share them, else what the spec resamples together."""
-    for name in (columns.template, spec.cluster):
-        codes_N = clusters(table, spec.model_copy(update={"cluster": name}))
+    for name in (columns.template, data.spec.cluster):
+        codes_N = resampling_units(data.columns, name)
         if name is not None and codes_N is not None and len(codes_N) and codes_N.max() + 1 < len(codes_N):
             return ResamplingUnits(name, codes_N)
     return ResamplingUnits()
 
 
 def _cases(measure: _SuiteData) -> list[FunctionalityResult]:
-    cases, decided, enough = measure.cases, measure.decided, measure.spec.enough
-    judged_N = (~np.isnan(decided.right_NL)).any(axis=1)
-    all_right_N = np.where(judged_N, ~(decided.right_NL == 0).any(axis=1), np.nan)
-    columns = np.column_stack([decided.right_NL, all_right_N])
-    found = group_proportions(columns, cases.codes_N, len(cases.names), measure.units, measure.spec)
+    cases, data, enough = measure.cases, measure.data, measure.data.spec.enough
+    columns = np.column_stack([data.right_NL, data.right_N])
+    found = group_proportions(columns, cases.codes_N, len(cases.names), measure.units, measure.data.spec)
     made = []
     for g, name in enumerate(cases.names):
         inside = cases.codes_N == g
         numbers = {}
-        for i, label in enumerate(decided.labels):
-            known = inside & ~np.isnan(decided.targets_NL[:, i])
-            positive, count = int((decided.targets_NL[known, i] >= 0.5).sum()), int(known.sum())
-            mean = float(decided.probabilities_NL[known, i].mean()) if count >= enough else None
+        for i, label in enumerate(data.labels):
+            known = inside & ~np.isnan(data.targets_NL[:, i])
+            positive, count = int((data.targets_NL[known, i] >= 0.5).sum()), int(known.sum())
+            mean = float(data.probabilities_NL[known, i].mean()) if count >= enough else None
             numbers[label] = FunctionalityLabelResult(positive, positive / count if count else None, found[g][i], mean)
         made.append(FunctionalityResult(name, int(inside.sum()), found[g][-1], numbers))
     return made
 
 
-def _maps(table: pa.Table, columns: SuiteColumns, measure: _SuiteData) -> list[GroupAccuracyMap]:
+def _maps(columns: SuiteColumns, measure: _SuiteData) -> list[GroupAccuracyMap]:
     made = []
     flags: dict[str, NDArray[np.bool_]] = {}
-    for identity in identities(table, [*measure.spec.identities, *columns.targets])[0]:
+    table, named = measure.data.table, measure.data.identities
+    others = identity_groups(measure.data.columns, columns.targets)[0]
+    for identity in [*named, *(one for one in others if one.column not in {identity.column for identity in named})]:
         groups = {value: np.zeros(table.num_rows, np.bool_) for value in identity.values}
         for v, value in enumerate(identity.values):
             groups[value][identity.rows_M[identity.groups_M == v]] = True
@@ -270,7 +257,7 @@ def _maps(table: pa.Table, columns: SuiteColumns, measure: _SuiteData) -> list[G
 
 
 def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, measure: _SuiteData) -> GroupAccuracyMap:
-    cases, labels, right_NL, enough = measure.cases, measure.decided.labels, measure.decided.right_NL, measure.spec.enough
+    cases, labels, right_NL, enough = measure.cases, measure.data.labels, measure.data.right_NL, measure.data.spec.enough
     kept = sorted(groups, key=lambda value: -int(groups[value].sum()))[:MAX_GROUPS]
     items_FV = np.zeros((len(cases.names), len(kept)), np.int64)
     known_LFV, right_LFV = np.zeros((2, len(labels), *items_FV.shape), np.int64)
@@ -279,7 +266,7 @@ def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, me
         rows = np.flatnonzero(groups[value] & (cases.codes_N >= 0))
         codes, right = cases.codes_N[rows], right_NL[rows]
         items_FV[:, v] = np.bincount(codes, minlength=len(cases.names))
-        together = group_proportions(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.spec)[0]
+        together = group_proportions(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.data.spec)[0]
         for i, label in enumerate(labels):
             known_LFV[i, :, v] = np.bincount(codes[~np.isnan(right[:, i])], minlength=len(cases.names))
             right_LFV[i, :, v] = np.bincount(codes[right[:, i] == 1], minlength=len(cases.names))

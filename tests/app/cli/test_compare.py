@@ -54,7 +54,7 @@ def lines_of(result):
     return result.exception.lines
 
 
-def test_equal_worse_and_mistaken_tables_exit_with_0_1_and_2(tables, tmp_path, monkeypatch, capsys):
+def test_compare_exits_with_0_1_and_2(tables, tmp_path, monkeypatch, capsys):
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["vigil", "compare", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -82,7 +82,7 @@ def test_equal_worse_and_mistaken_tables_exit_with_0_1_and_2(tables, tmp_path, m
     assert errors == f"error: {tables}/absent.parquet is not there; name one of these\n"
 
 
-def test_items_that_only_one_has_are_an_error_or_left_out(call, tables, tmp_path):
+def test_compare_refuses_or_excludes_items_of_one_model(call, tables, tmp_path):
     pq.write_table(pq.read_table(tables / "equal.parquet").slice(100), tmp_path / "few.parquet")
     (line,) = lines_of(call("compare", tables / "champion.parquet", tmp_path / "few.parquet", *QUICK))
     assert "100 of the 6000 items" in line
@@ -106,13 +106,13 @@ def test_items_that_only_one_has_are_an_error_or_left_out(call, tables, tmp_path
         (["--challenger-threshold", "hat=0.3"], "a threshold is given for hat, of which it has no scores"),
     ],
 )
-def test_mistakes_are_one_line(call, tables, arguments, message):
+def test_compare_refuses_invalid_arguments_in_one_line(call, tables, arguments, message):
     lines = lines_of(call("compare", tables / "champion.parquet", tables / "equal.parquet", *arguments))
     assert len(lines) == 1
     assert message in lines[0]
 
 
-def test_options_reach_the_comparison(call, tables, tmp_path):
+def test_compare_applies_its_options(call, tables, tmp_path):
     done = call(
         *("compare", tables / "champion.parquet", tables / "worse.parquet", "--metrics", "recall,f1", "--slices", "presence"),
         *("--tolerance", "0.5", "--tolerance", "f1=0.3", "--alpha", "0.01", "--confidence", "0.9", "--enough", "7"),
@@ -127,7 +127,7 @@ def test_options_reach_the_comparison(call, tables, tmp_path):
     assert found["challenger"]["thresholds"] == {"hate": 0.4}
 
 
-def test_a_run_is_compared_with_runs_and_with_tables(call, run, tmp_path):
+def test_compare_accepts_runs_and_tables(call, run, tmp_path):
     from vigil.workflows.prediction_sources import load_predictions
 
     elsewhere = Run(shutil.copytree(run.path, tmp_path / "elsewhere"))
@@ -152,7 +152,7 @@ def test_a_run_is_compared_with_runs_and_with_tables(call, run, tmp_path):
     assert "/gone" in lines_of(call("compare", run.path, elsewhere.path))[0]
 
 
-def test_a_run_is_exported_only_if_it_is_no_regression(call, run, tmp_path):
+def test_export_promote_refuses_a_regression(call, run, tmp_path):
     from vigil.workflows.prediction_sources import load_predictions
     from vigil_serving.bundle.load import load_bundle
 

@@ -71,7 +71,7 @@ def lines_of(result):
     return result.exception.lines
 
 
-def test_every_mistake_of_every_file_is_told_with_its_line(call, good, tmp_path):
+def test_policy_check_reports_every_mistake_with_its_line(call, good, tmp_path):
     (tmp_path / "bad.yaml").write_text(GOOD.replace("precision at", "precison at").replace("cost: 0.4", "costs: 0.4"))
     (tmp_path / "worse.yaml").write_text(GOOD.replace("spam: [review]", "spam: [limit]"))
     result = call("check", good, tmp_path / "bad.yaml", tmp_path / "worse.yaml")
@@ -85,7 +85,7 @@ def test_every_mistake_of_every_file_is_told_with_its_line(call, good, tmp_path)
     assert str(tmp_path / "absent.yaml") in lines_of(call("check", tmp_path / "absent.yaml"))[0]
 
 
-def test_compile_show_and_replay(call, good, tables, tmp_path):
+def test_policy_compile_show_and_replay(call, good, tables, tmp_path):
     one = tmp_path / "one.json"
     result = call("compile", good, tables / "validation.parquet", "--to", one, "--cluster", "author")
     assert result.exit_code == 0, result.output
@@ -113,7 +113,7 @@ def test_compile_show_and_replay(call, good, tables, tmp_path):
     assert "authors, are hit by a change" in models.output
 
 
-def test_infeasible_exits_with_1_and_writes_nothing(good, tables, tmp_path, monkeypatch, capsys):
+def test_policy_compile_infeasible_exits_with_1_and_writes_nothing(good, tables, tmp_path, monkeypatch, capsys):
     good.write_text(GOOD.replace("85 %", "99.9 %"))
 
     def main(*arguments):
@@ -138,7 +138,7 @@ def test_infeasible_exits_with_1_and_writes_nothing(good, tables, tmp_path, monk
     assert main("check", tmp_path / "x.json", good)[0] == 2
 
 
-def test_a_run_gets_its_policy_and_is_replayed(call, trained, tmp_path):
+def test_policy_compile_writes_into_a_run_and_replays(call, trained, tmp_path):
     run = Run(shutil.copytree(trained.path, tmp_path / "run"))
     file = tmp_path / "tiny.yaml"
     file.write_text("name: tiny\nactions: {label: {must: [at most 60 % of traffic]}}\nlabels: {cat: [label], bright: [label]}\n")
@@ -156,7 +156,7 @@ def test_a_run_gets_its_policy_and_is_replayed(call, trained, tmp_path):
     assert "0 of" in again.output
 
 
-def test_mistakes(call, good, tables, tmp_path):
+def test_policy_refuses_invalid_arguments(call, good, tables, tmp_path):
     validation, one = tables / "validation.parquet", tmp_path / "one.json"
     assert "say with --to where" in lines_of(call("compile", good, validation))[0]
     assert call("compile", good, validation, "--to", one).exit_code == 0
@@ -171,5 +171,5 @@ def test_mistakes(call, good, tables, tmp_path):
     assert "speaks of fraud; the predictions have spam, scam" in lines_of(call("compile", good, validation, "--to", one))[0]
 
 
-def test_infeasible_is_a_failure():
+def test_infeasible_error_is_a_failure():
     assert InfeasibleError("x").status == 1

@@ -93,7 +93,7 @@ class Page(HTMLParser):
 # Running
 
 
-def test_a_run_on_a_suite_of_ones_own(call, run, cats):
+def test_suite_run_of_a_run_on_a_custom_suite(call, run, cats):
     done = call("run", run.path, cats)
     assert done.exit_code == 0, done.output
     folder = run.path / "evaluation" / "suite-cats"
@@ -121,7 +121,7 @@ def test_a_run_on_a_suite_of_ones_own(call, run, cats):
     assert {"said", "casing", "not_said", "pictured", "The word is said."} <= set(page.texts)
 
 
-def test_what_a_run_says_is_what_its_predictions_say(run, cats, tmp_path):
+def test_run_suite_equals_the_predictions_of_the_run(run, cats, tmp_path):
     ran = run_suite(run.path, str(cats), to=tmp_path / "out", options=SuiteOptions(replicates=0))
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert table.equals(ran.table)
@@ -136,7 +136,7 @@ def test_what_a_run_says_is_what_its_predictions_say(run, cats, tmp_path):
     assert again.table.equals(ran.table)
 
 
-def test_a_made_suite_runs_the_same_as_its_file(call, run, cats, tmp_path):
+def test_suite_run_of_a_built_dataset_equals_its_yaml(call, run, cats, tmp_path):
     done = call("make", cats, "--to", tmp_path / "made")
     assert done.exit_code == 0, done.output
     assert "169 items" in done.output
@@ -149,7 +149,7 @@ def test_a_made_suite_runs_the_same_as_its_file(call, run, cats, tmp_path):
     )
 
 
-def test_scores_of_another_system_are_measured_by_the_same_suite(call, cats, tmp_path):
+def test_suite_run_of_a_table_of_scores(call, cats, tmp_path):
     assert call("make", cats, "--to", tmp_path / "made").exit_code == 0
     dataset = Dataset(tmp_path / "made")
     rows = dataset.table(["id", "text"]).to_pylist()
@@ -173,7 +173,7 @@ def test_scores_of_another_system_are_measured_by_the_same_suite(call, cats, tmp
 # Mistakes
 
 
-def test_mistakes_are_told_with_their_lines(call, cats, tmp_path):
+def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     wrong = (
         CATS.replace("{word} {weather}", "{wrd}").replace("sunny: 0", "sumy: 0").replace("file: white.png", "file: black.png", 1)
     )
@@ -212,7 +212,9 @@ def test_mistakes_are_told_with_their_lines(call, cats, tmp_path):
         ("cats.yaml", ["--threshold", "cat=0.3"], "--threshold: goes with a table of scores"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(call, run, cats, material, suite, arguments, message, monkeypatch, tmp_path):
+def test_suite_run_refuses_invalid_arguments_in_one_line(
+    call, run, cats, material, suite, arguments, message, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(material / "dataset")
     lines = lines_of(call("run", run.path, suite, *arguments))
@@ -220,7 +222,7 @@ def test_what_cannot_be_run_is_one_line(call, run, cats, material, suite, argume
     assert message in lines[0]
 
 
-def test_a_model_that_is_none_is_refused(call, cats, tmp_path):
+def test_suite_run_refuses_paths_that_are_not_models(call, cats, tmp_path):
     assert lines_of(call("run", tmp_path / "no", cats)) == (
         f"{tmp_path}/no is not there; name a run, a bundle, or a Parquet file of scores",
     )
@@ -229,7 +231,7 @@ def test_a_model_that_is_none_is_refused(call, cats, tmp_path):
     assert "has the columns id and probability.LABEL" in lines_of(call("run", tmp_path / "t.parquet", cats))[0]
 
 
-def test_any_dataset_with_a_functionality_is_a_suite(call, run, material):
+def test_suite_run_accepts_any_dataset_with_a_functionality(call, run, material):
     done = call("run", run.path, material / "dataset", "--functionality", "language", "--split", "test", "--to", run.path / "x")
     assert done.exit_code == 0, done.output
     found = json.loads((run.path / "x" / "suite.json").read_text())["findings"]
@@ -238,7 +240,7 @@ def test_any_dataset_with_a_functionality_is_a_suite(call, run, material):
     assert found["unit"] is None
 
 
-def test_labels_of_which_nothing_is_known_are_named(call, run, tmp_path):
+def test_run_suite_names_labels_without_known_targets(call, run, tmp_path):
     known = [Item(f"i{n}", ("red",), targets={"cat": 1.0}, columns={"functionality": "f"}) for n in range(6)]
     write(
         tmp_path / "known", [*known, Item("x", ("red",), targets={"cat": 0.0, "bright": None}, columns={"functionality": None})]
@@ -262,7 +264,7 @@ def test_labels_of_which_nothing_is_known_are_named(call, run, tmp_path):
 # A public set
 
 
-def test_hatemoji_with_a_stub_is_what_a_loop_over_its_files_counts(shared_data, tmp_path):
+def test_run_suite_on_hatemoji_equals_a_loop_over_its_files(shared_data, tmp_path):
     folder = shared_data / "text" / "hatemoji_build"
     write(tmp_path / "hatemoji", public_datasets.read("hatemoji", folder).items)
     dataset = Dataset(tmp_path / "hatemoji")
@@ -271,7 +273,9 @@ def test_hatemoji_with_a_stub_is_what_a_loop_over_its_files_counts(shared_data, 
     gold = dataset.targets(["hate"])[:, 0]
     scores = np.clip(0.3 * gold + 0.7 * random.random(len(ids)), 0, 1).astype(np.float32)
     pq.write_table(pa.table({"id": ids, "probability.hate": scores}), tmp_path / "stub.parquet")
-    options = SuiteOptions(functionality="hatemoji_type", pair="matched_id", targets=("hatemoji_target",), thresholds={"hate": 0.45})
+    options = SuiteOptions(
+        functionality="hatemoji_type", pair="matched_id", targets=("hatemoji_target",), thresholds={"hate": 0.45}
+    )
     found = run_suite(tmp_path / "stub.parquet", str(tmp_path / "hatemoji"), options=options).outcome.findings
 
     score_of = dict(zip(ids, scores.tolist(), strict=True))

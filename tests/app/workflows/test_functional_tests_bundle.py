@@ -38,7 +38,7 @@ def suite(tmp_path):
     return tmp_path / "mixed.yaml"
 
 
-def test_a_suite_over_a_bundle_is_what_the_scorer_says(exported, suite, tmp_path):
+def test_run_suite_of_a_bundle_equals_its_scorer(exported, suite, tmp_path):
     ran = run_suite(exported.bundle, str(suite), to=tmp_path / "out")
     assert ran.outcome.skipped == ["weapons"]
     assert ran.outcome.thresholds == {label: exported.thresholds[label] for label in ("scam", "tobacco")}
@@ -57,21 +57,21 @@ def test_a_suite_over_a_bundle_is_what_the_scorer_says(exported, suite, tmp_path
     assert ran.outcome.findings.pairs.overall.labels["tobacco"].follows.count == 6
 
 
-def test_by_default_the_outcome_lies_beside_the_bundle_which_stays_as_it_was(bundle_copy, suite):
+def test_run_suite_writes_next_to_the_bundle_by_default(bundle_copy, suite):
     before = {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()}
     ran = run_suite(bundle_copy, str(suite), options=SuiteOptions(replicates=0))
     assert ran.folder == bundle_copy.with_name("copy-suites") / "mixed"
     assert {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()} == before
 
 
-def test_a_suite_of_other_labels_is_refused_before_anything_is_scored(exported, suite):
+def test_run_suite_refuses_other_labels_before_scoring(exported, suite):
     text = SUITE.replace("scam: x, tobacco: y, ", "").replace("scam: 1, ", "").replace("tobacco", "weapons")
     suite.write_text(text)
     with pytest.raises(UserError, match="no label in common: the model has scam, promotion, tobacco; the suite weapons"):
         run_suite(exported.bundle, str(suite))
 
 
-def test_the_demonstrations_suite_is_made_afresh_for_a_seed(exported, tmp_path):
+def test_run_suite_builds_the_demo_suite_from_its_seed(exported, tmp_path):
     pytest.importorskip("hibari")
     one, again, other = (
         run_suite(exported.bundle, "demo", to=tmp_path / name, options=SuiteOptions(items=12, seed=seed, replicates=0))
@@ -87,7 +87,7 @@ def test_the_demonstrations_suite_is_made_afresh_for_a_seed(exported, tmp_path):
     assert "rendered_anew" in {case.name for case in one.outcome.findings.cases}
 
 
-def test_a_bundle_is_run_without_torch(exported, suite, tmp_path):
+def test_run_suite_of_a_bundle_does_not_import_torch(exported, suite, tmp_path):
     program = (
         "import sys\nfrom pathlib import Path\nfrom vigil.workflows.functional_tests import run_suite\n"
         f"run_suite(Path({str(exported.bundle)!r}), {str(suite)!r}, to=Path({str(tmp_path / 'out')!r}))\n"

@@ -15,6 +15,7 @@ from scipy.stats import beta
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import BernoulliNB
 
+from vigil_data.json_fields import structure
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration
 from vigil_evaluation.calibration.conformal import (
     BOTH,
@@ -65,7 +66,7 @@ def left_out(conformal: ConformalThresholds, targets: np.ndarray, probabilities:
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.sampled_from([0.02, 0.1, 0.3, 0.5]), st.integers(0, 999))
-def test_thresholds_are_those_of_risk_control(positives: int, alpha: float, seed: int) -> None:
+def test_fit_conformal_equals_risk_control(positives: int, alpha: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     scores = np.round(random.random(positives), random.integers(1, 4))
     candidates = np.sort(np.unique(scores))[::-1]
@@ -75,7 +76,7 @@ def test_thresholds_are_those_of_risk_control(positives: int, alpha: float, seed
     assert (found.review is None) == (positives < 1 / alpha - 1 - 1e-9), "fewer cannot guarantee anything"
 
 
-def test_risk_control_by_hand() -> None:
+def test_risk_control_equals_hand_calculation() -> None:
     losses = np.array([[1.0, 0.5, 0.0, 0.0], [1.0, 1.0, 0.4, 0.0], [0.2, 0.2, 0.2, 0.2]])
     assert [risk_control(losses, alpha) for alpha in (0.9, 0.68, 0.5, 0.4, 0.3, 0.2)] == [0, 1, 2, 2, 3, None]
     assert risk_control(losses, 0.3, largest=2.0) is None
@@ -86,7 +87,7 @@ def test_risk_control_by_hand() -> None:
 
 
 @pytest.mark.prove
-def test_the_expected_loss_of_the_next_item_is_as_stated(proofs: Callable[[int, int], int]) -> None:
+def test_risk_control_bounds_the_expected_loss_of_the_next_item(proofs: Callable[[int, int], int]) -> None:
     tries = proofs(2000, 40_000)
     random = np.random.default_rng(0)
     for items in (12, 60):
@@ -108,7 +109,7 @@ def test_the_expected_loss_of_the_next_item_is_as_stated(proofs: Callable[[int, 
 
 @pytest.mark.prove
 @pytest.mark.parametrize(("items", "alpha"), [(150, 0.1), (600, 0.1), (600, 0.03)])
-def test_the_guarantees_hold(items: int, alpha: float, proofs: Callable[[int, int], int]) -> None:
+def test_fit_conformal_keeps_its_guarantees(items: int, alpha: float, proofs: Callable[[int, int], int]) -> None:
     tries, spec = proofs(300, 10_000), ConformalSpec(miss_rate=alpha, error_rate=alpha)
     rates = []
     for seed in range(tries):
@@ -125,7 +126,7 @@ def test_the_guarantees_hold(items: int, alpha: float, proofs: Callable[[int, in
 
 @pytest.mark.prove
 @pytest.mark.parametrize("by", [None, "language"])
-def test_the_guarantees_hold_with_calibration_on_the_same_rows(by: str | None, proofs: Callable[[int, int], int]) -> None:
+def test_fit_calibration_keeps_the_guarantees_on_the_same_rows(by: str | None, proofs: Callable[[int, int], int]) -> None:
     tries, spec = proofs(12, 600), EvaluationSpec(calibration=CalibrationSpec(by=by))
 
     def spoken(random: np.random.Generator, items: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -151,7 +152,7 @@ def test_the_guarantees_hold_with_calibration_on_the_same_rows(by: str | None, p
     assert (means <= 0.1 + 3 * errors).all()
 
 
-def test_a_threshold_decides_alike_before_and_after_calibration() -> None:
+def test_conformal_thresholds_mapped_decide_identically() -> None:
     random = np.random.default_rng(5)
     targets, raw = traffic(random, 2000, labels=3)
     raw = raw.astype(np.float32).astype(np.float64)
@@ -170,7 +171,7 @@ def test_a_threshold_decides_alike_before_and_after_calibration() -> None:
             assert threshold == float(np.float32(threshold)), "compared alike in float32 and in float64"
 
 
-def test_sets_and_review() -> None:
+def test_conformal_thresholds_sets_and_review() -> None:
     labels = {
         "a": LabelConformalThresholds(9, 9, 0.3, 0.3, 0.6),
         "b": LabelConformalThresholds(9, 9, 0.5, 0.6, 0.3),
@@ -196,17 +197,17 @@ def test_sets_and_review() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 500))
-def test_unknown_is_dropped_and_soft_targets_are_cut_at_a_half(seed: int) -> None:
+def test_fit_conformal_ignores_unknown_targets_and_cuts_soft_ones_at_a_half(seed: int) -> None:
     random = np.random.default_rng(seed)
     targets, probabilities = traffic(random, 120)
     soft = np.where(targets == 1, 0.5 + 0.5 * random.random(targets.shape), 0.49 * random.random(targets.shape))
     unknown = random.random(targets.shape) < 0.3
     masked = fit_conformal(np.where(unknown, np.nan, soft), np.where(unknown, np.nan, probabilities), ["a"], ConformalSpec())
     assert masked == fit_conformal(targets[~unknown][:, None], probabilities[~unknown][:, None], ["a"], ConformalSpec())
-    assert ConformalThresholds.from_dict(json.loads(json.dumps(masked.to_dict()))) == masked
+    assert structure(ConformalThresholds, json.loads(json.dumps(asdict(masked))), "conformal") == masked
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_fit_conformal_refuses_wrong_shapes_and_nan() -> None:
     with pytest.raises(ValueError, match=r"\[N, 1\]"):
         fit_conformal(np.zeros((3, 2)), np.zeros((3, 2)), ["a"], ConformalSpec())
     with pytest.raises(ValueError, match="is NaN"):
@@ -224,7 +225,7 @@ def fitted(
     return FittedCalibration(Calibration.identity(labels), conformal, DriftReference.of(probabilities, conformal, presence))
 
 
-def test_findings_by_hand() -> None:
+def test_conformal_coverage_equals_hand_calculation() -> None:
     conformal = ConformalThresholds(
         0.1, 0.2, {"a": LabelConformalThresholds(40, 20, 0.3, 0.4, 0.6), "b": LabelConformalThresholds(3, 1, None, None, None)}
     )
@@ -251,7 +252,7 @@ def test_findings_by_hand() -> None:
     json.dumps(asdict(found), allow_nan=False)
 
 
-def test_nothing_to_say() -> None:
+def test_conformal_coverage_without_thresholds_or_rows() -> None:
     empty = np.empty((0, 1))
     assert (
         conformal_coverage(FittedCalibration(Calibration.identity(["a"]), None, None), empty, empty, ["a"], confidence=0.95)
@@ -275,7 +276,7 @@ def test_nothing_to_say() -> None:
 
 
 @pytest.mark.prove
-def test_a_planted_shift_breaks_the_guarantee_and_is_warned_of(proofs: Callable[[int, int], int]) -> None:
+def test_conformal_coverage_warns_of_planted_drift(proofs: Callable[[int, int], int]) -> None:
     tries, labels = proofs(40, 1000), ["a", "b", "c"]
     counts = {name: [0, 0] for name in ("as it was", "more of the hard kind", "same scores, other targets")}
     misses: dict[str, list[float]] = {name: [] for name in counts}
@@ -308,18 +309,18 @@ def test_a_planted_shift_breaks_the_guarantee_and_is_warned_of(proofs: Callable[
     assert shares["same scores, other targets"][1] == 1, "labelled ones do"
 
 
-def test_the_warnings_say_what_no_longer_holds() -> None:
+def test_conformal_coverage_warnings_name_the_broken_guarantee() -> None:
     random = np.random.default_rng(2)
     made = fitted(*traffic(random, 3000), ["hate"])
     found = conformal_coverage(made, *traffic(random, 3000, hard=0.5), ["hate"], confidence=0.95)
     assert found is not None
     first, second = found.warnings[:2]
-    assert first.startswith("probabilities of hate are distributed otherwise than on the calibration split (")
+    assert first.startswith("probabilities of hate have drifted from the calibration split (")
     assert first.endswith("the stated miss rate of 10 % is not guaranteed on this traffic")
     assert "hate positives were missed by review, more than the stated 10 % and more than chance explains" in second
 
 
-def test_bad_luck_of_few_calibration_items_is_called_that() -> None:
+def test_conformal_coverage_attributes_errors_to_few_calibration_items() -> None:
     """Nine positives carry a threshold, but a weak one: its miss rate may well be 25 % without any shift."""
     targets = np.concatenate([np.ones(9), np.zeros(200)])[:, None]
     probabilities = np.concatenate([np.linspace(0.5, 0.9, 9), np.linspace(0, 0.4, 200)])[:, None]
@@ -333,10 +334,10 @@ def test_bad_luck_of_few_calibration_items_is_called_that() -> None:
     assert warning.startswith(
         "25 % (22.3 % to 27.8 %) of the 1000 a positives were missed by review, more than the stated 10 %: "
     )
-    assert warning.endswith("the threshold rests on 9 items, whose chance may explain it; calibrate on more")
+    assert warning.endswith("since the threshold was fitted on only 9 items; calibrate on more items")
 
 
-def test_on_real_text(shared_data: Path) -> None:
+def test_conformal_coverage_on_real_text(shared_data: Path) -> None:
     """Naive Bayes is too sure of itself; calibrated on the dev split, it keeps its word on the test split, and not elsewhere."""
     folder, names = shared_data / "text", ("text", "split", "label_sexist", "label_category")
     with (folder / "edos" / "edos_labelled_aggregated.csv").open(encoding="utf-8") as file:

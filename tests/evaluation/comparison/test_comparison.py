@@ -42,7 +42,7 @@ def small(table_of, shift=0.0, items=400, seed=0, **columns):
 # Alignment
 
 
-def test_tables_are_brought_side_by_side_by_id(table_of):
+def test_align_joins_tables_by_id(table_of):
     first = table_of({"x": ([1, 0, None, 1], [0.9, 0.1, 0.2, 0.4])}, language=["en", "de", "en", "de"])
     second = table_of(
         {"x": ([1, 0, 1, None], [0.8, 0.3, 0.6, 0.7])}, language=["en", "de", "en", "en"], author=["a", "b", "c", "d"]
@@ -59,7 +59,7 @@ def test_tables_are_brought_side_by_side_by_id(table_of):
     assert found.table.column("author").to_pylist() == ["a", "b", "c", "d"]
 
 
-def test_other_items_are_an_error_unless_the_common_ones_are_asked_for(table_of):
+def test_align_refuses_other_items_without_common(table_of):
     table = small(table_of)
     few, more = table.slice(0, 390), table.slice(5)
     with pytest.raises(UserError) as caught:
@@ -75,7 +75,7 @@ def test_other_items_are_an_error_unless_the_common_ones_are_asked_for(table_of)
         align(contender(table.slice(0, 5)), contender(table.slice(5), "b"), common=True)
 
 
-def test_targets_that_contradict_each_other_are_named(table_of):
+def test_align_refuses_contradictory_targets(table_of):
     first = table_of({"x": ([1, 0, None], [0.9, 0.1, 0.2]), "y": ([1, 1, 1], [0.9, 0.1, 0.2])})
     second = table_of({"x": ([1, 1, 1], [0.9, 0.1, 0.2]), "y": ([1, 1, 1], [0.9, 0.1, 0.2])})
     with pytest.raises(UserError) as caught:
@@ -84,7 +84,7 @@ def test_targets_that_contradict_each_other_are_named(table_of):
     assert caught.value.lines == (says,)
 
 
-def test_labels_of_one_alone_are_left_out_and_named(table_of):
+def test_align_excludes_labels_of_one_model_and_names_them(table_of):
     x, y, z = (([1, 0] * 20, [0.9, 0.1] * 20) for _ in range(3))
     found = align(contender(table_of({"x": x, "y": y})), contender(table_of({"z": z, "y": y}), "b"))
     assert found.labels == ("y",)
@@ -93,7 +93,7 @@ def test_labels_of_one_alone_are_left_out_and_named(table_of):
         align(contender(table_of({"x": x})), contender(table_of({"z": z}), "b"))
 
 
-def test_mistakes_within_a_table_name_the_table(table_of):
+def test_align_names_the_table_of_a_mistake(table_of):
     table = small(table_of, items=20)
     with pytest.raises(UserError, match="b: predictions: 20 rows repeat an id"):
         align(contender(table), contender(pa.concat_tables([table, table]), "b"))
@@ -102,7 +102,7 @@ def test_mistakes_within_a_table_name_the_table(table_of):
 # Numbers
 
 
-def test_deltas_are_what_scikit_learn_says_of_each_slice(table_of):
+def test_compare_deltas_equal_scikit_learn_in_each_slice(table_of):
     first, second = small(table_of), small(table_of, shift=0.2)
     found, _ = compare(contender(first), contender(second, "b", threshold=0.4), QUICK)
     assert {cell.metric for cell in found.cells} == set(found.metrics)
@@ -134,7 +134,7 @@ def test_deltas_are_what_scikit_learn_says_of_each_slice(table_of):
         assert mean.delta == pytest.approx(np.mean([cell.delta for cell in of]))
 
 
-def test_a_model_compared_with_itself_is_the_same(table_of):
+def test_compare_finds_no_difference_of_a_model_from_itself(table_of):
     table = small(table_of)
     for require in ("no-regression", "non-inferiority"):
         found, flips = compare(contender(table), contender(table, "b"), QUICK, ReleaseGate(require=require))
@@ -144,7 +144,7 @@ def test_a_model_compared_with_itself_is_the_same(table_of):
         assert flips.num_rows == found.flips.items == 0
 
 
-def test_swapping_the_models_swaps_regressions_and_improvements(table_of):
+def test_compare_of_swapped_models_swaps_regressions_and_improvements(table_of):
     first, second = small(table_of, items=2000), small(table_of, shift=0.3, items=2000)
     there, _ = compare(contender(first), contender(second, "b"), QUICK, ReleaseGate(tolerance=0.0))
     back, _ = compare(contender(second), contender(first, "b"), QUICK, ReleaseGate(tolerance=0.0))
@@ -155,7 +155,7 @@ def test_swapping_the_models_swaps_regressions_and_improvements(table_of):
     assert {c.metric for c in there.of("regression")} >= {"recall", "average_precision", "brier"}
 
 
-def test_what_has_too_few_known_targets_is_listed_and_takes_no_part(table_of):
+def test_compare_lists_cells_with_too_few_known_targets(table_of):
     tiny = ["rare" if i < 3 else "en" for i in range(400)]
     first, second = (small(table_of, shift=s).set_column(5, "language", [tiny]) for s in (0, 0.1))
     found, _ = compare(contender(first), contender(second, "b"), QUICK)
@@ -170,7 +170,7 @@ def test_what_has_too_few_known_targets_is_listed_and_takes_no_part(table_of):
         compare(contender(none), contender(none, "b"), QUICK)
 
 
-def test_a_precision_that_is_not_defined_says_of_whom(table_of):
+def test_compare_names_the_model_without_a_defined_precision(table_of):
     first, second = small(table_of), small(table_of, shift=0.1)
     found, _ = compare(
         contender(first), contender(second, "b", threshold=1.1), QUICK, ReleaseGate(metrics=("precision", "recall"))
@@ -182,7 +182,7 @@ def test_a_precision_that_is_not_defined_says_of_whom(table_of):
     assert not found.passed
 
 
-def test_items_of_one_author_are_drawn_together(table_of):
+def test_compare_resamples_items_of_one_author_together(table_of):
     authors = [f"u{i % 40}" for i in range(400)]
     first, second = (small(table_of, shift=s, author=authors) for s in (0, 0.1))
     found, _ = compare(contender(first), contender(second, "b"), QUICK)
@@ -192,7 +192,7 @@ def test_items_of_one_author_are_drawn_together(table_of):
     assert (alone.cluster, alone.units) == (None, 400)
 
 
-def test_settings_that_make_no_sense_are_told_at_once(table_of):
+def test_compare_refuses_invalid_settings_all_at_once(table_of):
     table = small(table_of)
     with pytest.raises(UserError) as caught:
         compare(contender(table), contender(table), QUICK, ReleaseGate(metrics=("recal",), tolerance=-1, alpha=0))
@@ -207,7 +207,7 @@ def test_settings_that_make_no_sense_are_told_at_once(table_of):
         compare(contender(table), contender(table), EvaluationSpec(replicates=100))
 
 
-def test_non_inferiority_fails_where_a_loss_is_not_excluded(table_of):
+def test_compare_non_inferiority_fails_where_a_loss_is_not_excluded(table_of):
     first, second = small(table_of), small(table_of, shift=0.01)
     lenient, _ = compare(contender(first), contender(second, "b"), QUICK)
     strict, _ = compare(contender(first), contender(second, "b"), QUICK, ReleaseGate(require="non-inferiority"))
@@ -221,7 +221,7 @@ def test_non_inferiority_fails_where_a_loss_is_not_excluded(table_of):
 # Flips
 
 
-def test_flips_are_what_a_loop_counts(table_of):
+def test_find_flips_equals_a_loop(table_of):
     first, second = small(table_of), small(table_of, shift=0.2)
     found, table = compare(contender(first), contender(second, "b"), QUICK)
     rows = {(row["id"], row["label"]): row for row in table.to_pylist()}
@@ -249,13 +249,13 @@ def test_flips_are_what_a_loop_counts(table_of):
     assert len(moved) == min(50, table.num_rows)
 
 
-def test_mcnemar_by_hand():
+def test_mcnemar_equals_hand_calculation():
     assert mcnemar(0, 0) is None
     assert mcnemar(3, 0) == pytest.approx(0.25)
     assert mcnemar(5, 5) == pytest.approx(1.0)
 
 
-def test_actions_of_two_policies_are_compared(table_of):
+def test_find_flips_compares_actions_of_two_policies(table_of):
     def policy(cut):
         return CompiledPolicy("p", 1, ("allow", "remove"), ("scams",), None, {(None, None): {"scams": {"remove": cut}}})
 
@@ -291,7 +291,7 @@ class Page(HTMLParser):
         self.fetched += [v for name, v in attrs if name in ("src", "href") and v and not v.startswith(("#", "data:"))]
 
 
-def test_the_page_says_what_the_json_says_and_fetches_nothing(table_of, tmp_path):
+def test_comparison_page_equals_the_json_and_fetches_nothing(table_of, tmp_path):
     first, second = small(table_of, items=2000), small(table_of, shift=0.3, items=2000)
     found, _ = compare(contender(first), contender(second, "b"), QUICK)
     render_comparison_page(found, tmp_path / "page.html")
@@ -307,7 +307,7 @@ def test_the_page_says_what_the_json_says_and_fetches_nothing(table_of, tmp_path
     assert written["failures"] == found.failures
 
 
-def test_nothing_of_the_table_is_run_by_the_page(table_of, tmp_path):
+def test_comparison_page_escapes_the_table(table_of, tmp_path):
     evil = "<script>alert(1)</script>"
     tables = [small(table_of, shift=s, text=[evil] * 400, market=[evil if i % 2 else "x" for i in range(400)]) for s in (0, 0.2)]
     found, _ = compare(contender(tables[0], evil), contender(tables[1], "b"), QUICK)

@@ -37,7 +37,7 @@ def infeasible(policy: Policy, table: pa.Table, **more) -> InfeasiblePolicy:
     return found
 
 
-def test_every_promise_is_confirmed_on_the_items_it_is_compiled_on(traffic: Make, written: Written) -> None:
+def test_compile_policy_confirms_every_constraint_on_its_items(traffic: Make, written: Written) -> None:
     found = compiled(written(SIMPLE), traffic())
     assert [str(shown.rule) for shown in found.constraints] == ["precision at least 85 %"] * 2 + ["share of traffic at most 4 %"]
     for shown in found.constraints:
@@ -49,7 +49,7 @@ def test_every_promise_is_confirmed_on_the_items_it_is_compiled_on(traffic: Make
     assert found.facts["items"] == "8,000"
 
 
-def test_what_is_shown_is_counted_as_by_hand(traffic: Make, written: Written) -> None:
+def test_compile_policy_counts_constraints_as_by_hand(traffic: Make, written: Written) -> None:
     table = traffic()
     found = compiled(written(SIMPLE), table)
     cuts = found.thresholds()
@@ -65,7 +65,7 @@ def test_what_is_shown_is_counted_as_by_hand(traffic: Make, written: Written) ->
     assert (found.constraints[-1].count, found.constraints[-1].rows) == (int(looked_at.sum()), len(looked_at))
 
 
-def test_unknown_targets_count_for_nothing(traffic: Make, written: Written) -> None:
+def test_compile_policy_ignores_unknown_targets(traffic: Make, written: Written) -> None:
     """Rows whose targets are all unknown move no threshold that rests on targets, wherever their probabilities lie."""
     policy = written(
         "presence: never\nactions: {remove: {must: [precision at least 85 %]}}\nlabels: {spam: [remove], scam: [remove]}"
@@ -79,14 +79,14 @@ def test_unknown_targets_count_for_nothing(traffic: Make, written: Written) -> N
         assert b.confirmed
 
 
-def test_items_in_any_order_give_the_same_policy(traffic: Make, written: Written) -> None:
+def test_compile_policy_does_not_depend_on_the_order_of_items(traffic: Make, written: Written) -> None:
     table = traffic()
     order = np.random.default_rng(0).permutation(table.num_rows)
     policy = written(SIMPLE.replace("actions:", "presence: never\nactions:", 1))
     assert compiled(policy, table).cells == compiled(policy, table.take(order)).cells
 
 
-def test_a_stricter_promise_catches_less(traffic: Make, written: Written) -> None:
+def test_compile_policy_catches_less_under_a_stricter_constraint(traffic: Make, written: Written) -> None:
     table = traffic()
     cuts = [
         compiled(written(SIMPLE.replace("85 %", bound)), table).thresholds()["scam"]["remove"]
@@ -95,7 +95,7 @@ def test_a_stricter_promise_catches_less(traffic: Make, written: Written) -> Non
     assert cuts == sorted(cuts)
 
 
-def test_thresholds_lie_in_gaps(traffic: Make, written: Written) -> None:
+def test_compile_policy_places_thresholds_in_gaps(traffic: Make, written: Written) -> None:
     table = traffic()
     for label, by in compiled(written(SIMPLE), table).thresholds().items():
         p = table.column(f"probability.{label}").to_numpy()
@@ -104,7 +104,7 @@ def test_thresholds_lie_in_gaps(traffic: Make, written: Written) -> None:
             assert not (p == np.float32(cut)).any()
 
 
-def test_authors_make_it_careful(traffic: Make, written: Written) -> None:
+def test_compile_policy_is_conservative_with_clustered_items(traffic: Make, written: Written) -> None:
     """Every item ten times over, by one author, is no more evidence than once."""
     table = traffic(3000)
     policy = written("presence: never\nactions: {remove: {must: [precision at least 80 %]}}\nlabels: {scam: [remove]}")
@@ -117,7 +117,7 @@ def test_authors_make_it_careful(traffic: Make, written: Written) -> None:
     assert careful.facts["unit"] == "author"
 
 
-def test_markets_have_thresholds_of_their_own(traffic: Make, written: Written) -> None:
+def test_compile_policy_gives_markets_their_own_thresholds(traffic: Make, written: Written) -> None:
     policy = written(
         SIMPLE
         + "markets:\n  de: {actions: {remove: {must: [precision at least 92 % for scam, precision at least 80 % for spam]}}}\n"
@@ -133,7 +133,7 @@ def test_markets_have_thresholds_of_their_own(traffic: Make, written: Written) -
     assert compiled(written(SIMPLE), elsewhere).thresholds() == found.thresholds()
 
 
-def test_presences_get_thresholds_of_their_own_where_it_pays(traffic: Make, written: Written) -> None:
+def test_compile_policy_gives_presences_their_own_thresholds_where_it_pays(traffic: Make, written: Written) -> None:
     policy = written("actions: {remove: {must: [precision at least 90 %]}}\nlabels: {spam: [remove]}")
     same = compiled(policy, traffic(20_000))
     assert list(same.cells) == [(None, None)]
@@ -155,7 +155,7 @@ def test_presences_get_thresholds_of_their_own_where_it_pays(traffic: Make, writ
 
 
 @pytest.mark.parametrize("bound", ["98 %", "99 %"])
-def test_what_cannot_be_shown_is_said_with_the_nearest_that_can(bound: str, traffic: Make, written: Written) -> None:
+def test_compile_policy_reports_the_closest_feasible_bound(bound: str, traffic: Make, written: Written) -> None:
     table = traffic(4000)
     text = "presence: never\nactions: {remove: {must: [precision at least %s]}}\nlabels: {hate: [remove]}"
     found = infeasible(written(text % bound), table)
@@ -175,7 +175,7 @@ def test_what_cannot_be_shown_is_said_with_the_nearest_that_can(bound: str, traf
     assert found.to_dict()["problems"][0]["rules"][0]["feasible_at"] == nearest.feasible_at
 
 
-def test_so_many_more_labels_make_it_feasible(traffic: Make, written: Written) -> None:
+def test_compile_policy_is_feasible_with_the_reported_number_of_labels(traffic: Make, written: Written) -> None:
     policy = written("presence: never\nactions: {remove: {must: [precision at least 90 %]}}\nlabels: {hate: [remove]}")
     (nearest,) = infeasible(policy, traffic(1500)).problems[0].rules
     assert nearest.kind == "positive"
@@ -184,7 +184,7 @@ def test_so_many_more_labels_make_it_feasible(traffic: Make, written: Written) -
     compiled(policy, traffic(int(1.5 * 1500 * (known + nearest.more) / known)))
 
 
-def test_a_language_with_too_few_negatives_is_named(traffic: Make, written: Written) -> None:
+def test_compile_policy_names_a_language_with_too_few_negatives(traffic: Make, written: Written) -> None:
     policy = written(
         "actions: {remove: {must: [false-positive rate at most 0.5 % in every language with over 100 items]}}\n"
         "labels: {scam: [remove]}"
@@ -206,7 +206,7 @@ def test_a_language_with_too_few_negatives_is_named(traffic: Make, written: Writ
         )
 
 
-def test_constraints_that_pull_apart_are_named_together(traffic: Make, written: Written) -> None:
+def test_compile_policy_names_conflicting_constraints_together(traffic: Make, written: Written) -> None:
     policy = written("actions: {remove: {must: [precision at least 85 %, recall at least 95 %]}}\nlabels: {scam: [remove]}")
     found = infeasible(policy, traffic())
     assert (
@@ -220,7 +220,7 @@ def test_constraints_that_pull_apart_are_named_together(traffic: Make, written: 
         compiled(written(text + "\nlabels: {scam: [remove]}"), traffic())
 
 
-def test_what_labels_need_may_be_more_than_they_share(traffic: Make, written: Written) -> None:
+def test_compile_policy_reports_a_budget_smaller_than_the_labels_need(traffic: Make, written: Written) -> None:
     text = "actions: {review: {must: [at most %s of traffic, recall at least 90 %%]}}\nlabels: {scam: [review], spam: [review]}"
     found = infeasible(written(text % "3 %"), traffic())
     assert "cannot be had within share of traffic at most 3 %; feasible: share of traffic at most" in found.lines[1]
@@ -228,7 +228,7 @@ def test_what_labels_need_may_be_more_than_they_share(traffic: Make, written: Wr
     compiled(written(text % enough), traffic())
 
 
-def test_a_share_too_small_to_be_shown(traffic: Make, written: Written) -> None:
+def test_compile_policy_reports_a_share_too_small_to_be_shown(traffic: Make, written: Written) -> None:
     text = "actions: {review: {must: [at most %s of traffic]}}\nlabels: {scam: [review]}"
     found = infeasible(written(text % "0.01 %"), traffic(2000))
     (nearest,) = found.problems[0].rules
@@ -236,7 +236,7 @@ def test_a_share_too_small_to_be_shown(traffic: Make, written: Written) -> None:
     compiled(written(text % f"{100 * nearest.feasible_at:.4f} %"), traffic(2000))
 
 
-def test_an_action_that_a_stricter_one_leaves_nothing(written: Written, traffic: Make) -> None:
+def test_compile_policy_reports_an_action_without_items(written: Written, traffic: Make) -> None:
     table = traffic(2000)
     table = table.set_column(table.column_names.index("probability.scam"), "probability.scam", pa.array([np.float32(0.5)] * 2000))
     policy = written(
@@ -247,7 +247,7 @@ def test_an_action_that_a_stricter_one_leaves_nothing(written: Written, traffic:
     assert found.lines[1] == "scam/limit: a stricter action takes every item that it could take, so it would never be used"
 
 
-def test_all_problems_come_at_once(traffic: Make, written: Written) -> None:
+def test_compile_policy_reports_all_problems_at_once(traffic: Make, written: Written) -> None:
     policy = written(
         "actions: {remove: {must: [precision at least 99.9 %]}}\nlabels: {spam: [remove], scam: [remove], hate: [remove]}"
     )
@@ -258,7 +258,7 @@ def test_all_problems_come_at_once(traffic: Make, written: Written) -> None:
     ]
 
 
-def test_a_label_without_known_targets(traffic: Make, written: Written) -> None:
+def test_compile_policy_reports_a_label_without_known_targets(traffic: Make, written: Written) -> None:
     found = infeasible(
         written("actions: {remove: {must: [precision at least 90 %]}}\nlabels: {spam: [remove]}"), traffic(500, unknown=1.1)
     )
@@ -267,7 +267,7 @@ def test_a_label_without_known_targets(traffic: Make, written: Written) -> None:
     assert found.lines[1] == "spam/remove: precision at least 90 % cannot be shown at 95 % confidence"
 
 
-def test_mistakes_about_the_table(traffic: Make, written: Written) -> None:
+def test_compile_policy_refuses_tables_that_do_not_fit(traffic: Make, written: Written) -> None:
     table = traffic(300)
     with pytest.raises(UserError, match="speaks of hate; the predictions have spam"):
         compile_policy(written(SIMPLE), table, ["spam", "scam"])
@@ -280,7 +280,7 @@ def test_mistakes_about_the_table(traffic: Make, written: Written) -> None:
         compile_policy(written(SIMPLE), table.drop_columns(["author"]), LABELS, cluster="author")
 
 
-def test_an_action_on_items_that_are_hardly_known_is_noted(traffic: Make, written: Written) -> None:
+def test_compile_policy_notes_actions_on_mostly_unknown_items(traffic: Make, written: Written) -> None:
     """A label that only some sources know, and that is called for most often on the others."""
     policy = written("presence: never\nactions: {remove: {must: [precision at least 85 %]}}\nlabels: {scam: [remove]}")
     table = traffic()

@@ -72,7 +72,7 @@ thresholds = st.dictionaries(st.sampled_from(LABELS), st.dictionaries(st.sampled
         st.tuples(shares, shares, shares, st.sampled_from(["text", "image"]), st.sampled_from(["de", "fr", None])), max_size=8
     ),
 )
-def test_decisions_are_those_of_a_loop(base: dict, others: dict, review: str, rows: list) -> None:
+def test_decide_equals_a_loop(base: dict, others: dict, review: str, rows: list) -> None:
     made = policy({(None, None): base, **others}, review)
     columns = ("unused", "spam", "hate", "scam")
     values = np.array([[0.99, *row[:3]] for row in rows]).reshape(-1, 4)
@@ -94,7 +94,7 @@ def test_decisions_are_those_of_a_loop(base: dict, others: dict, review: str, ro
         assert made.decide(values[i : i + 1], columns, presence[i : i + 1], market[i : i + 1]) == [verdicts[i]]
 
 
-def test_reasons_say_label_action_probability_and_threshold() -> None:
+def test_decide_gives_reasons_with_label_action_probability_and_threshold() -> None:
     made = policy(
         {(None, None): {"scam": {"remove": f(0.9)}, "hate": {"review": f(0.5), "limit": f(0.3)}, "spam": {"limit": f(0.4)}}},
         "alongside",
@@ -118,7 +118,7 @@ def test_reasons_say_label_action_probability_and_threshold() -> None:
     assert allowed == ActionDecision("allow", (), False)
 
 
-def test_float32_and_float64_decide_alike() -> None:
+def test_decide_is_the_same_in_float32_and_float64() -> None:
     cut = f(0.7)
     made = policy({(None, None): {"spam": {"limit": cut}}}, labels=("spam",))
     around = np.array([np.nextafter(np.float32(cut), np.float32(0)), cut, np.nextafter(np.float32(cut), np.float32(1))])
@@ -130,16 +130,16 @@ def test_float32_and_float64_decide_alike() -> None:
         ]
 
 
-def test_nothing_is_reached_by_nan_and_no_items_give_no_verdicts() -> None:
+def test_decide_allows_nan_and_accepts_no_items() -> None:
     made = policy({(None, None): {"spam": {"remove": 0.0}}}, labels=("spam",))
     assert made.decide([[np.nan]], ["spam"], ["text"])[0].action == "allow"
     assert made.decide(np.empty((0, 1)), ["spam"], []) == []
     assert len(made.decide_codes(np.empty((0, 1)), ["spam"], []).actions_N) == 0
 
 
-def test_mistakes_of_the_caller() -> None:
+def test_decide_refuses_wrong_arguments() -> None:
     made = policy({(None, None): {"spam": {"remove": f(0.5)}}, ("de", None): {}}, labels=("spam",))
-    with pytest.raises(UserError, match="speaks of spam, of which there are no probabilities"):
+    with pytest.raises(UserError, match="no probabilities for its labels spam"):
         made.decide([[0.5]], ["hate"], ["text"])
     with pytest.raises(ValueError, match="must be"):
         made.decide([[0.5, 0.5]], ["spam"], ["text"])
@@ -165,7 +165,7 @@ def full() -> CompiledPolicy:
     )
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_compiled_policy_round_trips_through_a_file(tmp_path: Path) -> None:
     made = full()
     made.write(tmp_path / "policy.json")
     read = CompiledPolicy.read(tmp_path / "policy.json")
@@ -185,20 +185,20 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         (lambda d: d.update(labels=["spam", "spam"]), "policy.labels: names a label twice"),
         (lambda d: d.update(review=None), "policy.review: does not go with"),
         (lambda d: d["cells"].pop(0), "policy.cells: lack the one for all"),
-        (lambda d: d["cells"].append(d["cells"][0]), r"policy\.cells\.2: is of a market and presence that another is of"),
-        (lambda d: d["cells"][0]["thresholds"].update(x={}), r"thresholds: are of unknown x"),
+        (lambda d: d["cells"].append(d["cells"][0]), r"policy\.cells\.2: repeats the market and presence of another cell"),
+        (lambda d: d["cells"][0]["thresholds"].update(x={}), r"thresholds: has unknown x"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(limit=0.5), r"thresholds\.spam: has unknown limit"),
-        (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.9), r"spam\.remove: 0\.9 is no float32 number"),
+        (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.9), r"spam\.remove: 0\.9 is not a float32 number"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=1.5), r"spam\.remove: must be in \[0, 1\]"),
         (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=None), r"spam\.remove: must be a finite number"),
-        (lambda d: d["constraints"][0].update(met="yes"), r"constraints\.0\.met: must be true, false or null"),
+        (lambda d: d["constraints"][0].update(met="yes"), r"constraints\.0\.met: must be true or false"),
         (lambda d: d["constraints"][0]["rule"].update(metric="luck"), r"rule\.metric: must be one of"),
-        (lambda d: d["appeals"].update(limit={}), r"appeals: has unknown limit"),
+        (lambda d: d["appeals"].update(limit=d["appeals"]["remove"]), r"appeals: has unknown limit"),
         (lambda d: d["appeals"]["remove"].update(wrong=2), r"appeals\.remove\.wrong: must be in \[0, 1\]"),
-        (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.5), r"policy\.digest: does not fit the content"),
+        (lambda d: d["cells"][0]["thresholds"]["spam"].update(remove=0.5), r"policy\.digest: does not match the content"),
     ],
 )
-def test_what_was_altered_is_refused_in_one_line(change, message: str, tmp_path: Path) -> None:
+def test_read_refuses_an_altered_policy_in_one_line(change, message: str, tmp_path: Path) -> None:
     content = full().to_dict()
     change(content)
     (tmp_path / "policy.json").write_text(json.dumps(content))
@@ -209,18 +209,18 @@ def test_what_was_altered_is_refused_in_one_line(change, message: str, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"format": 1}', "null"])
-def test_what_is_no_policy_is_refused(text: str, tmp_path: Path) -> None:
+def test_read_refuses_files_that_are_not_policies(text: str, tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(text)
     with pytest.raises(UserError, match="compile it again"):
         CompiledPolicy.read(tmp_path / "policy.json")
 
 
-def test_an_absent_file_is_refused(tmp_path: Path) -> None:
+def test_read_refuses_an_absent_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         CompiledPolicy.read(tmp_path / "policy.json")
 
 
-def test_it_is_loaded_with_numpy_and_the_standard_library_alone() -> None:
+def test_compiled_policy_imports_numpy_and_the_standard_library_alone() -> None:
     script = (
         "import sys; import vigil_evaluation.policy.compiled_policy; "
         "print(sorted({'scipy', 'pydantic', 'pyarrow', 'sklearn', 'numba', 'torch'} & set(sys.modules)))"
@@ -229,7 +229,7 @@ def test_it_is_loaded_with_numpy_and_the_standard_library_alone() -> None:
 
 
 @pytest.mark.prove
-def test_a_million_items_of_twenty_labels_take_seconds(proofs) -> None:
+def test_decide_on_a_million_items_of_twenty_labels_takes_seconds(proofs) -> None:
     items = proofs(100_000, 1_000_000)
     labels = tuple(f"l{i}" for i in range(20))
     cuts = {label: {"limit": f(0.97), "review": f(0.98), "remove": f(0.995)} for label in labels}

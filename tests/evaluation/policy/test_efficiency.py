@@ -50,7 +50,7 @@ def score_of(label: str, probability: float) -> float:
 
 
 @pytest.mark.prove
-def test_little_is_lost_against_an_oracle(written: Written, proofs) -> None:
+def test_compile_policy_loses_little_against_an_oracle(written: Written, proofs) -> None:
     """The oracle has the lowest threshold of the stated true precision, and spends a budget exactly on what is worth most."""
     policy = written(
         """
@@ -92,7 +92,7 @@ def test_little_is_lost_against_an_oracle(written: Written, proofs) -> None:
 
 @pytest.mark.prove
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_calibration_on_the_same_items(method: str, written: Written, proofs) -> None:
+def test_compile_policy_keeps_constraints_with_calibration_on_the_same_items(method: str, written: Written, proofs) -> None:
     """Calibrators are fitted on the targets that thresholds are then chosen by; how often is a promise broken because of that?"""
     from vigil_evaluation.calibration.fit import fit_calibrators
     from vigil_evaluation.specs import CalibrationSpec
@@ -124,7 +124,7 @@ def test_calibration_on_the_same_items(method: str, written: Written, proofs) ->
     ("sentence", "bound"),
     [("recall at least 89.2 %", 0.892), ("miss rate at most 10.8 %", 0.108), ("expected miss rate at most 11 %", 0.11)],
 )
-def test_recall_on_the_edge(sentence: str, bound: float, written: Written, proofs) -> None:
+def test_compile_policy_rarely_accepts_recall_at_the_edge(sentence: str, bound: float, written: Written, proofs) -> None:
     """Within its false-positive rate the label catches about what is promised or a little less: not to be promised."""
     policy = written(
         f"presence: never\nactions: {{label: {{must: [false-positive rate at most 2.7 %, {sentence}]}}}}\n"

@@ -271,7 +271,7 @@ def policy_of(text: str) -> Policy:
 
 @pytest.mark.prove
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_rules_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int]) -> None:
+def test_compile_policy_constraints_hold_on_fresh_items(name: str, proofs: Callable[[int, int], int]) -> None:
     scenario, repetitions = SCENARIOS[name], proofs(6, 500)
     policy, truth = policy_of(scenario.policy), Truth(scenario.world, proofs(300_000, 4_000_000))
     rates: dict[Rule, list[float]] = {}

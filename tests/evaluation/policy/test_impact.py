@@ -57,7 +57,7 @@ def policy() -> CompiledPolicy:
     )
 
 
-def test_counts_by_hand(small: pa.Table, policy: CompiledPolicy) -> None:
+def test_policy_impact_equals_hand_counts(small: pa.Table, policy: CompiledPolicy) -> None:
     found = policy_impact(policy, small)
     by = {outcome.action: outcome for outcome in found.actions}
     assert {action: outcome.items for action, outcome in by.items()} == {"allow": 1, "limit": 2, "review": 2, "remove": 2}
@@ -89,7 +89,7 @@ def test_counts_by_hand(small: pa.Table, policy: CompiledPolicy) -> None:
     assert json.loads(json.dumps(asdict(found), allow_nan=False))["name"] == "small"
 
 
-def test_what_is_not_known_is_null(small: pa.Table, policy: CompiledPolicy) -> None:
+def test_policy_impact_is_null_where_targets_are_unknown(small: pa.Table, policy: CompiledPolicy) -> None:
     nothing = pa.table(
         {name: small.column(name) if "target" not in name else pa.nulls(6, pa.float32()) for name in small.column_names}
     )
@@ -102,13 +102,13 @@ def test_what_is_not_known_is_null(small: pa.Table, policy: CompiledPolicy) -> N
     json.dumps(asdict(found), allow_nan=False)
 
 
-def test_no_items(small: pa.Table, policy: CompiledPolicy) -> None:
+def test_policy_impact_accepts_no_items(small: pa.Table, policy: CompiledPolicy) -> None:
     found = policy_impact(policy, small.slice(0, 0))
     assert (found.items, found.harm_caught, [outcome.items for outcome in found.actions]) == (0, None, [0, 0, 0, 0])
     json.dumps(asdict(found), allow_nan=False)
 
 
-def test_rules_of_columns_that_a_table_lacks_are_passed_over(small: pa.Table, policy: CompiledPolicy) -> None:
+def test_policy_impact_skips_constraints_on_absent_columns(small: pa.Table, policy: CompiledPolicy) -> None:
     rules = [
         Rule("remove", "spam", None, "false_positive_rate", 0.5, 0.9, "language", 0),
         Rule("remove", "spam", None, "precision", 0.5, 0.9),
@@ -124,12 +124,12 @@ def test_rules_of_columns_that_a_table_lacks_are_passed_over(small: pa.Table, po
     assert overturned.met is True
 
 
-def test_a_table_without_the_labels_is_refused(small: pa.Table, policy: CompiledPolicy) -> None:
+def test_policy_impact_refuses_a_table_without_the_labels(small: pa.Table, policy: CompiledPolicy) -> None:
     with pytest.raises(UserError, match=r"column target\.scam is absent"):
         policy_impact(policy, small.drop_columns(["target.scam"]))
 
 
-def test_shares_agree_with_verdicts_on_traffic(traffic: Make, written: Callable[[str], Policy]) -> None:
+def test_policy_impact_agrees_with_decide(traffic: Make, written: Callable[[str], Policy]) -> None:
     policy = compile_policy(
         written(
             """

@@ -33,7 +33,7 @@ def verdicts(policy: CompiledPolicy, table: pa.Table) -> list:
     return policy.decide(p, policy.labels, table.column("presence").to_pylist(), table.column("market").to_pylist())
 
 
-def test_two_policies_over_the_same_items(traffic: Make) -> None:
+def test_replay_of_two_policies_on_the_same_items(traffic: Make) -> None:
     table = traffic(4000, seed=3)
     found, changes = replay(ReplaySide("old", OLD, table), ReplaySide("new", NEW, table), columns=["language"], cluster="author")
     before, after = verdicts(OLD, table), verdicts(NEW, table)
@@ -85,7 +85,7 @@ def test_two_policies_over_the_same_items(traffic: Make) -> None:
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_two_models_over_the_items_that_both_have(traffic: Make) -> None:
+def test_replay_of_two_models_on_their_common_items(traffic: Make) -> None:
     first = traffic(1000, seed=1)
     better = traffic(1000, seed=1, distance=4.0)
     second = better.take(np.random.default_rng(0).permutation(900))
@@ -97,7 +97,7 @@ def test_two_models_over_the_items_that_both_have(traffic: Make) -> None:
     assert found.units is None
 
 
-def test_nothing_changes_between_a_policy_and_itself(traffic: Make) -> None:
+def test_replay_of_a_policy_against_itself_changes_nothing(traffic: Make) -> None:
     table = traffic(500)
     found, changes = replay(ReplaySide("a", OLD, table), ReplaySide("b", OLD, table))
     assert (found.changed, found.share, changes.num_rows) == (0, 0.0, 0)
@@ -105,7 +105,7 @@ def test_nothing_changes_between_a_policy_and_itself(traffic: Make) -> None:
     assert all(volume.difference == 0 for volume in found.volumes)
 
 
-def test_mistakes(traffic: Make) -> None:
+def test_replay_refuses_sides_that_do_not_fit(traffic: Make) -> None:
     table = traffic(100)
     other = table.set_column(0, "id", pa.array([f"other-{i}" for i in range(100)]))
     with pytest.raises(UserError, match="the two sides have no item in common"):
@@ -115,7 +115,7 @@ def test_mistakes(traffic: Make) -> None:
 
 
 @pytest.mark.prove
-def test_the_interval_of_a_difference_covers_it(proofs) -> None:
+def test_mean_interval_covers_a_difference_of_clustered_items(proofs) -> None:
     """Authors draw their items together, and so does the interval."""
     repetitions = proofs(400, 4000)
     random = np.random.default_rng(0)

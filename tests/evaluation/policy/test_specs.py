@@ -48,11 +48,11 @@ def read(text: str, **changes: object) -> Policy:
         ),
     ],
 )
-def test_sentences(sentence: str, meaning: dict) -> None:
+def test_parse_constraint_reads_sentences(sentence: str, meaning: dict) -> None:
     assert parse_constraint(sentence) == meaning
 
 
-def test_there_is_an_example_of_each_kind() -> None:
+def test_parse_constraint_has_an_example_of_each_metric() -> None:
     assert {parse_constraint(example)["metric"] for example in EXAMPLES} == set(METRICS)
 
 
@@ -67,7 +67,7 @@ def test_there_is_an_example_of_each_kind() -> None:
         ("", "is not understood"),
     ],
 )
-def test_what_is_not_understood(sentence: str, message: str) -> None:
+def test_parse_constraint_refuses_other_sentences(sentence: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_constraint(sentence)
 
@@ -90,7 +90,7 @@ def test_what_is_not_understood(sentence: str, message: str) -> None:
         (["precision at least 95 % with 40 % confidence"], "greater than or equal to 0.5"),
     ],
 )
-def test_constraints_that_cannot_be(must: list, message: str) -> None:
+def test_constraint_refuses_impossible_bounds(must: list, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         read("name: x\nlabels: {hate: [limit]}", actions={"limit": {"must": must}})
 
@@ -122,19 +122,19 @@ def test_constraints_that_cannot_be(must: list, message: str) -> None:
         ({"extra": 1}, "Extra inputs"),
     ],
 )
-def test_what_does_not_fit_together(changes: dict, message: str) -> None:
+def test_policy_refuses_inconsistent_parts(changes: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         read(GOOD, **changes)
 
 
-def test_all_mistakes_come_at_once() -> None:
+def test_policy_reports_all_mistakes_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
         read(GOOD, labels={"hate": ["remove", "limit"]}, severities={"scam": 1})
     told = str(caught.value)
     assert all(what in told for what in ("leads to limit", "actions.review has no label that leads to it", "severities.scam"))
 
 
-def test_a_policy_spelled_out() -> None:
+def test_market_constraints_resolve_a_policy() -> None:
     policy = read(
         """
         name: spelled
@@ -167,14 +167,14 @@ def test_a_policy_spelled_out() -> None:
     assert policy.columns == ("market", "language")
 
 
-def test_rules_that_hold_together_share_the_doubt() -> None:
+def test_market_constraints_divide_the_error_probability_of_together() -> None:
     rules = market_constraints(read(GOOD, together=True))[0].rules
     assert len(rules) == 2
     assert [rule.confidence for rule in rules] == pytest.approx([0.975] * 2)
 
 
 @pytest.mark.parametrize("name", ["demo", "text-safety"])
-def test_the_policies_that_come_along_are_right(name: str, repository: Path) -> None:
+def test_shipped_policies_are_valid(name: str, repository: Path) -> None:
     policy = read((repository / "recipes" / "policies" / f"{name}.yaml").read_text())
     taxonomy = yaml.safe_load((repository / "recipes" / "taxonomies" / f"{name}.yaml").read_text())["taxonomy"]
     assert set(policy.labels) <= {label for head in taxonomy["heads"].values() for label in head["labels"]}

@@ -31,7 +31,7 @@ def counted(count: float, rows: float) -> ConstraintCounts:
 
 
 @given(rows=st.integers(1, 400), share=st.floats(0, 1), bound=st.floats(0.01, 0.99))
-def test_p_values_and_bounds_are_exact(rows: int, share: float, bound: float) -> None:
+def test_p_values_and_confidence_bounds_are_exact(rows: int, share: float, bound: float) -> None:
     count = round(share * rows)
     evidence = counted(count, rows)
     at_least = binom.sf(count - 1, rows, bound)
@@ -46,7 +46,7 @@ def test_p_values_and_bounds_are_exact(rows: int, share: float, bound: float) ->
     assert (missed[0][0], missed[1][0]) == pytest.approx((1 - wanted.high, 1 - wanted.low), abs=1e-7)
 
 
-def test_nothing_shows_nothing() -> None:
+def test_p_values_of_no_items_are_one() -> None:
     for metric in ("precision", "false_positive_rate", "recall", "miss_rate"):
         assert p_values(rule(metric, 0.5), counted(0, 0))[0] == 1
         assert np.isnan(metric_estimates(rule(metric, 0.5), counted(0, 0))[0])
@@ -59,7 +59,9 @@ def test_nothing_shows_nothing() -> None:
     below=st.sampled_from([np.inf, float(np.float32(0.7)), 0.5]),
     known=st.integers(0, 2**32),
 )
-def test_candidates_lie_between_probabilities_and_below_the_stricter_action(values: list, below: float, known: int) -> None:
+def test_choose_candidates_lie_between_probabilities_and_below_the_stricter_action(
+    values: list, below: float, known: int
+) -> None:
     p = np.array(values, np.float32)
     mask = np.random.default_rng(known).random(len(p)) < 0.5
     found = choose_candidates(p, mask, below)
@@ -74,7 +76,7 @@ def test_candidates_lie_between_probabilities_and_below_the_stricter_action(valu
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_are_those_of_a_loop(seed: int) -> None:
+def test_count_at_candidates_equals_a_loop(seed: int) -> None:
     random = np.random.default_rng(seed)
     p = (random.integers(0, 50, 300) / 50).astype(np.float32)
     positive, known, group = random.random(300) < p, random.random(300) < 0.7, random.random(300) < 0.5
@@ -89,7 +91,7 @@ def test_counts_are_those_of_a_loop(seed: int) -> None:
             assert (hit.count_K[k], hit.rows_K[k]) == ((reached & ~positive).sum(), (known & ~positive & within).sum())
 
 
-def test_the_design_effect_is_that_of_the_variance() -> None:
+def test_inverse_design_effect_is_that_of_the_variance() -> None:
     random = np.random.default_rng(0)
     units = np.repeat(np.arange(400), random.integers(1, 9, 400)).astype(np.int32)
     shares, effects = [], []
@@ -104,7 +106,7 @@ def test_the_design_effect_is_that_of_the_variance() -> None:
     assert inverse_design_effect(random.random(len(units)) < 0.5, None) == 1
 
 
-def test_units_of_one_item_change_nothing() -> None:
+def test_count_at_candidates_with_units_of_one_item_changes_nothing() -> None:
     random = np.random.default_rng(0)
     p = random.random(500).astype(np.float32)
     positive, known = random.random(500) < p, np.ones(500, bool)
@@ -117,7 +119,7 @@ def test_units_of_one_item_change_nothing() -> None:
     assert (plain.effective_K == alone.effective_K).all()
 
 
-def test_rules_for_every_value_pass_where_each_passes() -> None:
+def test_passing_candidates_of_a_column_pass_where_each_value_passes() -> None:
     good, bad = (ConstraintCounts(name, np.array([n]), np.array([1000.0]), np.ones(1)) for name, n in (("en", 2.0), ("de", 9.0)))
     bounded = rule("false_positive_rate", 0.01)
     assert passing_candidates(bounded, [good], 100)[0]
@@ -126,7 +128,7 @@ def test_rules_for_every_value_pass_where_each_passes() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), bound=st.sampled_from([0.5, 0.8, 0.95]), expected=st.sampled_from([10.0, 1000.0, 1e5]))
-def test_what_passes_for_precision_would_pass_alone(seed: int, bound: float, expected: float) -> None:
+def test_passing_candidates_of_precision_would_pass_alone(seed: int, bound: float, expected: float) -> None:
     random = np.random.default_rng(seed)
     rows = np.arange(1, 2000, 3, dtype=float)
     count = np.cumsum(random.random(2000) < np.linspace(1, bound - 0.1, 2000))[rows.astype(int)].clip(max=rows)
@@ -137,7 +139,7 @@ def test_what_passes_for_precision_would_pass_alone(seed: int, bound: float, exp
 
 
 @pytest.mark.prove
-def test_a_search_for_precision_rarely_errs_where_every_threshold_is_on_the_edge(proofs) -> None:
+def test_passing_candidates_rarely_errs_at_the_edge_of_precision(proofs) -> None:
     """The hardest case: at every threshold the precision is a hair below the promise. The smallest p-value alone errs often."""
     repetitions = proofs(300, 5000)
     random = np.random.default_rng(0)
@@ -155,7 +157,7 @@ def test_a_search_for_precision_rarely_errs_where_every_threshold_is_on_the_edge
 
 
 @pytest.mark.prove
-def test_the_bound_of_a_sum_of_rates_holds(proofs) -> None:
+def test_weighted_upper_covers_a_sum_of_rates(proofs) -> None:
     repetitions = proofs(2000, 20_000)
     random = np.random.default_rng(0)
     rows, rates = np.array([4000, 14_000, 9000]), np.array([0.0015, 0.0003, 0.0008])
@@ -168,7 +170,7 @@ def test_the_bound_of_a_sum_of_rates_holds(proofs) -> None:
     assert np.isinf(weighted_upper(np.zeros((2, 1)), np.array([10.0, 0.0]), 0.95)).all()
 
 
-def test_one_rate_has_the_exact_poisson_bound() -> None:
+def test_weighted_upper_of_one_rate_is_the_exact_poisson_bound() -> None:
     from scipy.stats import chi2
 
     for count in (0, 1, 7):
@@ -176,7 +178,7 @@ def test_one_rate_has_the_exact_poisson_bound() -> None:
         assert upper == pytest.approx(chi2.ppf(0.95, 2 * (count + 1)) / 2 / 500)
 
 
-def test_the_share_of_positives_never_rises() -> None:
+def test_isotonic_positive_share_never_increases() -> None:
     from sklearn.isotonic import IsotonicRegression
 
     random = np.random.default_rng(3)
@@ -193,7 +195,7 @@ def test_the_share_of_positives_never_rises() -> None:
     assert (isotonic_positive_share(found, nothing, nothing) == found.thresholds_K).all()
 
 
-def test_a_budget_goes_where_it_catches_most() -> None:
+def test_allocate_budget_maximizes_the_harm_caught() -> None:
     """Two labels with the same probabilities, one of which does three times the harm, and the optimum by brute force."""
     random = np.random.default_rng(5)
     n, free = 3000, np.ones(3000, bool)
@@ -220,7 +222,7 @@ def test_a_budget_goes_where_it_catches_most() -> None:
     assert harm[0][hit[0]].sum() + harm[1][hit[1]].sum() >= 0.95 * most
 
 
-def test_the_nearest_bound_is_feasible_and_hardly_a_better_one_is() -> None:
+def test_closest_feasible_bound_is_feasible_and_nearly_optimal() -> None:
     for metric, truth in (("precision", 0.8765), ("false_positive_rate", 0.002344)):
         asked = rule(metric, 0.95 if metric == "precision" else 0.001)
         limit = truth
@@ -231,12 +233,12 @@ def test_the_nearest_bound_is_feasible_and_hardly_a_better_one_is() -> None:
     assert closest_feasible_bound(rule("precision", 0.9), lambda _: False) is None
 
 
-def test_how_many_more_items() -> None:
+def test_required_items_factor() -> None:
     assert required_items_factor(lambda by: by >= 3.5) == pytest.approx(3.5, rel=1e-3)
     assert required_items_factor(lambda _: False) is None
 
 
-def test_no_items_no_candidates() -> None:
+def test_choose_candidates_of_no_items_is_empty() -> None:
     found = choose_candidates(np.empty(0, np.float32), np.empty(0, bool), np.inf)
     assert isinstance(found, ThresholdCandidates)
     assert len(found.thresholds_K) == 0

@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.proportions import ResamplingUnits, clopper_pearson, korn_graubard, group_means, group_proportions, wilson
+from vigil_evaluation.stats.binomial import clopper_pearson, korn_graubard, wilson
+from vigil_evaluation.stats.proportions import ResamplingUnits, group_means, group_proportions
+from vigil_evaluation.suites import results as suite_results
 from vigil_evaluation.suites.minimal_pairs import link_pairs
-from vigil_evaluation.suites.results import SuiteColumns, functional_test_results
+from vigil_evaluation.suites.results import SuiteColumns
 
 QUICK = EvaluationSpec(replicates=0, enough=1)
+
+
+def functional_test_results(table, labels, thresholds, spec, columns=None):
+    return suite_results.functional_test_results(EvaluationData.from_table(table, labels, thresholds, spec), columns)
 
 
 def table_of(rows, labels=("a", "b")):
@@ -56,7 +63,7 @@ THRESHOLDS = {"a": 0.35, "b": 0.6}
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30))
-def test_cases_and_maps_are_what_a_loop_counts(seed, enough):
+def test_functional_test_results_equal_a_loop(seed, enough):
     rows = random_rows(seed)
     found = functional_test_results(table_of(rows), ["a", "b"], THRESHOLDS, QUICK.model_copy(update={"enough": enough}))
     order = list(dict.fromkeys(row["functionality"] for row in rows if row["functionality"] is not None))
@@ -106,7 +113,7 @@ def right_of(row, label):
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
-def test_pairs_are_what_a_loop_counts(seed, told):
+def test_minimal_pair_results_equal_a_loop(seed, told):
     rows = random_rows(seed)
     if not told:
         rows = [{name: value for name, value in row.items() if name != "pair_gold"} for row in rows]
@@ -174,7 +181,7 @@ def perturbed_of(ends, named_by, by_id):
 # What a pair is
 
 
-def test_a_pair_is_named_by_one_side_by_both_or_by_a_value_that_both_share():
+def test_link_pairs_by_one_side_both_sides_or_a_shared_value():
     by_one = link_pairs(["a", "b", "c", "d"], [None, "a", "a", "gone"])
     assert list(zip(by_one.original_P.tolist(), by_one.perturbed_P.tolist(), strict=True)) == [(0, 1), (0, 2)]
     assert by_one.alone == 1
@@ -190,7 +197,7 @@ def test_a_pair_is_named_by_one_side_by_both_or_by_a_value_that_both_share():
 
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=10))
-def test_no_pair_is_counted_twice_or_with_itself(values):
+def test_link_pairs_counts_no_pair_twice_or_with_itself(values):
     ids = [str(n) for n in range(len(values))]
     found = link_pairs(ids, [None if value is None else str(value) for value in values])
     pairs = [frozenset(pair) for pair in zip(found.original_P.tolist(), found.perturbed_P.tolist(), strict=True)]
@@ -198,7 +205,7 @@ def test_no_pair_is_counted_twice_or_with_itself(values):
     assert all(len(pair) == 2 for pair in pairs)
 
 
-def test_a_flip_that_is_followed_stuck_or_reversed_and_a_stay_that_changes():
+def test_minimal_pair_results_of_flips_and_stays():
     def pair(name, targets, probabilities):
         return [
             {"id": name, "functionality": "f", "target.a": targets[0], "probability.a": probabilities[0], "pair": None},
@@ -228,7 +235,7 @@ def test_a_flip_that_is_followed_stuck_or_reversed_and_a_stay_that_changes():
     assert found.by == []
 
 
-def test_a_pair_said_to_stay_is_judged_where_the_target_is_unknown():
+def test_minimal_pair_results_use_pair_gold_where_targets_are_unknown():
     rows = [
         {"id": "x", "functionality": "f", "probability.a": 0.9, "pair": None, "pair_gold": None},
         {"id": "x-typos", "functionality": "typos", "probability.a": 0.2, "pair": "x", "pair_gold": "stays"},
@@ -241,7 +248,7 @@ def test_a_pair_said_to_stay_is_judged_where_the_target_is_unknown():
 # What is not there
 
 
-def test_without_functional_tests_there_are_no_findings(random_table):
+def test_functional_test_results_are_none_without_functional_tests(random_table):
     labels = ["tobacco", "scams", "unlabelled"]
     cuts = dict.fromkeys(labels, 0.5)
     assert functional_test_results(random_table.drop_columns("functionality"), labels, cuts, EvaluationSpec()) is None
@@ -261,7 +268,7 @@ def test_without_functional_tests_there_are_no_findings(random_table):
         assert case.all_right.count < case.items
 
 
-def test_unknown_targets_count_as_nothing():
+def test_functional_test_results_ignore_unknown_targets():
     rows = random_rows(3)
     for row in rows:
         if row["target.a"] is None:
@@ -278,7 +285,7 @@ def test_unknown_targets_count_as_nothing():
     ]
 
 
-def test_columns_of_truth_values_and_shares_are_one_map():
+def test_functional_test_results_join_boolean_and_numeric_identities_in_one_map():
     rows = random_rows(1)
     for n, row in enumerate(rows):
         row["identity.young"] = n % 3 == 0
@@ -290,7 +297,7 @@ def test_columns_of_truth_values_and_shares_are_one_map():
     assert maps["identities"].items == [[n, n] for n, _ in maps["identities"].items]
 
 
-def test_columns_can_have_other_names():
+def test_functional_test_results_accept_other_column_names():
     rows = [
         {
             ("case" if k == "functionality" else "match" if k == "pair" else "who" if k == "identity" else k): v
@@ -310,7 +317,7 @@ def test_columns_can_have_other_names():
 
 
 @pytest.mark.parametrize("count", [1, 5, 30, 200])
-def test_the_exact_interval_is_where_the_tails_of_the_binomial_are(count):
+def test_clopper_pearson_ends_at_the_binomial_tails(count):
     for hits in {0, 1, count // 3, count - 1, count}:
         low, high = clopper_pearson(hits, count, 0.9)
         tail = [
@@ -322,7 +329,7 @@ def test_the_exact_interval_is_where_the_tails_of_the_binomial_are(count):
 
 
 @pytest.mark.parametrize("count", [5, 40, 300])
-def test_wilsons_interval_ends_where_the_score_test_does(count):
+def test_wilson_ends_where_the_score_test_does(count):
     for hits in {0, 1, count // 3, count}:
         low, high = wilson(hits, count, 0.95)
         for end in (low, high):
@@ -333,12 +340,14 @@ def test_wilsons_interval_ends_where_the_score_test_does(count):
     assert wilson(count, count, 0.95)[1] == 1
 
 
-def test_units_that_are_alike_count_for_less_and_those_that_differ_by_chance_for_themselves():
+def test_shares_discount_similar_units_only():
     random = np.random.default_rng(1)
     codes, spec = np.repeat(np.arange(12, dtype=np.int32), 10), EvaluationSpec(replicates=10)
 
     def of(hits):
-        return group_proportions(np.asarray(hits, float)[:, None], np.zeros(120, np.int32), 1, ResamplingUnits("template", codes), spec)[0][0].interval
+        return group_proportions(
+            np.asarray(hits, float)[:, None], np.zeros(120, np.int32), 1, ResamplingUnits("template", codes), spec
+        )[0][0].interval
 
     likely, unlike = np.repeat(random.random(12) < 0.7, 10), random.random(120) < 0.7
     assert of(likely) == pytest.approx(korn_graubard(likely.sum(), 120, 12, spread_of(likely), 0.95))
@@ -355,11 +364,13 @@ def spread_of(hits):
     return sum((unit.sum() - 10 * hits.mean()) ** 2 for unit in hits.reshape(12, 10))
 
 
-def test_the_method_stands_beside_each_interval():
+def test_shares_name_the_method_of_each_interval():
     def method(hits, units, replicates=200):
         spec = EvaluationSpec(replicates=replicates)
         codes = None if units is None else np.array(units, np.int32)
-        found = group_proportions(np.array(hits, float)[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), spec)[0][0]
+        found = group_proportions(
+            np.array(hits, float)[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), spec
+        )[0][0]
         assert (found.interval is None) == (found.method is None)
         return found.method
 
@@ -391,7 +402,7 @@ COVERAGE = [
 
 @pytest.mark.prove
 @pytest.mark.parametrize(("units", "share", "likeness"), COVERAGE)
-def test_intervals_cover_the_true_share_of_items_that_share_templates(units, share, likeness, proofs):
+def test_shares_intervals_cover_the_true_share_of_templated_items(units, share, likeness, proofs):
     tries, each, random = proofs(60, 1000), 10, np.random.default_rng(units)
     spec = EvaluationSpec(replicates=400)
     codes = np.repeat(np.arange(units, dtype=np.int32), each)
@@ -399,7 +410,9 @@ def test_intervals_cover_the_true_share_of_items_that_share_templates(units, sha
     for trial in range(tries):
         hits = simulated(random, units, each, share, likeness)
         asked = spec.model_copy(update={"seed": trial})
-        found = group_proportions(hits[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), asked)[0][0]
+        found = group_proportions(hits[:, None], np.zeros(len(hits), np.int32), 1, ResamplingUnits("template", codes), asked)[0][
+            0
+        ]
         covered += found.interval.low <= share <= found.interval.high
         width += found.interval.high - found.interval.low
         naive = wilson(hits.sum(), len(hits), 0.95)
@@ -413,24 +426,26 @@ def test_intervals_cover_the_true_share_of_items_that_share_templates(units, sha
 
 
 @pytest.mark.parametrize("units", [12, 500])
-def test_a_mean_has_the_interval_of_its_units(units):
+def test_means_interval_is_that_of_its_units(units):
     random = np.random.default_rng(0)
     of_units = random.normal(0.4, 0.1, units)
     values, codes = np.repeat(of_units, 3), np.repeat(np.arange(units, dtype=np.int32), 3)
-    found = group_means(values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", codes), EvaluationSpec())[0][0]
+    found = group_means(values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", codes), EvaluationSpec())[0][
+        0
+    ]
     half = (2.200985 if units == 12 else 1.964729) * of_units.std(ddof=1) / np.sqrt(units)
     assert found.value == pytest.approx(values.mean())
     assert found.units == units
     assert found.interval == pytest.approx(
         (values.mean() - half, values.mean() + half), abs=0.25 * half if units == 500 else 1e-6
     )
-    alone = group_means(values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", np.zeros_like(codes)), EvaluationSpec())[0][
-        0
-    ]
+    alone = group_means(
+        values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", np.zeros_like(codes)), EvaluationSpec()
+    )[0][0]
     assert (alone.value, alone.interval) == (found.value, None)
 
 
-def test_the_same_seed_gives_the_same_intervals():
+def test_functional_test_results_are_reproducible():
     table = table_of(random_rows(9))
     one, other = (functional_test_results(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=4)) for _ in range(2))
     assert one == other
