@@ -96,7 +96,7 @@ def evaluate_data(
             presence_N=data.presence_N,
         ),
         calibration={} if calibrated is None else calibrated.calibration.summaries(),
-        functionality=functional_test_results(data.table, data.labels, data.thresholds, spec),
+        functionality=functional_test_results(data),
         policy=None
         if policy is None
         else policy_impact(

@@ -123,11 +123,15 @@ class EvaluationData:
         return self.probabilities_NL >= self.thresholds_L
 
     @cached_property
+    def right_NL(self) -> Floats:
+        """1 where a decision is correct, 0 where it is wrong, NaN where the target is unknown."""
+        return np.where(np.isnan(self.targets_NL), np.nan, self.flagged_NL == (self.targets_NL >= 0.5))
+
+    @cached_property
     def right_N(self) -> Floats:
         """1 for an item whose every known target is decided correctly, 0 for another, NaN for one without a known target."""
-        known_NL = ~np.isnan(self.targets_NL)
-        right_NL = ((self.targets_NL >= 0.5) == self.flagged_NL) | ~known_NL
-        return np.where(known_NL.any(axis=1), right_NL.all(axis=1), np.nan)
+        judged_N = ~np.isnan(self.right_NL).all(axis=1)
+        return np.where(judged_N, ~(self.right_NL == 0).any(axis=1), np.nan)
 
     @cached_property
     def presence_N(self) -> list[str | None] | None:

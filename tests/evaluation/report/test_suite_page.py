@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.report.suite_page import render_suite_page
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.suites.results import SuiteResults, functional_test_results
@@ -37,7 +38,8 @@ def outcome_of(labels, **columns):
         table[f"probability.{label}"] = pa.array(random.random(120).astype(np.float32))
     table["functionality"] = [NASTY if n % 3 else "negation" for n in range(120)]
     made = pa.table({**table, **columns})
-    found = functional_test_results(made, labels, dict.fromkeys(labels, 0.5), EvaluationSpec(replicates=50))
+    spec = EvaluationSpec(replicates=50)
+    found = functional_test_results(EvaluationData.from_table(made, labels, dict.fromkeys(labels, 0.5), spec))
     return SuiteResults(
         suite=NASTY,
         facts={"run": NASTY},
