@@ -1,26 +1,27 @@
-"""`vigil data`: bring items into a dataset, look at one, and make the demonstration's."""
+"""`vigil data`: import items into a dataset, show one, and generate the demonstration's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vigil_data.progress import Progress
+
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset, Written
     from vigil_data.items import Item
 
-To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="Folder of the dataset.")]
-Append = Annotated[bool, typer.Option("--append", help="Add to the dataset if it exists already.")]
+To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="The dataset's folder.")]
+Append = Annotated[bool, typer.Option("--append", help="Append to the dataset if it exists.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     from vigil_data.importers.public_datasets import SETS
 
-    group = typer.Typer(help="Import, show and make datasets.", no_args_is_help=True)
-    imports = typer.Typer(help="Bring items into a dataset.", no_args_is_help=True)
+    group = typer.Typer(help="Import, show and generate datasets.", no_args_is_help=True)
+    imports = typer.Typer(help="Import items into a dataset.", no_args_is_help=True)
     imports.command("manifest")(import_manifest)
     for name, description in SETS.items():
         imports.command(name, help=f"Import {name}: {description.title}.")(_public_import(name))
@@ -35,30 +36,30 @@ def import_manifest(
     to: To,
     append: Append = False,
 ) -> None:
-    """Import a manifest: a row for each item, with its texts, paths of its media and what is known of its labels.
+    """Import a manifest: one row per item, with its texts, the paths of its media and its known targets.
 
-    Columns: id; text; image and audio (a path or a list of paths, from the manifest's folder); target.LABEL (a number from 0
-    to 1, empty where unknown); created_at, author, content_type, language, source, split; any other to slice by.
+    Columns: id; text; image and audio (a path or a list of paths, relative to the manifest); target.LABEL (0 to 1, empty where
+    unknown); created_at, author, content_type, language, source, split; and any others to slice by.
 
-    All rows are checked first. Items whose media cannot be decoded go to quarantine.
+    All rows are checked before any is written. Items whose media cannot be decoded go to quarantine.
     """
     from vigil_data.importers import manifest
 
-    with _progress(f"checking {file.name}") as _:
+    with Progress(f"checking {file.name}", unit="rows"):
         rows = manifest.check(file)
     _write(to, manifest.read(file), append, rows, {})
 
 
 def _public_import(name: str) -> Callable[..., None]:
     def import_public(
-        path: Annotated[Path, typer.Argument(metavar="PATH", help="The set's file, or the folder that holds its files.")],
+        path: Annotated[Path, typer.Argument(metavar="PATH", help="The data set's file, or the folder with its files.")],
         to: To,
         append: Append = False,
     ) -> None:
         from vigil_data.dataset.dataset import Dataset, exists
         from vigil_data.importers import public_datasets
 
-        with _progress(f"reading {name}") as _:
+        with Progress(f"reading {name}"):
             placed = public_datasets.placed(Dataset(to)) if append and exists(to) else {}
             imported = public_datasets.read(name, path, placed)
         _write(to, imported.items, append, len(imported.items), imported.left_out)
@@ -67,10 +68,10 @@ def _public_import(name: str) -> Callable[..., None]:
 
 
 def show(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset.")],
-    version: Annotated[int | None, typer.Option(help="Which version; the newest if not given.")] = None,
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
+    version: Annotated[int | None, typer.Option(help="Version of the dataset (default: the newest).")] = None,
 ) -> None:
-    """Show what a dataset holds: splits, labels, modalities, refused items and versions."""
+    """Show a dataset: splits, labels, modalities, quarantined items and versions."""
     from rich.console import Console
 
     from vigil_data.dataset.dataset import Dataset
@@ -93,28 +94,28 @@ def show(
 
 
 def demo(
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset to make.")],
-    seed: Annotated[int, typer.Option(help="Of all that is random in it.")] = 0,
-    items: Annotated[int | None, typer.Option(help="How many items; the demonstration's number if not given.")] = None,
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new dataset.")],
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    items: Annotated[int | None, typer.Option(help="Number of items (default: 5,000).")] = None,
 ) -> None:
-    """Make the demonstration's dataset: posts, pictures and spoken clips about harmless subjects, with nothing downloaded."""
+    """Generate the demonstration's dataset: posts, pictures and spoken clips about harmless subjects; nothing is downloaded."""
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.demo import generate
 
     chosen: dict[str, Any] = {} if items is None else {"items": items}
-    with _progress("starting") as bar:
-        generate(to=to, seed=seed, progress=bar, **chosen)
+    with Progress("planning") as progress:
+        generate(to=to, seed=seed, progress=progress, **chosen)
     _show_contents(Dataset(to))
 
 
 def _write(to: Path, items: "Iterable[Item]", append: bool, total: int, left_out: Mapping[str, int]) -> None:
     from vigil_data.dataset.dataset import Dataset, write
 
-    with _progress("importing") as bar:
-        written: Written = write(to, items, append=append, progress=lambda done: bar("importing", done, total))
+    with Progress("importing") as progress:
+        written: Written = write(to, items, append=append, progress=lambda done: progress("importing", done, total))
     typer.echo(f"{to} version {written.version}: {written.kept} kept, {written.quarantined} quarantined")
     for reason, count in left_out.items():
-        typer.echo(f"left out, {reason}: {count}")
+        typer.echo(f"excluded, {reason}: {count}")
     opened = Dataset(to, written.version)
     if written.quarantined:
         refused = opened.quarantine().slice(opened.quarantine().num_rows - written.quarantined).to_pylist()
@@ -127,12 +128,12 @@ def _write(to: Path, items: "Iterable[Item]", append: bool, total: int, left_out
 
 
 def _show_contents(dataset: "Dataset") -> None:
-    """Print the items of each split, what is known of each label there, and which modalities items have."""
+    """Print the items of each split, the known and positive targets of each label, and the modalities of the items."""
     from collections import Counter
 
     import numpy as np
 
-    from vigil_data.items import MODALITIES, presence
+    from vigil_data.presence import presence_patterns
 
     counts = dataset.splits()
     usual = [split for split in ("train", "validation", "test") if split in counts]
@@ -145,12 +146,12 @@ def _show_contents(dataset: "Dataset") -> None:
         within = [row_splits == split for split in splits]
         rows.append([label, *(f"{positive_NL[w, column].sum():,} of {known_NL[w, column].sum():,}" for w in within)])
     _print_table(["positive of known", *(split or "(no split)" for split in splits)], rows)
-    patterns = Counter(presence(np.array(MODALITIES)[has]) for has in dataset.facts() > 0)
+    patterns = Counter(presence_patterns(dataset.facts() > 0))
     _print_table(["modalities", "items"], patterns.most_common())
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print a table whose numbers are at the right; nothing in it is taken for markup, as ids and reasons are others' text."""
+    """Print a table with numbers aligned right; markup is not interpreted, as ids and reasons are untrusted text."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -165,16 +166,3 @@ def _print_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     console = Console()
     console.print()
     console.print(table)
-
-
-@contextmanager
-def _progress(task: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on the standard error stream that leaves nothing behind; call the value with task, done and total."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(task, total=None)
-        yield lambda name, done, total: progress.update(bar, description=name, completed=done, total=total)

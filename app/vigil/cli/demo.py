@@ -1,6 +1,7 @@
-"""`vigil demo`: everything that Vigil does, once, on data that it makes itself."""
+"""`vigil demo`: the complete workflow once, on generated data."""
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,30 +17,32 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Where everything goes.", metavar="DIR")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the dataset and of the trainings.")] = 0,
+    folder: Annotated[Path, typer.Option("--dir", help="The folder to write.", metavar="DIR")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the dataset and of training.")] = 0,
 ) -> None:
-    """Make a tri-modal dataset, train, compile a policy, evaluate, compare, export, verify, test and score; minutes on two cores.
+    """Generate a tri-modal dataset, train, compile a policy, evaluate, compare, export, verify, test and score; takes minutes.
 
-    Each stage is a command that is printed before it runs, so it shows how Vigil is used. Nothing is downloaded. What was done
-    already is not done again: an interrupted demonstration goes on with the same command.
+    Each stage is a command that is printed before it runs, so that you can run it yourself. Nothing is downloaded. The same
+    command resumes an interrupted demonstration after its last finished stage.
     """
-    from vigil.workflows.demo_pipeline import demonstrate
+    from vigil.workflows.demo_pipeline import run_demo
 
-    _show(demonstrate(folder, seed, _run), folder)
+    _show(run_demo(folder, seed, _run), folder)
 
 
-def _run(stage: "Stage") -> None:
+def _run(stage: "Stage", number: int, total: int) -> None:
     """Run a stage's command in this process, as the command line would."""
     from vigil.cli import build
 
-    typer.secho(f"\n$ vigil {shlex.join(stage.command)}", bold=True)
+    typer.secho(f"\n[{number}/{total}] $ vigil {shlex.join(stage.command)}", bold=True)
+    start = time.perf_counter()
     if status := build()(list(stage.command), standalone_mode=False):
         raise typer.Exit(int(status))
+    typer.echo(f"[{number}/{total}] {stage.name}: {time.perf_counter() - start:.1f} s")
 
 
 def _show(summary: "Summary", folder: Path) -> None:
-    """Print the time of each stage, what was found, and where it lies."""
+    """Print the time of each stage, the metrics, and where the results are."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,12 +52,12 @@ def _show(summary: "Summary", folder: Path) -> None:
     for stage, seconds in summary.seconds.items():
         times.add_row(stage, f"{seconds:.1f}")
     times.add_row("all", f"{sum(summary.seconds.values()):.1f}", style="bold")
-    found = Table("trained on", box=None, pad_edge=False, header_style="bold")
-    found.add_column("macro average precision (test)", justify="right")
-    found.add_row("all three, fused", f"{summary.fused_macro_ap:.3f}", style="bold")
+    metrics = Table("trained on", box=None, pad_edge=False, header_style="bold")
+    metrics.add_column("macro average precision (test)", justify="right")
+    metrics.add_row("all three, fused", f"{summary.fused_macro_ap:.3f}", style="bold")
     for modality, value in summary.single_macro_ap.items():
-        found.add_row(f"{modality} alone", f"{value:.3f}")
-    for table in (times, found):
+        metrics.add_row(f"{modality} alone", f"{value:.3f}")
+    for table in (times, metrics):
         console.print()
         console.print(table)
     lines = {

@@ -1,13 +1,15 @@
-"""The demonstration's stages: each runs once, an interrupted one goes on, and what is found is summed up."""
+"""The demonstration: each stage runs once, an interrupted one resumes, and the results are summarised."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from vigil.workflows.demo_pipeline import demonstrate, stages
+from vigil.workflows.demo_pipeline import run_demo, stages
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
 
+STAGES = [stage.name for stage in stages(Path(), 0)]
 FOUND = {"fused": 0.95, "text": 0.5, "image": 0.4, "audio": 0.3}
 
 
@@ -16,9 +18,10 @@ class Broken(Exception):
 
 
 def runner(ran, breaks_at=None):
-    """Does what the commands would leave behind."""
+    """Writes what the commands would."""
 
-    def run(stage):
+    def run(stage, number, total):
+        assert (number, total) == (1 + STAGES.index(stage.name), len(STAGES))
         if stage.name == breaks_at:
             raise Broken
         ran.append(stage.name)
@@ -30,9 +33,9 @@ def runner(ran, breaks_at=None):
     return run
 
 
-def test_stages_run_in_order_and_are_summed_up(tmp_path):
+def test_run_demo_runs_the_stages_in_order_and_summarises_them(tmp_path):
     ran = []
-    summary = demonstrate(tmp_path / "demo", 0, runner(ran))
+    summary = run_demo(tmp_path / "demo", 0, runner(ran))
     assert ran == [stage.name for stage in stages(tmp_path / "demo", 0)]
     assert summary.fused_macro_ap == 0.95
     assert summary.single_macro_ap == {modality: FOUND[modality] for modality in MODALITIES}
@@ -41,33 +44,33 @@ def test_stages_run_in_order_and_are_summed_up(tmp_path):
     assert written == summary._asdict()
 
 
-def test_an_interrupted_demonstration_goes_on(tmp_path):
+def test_run_demo_resumes_after_the_last_finished_stage(tmp_path):
     first, second = [], []
     with pytest.raises(Broken):
-        demonstrate(tmp_path, 0, runner(first, breaks_at="train image"))
-    demonstrate(tmp_path, 0, runner(second))
+        run_demo(tmp_path, 0, runner(first, breaks_at="train image"))
+    run_demo(tmp_path, 0, runner(second))
     assert second[0] == "train image"
     assert first + second == [stage.name for stage in stages(tmp_path, 0)]
 
 
-def test_a_finished_demonstration_runs_nothing_again_but_what_was_deleted(tmp_path):
-    demonstrate(tmp_path, 0, runner([]))
+def test_run_demo_repeats_only_stages_whose_product_is_gone(tmp_path):
+    run_demo(tmp_path, 0, runner([]))
     ran = []
-    demonstrate(tmp_path, 0, runner(ran))
+    run_demo(tmp_path, 0, runner(ran))
     assert ran == []
     (tmp_path / "scores.parquet").unlink()
-    demonstrate(tmp_path, 0, runner(ran))
+    run_demo(tmp_path, 0, runner(ran))
     assert ran == ["score"]
 
 
-def test_another_seed_needs_another_folder(tmp_path):
-    demonstrate(tmp_path, 0, runner([]))
-    with pytest.raises(UserError, match="seed 0"):
-        demonstrate(tmp_path, 1, runner([]))
+def test_run_demo_refuses_a_folder_with_another_seed(tmp_path):
+    run_demo(tmp_path, 0, runner([]))
+    with pytest.raises(UserError, match="a demonstration with seed 0; name another folder with --dir"):
+        run_demo(tmp_path, 1, runner([]))
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_run_demo_refuses_a_folder_of_something_else(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="neither a demonstration nor an empty folder"):
-        demonstrate(tmp_path, 0, runner([]))
+        run_demo(tmp_path, 0, runner([]))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
