@@ -1,4 +1,4 @@
-"""The command `vigil`: a module for each subcommand; what takes long to import is imported when a command runs."""
+"""The command `vigil`: one module per command group; slow imports happen when a command runs."""
 
 import inspect
 import os
@@ -32,27 +32,27 @@ from vigil_data.errors import Failure, MediaError, UserError
 _HELP = """
 Train, evaluate and serve multimodal content-safety models.
 
-A [bold]recipe[/] (YAML) says what is trained; a [bold]dataset[/] holds the items; a [bold]run[/] is the folder that a
-training leaves; a [bold]bundle[/] is what a server loads. Start with [cyan]vigil demo[/].
+A [bold]recipe[/] (YAML) describes a training run; a [bold]dataset[/] holds the items; a [bold]run[/] is the folder that training
+fills; a [bold]bundle[/] is the folder that a server loads. Start with [cyan]vigil init[/] or [cyan]vigil demo[/].
 """
 
 
 def main() -> None:
-    """Run the command; exit with 2 for a mistake of the user's, 85 if it wants to be started again, 130 after Ctrl-C, else 1."""
+    """Run the command; exit with 2 for a mistake of the user, 85 after a preemption, 130 after Ctrl-C, and 1 for other failures."""
     try:
         build()()
     except UserError as error:
-        _fail(error.lines if _says(error) else (), 2)
+        _fail(error.lines if _prints(error) else (), 2)
     except MediaError as error:
         _fail([str(error)], 2)
     except Failure as failure:
-        _fail(str(failure).splitlines() if _says(failure) else (), failure.status)
+        _fail(str(failure).splitlines() if _prints(failure) else (), failure.status)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def build() -> typer.Typer:
-    """The command with all its subcommands."""
+    """Return the command with all its subcommands."""
     app = typer.Typer(
         name="vigil",
         help=_reflow(_HELP),
@@ -95,7 +95,7 @@ def _reflow_commands(app: typer.Typer) -> None:
 
 
 def _reflow(text: str) -> str:
-    """Each paragraph on one line, since the terminal is not as wide as the source; indented ones keep their lines."""
+    """Join the lines of each paragraph, as terminals differ in width; indented paragraphs keep their lines."""
     paragraphs = [paragraph for paragraph in text.strip().split("\n\n") if paragraph]
     return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
 
@@ -114,8 +114,8 @@ def _top(
     pass
 
 
-def _says(error: UserError | Failure) -> bool:
-    """Whether this process is the one to say it, where every process of a run has met the same."""
+def _prints(error: UserError | Failure) -> bool:
+    """Return whether this process prints an error that every rank raises: only rank 0 does."""
     return not error.everywhere or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
