@@ -1,4 +1,4 @@
-"""Commands, run as their user runs them."""
+"""The `vigil` command as a subprocess."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ Vigil = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def vigil(repository: Path) -> Vigil:
-    """Run the ``vigil`` command; ``status`` is the exit status that it must have."""
+    """Run the ``vigil`` command and check its exit status."""
 
     def run(*arguments: str | Path, status: int = 0, cwd: Path = repository) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("vigil")), *map(str, arguments)]

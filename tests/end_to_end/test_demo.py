@@ -1,4 +1,4 @@
-"""A share of the demonstration, tri-modal and with its real encoders, by the commands that `vigil demo` prints."""
+"""A small tri-modal demonstration with its real encoders, by the commands that `vigil demo` prints."""
 
 import json
 import shutil
@@ -10,12 +10,12 @@ import pytest
 pytestmark = pytest.mark.end_to_end
 
 
-def test_posts_pictures_and_speech_to_a_bundle(vigil, tmp_path: Path) -> None:
+def test_demo_commands_from_posts_pictures_and_speech_to_a_bundle(vigil, tmp_path: Path) -> None:
     dataset, run, bundle, scores = tmp_path / "dataset", tmp_path / "run", tmp_path / "bundle", tmp_path / "scores.parquet"
     vigil("data", "demo", dataset, "--items", "200")
     overrides = (f"data.dataset={dataset}", "training.max_steps=3", "training.threads=1", "tracking.mode=disabled")
     vigil("train", "recipes/demo.yaml", "--run", run, *overrides)
-    # The same command has nothing left to do; another recipe is refused.
+    # The run is finished, so the same command does nothing; another recipe is refused.
     vigil("train", "recipes/demo.yaml", "--run", run, *overrides)
     refused = vigil("train", "recipes/demo.yaml", "--run", run, *overrides, "optimizer.lr=5e-4", status=2)
     assert "optimizer.lr" in refused.stderr

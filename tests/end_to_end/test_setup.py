@@ -1,4 +1,4 @@
-"""What set-up promises: the pinned versions satisfy the declared bounds, and nothing that the code imports is undeclared."""
+"""Dependencies: the pinned versions satisfy the declared bounds, and everything that is imported is declared."""
 
 import ast
 import re
@@ -11,12 +11,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 USED = ("deepspeed", "ray", "serve", "sign", "train", "triton")
-"""The extras of which Vigil imports something; dev is for its tests, and demo for its data."""
-ROOTS = ("data", "evaluation", "modeling", "serving", "slurm", "training")
+"""The extras whose packages Vigil imports; dev is for its tests, and demo for its data."""
+ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
 
 
 def declared(repository: Path, *extras: str) -> dict[str, Requirement]:
-    """What the core and the extras ask for, with the extras that those name in turn."""
+    """The requirements of the core and of the extras, including the extras that those name."""
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: dict[str, Requirement] = {}
     waiting, seen = [*project["dependencies"], f"vigil[{','.join(extras)}]" if extras else "numpy"], set()
@@ -34,7 +34,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_constraints_satisfy_the_bounds(repository: Path) -> None:
+def test_constraints_satisfy_the_declared_bounds(repository: Path) -> None:
     lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {normal(name): Version(version) for name, version in (line.split("==") for line in lines)}
     for name, requirement in declared(repository, "dev").items():
@@ -42,7 +42,7 @@ def test_constraints_satisfy_the_bounds(repository: Path) -> None:
         assert pinned[name] in requirement.specifier, f"{name}=={pinned[name]} is outside {requirement}"
 
 
-def test_every_import_is_declared(repository: Path) -> None:
+def test_imports_are_declared_dependencies(repository: Path) -> None:
     distributions = packages_distributions()
     known = set(declared(repository, *USED, "demo"))
     undeclared = set()
@@ -51,15 +51,15 @@ def test_every_import_is_declared(repository: Path) -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             for top in {name.partition(".")[0] for name in names}:
-                # Triton's own Python has the module by which a model speaks with it.
-                if top in sys.stdlib_module_names or top.startswith("vigil_") or top == "triton_python_backend_utils":
+                # Triton's Python backend provides this module to its models.
+                if top in sys.stdlib_module_names or top == "vigil" or top.startswith("vigil_") or top == "triton_python_backend_utils":
                     continue
                 if not known & {normal(name) for name in distributions.get(top, [top])}:
                     undeclared.add(f"{file.relative_to(repository)}: {top}")
     assert undeclared == set()
 
 
-def test_every_dependency_is_used(repository: Path) -> None:
+def test_declared_dependencies_are_imported(repository: Path) -> None:
     text = "\n".join(file.read_text(encoding="utf-8") for root in ROOTS for file in (repository / root).rglob("*.py"))
     imports: dict[str, list[str]] = {}
     for top, names in packages_distributions().items():

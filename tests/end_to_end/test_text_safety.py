@@ -1,4 +1,4 @@
-"""A small share of the real text sets, from the files to a bundle's scores: recipes/text-safety.yaml as its header tells it."""
+"""recipes/text-safety.yaml on a small share of the real text sets, by the commands in its header."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.end_to_end
 
 
 def share(source: Path, to: Path, keep: int) -> Path:
-    """Every ``keep``-th row of a CSV file; the files are ordered, their beginnings are not like the rest."""
+    """Keep every ``keep``-th row of a CSV file, as the files are ordered and their beginnings differ from the rest."""
     with source.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ def share(source: Path, to: Path, keep: int) -> Path:
     return to
 
 
-def test_real_text_to_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None:
+def test_text_safety_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None:
     text, dataset, run, bundle = shared_data / "text", tmp_path / "dataset", tmp_path / "run", tmp_path / "bundle"
     davidson = share(text / "davidson" / "labeled_data.csv", tmp_path / "davidson.csv", 40)
     edos = share(text / "edos" / "edos_labelled_aggregated.csv", tmp_path / "edos.csv", 20)
@@ -38,9 +38,9 @@ def test_real_text_to_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None
     vigil("evaluate", run, "--split", "test")
     metrics = json.loads((run / "evaluation" / "test" / "metrics.json").read_text(encoding="utf-8"))
     sexism = metrics["overall"]["labels"]["sexism"]
-    # An untrained head gives .5; a fortieth of the data and one trained layer give far less than the whole recipe does.
+    # An untrained head gives .5; a fortieth of the data and one trained layer give far less than the complete recipe.
     assert sexism["auroc"] > 0.55
-    # edos alone knows this label, so the other sets' rows are not counted.
+    # Only edos has this label, so rows of the other sets are not counted.
     assert 150 <= sexism["known"] <= 250 < metrics["overall"]["items"]
 
     vigil("export", run, "--to", bundle)

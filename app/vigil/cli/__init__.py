@@ -38,7 +38,7 @@ fills; a [bold]bundle[/] is the folder that a server loads. Start with [cyan]vig
 
 
 def main() -> None:
-    """Run the command; exit with 2 for a mistake of the user, 85 after a preemption, 130 after Ctrl-C, and 1 for other failures."""
+    """Run the command; exit with 2 for a mistake of the user, 85 after preemption, 130 after Ctrl-C, and 1 for other failures."""
     try:
         build()()
     except UserError as error:
