@@ -10,7 +10,7 @@ from vigil_evaluation.calibration.conformal_coverage import conformal_coverage
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness.subgroup_metrics import measure_fairness
 from vigil_evaluation.metrics.label_confusion import confusion_between_labels
-from vigil_evaluation.policy.impact import policy_impact
+from vigil_evaluation.policy.impact import evaluation_impact
 from vigil_evaluation.results import EvaluationResults
 from vigil_evaluation.slices.breakdown import measure_groups
 from vigil_evaluation.slices.discovery import discover_slices
@@ -97,13 +97,5 @@ def evaluate_data(
         ),
         calibration={} if calibrated is None else calibrated.calibration.summaries(),
         functionality=functional_test_results(data),
-        policy=None
-        if policy is None
-        else policy_impact(
-            policy,
-            data.table,
-            columns=[name for name in spec.slices if name in data.columns],
-            cluster=None if data.resampling.clusters is None else spec.cluster,
-            confidence=spec.confidence,
-        ),
+        policy=None if policy is None else evaluation_impact(policy, data),
     )

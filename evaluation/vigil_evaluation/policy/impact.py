@@ -9,11 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.presence import PRESENCE
+from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
 from vigil_evaluation.policy.constraint_check import ItemThresholds, check_rules, decide_traffic, items_with_action
 from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, inverse_design_effect
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, ConstraintResult, Rule
-from vigil_evaluation.policy.policy_data import MARKET, Traffic, read_traffic
+from vigil_evaluation.policy.policy_data import MARKET, Traffic, evaluation_traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
 
@@ -130,7 +131,6 @@ MAX_COLUMN_VALUES = 50
 def policy_impact(
     policy: CompiledPolicy,
     table: pa.Table,
-    labels: Sequence[str] = (),
     *,
     columns: Sequence[str] = (),
     cluster: str | None = None,
@@ -141,7 +141,6 @@ def policy_impact(
     Args:
         policy: the policy.
         table: see :mod:`vigil_evaluation.predictions`; columns of which the policy speaks and that it lacks are passed over.
-        labels: not needed; those of the policy are read.
         columns: by which the outcome is broken down further.
         cluster: column of the items that belong together; each item on its own if not given.
         confidence: of the intervals.
@@ -149,9 +148,21 @@ def policy_impact(
     Raises:
         UserError: if the table lacks a label of the policy.
     """
-    del labels
-    named = [result.rule.column for result in policy.constraints if result.rule.column is not None]
-    traffic = read_traffic(table, policy.labels, [*named, *columns], cluster, lenient=True)
+    columns = [*_constraint_columns(policy), *columns]
+    return _impact(policy, read_traffic(table, policy.labels, columns, cluster, lenient=True), columns, confidence)
+
+
+def evaluation_impact(policy: CompiledPolicy, data: EvaluationData) -> PolicyImpact:
+    """Return what a policy does to the items of an evaluation, broken down by its slices; see :func:`policy_impact`."""
+    columns = [*_constraint_columns(policy), *(name for name in data.spec.slices if name in data.columns)]
+    return _impact(policy, evaluation_traffic(data, policy.labels, columns), columns, data.spec.confidence)
+
+
+def _constraint_columns(policy: CompiledPolicy) -> list[str]:
+    return [result.rule.column for result in policy.constraints if result.rule.column is not None]
+
+
+def _impact(policy: CompiledPolicy, traffic: Traffic, columns: Sequence[str], confidence: float) -> PolicyImpact:
     codes = decide_traffic(policy, traffic)
     rules = [result.rule for result in policy.constraints if result.rule.column is None or result.rule.column in traffic.columns]
     actions = [_action(policy, traffic, codes, action, confidence) for action in policy.actions]
@@ -169,7 +180,7 @@ def policy_impact(
         list(check_rules(policy, rules, traffic)),
         harm_caught(policy, traffic, codes.actions_N > 0),
         None if any(cost is None for cost in appeals) else costs + sum(cost for cost in appeals if cost is not None),
-        _groups(policy, traffic, codes, dict.fromkeys([PRESENCE, MARKET, *named, *columns])),
+        _groups(policy, traffic, codes, dict.fromkeys([PRESENCE, MARKET, *columns])),
     )
 
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
 from vigil_data.presence import PRESENCE
+from vigil_evaluation.evaluation_data import EvaluationData
+from vigil_evaluation.metrics import Floats
 from vigil_evaluation.predictions import prediction_arrays
 from vigil_evaluation.slices.grouping import TableColumns, resampling_units
 
@@ -95,16 +97,42 @@ def read_traffic(
     Raises:
         UserError: a line for each column that is absent or cannot be used.
     """
-    problems, held = [], TableColumns(table)
-    wanted = list(dict.fromkeys([*columns, *([cluster] if cluster is not None else [])]))
-    for name in wanted:
+    held = TableColumns(table)
+    _check(held, [*columns, *([cluster] if cluster is not None else [])], lenient=lenient)
+    return _traffic(held, labels, prediction_arrays(table, labels), columns, resampling_units(held, cluster))
+
+
+def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Sequence[str]) -> Traffic:
+    """Return the items of an evaluation; see :func:`read_traffic`. Columns that the table lacks are ignored."""
+    _check(data.columns, columns, lenient=True)
+    if set(labels) <= set(data.labels):
+        places = [data.labels.index(label) for label in labels]
+        arrays = data.targets_NL[:, places], data.probabilities_NL[:, places]
+    else:
+        arrays = prediction_arrays(data.table, labels)
+    return _traffic(data.columns, labels, arrays, columns, data.resampling.clusters)
+
+
+def _check(held: TableColumns, columns: Sequence[str], *, lenient: bool) -> None:
+    problems = []
+    for name in dict.fromkeys(columns):
         if name not in held:
-            problems += [] if lenient else [f"predictions: column {name} is absent, of which the policy speaks"]
+            problems += [] if lenient else [f"predictions: column {name}, which the policy names, is absent"]
         elif not held.groupable(name):
-            problems.append(f"predictions: column {name} holds {table.column(name).type}; a policy needs one plain value an item")
+            kind = held.table.column(name).type
+            problems.append(f"predictions: column {name} holds {kind}; a policy needs one plain value an item")
     if problems:
         raise UserError(*problems)
-    targets_NL, probabilities_NL = prediction_arrays(table, labels)
+
+
+def _traffic(
+    held: TableColumns,
+    labels: Sequence[str],
+    arrays: tuple[Floats, Floats],
+    columns: Sequence[str],
+    units_N: NDArray[np.int32] | None,
+) -> Traffic:
+    targets_NL, probabilities_NL = arrays
     read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if held.groupable(name)]
     with np.errstate(invalid="ignore"):
         return Traffic(
@@ -113,7 +141,7 @@ def read_traffic(
             targets_NL >= 0.5,
             targets_NL < 0.5,
             {name: _column(held, name) for name in read},
-            resampling_units(held, cluster),
+            units_N,
         )
 
 

@@ -272,7 +272,7 @@ def test_compile_policy_refuses_tables_that_do_not_fit(traffic: Make, written: W
     with pytest.raises(UserError, match="speaks of hate; the predictions have spam"):
         compile_policy(written(SIMPLE), table, ["spam", "scam"])
     by_region = written("actions: {remove: {must: [false-positive rate at most 1 % in every region]}}\nlabels: {spam: [remove]}")
-    with pytest.raises(UserError, match="column region is absent, of which the policy speaks"):
+    with pytest.raises(UserError, match="column region, which the policy names, is absent"):
         compile_policy(by_region, table, LABELS)
     with pytest.raises(UserError, match="no item of the predictions is in market fr"):
         compile_policy(written(SIMPLE + "markets: {fr: {labels: {hate: []}}}\n"), table, LABELS)
