@@ -276,7 +276,7 @@ def test_compile_policy_refuses_tables_that_do_not_fit(traffic: Make, written: W
         compile_policy(by_region, table, LABELS)
     with pytest.raises(UserError, match="no item of the predictions is in market fr"):
         compile_policy(written(SIMPLE + "markets: {fr: {labels: {hate: []}}}\n"), table, LABELS)
-    with pytest.raises(UserError, match="column author is absent"):
+    with pytest.raises(UserError, match="column author, which the policy names, is absent"):
         compile_policy(written(SIMPLE), table.drop_columns(["author"]), LABELS, cluster="author")
 
 
