@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vigil.workflows.policies import Compiled
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.items import Modality
-    from vigil_evaluation.comparison.results import Comparison, Gate
+    from vigil_evaluation.comparison.results import Comparison, ReleaseGate
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_serving.bundle.load import Bundle
     from vigil_serving.parity.verify import Verification
@@ -191,7 +191,7 @@ def compile_policy(
     Example:
         >>> compiled = vigil.compile_policy("policy.yaml", "runs/tiny")
         >>> compiled.file.name, compiled.policy.actions
-        ('policy.json', ('none', 'review'))
+        ('policy.json', ('allow', 'review'))
     """
     from vigil.workflows.policies import compile_policy as compile_
 
@@ -207,7 +207,7 @@ def compare(
     data: StrPath | None = None,
     split: str | None = "test",
     common: bool = False,
-    gate: "Gate | None" = None,
+    gate: "ReleaseGate | None" = None,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
     **settings: Any,
@@ -232,17 +232,17 @@ def compare(
         UserError: if the two cannot be compared.
 
     Example:
-        >>> vigil.compare("runs/tiny", "runs/tiny", replicates=100).passed
+        >>> vigil.compare("runs/tiny", "runs/tiny", replicates=200).passed
         True
     """
-    from vigil.workflows.release_gate import Question, compare_sources, spec_of, write
+    from vigil.workflows.release_gate import ComparisonRequest, compare_sources, spec_of, write_comparison
 
     first, second = _folder(champion), _folder(challenger)
-    question = Question(first, second, _optional(data), split, common)
-    found, flips = compare_sources(question, _settings(spec_of(second, first), settings), gate, progress=progress)
+    request = ComparisonRequest(first, second, _optional(data), split, common)
+    comparison, flips = compare_sources(request, _settings(spec_of(second, first), settings), gate, progress=progress)
     if to is not None:
-        write(found, flips, Path(to))
-    return found
+        write_comparison(comparison, flips, Path(to))
+    return comparison
 
 
 def export(
@@ -365,9 +365,9 @@ def _settings(own: "EvaluationSpec | None", settings: Mapping[str, Any]) -> "Eva
 
 
 def _table(source: "StrPath | pa.Table") -> "pa.Table":
-    from vigil_evaluation import predictions
+    from vigil_evaluation.predictions import read_predictions
 
-    return predictions.read(Path(source)) if isinstance(source, str | os.PathLike) else source
+    return read_predictions(Path(source)) if isinstance(source, str | os.PathLike) else source
 
 
 def _folder(source: "StrPath | Run") -> Path:
