@@ -1,4 +1,4 @@
-"""One rank of tests/training/test_zero.py: fits a small module under ZeRO as a job file says, and writes down what happened.
+"""One rank of tests/training/distributed/test_deepspeed.py: trains a small module under ZeRO by a job file, and records the results.
 
 Run as ``python deepspeed_worker.py JOB`` with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
 """
@@ -136,9 +136,9 @@ class Pieces:
         self.tensors: dict[tuple[str, str], Tensor] = {}
         times: dict[tuple[str, str], Tensor] = {}
         for kind, name, shape, start, values in (fragment for rank in gathered for fragment in rank):
-            whole = self.tensors.setdefault((kind, name), torch.zeros(torch.Size(shape).numel(), dtype=values.dtype))
-            whole[start : start + len(values)] = values
-            count = times.setdefault((kind, name), torch.zeros(len(whole), dtype=torch.int64))
+            full = self.tensors.setdefault((kind, name), torch.zeros(torch.Size(shape).numel(), dtype=values.dtype))
+            full[start : start + len(values)] = values
+            count = times.setdefault((kind, name), torch.zeros(len(full), dtype=torch.int64))
             count[start : start + len(values)] += 1
         self.wrong = [key for key, count in times.items() if not bool((count == 1).all())]
 
@@ -187,7 +187,7 @@ class Module(pl.LightningModule):
         loss = batch_loss(logits, batch) * ACCUMULATE * world / rows_of(batch["epoch"], batch["index"], world)
         self.noted["losses"].append(float(loss.detach()) / ACCUMULATE / world)
         self.noted["dtypes"] = [str(x.dtype) for x in (logits, batch["targets"], loss)]
-        if [batch["epoch"], batch["index"], batch["rank"]] in self.job["spoilt"]:
+        if [batch["epoch"], batch["index"], batch["rank"]] in self.job["nan_at"]:
             loss = loss * float("nan")
         return loss
 

@@ -1,4 +1,4 @@
-"""One file holds what all ranks held, every tensor is accounted for, and what is missing is named."""
+"""Consolidation of all ranks' files into one, its report, and `vigil checkpoint`."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def inventory(model: nn.Module) -> dict[str, InventoryEntry]:
 
 
 def shards(model: nn.Module, world: int) -> list[list[Fragment]]:
-    """Every stored tensor in equal shares, the last of which may be shorter or empty, as ZeRO has them."""
+    """Split every stored tensor into equal parts, the last of which may be shorter or empty, as in ZeRO."""
     ranks: list[list[Fragment]] = [[] for _ in range(world)]
     tensors = model.state_dict()
     for name, entry in inventory(model).items():
@@ -90,7 +90,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("world", [1, 3, 4])
-def test_one_file_of_all_ranks(tmp_path: Path, model: Tied, world: int) -> None:
+def test_consolidate_writes_one_file_of_all_ranks(tmp_path: Path, model: Tied, world: int) -> None:
     path, to = save(tmp_path, shards(model, world), inventory(model)), tmp_path / "made" / "weights.safetensors"
     report = consolidate(path, to)
     every = tuple(range(world))
@@ -121,7 +121,7 @@ def test_one_file_of_all_ranks(tmp_path: Path, model: Tied, world: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "torn"])
-def test_a_missing_rank_is_named_with_all_that_it_held(tmp_path: Path, model: Tied, how: str) -> None:
+def test_consolidate_names_the_tensors_of_a_missing_rank(tmp_path: Path, model: Tied, how: str) -> None:
     path, to = save(tmp_path, shards(model, 4), inventory(model)), tmp_path / "weights.safetensors"
     to.write_bytes(b"older")
     rank = path / "rank-00001.safetensors"
@@ -130,24 +130,24 @@ def test_a_missing_rank_is_named_with_all_that_it_held(tmp_path: Path, model: Ti
         consolidate(path, to)
     assert list(caught.value.lines) == [
         f"{rank}: missing or unreadable",
-        "seen: elements 2 to 3 of 6 are in the file of no rank",
-        "embed.weight: elements 10 to 19 of 40 are in the file of no rank",
-        "frozen.weight: elements 4 to 7 of 16 are in the file of no rank",
-        "frozen.bias: elements 1 to 1 of 4 are in the file of no rank",
+        "seen: elements 2 to 3 of 6 are in no rank's file",
+        "embed.weight: elements 10 to 19 of 40 are in no rank's file",
+        "frozen.weight: elements 4 to 7 of 16 are in no rank's file",
+        "frozen.bias: elements 1 to 1 of 4 are in no rank's file",
         f"{path}: nothing is written",
     ]
     assert to.read_bytes() == b"older"
 
 
-def test_a_rank_that_saved_too_little_is_found_though_its_file_is_sound(tmp_path: Path, model: Tied) -> None:
+def test_consolidate_finds_a_missing_fragment_in_an_undamaged_file(tmp_path: Path, model: Tied) -> None:
     ranks = shards(model, 2)
     ranks[1] = [fragment for fragment in ranks[1] if fragment.name != "embed.weight"]
-    with pytest.raises(UserError, match=r"embed.weight: elements 20 to 39 of 40 are in the file of no rank"):
+    with pytest.raises(UserError, match=r"embed.weight: elements 20 to 39 of 40 are in no rank's file"):
         consolidate(save(tmp_path, ranks, inventory(model)), tmp_path / "weights.safetensors")
     assert not (tmp_path / "weights.safetensors").exists()
 
 
-def test_what_the_inventory_does_not_know_is_named(tmp_path: Path, model: Tied) -> None:
+def test_consolidate_names_tensors_that_the_inventory_lacks(tmp_path: Path, model: Tied) -> None:
     ranks, entries = shards(model, 2), inventory(model)
     del entries["seen"]
     entries["lost"] = InventoryEntry((2,), "float32", True, False, tied_to="nowhere")
@@ -158,7 +158,7 @@ def test_what_the_inventory_does_not_know_is_named(tmp_path: Path, model: Tied) 
 
 
 @pytest.mark.parametrize("agree", [True, False])
-def test_pieces_that_overlap_must_agree(tmp_path: Path, model: Tied, agree: bool) -> None:
+def test_consolidate_compares_overlapping_fragments(tmp_path: Path, model: Tied, agree: bool) -> None:
     model.embed.weight.data[1, 1] = float("nan")
     ranks = shards(model, 2)
     again = model.embed.weight.detach().reshape(-1)[3:30].clone()
@@ -169,22 +169,22 @@ def test_pieces_that_overlap_must_agree(tmp_path: Path, model: Tied, agree: bool
     if agree:
         assert account(consolidate(path, to))["embed.weight"] == (40, (0, 1), None)
         return
-    with pytest.raises(UserError, match=r"embed.weight: rank 1 holds other values than another rank"):
+    with pytest.raises(UserError, match=r"embed.weight: rank 1 differs from another rank"):
         consolidate(path, to)
     assert not to.exists()
 
 
-def test_a_flipped_byte_is_not_consolidated(tmp_path: Path, model: Tied) -> None:
+def test_consolidate_refuses_a_flipped_byte(tmp_path: Path, model: Tied) -> None:
     path = save(tmp_path, shards(model, 2), inventory(model))
     file = path / "rank-00000.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match=re.escape(f"{file}: its sha256 differs")):
+    with pytest.raises(DamagedCheckpointError, match=re.escape(f"{file}: sha256 differs")):
         consolidate(path, tmp_path / "weights.safetensors")
 
 
-def test_where_nothing_can_be_written(tmp_path: Path, model: Tied) -> None:
+def test_consolidate_fails_if_the_file_cannot_be_written(tmp_path: Path, model: Tied) -> None:
     path = save(tmp_path, shards(model, 1), inventory(model))
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match="cannot be written"):
@@ -193,7 +193,7 @@ def test_where_nothing_can_be_written(tmp_path: Path, model: Tied) -> None:
         consolidate(path, tmp_path)
 
 
-def test_a_file_of_others_is_refused(tmp_path: Path, model: Tied) -> None:
+def test_load_weights_refuses_other_files(tmp_path: Path, model: Tied) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
@@ -244,7 +244,7 @@ def test_inspect_lists_a_run(run: Path) -> None:
     assert vigil("inspect", run).exit_code == 0
     result = vigil("inspect", run, "--verify")
     assert isinstance(result.exception, Failure)
-    assert f"{file}: its sha256 differs" in str(result.exception)
+    assert f"{file}: sha256 differs" in str(result.exception)
     assert row(result, "step-00000020")[-2:] == ["best", "damaged"]
 
 
@@ -273,7 +273,7 @@ def test_inspect_shows_a_checkpoint(run: Path) -> None:
     assert "manifest.json: missing" in str(result.exception)
 
 
-def test_consolidate_takes_a_run_or_a_checkpoint(run: Path, tmp_path: Path) -> None:
+def test_consolidate_command_takes_a_run_or_a_checkpoint(run: Path, tmp_path: Path) -> None:
     to, checkpoints = tmp_path / "weights.safetensors", run / "checkpoints"
     asked = {(run,): 20, (run, "--checkpoint", "last"): 30, (checkpoints / "step-00000010",): 10}
     asked[run, "--checkpoint", "step-00000010"] = 10

@@ -1,4 +1,4 @@
-"""What is saved is read back bit by bit from whatever pieces, and whatever was altered is found and named."""
+"""CheckpointReader and manifest: bitwise reading from any fragments, and detection of any altered file."""
 
 import json
 import logging
@@ -100,7 +100,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), world=st.integers(1, 4))
-def test_any_tensors_cut_anyhow_over_any_ranks_come_back_bit_by_bit(
+def test_reader_is_bitwise_for_any_fragments_on_any_ranks(
     data: st.DataObject, world: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     named = data.draw(st.dictionaries(st.text("abc./", min_size=1, max_size=6), tensors(), max_size=4))
@@ -127,7 +127,7 @@ def test_any_tensors_cut_anyhow_over_any_ranks_come_back_bit_by_bit(
     shutil.rmtree(folder)
 
 
-def test_the_library_reads_the_files(tmp_path: Path) -> None:
+def test_rank_files_are_valid_safetensors(tmp_path: Path) -> None:
     ranks = [[Fragment("weight", "odd", (3,), 0, torch.tensor([True, False, True]))]]
     ranks[0] += [
         Fragment("weight", "half", (5,), 0, torch.arange(5.0).bfloat16()),
@@ -145,7 +145,7 @@ def test_the_library_reads_the_files(tmp_path: Path) -> None:
     assert [n for n, facts in header.items() if (8 + length + facts["data_offsets"][0]) % found[n].element_size()] == []
 
 
-def test_tied_names_share_a_tensor_and_the_type_is_the_models(tmp_path: Path) -> None:
+def test_weights_share_tied_tensors_and_have_the_models_dtype(tmp_path: Path) -> None:
     master = torch.rand(4)
     inventory = {"a": InventoryEntry((4,), "bfloat16", True, False), "b": InventoryEntry((4,), "bfloat16", True, False, "a")}
     reader = CheckpointReader(save(tmp_path, [[Fragment("weight", "a", (4,), 0, master)]], inventory))
@@ -155,7 +155,7 @@ def test_tied_names_share_a_tensor_and_the_type_is_the_models(tmp_path: Path) ->
     assert torch.equal(reader.read_full("weight", "a"), master)
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_reader_names_missing_elements_and_files(tmp_path: Path) -> None:
     path = small(tmp_path)
     (path / "rank-00001.safetensors").unlink()
     reader = CheckpointReader(path)
@@ -172,7 +172,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
-def test_every_flipped_byte_is_found(tmp_path: Path, proofs: Callable[[int, int], int]) -> None:
+def test_verify_checkpoint_finds_every_flipped_byte(tmp_path: Path, proofs: Callable[[int, int], int]) -> None:
     path = small(tmp_path)
     draw = np.random.default_rng(0)
     tried = 0
@@ -194,7 +194,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path, proofs: Callable[[int, int]
 
 @pytest.mark.parametrize("name", [MANIFEST, STATE, "rank-00000.safetensors", "rank-00001.safetensors"])
 @pytest.mark.parametrize("how", ["truncated", "empty", "longer", "missing"])
-def test_every_file_is_whole_or_named(tmp_path: Path, name: str, how: str) -> None:
+def test_verify_checkpoint_names_a_damaged_file(tmp_path: Path, name: str, how: str) -> None:
     path = small(tmp_path)
     content = (path / name).read_bytes()
     if how == "missing":
@@ -208,14 +208,14 @@ def test_every_file_is_whole_or_named(tmp_path: Path, name: str, how: str) -> No
         verify_checkpoint(path)
 
 
-def test_an_extra_file_is_named(tmp_path: Path) -> None:
+def test_verify_checkpoint_names_an_extra_file(tmp_path: Path) -> None:
     path = small(tmp_path)
     (path / "rank-00002.safetensors").write_bytes(b"")
     with pytest.raises(DamagedCheckpointError, match=r"rank-00002.safetensors: an extra file"):
         verify_checkpoint(path)
 
 
-def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_read_manifest_refuses_another_format(tmp_path: Path) -> None:
     import hashlib
 
     path = small(tmp_path)
@@ -225,7 +225,7 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
         read_manifest(path)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_find_resumable_falls_back_from_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = [small(tmp_path, step) for step in (1, 2, 3)]
     assert find_resumable(tmp_path, "r" * 64) == paths[2]
     assert not caplog.records
@@ -244,15 +244,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplo
     assert [path.name in line for path, line in zip(paths[::-1], caught.value.lines, strict=False)] == [True] * 3
 
 
-def test_no_checkpoint_is_none_and_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_find_resumable_without_checkpoints_and_with_another_recipe(tmp_path: Path) -> None:
     assert find_resumable(tmp_path / "absent", "r") is None
     assert find_resumable(tmp_path, "r") is None
     small(tmp_path, recipe="a" * 64)
-    with pytest.raises(UserError, match="of another recipe"):
+    with pytest.raises(UserError, match="belongs to another recipe"):
         find_resumable(tmp_path, "b" * 64)
 
 
-def test_last_and_best(tmp_path: Path) -> None:
+def test_last_and_best_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no complete checkpoint"):
         last_checkpoint(tmp_path)
     small(tmp_path, 1)
@@ -269,7 +269,7 @@ def test_last_and_best(tmp_path: Path) -> None:
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == list("1234567")
 
 
-def test_generators_go_on_with_the_same_numbers(tmp_path: Path) -> None:
+def test_set_rng_state_continues_the_same_numbers(tmp_path: Path) -> None:
     drawn_from = np.random.mtrand._rand  # the global one, whose state is saved
     random.gauss(0, 1)
     drawn_from.standard_normal()
@@ -291,7 +291,7 @@ def test_generators_go_on_with_the_same_numbers(tmp_path: Path) -> None:
         assert draws() == expected
 
 
-def test_weights_fill_a_model_and_those_of_another_are_refused(tmp_path: Path) -> None:
+def test_load_weights_fills_a_model_and_refuses_another_models(tmp_path: Path) -> None:
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
     ranks = [[Fragment("weight", n, tuple(t.shape), 0, t.detach().reshape(-1)) for n, t in model.state_dict().items()]]
     path = save(tmp_path, ranks, {n: entry(t) for n, t in model.state_dict().items()})
@@ -308,7 +308,7 @@ def test_weights_fill_a_model_and_those_of_another_are_refused(tmp_path: Path) -
         load_weights(other, path)
 
 
-def test_nothing_in_a_checkpoint_is_ever_executed(repository: Path, tmp_path: Path) -> None:
+def test_checkpoint_package_uses_no_pickle(repository: Path, tmp_path: Path) -> None:
     import ast
     import pickle
 
@@ -339,7 +339,7 @@ def test_nothing_in_a_checkpoint_is_ever_executed(repository: Path, tmp_path: Pa
     assert not trace.exists()
 
 
-def test_state_is_plain_json(tmp_path: Path) -> None:
+def test_save_refuses_state_that_is_not_plain_json(tmp_path: Path) -> None:
     path = small(tmp_path)
     assert json.loads((path / STATE).read_text()) == {"step": 1} == CheckpointReader(path).state
     writer = CheckpointWriter(tmp_path, World(), KEEP_ALL, "max", token="x")

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent, at whatever moment the processes that write it are killed."""
+"""Checkpoints are complete or absent, at whatever moment the writing processes are killed."""
 
 import os
 import random
@@ -62,7 +62,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.prove
-def test_a_kill_at_any_moment_leaves_complete_checkpoints_alone(tmp_path: Path, proofs: Callable[[int, int], int]) -> None:
+def test_killing_two_writing_ranks_leaves_complete_checkpoints(tmp_path: Path, proofs: Callable[[int, int], int]) -> None:
     kills, draw = proofs(5, 60), random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", KILLED, str(tmp_path)]
@@ -111,7 +111,7 @@ inventory = {"w": InventoryEntry((8,), "float32", True, False)}
 left = [None]
 
 def count(event, arguments):
-    # The process ends before its next operation on the file system, as by kill -9: nothing is flushed or tidied up.
+    # The process ends before its next operation on the file system, as by kill -9: nothing is flushed or cleaned up.
     if left[0] is not None and event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.scandir"):
         left[0] -= 1
         if left[0] < 0:
@@ -158,7 +158,7 @@ print(crashes)
 """
 
 
-def test_an_end_before_any_operation_of_the_file_system_loses_nothing(tmp_path: Path) -> None:
+def test_ending_before_any_file_operation_loses_no_checkpoint(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", EVERY_OPERATION, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)

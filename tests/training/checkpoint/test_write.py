@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent, whatever ends the processes that write it, and only what need not be kept is removed."""
+"""CheckpointWriter on several ranks, recovery, retention, and full disks."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vigil_data.errors import Failure
 from vigil_training.checkpoint.manifest import verify_checkpoint
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, list_checkpoints
-from vigil_training.checkpoint.retention import choose_kept
+from vigil_training.checkpoint.retention import steps_to_keep
 from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.world import World
@@ -47,7 +47,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path, background: bool) -> None:
+def test_save_copies_the_values_at_the_call(tmp_path: Path, background: bool) -> None:
     writer = make(tmp_path, background=background)
     values, state = torch.zeros(1 << 20), {"list": [1]}
     inventory = {"w": InventoryEntry((1 << 20,), "float32", True, False)}
@@ -69,7 +69,7 @@ def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path, background:
     assert list(reader.manifest.inventory) == ["w"]
 
 
-def test_ranks_in_threads_write_one_checkpoint_after_another(tmp_path: Path) -> None:
+def test_save_by_four_ranks_in_threads(tmp_path: Path) -> None:
     failed: list[BaseException] = []
 
     def run(rank: int) -> None:
@@ -95,7 +95,7 @@ def test_ranks_in_threads_write_one_checkpoint_after_another(tmp_path: Path) -> 
         assert not list(path.glob("*.done"))
 
 
-def test_a_rank_that_does_not_write_is_named(tmp_path: Path) -> None:
+def test_wait_names_a_rank_without_a_file(tmp_path: Path) -> None:
     save(writer := make(tmp_path, token="first"), 1)
     writer.wait()
     main, one = make(tmp_path, 0, 4, timeout=0.3), make(tmp_path, 1, 4)
@@ -110,22 +110,20 @@ def test_a_rank_that_does_not_write_is_named(tmp_path: Path) -> None:
         save(main, 3)
 
 
-def test_a_rank_that_fails_is_heard_before_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_reports_the_failure_of_another_rank_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main, one = make(tmp_path, 0, 2, timeout=3600), make(tmp_path, 1, 2)
     save(main, 1, part=(0, 2))
     with monkeypatch.context() as patch:
         patch.setattr("vigil_training.checkpoint.writer.rank_file", lambda rank: "no/such/folder")
         save(one, 1, part=(1, 2))
-        with pytest.raises(
-            Failure, match=r"no/such/folder: cannot be written \(No such file or directory\); there is no complete"
-        ):
+        with pytest.raises(Failure, match=r"no/such/folder: cannot be written: No such file or directory; there is no complete"):
             one.wait()
     with pytest.raises(Failure, match="no/such/folder: cannot be written"):
         main.wait(60)
     assert [name for name in names(tmp_path) if not name.startswith(".")] == []
 
 
-def test_a_wait_that_is_too_short_says_so_and_close_gives_up(tmp_path: Path) -> None:
+def test_wait_and_close_with_a_timeout(tmp_path: Path) -> None:
     main = make(tmp_path, 0, 2)
     save(main, 1, part=(0, 2))
     with pytest.raises(Failure, match=r"still being written after 0.05 s"):
@@ -135,7 +133,7 @@ def test_a_wait_that_is_too_short_says_so_and_close_gives_up(tmp_path: Path) -> 
     assert names(tmp_path) == []
 
 
-def test_a_file_that_comes_while_a_run_ends_completes_the_checkpoint(tmp_path: Path) -> None:
+def test_close_completes_a_checkpoint_within_the_grace(tmp_path: Path) -> None:
     main, one = make(tmp_path, 0, 2), make(tmp_path, 1, 2)
     save(main, 1, part=(0, 2))
     ending = threading.Thread(target=main.close)
@@ -147,7 +145,7 @@ def test_a_file_that_comes_while_a_run_ends_completes_the_checkpoint(tmp_path: P
     verify_checkpoint(tmp_path / "step-00000001")
 
 
-def test_traces_of_a_killed_attempt_are_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_save_ignores_files_of_a_killed_start(tmp_path: Path) -> None:
     old = make(tmp_path, 1, 2, token="old")
     save(old, 5, part=(1, 2), elements=800)
     old.wait()
@@ -160,7 +158,7 @@ def test_traces_of_a_killed_attempt_are_not_taken_for_this_one(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
-def test_cleaning_keeps_checkpoints_and_puts_back_what_was_moved_aside(tmp_path: Path) -> None:
+def test_recover_checkpoints_restores_a_replaced_one(tmp_path: Path) -> None:
     save(writer := make(tmp_path), 1)
     save(writer, 2)
     writer.wait()
@@ -174,7 +172,7 @@ def test_cleaning_keeps_checkpoints_and_puts_back_what_was_moved_aside(tmp_path:
     recover_checkpoints(tmp_path / "absent")
 
 
-def test_a_step_that_is_saved_again_replaces_the_older(tmp_path: Path) -> None:
+def test_save_replaces_a_checkpoint_of_the_same_step(tmp_path: Path) -> None:
     save(writer := make(tmp_path), 3, value=None)
     save(writer, 3, value=0.5)
     writer.wait()
@@ -182,7 +180,7 @@ def test_a_step_that_is_saved_again_replaces_the_older(tmp_path: Path) -> None:
     assert verify_checkpoint(tmp_path / "step-00000003").value == 0.5
 
 
-def test_later_checkpoints_that_could_not_be_resumed_from_go_with_the_next_commit(tmp_path: Path) -> None:
+def test_prune_removes_damaged_checkpoints_of_later_steps(tmp_path: Path) -> None:
     save(writer := make(tmp_path, keep_last=3), 1)
     save(writer, 7, value=0.9)
     writer.wait()
@@ -193,7 +191,7 @@ def test_later_checkpoints_that_could_not_be_resumed_from_go_with_the_next_commi
     assert names(tmp_path) == ["step-00000001", "step-00000004"]
 
 
-def test_a_checkpoint_with_an_unreadable_manifest_is_left_where_it_is(tmp_path: Path) -> None:
+def test_prune_leaves_a_checkpoint_with_an_unreadable_manifest(tmp_path: Path) -> None:
     save(writer := make(tmp_path, keep_last=1), 1)
     writer.wait()
     (tmp_path / "step-00000001" / "manifest.json").write_text("{}")
@@ -210,9 +208,9 @@ def test_a_checkpoint_with_an_unreadable_manifest_is_left_where_it_is(tmp_path: 
     every=st.none() | st.integers(1, 20),
     mode=st.sampled_from(["max", "min"]),
 )
-def test_what_is_kept(values: dict[int, float | None], last: int, best: int, every: int | None, mode: Any) -> None:
+def test_steps_to_keep(values: dict[int, float | None], last: int, best: int, every: int | None, mode: Any) -> None:
     spec = CheckpointSpec(keep_last=last, keep_best=best, keep_every=every)
-    kept = choose_kept(values, spec, mode)
+    kept = steps_to_keep(values, spec, mode)
     for step, value in values.items():
         newer = sum(other > step for other in values)
         # How many are better, or as good and earlier.
@@ -226,7 +224,7 @@ def test_what_is_kept(values: dict[int, float | None], last: int, best: int, eve
         assert (step in kept) == wanted
 
 
-def test_the_best_and_the_regular_ones_stay_while_a_run_goes_on(tmp_path: Path) -> None:
+def test_prune_keeps_best_and_regular_checkpoints(tmp_path: Path) -> None:
     writer = make(tmp_path, keep_last=2, keep_best=1, keep_every=5)
     for step in range(1, 13):
         save(writer, step, value={3: 0.9, 8: 0.9}.get(step, 0.1))
@@ -235,7 +233,7 @@ def test_the_best_and_the_regular_ones_stay_while_a_run_goes_on(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(small_disk: Path, background: bool) -> None:
+def test_save_on_a_full_disk_fails_and_keeps_older_checkpoints(small_disk: Path, background: bool) -> None:
     folder = small_disk / "checkpoints"
     writer = make(folder, background=background, keep_last=3)
     for step in (1, 2):
@@ -243,7 +241,7 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(small_disk: Pat
     with pytest.raises(Failure) as caught:
         save_and_wait(writer, 3)
     assert str(caught.value) == (
-        f"{folder}/.step-00000003.t-3.part/rank-00000.safetensors: cannot be written (No space left on device; free some space); "
+        f"{folder}/.step-00000003.t-3.part/rank-00000.safetensors: cannot be written: No space left on device; free some space; "
         "the newest complete checkpoint is step-00000002"
     )
     assert names(folder) == ["step-00000001", "step-00000002"]
@@ -251,13 +249,13 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(small_disk: Pat
         verify_checkpoint(path)
 
 
-def test_a_full_disk_on_one_rank_is_told_by_rank_0(small_disk: Path) -> None:
+def test_save_on_a_full_disk_of_one_rank_fails_on_rank_0_too(small_disk: Path) -> None:
     main, one = make(small_disk, 0, 2), make(small_disk, 1, 2)
     save(main, 1, elements=8)
     about = CheckpointMetadata(1, 0, False, RECIPE, "ddp", "f1", None)
     one.save(about, {}, [Fragment("weight", "w", (1 << 20,), 0, torch.zeros(1 << 20))], {})
     for writer in (one, main):
-        with pytest.raises(Failure, match=r"rank-00001.safetensors: cannot be written \(No space left on device"):
+        with pytest.raises(Failure, match=r"rank-00001.safetensors: cannot be written: No space left on device"):
             writer.wait(60)
     recover_checkpoints(small_disk)
     assert names(small_disk) == []

@@ -1,4 +1,4 @@
-"""ZeRO-1, 2 and 3 on two ranks, each a process, against a loop written by hand that knows nothing of ranks or Lightning."""
+"""ZeRO-1, 2 and 3 on two ranks, each a process, against a training loop without ranks or Lightning."""
 
 import importlib.util
 import json
@@ -25,9 +25,9 @@ STAGES = (1, 2, 3)
 WORLD = 2
 EPOCHS = 8
 CLIP = 0.5
-SPOILT = [5, 1, 1]
-"""Epoch, batch and rank whose loss is not a number; it is in the first optimizer step of its epoch."""
-SPOILT_STEP = 5 * 3
+NAN = [5, 1, 1]
+"""Epoch, batch and rank whose loss is NaN; it is in the first optimizer step of its epoch."""
+NAN_STEP = 5 * 3
 
 
 def load_worker() -> Any:
@@ -92,7 +92,7 @@ def truth() -> Truth:
     truth, step, taken = Truth(), 0, 0
     for epoch in range(EPOCHS):
         for first in range(0, worker.BATCHES, worker.ACCUMULATE):
-            rows, total, spoilt = worker.rows_of(epoch, first, WORLD), 0.0, False
+            rows, total, is_nan = worker.rows_of(epoch, first, WORLD), 0.0, False
             for p, _ in parameters:
                 p.grad = None
             for index in worker.group_of(first):
@@ -102,14 +102,14 @@ def truth() -> Truth:
                     loss = worker.batch_loss(model(batch), batch) / rows
                     loss.backward()
                     total += float(loss.detach())
-                    spoilt = spoilt or [epoch, index, rank] == SPOILT
+                    is_nan = is_nan or [epoch, index, rank] == NAN
                     if rank > 0:  # Running statistics are those of rank 0.
                         for name, buffer in model.named_buffers():
                             buffer.copy_(statistics[name])
             norm = float(torch.cat([p.grad.flatten() for p, _ in parameters]).norm())
             truth.losses.append(total)
-            truth.norms.append(float("inf") if spoilt else norm)
-            if not spoilt:
+            truth.norms.append(float("inf") if is_nan else norm)
+            if not is_nan:
                 taken += 1
                 for p, group in parameters:
                     with torch.no_grad():
@@ -122,12 +122,12 @@ def truth() -> Truth:
                         p.sub_(lr * (mean / (1 - 0.9**taken)) / ((square / (1 - 0.99**taken)).sqrt() + 1e-8))
             step += 1
         if epoch == 3:
-            truth.middle = whole_state(model, moments, taken)
+            truth.middle = full_state(model, moments, taken)
     truth.weights = {name: tensor.detach().flatten() for name, tensor in model.state_dict().items()}
     return truth
 
 
-def whole_state(
+def full_state(
     model: Any, moments: dict[Any, tuple[Tensor, Tensor]], taken: int
 ) -> list[tuple[str, str, tuple[int, ...], int, Tensor]]:
     """The fragments of a rank that holds everything."""
@@ -154,12 +154,12 @@ def ran(make_recipe: Callable[..., Recipe], truth: Truth, tmp_path_factory: pyte
             "epochs": EPOCHS,
             "load": None,
             "save_after": [3, 7],
-            "spoilt": [SPOILT],
+            "nan_at": [NAN],
         }
         fits.append({**fit, "name": f"stage{stage}"})
         fits.append({**fit, "name": f"again{stage}", "seed": 2, "first_epoch": 4, "epochs": 4, "load": f"stage{stage}-3"})
     # State written under one stage is taken up by another.
-    short = {"seed": 3, "first_epoch": 4, "epochs": 1, "save_after": [], "spoilt": []}
+    short = {"seed": 3, "first_epoch": 4, "epochs": 1, "save_after": [], "nan_at": []}
     for name, source, stage, changes in (
         ("from1to3", "stage1-3", 3, {}),
         ("from3to2", "stage3-3", 2, {}),
@@ -184,7 +184,7 @@ def recipe_of(make_recipe: Callable[..., Recipe], **changes: Any) -> dict[str, A
     return values
 
 
-def said(folder: Path, name: str) -> list[dict[str, Any]]:
+def results(folder: Path, name: str) -> list[dict[str, Any]]:
     """What each rank wrote of a fit."""
     return [json.loads((folder / f"{name}-rank{rank}.json").read_text()) for rank in range(WORLD)]
 
@@ -202,8 +202,8 @@ def steps(batches: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_and_norms_are_those_of_one_process(ran: Path, truth: Truth, stage: int) -> None:
-    ranks = said(ran, f"stage{stage}")
+def test_zero_has_the_losses_and_norms_of_one_process(ran: Path, truth: Truth, stage: int) -> None:
+    ranks = results(ran, f"stage{stage}")
     losses = [sum(parts) for parts in zip(*(steps(r["losses"]) for r in ranks), strict=True)]
     assert len(losses) >= 20
     assert losses == pytest.approx(truth.losses, rel=1e-5)
@@ -212,31 +212,31 @@ def test_losses_and_norms_are_those_of_one_process(ran: Path, truth: Truth, stag
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_weights_put_together_are_those_of_one_process(ran: Path, truth: Truth, stage: int) -> None:
-    whole = pieces(ran, f"stage{stage}-7")
+def test_zero_fragments_assemble_to_the_weights_of_one_process(ran: Path, truth: Truth, stage: int) -> None:
+    full = pieces(ran, f"stage{stage}-7")
     for name, tensor in truth.weights.items():
         if name != "again.weight":
-            difference = (whole.tensors["weight", name] - tensor).abs().max()
+            difference = (full.tensors["weight", name] - tensor).abs().max()
             assert difference <= 1e-5 * (1 + tensor.abs().max()), name
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_fragments_are_every_element_once(ran: Path, stage: int) -> None:
-    whole, model = pieces(ran, f"stage{stage}-7"), worker.make_model(1)
-    assert whole.wrong == []
+def test_zero_fragments_hold_every_element_once(ran: Path, stage: int) -> None:
+    full, model = pieces(ran, f"stage{stage}-7"), worker.make_model(1)
+    assert full.wrong == []
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     stored = [name for name in model.state_dict() if name != "again.weight"]
     expected = {("weight", name) for name in stored} | {(k, name) for k in ("exp_avg", "exp_avg_sq", "step") for name in trained}
-    assert set(whole.tensors) == expected
-    for (kind, name), tensor in whole.tensors.items():
+    assert set(full.tensors) == expected
+    for (kind, name), tensor in full.tensors.items():
         assert tensor.numel() == (1 if kind == "step" else model.state_dict()[name].numel())
-    assert {float(whole.tensors["step", name]) for name in trained} == {EPOCHS * 3 - 1}  # One was left out.
+    assert {float(full.tensors["step", name]) for name in trained} == {EPOCHS * 3 - 1}  # One was skipped.
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_inventory_has_whole_shapes_and_ties(ran: Path, stage: int) -> None:
+def test_inventory_has_full_shapes_and_ties(ran: Path, stage: int) -> None:
     model = worker.make_model(1)
-    for rank in said(ran, f"stage{stage}"):
+    for rank in results(ran, f"stage{stage}"):
         assert set(rank["inventory"]) == set(model.state_dict())
         for name, (shape, dtype, trained, buffer, tied_to) in rank["inventory"].items():
             tensor = model.state_dict(keep_vars=True)[name]
@@ -248,13 +248,13 @@ def test_inventory_has_whole_shapes_and_ties(ran: Path, stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_going_on_from_fragments_is_bitwise_not_stopping(ran: Path, stage: int) -> None:
+def test_zero_resumed_from_fragments_is_bitwise_equal(ran: Path, stage: int) -> None:
     saved, loaded = pieces(ran, f"stage{stage}-3"), pieces(ran, f"again{stage}-loaded")
-    whole, again = pieces(ran, f"stage{stage}-7"), pieces(ran, f"again{stage}-7")
-    for before, after in ((saved, loaded), (whole, again)):
+    full, again = pieces(ran, f"stage{stage}-7"), pieces(ran, f"again{stage}-7")
+    for before, after in ((saved, loaded), (full, again)):
         assert set(before.tensors) == set(after.tensors)
         assert [key for key in before.tensors if not torch.equal(before.tensors[key], after.tensors[key])] == []
-    for one, two in zip(said(ran, f"stage{stage}"), said(ran, f"again{stage}"), strict=True):
+    for one, two in zip(results(ran, f"stage{stage}"), results(ran, f"again{stage}"), strict=True):
         assert one["losses"][4 * worker.BATCHES :] == two["losses"]
         assert one["validation"][4:] == two["validation"]
 
@@ -273,43 +273,43 @@ def test_going_on_from_fragments_is_bitwise_not_stopping(ran: Path, stage: int) 
         ("bf16", "stage2-3"),
     ],
 )
-def test_state_moves_bitwise_between_strategies(ran: Path, truth: Truth, name: str, source: str) -> None:
+def test_zero_loads_fragments_of_any_strategy_bitwise(ran: Path, truth: Truth, name: str, source: str) -> None:
     saved, loaded = pieces(ran, source), pieces(ran, f"{name}-loaded")
     assert loaded.wrong == []
     assert set(saved.tensors) == set(loaded.tensors)
     assert [key for key in saved.tensors if not torch.equal(saved.tensors[key], loaded.tensors[key])] == []
-    losses = [sum(parts) for parts in zip(*(steps(r["losses"]) for r in said(ran, name)), strict=True)]
+    losses = [sum(parts) for parts in zip(*(steps(r["losses"]) for r in results(ran, name)), strict=True)]
     assert losses == pytest.approx(truth.losses[12:15], rel=1e-5 if name != "bf16" else 3e-2)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(ran: Path, stage: int) -> None:
-    for rank in said(ran, f"stage{stage}"):
-        assert [step for step, skipped in enumerate(rank["skipped"]) if skipped] == [SPOILT_STEP]
+def test_zero_skips_a_step_with_nan_on_all_ranks(ran: Path, stage: int) -> None:
+    for rank in results(ran, f"stage{stage}"):
+        assert [step for step, skipped in enumerate(rank["skipped"]) if skipped] == [NAN_STEP]
 
 
-def test_bf16_computes_in_bf16_and_leaves_weights_and_targets_alone(ran: Path) -> None:
-    for rank in said(ran, "bf16"):
+def test_zero_bf16_keeps_weights_and_targets_in_float32(ran: Path) -> None:
+    for rank in results(ran, "bf16"):
         assert rank["dtypes"] == ["torch.bfloat16", "torch.float32", "torch.float32"]
     loaded = pieces(ran, "bf16-loaded").tensors
     assert {tensor.dtype for tensor in loaded.values()} == {torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_is_held_is_shared_out(ran: Path, stage: int) -> None:
+def test_allocated_bytes_are_shared_between_ranks(ran: Path, stage: int) -> None:
     model = worker.make_model(1)
-    whole = 4 * sum(tensor.numel() for tensor in model.parameters())
+    full = 4 * sum(tensor.numel() for tensor in model.parameters())
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    for rank in said(ran, f"stage{stage}"):
+    for rank in results(ran, f"stage{stage}"):
         held = rank["bytes"]
         # Half of the state, more by what the last rank has of padding: an element of each parameter or group.
         assert trained / WORLD <= held["masters"] <= trained / WORLD * 1.1
         assert held["optimizer"] == pytest.approx(2 * held["masters"], abs=16)
-        assert held["weights"] < 0.8 * whole if stage == 3 else held["weights"] >= whole
+        assert held["weights"] < 0.8 * full if stage == 3 else held["weights"] >= full
         assert held["gradients"] < 0.75 * trained
 
 
-def test_raw_configuration_lies_over_the_rest(make_recipe: Callable[..., Recipe]) -> None:
+def test_zero_config_is_updated_with_raw(make_recipe: Callable[..., Recipe]) -> None:
     spec = DeepSpeed(stage=3, devices=2, raw={"zero_optimization": {"reduce_bucket_size": 7}, "steps_per_print": 5})
     config = zero_config(spec, make_recipe(training__clip=None), 10_000_000)
     assert config["zero_optimization"]["reduce_bucket_size"] == 7
@@ -318,14 +318,14 @@ def test_raw_configuration_lies_over_the_rest(make_recipe: Callable[..., Recipe]
     assert config["gradient_clipping"] == 0.0
 
 
-def test_merging_changes_neither_part() -> None:
+def test_merge_configs_changes_neither_argument() -> None:
     base, update = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": {"x": 1}}, "e": [1]}
     assert merge_configs(base, update) == {"a": {"b": {"x": 1}, "c": 2}, "d": 3, "e": [1]}
     assert base == {"a": {"b": 1, "c": 2}, "d": 3}
     assert update == {"a": {"b": {"x": 1}}, "e": [1]}
 
 
-def test_nvme_is_refused_where_it_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_nvme_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spec(path: Path) -> DeepSpeed:
         return DeepSpeed(stage=3, devices=2, offload_optimizer="nvme", nvme_path=str(path))
 

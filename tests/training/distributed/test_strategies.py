@@ -1,4 +1,4 @@
-"""One process, DDP and ZeRO make the same steps on the same global batches, though ranks lack pictures or sound."""
+"""Equal training under a single process, DDP and ZeRO, with ranks whose batches lack images or audio."""
 
 import io
 import json
@@ -21,7 +21,7 @@ STRATEGIES = {
 }
 
 
-def sound(random):
+def make_audio(random):
     file = io.BytesIO()
     soundfile.write(file, random.normal(0, 0.1, 1600).astype(np.float32), 8000, format="WAV")
     return file.getvalue()
@@ -29,7 +29,7 @@ def sound(random):
 
 @pytest.fixture(scope="module")
 def posts(material, tmp_path_factory):
-    """A dataset of which most items are text alone, so that many batches lack pictures, sound or both."""
+    """A dataset of mostly text, so that many batches lack images, audio or both."""
     from dataclasses import replace
 
     from vigil_data.dataset.dataset import Dataset, write
@@ -38,10 +38,10 @@ def posts(material, tmp_path_factory):
     original = Dataset(material / "dataset")
     items = []
     for item in original.take(original.rows()):
-        has_sound = random.random() < 0.15
-        targets = {**item.targets, "loud": float(random.random() < 0.5) if has_sound else None}
+        has_audio = random.random() < 0.15
+        targets = {**item.targets, "loud": float(random.random() < 0.5) if has_audio else None}
         image = item.image if random.random() < 0.4 or not item.text else ()
-        items.append(replace(item, image=image, audio=(sound(random),) if has_sound else (), targets=targets))
+        items.append(replace(item, image=image, audio=(make_audio(random),) if has_audio else (), targets=targets))
     path = tmp_path_factory.mktemp("posts") / "dataset"
     write(path, items)
     return path
@@ -114,7 +114,7 @@ def several(run_strategy):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_losses_are_those_of_one_process(name, one_process, several, posts):
+def test_strategies_have_the_losses_of_one_process(name, one_process, several, posts):
     run = several(name)
     expected, found = numbers(one_process), numbers(run)
     assert list(found) == list(range(1, STEPS + 1)) == list(expected)
@@ -154,7 +154,7 @@ def cut_keys(name, bias):
 
 
 @pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3"])
-def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
+def test_strategies_consolidate_to_the_weights_of_ddp(name, several, tmp_path):
     from vigil_training.checkpoint.consolidate import consolidate
     from vigil_training.checkpoint.reader import last_checkpoint, load_weights
     from vigil_training.runs.run import Run
@@ -170,7 +170,7 @@ def test_consolidated_weights_are_those_of_ddp(name, several, tmp_path):
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-def test_a_missing_shard_is_named(several, tmp_path):
+def test_consolidate_names_a_missing_shard(several, tmp_path):
     import shutil
 
     from vigil_data.errors import UserError
@@ -186,25 +186,25 @@ def test_a_missing_shard_is_named(several, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def spoilt(run_strategy):
-    """Twelve steps in one process, of which the seventh is spoilt."""
+def one_process_nan(run_strategy):
+    """Twelve steps in one process; the seventh has a NaN loss."""
     return run_strategy("one-nan", {"kind": "single"}, {"as_world": 2, "nan": 7}, training__accumulate=2, training__max_steps=12)[
         0
     ]
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero-2", "zero-3"])
-def test_all_ranks_leave_out_a_step_that_is_spoilt_on_one(name, run_strategy, spoilt):
-    found, said = run_strategy(f"{name}-nan", STRATEGIES[name], {"nan": 7}, training__max_steps=12)
-    np.testing.assert_allclose(list(numbers(found).values()), list(numbers(spoilt).values()), rtol=1e-5)
-    assert [numbers(run, "train/gradient_norm")[7] for run in (found, spoilt)] == [None, None]
-    assert "step 7: the gradient is not finite, so the step is left out; its items: train-" in said
+def test_strategies_skip_a_step_whose_gradient_is_nan_on_one_rank(name, run_strategy, one_process_nan):
+    found, output = run_strategy(f"{name}-nan", STRATEGIES[name], {"nan": 7}, training__max_steps=12)
+    np.testing.assert_allclose(list(numbers(found).values()), list(numbers(one_process_nan).values()), rtol=1e-5)
+    assert [numbers(run, "train/gradient_norm")[7] for run in (found, one_process_nan)] == [None, None]
+    assert "step 7: the gradient is not finite, so the step is skipped; its items: train-" in output
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero-3"])
-def test_bf16_and_checkpointed_activations_train_under_every_strategy(name, run_strategy, spoilt):
+def test_strategies_train_in_bf16_with_activation_checkpointing(name, run_strategy, one_process_nan):
     changes = {"training__max_steps": 12, "training__precision": "bf16", "training__activation_checkpointing": True}
     run, _ = run_strategy(f"{name}-bf16", STRATEGIES[name], **changes)
-    exact, found = (list(numbers(each).values())[:7] for each in (spoilt, run))
+    exact, found = (list(numbers(each).values())[:7] for each in (one_process_nan, run))
     np.testing.assert_allclose(found, exact, rtol=0.03)
     assert found != exact

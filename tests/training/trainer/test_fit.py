@@ -13,8 +13,8 @@ from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
 from vigil_training.runs.run import differences
-from vigil_training.trainer.fit import fit
-from vigil_training.trainer.lightning_module import TrainingFailure
+from vigil_training.trainer.fit import fit_recipe
+from vigil_training.trainer.errors import TrainingFailure
 
 
 def lines(path):
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_run(make_recipe, train, tmp_
     (run / "checkpoints" / "step-00000010").mkdir(parents=True)
     (run / "checkpoints" / "step-00000010" / "manifest.json").write_bytes(b"not a checkpoint")
     (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
-    with pytest.raises(UserError, match=r"step-00000010/manifest.json.*\n.*no checkpoint is sound"):
+    with pytest.raises(UserError, match=r"step-00000010/manifest.json.*\n.*every checkpoint is damaged"):
         train(make_recipe(), run)
 
 
@@ -146,15 +146,15 @@ def test_a_resumed_run_reads_the_version_it_began_with(make_recipe, train, mater
     dataset = tmp_path / "dataset"
     shutil.copytree(material / "dataset", dataset)
     recipe = make_recipe(data__dataset=str(dataset), training__epochs=1)
-    choose = module._settle
+    choose = module._calibrate
 
     def stop(*_):
         raise TrainingFailure("stopped")
 
-    monkeypatch.setattr(module, "_settle", stop)
+    monkeypatch.setattr(module, "_calibrate", stop)
     with pytest.raises(TrainingFailure):
         train(recipe, tmp_path / "run")
-    monkeypatch.setattr(module, "_settle", choose)
+    monkeypatch.setattr(module, "_calibrate", choose)
     assert write(dataset, [Item("new", ("cat",), targets={"cat": 1.0}, columns={"split": "validation"})], append=True).version > 1
     run = train(recipe, tmp_path / "run")
     assert run.read_environment()["dataset"]["version"] == 1
@@ -209,7 +209,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(make_recipe, train, saved, mo
     monkeypatch.setattr(MaskedBCE, "forward", spoilt)
     bad = {4}
     run = train(make_recipe(training__epochs=1, checkpoint__every_steps=1, checkpoint__keep_last=99), tmp_path / "run")
-    assert "step 4: the gradient is not finite, so the step is left out; its items: train-" in run.log.read_text()
+    assert "step 4: the gradient is not finite, so the step is skipped; its items: train-" in run.log.read_text()
     before, after, next_ = (saved(run.checkpoints / f"step-{step:08d}") for step in (3, 4, 5))
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert any(not torch.equal(after[key], next_[key]) for key in after)
@@ -243,5 +243,5 @@ def test_it_trains_in_other_ways(changes, make_recipe, train, tmp_path):
 def test_training_leaves_logging_as_it_was(trained, make_recipe, train):
     logger = logging.getLogger("vigil")
     before = (logger.level, logger.propagate, list(logger.handlers))
-    fit(make_recipe(), "", trained.path)
+    fit_recipe(make_recipe(), "", trained.path)
     assert (logger.level, logger.propagate, list(logger.handlers)) == before

@@ -1,10 +1,11 @@
-"""Reading checkpoints: which there are, which is sound, and any piece of any tensor whatever ranks it was saved from."""
+"""Reads checkpoints: lists them, finds the one to resume from, and reads any range of any tensor, whatever ranks saved it."""
 
 import json
 import logging
 from bisect import insort
 from collections.abc import Sequence
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,55 +29,55 @@ from vigil_training.checkpoint.shards import FragmentKind
 log = logging.getLogger("vigil.checkpoint")
 
 RNG_PREFIX = "random/"
-"""Before the names of a rank's generators in its file."""
+"""Prefix of the names of a rank's generators in its file."""
 
 CONSOLIDATED = "vigil-weights-1"
 """``format`` in the header of a file of :mod:`vigil_training.checkpoint.consolidate`."""
 
 
 def list_checkpoint_folders(folder: Path) -> list[Path]:
-    """The folders in ``folder`` that are named as checkpoints, by step; one without a manifest is damaged."""
+    """Return the folders in ``folder`` with the name of a checkpoint, by step; one without a manifest is damaged."""
     steps = {path: step_of(path) for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
     return sorted((path for path, step in steps.items() if step is not None), key=lambda path: steps[path] or 0)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder`` that have a manifest, from the oldest to the newest."""
-    return [path for path in list_checkpoint_folders(folder) if (path / MANIFEST).is_file()]
+def list_checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """Return the complete checkpoints in ``folder``, from the oldest to the newest."""
+    return [path for path in list_checkpoint_folders(Path(folder)) if (path / MANIFEST).is_file()]
 
 
 def find_resumable(folder: Path, recipe: str) -> Path | None:
-    """The checkpoint to resume from: the newest that is as it was written; none if there is none at all.
+    """Return the newest undamaged checkpoint, from which a run is resumed; ``None`` if there is no checkpoint at all.
 
     Args:
-        folder: of the checkpoints of a run.
-        recipe: SHA-256 of the resolved recipe that is to go on.
+        folder: folder of a run's checkpoints.
+        recipe: SHA-256 of the resolved recipe of the run.
 
     Raises:
-        UserError: there are checkpoints and none of them is sound, or the newest sound one is of another recipe.
+        UserError: if all checkpoints are damaged, or the newest undamaged one belongs to another recipe.
     """
-    wrong: list[str] = []
+    problems: list[str] = []
     for path in reversed(list_checkpoint_folders(folder)):
         try:
             manifest = verify_checkpoint(path)
         except DamagedCheckpointError as error:
-            wrong.append(str(error))
+            problems.append(str(error))
             continue
-        for reason in wrong:
-            log.warning("damaged checkpoint: %s; using %s instead", reason, path.name)
+        for problem in problems:
+            log.warning("damaged checkpoint: %s; using %s instead", problem, path.name)
         if manifest.recipe != recipe:
             raise UserError(
-                f"{path}: of another recipe (sha256 {manifest.recipe[:12]}… and not {recipe[:12]}…); "
+                f"{path}: belongs to another recipe (sha256 {manifest.recipe[:12]}…, not {recipe[:12]}…); "
                 "train in another folder or with the recipe of this one"
             )
         return path
-    if wrong:
-        raise UserError(*wrong, f"{folder}: no checkpoint is sound; remove the folder only if the run may begin again")
+    if problems:
+        raise UserError(*problems, f"{folder}: every checkpoint is damaged; remove the folder only if the run may start again")
     return None
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint.
+def last_checkpoint(folder: str | PathLike[str]) -> Path:
+    """Return the newest complete checkpoint.
 
     Raises:
         UserError: if there is none.
@@ -86,11 +87,11 @@ def last_checkpoint(folder: Path) -> Path:
     return paths[-1]
 
 
-def best_checkpoint(folder: Path, mode: Literal["max", "min"]) -> Path:
-    """The checkpoint with the best value of the monitor, the earliest of equals; the newest where none has a value.
+def best_checkpoint(folder: str | PathLike[str], mode: Literal["max", "min"]) -> Path:
+    """Return the checkpoint with the best value of the monitor, the earliest of equals; the newest if none has a value.
 
     Raises:
-        UserError: there is no checkpoint, or the manifest of one is damaged, so that it cannot be told which is best.
+        UserError: if there is no checkpoint, or a damaged manifest leaves open which is best.
     """
     values = {path: read_manifest(path).value for path in list_checkpoints(folder)}
     valued = {path: value for path, value in values.items() if value is not None}
@@ -100,7 +101,7 @@ def best_checkpoint(folder: Path, mode: Literal["max", "min"]) -> Path:
 
 
 class FragmentLocation(NamedTuple):
-    """Where a fragment lies: elements ``start`` to ``stop`` of the flattened tensor."""
+    """Location of a fragment: elements ``start`` to ``stop`` of the flattened tensor are in a rank's file under ``key``."""
 
     start: int
     stop: int
@@ -109,27 +110,27 @@ class FragmentLocation(NamedTuple):
 
 
 class CheckpointReader:
-    """The content of a checkpoint, read where it is asked for; :func:`verify` is what checks it.
+    """Reads the contents of a checkpoint on demand, without comparing SHA-256; see :func:`verify_checkpoint`.
 
     Args:
         path: folder of the checkpoint.
 
     Attributes:
         path: folder of the checkpoint.
-        manifest: what it holds.
-        absent: rank to its file, for those that are missing or cannot be opened.
+        manifest: its manifest.
+        absent: rank to file, for files that are missing or cannot be opened.
 
     Raises:
-        UserError: the manifest is missing or damaged.
+        UserError: if the manifest is missing or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         self.absent: dict[int, Path] = {}
         self._files: dict[int, Any] = {}
         self._shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._pieces: dict[tuple[str, str], list[FragmentLocation]] = {}
+        self._fragments: dict[tuple[str, str], list[FragmentLocation]] = {}
         for rank in range(self.manifest.world):
             self._open(rank, self.path / rank_file(rank))
 
@@ -143,89 +144,90 @@ class CheckpointReader:
             return
         self._files[rank] = file
         for fragment, count in zip(fragments, counts, strict=True):
-            place, start = (fragment["kind"], fragment["name"]), fragment["start"]
-            self._shapes.setdefault(place, tuple(fragment["shape"]))
-            insort(self._pieces.setdefault(place, []), FragmentLocation(start, start + count, rank, fragment["key"]))
+            tensor, start = (fragment["kind"], fragment["name"]), fragment["start"]
+            self._shapes.setdefault(tensor, tuple(fragment["shape"]))
+            insort(self._fragments.setdefault(tensor, []), FragmentLocation(start, start + count, rank, fragment["key"]))
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """What Lightning saved beside tensors.
+        """Lightning's plain data: loops, callbacks and schedules.
 
         Raises:
-            DamagedCheckpointError: it cannot be read.
+            DamagedCheckpointError: if it cannot be read.
         """
         try:
             return dict(json.loads((self.path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise DamagedCheckpointError(f"{self.path / STATE}: cannot be read ({error})") from error
+            raise DamagedCheckpointError(f"{self.path / STATE}: cannot be read: {error}") from error
 
     def rng_state(self, rank: int) -> dict[str, Tensor] | None:
-        """The generators of a rank, for :func:`generators.set_rng_state`; none if it had no part in the checkpoint.
+        """Return a rank's random generators, for :func:`set_rng_state`; ``None`` if the rank took no part in the checkpoint.
 
         Raises:
-            UserError: the file of the rank is missing.
+            UserError: if the file of the rank is missing.
         """
         if rank >= self.manifest.world:
             return None
         if rank in self.absent:
-            raise DamagedCheckpointError(f"{self.absent[rank]}: missing or unreadable, and with it the generators of rank {rank}")
+            raise DamagedCheckpointError(f"{self.absent[rank]}: missing or unreadable; it holds the generators of rank {rank}")
         file = self._files[rank]
         keys: list[str] = file.keys()
         return {key.removeprefix(RNG_PREFIX): file.get_tensor(key).clone() for key in keys if key.startswith(RNG_PREFIX)}
 
     def has(self, kind: FragmentKind, name: str) -> bool:
-        """Whether there is any fragment of a tensor."""
-        return (kind, name) in self._pieces
+        """Return whether there is any fragment of a tensor."""
+        return (kind, name) in self._fragments
 
     def shape(self, kind: FragmentKind, name: str) -> tuple[int, ...]:
-        """Of a whole tensor of which there is a fragment."""
+        """Return the full shape of a tensor that has a fragment."""
         return self._shapes[kind, name]
 
     def names(self, kind: FragmentKind) -> list[str]:
-        """The tensors of a kind of which there is any fragment."""
-        return sorted(name for of, name in self._pieces if of == kind)
+        """Return the names of the tensors of a kind that have a fragment."""
+        return sorted(name for its_kind, name in self._fragments if its_kind == kind)
 
     def fragments(self, kind: FragmentKind, name: str) -> Sequence[FragmentLocation]:
-        """Where the fragments of a tensor lie, ordered by their start."""
-        return self._pieces.get((kind, name), ())
+        """Return the locations of a tensor's fragments, ordered by their start."""
+        return self._fragments.get((kind, name), ())
 
-    def read_fragment(self, piece: FragmentLocation, start: int, stop: int) -> Tensor:
-        """Elements ``start`` to ``stop`` of the flattened tensor, out of one fragment that holds them."""
-        tensor: Tensor = self._files[piece.rank].get_slice(piece.key)[start - piece.start : stop - piece.start]
+    def read_fragment(self, fragment: FragmentLocation, start: int, stop: int) -> Tensor:
+        """Read elements ``start`` to ``stop`` of the flattened tensor from one fragment that holds them."""
+        tensor: Tensor = self._files[fragment.rank].get_slice(fragment.key)[start - fragment.start : stop - fragment.start]
         return tensor
 
     def gaps(self, kind: FragmentKind, name: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """The ranges between ``start`` and ``stop`` that no fragment holds."""
+        """Return the ranges between ``start`` and ``stop`` that no fragment holds."""
         found, at = [], start
-        for piece in self.fragments(kind, name):
-            if piece.start >= stop:
+        for fragment in self.fragments(kind, name):
+            if fragment.start >= stop:
                 break
-            if piece.start > at:
-                found.append((at, piece.start))
-            at = max(at, piece.stop)
+            if fragment.start > at:
+                found.append((at, fragment.start))
+            at = max(at, fragment.stop)
         return [*found, (at, stop)] if at < stop else found
 
     def read_range(self, kind: FragmentKind, name: str, start: int, count: int) -> Tensor:
-        """``count`` elements of a flattened tensor, put together from the fragments of all ranks.
+        """Read ``count`` elements of a flattened tensor, assembled from the fragments of all ranks.
 
         Returns:
-            ``[count]`` on the CPU, of the type in which it was saved.
+            ``[count]`` on the CPU, with the dtype in which it was saved.
 
         Raises:
-            UserError: some are not there; it names the tensor, the range, and the files that are missing.
+            UserError: if elements are missing; the message names the tensor, the range and the missing files.
         """
-        stop, pieces = start + count, self.fragments(kind, name)
-        if not count and not pieces:
+        stop, fragments = start + count, self.fragments(kind, name)
+        if not count and not fragments:
             return torch.empty(0)
-        if not pieces or self.gaps(kind, name, start, stop):
+        if not fragments or self.gaps(kind, name, start, stop):
             raise UserError(self._describe_missing(kind, name, start, stop))
         result: Tensor | None = None
         at = start
-        for piece in pieces:
-            end = min(stop, piece.stop)
+        for fragment in fragments:
+            end = min(stop, fragment.stop)
             if end <= at and result is not None:
                 continue
-            values = self.read_fragment(piece, at, end) if end > at else self.read_fragment(piece, piece.start, piece.start)
+            # An empty read of the first fragment still gives the dtype.
+            values = self.read_fragment(fragment, *((at, end) if end > at else (fragment.start, fragment.start)))
             if result is None:
                 result = torch.empty(count, dtype=values.dtype)
             if end > at:
@@ -235,10 +237,10 @@ class CheckpointReader:
         return result
 
     def read_full(self, kind: FragmentKind, name: str) -> Tensor:
-        """A tensor in its shape.
+        """Read a tensor in its shape.
 
         Raises:
-            UserError: as for :meth:`read_range`.
+            UserError: see :meth:`read_range`.
         """
         if (kind, name) not in self._shapes:
             raise UserError(self._describe_missing(kind, name, 0, None))
@@ -246,51 +248,53 @@ class CheckpointReader:
         return self.read_range(kind, name, 0, shape.numel()).reshape(shape)
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter and buffer of the inventory, in its type; tied names share one tensor.
+        """Read every parameter and buffer of the inventory, in its dtype; tied names share one tensor.
 
         Raises:
-            UserError: as for :meth:`read_range`.
+            UserError: see :meth:`read_range`.
         """
         inventory = self.manifest.inventory
         stored = {name: self.weight(name) for name, entry in inventory.items() if entry.tied_to is None}
         return {name: stored[entry.tied_to or name] for name, entry in inventory.items()}
 
     def weight(self, name: str) -> Tensor:
-        """A parameter or buffer under the name by which it is stored, in its shape and type.
+        """Read a parameter or buffer, by the name under which it is stored, in its shape and dtype.
 
-        One without elements need not be in the file of any rank.
+        One without elements need not be in any rank's file.
 
         Raises:
-            UserError: as for :meth:`read_range`.
+            UserError: see :meth:`read_range`.
         """
         entry = self.manifest.inventory[name]
+        dtype: torch.dtype = getattr(torch, entry.dtype)
         if not self.has("weight", name) and torch.Size(entry.shape).numel() == 0:
-            return torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
-        return self.read_full("weight", name).to(getattr(torch, entry.dtype))
+            return torch.empty(entry.shape, dtype=dtype)
+        return self.read_full("weight", name).to(dtype)
 
-    def _describe_missing(self, kind: str, name: str, start: int, stop: int | None) -> str:
-        if stop is None or (kind, name) not in self._pieces:
-            what = f"no {kind} of {name}"
+    def _describe_missing(self, kind: FragmentKind, name: str, start: int, stop: int | None) -> str:
+        if stop is None or (kind, name) not in self._fragments:
+            missing = f"no {kind} of {name}"
         else:
-            gaps = self.gaps(kind, name, start, stop)  # type: ignore[arg-type]
-            what = f"{kind} of {name} lacks elements {', '.join(f'{a} to {b - 1}' for a, b in gaps)}"
+            ranges = ", ".join(f"{first} to {end - 1}" for first, end in self.gaps(kind, name, start, stop))
+            missing = f"{kind} of {name} lacks elements {ranges}"
         if not self.absent:
-            return f"{self.path}: {what}"
+            return f"{self.path}: {missing}"
         files = ", ".join(path.name for path in self.absent.values())
-        return f"{self.path}: {what}; missing or unreadable: {files}"
+        return f"{self.path}: {missing}; missing or unreadable: {files}"
 
 
-def load_weights(model: nn.Module, path: Path, check: bool = True) -> None:
-    """Fill ``model`` with the weights of a checkpoint, or of a consolidated file.
+def load_weights(model: nn.Module, path: str | PathLike[str], check: bool = True) -> None:
+    """Load the weights of a checkpoint, or of a consolidated file, into a model.
 
     Args:
-        model: with the names of the checkpoint's inventory in its ``state_dict()``.
+        model: its ``state_dict()`` must have the names of the checkpoint's inventory.
         path: folder of a checkpoint, or a file of :mod:`vigil_training.checkpoint.consolidate`.
-        check: verify a checkpoint's files first; False where that has been done.
+        check: verify a checkpoint's files first; false if that has been done.
 
     Raises:
-        UserError: it cannot be read or is of another model.
+        UserError: if it cannot be read or belongs to another model.
     """
+    path = Path(path)
     if path.is_dir():
         if check:
             verify_checkpoint(path)
@@ -299,7 +303,7 @@ def load_weights(model: nn.Module, path: Path, check: bool = True) -> None:
         weights = read_consolidated(path)
     own = model.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) + sorted(
-        k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
+        name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape
     )
     if wrong:
         raise UserError(f"{path}: weights of another model: {len(wrong)} tensors do not match, such as {', '.join(wrong[:3])}")
@@ -307,20 +311,20 @@ def load_weights(model: nn.Module, path: Path, check: bool = True) -> None:
 
 
 def read_consolidated(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of a consolidated file; tied names share one tensor.
+    """Read the parameters and buffers of a consolidated file; tied names share one tensor.
 
     Raises:
-        UserError: it is missing, damaged, or not such a file.
+        UserError: if it is missing, damaged, or another kind of file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; name a checkpoint's folder or a consolidated file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Not a view of the file, which somebody may replace.
+            # Copies, not views of the file, which may be replaced.
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from error
     if metadata.get("format") != CONSOLIDATED:
         raise UserError(f"{path}: not written by `vigil checkpoint consolidate`: its header lacks format {CONSOLIDATED}")
     return weights | {name: weights[stored] for name, stored in json.loads(metadata["ties"]).items()}

@@ -1,4 +1,4 @@
-"""The global random generators of a process as tensors, and back."""
+"""State of the process's global random generators as tensors."""
 
 import random
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def get_rng_state() -> dict[str, Tensor]:
-    """The state of every global generator.
+    """Return the state of every global generator: Python, NumPy, PyTorch and each GPU.
 
-    Python and NumPy keep the second half of a pair of normal draws; it is saved as the float64 that it is, so that nothing is
-    rounded, and is a tensor without elements where there is none.
+    Python and NumPy keep the second half of a pair of normal draws. It is saved as float64, so that nothing is rounded, in a
+    tensor that is empty if there is none.
     """
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, numpy_gauss = np.random.get_state()  # noqa: NPY002 (libraries draw from the global one)
@@ -30,21 +30,19 @@ def get_rng_state() -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Undo all draws since :func:`get_rng_state` gave ``state``.
-
-    Generators of GPUs that this machine lacks are left out.
-    """
+    """Restore a state of :func:`get_rng_state`; generators of GPUs that this machine lacks are ignored."""
     version, *internal = state["python"].tolist()
-    random.setstate((version, tuple(internal), _only(state["python_gauss"])))
-    gauss = _only(state["numpy_gauss"])
+    random.setstate((version, tuple(internal), _optional(state["python_gauss"])))
+    gauss = _optional(state["numpy_gauss"])
     keys = state["numpy"].numpy().astype(np.uint32)
-    place = ("MT19937", keys, int(state["numpy_position"].item()), int(gauss is not None), gauss or 0.0)
-    np.random.set_state(place)  # noqa: NPY002
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", keys, int(state["numpy_position"].item()), int(gauss is not None), gauss or 0.0)
+    )
     torch.set_rng_state(state["torch"])
     for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         if f"cuda/{n}" in state:
             torch.cuda.set_rng_state(state[f"cuda/{n}"], n)
 
 
-def _only(values: Tensor) -> float | None:
+def _optional(values: Tensor) -> float | None:
     return float(values.item()) if values.numel() else None

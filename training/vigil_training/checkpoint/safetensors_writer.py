@@ -1,9 +1,10 @@
-"""Writing files whose SHA-256 is that of what was meant to be written, in the safetensors format and otherwise."""
+"""Writes files and returns the SHA-256 of what was meant to be written, in the safetensors format and as plain bytes."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from vigil_training.checkpoint.manifest import FileDigest
 
-CHUNK = 1 << 22
+CHUNK_BYTES = 1 << 22
 """Bytes written and hashed at a time."""
 
-_NAMES = {
+_DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -30,7 +31,7 @@ _NAMES = {
 
 
 class TensorLayout(NamedTuple):
-    """How a tensor lies in a safetensors file."""
+    """Name, dtype and shape of a tensor in a safetensors file."""
 
     name: str
     dtype: torch.dtype
@@ -38,14 +39,14 @@ class TensorLayout(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all its elements."""
+        """Size of all elements."""
         return self.dtype.itemsize * int(torch.Size(self.shape).numel())
 
 
-class HashedFile:
-    """A file that hashes what it is given on the way to the disk.
+class HashingFile:
+    """File that hashes bytes on their way to the disk.
 
-    Reading the file back and hashing that would vouch for whatever had reached the disk, errors included.
+    Hashing what is read back instead would certify whatever had reached the disk, errors included.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -59,29 +60,37 @@ class HashedFile:
         self._file.write(data)
         self._bytes += len(data)
 
-    def facts(self) -> FileDigest:
-        """Of all that was written."""
+    @property
+    def digest(self) -> FileDigest:
+        """Size and SHA-256 of everything written so far."""
         return FileDigest(bytes=self._bytes, sha256=self._sha256.hexdigest())
 
 
-def write_bytes(path: Path, content: bytes) -> FileDigest:
-    """Write a small file to the disk."""
+@contextmanager
+def _open_hashing(path: Path) -> Iterator[HashingFile]:
+    """Open a file for writing, and flush it to disk at the end."""
     with path.open("wb") as opened:
-        file = HashedFile(opened)
+        yield HashingFile(opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def write_bytes(path: Path, content: bytes) -> FileDigest:
+    """Write a small file durably."""
+    with _open_hashing(path) as file:
         file.write(content)
-        _sync(opened)
-    return file.facts()
+    return file.digest
 
 
 def order_layouts(layouts: Iterable[TensorLayout]) -> list[TensorLayout]:
-    """The order in which tensors are written: wide elements first, so that each begins at a multiple of its width.
+    """Return layouts in the order of writing: wide elements first, so that each tensor begins at a multiple of its width.
 
     Raises:
-        ValueError: safetensors or Vigil has no name for a type of elements.
+        ValueError: if safetensors or Vigil has no name for a dtype.
     """
     ordered = sorted(layouts, key=lambda layout: -layout.dtype.itemsize)
     for layout in ordered:
-        if layout.dtype not in _NAMES:
+        if layout.dtype not in _DTYPE_NAMES:
             raise ValueError(f"{layout.name}: tensors of {layout.dtype} cannot be saved")
     return ordered
 
@@ -89,53 +98,40 @@ def order_layouts(layouts: Iterable[TensorLayout]) -> list[TensorLayout]:
 def write_tensors(
     path: Path, layouts: Sequence[TensorLayout], tensors: Iterable[Tensor], metadata: Mapping[str, str]
 ) -> FileDigest:
-    """Write a safetensors file to the disk, tensor by tensor, without a second copy of them in memory.
+    """Write a safetensors file durably, tensor by tensor, without a second copy in memory.
 
     The format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's length, the header in JSON,
     padded with spaces, and the tensors without gaps. The library's own writers serialise into memory, or write a file without
-    saying what its SHA-256 ought to be.
+    returning the SHA-256 that it should have.
 
     Args:
-        path: of the file.
-        layouts: from :func:`order_layouts`.
-        tensors: of the layouts, in their order, on the CPU.
-        metadata: of the header.
+        path: the file.
+        layouts: result of :func:`order_layouts`.
+        tensors: tensors of the layouts, in the same order, on the CPU.
+        metadata: metadata of the header.
+
+    Raises:
+        ValueError: if a tensor differs from its layout.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for layout in layouts:
         header[layout.name] = {
-            "dtype": _NAMES[layout.dtype],
+            "dtype": _DTYPE_NAMES[layout.dtype],
             "shape": list(layout.shape),
             "data_offsets": [offset, offset + layout.bytes],
         }
         offset += layout.bytes
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as opened:
-        file = HashedFile(opened)
+    with _open_hashing(path) as file:
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for layout, tensor in zip(layouts, tensors, strict=True):
             if (tensor.dtype, tensor.numel() * tensor.element_size()) != (layout.dtype, layout.bytes):
-                raise ValueError(f"{layout.name}: not as it was laid out")
+                raise ValueError(f"{layout.name}: differs from its layout")
             flat: Any = tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy()
             content = memoryview(flat)
-            for start in range(0, layout.bytes, CHUNK):
-                file.write(content[start : start + CHUNK])
-        _sync(opened)
-    return file.facts()
-
-
-def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+            for start in range(0, layout.bytes, CHUNK_BYTES):
+                file.write(content[start : start + CHUNK_BYTES])
+    return file.digest

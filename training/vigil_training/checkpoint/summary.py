@@ -1,4 +1,4 @@
-"""What `vigil checkpoint inspect` shows of a run's checkpoints, or of one of them."""
+"""Summaries and tables of checkpoints for `vigil checkpoint inspect`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from vigil_training.checkpoint.shards import FragmentKind
 
 
 class KindSize(NamedTuple):
-    """What a checkpoint holds of one kind."""
+    """Size of the tensors of one kind in a checkpoint."""
 
     tensors: int
     elements: int
@@ -21,12 +21,12 @@ class KindSize(NamedTuple):
 
 
 class CheckpointSummary(NamedTuple):
-    """A checkpoint in a list.
+    """Manifest and problems of a checkpoint.
 
     Attributes:
-        path: its folder.
-        manifest: none if it cannot be read.
-        problems: name of each file that is not as it was written, to one line that says what is wrong.
+        path: folder of the checkpoint.
+        manifest: its manifest; ``None`` if it cannot be read.
+        problems: name of each file that differs from the manifest, to one line with the difference.
     """
 
     path: Path
@@ -35,16 +35,16 @@ class CheckpointSummary(NamedTuple):
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` is the folder of a checkpoint, complete or damaged."""
+    """Return whether ``path`` is the folder of a checkpoint, complete or damaged."""
     return (path / MANIFEST).is_file() or (path.is_dir() and step_of(path) is not None)
 
 
 def summarize(path: Path, content: bool) -> CheckpointSummary:
-    """Look at one checkpoint.
+    """Summarize one checkpoint.
 
     Args:
-        path: its folder.
-        content: compare the SHA-256 of its files, not only their sizes.
+        path: folder of the checkpoint.
+        content: compare the SHA-256 of its files in addition to their sizes.
     """
     try:
         manifest = read_manifest(path)
@@ -54,58 +54,60 @@ def summarize(path: Path, content: bool) -> CheckpointSummary:
 
 
 def summarize_all(folder: Path, content: bool) -> list[CheckpointSummary]:
-    """Look at every checkpoint in ``folder``, from the oldest to the newest; see :func:`summarize`."""
+    """Summarize every checkpoint in ``folder``, from the oldest to the newest; see :func:`summarize`."""
     return [summarize(path, content) for path in list_checkpoint_folders(folder)]
 
 
 def sizes_by_kind(path: Path) -> dict[str, KindSize]:
-    """What the checkpoint ``path`` holds, by kind; bytes are those of the values."""
+    """Return the sizes of a checkpoint's tensors, by kind; bytes are those of the values."""
     reader, result = CheckpointReader(path), {}
     for kind in get_args(FragmentKind):
         names, elements, size = reader.names(kind), 0, 0
-        for piece in (piece for name in names for piece in reader.fragments(kind, name)):
-            elements += piece.stop - piece.start
-            size += (piece.stop - piece.start) * reader.read_fragment(piece, piece.start, piece.start).element_size()
+        for fragment in (fragment for name in names for fragment in reader.fragments(kind, name)):
+            count = fragment.stop - fragment.start
+            elements += count
+            size += count * reader.read_fragment(fragment, fragment.start, fragment.start).element_size()
         if names:
             result[kind] = KindSize(len(names), elements, size)
     return result
 
 
-def table_of_run(rows: list[CheckpointSummary], mode: Literal["max", "min"]) -> Table:
-    """A row for each checkpoint of a run, with marks for the last and the best."""
-    known = {row.path: row.manifest for row in rows if row.manifest is not None}
-    values = {path: manifest.value for path, manifest in known.items() if manifest.value is not None}
+def table_of_run(summaries: list[CheckpointSummary], mode: Literal["max", "min"]) -> Table:
+    """Return a table of a run's checkpoints that marks the last and the best."""
+    manifests = {summary.path: summary.manifest for summary in summaries if summary.manifest is not None}
+    values = {path: manifest.value for path, manifest in manifests.items() if manifest.value is not None}
     best = (max if mode == "max" else min)(values, key=values.__getitem__) if values else None
-    monitor = next((manifest.monitor for manifest in known.values()), "value")
+    last = next(reversed(manifests), None)
+    monitor = next((manifest.monitor for manifest in manifests.values()), "value")
     table = Table("checkpoint", "epoch", monitor, "strategy", "ranks", "size", "marks", "files")
-    for row in rows:
-        marks = [mark for mark, path in (("last", next(reversed(known), None)), ("best", best)) if path == row.path]
-        facts = ["?"] * 5 if row.manifest is None else _facts(row.manifest)
-        table.add_row(row.path.name, *facts, " ".join(marks), "damaged" if row.problems else "ok")
+    for summary in summaries:
+        marks = [mark for mark, path in (("last", last), ("best", best)) if path == summary.path]
+        cells = ["?"] * 5 if summary.manifest is None else _cells(summary.manifest)
+        table.add_row(summary.path.name, *cells, " ".join(marks), "damaged" if summary.problems else "ok")
     return table
 
 
-def tables_of_checkpoint(row: CheckpointSummary) -> list[Table]:
-    """What one checkpoint is, what it holds by kind, and its files."""
-    manifest = row.manifest
+def tables_of_checkpoint(summary: CheckpointSummary) -> list[Table]:
+    """Return tables of a checkpoint's metadata, its tensors by kind, and its files."""
+    manifest = summary.manifest
     if manifest is None:
         return []
-    facts = Table(show_header=False)
+    metadata = Table(show_header=False)
     for name in ("step", "epoch", "finished", "strategy", "world", "created", "host", "recipe"):
-        facts.add_row({"world": "ranks"}.get(name, name), str(getattr(manifest, name)))
-    facts.add_row(manifest.monitor, _value(manifest))
+        metadata.add_row({"world": "ranks"}.get(name, name), str(getattr(manifest, name)))
+    metadata.add_row(manifest.monitor, _value(manifest))
     kinds = Table("kind", "tensors", "elements", "size")
-    for kind, of in sizes_by_kind(row.path).items():
-        kinds.add_row(kind, str(of.tensors), f"{of.elements:,}", _size(of.bytes))
+    for kind, sizes in sizes_by_kind(summary.path).items():
+        kinds.add_row(kind, str(sizes.tensors), f"{sizes.elements:,}", _size(sizes.bytes))
     files = Table("file", "size", "state")
-    for name in sorted(manifest.files.keys() | row.problems.keys()):
+    for name in sorted(manifest.files.keys() | summary.problems.keys()):
         size = _size(manifest.files[name].bytes) if name in manifest.files else ""
-        files.add_row(name, size, row.problems.get(name, "ok").removeprefix(f"{row.path / name}: "))
-    return [facts, kinds, files]
+        files.add_row(name, size, summary.problems.get(name, "ok").removeprefix(f"{summary.path / name}: "))
+    return [metadata, kinds, files]
 
 
-def _facts(manifest: Manifest) -> list[str]:
-    size = sum(facts.bytes for facts in manifest.files.values())
+def _cells(manifest: Manifest) -> list[str]:
+    size = sum(digest.bytes for digest in manifest.files.values())
     return [str(manifest.epoch), _value(manifest), manifest.strategy, str(manifest.world), _size(size)]
 
 

@@ -1,18 +1,16 @@
-"""Writing checkpoints: every rank its own file, beside training, and rank 0 lets the folder appear when all are there."""
+"""Writes checkpoints: each rank its own file, in the background; rank 0 renames the complete folder into place atomically."""
 
-import errno
 import json
 import logging
 import math
-import os
 import re
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,34 +18,35 @@ import torch
 from torch import Tensor
 
 from vigil_data.errors import Failure
+from vigil_data.filesystem import remove, sync, write_failure, write_file
 from vigil_training.checkpoint.manifest import MANIFEST, STATE, FileDigest, Manifest, folder_name, rank_file
 from vigil_training.checkpoint.reader import RNG_PREFIX, list_checkpoints
-from vigil_training.checkpoint.retention import prune, remove
+from vigil_training.checkpoint.retention import prune, remove_checkpoint
 from vigil_training.checkpoint.rng_state import get_rng_state
-from vigil_training.checkpoint.safetensors_writer import TensorLayout, order_layouts, sync_folder, write_bytes, write_tensors
+from vigil_training.checkpoint.safetensors_writer import TensorLayout, order_layouts, write_bytes, write_tensors
 from vigil_training.checkpoint.shards import Fragment, InventoryEntry
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
 log = logging.getLogger("vigil.checkpoint")
 
-_UNFINISHED = re.compile(r"\.step-\d{8,}\..*\.part")
+_PARTIAL = re.compile(r"\.step-\d{8,}\..*\.part")
 _REPLACED = re.compile(r"\.(step-\d{8,})\.replaced")
 _GONE = re.compile(r"\.step-\d{8,}\.gone")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMetadata:
-    """What a checkpoint is; see :class:`vigil_training.checkpoint.manifest.Manifest`.
+    """Metadata of a checkpoint; see :class:`vigil_training.checkpoint.manifest.Manifest`.
 
     Attributes:
         step: optimizer steps done.
-        epoch: from 0.
+        epoch: epoch, from 0.
         finished: whether training ends with it.
         recipe: SHA-256 of the resolved recipe.
         strategy: kind of the strategy.
-        monitor: name of the metric that decides which is best.
-        value: of the monitor; none in the middle of an epoch.
+        monitor: name of the metric that decides which checkpoint is best.
+        value: value of the monitor; ``None`` in the middle of an epoch.
     """
 
     step: int
@@ -60,51 +59,51 @@ class CheckpointMetadata:
 
 
 def recover_checkpoints(folder: Path) -> None:
-    """Remove what a killed run left half written or half removed; for rank 0, before the other ranks write.
+    """Remove what a killed run left half written or half removed; called by rank 0 before any rank writes.
 
-    A checkpoint that was moved aside for a new one of the same step is put back if the new one never came.
+    A checkpoint that was moved aside for a new one of the same step is put back if the new one was not completed.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         replaced = _REPLACED.fullmatch(path.name)
         if replaced and not (folder / replaced.group(1)).exists():
             path.rename(folder / replaced.group(1))
-        elif replaced or _UNFINISHED.fullmatch(path.name) or _GONE.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+        elif replaced or _PARTIAL.fullmatch(path.name) or _GONE.fullmatch(path.name):
+            remove(path)
 
 
 @dataclass(frozen=True, slots=True)
-class _Copied:
-    """What a save writes, as it was when it was called."""
+class _Snapshot:
+    """Copy of everything that a save writes."""
 
     part: Path
-    about: CheckpointMetadata
+    metadata: CheckpointMetadata
     state: bytes
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    header: Mapping[str, str]
     inventory: Mapping[str, InventoryEntry]
 
 
 class CheckpointWriter:
-    """Writes checkpoints, one after another; every rank has one and all save at the same steps.
+    """Writes checkpoints one after another; every rank has a writer, and all save at the same steps.
 
-    Ranks meet in the file system alone: each writes its file and then ``rank-N.done`` with its size and SHA-256, and rank 0
-        waits for all of these. No collective is called, so a writer can work in a thread beside training.
+    Ranks synchronise through the file system alone. Each writes its file and then ``rank-N.done`` with size and SHA-256; rank 0
+    waits for all of them. No collective is called, so a writer can run in a thread during training.
 
     Args:
-        folder: of the run's checkpoints, which all ranks see.
-        world: the place of this process.
-        spec: what is kept, and whether writing goes on in the background.
-        mode: whether more of the monitor is better.
-        token: short, equal on all ranks, and another in each attempt at a run, so that no trace of an earlier attempt is taken
-            for one of this.
+        folder: folder of the run's checkpoints, which all ranks share.
+        world: position of this process.
+        spec: the recipe's ``checkpoint``: retention, and whether to write in the background.
+        mode: whether a higher or a lower value of the monitor is better.
+        token: short text, equal on all ranks and different in each start of a run, so that files of an earlier start are never
+            mistaken for this one's.
         timeout: seconds that rank 0 waits for the files of the other ranks.
-        fence: a file that holds the token of the newest attempt. An older one, whose machine was cut off and comes back, lets no
-            checkpoint appear any more.
+        fence: file with the token of the newest start. An older start, whose machine was cut off and came back, completes no
+            checkpoint.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | PathLike[str],
         world: World,
         spec: CheckpointSpec,
         mode: Literal["max", "min"],
@@ -122,51 +121,51 @@ class CheckpointWriter:
         self._fence = fence
         self._saves = 0
         self._thread: threading.Thread | None = None
-        self._closed = math.inf
+        self._deadline_of_close = math.inf
         self.error: Exception | None = None
-        """What a write met; from then on nothing can be saved."""
+        """Error of a write; nothing can be saved after it."""
 
     def save(
         self,
-        about: CheckpointMetadata,
+        metadata: CheckpointMetadata,
         state: Mapping[str, Any],
         fragments: Iterable[Fragment],
         inventory: Mapping[str, InventoryEntry],
     ) -> None:
-        """Save what this rank holds, and the generators of this process.
+        """Save this rank's fragments and random generators.
 
-        All is copied before this returns. A checkpoint that is still being written is waited for.
+        Everything is copied before this returns. If a checkpoint is still being written, this waits for it.
 
         Args:
-            about: equal on all ranks.
-            state: plain data that JSON can hold; rank 0's is written.
-            fragments: what this rank holds; the values may be anywhere.
-            inventory: what all ranks together hold; rank 0's is written.
+            metadata: equal on all ranks.
+            state: plain data for JSON; rank 0's is written.
+            fragments: this rank's fragments, on any device.
+            inventory: entries of all ranks together; rank 0's is written.
 
         Raises:
-            Failure: this or an earlier write failed.
-            TypeError: the state is not plain data.
+            Failure: if this or an earlier write failed.
+            TypeError: if the state is not plain data.
         """
         self.wait()
         self._saves += 1
-        part = self._folder / f".{folder_name(about.step)}.{self._token}-{self._saves}.part"
-        tensors, metadata = _copy(fragments)
-        copied = _Copied(part, about, render_state(state), tensors, metadata, dict(inventory))
+        part = self._folder / f".{folder_name(metadata.step)}.{self._token}-{self._saves}.part"
+        tensors, header = _copy(fragments)
+        snapshot = _Snapshot(part, metadata, render_state(state), tensors, header, dict(inventory))
         if not self._spec.background:
-            self._run(copied)
+            self._run(snapshot)
             self._raise()
             return
-        self._thread = threading.Thread(target=self._run, args=(copied,), name="vigil-checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="vigil-checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when this rank's file is down and, on rank 0, the checkpoint is complete and old ones are removed.
+        """Wait until this rank's file is written and, on rank 0, the checkpoint is complete and old ones are removed.
 
         Args:
-            timeout: seconds; none for as long as it takes.
+            timeout: seconds; ``None`` for no limit.
 
         Raises:
-            Failure: the write failed, or it takes longer than ``timeout``.
+            Failure: if the write failed or takes longer than ``timeout``.
         """
         if self._thread is not None:
             self._thread.join(timeout)
@@ -176,12 +175,12 @@ class CheckpointWriter:
         self._raise()
 
     def close(self, grace: float = 10.0) -> None:
-        """End, without raising what a write met; call :meth:`wait` before where all goes well.
+        """Stop without raising errors of a write; call :meth:`wait` first to see them.
 
         Args:
             grace: seconds that rank 0 still waits for the files of other ranks, which may have been lost.
         """
-        self._closed = time.monotonic() + grace
+        self._deadline_of_close = time.monotonic() + grace
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -190,141 +189,139 @@ class CheckpointWriter:
         if self.error is not None:
             raise self.error
 
-    def _run(self, copied: _Copied) -> None:
+    def _run(self, snapshot: _Snapshot) -> None:
         try:
-            self._write(copied)
-        except Exception as error:
-            # Whatever it is, the caller's thread raises it.
+            self._write(snapshot)
+        except Exception as error:  # The caller's thread raises it.
             self.error = error
 
-    def _write(self, copied: _Copied) -> None:
-        """Write this rank's file, and commit on rank 0."""
-        rank, part, tensors = self._world.rank, copied.part, copied.tensors
-        at = part
+    def _write(self, snapshot: _Snapshot) -> None:
+        """Write this rank's file; on rank 0 also wait for the others, commit and prune."""
+        rank, part, tensors = self._world.rank, snapshot.part, snapshot.tensors
+        path = part
         try:
             part.mkdir(parents=True, exist_ok=True)
-            at = part / rank_file(rank)
+            path = part / rank_file(rank)
             layouts = order_layouts(TensorLayout(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
-            facts = write_tensors(at, layouts, (tensors[layout.name] for layout in layouts), copied.metadata)
+            digest = write_tensors(path, layouts, (tensors[layout.name] for layout in layouts), snapshot.header)
             if not self._world.is_main:
-                at = part / f"rank-{rank}.done"
-                _write_at_once(at, facts.model_dump_json().encode())
+                # Atomic, since rank 0 may read it at any moment.
+                write_file(part / f"rank-{rank}.done", digest.model_dump_json())
                 return
-            files = self._await_others(copied) | {rank_file(0): facts}
-            at = part / STATE
-            files[STATE] = write_bytes(at, copied.state)
-            at = part / MANIFEST
-            write_bytes(at, self._manifest(copied, files).render())
-            at = self._folder / folder_name(copied.about.step)
-            self._commit(part, at)
-        except OSError as error:
-            line = f"{at}: cannot be written ({_reason(error)}); {self._remains()}"
-            self._give_up(part, line)
-            raise Failure(line) from error
+            files = self._await_others(snapshot) | {rank_file(0): digest}
+            path = part / STATE
+            files[STATE] = write_bytes(path, snapshot.state)
+            path = part / MANIFEST
+            write_bytes(path, self._manifest(snapshot, files).render())
+            path = self._folder / folder_name(snapshot.metadata.step)
+            self._commit(part, path)
+        except (OSError, Failure) as error:
+            reason = str(write_failure(path, error) if isinstance(error, OSError) else error)
+            self._give_up(part, reason)
+            raise Failure(f"{reason}; {self._newest()}") from error
         except Exception as error:
             self._give_up(part, str(error))
             raise
-        prune(self._folder, self._spec, self._mode, copied.about.step)
+        prune(self._folder, self._spec, self._mode, snapshot.metadata.step)
 
-    def _await_others(self, copied: _Copied) -> dict[str, FileDigest]:
-        """The facts of the other ranks' files, when all of them are there in full."""
-        part, files = copied.part, dict[str, FileDigest]()
+    def _await_others(self, snapshot: _Snapshot) -> dict[str, FileDigest]:
+        """Wait for the files of the other ranks, and return their digests."""
+        part, files = snapshot.part, dict[str, FileDigest]()
         missing = set(range(1, self._world.size))
         deadline, pause = time.monotonic() + self._timeout, 0.005
         while missing:
             for rank in sorted(missing):
                 if (part / f"rank-{rank}.failed").exists():
-                    said = (part / f"rank-{rank}.failed").read_text(encoding="utf-8")
-                    raise Failure(said or f"{part / rank_file(rank)}: cannot be written; {self._remains()}")
-                facts = _read_done(part, rank)
-                if facts is not None:
-                    files[rank_file(rank)] = facts
+                    reason = (part / f"rank-{rank}.failed").read_text(encoding="utf-8")
+                    raise Failure(reason or f"{part / rank_file(rank)}: cannot be written")
+                digest = _read_done(part, rank)
+                if digest is not None:
+                    files[rank_file(rank)] = digest
                     missing.discard(rank)
-            if missing and time.monotonic() > min(deadline, self._closed):
+            if missing and time.monotonic() > min(deadline, self._deadline_of_close):
                 ranks = ", ".join(map(str, sorted(missing)))
-                until = f"within {self._timeout:g} s" if self._closed == math.inf else "when the run ended"
-                final = self._folder / folder_name(copied.about.step)
-                raise Failure(f"{final}: not complete: no file of rank {ranks} {until}; {self._remains()}")
+                when = f"within {self._timeout:g} s" if self._deadline_of_close == math.inf else "when the run ended"
+                final = self._folder / folder_name(snapshot.metadata.step)
+                raise Failure(f"{final}: not complete: no file of rank {ranks} {when}")
             if missing:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
         return files
 
-    def _manifest(self, copied: _Copied, files: Mapping[str, FileDigest]) -> Manifest:
-        about = copied.about
+    def _manifest(self, snapshot: _Snapshot, files: Mapping[str, FileDigest]) -> Manifest:
+        metadata = snapshot.metadata
         return Manifest(
-            step=about.step,
-            epoch=about.epoch,
-            finished=about.finished,
-            recipe=about.recipe,
-            strategy=about.strategy,
+            step=metadata.step,
+            epoch=metadata.epoch,
+            finished=metadata.finished,
+            recipe=metadata.recipe,
+            strategy=metadata.strategy,
             world=self._world.size,
-            monitor=about.monitor,
-            value=about.value if about.value is not None and math.isfinite(about.value) else None,
+            monitor=metadata.monitor,
+            value=metadata.value if metadata.value is not None and math.isfinite(metadata.value) else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
-            inventory=dict(copied.inventory),
+            inventory=dict(snapshot.inventory),
             files=dict(sorted(files.items())),
         )
 
     def _commit(self, part: Path, final: Path) -> None:
-        """Let the folder appear under its name."""
+        """Rename the complete folder into place atomically, unless a newer start of the run has taken over."""
         if self._fence is not None and (newest := self._fence.read_text()) != self._token:
-            raise Failure(
-                f"{final}: not written: another start of this run ({newest}) has taken over from this one ({self._token})"
-            )
+            taken_over = f"another start of this run ({newest}) has taken over from {self._token}"
+            raise Failure(f"{final}: not written: {taken_over}")
         for done in part.glob("rank-*.done"):
             done.unlink()
-        sync_folder(part)
-        # A checkpoint of the same step is here if the same step was saved before, or if it was damaged and resumed before it.
-        aside = final.with_name(f".{final.name}.replaced")
+        sync(part)
+        # The same step was saved before, or its checkpoint was damaged and the run resumed from an earlier one.
+        replaced = final.with_name(f".{final.name}.replaced")
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            final.rename(aside)
+            remove(replaced)
+            final.rename(replaced)
         part.rename(final)
-        sync_folder(self._folder)
-        sync_folder(self._folder.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        sync(self._folder)
+        sync(self._folder.parent)
+        remove(replaced)
 
-    def _give_up(self, part: Path, line: str) -> None:
-        """Tell rank 0, or remove what was written; the disk may be full, so neither is sure to succeed."""
+    def _give_up(self, part: Path, reason: str) -> None:
+        """Remove what was written, or report the failure to rank 0; the disk may be full, so either may fail too."""
         try:
             if self._world.is_main:
-                remove(part)
+                remove_checkpoint(part)
             else:
                 (part / rank_file(self._world.rank)).unlink(missing_ok=True)
-                _write_at_once(part / f"rank-{self._world.rank}.failed", line.encode())
-        except OSError as error:
-            log.warning("%s: cannot be removed (%s); it is removed when the run starts again", part, _reason(error))
+                write_file(part / f"rank-{self._world.rank}.failed", reason)
+        except (OSError, Failure) as error:
+            log.warning("%s: cannot be cleaned up (%s); the next start of the run removes it", part, error)
 
-    def _remains(self) -> str:
-        there = list_checkpoints(self._folder)
-        return f"the newest complete checkpoint is {there[-1].name}" if there else "there is no complete checkpoint yet"
+    def _newest(self) -> str:
+        paths = list_checkpoints(self._folder)
+        return f"the newest complete checkpoint is {paths[-1].name}" if paths else "there is no complete checkpoint yet"
 
 
 def render_state(state: Mapping[str, Any]) -> bytes:
-    """Plain data as JSON.
+    """Return plain data as JSON.
 
     Raises:
-        TypeError: it holds what JSON cannot, or keys that are not text, which JSON would turn into text without a word.
+        TypeError: if it holds anything that JSON lacks, or keys that are not text, which JSON would silently convert.
     """
     _refuse_keys(state, "state")
     return json.dumps(dict(state), indent=1).encode() + b"\n"
 
 
-def _refuse_keys(value: Any, place: str) -> None:
+def _refuse_keys(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{place} has the key {key!r}, which is not text")
-            _refuse_keys(inner, f"{place}.{key}")
+                raise TypeError(f"{where} has the key {key!r}, which is not text")
+            _refuse_keys(inner, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for n, inner in enumerate(value):
-            _refuse_keys(inner, f"{place}.{n}")
+            _refuse_keys(inner, f"{where}.{n}")
 
 
 def _copy(fragments: Iterable[Fragment]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Copies of the values in CPU memory by key, and the header's metadata that says what they are."""
+    """Copy the values to CPU memory; return them by key, and the header's metadata that describes them."""
     tensors: dict[str, Tensor] = {}
     listed: list[dict[str, Any]] = []
     for fragment in fragments:
@@ -334,34 +331,21 @@ def _copy(fragments: Iterable[Fragment]) -> tuple[dict[str, Tensor], dict[str, s
                 f"fragment of {fragment.name}: {tuple(values.shape)} at {fragment.start} does not lie in {fragment.shape}"
             )
         base = key = f"{fragment.kind}/{fragment.name}@{fragment.start}"
-        again = 1
+        repeats = 1
         while key in tensors:
-            again += 1
-            key = f"{base}#{again}"
+            repeats += 1
+            key = f"{base}#{repeats}"
         tensors[key] = values.to("cpu", copy=True).contiguous()
-        about = {"key": key, "kind": fragment.kind, "name": fragment.name}
-        listed.append({**about, "shape": list(fragment.shape), "start": fragment.start})
+        entry = {"key": key, "kind": fragment.kind, "name": fragment.name}
+        listed.append({**entry, "shape": list(fragment.shape), "start": fragment.start})
     tensors |= {RNG_PREFIX + name: tensor for name, tensor in get_rng_state().items()}
     return tensors, {"fragments": json.dumps(listed)}
 
 
-def _write_at_once(path: Path, content: bytes) -> None:
-    """Let a small file appear with all its content, as another process is looking for it."""
-    beside = path.with_name(f"{path.name}.new")
-    write_bytes(beside, content)
-    beside.rename(path)
-    sync_folder(path.parent)
-
-
 def _read_done(part: Path, rank: int) -> FileDigest | None:
-    """What a rank says of its file, once the file is seen here with that size (network file systems lag behind)."""
+    """Return a rank's digest once its file has that size on this machine too; network file systems lag behind."""
     try:
-        facts = FileDigest.model_validate_json((part / f"rank-{rank}.done").read_bytes())
-        return facts if (part / rank_file(rank)).stat().st_size == facts.bytes else None
+        digest = FileDigest.model_validate_json((part / f"rank-{rank}.done").read_bytes())
+        return digest if (part / rank_file(rank)).stat().st_size == digest.bytes else None
     except FileNotFoundError:
         return None
-
-
-def _reason(error: OSError) -> str:
-    hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return (os.strerror(error.errno) if error.errno else str(error)) + hint
