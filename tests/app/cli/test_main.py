@@ -68,6 +68,23 @@ def test_completion_completes_commands_and_imports_nothing_heavy(words: str, exp
     assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
+WITHOUT_TRAINING = """
+import sys
+for name in ("torch", "lightning", "transformers", "timm", "pyarrow", "lance", "scipy", "numba", "wandb", "onnx", "safetensors"):
+    sys.modules[name] = None
+import vigil_serving.server.main
+from vigil.cli import main
+main()
+"""
+
+
+def test_serving_commands_need_nothing_of_training(exported) -> None:
+    done = vigil("verify", str(exported.bundle), code=WITHOUT_TRAINING)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"ok  {exported.bundle}"
+    assert vigil("serve", "--help", code=WITHOUT_TRAINING).returncode == 0
+
+
 SHELL_AS_ARGUMENT = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 """Typer looks for the shell among the parent processes; in a test there may be none."""
 
