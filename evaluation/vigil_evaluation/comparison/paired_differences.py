@@ -12,7 +12,7 @@ from vigil_evaluation.metrics import Floats
 from vigil_evaluation.slices.grouping import Grouping
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
-from vigil_evaluation.stats.intervals import FEWEST, intervals
+from vigil_evaluation.stats.intervals import MIN_DEFINED_SHARE, intervals
 
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error")
 """Metrics of which a smaller value is the better one."""
@@ -104,7 +104,7 @@ def paired_differences(
     for place, metric in enumerate(metrics):
         one, other = champion.estimates[metric], challenger.estimates[metric]
         drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
-        comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= FEWEST)
+        comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= MIN_DEFINED_SHARE)
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
         both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric))
         parts.append(_of_metric(place, metric, both, spec.confidence))

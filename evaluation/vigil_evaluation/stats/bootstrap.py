@@ -1,11 +1,15 @@
 """Exact Poisson bootstrap of every metric, for all labels and groups at once.
 
-A replicate draws each unit (an item, or all items of a cluster) a Poisson(1) number of times, which is what drawing N of N with
-replacement comes to for large N (Hanley and MacGibbon 2006; Chamandy et al. 2012), except that each unit's weight depends on
-nothing else. Weights are a pure function of seed, unit and replicate, so calls with the same :class:`Resampling` are paired,
-whatever labels, groups and metrics each asks for, and on however many threads. Each label is sorted once; then one walk down
-its rows does 64 replicates of all groups. Nothing is binned: a replicate is what scikit-learn gives with the weights as
-``sample_weight``, to float32.
+A replicate draws each unit (an item, or all items of a cluster) a Poisson(1) number of times, the limit of drawing N of N with
+replacement for large N (Hanley and MacGibbon 2006; Chamandy et al. 2012), with independent weights. Weights are a pure function
+of seed, unit and replicate, so calls with the same :class:`Resampling` are paired, whichever labels, groups and metrics each
+requests, on any number of threads. Each label is sorted once; one pass over its rows computes 64 replicates of all groups.
+Nothing is binned: a replicate equals scikit-learn's metric with the weights as ``sample_weight``, up to float32.
+
+Example:
+    >>> parameters = MetricParameters(false_positive_rate=0.01, precision=0.9, thresholds_L=np.array([0.5]))
+    >>> replicates = replicate(targets_NL, probabilities_NL, [np.zeros(len(targets_NL), int)], parameters, Resampling(1000))
+    >>> replicates.estimates["auroc"], replicates.samples["auroc"]  # [G, L] and [R, G, L]
 """
 
 import os
@@ -26,24 +30,24 @@ METRICS = (
     *("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision"),
     *("f1", "precision", "recall", "false_positive_rate", "accuracy", "brier", "log_loss", "calibration_error"),
 )
-"""All metrics, by the names that findings give them; :mod:`vigil_evaluation.metrics` defines each."""
+"""All metrics, by their names in the results; :mod:`vigil_evaluation.metrics` defines each."""
 
 COUNTED = METRICS[5:12]
-"""Those that are a sum over items divided by another."""
+"""Metrics that are a ratio of two sums over items."""
 
 NEEDS_POSITIVES = (*METRICS[:5], "f1", "precision", "recall")
 NEEDS_NEGATIVES = (*METRICS[:5], "f1", "precision", "false_positive_rate")
 UNBOUNDED = ("brier", "log_loss", "calibration_error")
 """Metrics that are not shares."""
 
-MEMORY = 2**29
-"""Bytes of weights that are held at once, and of prepared labels, each."""
+MEMORY_BYTES = 2**29
+"""Largest size of the weights held at once, and of the prepared labels."""
 
-BYTES = 64
-"""Of each row of a prepared label, and one more for each grouping."""
+BYTES_PER_ROW = 64
+"""Size of a row of a prepared label; one more byte for each grouping."""
 
-CHANCE = 0.01
-"""Perfect calibration is not ruled out if more replicates than this move as far from the data as the data are from it."""
+CALIBRATION_LEVEL = 0.01
+"""Perfect calibration is not rejected if a larger share of replicates moves as far from the data as the data are from it."""
 
 Codes = NDArray[np.int32]
 Groups = Sequence[Codes | tuple[Codes, int]]
@@ -51,12 +55,12 @@ Groups = Sequence[Codes | tuple[Codes, int]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resampling:
-    """How replicates are drawn; two calls with the same one are paired.
+    """Settings of the bootstrap; two calls with the same settings are paired.
 
     Attributes:
-        replicates: how many; 0 for estimates alone.
-        seed: any number from 0 to 2**63 - 1.
-        clusters: the unit of each row, ``[N]``, from 0; ``None`` if each row is its own.
+        replicates: number of replicates; 0 for estimates only.
+        seed: from 0 to 2**63 - 1.
+        clusters: unit of each row, ``[N]``, from 0; ``None`` if each row is its own unit.
     """
 
     replicates: int = 1000
@@ -70,12 +74,12 @@ class Resampling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricParameters:
-    """Where the metrics that hold at a point are taken.
+    """Parameters of the metrics that need one.
 
     Attributes:
-        false_positive_rate: of ``recall_at_fpr``, and the reach of ``partial_auroc``.
-        precision: of ``recall_at_precision``.
-        thresholds_L: the lowest probability that is flagged, for each label.
+        false_positive_rate: rate of ``recall_at_fpr``, and the upper limit of ``partial_auroc``.
+        precision: precision of ``recall_at_precision``.
+        thresholds_L: lowest probability that is flagged, for each label.
     """
 
     false_positive_rate: float
@@ -85,14 +89,14 @@ class MetricParameters:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replicates:
-    """Metrics and their bootstrap replicates; G are the groups of all groupings, in order.
+    """Metrics and their bootstrap replicates for the G groups of all groupings, in order.
 
     Attributes:
-        estimates: metric to its value, ``[G, L]``, as :mod:`vigil_evaluation.metrics` has it; NaN where not defined.
-        samples: metric to its replicates, float32 ``[R, G, L]``; NaN where not defined.
-        known_GL: how many targets are known.
-        positive_GL: how many of them are positive.
-        calibrated_GL: whether the calibration error may be chance alone: its interval should then begin at 0.
+        estimates: metric to its value, ``[G, L]``, as defined in :mod:`vigil_evaluation.metrics`; NaN where undefined.
+        samples: metric to its replicates, float32 ``[R, G, L]``; NaN where undefined.
+        known_GL: number of known targets.
+        positive_GL: number of known positives.
+        calibrated_GL: whether perfect calibration is not rejected; the interval of the calibration error should then start at 0.
     """
 
     estimates: dict[str, Floats]
@@ -102,43 +106,45 @@ class Replicates:
     calibrated_GL: NDArray[np.bool_]
 
 
-def replicate(  # noqa: PLR0917 (the seam of all that measure)
+def replicate(  # noqa: PLR0917 (arrays, groups, and how they are measured)
     targets_NL: ArrayLike,
     probabilities_NL: ArrayLike,
     groups: Groups,
-    points: MetricParameters,
+    parameters: MetricParameters,
     resampling: Resampling,
     metrics: Sequence[str] = METRICS,
     *,
     enough: int = 1,
     widened: bool = True,
 ) -> Replicates:
-    """Find metrics of each label over each group of rows, and bootstrap them.
+    """Compute metrics of each label over each group of rows, and their bootstrap replicates.
 
     Args:
-        targets_NL: in [0, 1], NaN for unknown; 0.5 and more is positive.
-        probabilities_NL: in [0, 1]; never read beside an unknown target.
-        groups: groupings of the rows: the group of each row, ``[N]`` from 0, -1 for none; or that and the number of groups,
-            where the last may be empty. A column of zeros is all rows.
-        points: where metrics that hold at a point are taken.
-        resampling: how replicates are drawn.
-        metrics: which; only those are computed.
+        targets_NL: in [0, 1], NaN for unknown; positive from 0.5 on.
+        probabilities_NL: in [0, 1]; ignored where the target is unknown.
+        groups: groupings of the rows: the group of each row, ``[N]`` from 0, -1 for none; or a pair of that and the number of
+            groups, if the last ones may be empty. A column of zeros is all rows.
+        parameters: rates, precision and thresholds of the metrics.
+        resampling: settings of the bootstrap.
+        metrics: names of the metrics to compute.
         enough: fewest known positives, negatives or (for a metric that needs neither) known targets; NaN below.
-        widened: whether shares of 0 or 1 scatter, see :func:`widen`; not for differences of two calls, which would scatter too.
+        widened: whether shares of 0 or 1 get spread, see :func:`widen`; false for the difference of two calls.
 
     Raises:
-        ValueError: if shapes differ, a metric is not known, or a probability beside a known target is NaN.
+        ValueError: if shapes differ, a metric does not exist, or the probability of a known target is NaN.
     """
     targets, probabilities = np.asarray(targets_NL, np.float64), np.asarray(probabilities_NL, np.float64)
-    if targets.ndim != 2 or targets.shape != probabilities.shape or len(points.thresholds_L) != targets.shape[1]:
-        raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}, thresholds {len(points.thresholds_L)}")
+    if targets.ndim != 2 or targets.shape != probabilities.shape or len(parameters.thresholds_L) != targets.shape[1]:
+        raise ValueError(
+            f"targets {targets.shape}, probabilities {probabilities.shape}, thresholds {len(parameters.thresholds_L)}"
+        )
     if unknown := sorted(set(metrics) - set(METRICS)):
         raise ValueError(f"no such metric: {', '.join(unknown)}")
     if nan := int(np.isnan(probabilities[~np.isnan(targets)]).sum()):
-        raise ValueError(f"{nan} probabilities beside known targets are NaN")
+        raise ValueError(f"{nan} probabilities of known targets are NaN")
     from vigil_evaluation.stats.bootstrap_metrics import prepare
 
-    plan = _plan(len(targets), groups, resampling, metrics, points)
+    plan = _plan(len(targets), groups, resampling, metrics, parameters)
     shape = (plan.groups, targets.shape[1])
     known_GL, positive_GL = _counts(~np.isnan(targets), plan), _counts(targets >= 0.5, plan)
     found = Replicates(
@@ -148,13 +154,13 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
         positive_GL,
         np.zeros(shape, np.bool_),
     )
-    size = max(1, MEMORY // ((BYTES + plan.codes_NC.shape[1]) * max(len(targets), 1)))
+    size = max(1, MEMORY_BYTES // ((BYTES_PER_ROW + plan.codes_NC.shape[1]) * max(len(targets), 1)))
     for first in range(0, shape[1], size):
         some = range(first, min(first + size, shape[1]))
-        labels = [prepare(targets[:, i], probabilities[:, i], float(points.thresholds_L[i]), plan) for i in some]
+        labels = [prepare(targets[:, i], probabilities[:, i], float(parameters.thresholds_L[i]), plan) for i in some]
         _fill(found, labels, first, plan, resampling)
     if widened:
-        flagged_GL = _counts(~np.isnan(targets) & (probabilities >= points.thresholds_L), plan)
+        flagged_GL = _counts(~np.isnan(targets) & (probabilities >= parameters.thresholds_L), plan)
         _widen_shares(found, flagged_GL, _unit_sizes(plan)[:, None], resampling.seed)
     _hide(found, enough)
     return found
@@ -163,13 +169,13 @@ def replicate(  # noqa: PLR0917 (the seam of all that measure)
 def replicate_ratio(
     numerator_NK: ArrayLike, denominator_NK: ArrayLike, groups: Groups, resampling: Resampling
 ) -> tuple[Floats, NDArray[np.float32]]:
-    """The ratio of two weighted sums over the rows of each group, and its replicates.
+    """Compute the ratio of two weighted sums over the rows of each group, and its bootstrap replicates.
 
     Args:
-        numerator_NK: K numbers of each row; NaN counts as 0.
-        denominator_NK: likewise.
+        numerator_NK: K numbers for each row; NaN counts as 0.
+        denominator_NK: the same for the denominator.
         groups: as for :func:`replicate`.
-        resampling: how replicates are drawn.
+        resampling: settings of the bootstrap.
 
     Returns:
         Estimates ``[G, K]`` and samples ``[R, G, K]``; NaN where the denominator is 0.
@@ -204,16 +210,16 @@ def replicate_ratio(
 
 
 def widen(estimates: Floats, samples: NDArray[np.floating], units: Floats, seed: int) -> None:
-    """Let shares of 0 or 1 scatter, whose replicates are all alike: 20 of 20 does not mean that the next is sure to be right.
+    """Spread the replicates of shares of 0 or 1, which are all equal: 20 of 20 does not make the next one certain.
 
-    Their replicates become ``n / (n + g)`` (or one less that) with ``g`` from a gamma distribution of shape 1/2 and ``n`` units,
-    which is about the posterior of a share of ``n`` out of ``n`` under Jeffreys' prior, Beta(n + 1/2, 1/2). All numbers of a
-    replicate use the same ``g``, so that equal numbers do not differ in any.
+    They become ``n / (n + g)`` (or one minus that) with ``g`` from a gamma distribution of shape 1/2 and ``n`` units,
+    approximately the posterior of a share of ``n`` out of ``n`` under Jeffreys' prior, Beta(n + 1/2, 1/2). All metrics of a
+    replicate use the same ``g``, so that equal metrics are equal in every replicate.
 
     Args:
         estimates: any shape.
-        samples: ``[R, ...]``, written in place.
-        units: how many units each number rests on; infinite for numbers that are not shares.
+        samples: ``[R, ...]``, modified in place.
+        units: number of units behind each metric; infinite for metrics that are not shares.
         seed: of the bootstrap.
     """
     normal_R = np.random.Generator(np.random.Philox(seed)).standard_normal(len(samples))
@@ -234,7 +240,7 @@ def _widen_shares(found: Replicates, flagged_GL: NDArray[np.int64], sizes_G1: Fl
 
 
 def _plan(
-    rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), points: MetricParameters | None = None
+    rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), parameters: MetricParameters | None = None
 ) -> "BootstrapPlan":
     from vigil_evaluation.stats.bootstrap_metrics import BootstrapPlan
 
@@ -250,12 +256,12 @@ def _plan(
     units_N = np.arange(rows, dtype=np.int32) if resampling.clusters is None else np.asarray(resampling.clusters, np.int32)
     if units_N.shape != (rows,) or units_N.min(initial=0) < 0:
         raise ValueError(f"clusters {units_N.shape} must be the unit of each of the {rows} rows, from 0")
-    at = (points.precision, points.false_positive_rate) if points else (0.0, 0.0)
+    at = (parameters.precision, parameters.false_positive_rate) if parameters else (0.0, 0.0)
     return BootstrapPlan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics)
 
 
 def _counts(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> NDArray[np.int64]:
-    """How many rows of each group are true, ``[G, L]``."""
+    """Return the number of true rows in each group, ``[G, L]``."""
     counts_GL = np.zeros((plan.groups, which_NL.shape[1]), np.int64)
     for label, which_N in enumerate(which_NL.T):
         for codes in plan.codes_NC[which_N].T:
@@ -264,7 +270,7 @@ def _counts(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> NDArray[np.in
 
 
 def _unit_sizes(plan: "BootstrapPlan") -> Floats:
-    """How many rows of a group a unit has on average, ``[G]``; 1 for an empty group."""
+    """Return the mean number of rows per unit in each group, ``[G]``; 1 for an empty group."""
     sizes_G = np.ones(plan.groups)
     if plan.units == len(plan.units_N):
         return sizes_G
@@ -280,7 +286,7 @@ def _unit_sizes(plan: "BootstrapPlan") -> Floats:
 def _fill(
     found: Replicates, labels: Sequence["PreparedLabel"], first: int, plan: "BootstrapPlan", resampling: Resampling
 ) -> None:
-    """Measure the labels from number ``first`` on, with all weights one and in each replicate."""
+    """Fill in the estimates (all weights 1) and the replicates of the labels from number ``first`` on."""
     from vigil_evaluation.stats.bootstrap_kernels import LANES
     from vigil_evaluation.stats.bootstrap_metrics import calibration, measure
 
@@ -312,14 +318,14 @@ def _fill(
     if centres and resampling.replicates:
         some = slice(first, first + len(labels))
         _centre(found.estimates["calibration_error"][:, some], found.samples["calibration_error"][:, :, some])
-        found.calibrated_GL[:, some] = (moved >= seen.astype(np.float32)).mean(axis=0) > CHANCE
+        found.calibrated_GL[:, some] = (moved >= seen.astype(np.float32)).mean(axis=0) > CALIBRATION_LEVEL
 
 
 def _centre(estimates_GL: Floats, samples_RGL: NDArray[np.float32]) -> None:
-    """Move the calibration error's replicates so that their mean is the estimate.
+    """Shift the calibration error's replicates so that their mean is the estimate.
 
-    A replicate scatters around the data as the data around the truth, so its bins are off by chance twice, of which debiasing
-    takes away once. docs/decisions/0009-intervals.md has the coverage with and without moving them.
+    A replicate varies around the data as the data around the truth, so its bins carry sampling error twice, of which debiasing
+    removes one part. docs/decisions/0009-intervals.md reports the coverage with and without the shift.
     """
     there = ~np.isnan(samples_RGL)
     means_GL = np.where(there, samples_RGL, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)
@@ -333,7 +339,7 @@ def in_blocks(task: Callable[[int, NDArray[np.uint8], int], None], labels: int, 
 
     blocks = -(-resampling.replicates // LANES)
     threads = _threads()
-    held = max(1, min(blocks, threads, MEMORY // (LANES * max(units, 1))))
+    held = max(1, min(blocks, threads, MEMORY_BYTES // (LANES * max(units, 1))))
     weights_HUB = np.empty((held, units, LANES), np.uint8)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, blocks, held):
@@ -344,7 +350,7 @@ def in_blocks(task: Callable[[int, NDArray[np.uint8], int], None], labels: int, 
 
 
 def _hide(found: Replicates, enough: int) -> None:
-    """NaN for what rests on too few known targets."""
+    """Set metrics with too few known targets to NaN."""
     negative_GL = found.known_GL - found.positive_GL
     for metric in found.estimates:
         few_GL = found.known_GL < enough

@@ -1,7 +1,7 @@
-"""The inner loops of the bootstrap, compiled by numba. Each works on LANES replicates at once and lets go of Python's lock.
+"""Inner loops of the bootstrap, compiled by numba. Each processes LANES replicates at once and releases Python's lock.
 
-The innermost loop of each runs over the lanes, side by side in memory, so that the processor does eight to sixty-four of them
-with one instruction. A weight is how often a replicate draws a unit. numba takes a second to import: only functions import this.
+The innermost loops run over the lanes, which are adjacent in memory, so that one instruction processes 8 to 64 of them. A weight
+is the number of times that a replicate draws a unit. numba takes a second to import: import this module only within functions.
 """
 
 from collections.abc import Callable
@@ -17,30 +17,30 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 LANES = 64
-"""Replicates that are worked on at once: as many weights as one cache line holds. Replicates do not depend on it."""
+"""Number of replicates processed at once: as many weights as fit one cache line. Replicates do not depend on it."""
 
 POSITIVE, LAST = 1, 2
-"""What the mark of a ranked row says: that its target is positive, that it is the last of those with its score."""
+"""Flags of a ranked row: its target is positive; it is the last row with its score."""
 
-RUN = 32
-"""Replicates in a row that use the same half of their random numbers; LANES is a multiple of twice as many."""
+HALF_LANES = 32
+"""Consecutive replicates that use the same half of their random numbers; LANES is a multiple of twice as many."""
 
-AHEAD = 16
-"""How many rows ahead of the walk the memory is asked for: on an AMD EPYC a walk is then three times as fast."""
+PREFETCH_ROWS = 16
+"""Number of rows that are prefetched, which makes the pass three times as fast on an AMD EPYC."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Weights = NDArray[np.uint8]
 
 
 class LabelRows(NamedTuple):
-    """Rows of a label, for sums.
+    """Rows of a label that are summed.
 
     Attributes:
-        rows_N: their numbers in the table.
-        units_N: the unit of each.
-        groups_TC: the group of each row of the table by each grouping; -1 for none.
-        kinds_NX: the kind of each, ``[N, 1]``, or by grouping, ``[N, C]``.
-        values_NV: what is summed beside the weights; V may be 0.
+        rows_N: row numbers in the table.
+        units_N: unit of each row.
+        groups_TC: group of each row of the table in each grouping; -1 for none.
+        kinds_NX: kind of each row, ``[N, 1]``, or by grouping, ``[N, C]``.
+        values_NV: values that are summed in addition to the weights; V may be 0.
     """
 
     rows_N: NDArray[np.int32]
@@ -51,11 +51,11 @@ class LabelRows(NamedTuple):
 
 
 class LabelSums(NamedTuple):
-    """What :func:`add` sums, by group and kind.
+    """Sums of :func:`add` by group and kind.
 
     Attributes:
-        counts_GKB: the weights.
-        sums_GKVB: the weighted values.
+        counts_GKB: sums of the weights.
+        sums_GKVB: weighted sums of the values.
     """
 
     counts_GKB: NDArray[np.int32]
@@ -66,10 +66,10 @@ class RankedRows(NamedTuple):
     """Rows of a label by falling score.
 
     Attributes:
-        rows_N: their numbers in the table.
-        units_N: the unit of each.
-        marks_N: POSITIVE and LAST, of each.
-        groups_TC: the group of each row of the table by each grouping; -1 for none.
+        rows_N: row numbers in the table.
+        units_N: unit of each row.
+        marks_N: flags POSITIVE and LAST of each row.
+        groups_TC: group of each row of the table in each grouping; -1 for none.
     """
 
     rows_N: NDArray[np.int32]
@@ -79,15 +79,15 @@ class RankedRows(NamedTuple):
 
 
 class RankTally(NamedTuple):
-    """What is asked of a ranking and found, by group and replicate.
+    """Parameters and running sums of the ranking metrics, by group and replicate.
 
     Attributes:
-        wanted: which of the five metrics are found, truth values.
-        precision: of ``recall_at_precision``.
-        rate: of ``partial_auroc`` and ``recall_at_fpr``.
-        hits_GB: positives flagged so far, and at the end the number of all.
-        misses_GB: negatives flagged so far, and at the end the number of all.
-        negatives_GB: the number of all negatives, read only for the metrics at a false-positive rate.
+        wanted: whether each of the five metrics is computed.
+        precision: precision of ``recall_at_precision``.
+        rate: false-positive rate of ``partial_auroc`` and ``recall_at_fpr``.
+        hits_GB: positives flagged so far; at the end, all positives.
+        misses_GB: negatives flagged so far; at the end, all negatives.
+        negatives_GB: number of negatives, read only for the metrics at a false-positive rate.
         found_MGB: average precision times positives; twice the area over the ROC curve, in pairs; area under it up to the rate,
             in pairs; positives flagged at the rate; positives flagged at the precision.
     """
@@ -102,7 +102,7 @@ class RankTally(NamedTuple):
 
 
 def compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the machine code on disk for the next process where there is a place to write."""
+    """Compile at the first call, and cache the machine code on disk where a folder is writable."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
@@ -111,18 +111,18 @@ def compiled(function: Function) -> Function:
 
 
 def _poisson_steps() -> NDArray[np.uint32]:
-    """The 32-bit numbers from which on a Poisson(1) variable is above 0, 1, 2, …, by inversion of its distribution function."""
+    """Return the 32-bit numbers from which on a Poisson(1) variable exceeds 0, 1, 2, …, by inversion of its CDF."""
     terms = exp(-1.0) / np.cumprod(np.maximum(np.arange(13), 1), dtype=np.float64)
     return np.asarray(np.floor(np.cumsum(terms)[:-1] * 2.0**32), np.uint32)
 
 
-STEPS = _poisson_steps()
+POISSON_STEPS = _poisson_steps()
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, array: Any, row: Any) -> Any:
-    """Ask the memory for a row of a matrix that will be read soon: rows in the order of scores lie all over the place."""
+    """Prefetch a row of a matrix: rows in the order of scores are scattered in memory."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         matrix = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -139,7 +139,7 @@ def prefetch(_: Any, array: Any, row: Any) -> Any:
 
 @compiled
 def _mixed(x: Any) -> Any:
-    """The output function of SplitMix64 (Steele, Lea and Flood 2014): each bit of the input turns half the bits of the output."""
+    """Apply the output function of SplitMix64 (Steele, Lea and Flood 2014): each input bit flips half of the output bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -147,39 +147,39 @@ def _mixed(x: Any) -> Any:
 
 @compiled
 def draw(seed: int, block: int, weights_UB: Weights) -> None:
-    """Fill the Poisson(1) weights of the replicates ``block * LANES`` and on: a pure function of seed, unit and replicate.
+    """Fill in the Poisson(1) weights of the LANES replicates of a block: a pure function of seed, unit and replicate.
 
     Args:
         seed: of the bootstrap.
-        block: which run of LANES replicates.
+        block: number of the block of LANES replicates.
         weights_UB: written, ``[units, LANES]``.
     """
     start = _mixed(np.uint64(seed) + _GOLDEN)
     numbers = np.empty(LANES, np.uint32)
     for unit in range(weights_UB.shape[0]):
-        # Each unit has its own stream of SplitMix64, whose n-th output serves two replicates, one with each half.
+        # Each unit has its own stream of SplitMix64; each output serves two replicates, one with each half.
         state = _mixed(start ^ _mixed(np.uint64(unit) + _GOLDEN))
-        for run in range(LANES // (2 * RUN)):
-            for lane in range(RUN):
-                nth = np.uint64((block * (LANES // (2 * RUN)) + run) * RUN + lane + 1)
+        for run in range(LANES // (2 * HALF_LANES)):
+            for lane in range(HALF_LANES):
+                nth = np.uint64((block * (LANES // (2 * HALF_LANES)) + run) * HALF_LANES + lane + 1)
                 bits = _mixed(state + nth * _GOLDEN)
-                numbers[run * 2 * RUN + lane] = np.uint32(bits & np.uint64(0xFFFFFFFF))
-                numbers[run * 2 * RUN + RUN + lane] = np.uint32(bits >> np.uint64(32))
+                numbers[run * 2 * HALF_LANES + lane] = np.uint32(bits & np.uint64(0xFFFFFFFF))
+                numbers[run * 2 * HALF_LANES + HALF_LANES + lane] = np.uint32(bits >> np.uint64(32))
         for lane in range(LANES):
             weight = np.uint8(0)
-            for step in STEPS:
+            for step in POISSON_STEPS:
                 weight += np.uint8(numbers[lane] >= step)
             weights_UB[unit, lane] = weight
 
 
 @compiled
 def add(weights_UB: Weights, rows: LabelRows, sums: LabelSums) -> None:
-    """Add each row's weights, and its values times its weights, to the cells of its groups.
+    """Add each row's weights, and its weighted values, to the cells of its groups.
 
     Args:
         weights_UB: see :func:`draw`.
-        rows: the rows that are added.
-        sums: added to.
+        rows: rows to add.
+        sums: modified in place.
     """
     counts_GKB, sums_GKVB = sums
     rows_N, units_N, groups_TC, kinds_NX, values_NV = rows
@@ -207,12 +207,12 @@ def add(weights_UB: Weights, rows: LabelRows, sums: LabelSums) -> None:
 
 @compiled
 def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
-    """Walk down the ranked rows of a label once, for all groups and all metrics of a ranking.
+    """Compute all ranking metrics of all groups in one pass down the ranked rows of a label.
 
     Args:
         weights_UB: see :func:`draw`.
         ranking: the rows.
-        tally: zeros, to which what is found is added.
+        tally: zeros; modified in place.
     """
     rows_N, units_N, marks_N, groups_TC = ranking
     one, fresh = _blank(tally, 1), _blank(tally, tally.hits_GB.shape[0])
@@ -221,11 +221,11 @@ def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
         end, positives = start, 0
         while end == start or not marks_N[end - 1] & LAST:
             positives += marks_N[end] & POSITIVE
-            ahead = min(end + AHEAD, len(rows_N) - 1)
+            ahead = min(end + PREFETCH_ROWS, len(rows_N) - 1)
             prefetch(weights_UB, units_N[ahead])
             prefetch(groups_TC, rows_N[ahead])
             end += 1
-        if not positives:  # the order of negatives among themselves does not matter
+        if not positives:  # the order among negatives does not matter
             _add_tied(weights_UB, ranking, start, end, tally)
         elif end == start + 1:
             row, unit = np.uintp(rows_N[start]), np.uintp(units_N[start])
@@ -242,14 +242,14 @@ def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
 
 @compiled
 def _blank(tally: RankTally, groups: int) -> RankTally:
-    """A tally of other rows, with the same questions."""
+    """Return an empty tally with the same parameters."""
     hits_GB, misses_GB = np.zeros((groups, LANES), np.int32), np.zeros((groups, LANES), np.int32)
     return RankTally(tally.wanted, tally.precision, tally.rate, hits_GB, misses_GB, tally.negatives_GB, tally.found_MGB)
 
 
 @compiled
 def _add_tied(weights_UB: Weights, ranking: RankedRows, start: int, end: int, tally: RankTally) -> None:
-    """Count rows of one score, whatever they change."""
+    """Count rows of one score, without updating the metrics."""
     rows_N, units_N, marks_N, groups_TC = ranking
     hits_GB, misses_GB = tally.hits_GB, tally.misses_GB
     for i in range(start, end):
@@ -267,7 +267,7 @@ def _add_tied(weights_UB: Weights, ranking: RankedRows, start: int, end: int, ta
 
 @compiled
 def _join_tied(ranking: RankedRows, start: int, end: int, fresh: RankTally, tally: RankTally) -> None:
-    """Let the rows of one score join those flagged before, in each group that has one, and forget them."""
+    """Add the rows of one score to those flagged before, in each group that has some, and reset their counts."""
     rows_N, groups_TC = ranking.rows_N, ranking.groups_TC
     joined = np.zeros(fresh.hits_GB.shape[0], np.bool_)
     for i in range(start, end):
@@ -282,10 +282,10 @@ def _join_tied(ranking: RankedRows, start: int, end: int, fresh: RankTally, tall
 
 @compiled
 def _join(fresh: RankTally, at: Any, group: Any, tally: RankTally) -> None:
-    """Let the fresh positives, ``t``, and negatives, ``f``, of one score join those flagged before.
+    """Add the positives ``t`` and negatives ``f`` of one score to those flagged before.
 
-    Nothing but positives changes these metrics: where ``t`` positives join the hits at the score at which the negatives flagged
-    rise from ``before`` to ``after``, they add ``t * hits / (hits + after)`` to the average precision and
+    Only positives change these metrics: if ``t`` positives join the hits at a score at which the flagged negatives rise from
+    ``before`` to ``after``, they add ``t * hits / (hits + after)`` to the average precision and
     ``t * (before + after)`` to twice the area over the ROC curve; up to a false-positive rate, the area under the curve that
     they add is that under a ramp from ``before`` to ``after``.
     """
@@ -321,13 +321,13 @@ def _join(fresh: RankTally, at: Any, group: Any, tally: RankTally) -> None:
 
 @compiled
 def calibration_errors(sums: LabelSums, centres_GK: Any, errors_GB: Any, distances_GB: Any) -> None:
-    """How far the bins' means are off: debiased as :func:`vigil_evaluation.metrics.calibration_error`, but not cut off at 0.
+    """Compute the calibration error as :func:`vigil_evaluation.metrics.calibration_error` does, but without the floor at 0.
 
     Args:
-        sums: by group and bin: weights; target less probability, and its square.
-        centres_GK: where distances are measured from.
-        errors_GB: written; the debiased distance of the means from 0, NaN where nothing is known.
-        distances_GB: written; the plain distance of the means from the centres.
+        sums: by group and bin: weights; target minus probability, and its square.
+        centres_GK: centres from which distances are measured.
+        errors_GB: written; debiased distance of the means from 0, NaN without known targets.
+        distances_GB: written; plain distance of the means from the centres.
     """
     counts_GKB, sums_GKVB = sums
     for group in range(counts_GKB.shape[0]):

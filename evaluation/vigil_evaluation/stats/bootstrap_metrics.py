@@ -1,4 +1,4 @@
-"""One label, prepared once, and all its metrics under any weights of the units: what the bootstrap asks for again and again."""
+"""Metrics of one label under any weights of the units; the label is prepared once for all replicates."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,16 +24,16 @@ AT_RATE = ("partial_auroc", "recall_at_fpr")
 
 
 class BootstrapPlan(NamedTuple):
-    """What is the same for all labels.
+    """Inputs of the bootstrap that all labels share.
 
     Attributes:
-        units_N: the unit of each row.
-        units: how many there are.
-        codes_NC: the group of each row by each grouping, numbered through; -1 for none.
-        groups: how many there are.
-        precision: of ``recall_at_precision``.
-        rate: of ``recall_at_fpr`` and ``partial_auroc``.
-        metrics: which are asked for.
+        units_N: unit of each row.
+        units: number of units.
+        codes_NC: group of each row in each grouping, numbered across groupings; -1 for none.
+        groups: number of groups of all groupings.
+        precision: precision of ``recall_at_precision``.
+        rate: false-positive rate of ``recall_at_fpr`` and ``partial_auroc``.
+        metrics: names of the metrics to compute.
     """
 
     units_N: NDArray[np.int32]
@@ -46,7 +46,7 @@ class BootstrapPlan(NamedTuple):
 
 
 class PreparedLabel(NamedTuple):
-    """One label, prepared: what is summed by outcome, what is ranked, and what is summed by bin, each if it is asked for."""
+    """Rows of one label: to be summed by outcome, to be ranked, and to be summed by bin; each only if a metric needs it."""
 
     outcomes: LabelRows | None
     ranking: RankedRows | None
@@ -54,12 +54,12 @@ class PreparedLabel(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """How far probabilities are off: by group and replicate ``[G, LANES]``, but for the means.
+    """Calibration error by group and replicate.
 
     Attributes:
-        errors_GB: the debiased calibration error.
-        distances_GB: the mean over items of the distance of their bin's mean from a centre.
-        means_GKB: the mean of target less probability of each bin.
+        errors_GB: debiased calibration error, ``[G, LANES]``.
+        distances_GB: mean over items of the distance between their bin's mean and a centre, ``[G, LANES]``.
+        means_GKB: mean of target minus probability in each of K bins, ``[G, K, LANES]``.
     """
 
     errors_GB: Floats
@@ -68,7 +68,7 @@ class Calibration(NamedTuple):
 
 
 def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: BootstrapPlan) -> PreparedLabel:
-    """Sort a label and number the kinds of its rows, as far as the metrics asked for need it."""
+    """Sort a label's rows, and number their outcomes and bins, as far as the requested metrics need it."""
     rows = np.flatnonzero(~np.isnan(targets_N)).astype(np.int32)
     targets, probabilities, units, wanted = targets_N[rows], probabilities_N[rows], plan.units_N[rows], set(plan.metrics)
     positive = targets >= 0.5
@@ -96,7 +96,7 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
 
 
 def measure(weights_UB: NDArray[np.uint8], label: PreparedLabel, plan: BootstrapPlan) -> dict[str, Floats]:
-    """Each metric asked for but the calibration error, ``[G, LANES]``; NaN where not defined."""
+    """Return each requested metric except the calibration error, ``[G, LANES]``; NaN where undefined."""
     result: dict[str, Floats] = {}
     negatives = np.zeros((plan.groups, LANES), np.int32)
     if label.outcomes:
@@ -109,7 +109,7 @@ def measure(weights_UB: NDArray[np.uint8], label: PreparedLabel, plan: Bootstrap
 
 
 def calibration(weights_UB: NDArray[np.uint8], bins: LabelRows, plan: BootstrapPlan, centres_GK: Floats) -> Calibration:
-    """The calibration error, and how far the bins' means lie from ``centres_GK``."""
+    """Return the calibration error, and the distance of the bins' means from ``centres_GK``."""
     sums = _summed(weights_UB, bins, plan, RELIABILITY_BINS)
     errors, distances = np.empty((plan.groups, LANES)), np.empty((plan.groups, LANES))
     calibration_errors(sums, centres_GK, errors, distances)
@@ -117,7 +117,7 @@ def calibration(weights_UB: NDArray[np.uint8], bins: LabelRows, plan: BootstrapP
 
 
 def ratio(weights_UB: NDArray[np.uint8], rows: LabelRows, plan: BootstrapPlan) -> Floats:
-    """The first value's weighted sum over the second's, ``[G, LANES]``; NaN where that is 0."""
+    """Return the ratio of the weighted sums of the first and the second value, ``[G, LANES]``; NaN where the latter is 0."""
     sums_GKVB = _summed(weights_UB, rows, plan, 1).sums_GKVB
     return divided(sums_GKVB[:, 0, 0], sums_GKVB[:, 0, 1])
 
@@ -170,6 +170,6 @@ def _ranked(
 
 
 def divided(above: Any, below: Any) -> Floats:
-    """``above / below``; NaN where that would divide by 0."""
+    """Return ``above / below``; NaN for a division by 0."""
     result: Floats = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)
     return result

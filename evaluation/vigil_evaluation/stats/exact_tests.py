@@ -1,4 +1,4 @@
-"""Is one share of errors larger than another? Exact tests of many pairs of shares at once, and the correction for so many."""
+"""Fisher's exact test of many pairs of error rates at once."""
 
 from typing import NamedTuple
 
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 from vigil_evaluation.metrics import Floats
 
 MAX_TERMS = 100_000
-"""Terms of a tail that are added; what comes after is below any rounding for tables of up to 10**9 items."""
+"""Largest number of terms of a tail; the rest is below rounding error for tables of up to 10**9 items."""
 
 
 class ErrorCounts(NamedTuple):
-    """Items and the errors among them, arrays of one shape; whole numbers, or effective ones of :func:`effective`."""
+    """Numbers of errors and of items, arrays of one shape; integers, or effective numbers rounded to integers."""
 
     errors: NDArray[np.float64]
     items: NDArray[np.float64]
 
 
 def fisher_p_values(some: ErrorCounts, others: ErrorCounts) -> Floats:
-    """One-sided p-values of Fisher's exact test that ``some`` have a larger share of errors than ``others``.
+    """Return one-sided p-values of Fisher's exact test that ``some`` have a higher error rate than ``others``.
 
     Args:
-        some: ``[K]``, whole numbers.
-        others: ``[K]``, the items compared with; none of them are among ``some``.
+        some: ``[K]``, integers.
+        others: ``[K]``, integers; disjoint from ``some``.
 
     Returns:
-        ``[K]``; 1 where ``some`` have no larger a share, which no test would call worse.
+        ``[K]``; 1 where the error rate of ``some`` is not higher.
     """
     from scipy.special import gammaln
 
@@ -44,7 +44,7 @@ def fisher_p_values(some: ErrorCounts, others: ErrorCounts) -> Floats:
     log_first = log_choose(k, x) + log_choose(m - k, n - x) - log_choose(m, n)
     total, term = np.ones(len(asked)), np.ones(len(asked))
     for _ in range(MAX_TERMS):
-        # Past the mean each term of the hypergeometric tail is smaller than the one before.
+        # Beyond the mean, each term of the hypergeometric tail is smaller than the previous one.
         term = term * np.maximum(k - x, 0) * np.maximum(n - x, 0) / ((x + 1) * np.maximum(m - k - n + x + 1, 1))
         total += term
         x = x + 1

@@ -1,8 +1,8 @@
-"""Where a number lies, given how it scatters over bootstrap replicates.
+"""Confidence intervals from bootstrap replicates.
 
-One way for all numbers: percentiles of the replicates, corrected for bias and skewness (BCa, Efron 1987) with a sixth of the
-replicates' skewness for the acceleration, which for a mean is what the jackknife gives. They are replicates themselves, so they
-never leave the number's range. docs/decisions/0009-intervals.md has the coverage measured, and that of the other ways.
+All intervals are bias-corrected and accelerated (BCa, Efron 1987), with a sixth of the replicates' skewness as the acceleration,
+which for a mean equals the jackknife's. The ends are percentiles of the replicates, so they stay within the metric's range.
+docs/decisions/0009-intervals.md reports the measured coverage of this and of other methods.
 """
 
 from statistics import NormalDist
@@ -13,41 +13,42 @@ from numpy.typing import ArrayLike, NDArray
 
 from vigil_evaluation.metrics import Floats
 
-FEWEST = 0.5
-"""The smallest share of the replicates in which a number must be defined for it to have an interval."""
+MIN_DEFINED_SHARE = 0.5
+"""Smallest share of the replicates in which a metric must be defined for it to have an interval."""
 
-FASTEST = 0.05
-"""The largest acceleration: that of a mean over 30 items whose skewness is 1.6."""
+MAX_ACCELERATION = 0.05
+"""Largest acceleration: that of a mean over 30 items whose skewness is 1.6."""
 
-FARTHEST = 1.0
-"""The largest bias that is corrected, in standard deviations."""
+MAX_BIAS = 1.0
+"""Largest bias that is corrected, in standard deviations."""
 
-BESIDE = 0.01
-"""The share of the replicates that may lie on the other side of a number at the end of its range."""
+EDGE_SHARE = 0.01
+"""Largest share of replicates on the other side of an estimate that lies at the end of its range."""
 
-ROUNDING = 1e-6
+FLOAT32_ROUNDING = 1e-6
+"""Relative rounding error of a replicate."""
 
-COLUMNS = 4096
-"""Numbers whose replicates are sorted at once."""
+CHUNK_METRICS = 4096
+"""Number of metrics whose replicates are sorted at once."""
 
 
 class Interval(NamedTuple):
-    """Two numbers between which another lies with a stated confidence."""
+    """Lower and upper end of a confidence interval."""
 
     low: float
     high: float
 
 
 def interval(estimate: float | None, samples_R: ArrayLike, confidence: float) -> Interval | None:
-    """The interval of one number.
+    """Return the interval of one metric.
 
     Args:
-        estimate: the number; ``None`` if it is not defined.
-        samples_R: its replicates, NaN where not defined.
-        confidence: of the interval, such as 0.95.
+        estimate: its value; ``None`` if undefined.
+        samples_R: its replicates, NaN where undefined.
+        confidence: two-sided, such as 0.95.
 
     Returns:
-        ``None`` if the number is not defined, or too few of its replicates are.
+        ``None`` if the metric is undefined, or defined in too few replicates.
     """
     if estimate is None:
         return None
@@ -56,23 +57,23 @@ def interval(estimate: float | None, samples_R: ArrayLike, confidence: float) ->
 
 
 def intervals(estimates: ArrayLike, samples: ArrayLike, confidence: float) -> tuple[Floats, Floats]:
-    """The intervals of many numbers.
+    """Return the intervals of many metrics.
 
     Args:
-        estimates: any shape, NaN where not defined.
-        samples: the replicates, ``[R, ...]``, NaN where not defined.
-        confidence: of each interval.
+        estimates: any shape, NaN where undefined.
+        samples: replicates, ``[R, ...]``, NaN where undefined.
+        confidence: two-sided, of each interval.
 
     Returns:
-        The lower and the upper ends, NaN where there is none; the number itself is always between them.
+        Lower and upper ends, NaN without an interval; the estimate is always between them.
     """
     values, drawn = np.asarray(estimates, np.float64), np.asarray(samples)
     ends = np.full((2, values.size), np.nan)
     flat_E, drawn_RE = values.ravel(), drawn.reshape(len(drawn), values.size)
-    for first in range(0, values.size if len(drawn) else 0, COLUMNS):
-        some = slice(first, first + COLUMNS)
+    for first in range(0, values.size if len(drawn) else 0, CHUNK_METRICS):
+        some = slice(first, first + CHUNK_METRICS)
         defined_E = (~np.isnan(drawn_RE[:, some])).sum(axis=0)
-        kept = first + np.flatnonzero(~np.isnan(flat_E[some]) & (defined_E >= max(FEWEST * len(drawn), 1)))
+        kept = first + np.flatnonzero(~np.isnan(flat_E[some]) & (defined_E >= max(MIN_DEFINED_SHARE * len(drawn), 1)))
         if len(kept):
             ends[:, kept] = _ends(flat_E[kept], drawn_RE[:, kept].T.astype(np.float64), defined_E[kept - first], confidence)
     return ends[0].reshape(values.shape), ends[1].reshape(values.shape)
@@ -83,17 +84,17 @@ def _ends(values_E: Floats, drawn_ER: Floats, defined_E: NDArray[np.int64], conf
 
     drawn_ER.sort(axis=1)  # NaN last
     there_ER = ~np.isnan(drawn_ER)
-    # A replicate that differs by a rounding of float32 alone equals the number, and counts half.
-    rounding_E = ROUNDING * np.maximum(np.abs(values_E), 0.1)
+    # A replicate that differs only by float32 rounding equals the estimate, and counts half.
+    rounding_E = FLOAT32_ROUNDING * np.maximum(np.abs(values_E), 0.1)
     below = sum((drawn_ER < (values_E + side * rounding_E)[:, None]).sum(1) for side in (-1, 1)) / (2 * defined_E)
-    # A number with its replicates on one side lies at the end of its range: there is no bias to correct.
-    inside = np.abs(below - 0.5) < 0.5 - BESIDE
-    bias = np.where(inside, np.clip(ndtri(np.where(inside, below, 0.5)), -FARTHEST, FARTHEST), 0.0)
+    # An estimate with all replicates on one side lies at the end of its range: there is no bias to correct.
+    inside = np.abs(below - 0.5) < 0.5 - EDGE_SHARE
+    bias = np.where(inside, np.clip(ndtri(np.where(inside, below, 0.5)), -MAX_BIAS, MAX_BIAS), 0.0)
     means_E1 = np.where(there_ER, drawn_ER, 0.0).sum(1, keepdims=True) / defined_E[:, None]
     apart_ER = np.where(there_ER, drawn_ER - means_E1, 0.0)
-    spread_E = np.maximum(np.sqrt((apart_ER**2).sum(1) / defined_E), ROUNDING * rounding_E)
+    spread_E = np.maximum(np.sqrt((apart_ER**2).sum(1) / defined_E), FLOAT32_ROUNDING * rounding_E)
     skewness = ((apart_ER / spread_E[:, None]) ** 3).sum(1) / defined_E
-    acceleration = np.clip(skewness / 6, -FASTEST, FASTEST)
+    acceleration = np.clip(skewness / 6, -MAX_ACCELERATION, MAX_ACCELERATION)
     rows, ends = np.arange(len(values_E)), []
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
         moved = bias + NormalDist().inv_cdf(tail)

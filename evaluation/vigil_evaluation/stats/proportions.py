@@ -1,7 +1,7 @@
-"""Shares with intervals: of few, of many, and of items that share what they were made from.
+"""Proportions and means of groups of items, with intervals that account for clustered items.
 
-Items made from one template stand or fall together, so an interval that took them for independent would be too narrow. The
-method that was used stands beside each interval.
+Items generated from one template pass or fail together, so an interval that assumed independence would be too narrow. Each result
+names the method of its interval.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,24 @@ from vigil_evaluation.stats.bootstrap import Resampling, replicate_ratio
 from vigil_evaluation.stats.intervals import Interval, interval
 
 MIN_ITEMS_FOR_WILSON = 40
-"""Below this many items the exact interval is taken in place of Wilson's (Brown, Cai, DasGupta 2001, section 5)."""
+"""Fewest independent items for Wilson's interval; the exact one is used below (Brown, Cai, DasGupta 2001, section 5)."""
 
 MIN_UNITS_FOR_BOOTSTRAP = 60
-"""Below this many units the bootstrap over units is too sure of itself."""
+"""Fewest units for the bootstrap over units, whose intervals are too narrow below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A share of things that are so.
+    """A proportion with its interval.
 
     Attributes:
-        count: how many there are.
-        hits: how many of them are so.
-        value: the share; ``None`` where there are fewer than ``enough``.
-        interval: of the share.
-        method: how the interval was found: ``clopper-pearson`` or ``wilson`` where each stands alone; where several share a unit
-            ``bootstrap of units``, or ``korn-graubard`` where that would be too sure of itself. Items of a single unit have no
-            interval: nothing tells how others would differ.
-        units: how many units they come from (templates, say); ``count`` if each is its own.
+        count: number of items.
+        hits: number of successes.
+        value: the proportion; ``None`` with fewer than ``enough`` items.
+        interval: interval of the proportion; ``None`` for items of a single unit, which do not show how others would differ.
+        method: method of the interval: ``clopper-pearson`` or ``wilson`` for independent items; ``bootstrap of units`` or, with
+            few units, ``korn-graubard`` for items that share units.
+        units: number of units (such as templates); ``count`` if each item is its own unit.
     """
 
     count: int
@@ -48,13 +47,13 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class MeanEstimate:
-    """A mean, and its interval by Student's distribution over units, or their bootstrap where they are many.
+    """A mean with its interval: from Student's distribution over units, or their bootstrap if they are many.
 
     Attributes:
-        count: of how many numbers.
-        value: the mean; ``None`` where there are fewer than ``enough``.
-        interval: of the mean; ``None`` for numbers of a single unit.
-        units: how many units they come from.
+        count: number of values.
+        value: the mean; ``None`` with fewer than ``enough`` values.
+        interval: interval of the mean; ``None`` for values of a single unit.
+        units: number of units.
     """
 
     count: int
@@ -65,32 +64,32 @@ class MeanEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ResamplingUnits:
-    """What is resampled together.
+    """Units that are resampled together.
 
     Attributes:
-        column: the column that says so; ``None`` if each row is its own.
-        codes_N: of each row its unit, from 0 on; ``None`` likewise.
+        column: column of the units; ``None`` if each row is its own unit.
+        codes_N: unit of each row, from 0; ``None`` without a column.
     """
 
     column: str | None = None
     codes_N: NDArray[np.int32] | None = None
 
     def of(self, rows: NDArray[np.int64]) -> "ResamplingUnits":
-        """The units of some rows."""
+        """Return the units of some rows, renumbered from 0."""
         return self if self.codes_N is None else ResamplingUnits(self.column, _numbered(self.codes_N[rows]))
 
 
 def group_proportions(
     hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
 ) -> list[list[Proportion]]:
-    """The share of hits in each group and column.
+    """Return the proportion of successes in each group and column.
 
     Args:
-        hits_NK: 1 for a hit, 0 for none, NaN for what is not counted.
-        codes_N: of each row its group, -1 for none.
-        groups: how many groups there are.
-        units: what is resampled together.
-        spec: says how many are enough, and what intervals are wanted.
+        hits_NK: 1 for a success, 0 for a failure, NaN for values that do not count.
+        codes_N: group of each row, -1 for none.
+        groups: number of groups.
+        units: units that are resampled together.
+        spec: settings of the intervals, and the fewest items.
 
     Returns:
         ``[groups][K]``.
@@ -117,10 +116,10 @@ def group_proportions(
     return made
 
 
-def _interval(  # noqa: PLR0917 (facts of one cell)
+def _interval(  # noqa: PLR0917 (counts of one cell)
     hits: int, count: int, units: int, spread: float, samples_R: NDArray[np.float32] | None, spec: EvaluationSpec
 ) -> tuple[str | None, Interval | None]:
-    """The method and what it finds; nothing where there are too few, or no intervals are wanted."""
+    """Return the method and its interval; ``None`` for too few items, or without intervals."""
     if count < spec.enough or spec.replicates == 0:
         return None, None
     if units == count and count < MIN_ITEMS_FOR_WILSON:
@@ -138,7 +137,7 @@ def _interval(  # noqa: PLR0917 (facts of one cell)
 def group_means(
     values_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
 ) -> list[list[MeanEstimate]]:
-    """The mean of the values in each group and column, ``[groups][K]``; see :func:`shares` for the arguments."""
+    """Return the mean of each group and column, ``[groups][K]``; see :func:`group_proportions` for the arguments."""
     counted_NK = ~np.isnan(values_NK)
     known_NK, filled_NK = counted_NK.astype(np.float64), np.nan_to_num(values_NK)
     counts_GK, sums_GK = (_sums(values, codes_N, groups) for values in (known_NK, filled_NK))
@@ -165,7 +164,7 @@ def group_means(
 
 
 def _student(value: float, count: int, units: int, spread: float, confidence: float) -> Interval:
-    """Of a mean over units of different sizes, by the linearised variance of a ratio (Cochran 1977, section 11.7)."""
+    """Return the interval of a mean over units, by the linearised variance of a ratio (Cochran 1977, section 11.7)."""
     from scipy.special import stdtrit
 
     half = float(stdtrit(units - 1, 0.5 + confidence / 2)) * (units / (units - 1) * spread) ** 0.5 / count
@@ -173,7 +172,7 @@ def _student(value: float, count: int, units: int, spread: float, confidence: fl
 
 
 def _sums(values_NK: Floats, codes_N: NDArray[np.int32], groups: int) -> Floats:
-    """The sum of each column in each group, ``[groups, K]``."""
+    """Return the sum of each column in each group, ``[groups, K]``."""
     inside_N = codes_N >= 0
     inside_NK = values_NK[inside_N]
     columns: Sequence[Floats] = [np.bincount(codes_N[inside_N], one_N, groups).astype(np.float64) for one_N in inside_NK.T]
@@ -183,7 +182,7 @@ def _sums(values_NK: Floats, codes_N: NDArray[np.int32], groups: int) -> Floats:
 def _units(
     hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], Floats]:
-    """How many units the counted rows of each group and column come from, and how far those differ, ``[groups, K]`` each."""
+    """Return the number of units and their sum of squared deviations, for each group and column, ``[groups, K]`` each."""
     found_GK, spread_GK = np.zeros((groups, hits_NK.shape[1]), np.int64), np.zeros((groups, hits_NK.shape[1]))
     size = int(units_N.max(initial=0)) + 1
     for k, hits_N in enumerate(hits_NK.T):

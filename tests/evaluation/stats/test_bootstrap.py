@@ -163,9 +163,9 @@ def test_replicates_do_not_depend_on_what_is_asked_beside_them(monkeypatch: pyte
     codes = [np.zeros(300, np.int32), random.integers(-1, 4, 300).astype(np.int32), random.integers(0, 2, 300).astype(np.int32)]
     resampling = Resampling(200, 9)
     full = replicate(targets, probabilities, codes, points(3), resampling)
-    for threads, memory in ((1, bootstrap.MEMORY), (3, bootstrap.MEMORY), (2, 1)):
+    for threads, memory in ((1, bootstrap.MEMORY_BYTES), (3, bootstrap.MEMORY_BYTES), (2, 1)):
         monkeypatch.setattr(bootstrap, "_threads", lambda threads=threads: threads)
-        monkeypatch.setattr(bootstrap, "MEMORY", memory)
+        monkeypatch.setattr(bootstrap, "MEMORY_BYTES", memory)
         same(full.samples, replicate(targets, probabilities, codes, points(3), resampling).samples)
     part = replicate(targets[:, 1:2], probabilities[:, 1:2], codes[1:2], points(1), resampling)
     same({name: values[:, 1:5, 1:2] for name, values in full.samples.items()}, part.samples)
