@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes of tests share two cores: more threads than that only wait for each other.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo test check tests prove bench constraints clean
+.PHONY: help setup demo test check docs tests prove bench constraints clean
 
 help: ## say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,16 @@ demo: $(READY) ## do the main job end to end on the embedded data (under ten min
 
 test: check tests ## check the code, then run every test
 
-check: $(READY) ## lint, types, and which package may import which
+check: $(READY) ## lint, types, import contracts, and the documentation's links
 	ruff check . slurm/dev-cluster
 	ruff format --check . slurm/dev-cluster
 	mypy
 	lint-imports
+	$(MAKE) --no-print-directory docs
+
+docs: $(READY) ## build the documentation into site/; broken links are errors
+	@# Without -q, which hides warnings from --strict.
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 tests: $(READY) ## run every test
 	pytest -n $(TEST_WORKERS) --dist worksteal
@@ -44,4 +49,4 @@ constraints: $(READY) ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## remove the environment and the caches; runs and datasets stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis site
