@@ -3,16 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import fisher_exact
 
 from vigil_evaluation.slices.discovery import Condition, discover_slices
 from vigil_evaluation.slices.grouping import TableColumns
-from vigil_evaluation.stats.binomial import design_effect
 from vigil_evaluation.stats.bootstrap import Resampling
-from vigil_evaluation.stats.exact_tests import ErrorCounts, fisher_p_values
-from vigil_evaluation.stats.multiple_testing import holm
 
 COLUMNS = ("language", "presence", "market", "kind")
 NO_INTERVALS = Resampling(replicates=0)
@@ -32,54 +26,6 @@ def traffic(random: np.random.Generator, rows: int, authors: int = 0) -> pa.Tabl
             "author": author,
         }
     )
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_p_values_are_fishers(seed):
-    random = np.random.default_rng(seed)
-    items, others = random.integers(1, 60, 5), random.integers(1, 300, 5)
-    errors, wrong = random.integers(0, items + 1), random.integers(0, others + 1)
-    found = fisher_p_values(ErrorCounts(errors, items), ErrorCounts(wrong, others))
-    for e, n, w, m, p in zip(errors, items, wrong, others, found, strict=True):
-        peer = fisher_exact([[e, n - e], [w, m - w]], alternative="greater").pvalue
-        assert p == (pytest.approx(peer, rel=1e-9, abs=1e-14) if e * m > w * n else 1)
-
-
-def test_p_values_of_large_tables():
-    found = fisher_p_values(
-        ErrorCounts(np.array([2_150, 90_000]), np.array([20_000, 300_000])),
-        ErrorCounts(np.array([100_000] * 2), np.array([10**6] * 2)),
-    )
-    peers = [
-        fisher_exact([[e, n - e], [10**5, 9 * 10**5]], alternative="greater").pvalue
-        for e, n in ((2150, 20_000), (90_000, 300_000))
-    ]
-    assert found[0] == pytest.approx(peers[0], rel=1e-6)
-    assert found[1] == peers[1] == 0
-
-
-@given(st.lists(st.floats(0, 1), max_size=20))
-def test_holm_rejects_as_its_steps_do(p_values):
-    found = holm(np.array(p_values))
-    for level in (0.01, 0.05, 0.5):
-        rejected, left = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
-        while left and p_values[left[0]] * len(left) <= level:
-            rejected.add(left.pop(0))
-        assert set(np.flatnonzero(found <= level).tolist()) == rejected
-
-
-def test_the_design_effect_is_the_ratio_of_variances():
-    random = np.random.default_rng(0)
-    # Units of 10 items that err alike in 4 of 10 cases: 1 + (10 - 1) * 0.4 by Kish's formula.
-    effects = []
-    for _ in range(200):
-        alike = random.random((100, 1)) < 0.4
-        errors = np.where(alike, random.random((100, 1)) < 0.2, random.random((100, 10)) < 0.2).sum(axis=1)
-        effects.append(design_effect(errors, np.full(100, 10)))
-    assert np.mean(effects) == pytest.approx(4.6, rel=0.05)
-    assert design_effect([1, 0, 0], [1, 1, 1]) == pytest.approx(1.0, abs=0.5)
-    assert design_effect([4], [9]) == float("inf")
-    assert design_effect([0, 0], [5, 5]) == design_effect([5, 5, 0], [5, 5, 0]) == 5
 
 
 @pytest.mark.prove

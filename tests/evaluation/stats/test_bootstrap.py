@@ -269,7 +269,8 @@ import sys, numpy as np
 import vigil_evaluation.stats.bootstrap as b
 assert "numba" not in sys.modules and "scipy" not in sys.modules, "heavy imports wait until they are needed"
 t = np.tile([0.0, 1.0], 20)[:, None]
-found = b.replicate(t, t * 0.5 + 0.2, [np.zeros(40, np.int32)], b.MetricParameters(0.1, 0.9, np.array([0.5])), b.Resampling(8), ("brier",))
+parameters = b.MetricParameters(0.1, 0.9, np.array([0.5]))
+found = b.replicate(t, t * 0.5 + 0.2, [np.zeros(40, np.int32)], parameters, b.Resampling(8), ("brier",))
 assert found.samples["brier"].shape == (8, 1, 1)
 """
 

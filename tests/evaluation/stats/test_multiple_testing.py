@@ -11,7 +11,7 @@ from vigil_evaluation.comparison.alignment import ScoredModel
 from vigil_evaluation.comparison.compare import compare
 from vigil_evaluation.comparison.results import ReleaseGate
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_evaluation.stats.multiple_testing import CellStatistics, cell_statistics, step_down
+from vigil_evaluation.stats.multiple_testing import CellStatistics, cell_statistics, holm, step_down
 
 
 def test_flips_that_all_go_one_way_count_as_in_the_exact_test():
@@ -188,3 +188,13 @@ def test_a_regression_in_a_slice_of_two_percent_is_caught(proofs):
             print(f"\n{items} items, recall there {np.mean(loss):.2f} lower: {named} caught, {elsewhere} elsewhere")
     assert caught[10_000, 1.5] >= 0.95 * repetitions
     assert caught[20_000, 1.5] >= 0.95 * repetitions
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_rejects_what_its_steps_reject(p_values):
+    found = holm(np.array(p_values))
+    for level in (0.01, 0.05, 0.5):
+        rejected, left = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+        while left and p_values[left[0]] * len(left) <= level:
+            rejected.add(left.pop(0))
+        assert set(np.flatnonzero(found <= level).tolist()) == rejected
