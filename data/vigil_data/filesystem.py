@@ -10,6 +10,7 @@ Example:
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -114,6 +115,15 @@ def replaced_folder(to: Path, *, replaces: Callable[[Path], bool] = lambda _: Fa
             former.rename(to)
         remove(partial)
         remove(former)
+
+
+def recover_file(path: Path) -> None:
+    """Remove temporary files that a kill during :func:`replaced_file` left.
+
+    Call it only under a lock that excludes other writers of ``path``.
+    """
+    for partial in path.parent.glob(f".{glob.escape(path.stem)}.????????.partial{path.suffix}"):
+        remove(partial)
 
 
 def recover_folder(to: Path) -> None:

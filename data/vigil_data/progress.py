@@ -107,7 +107,7 @@ class Progress:
         """Rate, detail, and the time left or spent."""
         seconds = time.monotonic() - self._start
         rate = ((self._done or 0) - self._first) / seconds if seconds > 0 else 0.0
-        parts = [f"{rate:.3g} {self._task_unit}/s"] if rate > 0 else []
+        parts = [f"{rate:,.0f} {self._task_unit}/s" if rate >= 100 else f"{rate:.3g} {self._task_unit}/s"] if rate > 0 else []
         parts += [self._detail] if self._detail else []
         if self._total is not None and rate > 0:
             parts.append(f"{_clock((self._total - (self._done or 0)) / rate)} left")

@@ -86,6 +86,13 @@ def test_recover_folder_after_a_kill_between_the_renames(tmp_path: Path, at: str
     assert names(tmp_path) == ["folder"]
 
 
+def test_recover_file_removes_only_its_own_temporary_files(tmp_path: Path) -> None:
+    for name in ("a.parquet", ".a.0123abcd.partial.parquet", ".a.b.0123abcd.partial.parquet", ".a.0123abcd.partial.json"):
+        (tmp_path / name).write_text("x")
+    filesystem.recover_file(tmp_path / "a.parquet")
+    assert names(tmp_path) == [".a.0123abcd.partial.json", ".a.b.0123abcd.partial.parquet", "a.parquet"]
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -1,16 +1,16 @@
-"""Why a request is not answered with decisions: a status and one line, which never repeats what the request holds."""
+"""Request errors: an HTTP status and one line, which never repeats content of the request."""
 
 from collections.abc import Mapping
 
 
 class RequestError(Exception):
-    """A request that gets an error for an answer.
+    """A request that is answered with an error.
 
     Args:
-        status: HTTP's status.
-        line: what, where and the mend, in one line without content.
+        status: HTTP status.
+        line: what is wrong, where, and how to fix it; one line without content of the request.
         reason: one word for the metrics.
-        headers: further headers of the answer.
+        headers: additional headers of the response.
     """
 
     def __init__(self, status: int, line: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
@@ -19,25 +19,25 @@ class RequestError(Exception):
 
 
 def malformed(line: str) -> RequestError:
-    """The body is not of its content type at all."""
+    """Return the error for a body that does not match its content type (400)."""
     return RequestError(400, line, "malformed")
 
 
 def invalid(line: str) -> RequestError:
-    """The body can be read and does not say what is asked for."""
+    """Return the error for a readable body with missing or wrong values (422)."""
     return RequestError(422, line, "invalid")
 
 
 def too_large(line: str) -> RequestError:
-    """The request holds more than a limit allows."""
+    """Return the error for a request that exceeds a limit (413)."""
     return RequestError(413, line, "too_large")
 
 
 def busy(line: str) -> RequestError:
-    """The server has enough to do; the client is to come again."""
+    """Return the error for a request that the server has no room for; the client may retry after a second (429)."""
     return RequestError(429, line, "busy", {"Retry-After": "1"})
 
 
 def unavailable(line: str, reason: str) -> RequestError:
-    """The server is loading or stopping."""
+    """Return the error for a server that is loading or stopping (503)."""
     return RequestError(503, line, reason, {"Retry-After": "5"})

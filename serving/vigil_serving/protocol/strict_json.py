@@ -1,4 +1,4 @@
-"""JSON without its traps: no duplicate keys, no NaN, no numbers beyond a float, no lone surrogates, no bottomless nesting."""
+"""Strict JSON: no duplicate keys, NaN, numbers beyond a float, lone surrogates or unbounded nesting."""
 
 import json
 import math
@@ -15,10 +15,10 @@ def loads(data: bytes, what: str = "the body") -> Any:
 
     Args:
         data: UTF-8.
-        what: its name in the message.
+        what: name of the data in error messages.
 
     Raises:
-        RequestError: 400, if it is not JSON or falls into one of the traps; the message says where, not what is there.
+        RequestError: 400, if it is not strict JSON; the message gives the place, not the content.
     """
     try:
         text = data.decode("utf-8")
@@ -28,35 +28,35 @@ def loads(data: bytes, what: str = "the body") -> Any:
     except UnicodeDecodeError as error:
         raise malformed(f"{what} is not UTF-8 at byte {error.start}") from None
     except UnicodeEncodeError:
-        raise malformed(f"{what} holds half of a surrogate pair, which is no character") from None
+        raise malformed(f"{what} has a lone surrogate, which is not a character") from None
     except RecursionError:
         raise malformed(f"{what} is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise malformed(f"{what} is not JSON at line {error.lineno} column {error.colno}") from None
-    except _TrapError as error:
+    except _NotStrictError as error:
         raise malformed(f"{what} {error}") from None
-    except ValueError:  # an integer of more digits than Python reads
-        raise malformed(f"{what} holds a number that is too long") from None
+    except ValueError:  # an integer with more digits than Python reads
+        raise malformed(f"{what} has a number that is too long") from None
     return value
 
 
-class _TrapError(ValueError):
-    """What parses as JSON in Python and should not."""
+class _NotStrictError(ValueError):
+    """JSON that Python accepts and the standard does not, or that is ambiguous."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise _TrapError("holds the same key twice in one object")
+        raise _NotStrictError("has the same key twice in one object")
     return made
 
 
 def _no_constant(_: str) -> None:
-    raise _TrapError("holds NaN or Infinity, which JSON does not have")
+    raise _NotStrictError("has NaN or Infinity, which are not JSON")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise _TrapError("holds a number beyond the range of a float")
+        raise _NotStrictError("has a number beyond the range of a float")
     return value

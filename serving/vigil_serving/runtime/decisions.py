@@ -1,4 +1,4 @@
-"""From the graphs' probabilities to decisions: calibration, thresholds, policy, and the evidence for each."""
+"""Decisions from the graphs' probabilities: calibration, thresholds, policy, and the evidence for each decision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -7,22 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_data.items import Modality, presence
+from vigil_data.items import Modality
 from vigil_data.loading.packing import Packed, Span
+from vigil_data.presence import presence_of_segments
 from vigil_evaluation.policy.compiled_policy import Reason
-from vigil_serving.bundle.load import Bundle
-from vigil_serving.runtime.onnx_sessions import Scores
+from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.runtime.onnx_sessions import GraphOutputs
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """How much one segment weighed in the decision for one label.
+class SegmentEvidence:
+    """Attention weight of one segment for one label.
 
     Attributes:
         label: the label.
         modality: the segment's modality.
-        span: which text, image or sound, and where in it (characters or seconds).
-        weight: share of the item's evidence for the label, in [0, 1]; an item's weights and its prior's add up to 1.
+        span: index of the text, image or sound, and the segment's place in it (characters or seconds).
+        weight: share of the item's evidence for the label, in [0, 1]; the weights of an item and of its prior sum to 1.
     """
 
     label: str
@@ -33,18 +34,18 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the model says of one item.
+    """Decision on one item.
 
     Attributes:
         id: the item's id.
         probabilities: label to calibrated probability; empty if the item could not be decoded.
         labels: the labels whose probability reaches their threshold.
-        presence: the modalities that the item has, such as ``text+image``.
-        action: what the bundle's policy does with the item; ``None`` without a policy, or if the item could not be decoded.
-        review: whether the policy sends the item to people, beside or instead of an action.
-        reasons: why the policy does so, the decisive one first.
-        evidence: for each decided label its segments, heaviest first.
-        cut: segments beyond the bundle's limits (passages, images, windows) that were left out.
+        presence: the item's modalities, such as ``text+image``.
+        action: action of the bundle's policy; ``None`` without a policy, or if the item could not be decoded.
+        review: whether the policy sends the item to human review, in addition to the action or in place of one.
+        reasons: why the policy acts, the decisive reason first.
+        evidence: segments for each decided label, largest weight first.
+        cut: segments (passages, images, windows) left out because of the bundle's limits.
         error: why the item could not be decoded; ``None`` if it could.
     """
 
@@ -55,55 +56,57 @@ class Decision:
     action: str | None = None
     review: bool = False
     reasons: tuple[Reason, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[SegmentEvidence, ...] = ()
     cut: int = 0
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the decision as a JSON-serializable dictionary."""
         return asdict(self)
 
 
-class Calibrated(NamedTuple):
-    """Calibrated probabilities ``[N, L]``, float32, and of each item the modalities that it has."""
+class CalibratedBatch(NamedTuple):
+    """Calibrated probabilities float32 ``[N, L]``, and the presence of each item, such as ``text+image``."""
 
     probabilities_NL: NDArray[np.float32]
     presence: list[str]
 
 
-def calibrate(bundle: Bundle, raw_NL: NDArray[np.floating], packed: Packed, columns: Sequence[Mapping[str, Any]]) -> Calibrated:
-    """Turn the graphs' probabilities into those that thresholds and policy speak of.
+def calibrate(
+    bundle: ExportedModel, raw_NL: NDArray[np.floating], packed: Packed, columns: Sequence[Mapping[str, Any]]
+) -> CalibratedBatch:
+    """Calibrate the graphs' probabilities; thresholds and policy apply to calibrated probabilities.
 
     Args:
-        bundle: says how.
-        raw_NL: what the graphs gave.
-        packed: the batch; tells which modalities each item has.
-        columns: of each item, what is known of it beside its media.
+        bundle: holds the calibration.
+        raw_NL: probabilities from the graphs, ``[N, L]``.
+        packed: the batch of N items.
+        columns: columns of each item, such as its language.
 
     Returns:
-        The calibrated probabilities in float32, as everything that decides has them, and the presence of each item.
+        Probabilities in float32, the precision in which every consumer compares them with thresholds.
     """
-    present = _presence(packed)
+    present = presence_of_segments(len(packed.ids), {m: segments.item for m, segments in packed.segments.items()})
     by = bundle.calibrated.calibration.by
     groups: list[str | None] | None = None
     if by == "presence":
         groups = list(present)
     elif by is not None:
         groups = [None if known.get(by) is None else str(known[by]) for known in columns]
-    return Calibrated(bundle.calibrated.calibration.apply(raw_NL.astype(np.float64), groups).astype(np.float32), present)
+    return CalibratedBatch(bundle.calibrated.calibration.apply(raw_NL.astype(np.float64), groups).astype(np.float32), present)
 
 
-def decide(packed: Packed, scores: Scores, bundle: Bundle, columns: Sequence[Mapping[str, Any]]) -> list[Decision]:
-    """Turn a batch's scores into decisions, with the evidence for every decided label and every reason of the policy.
+def decide(packed: Packed, scores: GraphOutputs, bundle: ExportedModel, columns: Sequence[Mapping[str, Any]]) -> list[Decision]:
+    """Decide a batch, with evidence for every decided label and every reason of the policy.
 
     Args:
-        packed: the batch that was scored.
-        scores: its scores.
+        packed: the batch of N items.
+        scores: outputs of the graphs for the batch.
         bundle: holds calibration, thresholds and policy.
-        columns: of each item, what is known of it beside its media (market, language, …).
+        columns: columns of each item (market, language, …).
     """
     probabilities_NL, present = calibrate(bundle, scores.probabilities_NL, packed, columns)
-    labels, verdicts = bundle.signature.labels, None
+    labels, verdicts = bundle.labels, None
     if bundle.policy is not None:
         verdicts = bundle.policy.decide(probabilities_NL, labels, present, [known.get("market") for known in columns])
     decisions = []
@@ -114,28 +117,20 @@ def decide(packed: Packed, scores: Scores, bundle: Bundle, columns: Sequence[Map
         if verdicts is not None:
             verdict = verdicts[row]
             decision = replace(decision, action=verdict.action, review=verdict.review, reasons=verdict.reasons)
-        told = dict.fromkeys([*decided, *(reason.label for reason in decision.reasons)])
+        explained = dict.fromkeys([*decided, *(reason.label for reason in decision.reasons)])
         decisions.append(
-            replace(decision, evidence=_evidence(packed, scores, row, [(labels.index(name), name) for name in told]))
+            replace(decision, evidence=_evidence(packed, scores, row, [(labels.index(name), name) for name in explained]))
         )
     return decisions
 
 
-def _evidence(packed: Packed, scores: Scores, row: int, of: Sequence[tuple[int, str]]) -> tuple[Evidence, ...]:
-    """The segments of one item that weighed for labels, label by label, the heaviest first."""
+def _evidence(packed: Packed, scores: GraphOutputs, row: int, of: Sequence[tuple[int, str]]) -> tuple[SegmentEvidence, ...]:
+    """Evidence of one item in the order of the labels ``of`` (column, name), largest weight first."""
     found = [
-        Evidence(label, modality, packed.segments[modality].spans[segment], float(weights_SL[segment, column]))
+        SegmentEvidence(label, modality, packed.segments[modality].spans[segment], float(weights_SL[segment, column]))
         for column, label in of
         for modality, weights_SL in scores.evidence.items()
         for segment in np.flatnonzero(packed.segments[modality].item == row)
     ]
     position = {label: place for place, (_, label) in enumerate(of)}
     return tuple(sorted(found, key=lambda e: (position[e.label], -e.weight)))
-
-
-def _presence(packed: Packed) -> list[str]:
-    has: list[list[str]] = [[] for _ in packed.ids]
-    for modality, segments in packed.segments.items():
-        for row in np.unique(segments.item):
-            has[row].append(modality)
-    return [presence(modalities) for modalities in has]

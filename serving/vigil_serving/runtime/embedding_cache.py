@@ -1,7 +1,8 @@
-"""From media to their encoders' tokens: decoded as a stream, encoded in runs of similar length, and remembered.
+"""Streaming encoding of media, and a cache of their embeddings.
 
-A window of sound is dropped as soon as it is encoded, so an hour holds no more than one run of windows. A medium that is seen
-again, in the same call or a later one, is neither decoded nor encoded again: spam, samples and covers repeat.
+Media are decoded as a stream and encoded in runs of similar length. An audio window is dropped once it is encoded, so memory
+holds one run of windows however long the audio is. A medium that appears again, in the same call or in a later one, is neither
+decoded nor encoded again: spam, samples and covers repeat.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ Key = tuple[Modality, bytes]
 
 
 @dataclass(slots=True)
-class Medium:
-    """One text, picture or sound on its way through its encoder.
+class EncodedMedium:
+    """Segments of one text, image or sound, and their embeddings.
 
     Attributes:
-        spans: where its segments lie; of index 0, for it may be part of several items.
-        tokens: of each segment ``[P, D]``; ``None`` while it waits.
-        limit: the most segments that were taken of it.
-        cut: segments beyond the limit that were left out.
+        limit: maximum number of segments that were read.
+        spans: place of each segment; the index is 0, since a medium may belong to several items.
+        tokens: embedding ``[P, D]`` of each segment; ``None`` until it is encoded.
+        cut: segments left out because of the limit.
     """
 
     limit: int
@@ -39,116 +40,116 @@ class Medium:
     tokens: list[NDArray[np.float32] | None] = field(default_factory=list)
     cut: int = 0
 
-    def serves(self, limit: int) -> bool:
-        """Whether it is what another ``limit`` would have made of it."""
+    def matches(self, limit: int) -> bool:
+        """Whether reading the medium with ``limit`` would give the same segments."""
         return limit == self.limit or (self.cut == 0 and len(self.spans) <= limit)
 
 
-class Embedded(NamedTuple):
-    """An item's media by modality, in order; they are complete once :meth:`Gathering.finish` was called."""
+class EncodedItem(NamedTuple):
+    """Media of an item by modality, in order; their tokens are complete after :meth:`MediaEncoder.finish`."""
 
-    media: Mapping[Modality, list[Medium]]
+    media: Mapping[Modality, list[EncodedMedium]]
 
     @property
     def cut(self) -> int:
-        """Segments that were left out."""
+        """Segments left out because of limits."""
         return sum(medium.cut for media in self.media.values() for medium in media)
 
     def spans(self, modality: Modality) -> list[Span]:
-        """The item's segments of a modality."""
+        """Return the place of each segment of a modality."""
         return [replace(s, index=index) for index, medium in enumerate(self.media.get(modality, ())) for s in medium.spans]
 
     def tokens(self, modality: Modality) -> list[NDArray[np.float32]]:
-        """Of each segment ``[P, D]``."""
+        """Return the embedding ``[P, D]`` of each segment of a modality."""
         return [token for medium in self.media.get(modality, ()) for token in medium.tokens if token is not None]
 
 
-class Cache:
-    """Media that were encoded, the least recently used forgotten first; safe to share between threads.
+class EmbeddingCache:
+    """Least-recently-used cache of encoded media; safe to share between threads.
 
     Args:
-        most: bytes of tokens that are held; 0 holds nothing.
+        max_bytes: maximum size of the embeddings; 0 caches nothing.
 
     Attributes:
-        hits: media that were found.
-        misses: media that were not.
+        hits: lookups that found the medium.
+        misses: lookups that did not.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.hits = self.misses = 0
-        self._most, self._bytes = most, 0
-        self._media: OrderedDict[Key, Medium] = OrderedDict()
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._media: OrderedDict[Key, EncodedMedium] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Key, limit: int) -> Medium | None:
-        """Look up a medium of which at most ``limit`` segments are wanted."""
+    def get(self, key: Key, limit: int) -> EncodedMedium | None:
+        """Look up a medium read with at most ``limit`` segments."""
         with self._lock:
             medium = self._media.get(key)
-            if medium is None or not medium.serves(limit):
+            if medium is None or not medium.matches(limit):
                 self.misses += 1
                 return None
             self.hits += 1
             self._media.move_to_end(key)
             return medium
 
-    def put(self, key: Key, medium: Medium) -> None:
-        """Remember a medium whose segments are all encoded."""
+    def put(self, key: Key, medium: EncodedMedium) -> None:
+        """Add a medium whose segments are all encoded."""
         with self._lock:
-            if _size(medium) > self._most:
+            if _size(medium) > self._max_bytes:
                 return
             if (former := self._media.pop(key, None)) is not None:
                 self._bytes -= _size(former)
             self._media[key] = medium
             self._bytes += _size(medium)
-            while self._bytes > self._most:
+            while self._bytes > self._max_bytes:
                 self._bytes -= _size(self._media.popitem(last=False)[1])
 
 
-class Gathering:
-    """The media of one call; not to be shared between threads.
+class MediaEncoder:
+    """Decoder and encoder of the media of one call; not to be shared between threads.
 
     Args:
-        decoder: of the bundle.
+        decoder: the bundle's decoder.
         sessions: the bundle's graphs.
-        cache: what is remembered from other calls.
+        cache: media encoded in other calls.
     """
 
-    def __init__(self, decoder: Decoder, sessions: Sessions, cache: Cache) -> None:
+    def __init__(self, decoder: Decoder, sessions: Sessions, cache: EmbeddingCache) -> None:
         self._decoder, self._sessions, self._cache = decoder, sessions, cache
-        self._met: dict[Key, Medium] = {}
-        self._waiting: dict[Modality, list[tuple[Medium, int, Mapping[str, NDArray[np.generic]]]]] = {}
+        self._seen: dict[Key, EncodedMedium] = {}
+        self._waiting: dict[Modality, list[tuple[EncodedMedium, int, Mapping[str, NDArray[np.generic]]]]] = {}
 
-    def add(self, item: Item) -> Embedded:
-        """Decode an item's media that are not known yet; encoders run whenever there is enough for one run.
+    def add(self, item: Item) -> EncodedItem:
+        """Decode the item's media that are not cached; encoders run as soon as one run is full.
 
         Raises:
-            Undecodable: one of its media cannot be decoded.
+            Undecodable: if one of the media cannot be decoded.
         """
-        media: dict[Modality, list[Medium]] = {}
+        media: dict[Modality, list[EncodedMedium]] = {}
         for modality, limit in self._decoder.limits.items():
             left = limit
             for index, payload in enumerate(getattr(item, modality)):
                 medium = self._medium(modality, payload, index, left)
                 left -= len(medium.spans)
                 media.setdefault(modality, []).append(medium)
-        return Embedded(media)
+        return EncodedItem(media)
 
     def finish(self) -> None:
-        """Encode everything that waits, and remember it."""
+        """Encode all waiting segments and add the media to the cache."""
         for modality in list(self._waiting):
             self._encode(modality)
-        for key, medium in self._met.items():
+        for key, medium in self._seen.items():
             self._cache.put(key, medium)
-        self._met.clear()
+        self._seen.clear()
 
-    def _medium(self, modality: Modality, payload: str | bytes, index: int, limit: int) -> Medium:
+    def _medium(self, modality: Modality, payload: str | bytes, index: int, limit: int) -> EncodedMedium:
         content = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
         key = (modality, hashlib.sha256(content).digest())
-        if (met := self._met.get(key)) is not None and met.serves(limit):
-            return met
-        if (known := self._cache.get(key, limit)) is not None:
-            return known
-        medium = Medium(limit)
+        if (seen := self._seen.get(key)) is not None and seen.matches(limit):
+            return seen
+        if (cached := self._cache.get(key, limit)) is not None:
+            return cached
+        medium = EncodedMedium(limit)
         waiting = self._waiting.setdefault(modality, [])
         segments = self._decoder.segments(modality, payload, index, limit)
         try:
@@ -157,7 +158,7 @@ class Gathering:
                 waiting.append((medium, len(medium.spans), arrays))
                 medium.spans.append(replace(span, index=0))
                 medium.tokens.append(None)
-                # Texts wait for each other, since those of like length go well together, and they are small.
+                # Texts are small and wait for each other, so that texts of similar length are encoded together.
                 if modality != "text" and len(waiting) >= RUN_LIMITS[modality]:
                     self._encode(modality)
         except StopIteration as end:
@@ -165,7 +166,7 @@ class Gathering:
         except Undecodable:
             waiting[:] = [entry for entry in waiting if entry[0] is not medium]
             raise
-        self._met[key] = medium
+        self._seen[key] = medium
         return medium
 
     def _encode(self, modality: Modality) -> None:
@@ -176,11 +177,11 @@ class Gathering:
         packed = pack([DecodedItem("", {modality: segments}, np.empty(0, np.float32), {})]).segments[modality]
         tokens_SPD = encode(self._sessions.encoders[modality], packed, RUN_LIMITS[modality])
         for (medium, place, _), tokens_PD in zip(waiting, tokens_SPD, strict=True):
-            # A copy: a view would keep the whole run for as long as the cache keeps one of its segments.
+            # A copy: a view would keep the full run in memory for as long as the cache keeps one of its segments.
             medium.tokens[place] = tokens_PD.copy()
         waiting.clear()
 
 
-def _size(medium: Medium) -> int:
-    """Bytes that a medium takes, its key and the bookkeeping of Python included, roughly."""
+def _size(medium: EncodedMedium) -> int:
+    """Approximate size in bytes, including the key and Python objects."""
     return 500 + sum(300 + token.nbytes for token in medium.tokens if token is not None)

@@ -1,7 +1,12 @@
-"""A bundle, ready to decide, with numpy, ONNX Runtime, tokenizers, Pillow, soundfile and soxr alone.
+"""Scorer: a bundle's decisions with only numpy, ONNX Runtime, tokenizers, Pillow, soundfile and soxr.
 
 Each encoder runs on the segments that exist, sorted by length in runs of bounded size, and the fusion graph joins them per item:
 an item pays only for what it has.
+
+Example:
+    >>> scorer = Scorer("bundles/demo")
+    >>> [decision] = scorer.score([{"id": "42", "text": ["call now"], "market": "de"}])
+    >>> decision.probabilities, decision.labels, decision.action
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,46 +21,45 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Packed, PackedSegments
-from vigil_serving.bundle.load import Bundle, read_checked
-from vigil_serving.runtime.decisions import Decision, Evidence, decide
-from vigil_serving.runtime.embedding_cache import Cache, Embedded, Gathering
-from vigil_serving.runtime.onnx_sessions import Scores, Sessions, fuse, open_sessions
+from vigil_serving.bundle.load import Bundle, ExportedModel, load_bundle
+from vigil_serving.runtime.decisions import Decision, decide
+from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedItem, MediaEncoder
+from vigil_serving.runtime.onnx_sessions import GraphOutputs, Sessions, fuse, open_sessions
 
-__all__ = ["Decision", "Evidence", "Scorer", "item_of"]
-
-GATHER_ITEMS = 256
-"""Items whose segments are encoded together, so that texts of like length meet."""
-GATHER_TOKENS = 8192
-"""Tokens of all modalities at which no more items are gathered."""
-FUSION_ITEMS = 64
-FUSION_TOKENS = 2048
-"""Fusion's attention is quadratic in the tokens of a batch: 2048 squared times a few heads stays under 100 MB."""
+MAX_ENCODE_ITEMS = 256
+"""Items whose segments are encoded together, so that texts of similar length share a run."""
+MAX_ENCODE_TOKENS = 8192
+"""Tokens of all modalities after which no more items are added."""
+MAX_FUSION_ITEMS = 64
+MAX_FUSION_TOKENS = 2048
+"""Attention in fusion is quadratic in the tokens of a batch: 2048² times a few heads stays under 100 MB."""
 
 
-class _Member(NamedTuple):
-    """An item that could be decoded, its place among all, and the tokens that fusion holds for it."""
+class _DecodedItem(NamedTuple):
+    """Decoded item, its position among all items, and its number of tokens in fusion."""
 
     place: int
     item: Item
-    embedded: Embedded
+    encoded: EncodedItem
     size: int
 
 
 class Scorer:
-    """A bundle, ready to decide; safe to use from several threads at once.
+    """A loaded bundle that decides items; safe to use from several threads at once.
 
     Args:
-        bundle: a bundle's folder, whose hashes are recomputed; or a bundle that was read.
-        threads: threads within an operator; ONNX Runtime's default (all cores) if ``None``.
+        bundle: a bundle's folder, whose hashes are checked; or a loaded bundle.
+        threads: threads within an operator (default: all cores).
         providers: ONNX Runtime's execution providers, in order of preference.
-        variant: which form of the encoders, such as ``int8``; ``fp32`` is in every bundle.
-        cache_bytes: the most bytes of encoded media that are remembered; 0 remembers nothing beyond a call.
-        public_key: a PEM file; the bundle must be signed by its holder. Asks for the package cryptography.
-        sessions: graphs that are loaded already, of this bundle and variant.
+        variant: variant of the encoders, such as ``int8``; every bundle has ``fp32``.
+        cache_bytes: maximum size of the cache of encoded media; 0 caches nothing between calls.
+        public_key: PEM file of the key that must have signed the bundle (needs the package cryptography).
+        sessions: loaded graphs of this bundle and variant (default: load them).
 
     Attributes:
-        bundle: what decides.
-        cache: what is remembered, and how often that helped.
+        model: the loaded bundle, or an exported model that is not published as a bundle yet.
+        variant: variant of the encoders.
+        cache: cache of encoded media, with counts of hits and misses.
 
     Raises:
         UserError: if the folder is not a bundle, was altered, is not signed by the key, or has no such variant.
@@ -63,7 +67,7 @@ class Scorer:
 
     def __init__(
         self,
-        bundle: Bundle | StrPath,
+        bundle: ExportedModel | StrPath,
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         *,
@@ -72,22 +76,33 @@ class Scorer:
         public_key: StrPath | None = None,
         sessions: Sessions | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else read_checked(bundle, public_key)
+        self.model = bundle if isinstance(bundle, ExportedModel) else load_bundle(bundle, public_key=public_key)
         self.variant = variant
-        self.sessions = sessions or open_sessions(self.bundle, threads, providers, variant)
-        self.decoder = Decoder(self.bundle.inputs, self.bundle.signature.labels)
-        self.cache = Cache(cache_bytes)
+        self.sessions = sessions or open_sessions(self.model, threads, providers, variant)
+        self.decoder = Decoder(self.model.inputs, self.model.labels)
+        self.cache = EmbeddingCache(cache_bytes)
         fused = {node.name: node.shape for node in self.sessions.fusion.get_inputs()}
-        self._tokens: Mapping[Modality, int] = {m: fused[f"{m}_tokens"][1] for m in self.bundle.signature.modalities}
+        self._tokens: Mapping[Modality, int] = {m: fused[f"{m}_tokens"][1] for m in self.model.modalities}
+
+    @property
+    def bundle(self) -> Bundle:
+        """The loaded bundle.
+
+        Raises:
+            TypeError: if the scorer was made from an exported model that is not a bundle.
+        """
+        if not isinstance(self.model, Bundle):
+            raise TypeError("the scorer was made from an exported model, not from a bundle")
+        return self.model
 
     def score(self, items: Iterable[Item | Mapping[str, Any]]) -> list[Decision]:
-        """Decide each item, in the order given; memory holds some items at a time, and of a long sound some windows.
+        """Decide items; memory holds a few hundred items at a time, and a few windows of long audio.
 
         Args:
-            items: items, or mappings as :func:`item_of` reads them.
+            items: items, or mappings as read by :func:`item_from_mapping`.
 
         Returns:
-            Of each item its decision. One that cannot be decoded has the reason in ``error`` and no probabilities.
+            Decisions in the order of the items. An item that cannot be decoded has the reason in ``error`` and no probabilities.
 
         Raises:
             UserError: if a mapping is malformed.
@@ -95,65 +110,67 @@ class Scorer:
         decisions: dict[int, Decision] = {}
         for batch in self._batches(items, decisions):
             packed, scores = self._fused(batch)
-            made = decide(packed, scores, self.bundle, [member.item.columns for member in batch])
-            for member, decision in zip(batch, made, strict=True):
-                decisions[member.place] = replace(decision, cut=member.embedded.cut)
+            made = decide(packed, scores, self.model, [entry.item.columns for entry in batch])
+            for entry, decision in zip(batch, made, strict=True):
+                decisions[entry.place] = replace(decision, cut=entry.encoded.cut)
         return [decisions[place] for place in sorted(decisions)]
 
     def raw_probabilities(self, items: Sequence[Item | Mapping[str, Any]]) -> NDArray[np.float32]:
-        """What the graphs say of items, before calibration, ``[N, L]``; NaN for an item that cannot be decoded."""
-        raw_NL = np.full((len(items), len(self.bundle.signature.labels)), np.nan, np.float32)
+        """Return probabilities before calibration, float32 ``[N, L]``; NaN for an item that cannot be decoded."""
+        raw_NL = np.full((len(items), len(self.model.labels)), np.nan, np.float32)
         for batch in self._batches(items, {}):
             _, scores = self._fused(batch)
-            raw_NL[[member.place for member in batch]] = scores.probabilities_NL
+            raw_NL[[entry.place for entry in batch]] = scores.probabilities_NL
         return raw_NL
 
-    def _batches(self, items: Iterable[Item | Mapping[str, Any]], refused: dict[int, Decision]) -> Iterator[list[_Member]]:
-        """Encoded items in batches that fusion can hold; refusals are put into ``refused``."""
-        gathering = Gathering(self.decoder, self.sessions, self.cache)
-        held: list[_Member] = []
+    def _batches(
+        self, items: Iterable[Item | Mapping[str, Any]], undecodable: dict[int, Decision]
+    ) -> Iterator[list[_DecodedItem]]:
+        """Yield encoded items in batches for fusion; decisions on undecodable items are added to ``undecodable``."""
+        media_encoder = MediaEncoder(self.decoder, self.sessions, self.cache)
+        pending: list[_DecodedItem] = []
         tokens = 0
         for place, given in enumerate(items):
-            item = given if isinstance(given, Item) else item_of(given, f"item {place}")
+            item = given if isinstance(given, Item) else item_from_mapping(given, f"item {place}")
             try:
-                embedded = gathering.add(item)
+                encoded = media_encoder.add(item)
             except Undecodable as error:
-                refused[place] = Decision(item.id, {}, error=str(error))
+                undecodable[place] = Decision(item.id, {}, error=str(error))
                 continue
-            size = 1 + sum(len(m.spans) * self._tokens[modality] for modality, media in embedded.media.items() for m in media)
-            held.append(_Member(place, item, embedded, size))
+            size = 1 + sum(len(m.spans) * self._tokens[modality] for modality, media in encoded.media.items() for m in media)
+            pending.append(_DecodedItem(place, item, encoded, size))
             tokens += size
-            if len(held) == GATHER_ITEMS or tokens > GATHER_TOKENS:
-                gathering.finish()
-                yield from _cut(held)
-                held, tokens = [], 0
-        gathering.finish()
-        yield from _cut(held)
+            if len(pending) == MAX_ENCODE_ITEMS or tokens > MAX_ENCODE_TOKENS:
+                media_encoder.finish()
+                yield from _fusion_batches(pending)
+                pending, tokens = [], 0
+        media_encoder.finish()
+        yield from _fusion_batches(pending)
 
-    def _fused(self, batch: Sequence[_Member]) -> tuple[Packed, Scores]:
+    def _fused(self, batch: Sequence[_DecodedItem]) -> tuple[Packed, GraphOutputs]:
         tokens: dict[Modality, NDArray[np.float32]] = {}
         segments: dict[Modality, PackedSegments] = {}
-        for modality in self.bundle.signature.modalities:
-            spans = [member.embedded.spans(modality) for member in batch]
+        for modality in self.model.modalities:
+            spans = [entry.encoded.spans(modality) for entry in batch]
             if any(spans):
-                tokens[modality] = np.stack([token for member in batch for token in member.embedded.tokens(modality)])
+                tokens[modality] = np.stack([token for entry in batch for token in entry.encoded.tokens(modality)])
                 item_S = np.repeat(np.arange(len(batch), dtype=np.int64), [len(of) for of in spans])
                 segments[modality] = PackedSegments(item_S, {}, tuple(span for of in spans for span in of))
-        ids = tuple(member.item.id for member in batch)
+        ids = tuple(entry.item.id for entry in batch)
         scores = fuse(self.sessions, len(batch), tokens, {m: segments[m].item for m in segments})
         return Packed(ids, segments, np.empty((len(ids), 0), np.float32)), scores
 
 
-def item_of(value: Mapping[str, Any], where: str = "item") -> Item:
+def item_from_mapping(value: Mapping[str, Any], where: str = "item") -> Item:
     """Read an item from a mapping.
 
     Args:
-        value: ``id`` (text), and lists under ``text`` (of text), ``image`` and ``audio`` (of encoded bytes), any of which may be
-            absent; every other key is a column, such as ``market`` or ``language``.
-        where: what the item is called if it is refused.
+        value: ``id`` (text), and optional lists under ``text`` (text), ``image`` and ``audio`` (encoded bytes); every other key
+            is a column, such as ``market`` or ``language``.
+        where: name of the item in error messages.
 
     Raises:
-        UserError: one line, if a value is of another type.
+        UserError: one line, if a value has another type.
     """
     if not isinstance(value, Mapping):
         raise UserError(
@@ -167,19 +184,19 @@ def item_of(value: Mapping[str, Any], where: str = "item") -> Item:
         if not isinstance(given, (list, tuple)) or not all(isinstance(medium, wanted) for medium in given):
             raise UserError(f"{where}.{modality}: must be a list of {'text' if wanted is str else 'encoded bytes'}")
         media[modality] = tuple(given)
-    columns = {name: known for name, known in value.items() if name != "id" and name not in MODALITIES}
+    columns = {name: entry for name, entry in value.items() if name != "id" and name not in MODALITIES}
     return Item(value["id"], media["text"], media["image"], media["audio"], columns=columns)
 
 
-def _cut(members: Sequence[_Member]) -> Iterator[list[_Member]]:
-    """Batches of members that fusion can hold."""
-    batch: list[_Member] = []
+def _fusion_batches(entries: Sequence[_DecodedItem]) -> Iterator[list[_DecodedItem]]:
+    """Split items into batches for fusion."""
+    batch: list[_DecodedItem] = []
     tokens = 0
-    for member in members:
-        if batch and (tokens + member.size > FUSION_TOKENS or len(batch) == FUSION_ITEMS):
+    for entry in entries:
+        if batch and (tokens + entry.size > MAX_FUSION_TOKENS or len(batch) == MAX_FUSION_ITEMS):
             yield batch
             batch, tokens = [], 0
-        batch.append(member)
-        tokens += member.size
+        batch.append(entry)
+        tokens += entry.size
     if batch:
         yield batch

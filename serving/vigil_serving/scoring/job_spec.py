@@ -1,6 +1,5 @@
-"""What a scoring is: everything that its parts depend on, in one file, so that parts of two scorings are never joined."""
+"""Specification of a scoring job: everything that its shards depend on, so that shards of two jobs are never merged."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -12,35 +11,36 @@ from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath, sha256_json, write_json
 from vigil_serving.bundle.load import Bundle
-from vigil_serving.scoring.output_schema import digest_of, schema_of
+from vigil_serving.scoring.output_schema import output_schema, schema_digest
 
-FORMAT = 1
-"""Of plan and parts; a change of either, or of how items become decisions, raises it."""
+FORMAT = 2
+"""Format of jobs and shards; increased when either changes, or how items become decisions."""
 
 
-class Rows(NamedTuple):
-    """A dataset at one version, and the numbers of its rows that are scored, in order."""
+class SelectedRows(NamedTuple):
+    """A dataset at one version, and the numbers of the rows to score, in order."""
 
     dataset: Dataset
     numbers: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is scored, with what, and how its rows are cut into parts.
+class JobSpec:
+    """What is scored, with which bundle, and how its rows are split into shards.
 
     Attributes:
         bundle: digest of the bundle.
-        dataset: the dataset's absolute path.
-        version: its version.
-        written: when that version was written: a dataset that was deleted and made anew begins with version 1 again.
-        split: only this split.
+        dataset: absolute path of the dataset.
+        version: version of the dataset.
+        written: time of that version; a dataset that was deleted and created again starts at version 1 again.
+        split: only rows of this split.
         where: only rows of this SQL condition.
-        variant: of the encoders.
-        chunk: rows of a part.
-        rows: how many rows there are in all.
-        columns: digest of the table's columns and their types.
+        variant: variant of the encoders.
+        chunk: rows per shard.
+        rows: number of rows.
+        columns: digest of the output's columns and their types.
         format: see :data:`FORMAT`.
     """
 
@@ -58,69 +58,71 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the specification."""
+        return sha256_json(asdict(self))
 
     @property
-    def parts(self) -> int:
-        """How many parts there are."""
+    def shards(self) -> int:
+        """Number of shards."""
         return -(-self.rows // self.chunk)
 
-    def span(self, number: int) -> slice:
-        """The places, among the rows to be scored, of a part."""
-        return slice(number * self.chunk, min((number + 1) * self.chunk, self.rows))
+    def span(self, shard: int) -> slice:
+        """Return the positions of a shard's rows among the rows to score."""
+        return slice(shard * self.chunk, min((shard + 1) * self.chunk, self.rows))
 
-    def size(self, number: int) -> int:
-        """Rows of a part."""
-        span = self.span(number)
+    def size(self, shard: int) -> int:
+        """Return the number of rows of a shard."""
+        span = self.span(shard)
         return int(span.stop - span.start)
 
-    def open(self) -> Rows:
-        """The rows to be scored."""
+    def open(self) -> SelectedRows:
+        """Return the rows to score."""
         dataset = Dataset(self.dataset, self.version)
-        return Rows(dataset, dataset.rows(self.split, self.where))
+        return SelectedRows(dataset, dataset.rows(self.split, self.where))
 
-    def differences(self, kept: "Plan") -> Iterator[str]:
-        """What another plan has and this one has not, in the words of who asked for them."""
+    def differences(self, kept: "JobSpec") -> Iterator[str]:
+        """Yield what another job has and this one has not, by the names of the command's options."""
         for field in fields(self):
             mine, other = getattr(self, field.name), getattr(kept, field.name)
             if mine != other:
                 yield f"{field.name} {_shown(other)}, not {_shown(mine)}"
 
     def write(self, file: Path) -> None:
-        """Write as JSON."""
-        file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-    @staticmethod
-    def read(file: Path) -> "Plan":
-        """Read what :meth:`write` wrote.
+        """Write the specification as JSON.
 
         Raises:
-            UserError: if it is something else.
+            Failure: if it cannot be written.
+        """
+        write_json(file, asdict(self))
+
+    @staticmethod
+    def read(file: Path) -> "JobSpec":
+        """Read a specification.
+
+        Raises:
+            UserError: if the file is damaged.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            plan = Plan(**content)
+            return JobSpec(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            raise UserError(f"{file}: damaged, so nobody knows what was scored; --restart throws its parts away") from None
-        return plan
+            raise UserError(f"{file}: damaged, so its job is unknown; discard its shards with --restart") from None
 
 
-def plan_of(
-    bundle: Bundle, dataset_path: Path, *, split: str | None, where: str | None, variant: str, chunk: int
-) -> tuple[Plan, Rows]:
-    """Plan a scoring of the dataset's newest version.
+def make_job_spec(
+    bundle: Bundle, dataset_path: StrPath, *, split: str | None, where: str | None, variant: str, chunk: int
+) -> tuple[JobSpec, SelectedRows]:
+    """Specify a job on the latest version of a dataset.
 
     Returns:
-        The plan, and the rows to be scored.
+        The specification, and the rows to score.
 
     Raises:
-        UserError: if there is no such dataset or split, or the condition cannot be read.
+        UserError: if there is no such dataset or split, or the condition is invalid.
     """
-    dataset = Dataset(dataset_path.resolve())
-    rows = Rows(dataset, dataset.rows(split, where))
+    dataset = Dataset(Path(dataset_path).resolve())
+    rows = SelectedRows(dataset, dataset.rows(split, where))
     written = next(v["timestamp"].isoformat() for v in dataset.versions() if v["version"] == dataset.version)
-    plan = Plan(
+    spec = JobSpec(
         bundle=bundle.digest,
         dataset=str(dataset.path),
         version=dataset.version,
@@ -130,9 +132,9 @@ def plan_of(
         variant=variant,
         chunk=chunk,
         rows=len(rows.numbers),
-        columns=digest_of(schema_of(bundle)),
+        columns=schema_digest(output_schema(bundle)),
     )
-    return plan, rows
+    return spec, rows
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,8 @@
-"""From parts to one table: checked against the dataset, written as a stream, and under its name only when it is whole."""
+"""Merge of shards into one table: checked against the dataset, written as a stream, and renamed into place when complete."""
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,19 +12,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vigil_data.errors import Failure, UserError
-from vigil_serving.scoring.job_spec import Rows
-from vigil_serving.scoring.shards import Damaged, Parts, sync
-from vigil_serving.scoring.workdir import remove
+from vigil_data.filesystem import replaced_file, replaced_folder
+from vigil_serving.scoring.job_spec import SelectedRows
+from vigil_serving.scoring.shards import DamagedShard, Shards, resume_hint
 
-GROUP = 1 << 16
-"""Rows of one row group of a Parquet file; memory holds so many."""
-MARK = b"vigil.bundle"
-"""In the metadata of every table that was made here."""
+ROW_GROUP_ROWS = 1 << 16
+"""Rows per row group of a Parquet file; as many are in memory."""
+TABLE_MARKER = b"vigil.bundle"
+"""Metadata key of every table written here."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """What parts hold: the number of items, of those in error, and of each label and action."""
+class DecisionCounts:
+    """Number of items, of undecodable items, and of each label and action."""
 
     items: int = 0
     errors: int = 0
@@ -31,64 +32,70 @@ class Tally:
     actions: dict[str, int] = field(default_factory=dict)
 
 
-def refuse(to: Path) -> None:
-    """Refuse an output that cannot be written, or would take the place of something else.
+def check_output(to: Path) -> None:
+    """Check that an output can be written and replaces nothing but a table of ``vigil score``.
 
     Raises:
-        UserError: if so.
+        UserError: if not.
     """
     if to.suffix not in (".parquet", ".lance"):
         raise UserError(f"--to {to}: must end in .parquet (one file) or .lance (a Lance table)")
     if to.suffix == ".parquet" and to.is_dir():
         raise UserError(f"--to {to}: is a folder; name the Parquet file to write")
-    if os.path.lexists(to) and MARK not in _metadata(to):
-        raise UserError(f"--to {to}: is there already and was not made by `vigil score`; name another, or remove it")
+    if os.path.lexists(to) and TABLE_MARKER not in _metadata(to):
+        raise UserError(f"--to {to}: already exists and was not written by `vigil score`; name another output, or remove it")
 
 
-def check(parts: Parts, rows: Rows, tally: Tally) -> None:
-    """Compare the ids of all parts with those of the dataset's rows, one by one, and count.
+def check_shards(shards: Shards, rows: SelectedRows, counts: DecisionCounts) -> None:
+    """Compare the ids of all shards with the dataset's rows, and count decisions.
 
     Args:
-        parts: all of them are there.
-        rows: what was scored.
-        tally: is added to.
+        shards: all of them exist.
+        rows: the rows that were scored.
+        counts: the counts are added to it.
 
     Raises:
-        Failure: if a part is damaged or holds other items.
+        Failure: if a shard is damaged or has other items.
     """
-    for number in range(parts.plan.parts):
-        table = _read(parts, number)
-        ids = rows.dataset.table(["id"], rows.numbers[parts.plan.span(number)])["id"]
+    for number in range(shards.job.shards):
+        with _damage_fails():
+            table = shards.read(number)
+        ids = rows.dataset.table(["id"], rows.numbers[shards.job.span(number)])["id"]
         if table["id"].combine_chunks() != ids.combine_chunks():
-            raise Failure(f"{parts.file(number)}: holds other items than the dataset's rows; throw the parts away with --restart")
-        _count(table, tally)
-    if tally.items != (wanted := len(rows.numbers)):
-        raise Failure(f"{parts.folder}: holds {tally.items} items instead of {wanted}; throw the parts away with --restart")
+            raise Failure(f"{shards.file(number)}: its items are not the dataset's rows; discard the shards with --restart")
+        _count(table, counts)
+    if counts.items != (wanted := len(rows.numbers)):
+        raise Failure(f"{shards.folder}: has {counts.items} items instead of {wanted}; discard the shards with --restart")
 
 
-def join(parts: Parts, schema: pa.Schema, metadata: Mapping[str, str], to: Path) -> None:
-    """Write all parts in order as one table.
+def merge_shards(shards: Shards, schema: pa.Schema, metadata: Mapping[str, str], to: Path) -> None:
+    """Write all shards, in order, as one table.
 
     Args:
-        parts: checked.
+        shards: checked shards.
         schema: their columns.
-        metadata: of the table.
-        to: a .parquet file or a .lance folder; an older one is replaced in the same step.
+        metadata: metadata of the table.
+        to: a .parquet file or a .lance folder; an existing one is replaced.
 
     Raises:
-        Failure: if the disk does not take it.
+        Failure: if it cannot be written.
     """
-    partial, write = parts.folder / f".{to.name}.partial", _write_parquet if to.suffix == ".parquet" else _write_lance
+    schema = schema.with_metadata(dict(metadata))
+    with _damage_fails(), resume_hint(to):
+        if to.suffix == ".parquet":
+            with replaced_file(to) as file:
+                _check_count(_write_parquet(file, schema, shards), shards, to)
+        else:
+            with replaced_folder(to, replaces=lambda _: True) as folder:
+                _check_count(_write_lance(folder, schema, shards), shards, to)
+
+
+@contextmanager
+def _damage_fails() -> Iterator[None]:
     try:
-        count = write(partial, schema.with_metadata(dict(metadata)), parts)
-        if count != parts.plan.rows:
-            raise Failure(f"{to}: {count} rows were written instead of {parts.plan.rows}; start the same command again")
-        _replace(partial, to)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)).splitlines()[0]
-        raise Failure(f"{to}: cannot be written: {reason}; mend that and start the same command again; parts are kept") from None
-    finally:
-        remove(partial)
+        yield
+    except DamagedShard as error:
+        raise Failure(f"{error}; run the same command again to score it again") from None
 
 
 def _metadata(to: Path) -> Mapping[bytes, bytes]:
@@ -99,58 +106,45 @@ def _metadata(to: Path) -> Mapping[bytes, bytes]:
     return schema.metadata or {}
 
 
-def _read(parts: Parts, number: int) -> pa.Table:
-    try:
-        return parts.read(number)
-    except Damaged as reason:
-        raise Failure(f"{parts.file(number)}: {reason}; start the same command again, which scores it anew") from None
-
-
-def _count(table: pa.Table, tally: Tally) -> None:
-    tally.items += table.num_rows
-    tally.errors += table.num_rows - table["error"].null_count
+def _count(table: pa.Table, counts: DecisionCounts) -> None:
+    counts.items += table.num_rows
+    counts.errors += table.num_rows - table["error"].null_count
     for name in table.column_names:
         if name.startswith("decision."):
             label = name.removeprefix("decision.")
-            tally.decided[label] = tally.decided.get(label, 0) + (pc.sum(table[name]).as_py() or 0)
+            counts.decided[label] = counts.decided.get(label, 0) + (pc.sum(table[name]).as_py() or 0)
     if "action" in table.column_names:
         for entry in pc.value_counts(table["action"].drop_null()).to_pylist():
-            tally.actions[entry["values"]] = tally.actions.get(entry["values"], 0) + entry["counts"]
+            counts.actions[entry["values"]] = counts.actions.get(entry["values"], 0) + entry["counts"]
 
 
-def _groups(parts: Parts, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Parts in order, some of them together."""
-    held: list[pa.Table] = [schema.empty_table()]
-    for number in range(parts.plan.parts):
-        held.append(_read(parts, number).replace_schema_metadata(schema.metadata))
-        if sum(table.num_rows for table in held) >= GROUP:
-            yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
+def _row_groups(shards: Shards, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the shards in order, concatenated to tables of about :data:`ROW_GROUP_ROWS`."""
+    pending: list[pa.Table] = [schema.empty_table()]
+    for number in range(shards.job.shards):
+        pending.append(shards.read(number).replace_schema_metadata(schema.metadata))
+        if sum(table.num_rows for table in pending) >= ROW_GROUP_ROWS:
+            yield pa.concat_tables(pending).unify_dictionaries().combine_chunks()
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending).unify_dictionaries().combine_chunks()
 
 
-def _write_parquet(partial: Path, schema: pa.Schema, parts: Parts) -> int:
-    with pq.ParquetWriter(partial, schema) as writer:
-        for table in _groups(parts, schema):
-            writer.write_table(table, row_group_size=GROUP)
-    sync(partial)
-    return int(pq.read_metadata(partial).num_rows)
+def _write_parquet(file: Path, schema: pa.Schema, shards: Shards) -> int:
+    with pq.ParquetWriter(file, schema) as writer:
+        for table in _row_groups(shards, schema):
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    return int(pq.read_metadata(file).num_rows)
 
 
-def _write_lance(partial: Path, schema: pa.Schema, parts: Parts) -> int:
-    """Lance takes no dot in a name: it is ``probability:LABEL``, as datasets have ``target:LABEL``."""
+def _write_lance(folder: Path, schema: pa.Schema, shards: Shards) -> int:
+    """Write a Lance table; since Lance allows no dot in names, columns are ``probability:LABEL``, like ``target:LABEL``."""
     renamed = pa.schema([field.with_name(field.name.replace(".", ":", 1)) for field in schema], schema.metadata)
-    batches = (batch for table in _groups(parts, schema) for batch in table.rename_columns(renamed.names).to_batches())
-    lance.write_dataset(pa.RecordBatchReader.from_batches(renamed, batches), str(partial), schema=renamed, mode="create")
-    for path in [partial, *partial.rglob("*")]:
-        sync(path)
-    return int(lance.dataset(str(partial)).count_rows())
+    batches = (batch for table in _row_groups(shards, schema) for batch in table.rename_columns(renamed.names).to_batches())
+    lance.write_dataset(pa.RecordBatchReader.from_batches(renamed, batches), str(folder), schema=renamed, mode="create")
+    return int(lance.dataset(str(folder)).count_rows())
 
 
-def _replace(partial: Path, to: Path) -> None:
-    """Give the table its name. A folder cannot take another's place in one step: the former one waits among the parts."""
-    if to.suffix == ".lance" and to.exists():
-        to.rename(partial.with_name(f".{to.name}.former.partial"))
-    partial.rename(to)
-    sync(to.parent)
+def _check_count(rows: int, shards: Shards, to: Path) -> None:
+    if rows != shards.job.rows:
+        raise Failure(f"{to}: {rows} rows were written instead of {shards.job.rows}")

@@ -1,14 +1,14 @@
-"""Decisions as rows of a table."""
+"""Schema of the output table, and decisions as its rows."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
+from vigil_data.filesystem import sha256_json
 from vigil_serving.bundle.load import Bundle
-from vigil_serving.runtime.scorer import Decision
+from vigil_serving.runtime.decisions import Decision
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
@@ -24,9 +24,9 @@ _EVIDENCE = pa.struct(
 )
 
 
-def schema_of(bundle: Bundle) -> pa.Schema:
-    """Columns of a bundle's decisions, without metadata."""
-    labels = bundle.signature.labels
+def output_schema(bundle: Bundle) -> pa.Schema:
+    """Return the columns for a bundle's decisions, without metadata."""
+    labels = bundle.metadata.labels
     policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(_REASON))]
     return pa.schema(
         [("id", pa.string())]
@@ -38,20 +38,20 @@ def schema_of(bundle: Bundle) -> pa.Schema:
     )
 
 
-def digest_of(schema: pa.Schema) -> str:
-    """SHA-256 of the columns' names and types."""
-    return hashlib.sha256(str(schema.remove_metadata()).encode()).hexdigest()
+def schema_digest(schema: pa.Schema) -> str:
+    """Return the SHA-256 of the columns' names and types."""
+    return sha256_json([[field.name, str(field.type)] for field in schema])
 
 
-def policy_of(bundle: Bundle) -> str | None:
-    """The bundle's policy as a row names it."""
+def policy_title(bundle: Bundle) -> str | None:
+    """Return name and version of the bundle's policy."""
     return None if bundle.policy is None else bundle.policy.title
 
 
-def table_of(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
-    """A row for each decision; what an undecodable item has not is null."""
+def decisions_table(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
+    """Return a table with a row for each decision; columns are null where an item could not be decoded."""
     columns: dict[str, Any] = {"id": [decision.id for decision in decisions]}
-    for label in bundle.signature.labels:
+    for label in bundle.metadata.labels:
         columns[f"probability.{label}"] = [decision.probabilities.get(label) for decision in decisions]
         columns[f"decision.{label}"] = [None if decision.error else label in decision.labels for decision in decisions]
     if bundle.policy is not None:
@@ -63,8 +63,8 @@ def table_of(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
     columns["cut"] = [decision.cut for decision in decisions]
     columns["error"] = [decision.error for decision in decisions]
     columns["bundle"] = _repeated(bundle.digest, len(decisions))
-    columns["policy"] = _repeated(policy_of(bundle), len(decisions))
-    return pa.Table.from_pydict(columns, schema=schema_of(bundle))
+    columns["policy"] = _repeated(policy_title(bundle), len(decisions))
+    return pa.Table.from_pydict(columns, schema=output_schema(bundle))
 
 
 def _evidence(decision: Decision) -> list[dict[str, object]]:

@@ -1,121 +1,109 @@
-"""Parts: one file of decisions for each chunk of rows, that appears in one step and is trusted only by its own hash."""
+"""Shards: one file of decisions for each chunk of rows, written atomically and verified by a hash of its own."""
 
 import hashlib
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow as pa
 
 from vigil_data.errors import Failure
-from vigil_serving.scoring.job_spec import Plan
+from vigil_data.filesystem import write_failure, write_file
+from vigil_serving.scoring.job_spec import JobSpec
 
-_HASH = hashlib.sha256().digest_size
+_log = logging.getLogger("vigil.score")
+_HASH_BYTES = hashlib.sha256().digest_size
 
 
-class Damaged(Exception):  # noqa: N818 (it ends nothing: the part is scored anew)
-    """A part that cannot be trusted; the message says why."""
+class DamagedShard(Exception):  # noqa: N818 (not a failure: the shard is scored again)
+    """A shard that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of one scoring in a folder, which several processes and machines may fill at the same time.
+class Shards:
+    """Shards of one job in a folder, which several processes and machines may fill at the same time.
 
-    A file is an Arrow stream and behind it the SHA-256 of plan, number and stream: a part that is cut off, altered, of another
-    scoring or under another's number is found.
+    A file is an Arrow stream followed by the SHA-256 of job, number and stream, so that an incomplete or altered shard, or one of
+    another job or number, is detected.
 
     Args:
-        folder: on a file system that all of them share.
-        plan: of the scoring.
+        folder: a folder that all processes share.
+        job: the job.
     """
 
     folder: Path
-    plan: Plan
+    job: JobSpec
 
     def file(self, number: int) -> Path:
-        """Where the part lies, or will."""
-        return self.folder / f"{number:08d}.part"
+        """Return the path of a shard."""
+        return self.folder / f"{number:08d}.shard"
 
     def write(self, number: int, table: pa.Table) -> None:
-        """Write a part, or replace it by its equal; it is on the disk when this returns.
+        """Write a shard atomically and durably; an existing one is replaced.
 
         Raises:
-            Failure: if the disk does not take it.
+            Failure: if it cannot be written.
         """
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        content = sink.getvalue()
-        partial = self.folder / f".{number:08d}.{socket.gethostname()}.{uuid4().hex}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.write(self._hash(number, content))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self.file(number))
-            sync(self.folder)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            reason = error.strerror or str(error)
-            raise Failure(
-                f"{self.file(number)}: cannot be written: {reason}; mend that and start the same command again; parts are kept"
-            ) from None
+        stream = sink.getvalue()
+        with resume_hint(self.file(number)):
+            write_file(self.file(number), b"".join([stream, self._hash(number, stream)]))
 
     def read(self, number: int) -> pa.Table:
-        """Read a part.
+        """Read a shard.
 
         Raises:
-            Damaged: if it is not whole, or not this plan's.
+            DamagedShard: if it is incomplete, altered, or not of this job and number.
         """
+        file = self.file(number)
         try:
-            content = self.file(number).read_bytes()
+            content = file.read_bytes()
         except OSError as error:
-            raise Damaged(f"cannot be read: {error.strerror}") from None
-        stream, kept = memoryview(content)[:-_HASH], content[-_HASH:]
-        if self._hash(number, stream) != kept:
-            raise Damaged("it was altered or cut off, or belongs to another scoring")
+            raise DamagedShard(f"{file}: cannot be read: {error.strerror}") from None
+        stream, digest = memoryview(content)[:-_HASH_BYTES], content[-_HASH_BYTES:]
+        if self._hash(number, stream) != digest:
+            raise DamagedShard(f"{file}: altered, cut off, or of another job")
         return pa.ipc.open_stream(pa.py_buffer(stream)).read_all()
 
-    def is_whole(self, number: int) -> bool:
-        """Whether the part is there and can be trusted."""
+    def is_complete(self, number: int) -> bool:
+        """Whether a shard exists and can be used."""
         try:
             self.read(number)
-        except Damaged:
+        except DamagedShard:
             return False
         return True
 
-    def missing(self, say: Callable[[str], None]) -> Iterator[int]:
-        """Parts that are yet to be scored; what is damaged is told, and is among them."""
-        for number in range(self.plan.parts):
+    def missing(self) -> Iterator[int]:
+        """Yield the shards to score; damaged ones are logged and among them."""
+        for number in range(self.job.shards):
             if not self.file(number).exists():
                 yield number
                 continue
             try:
                 self.read(number)
-            except Damaged as reason:
-                say(f"{self.file(number)}: {reason}; scored anew")
+            except DamagedShard as error:
+                _log.warning("%s; scored again", error)
                 yield number
 
     def _hash(self, number: int, stream: memoryview | pa.Buffer) -> bytes:
-        hashed = hashlib.sha256(f"{self.plan.digest} {number}\n".encode())
+        hashed = hashlib.sha256(f"{self.job.digest} {number}\n".encode())
         hashed.update(stream)
         return hashed.digest()
 
 
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk.
+@contextmanager
+def resume_hint(path: Path) -> Iterator[None]:
+    """Turn errors while writing ``path`` into one line that says how to resume.
 
     Raises:
-        OSError: if the disk does not take them.
+        Failure: if the block could not write.
     """
-    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        yield
+    except (Failure, RuntimeError, ValueError) as error:  # RuntimeError and ValueError are raised by Lance
+        failure = error if isinstance(error, Failure) else write_failure(path, OSError(str(error)))
+        raise Failure(f"{str(failure).splitlines()[0]}; then run the same command again: finished shards are kept") from None

@@ -1,7 +1,7 @@
-"""Micro-batches: items of many requests are scored together, and each request gets its own answer, in its own order.
+"""Micro-batching: items of many requests are scored together, and each request gets its decisions in its own order.
 
-The event loop only gathers; scoring happens in threads. A request's items always are scored by one bundle, so its answer can name
-it. What waits is bounded, and a request whose client has gone is taken out of the queue.
+The event loop only collects batches; scoring runs in threads. All items of a request are scored by one bundle, which the response
+names. The queue is bounded, and a request whose client has disconnected is removed from it.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from vigil_data.items import Item
 from vigil_serving.protocol.errors import busy
-from vigil_serving.runtime.scorer import Decision
-from vigil_serving.server.metrics import Telemetry
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.model_manager import LoadedBundle
 
 _log = logging.getLogger("vigil.serve")
 
 
-class Answer(NamedTuple):
+class ScoringResult(NamedTuple):
     """Decisions on a request's items, in order, and the bundle that made them."""
 
     loaded: LoadedBundle
@@ -32,75 +32,78 @@ class Answer(NamedTuple):
 
 
 class ScoringError(Exception):
-    """Scoring one item failed, which decoding it did not foresee.
+    """Scoring an item failed, although it could be decoded.
 
     Args:
-        place: which item of the request.
+        index: position of the item in the request.
     """
 
-    def __init__(self, place: int) -> None:
-        super().__init__(f"items[{place}]: scoring it failed; the server's log says where")
-        self.place = place
+    def __init__(self, index: int) -> None:
+        super().__init__(f"items[{index}]: scoring failed; see the server's log")
+        self.index = index
 
 
 @dataclass(eq=False, slots=True)
-class _Job:
-    """A request's items, and where its answer goes."""
+class _PendingRequest:
+    """Items of a waiting request, and the future of its result."""
 
     items: Sequence[Item]
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[ScoringResult]
     arrived: float
 
 
 class Batcher:
-    """Gathers items, has them scored, and gives each request its answer.
+    """Collects items of many requests into batches and scores them in threads.
 
     Args:
-        current: gives the bundle that decides now.
-        telemetry: counts.
-        max_batch: items scored together.
-        max_wait: seconds that a lone item waits for others.
-        queue: items that may wait.
+        current: returns the bundle that decides now.
+        metrics: counts batches, decisions and failures.
+        max_batch: maximum items per batch; a larger request is a batch of its own.
+        max_wait: seconds that the first item of a batch waits for others.
+        queue: maximum items waiting.
         workers: batches scored at the same time.
-        scored: called in the scoring thread with the items and the answer of each request.
+        on_scored: called in the scoring thread with the items and the result of each request.
+
+    Attributes:
+        waiting: items waiting now.
     """
 
     def __init__(
         self,
         current: Callable[[], LoadedBundle],
-        telemetry: Telemetry,
+        metrics: ServerMetrics,
         *,
         max_batch: int,
         max_wait: float,
         queue: int,
         workers: int,
-        scored: Callable[[Sequence[Item], Answer], None] | None = None,
+        on_scored: Callable[[Sequence[Item], ScoringResult], None] | None = None,
     ) -> None:
-        self._current, self._telemetry, self._scored = current, telemetry, scored
+        self._current, self._metrics, self._on_scored = current, metrics, on_scored
         self._max_batch, self._max_wait, self._queue = max_batch, max_wait, queue
-        self._jobs: deque[_Job] = deque()
+        self._pending: deque[_PendingRequest] = deque()
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
         self._running: set[asyncio.Future[None]] = set()
         self._dispatcher: asyncio.Task[None] | None = None
         self.waiting = 0
-        telemetry.watch_queue(lambda: self.waiting)
+        metrics.watch_queue(lambda: self.waiting)
 
     def start(self) -> None:
-        """Begin to gather; the event loop must run."""
+        """Start collecting batches; needs a running event loop."""
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
 
     async def stop(self) -> None:
-        """Stop gathering; what waits is not scored."""
+        """Stop collecting batches; waiting requests are not scored."""
         if self._dispatcher is not None:
             self._dispatcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._dispatcher
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def submit(self, items: Sequence[Item]) -> Answer:
-        """Have a request's items scored; cancelling takes them out of the queue, if they are still in it.
+    async def submit(self, items: Sequence[Item]) -> ScoringResult:
+        """Score the items of a request; cancelling removes them from the queue if they are still waiting.
 
         Raises:
             RequestError: 429, if they do not fit in the queue.
@@ -109,28 +112,28 @@ class Batcher:
         if self.waiting + len(items) > self._queue:
             raise busy("the queue is full; try again later")
         loop = asyncio.get_running_loop()
-        job = _Job(items, loop.create_future(), loop.time())
-        self._jobs.append(job)
+        request = _PendingRequest(items, loop.create_future(), loop.time())
+        self._pending.append(request)
         self.waiting += len(items)
         self._wake.set()
         try:
-            return await job.future
+            return await request.future
         finally:
-            if not job.future.done() or job.future.cancelled():
+            if not request.future.done() or request.future.cancelled():
                 with contextlib.suppress(ValueError):
-                    self._jobs.remove(job)
+                    self._pending.remove(request)
                     self.waiting -= len(items)
 
     @property
     def full(self) -> bool:
-        """Whether no item fits any more."""
+        """Whether the queue is full."""
         return self.waiting >= self._queue
 
     async def _dispatch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._slots.acquire()
-            batch = await self._gather()
+            batch = await self._next_batch()
             running = loop.run_in_executor(self._pool, self._score, batch, loop)
             self._running.add(running)
             running.add_done_callback(self._finished)
@@ -139,77 +142,77 @@ class Batcher:
         self._running.discard(running)
         self._slots.release()
 
-    async def _gather(self) -> list[_Job]:
-        """Wait until a batch is full, or its first request has waited long enough."""
+    async def _next_batch(self) -> list[_PendingRequest]:
+        """Wait until a batch is full, or until its first request has waited for ``max_wait``."""
         loop = asyncio.get_running_loop()
-        while not self._jobs or (
-            self.waiting < self._max_batch and (left := self._jobs[0].arrived + self._max_wait - loop.time()) > 0
+        while not self._pending or (
+            self.waiting < self._max_batch and (left := self._pending[0].arrived + self._max_wait - loop.time()) > 0
         ):
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left if self._jobs else None):
+                async with asyncio.timeout(left if self._pending else None):
                     await self._wake.wait()
-        batch = [self._jobs.popleft()]
+        batch = [self._pending.popleft()]
         count = len(batch[0].items)
-        while self._jobs and count + len(self._jobs[0].items) <= self._max_batch:
-            batch.append(self._jobs.popleft())
+        while self._pending and count + len(self._pending[0].items) <= self._max_batch:
+            batch.append(self._pending.popleft())
             count += len(batch[-1].items)
         self.waiting -= count
-        self._telemetry.batch(count)
+        self._metrics.batch(count)
         return batch
 
-    def _score(self, batch: list[_Job], loop: asyncio.AbstractEventLoop) -> None:
-        """Score a batch, in a thread of the pool; whatever goes wrong ends in somebody's answer."""
+    def _score(self, batch: list[_PendingRequest], loop: asyncio.AbstractEventLoop) -> None:
+        """Score a batch in a thread of the pool; every failure becomes the result of a request."""
         loaded = self._current()
         try:
-            made = loaded.scorer.score([item for job in batch for item in job.items])
-            answers: list[Answer | ScoringError] = [Answer(loaded, of_job) for of_job in _split(made, batch)]
+            decisions = loaded.scorer.score([item for request in batch for item in request.items])
+            results: list[ScoringResult | ScoringError] = [ScoringResult(loaded, own) for own in _split(decisions, batch)]
         except Exception as error:
             self._failed(error)
-            answers = [self._score_alone(job, loaded) for job in batch]
-        for job, answer in zip(batch, answers, strict=True):
-            loop.call_soon_threadsafe(_settle, job.future, answer)
-        for job, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Answer):
-                self._telemetry.decided(answer.decisions)
-                if self._scored is not None:
-                    self._scored(job.items, answer)
+            results = [self._score_alone(request, loaded) for request in batch]
+        for request, result in zip(batch, results, strict=True):
+            loop.call_soon_threadsafe(_resolve, request.future, result)
+        for request, result in zip(batch, results, strict=True):
+            if isinstance(result, ScoringResult):
+                self._metrics.decided(result.decisions)
+                if self._on_scored is not None:
+                    self._on_scored(request.items, result)
 
-    def _score_alone(self, job: _Job, loaded: LoadedBundle) -> Answer | ScoringError:
-        """Score a request item by item, so that only the request with the culprit fails."""
+    def _score_alone(self, request: _PendingRequest, loaded: LoadedBundle) -> ScoringResult | ScoringError:
+        """Score a request item by item, so that only the request with the failing item fails."""
         decisions = []
-        for place, item in enumerate(job.items):
+        for index, item in enumerate(request.items):
             try:
                 decisions += loaded.scorer.score([item])
             except Exception as error:
                 self._failed(error)
-                return ScoringError(place)
-        return Answer(loaded, decisions)
+                return ScoringError(index)
+        return ScoringResult(loaded, decisions)
 
     def _failed(self, error: Exception) -> None:
-        """Count and log a failure: its kind and place, for its message may hold content."""
-        self._telemetry.failure()
-        _log.error("scoring failed: %s", origin(error))
+        """Count and log a failure without its message, which may contain content."""
+        self._metrics.failure()
+        _log.error("scoring failed: %s", traceback_summary(error))
 
 
-def origin(error: BaseException) -> str:
-    """The kind of an exception and the lines of code that it came through, without its message."""
+def traceback_summary(error: BaseException) -> str:
+    """Return the type of an exception and its last four lines of code, without its message."""
     frames = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
     return f"{type(error).__name__} at {' > '.join(frames[-4:])}"
 
 
-def _split(decisions: list[Decision], batch: Sequence[_Job]) -> list[list[Decision]]:
-    """Each request's own decisions."""
-    if len(decisions) != sum(len(job.items) for job in batch):
+def _split(decisions: list[Decision], batch: Sequence[_PendingRequest]) -> list[list[Decision]]:
+    """Return the decisions of each request."""
+    if len(decisions) != sum(len(request.items) for request in batch):
         raise ValueError("not as many decisions as items")
     rest = iter(decisions)
-    return [list(islice(rest, len(job.items))) for job in batch]
+    return [list(islice(rest, len(request.items))) for request in batch]
 
 
-def _settle(future: "asyncio.Future[Answer]", answer: Answer | ScoringError) -> None:
+def _resolve(future: "asyncio.Future[ScoringResult]", result: ScoringResult | ScoringError) -> None:
     if future.done():
-        return  # its client has gone
-    if isinstance(answer, Answer):
-        future.set_result(answer)
+        return  # the client has disconnected
+    if isinstance(result, ScoringResult):
+        future.set_result(result)
     else:
-        future.set_exception(answer)
+        future.set_exception(result)

@@ -1,19 +1,19 @@
-"""What surrounds every request: who is let in, how errors look, which headers go out, and what is counted."""
+"""Middleware around every request: admission, error responses, headers and request metrics."""
 
 import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vigil_serving.protocol.errors import RequestError, unavailable
-from vigil_serving.server.admission import Gate
-from vigil_serving.server.batching import ScoringError, origin
-from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.batching import ScoringError, traceback_summary
+from vigil_serving.server.metrics import ServerMetrics
 
 _log = logging.getLogger("vigil.serve")
 
@@ -25,73 +25,119 @@ HEADERS = {
 }
 
 
-def error(status: int, line: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that says why there is no other: ``{"error": line}``, as the KServe protocol has it too."""
+class AdmissionController:
+    """Admits scoring requests while a bundle is loaded and the server is not stopping, and counts them.
+
+    Args:
+        ready: whether a bundle is loaded.
+
+    Attributes:
+        draining: whether the server is stopping.
+        in_flight: requests admitted and not answered yet.
+        admitted: requests admitted so far.
+    """
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+        self.draining = False
+        self.in_flight = self.admitted = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether requests are admitted."""
+        return self._ready() and not self.draining
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Admit one request, which is in flight until the block ends.
+
+        Raises:
+            RequestError: 503.
+        """
+        if self.draining:
+            raise unavailable("the server is stopping; use another server", "draining")
+        if not self._ready():
+            raise unavailable("the bundle is loading; try again later", "loading")
+        self.in_flight += 1
+        self.admitted += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    async def drain(self, seconds: float) -> None:
+        """Stop admitting requests and wait for those in flight.
+
+        Args:
+            seconds: maximum time to wait.
+        """
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.in_flight and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def error_response(status: int, line: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error response, ``{"error": line}``, the form of the KServe protocol."""
     return Response(json.dumps({"error": line}), status, dict(headers or {}), "application/json")
 
 
-class Envelope:
+class RequestMiddleware:
     """ASGI middleware around the routes.
 
     Args:
         app: the routes.
-        gate: lets requests in that ask for decisions.
-        telemetry: counts.
+        admission: admits requests for decisions.
+        metrics: counts requests.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gate, telemetry: Telemetry) -> None:
-        self._app, self._gate, self._telemetry = app, gate, telemetry
+    def __init__(self, app: ASGIApp, admission: AdmissionController, metrics: ServerMetrics) -> None:
+        self._app, self._admission, self._metrics = app, admission, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 0
+        start, status = time.perf_counter(), 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                further = dict(HEADERS) | ({"Connection": "close"} if self._gate.draining else {})
                 given = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.lower().encode(), value.encode())
-                        for name, value in further.items()
-                        if name.lower().encode() not in given
-                    ),
-                ]
+                added = {**HEADERS, **({"Connection": "close"} if self._admission.draining else {})}
+                encoded = [(name.lower().encode(), value.encode()) for name, value in added.items()]
+                message["headers"] = [*message["headers"], *((name, value) for name, value in encoded if name not in given)]
             await send(message)
 
         try:
-            await self._admitted(scope, receive, sending)
-        except (Exception, asyncio.CancelledError) as raised:
-            # Who is still open when the time to drain is over is cancelled, and told so.
-            if status or (isinstance(raised, asyncio.CancelledError) and not self._gate.draining):
+            await self._handle_admitted(scope, receive, send_with_headers)
+        except (Exception, asyncio.CancelledError) as error:
+            # uvicorn cancels requests that are open after the time to drain; they are answered with an error.
+            if status or (isinstance(error, asyncio.CancelledError) and not self._admission.draining):
                 raise
-            await self._answer(raised)(scope, receive, sending)
+            await self._error_response(error)(scope, receive, send_with_headers)
         finally:
-            route = getattr(scope.get("route"), "path", None) or "unmatched"
-            self._telemetry.request(route, status, time.perf_counter() - begun)
+            self._metrics.request(scope.get("route_path", "unmatched"), status, time.perf_counter() - start)
 
-    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST" and (scope["path"] == "/v1/score" or scope["path"].endswith("/infer")):
-            with self._gate.admit():
+            with self._admission.admit():
                 await self._app(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _answer(self, raised: BaseException) -> Response:
-        if isinstance(raised, asyncio.CancelledError):
-            raised = unavailable("the server has stopped; send this to another one", "draining")
-        if isinstance(raised, RequestError):
-            self._telemetry.refuse(raised.reason)
-            return error(raised.status, raised.line, raised.headers)
-        if isinstance(raised, HTTPException):
-            return error(raised.status_code, str(raised.detail), raised.headers)
-        if isinstance(raised, ScoringError):
-            return error(500, str(raised))
-        _log.error("a request failed: %s", origin(raised))
-        return error(500, "the server failed; its log says where")
+    def _error_response(self, error: BaseException) -> Response:
+        if isinstance(error, asyncio.CancelledError):
+            error = unavailable("the server has stopped; use another server", "draining")
+        if isinstance(error, RequestError):
+            self._metrics.refuse(error.reason)
+            return error_response(error.status, error.line, error.headers)
+        if isinstance(error, HTTPException):
+            return error_response(error.status_code, str(error.detail), error.headers)
+        if isinstance(error, ScoringError):
+            return error_response(500, str(error))
+        _log.error("a request failed: %s", traceback_summary(error))
+        return error_response(500, "internal error; see the server's log")

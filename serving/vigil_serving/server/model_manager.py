@@ -1,4 +1,4 @@
-"""The bundle that decides: loaded beside the running one, checked on its golden cases, and swapped in at one stroke."""
+"""The bundle that decides: a new one is loaded and checked while the current one decides, and then replaces it."""
 
 import asyncio
 import functools
@@ -7,29 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from vigil_data.errors import Failure, UserError
+from vigil_data.filesystem import StrPath
 from vigil_serving.bundle.manifest import is_bundle
-from vigil_serving.parity import golden
-from vigil_serving.parity.compare import TOLERANCES
+from vigil_serving.parity.compare import runtime_backend
+from vigil_serving.parity.golden import check_golden_outputs
 from vigil_serving.protocol.errors import RequestError, unavailable
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.metrics import ServerMetrics
 
 _log = logging.getLogger("vigil.serve")
-
-LOOSE = 0.2
-"""How far a quantised form may be from the trained model's probability of a golden case: it is near, or something is broken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedBundle:
-    """A bundle, ready to decide.
+    """A loaded bundle.
 
     Attributes:
-        path: its folder, links followed.
-        scorer: decides.
+        path: its folder, with links resolved.
+        scorer: the bundle's scorer.
     """
 
     path: Path
@@ -38,7 +34,7 @@ class LoadedBundle:
     @property
     def name(self) -> str:
         """The bundle's name."""
-        return self.scorer.bundle.signature.name
+        return self.scorer.bundle.metadata.name
 
     @property
     def digest(self) -> str:
@@ -47,83 +43,79 @@ class LoadedBundle:
 
     @property
     def version(self) -> str:
-        """The digest's beginning: what the KServe protocol calls a version."""
+        """First twelve characters of the digest: the version in the KServe protocol."""
         return self.digest[:12]
 
     @property
     def policy(self) -> str | None:
-        """Name and version of its policy, if it has one."""
+        """Name and version of the bundle's policy, if it has one."""
         policy = self.scorer.bundle.policy
         return None if policy is None else policy.title
 
 
-def load(path: Path, variant: str, threads: int | None, public_key: Path | None = None) -> LoadedBundle:
-    """Load a bundle: its hashes are recomputed, and it must decide its golden cases as the trained model did.
+def load(path: Path, variant: str, threads: int | None, public_key: StrPath | None = None) -> LoadedBundle:
+    """Load a bundle, check its hashes, and check that the runtime reproduces its golden outputs.
 
     Args:
         path: the folder, or a link to it.
-        variant: which form of the encoders.
+        variant: precision of the encoders.
         threads: threads within an operator.
-        public_key: the key by which it must be signed.
+        public_key: PEM file; the bundle must be signed by the holder of this key.
 
     Raises:
-        UserError: if it is no bundle, was altered, is not signed, or decides otherwise.
+        UserError: if it is not a bundle, was altered, is not signed by the key, or does not reproduce its golden outputs.
     """
     resolved = path.resolve()  # a link that is switched meanwhile must not mix two bundles
     if not is_bundle(resolved):
         raise UserError(f"{path} is not a bundle; make one with `vigil export`")
-    loaded = LoadedBundle(resolved, Scorer(resolved, threads, variant=variant, public_key=public_key))
-    cases, expected = golden.read(resolved)
-    allowed = TOLERANCES[variant].difference if variant == "fp32" else LOOSE
-    for case, expected_NL in zip(cases, expected, strict=True):
-        found_NL = loaded.scorer.raw_probabilities(case.items)
-        if found_NL.shape != expected_NL.shape or not np.allclose(found_NL, expected_NL, rtol=0, atol=allowed):
-            raise UserError(f"{path}: decides the golden case {case.name} otherwise than the trained model; run `vigil verify`")
-    return loaded
+    scorer = Scorer(resolved, threads, variant=variant, public_key=public_key)
+    check_golden_outputs(scorer.bundle, [runtime_backend(scorer)])
+    return LoadedBundle(resolved, scorer)
 
 
-class Bundles:
-    """Which bundle decides, and how it is replaced.
+class ModelManager:
+    """Holds the bundle that decides, and replaces it.
 
     Args:
-        path: where it lies; read anew by :meth:`reload` without another path.
-        loading: loads a bundle, in a thread.
-        telemetry: counts.
+        path: the bundle's folder, which :meth:`reload` reads by default.
+        loading: loads a bundle; runs in a thread.
+        metrics: counts reloads.
+
+    Attributes:
+        busy: whether a bundle is being loaded.
+        refused: why the last bundle was refused; ``None`` if it was loaded.
     """
 
-    def __init__(self, path: Path, loading: Callable[[Path], LoadedBundle], telemetry: Telemetry) -> None:
-        self.path, self._loading, self._telemetry = path, loading, telemetry
+    def __init__(self, path: StrPath, loading: Callable[[Path], LoadedBundle], metrics: ServerMetrics) -> None:
+        self.path, self._loading, self._metrics = Path(path), loading, metrics
         self._loaded: LoadedBundle | None = None
         self.busy = False
         self.refused: str | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether there is a bundle that decides."""
+        """Whether a bundle is loaded."""
         return self._loaded is not None
 
     def current(self) -> LoadedBundle:
-        """The bundle that decides now.
+        """Return the bundle that decides now.
 
         Raises:
-            RequestError: 503, while the first one is loading.
+            RequestError: 503, while the first bundle is loading.
         """
         if self._loaded is None:
             raise unavailable("the bundle is loading; try again later", "loading")
         return self._loaded
 
     async def reload(self, path: Path | None = None) -> LoadedBundle:
-        """Load a bundle beside the one that decides, and let it decide from now on; the old one finishes the batches it began.
+        """Load a bundle and replace the current one, which finishes its running batches.
 
         Args:
-            path: where it lies; where the present one came from if not given.
-
-        Returns:
-            The new one.
+            path: the bundle's folder (default: the path of the current one).
 
         Raises:
-            RequestError: 409, while another is loading.
-            UserError: if the bundle is refused; the old one goes on.
+            RequestError: 409, while another bundle is being loaded.
+            UserError: if the bundle is refused; the current one stays.
         """
         if self.busy:
             raise RequestError(409, "a bundle is being loaded already; try again later", "busy")
@@ -133,13 +125,13 @@ class Bundles:
         except Exception as error:
             lines = error.lines if isinstance(error, UserError) else [str(error)] if isinstance(error, Failure) else []
             self.refused = "; ".join(lines) or f"{path}: cannot be loaded: {type(error).__name__}"
-            self._telemetry.reload("refused")
+            self._metrics.reload("refused")
             _log.error("bundle refused: %s", self.refused)
             raise UserError(self.refused) from None
         finally:
             self.busy = False
         self.path, self._loaded, self.refused = path, loaded, None
-        self._telemetry.serves(loaded.name, loaded.digest, loaded.policy)
-        self._telemetry.reload("loaded")
-        _log.info("bundle %s, digest %s, decides from now on", loaded.name, loaded.digest)
+        self._metrics.set_bundle(loaded.name, loaded.digest, loaded.policy)
+        self._metrics.reload("loaded")
+        _log.info("loaded bundle %s, digest %s", loaded.name, loaded.digest)
         return loaded

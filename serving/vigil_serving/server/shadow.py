@@ -1,7 +1,7 @@
-"""A second bundle beside the first: it scores the same items after they were answered, and what it decides otherwise is logged.
+"""Shadow scoring: a second bundle scores the same items after they were answered, and different decisions are logged.
 
-It works in a thread of its own from a bounded queue. When that is full, items are passed over and counted; when the shadow fails,
-that is counted too. Nothing of it reaches an answer. The log holds ids, labels, actions and probabilities, never content.
+The shadow runs in its own thread with a bounded queue. If the queue is full, items are dropped and counted; failures are counted
+too. Responses are never affected. The log has ids, labels, actions and probabilities, never content.
 """
 
 import json
@@ -13,67 +13,69 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vigil_data.filesystem import StrPath
 from vigil_data.items import Item
-from vigil_serving.runtime.scorer import Decision
-from vigil_serving.server.batching import Answer, origin
-from vigil_serving.server.metrics import Telemetry
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.server.batching import ScoringResult, traceback_summary
+from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.model_manager import LoadedBundle
 
 _log = logging.getLogger("vigil.serve")
 
 
-class _Waiting(NamedTuple):
-    """Items of one request, and what was answered."""
+class _ShadowRequest(NamedTuple):
+    """Items of an answered request, and its decisions."""
 
     items: Sequence[Item]
-    answer: Answer
+    result: ScoringResult
     bytes: int
 
 
 class Shadow:
-    """Scores what was answered once more, with another bundle.
+    """Scores answered items with a second bundle and compares the decisions.
 
     Args:
-        loaded: the other bundle.
-        log: where differences are appended, one JSON object a line; only counted if ``None``.
-        tolerance: the largest difference of a probability that is none.
-        telemetry: counts.
-        most_requests: requests that may wait.
-        most_bytes: bytes of their media that may wait.
+        loaded: the second bundle.
+        log: file to which differences are appended, one JSON object a line (default: differences are only counted).
+        tolerance: largest difference of a probability that does not count.
+        metrics: counts items and differences.
+        max_requests: maximum requests waiting.
+        max_bytes: maximum bytes of media waiting.
     """
 
     def __init__(
         self,
         loaded: LoadedBundle,
-        log: Path | None,
+        log: StrPath | None,
         tolerance: float,
-        telemetry: Telemetry,
+        metrics: ServerMetrics,
         *,
-        most_requests: int = 256,
-        most_bytes: int = 64 << 20,
+        max_requests: int = 256,
+        max_bytes: int = 64 << 20,
     ) -> None:
-        self.loaded, self._log, self._tolerance, self._telemetry = loaded, log, tolerance, telemetry
-        self._most_bytes, self._bytes, self._lock = most_bytes, 0, threading.Lock()
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(most_requests)
+        self.loaded, self._tolerance, self._metrics = loaded, tolerance, metrics
+        self._log = None if log is None else Path(log)
+        self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
+        self._queue: queue.Queue[_ShadowRequest | None] = queue.Queue(max_requests)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, items: Sequence[Item], answer: Answer) -> None:
-        """Have items scored once more when there is time, or pass over them; never waits."""
+    def offer(self, items: Sequence[Item], result: ScoringResult) -> None:
+        """Queue the items of a request, or drop them if the queue is full; never waits."""
         size = sum(len(medium) for item in items for medium in (*item.text, *item.image, *item.audio))
         with self._lock:
-            fits = self._bytes + size <= self._most_bytes
+            fits = self._bytes + size <= self._max_bytes
             if fits:
                 try:
-                    self._queue.put_nowait(_Waiting(items, answer, size))
+                    self._queue.put_nowait(_ShadowRequest(items, result, size))
                     self._bytes += size
                 except queue.Full:
                     fits = False
         if not fits:
-            self._telemetry.shadow("dropped", len(items))
+            self._metrics.shadow("dropped", len(items))
 
     def close(self, seconds: float = 5.0) -> None:
-        """Finish what waits, for a while at most."""
+        """Score what is waiting, for at most ``seconds``."""
         try:
             self._queue.put(None, timeout=seconds)
         except queue.Full:
@@ -85,43 +87,43 @@ class Shadow:
             try:
                 self._compare(waiting)
             except Exception as error:
-                self._telemetry.shadow("failed", len(waiting.items))
-                _log.error("the shadow failed: %s", origin(error))
+                self._metrics.shadow("failed", len(waiting.items))
+                _log.error("the shadow failed: %s", traceback_summary(error))
             finally:
                 with self._lock:
                     self._bytes -= waiting.bytes
                 del waiting
 
-    def _compare(self, waiting: _Waiting) -> None:
-        answer, lines = waiting.answer, []
-        for live, shadow in zip(answer.decisions, self.loaded.scorer.score(waiting.items), strict=True):
+    def _compare(self, waiting: _ShadowRequest) -> None:
+        result, lines = waiting.result, []
+        for live, shadow in zip(result.decisions, self.loaded.scorer.score(waiting.items), strict=True):
             found = differences(live, shadow, self._tolerance)
-            self._telemetry.shadow("different" if found else "same", 1)
+            self._metrics.shadow("different" if found else "same", 1)
             if found:
-                self._telemetry.shadow_differences(found)
-                lines.append(self._line(answer.loaded.digest, live, shadow, found))
+                self._metrics.shadow_differences(found)
+                lines.append(self._line(result.loaded.digest, live, shadow, found))
         if lines and self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
 
     def _line(self, digest: str, live: Decision, shadow: Decision, found: Sequence[str]) -> str:
-        said: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": live.id,
             "differs": list(found),
-            "live": {"digest": digest, **_said(live)},
-            "shadow": {"digest": self.loaded.digest, **_said(shadow)},
+            "live": {"digest": digest, **_summary(live)},
+            "shadow": {"digest": self.loaded.digest, **_summary(shadow)},
         }
-        return json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def differences(live: Decision, shadow: Decision, tolerance: float) -> tuple[str, ...]:
-    """In what two decisions on one item differ: ``labels``, ``action``, ``probability``, ``error``.
+    """Return the kinds of differences between two decisions on an item: ``error``, ``labels``, ``action``, ``probability``.
 
     Args:
-        live: what was answered.
-        shadow: what the other bundle says.
-        tolerance: the largest difference of a probability that is none; a label that only one of them has is one.
+        live: decision that was returned.
+        shadow: decision of the shadow.
+        tolerance: largest difference of a probability that does not count; a label that only one bundle has counts.
     """
     found = []
     if (live.error is None) != (shadow.error is None):
@@ -136,7 +138,7 @@ def differences(live: Decision, shadow: Decision, tolerance: float) -> tuple[str
     return tuple(found)
 
 
-def _said(decision: Decision) -> dict[str, Any]:
+def _summary(decision: Decision) -> dict[str, Any]:
     return {
         "labels": list(decision.labels),
         "action": decision.action,

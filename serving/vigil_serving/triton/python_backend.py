@@ -1,11 +1,9 @@
 """The model that clients of Triton ask: items in, decisions out, each encoder asked only for the segments that exist.
 
-It runs in Triton's Python backend. Everything but the graphs is the runtime's own
-:class:`~vigil_serving.runtime.scorer.Scorer`: it decodes, streams long sounds, caches the embeddings of repeated media, calibrates
-and decides; its graphs are the server's other models.
+It runs in Triton's Python backend. The runtime's own :class:`~vigil_serving.runtime.scorer.Scorer` decodes, streams long sounds,
+caches the embeddings of repeated media, calibrates and decides; its graphs are other models of the same server.
 """
 
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -19,17 +17,16 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_serving.bundle.load import Bundle, read_checked
+from vigil_serving.bundle.load import Bundle, load_bundle
 from vigil_serving.bundle.manifest import sha256
-from vigil_serving.protocol.errors import RequestError as NotJSON
+from vigil_serving.protocol.errors import RequestError
+from vigil_serving.protocol.item_json import item_from_json
 from vigil_serving.protocol.strict_json import loads
-from vigil_serving.runtime.decisions import Decision
+from vigil_serving.protocol.tensors import INPUT, output_tensors
 from vigil_serving.runtime.onnx_sessions import Sessions
-from vigil_serving.runtime.scorer import Scorer, item_of
+from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.triton.options import FACTS, FUSION, ONNX_FILE, VERSION, Plan, hash_of, model_name
-from vigil_serving.triton.remote_sessions import Refused, Remote, RemoteEncoder, Split
-
-KEYS = ("id", "text", "image", "audio", "columns")
+from vigil_serving.triton.remote_sessions import EncoderBatching, RemoteEncoder, RemoteModelError, RemoteSession
 
 WAITING = 16
 """Requests to encoders that one instance has under way at most."""
@@ -46,8 +43,8 @@ class TritonPythonModel:
         """
         given = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
         folder = Path(args["model_repository"])
-        bundle = replace(read_checked(folder / args["model_version"] / FACTS), digest=given["bundle"])
-        for part in (*bundle.signature.modalities, FUSION):
+        bundle = replace(load_bundle(folder / args["model_version"] / FACTS), digest=given["bundle"])
+        for part in (*bundle.metadata.modalities, FUSION):
             refuse_altered(folder.parent / model_name(args["model_name"], part) / VERSION / ONNX_FILE, given[hash_of(part)])
         self._pool = ThreadPoolExecutor(WAITING)
         plan = Plan(variant=given["variant"], max_batch=int(given["max_batch"]), pad_tokens=int(given["pad_tokens"]))
@@ -64,13 +61,13 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            items = read_items(pb_utils.get_input_tensor_by_name(request, "item").as_numpy())
+            items = read_items(pb_utils.get_input_tensor_by_name(request, INPUT).as_numpy())
             decisions = self._scorer.score(items)
-        except UserError as error:
+        except (RequestError, UserError) as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
-        except Refused as error:
+        except RemoteModelError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
-        arrays = answer(decisions, self._scorer.bundle.signature.labels)
+        arrays = output_tensors(decisions, self._scorer.bundle.metadata.labels)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, array) for name, array in arrays.items()])
 
 
@@ -83,10 +80,10 @@ def remote_sessions(bundle: Bundle, name: str, plan: Plan, pool: Executor) -> Se
         plan: as which the repository was written.
         pool: where requests wait for their answers.
     """
-    graphs, names = bundle.signature.graphs, bundle.signature.variants[plan.variant]
-    split = Split(plan.max_batch, plan.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0)
-    encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], split, pool) for m in bundle.signature.modalities}
-    return Sessions(cast("Any", encoders), cast("Any", Remote(model_name(name, FUSION), graphs["fusion"])))
+    graphs, names = bundle.metadata.graphs, bundle.metadata.variants[plan.variant]
+    split = EncoderBatching(plan.max_batch, plan.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0)
+    encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], split, pool) for m in bundle.metadata.modalities}
+    return Sessions(cast("Any", encoders), cast("Any", RemoteSession(model_name(name, FUSION), graphs["fusion"])))
 
 
 def refuse_altered(graph: Path, digest: str) -> None:
@@ -102,54 +99,13 @@ def refuse_altered(graph: Path, digest: str) -> None:
 
 
 def read_items(texts_N: NDArray[np.object_]) -> list[Item]:
-    """Read items, one JSON text each, of the form that `vigil serve` takes.
+    """Read items, one JSON text each, in the form that `vigil serve` takes.
 
     Args:
-        texts_N: UTF-8; each an object with ``id``, and any of ``text``, ``image``, ``audio`` (both in base64) and ``columns``.
+        texts_N: UTF-8; see :func:`~vigil_serving.protocol.item_json.item_from_json`.
 
     Raises:
-        UserError: one line, if one of them is malformed.
+        RequestError: one line, if one of them is malformed.
     """
-    items = []
-    for place, text in enumerate(texts_N):
-        where = f"item[{place}]"
-        try:
-            value = loads(text, where)
-        except NotJSON as error:
-            raise UserError(str(error)) from None
-        if not isinstance(value, dict) or not set(value) <= set(KEYS):
-            raise UserError(f"{where}: must be an object with no keys but {', '.join(KEYS)}")
-        columns = value.pop("columns", {})
-        if not isinstance(columns, dict):
-            raise UserError(f"{where}.columns: must be an object")
-        media = {m: _decoded(value[m], f"{where}.{m}") for m in ("image", "audio") if m in value}
-        items.append(replace(item_of({**value, **media}, where), columns=columns))
-    return items
-
-
-def answer(decisions: Sequence[Decision], labels: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The tensors of an answer.
-
-    Args:
-        decisions: of N items.
-        labels: the L labels.
-
-    Returns:
-        ``probabilities`` float32 ``[N, L]``, NaN for an item that could not be decoded; ``action`` ``[N]``, empty if there
-        is none; ``decision`` ``[N]``: all of each decision as JSON.
-    """
-    rows = [[decision.probabilities.get(label, np.nan) for label in labels] for decision in decisions]
-    return {
-        "probabilities": np.array(rows, np.float32).reshape(len(decisions), len(labels)),
-        "action": np.array([(decision.action or "").encode() for decision in decisions], np.object_),
-        "decision": np.array([json.dumps(decision.to_dict(), ensure_ascii=False).encode() for decision in decisions], np.object_),
-    }
-
-
-def _decoded(media: object, where: str) -> list[bytes]:
-    try:
-        if isinstance(media, list):
-            return [binascii.a2b_base64(medium, strict_mode=True) for medium in media]
-    except (ValueError, TypeError):
-        pass
-    raise UserError(f"{where}: must be a list of base64 text")
+    places = [f"item[{index}]" for index in range(len(texts_N))]
+    return [item_from_json(loads(text, where), where) for text, where in zip(texts_N, places, strict=True)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vigil_serving.bundle.metadata import Graph
 
 
-class Refused(Exception):  # noqa: N818 (the other model's error, not one of ours)
+class RemoteModelError(Exception):
     """Another model of the server answered with an error; the message is its name and its error."""
 
 
@@ -29,7 +29,7 @@ class Share(NamedTuple):
     inputs: Mapping[str, NDArray[np.generic]]
 
 
-class Split(NamedTuple):
+class EncoderBatching(NamedTuple):
     """How segments are asked for.
 
     Attributes:
@@ -43,7 +43,7 @@ class Split(NamedTuple):
     longest: int
 
 
-class Remote:
+class RemoteSession:
     """What the runtime asks of :class:`onnxruntime.InferenceSession`, answered by a model of the server.
 
     Args:
@@ -72,7 +72,7 @@ class Remote:
             feeds: input to array.
 
         Raises:
-            Refused: if the server does not carry it out.
+            RemoteModelError: if the server does not carry it out.
         """
         wanted = [node.name for node in self._outputs]
         response = pb_utils.InferenceRequest(
@@ -83,11 +83,11 @@ class Remote:
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
-            raise Refused(f"{self.model}: {response.error().message()}")
+            raise RemoteModelError(f"{self.model}: {response.error().message()}")
         return [pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in wanted]
 
 
-class RemoteEncoder(Remote):
+class RemoteEncoder(RemoteSession):
     """An encoder, asked for segments of one shape at a time, so that Triton can join them with those of other requests.
 
     Args:
@@ -97,12 +97,12 @@ class RemoteEncoder(Remote):
         pool: where requests wait for their answers.
     """
 
-    def __init__(self, model: str, graph: Graph, split: Split, pool: Executor) -> None:
+    def __init__(self, model: str, graph: Graph, split: EncoderBatching, pool: Executor) -> None:
         super().__init__(model, graph)
         self._split, self._pool = split, pool
 
     def run(self, _outputs: None, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[Any]]:
-        """Encode segments ``[S, ...]``, in requests that are under way at once; see :meth:`Remote.run`."""
+        """Encode segments ``[S, ...]``, in requests that are under way at once; see :meth:`RemoteSession.run`."""
         asked = list(shares(feeds, self._split))
         answers = list(self._pool.map(lambda share: super(RemoteEncoder, self).run(None, share.inputs)[0], asked))
         rows = np.concatenate([share.rows for share in asked])
@@ -111,7 +111,7 @@ class RemoteEncoder(Remote):
         return [tokens_SPD]
 
 
-def shares(feeds: Mapping[str, NDArray[np.generic]], split: Split) -> Iterator[Share]:
+def shares(feeds: Mapping[str, NDArray[np.generic]], split: EncoderBatching) -> Iterator[Share]:
     """Split the inputs ``[S, ...]`` of an encoder into requests: alike in padded length, and no more than one may hold."""
     mask = feeds.get("attention_mask")
     segments = len(next(iter(feeds.values())))
@@ -123,7 +123,7 @@ def shares(feeds: Mapping[str, NDArray[np.generic]], split: Split) -> Iterator[S
             yield Share(rows, taken if mask is None else {name: _of_width(array, int(tokens)) for name, array in taken.items()})
 
 
-def _padded(mask_ST: NDArray[np.generic], split: Split) -> NDArray[np.int64]:
+def _padded(mask_ST: NDArray[np.generic], split: EncoderBatching) -> NDArray[np.int64]:
     """Of each passage the tokens to which it is padded."""
     used_S = np.maximum(((mask_ST != 0) * np.arange(1, mask_ST.shape[1] + 1)).max(axis=1), 1)
     padded_S: NDArray[np.int64] = np.minimum(-(-used_S // split.multiple) * split.multiple, max(split.longest, int(used_S.max())))

@@ -1,4 +1,4 @@
-"""What comes after the graph: calibration, thresholds and policy of a bundle, in the runtime, in scores, and at the gate."""
+"""Decisions: calibration, thresholds and policy of a bundle, in the runtime, in batch scoring, and in the verification."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ import pytest
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_evaluation.calibration.calibrators import NONE, Calibrated, Calibration, Calibrator, LabelCalibration
+from vigil_evaluation.calibration.calibrators import IDENTITY, Calibration, Calibrator, FittedCalibration, LabelCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
-from vigil_serving.parity.verify import verify
+from vigil_serving.parity.verify import verify_bundle
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.scoring.score import score
+from vigil_serving.scoring.score import score_dataset
 
 LABELS = ("scam", "promotion", "tobacco")
 LANGUAGES = (None, "de", "en")
@@ -32,11 +32,11 @@ def items(exported) -> list[Item]:
     return [Item(f"{n:02}", item.text, item.image, item.audio, {}, columns[n]) for n, item in enumerate(made)]
 
 
-def deciding(copy: Path, middle: dict[str, float]) -> Path:
-    """The bundle with a calibration by language, and a policy with thresholds between what it gives."""
+def with_policy(copy: Path, middle: dict[str, float]) -> Path:
+    """Return the bundle with calibration by language, and with policy thresholds between its probabilities."""
     own = {"de": Calibrator("temperature", {"temperature": 0.25})}
-    labels = {label: LabelCalibration(NONE, own, {}, 0, 0) for label in LABELS}
-    Calibrated(Calibration("language", labels), None, None).write(copy / manifest.CALIBRATION)
+    labels = {label: LabelCalibration(IDENTITY, own, {}, 0, 0) for label in LABELS}
+    FittedCalibration(Calibration("language", labels), None, None).write(copy / manifest.CALIBRATION)
     cells = {
         (None, None): {label: {"limit": np.float32(middle[label]).item()} for label in LABELS},
         ("fr", None): {"scam": {"remove": 0.0}},
@@ -51,10 +51,10 @@ def deciding(copy: Path, middle: dict[str, float]) -> Path:
 def bundle(bundle_copy: Path, exported, items: list[Item]) -> Path:
     raw_NL = Scorer(exported.bundle, threads=1).raw_probabilities(items)
     middles = np.sort(raw_NL, axis=0)[18:20].astype(np.float64).mean(axis=0)
-    return deciding(bundle_copy, dict(zip(LABELS, middles.tolist(), strict=True)))
+    return with_policy(bundle_copy, dict(zip(LABELS, middles.tolist(), strict=True)))
 
 
-def test_probabilities_are_calibrated_by_the_items_own_group(bundle: Path, exported, items: list[Item]) -> None:
+def test_scorer_calibrates_by_the_group_of_each_item(bundle: Path, exported, items: list[Item]) -> None:
     raw_NL = Scorer(exported.bundle, threads=1).raw_probabilities(items).astype(np.float64)
     cooled_NL = 1 / (1 + ((1 - raw_NL) / raw_NL) ** 4)
     for row, decision in enumerate(Scorer(bundle, threads=1).score(items)):
@@ -63,7 +63,7 @@ def test_probabilities_are_calibrated_by_the_items_own_group(bundle: Path, expor
         assert decision.labels == tuple(label for label in LABELS if decision.probabilities[label] >= exported.thresholds[label])
 
 
-def test_the_policy_acts_on_calibrated_probabilities_and_says_why(bundle: Path, items: list[Item]) -> None:
+def test_scorer_applies_the_policy_to_calibrated_probabilities_with_reasons(bundle: Path, items: list[Item]) -> None:
     policy = CompiledPolicy.read(bundle / manifest.POLICY)
     decisions = Scorer(bundle, threads=1).score(items)
     assert {decision.action for decision in decisions} == {"allow", "limit", "remove"}
@@ -80,9 +80,9 @@ def test_the_policy_acts_on_calibrated_probabilities_and_says_why(bundle: Path, 
         assert explained == ({*calls, *decision.labels} if decision.presence != "none" else set())
 
 
-def test_scores_hold_actions_and_reasons(bundle: Path, items: list[Item], tmp_path: Path) -> None:
+def test_score_dataset_writes_actions_and_reasons(bundle: Path, items: list[Item], tmp_path: Path) -> None:
     write(tmp_path / "dataset", items)
-    found = score(bundle, tmp_path / "dataset", tmp_path / "out.parquet", threads=1)
+    found = score_dataset(bundle, tmp_path / "dataset", tmp_path / "out.parquet", threads=1)
     table = pq.read_table(tmp_path / "out.parquet")
     rows = {row["id"]: row for row in table.to_pylist()}
     for decision in Scorer(bundle, threads=1).score(items):
@@ -94,8 +94,8 @@ def test_scores_hold_actions_and_reasons(bundle: Path, items: list[Item], tmp_pa
     assert table.schema.metadata[b"vigil.policy_digest"].decode() == CompiledPolicy.read(bundle / manifest.POLICY).digest
 
 
-def test_the_gate_compares_actions(bundle: Path) -> None:
-    found = verify(bundle)
+def test_verify_bundle_compares_actions(bundle: Path) -> None:
+    found = verify_bundle(bundle)
     assert all(p.flips == p.action_flips == 0 for p in found.parity)
 
 
@@ -103,10 +103,10 @@ def test_the_gate_compares_actions(bundle: Path) -> None:
     ("name", "change", "message"),
     [
         (manifest.CALIBRATION, lambda facts: facts["calibration"]["labels"].pop("scam"), "calibration.json: calibration"),
-        (manifest.POLICY, lambda facts: facts.update(version=4), "policy.json: policy.digest: does not fit"),
+        (manifest.POLICY, lambda facts: facts.update(version=4), "policy.json: policy.digest: does not match"),
     ],
 )
-def test_what_is_not_whole_is_refused(bundle: Path, name: str, change, message: str) -> None:
+def test_scorer_refuses_inconsistent_calibration_or_policy(bundle: Path, name: str, change, message: str) -> None:
     facts = json.loads((bundle / name).read_text())
     change(facts)
     (bundle / name).write_text(json.dumps(facts))
@@ -115,9 +115,19 @@ def test_what_is_not_whole_is_refused(bundle: Path, name: str, change, message: 
         Scorer(bundle)
 
 
-def test_a_policy_of_other_labels_is_no_bundles(exported, tmp_path: Path) -> None:
-    from vigil_serving.export.pipeline import export
+def test_export_refuses_a_policy_of_other_labels(exported, tmp_path: Path) -> None:
+    from vigil_serving.export.pipeline import export_model
+    from vigil_serving.export.publish import Provenance
 
     policy = CompiledPolicy("house", 1, ("allow", "limit"), ("weapons",), None, {(None, None): {"weapons": {"limit": 0.5}}})
-    with pytest.raises(UserError, match="house speaks of weapons, which the taxonomy tiny does not have"):
-        export(exported.model, exported.inputs, exported.taxonomy, {}, [], to=tmp_path / "b", facts={"name": "x"}, policy=policy)
+    with pytest.raises(UserError, match="the policy house names weapons, which the taxonomy tiny does not have"):
+        export_model(
+            exported.model,
+            exported.inputs,
+            exported.taxonomy,
+            {},
+            [],
+            to=tmp_path / "b",
+            provenance=Provenance("x"),
+            policy=policy,
+        )

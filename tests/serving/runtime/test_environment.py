@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from vigil_serving.parity import golden
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.parity.verify import verify
+from vigil_serving.parity.verify import verify_bundle
 
 bundle = Path(sys.argv[1])
 scorer = Scorer(bundle, threads=1)

@@ -1,4 +1,4 @@
-"""The runtime: what it decides depends on the item alone, and torch is not needed for it."""
+"""Runtime: decisions depend only on the item, and need no torch."""
 
 import io
 import itertools
@@ -26,8 +26,8 @@ from vigil_data.loading.packing import Span, pack
 from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime import embedding_cache, onnx_sessions
 from vigil_serving.runtime import scorer as scorer_module
-from vigil_serving.runtime.embedding_cache import Cache, Gathering, Medium
-from vigil_serving.runtime.scorer import Scorer, item_of
+from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedMedium, MediaEncoder
+from vigil_serving.runtime.scorer import Scorer, item_from_mapping
 
 PATTERNS = [["text", "image", "audio"], ["text"], [], ["audio"], ["image"], ["text", "audio"]]
 
@@ -42,7 +42,7 @@ def items(exported) -> list[Item]:
     return [make_item(PATTERNS[n % 6], n, exported.inputs) for n in range(30)]
 
 
-def test_decides_as_the_model_does(scorer: Scorer, items: list[Item], exported) -> None:
+def test_scorer_decides_like_the_torch_model(scorer: Scorer, items: list[Item], exported) -> None:
     decoder = Decoder(exported.inputs, ())
     for item, decision in zip(items, scorer.score(items), strict=True):
         with torch.no_grad():
@@ -61,17 +61,19 @@ def test_decides_as_the_model_does(scorer: Scorer, items: list[Item], exported) 
         assert len(decision.evidence) == segments * len(decision.labels)
 
 
-def test_batches_do_not_matter(scorer: Scorer, items: list[Item], exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scorer_decisions_do_not_depend_on_batching(
+    scorer: Scorer, items: list[Item], exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = scorer.score(items)
-    monkeypatch.setattr(scorer_module, "FUSION_TOKENS", 5)
-    monkeypatch.setattr(scorer_module, "GATHER_ITEMS", 7)
+    monkeypatch.setattr(scorer_module, "MAX_FUSION_TOKENS", 5)
+    monkeypatch.setattr(scorer_module, "MAX_ENCODE_ITEMS", 7)
     monkeypatch.setattr(embedding_cache, "RUN_LIMITS", {"text": 30, "image": 1, "audio": 2})
     for a, b in zip(together, Scorer(exported.bundle, cache_bytes=0).score(items), strict=True):
         assert (a.id, a.labels, a.cut) == (b.id, b.labels, b.cut)
         np.testing.assert_allclose(list(a.probabilities.values()), list(b.probabilities.values()), atol=1e-5)
 
 
-def test_undecodable_items_keep_their_place(scorer: Scorer, items: list[Item]) -> None:
+def test_scorer_keeps_the_order_of_undecodable_items(scorer: Scorer, items: list[Item]) -> None:
     mixed = [items[0], Item("broken", image=(b"no picture",)), items[1]]
     decisions = scorer.score(mixed)
     assert [decision.id for decision in decisions] == [items[0].id, "broken", items[1].id]
@@ -82,14 +84,14 @@ def test_undecodable_items_keep_their_place(scorer: Scorer, items: list[Item]) -
     assert scorer.score([]) == []
 
 
-def test_cut_is_counted(scorer: Scorer, exported) -> None:
+def test_scorer_counts_cut_segments(scorer: Scorer, exported) -> None:
     picture = make_item(["image"], 1, exported.inputs).image
     [decision] = scorer.score([Item("many", image=picture * 7)])
     assert decision.cut == 3
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 200))
-def test_runs_cover_all_once_and_are_bounded(lengths: list[int], limit: int) -> None:
+def test_encoder_runs_are_bounded_and_cover_every_segment_once(lengths: list[int], limit: int) -> None:
     lengths_S = np.array(lengths)
     order = np.argsort(lengths_S, kind="stable")
     runs = list(onnx_sessions._runs(order, lengths_S, limit))
@@ -97,10 +99,10 @@ def test_runs_cover_all_once_and_are_bounded(lengths: list[int], limit: int) -> 
     for run in runs:
         assert len(run) == 1 or len(run) * lengths_S[run].max() <= limit
     for run, following in itertools.pairwise(runs):
-        assert (len(run) + 1) * lengths_S[following[0]] > limit, "a run is not cut before it is full"
+        assert (len(run) + 1) * lengths_S[following[0]] > limit, "a run ends only when it is full"
 
 
-def test_runs_only_the_encoders_that_an_item_needs(exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scorer_runs_only_the_encoders_that_an_item_needs(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     encode = embedding_cache.encode
 
@@ -113,7 +115,20 @@ def test_runs_only_the_encoders_that_an_item_needs(exported, monkeypatch: pytest
     assert ran == ["input_ids"]
 
 
-def test_serving_needs_no_torch(exported, tmp_path: Path) -> None:
+def test_scorer_accepts_str_and_path_like(exported, items: list[Item]) -> None:
+    expected = Scorer(exported.bundle, threads=1).score(items[:3])
+    assert Scorer(str(exported.bundle), threads=1).score(items[:3]) == expected
+    with pytest.raises(UserError, match="not a bundle"):
+        Scorer("nowhere")
+
+
+def test_runtime_exports_are_lazy() -> None:
+    program = "import sys, vigil_serving.runtime as r; print('onnxruntime' in sys.modules, r.Scorer.__name__, *dir(r))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "Scorer", "Decision", "Scorer", "SegmentEvidence", "item_from_mapping"]
+
+
+def test_scorer_needs_no_torch(exported, tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
@@ -137,12 +152,12 @@ assert not loaded, loaded
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_mappings_are_items(scorer: Scorer, items: list[Item]) -> None:
+def test_scorer_accepts_mappings(scorer: Scorer, items: list[Item]) -> None:
     as_mappings = [
         {"id": i.id, "text": list(i.text), "image": list(i.image), "audio": list(i.audio), "market": "de"} for i in items
     ]
     assert scorer.score(as_mappings) == scorer.score(items)
-    assert item_of(as_mappings[0]).columns == {"market": "de"}
+    assert item_from_mapping(as_mappings[0]).columns == {"market": "de"}
     assert scorer.score([{"id": "nothing"}])[0].presence == "none"
 
 
@@ -158,15 +173,15 @@ def test_mappings_are_items(scorer: Scorer, items: list[Item]) -> None:
         ({"id": "1", "audio": b"a"}, "item.audio: must be a list of encoded bytes"),
     ],
 )
-def test_what_is_no_item_is_refused(scorer: Scorer, value: object, problem: str) -> None:
+def test_item_from_mapping_refuses_other_types(scorer: Scorer, value: object, problem: str) -> None:
     with pytest.raises(UserError) as caught:
-        item_of(value)
+        item_from_mapping(value)
     assert str(caught.value) == problem
     with pytest.raises(UserError, match="item 1"):
         scorer.score([{"id": "sound"}, value])
 
 
-def test_decisions_are_json(scorer: Scorer, items: list[Item]) -> None:
+def test_decision_to_dict_is_json(scorer: Scorer, items: list[Item]) -> None:
     for decision in scorer.score([*items, Item("broken", audio=(b"",))]):
         read = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
         assert read["probabilities"] == decision.probabilities
@@ -174,7 +189,7 @@ def test_decisions_are_json(scorer: Scorer, items: list[Item]) -> None:
         assert read["error"] == decision.error
 
 
-def test_repeated_media_are_encoded_once(exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_cache_encodes_repeated_media_once(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
     encode = embedding_cache.encode
     monkeypatch.setattr(
@@ -190,14 +205,14 @@ def test_repeated_media_are_encoded_once(exported, monkeypatch: pytest.MonkeyPat
     assert later.probabilities == pytest.approx(first[0].probabilities, abs=1e-6)
     assert sum(encoded) == once
     assert scorer.cache.hits == sum(len(getattr(item, m)) for m in ("text", "image", "audio"))
-    forgetful = Scorer(exported.bundle, cache_bytes=0)
-    forgetful.score([item])
-    forgetful.score([item])
+    without_cache = Scorer(exported.bundle, cache_bytes=0)
+    without_cache.score([item])
+    without_cache.score([item])
     assert sum(encoded) == 3 * once
-    assert forgetful.cache.hits == 0
+    assert without_cache.cache.hits == 0
 
 
-def test_the_same_medium_elsewhere_has_its_own_place(exported) -> None:
+def test_scorer_gives_evidence_for_each_occurrence_of_a_medium(exported) -> None:
     a, b = make_item(["image"], 0, exported.inputs).image[0], make_item(["image"], 4, exported.inputs).image[0]
     scorer, all_labels = Scorer(exported.bundle), dict.fromkeys(exported.thresholds, 0.0)
     scorer = Scorer(replace(scorer.bundle, thresholds=all_labels))
@@ -208,8 +223,8 @@ def test_the_same_medium_elsewhere_has_its_own_place(exported) -> None:
         assert weights[0] == pytest.approx(weights[2], abs=1e-6)
 
 
-def test_a_limit_that_cuts_is_not_remembered_for_one_that_does_not(exported) -> None:
-    """The same long text has fewer passages where another text came before it."""
+def test_embedding_cache_distinguishes_limits_that_cut(exported) -> None:
+    """A long text has fewer passages if another text came before it."""
     long = " ".join(f"word{n}" for n in range(60))
     scorer = Scorer(exported.bundle)
     alone, after = [Item("alone", text=(long,))], [Item("after", text=(long[::-1], long))]
@@ -223,11 +238,11 @@ def test_a_limit_that_cuts_is_not_remembered_for_one_that_does_not(exported) -> 
 
 
 @given(sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40)), max_size=60), most=st.integers(0, 60_000))
-def test_the_cache_is_bounded_and_forgets_the_oldest(sizes: list[tuple[int, int]], most: int) -> None:
-    cache, held = Cache(most), OrderedDict()
+def test_embedding_cache_is_bounded_and_evicts_the_least_recently_used(sizes: list[tuple[int, int]], most: int) -> None:
+    cache, held = EmbeddingCache(most), OrderedDict()
     for name, tokens in sizes:
         key = ("text", bytes([name]))
-        medium = Medium(99, [Span(0)], [np.zeros((tokens, 16), np.float32)])
+        medium = EncodedMedium(99, [Span(0)], [np.zeros((tokens, 16), np.float32)])
         size = 800 + tokens * 64
         found = cache.get(key, 99)
         assert (found is not None) == (key in held)
@@ -242,7 +257,7 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(sizes: list[tuple[int, int]
     assert cache.hits + cache.misses == len(sizes)
 
 
-def test_threads_share_a_scorer(exported, items: list[Item]) -> None:
+def test_scorer_is_thread_safe(exported, items: list[Item]) -> None:
     expected = {decision.id: decision for decision in Scorer(exported.bundle, threads=1, cache_bytes=0).score(items)}
     scorer = Scorer(exported.bundle, threads=1, cache_bytes=20_000)
     order = np.random.default_rng(0)
@@ -256,8 +271,8 @@ def test_threads_share_a_scorer(exported, items: list[Item]) -> None:
                 np.testing.assert_allclose(list(decision.probabilities.values()), list(wanted.probabilities.values()), atol=1e-5)
 
 
-def test_an_hour_of_sound_is_streamed(exported) -> None:
-    """An hour at the model's rate is 115 MB of samples; what is held beside the encoded bytes is a few windows."""
+def test_media_encoder_streams_an_hour_of_audio(exported) -> None:
+    """An hour at the model's rate is 115 MB of samples; memory has a few windows in addition to the encoded bytes."""
     facts = Scorer(exported.bundle).bundle
     bundle = replace(facts, inputs=replace(facts.inputs, audio=replace(facts.inputs.audio, window=0.25, max_windows=20_000)))
     scorer = Scorer(bundle, threads=1, cache_bytes=0)
@@ -266,13 +281,13 @@ def test_an_hour_of_sound_is_streamed(exported) -> None:
         for minute in range(60):
             tone_T = 0.3 * np.sin(np.arange(60 * 8000) * 0.01 * (1 + minute % 7))
             sound.write(tone_T)
-    gathering = Gathering(scorer.decoder, scorer.sessions, scorer.cache)
+    media_encoder = MediaEncoder(scorer.decoder, scorer.sessions, scorer.cache)
     tracemalloc.start()
-    embedded = gathering.add(Item("hour", audio=(buffer.getvalue(),)))
-    gathering.finish()
+    encoded = media_encoder.add(Item("hour", audio=(buffer.getvalue(),)))
+    media_encoder.finish()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    windows = len(embedded.tokens("audio"))
+    windows = len(encoded.tokens("audio"))
     assert windows == 60 * 60 * 4
-    tokens = sum(token.nbytes + 300 for token in embedded.tokens("audio"))
+    tokens = sum(token.nbytes + 300 for token in encoded.tokens("audio"))
     assert peak < 20_000_000 + 4 * tokens, f"{peak / 1e6:.0f} MB at the peak, of which {tokens / 1e6:.0f} MB are embeddings"

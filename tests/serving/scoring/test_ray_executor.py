@@ -20,11 +20,11 @@ from vigil_data.items import Item
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
 from vigil_serving.scoring import ray_executor, workdir
-from vigil_serving.scoring.ray_executor import Job, Worker, counted, score_on_ray
-from vigil_serving.scoring.score import OnRay, score
+from vigil_serving.scoring.ray_executor import ShardWorker, WorkerJob, count_attempts, score_on_ray
+from vigil_serving.scoring.score import RayOptions, score_dataset
 
 pytestmark = [
-    # Ray forks only to become another program; and it warns of settings of its own.
+    # Ray forks only to execute another program, and warns about settings of its own.
     pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning"),
     pytest.mark.filterwarnings(r"ignore:`\w+` is deprecated:DeprecationWarning"),
 ]
@@ -39,7 +39,7 @@ def cluster() -> Iterator["ray.cluster_utils.Cluster"]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
-        # A node that is gone is noticed in seconds.
+        # A lost node is detected within seconds.
         health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
         head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
         made = Cluster(initialize_head=True, head_node_args=head)
@@ -51,7 +51,7 @@ def cluster() -> Iterator["ray.cluster_utils.Cluster"]:
 
 @pytest.fixture(scope="module")
 def dataset(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 items of every mix of modalities."""
+    """240 items of every presence pattern."""
     patterns = [["text"], ["text", "image"], ["audio"], ["image"], ["text", "image", "audio"], []]
     made = [make_item(patterns[n % 6], n % 60, exported.inputs) for n in range(240)]
     path = tmp_path_factory.mktemp("ray") / "dataset"
@@ -61,19 +61,19 @@ def dataset(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(exported, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The table as one process makes it here."""
+    """The table that one local process writes."""
     to = tmp_path_factory.mktemp("undisturbed") / "out.parquet"
-    score(exported.bundle, dataset, to, threads=1, chunk=4)
+    score_dataset(exported.bundle, dataset, to, threads=1, chunk=4)
     return to.read_bytes()
 
 
-def _marking(marks: Path) -> type[Worker]:
-    """A worker that is slow, and leaves a file for each part that it begins: number and node."""
+def _marking(marks: Path) -> type[ShardWorker]:
+    """Return a slow worker that leaves a file for each shard it starts, named by number and node."""
 
-    class Marking(Worker):
+    class Marking(ShardWorker):
         def __call__(self, batch):
             node = ray.get_runtime_context().get_node_id()
-            for number in batch["part"]:
+            for number in batch["shard"]:
                 (marks / f"{number}.{node}.{os.getpid()}").touch()
             time.sleep(0.2)
             return super().__call__(batch)
@@ -82,52 +82,50 @@ def _marking(marks: Path) -> type[Worker]:
 
 
 @pytest.mark.prove
-def test_a_node_is_killed_while_it_scores(
+def test_ray_executor_survives_the_loss_of_a_node(
     cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proofs: Callable
 ) -> None:
     for trial in range(proofs(1, 5)):
         marks = tmp_path / f"marks{trial}"
         marks.mkdir()
-        monkeypatch.setattr(ray_executor, "Worker", _marking(marks))
+        monkeypatch.setattr(ray_executor, "ShardWorker", _marking(marks))
         node = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         killed: list[int] = []
 
-        def kill(done: int, _: int, node=node, killed=killed, marks=marks, trial=trial) -> None:
+        def kill(_task: str, done: int, _total: int | None, node=node, killed=killed, marks=marks, trial=trial) -> None:
             begun = sum(node.node_id in mark.name for mark in marks.iterdir())
             if begun > 1 + 5 * trial and not killed:
                 cluster.remove_node(node, allow_graceful=False)
                 killed.append(done)
 
         to = tmp_path / f"out{trial}.parquet"
-        found = score(exported.bundle, dataset, to, threads=1, chunk=4, ray=OnRay(), progress=kill)
-        assert killed, "the second node began no parts"
+        found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=RayOptions(), progress=kill)
+        assert killed, "the second node started no shards"
         assert killed[0] < 240
         begun = Counter(mark.name.split(".")[1] for mark in marks.iterdir())
         assert len(begun) == 2
         assert found.items == 240
         assert to.read_bytes() == undisturbed, "each item once, in order, with the same numbers"
-        print(f"killed at {killed[0]} of 240 items; parts begun by each node: {sorted(begun.values())}, of 60")
+        print(f"killed at {killed[0]} of 240 items; shards started by each node: {sorted(begun.values())}, of 60")
 
 
-def test_each_engine_goes_on_with_what_the_other_left(
-    cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path
-) -> None:
-    def stop(done: int, _: int) -> None:
+def test_ray_and_local_executors_resume_each_other(cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    def stop(_task: str, done: int, _total: int | None) -> None:
         if done >= 80:
             raise KeyboardInterrupt
 
-    for first, second in ((OnRay(), None), (None, OnRay())):
+    for first, second in ((RayOptions(), None), (None, RayOptions())):
         to = tmp_path / f"{first is None}.parquet"
         with pytest.raises(KeyboardInterrupt):
-            score(exported.bundle, dataset, to, threads=1, chunk=4, ray=first, progress=stop)
-        found = score(exported.bundle, dataset, to, threads=1, chunk=4, ray=second)
+            score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=first, progress=stop)
+        found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=second)
         assert 80 <= found.resumed < 240
         assert to.read_bytes() == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["False.parquet", "True.parquet"]
 
 
-def test_the_command_on_a_cluster_that_runs(cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path) -> None:
+def test_score_command_joins_a_running_cluster(cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("vigil")), "score", str(exported.bundle), str(dataset), "--chunk", "4"]
     command += ["--engine", "ray", "--ray-address", cluster.address, "--to", str(tmp_path / "out.parquet")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
@@ -136,73 +134,75 @@ def test_the_command_on_a_cluster_that_runs(cluster, exported, dataset: Path, un
     assert (tmp_path / "out.parquet").read_bytes() == undisturbed
 
 
-def test_what_fails_in_a_worker_is_one_line(
+def test_ray_executor_reports_worker_errors_in_one_line(
     cluster, exported, bundle_copy: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="--threads 9: the largest node of the cluster has 1 processors"):
-        score(exported.bundle, dataset, tmp_path / "out.parquet", threads=9, ray=OnRay())
+    with pytest.raises(UserError, match="--threads 9: the largest node of the cluster has 1 CPUs"):
+        score_dataset(exported.bundle, dataset, tmp_path / "out.parquet", threads=9, ray=RayOptions())
 
-    class Broken(Worker):
+    class Broken(ShardWorker):
         def _load(self):
-            raise ValueError("unheard of")
+            raise ValueError("unknown cause")
 
     (bundle_copy / manifest.THRESHOLDS).write_text("{}")
-    with _kept(exported, dataset, tmp_path) as parts:
+    with _kept(exported, dataset, tmp_path) as shards:
         with pytest.raises(Failure, match=r"^\S+ thresholds\.json was changed after the export$"):
-            list(score_on_ray(Job(bundle_copy, parts, 1), [0, 1], None, None))
-        monkeypatch.setattr(ray_executor, "Worker", Broken)
-        with pytest.raises(Failure, match=r"^\S+ part [01]: ValueError: unheard of$"):
-            list(score_on_ray(Job(exported.bundle, parts, 1), [0, 1], None, None))
+            list(score_on_ray(WorkerJob(bundle_copy, shards, 1), [0, 1], None, None))
+        monkeypatch.setattr(ray_executor, "ShardWorker", Broken)
+        with pytest.raises(Failure, match=r"^\S+ shard [01]: ValueError: unknown cause$"):
+            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [0, 1], None, None))
     assert list(tmp_path.iterdir()) == [bundle_copy]
 
 
 def _kept(exported, dataset: Path, tmp_path: Path):
-    from vigil_serving.bundle.load import read
-    from vigil_serving.scoring.job_spec import plan_of
+    from vigil_serving.bundle.load import load_bundle
+    from vigil_serving.scoring.job_spec import make_job_spec
 
-    plan, _ = plan_of(read(exported.bundle), dataset, split=None, where=None, variant="fp32", chunk=4)
-    return workdir.opened(tmp_path / "out.parquet", plan, restart=False)
+    spec, _ = make_job_spec(
+        load_bundle(exported.bundle, check_hashes=False), dataset, split=None, where=None, variant="fp32", chunk=4
+    )
+    return workdir.open_workdir(tmp_path / "out.parquet", spec, restart=False)
 
 
 @pytest.mark.prove
-def test_a_part_that_ends_its_workers_ends_the_scoring(
+def test_ray_executor_fails_on_a_shard_that_kills_its_workers(
     cluster, exported, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proofs: Callable
 ) -> None:
-    """Ray would try for ever; the whole proof sees all five workers die, the share the last one."""
+    """Ray itself would retry without limit; `make prove` lets all five workers die, the test only the last one."""
 
-    class Dying(Worker):
+    class Dying(ShardWorker):
         def _load(self):
             os._exit(1)
 
-    monkeypatch.setattr(ray_executor, "Worker", Dying)
-    with _kept(exported, dataset, tmp_path) as parts:
-        (parts.folder / ".00000003.tries.partial").write_bytes(b"x" * proofs(4, 0))
-        with pytest.raises(Failure, match=r"00000003\.part: 5 workers were lost over it"):
-            list(score_on_ray(Job(exported.bundle, parts, 1), [3], None, None))
+    monkeypatch.setattr(ray_executor, "ShardWorker", Dying)
+    with _kept(exported, dataset, tmp_path) as shards:
+        (shards.folder / ".00000003.attempts.partial").write_bytes(b"x" * proofs(4, 0))
+        with pytest.raises(Failure, match=r"00000003\.shard: 5 workers died while scoring it"):
+            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [3], None, None))
 
 
-def test_only_the_death_of_a_process_counts_as_a_try(tmp_path: Path) -> None:
+def test_count_attempts_counts_only_dead_processes(tmp_path: Path) -> None:
     for _ in range(9):
-        with counted(tmp_path / "tries", "too many"):
+        with count_attempts(tmp_path / "attempts", "too many"):
             pass
-    with pytest.raises(ValueError, match="broken"), counted(tmp_path / "tries", "too many"):
+    with pytest.raises(ValueError, match="broken"), count_attempts(tmp_path / "attempts", "too many"):
         raise ValueError("broken")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_worker_leaves_alone_what_is_written(exported, dataset: Path, tmp_path: Path) -> None:
-    with _kept(exported, dataset, tmp_path) as parts:
-        worker = Worker(Job(exported.bundle, parts, 1))
-        first = worker({"part": [0, 1]})
-        assert (list(first["part"]), list(first["reason"])) == ([0, 1], ["", ""])
-        kept = parts.file(1).stat()
-        parts.file(0).write_bytes(b"")
-        worker({"part": [0, 1]})
-        assert parts.is_whole(0)
-        assert (parts.file(1).stat().st_ino, parts.file(1).stat().st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+def test_shard_worker_skips_complete_shards(exported, dataset: Path, tmp_path: Path) -> None:
+    with _kept(exported, dataset, tmp_path) as shards:
+        worker = ShardWorker(WorkerJob(exported.bundle, shards, 1))
+        first = worker({"shard": [0, 1]})
+        assert (list(first["shard"]), list(first["reason"])) == ([0, 1], ["", ""])
+        kept = shards.file(1).stat()
+        shards.file(0).write_bytes(b"")
+        worker({"shard": [0, 1]})
+        assert shards.is_complete(0)
+        assert (shards.file(1).stat().st_ino, shards.file(1).stat().st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
 
 
-def test_no_cluster_at_the_address(exported, dataset: Path, tmp_path: Path) -> None:
+def test_score_command_refuses_an_address_without_a_cluster(exported, dataset: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("vigil")), "score", str(exported.bundle), str(dataset)]
     command += ["--engine", "ray", "--ray-address", "127.0.0.1:1", "--to", str(tmp_path / "out.parquet")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)

@@ -1,4 +1,4 @@
-"""`vigil score`: a dataset into a table, without torch, in one step."""
+"""`vigil score`: a dataset scored into a table, without torch."""
 
 import inspect
 import json
@@ -13,16 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigil.cli.score import Pace
 from vigil.cli.score import score as command
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_serving.bundle.manifest import SIGNATURE, write_manifest
+from vigil_serving.bundle.manifest import METADATA, write_manifest
 from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.scoring.job_spec import Plan
-from vigil_serving.scoring.score import CHUNK, Scored, score
+from vigil_serving.scoring.job_spec import JobSpec
+from vigil_serving.scoring.score import CHUNK, ScoringSummary, score_dataset
 
 LABELS = ("scam", "promotion", "tobacco")
 COLUMNS = [
@@ -34,7 +33,7 @@ COLUMNS = [
 
 
 def _truncated(png: bytes) -> bytes:
-    """A picture whose header is whole, so that a dataset admits it, and whose pixels are not."""
+    """Return an image with a complete header, so that a dataset accepts it, and with incomplete pixels."""
     return png[: len(png) - len(png) // 3]
 
 
@@ -57,12 +56,12 @@ def dataset(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_table_holds_the_decisions(exported, dataset: Path, items: list[Item], tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+def test_score_writes_the_runtime_decisions(exported, dataset: Path, items: list[Item], tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int | None]] = []
     to = tmp_path / "deep" / "out.parquet"
-    found = score(exported.bundle, dataset, to, threads=1, chunk=5, progress=lambda done, total: seen.append((done, total)))
+    found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=5, progress=lambda *call: seen.append(call))
     assert (found.items, found.errors, found.resumed) == (12, 1, 0)
-    assert seen == [(0, 12), (5, 12), (10, 12), (12, 12)]
+    assert seen == [("scoring", done, 12) for done in (0, 5, 10, 12)]
     table = pq.read_table(to)
     assert table.column_names == COLUMNS
     scorer = Scorer(exported.bundle, threads=1)
@@ -80,9 +79,9 @@ def test_table_holds_the_decisions(exported, dataset: Path, items: list[Item], t
             else:
                 assert row[f"probability.{label}"] == pytest.approx(decision.probabilities[label], abs=1e-5)
                 assert row[f"decision.{label}"] == (label in decision.labels)
-        said = [(e["label"], e["modality"], e["index"], e["start"], e["stop"]) for e in row["evidence"] or ()]
-        meant = [(e.label, e.modality, e.span.index, e.span.start, e.span.stop) for e in decision.evidence]
-        assert sorted(said) == sorted(meant)
+        written = [(e["label"], e["modality"], e["index"], e["start"], e["stop"]) for e in row["evidence"] or ()]
+        expected = [(e.label, e.modality, e.span.index, e.span.start, e.span.stop) for e in decision.evidence]
+        assert sorted(written) == sorted(expected)
     assert rows[11]["error"]
     assert sum(row[f"decision.{label}"] is True for row in rows for label in LABELS) == sum(found.decided.values()) > 0
     assert table.schema.field("bundle").type == pa.dictionary(pa.int32(), pa.string())
@@ -90,30 +89,32 @@ def test_table_holds_the_decisions(exported, dataset: Path, items: list[Item], t
     assert [path.name for path in to.parent.iterdir()] == ["out.parquet"]
 
 
-def test_a_lance_table_holds_the_same_and_replaces_only_its_like(exported, dataset: Path, tmp_path: Path) -> None:
+def test_score_writes_lance_and_replaces_only_its_own_tables(exported, dataset: Path, tmp_path: Path) -> None:
     parquet, to = tmp_path / "out.parquet", tmp_path / "out.lance"
-    score(exported.bundle, dataset, parquet, threads=1, chunk=5)
+    score_dataset(exported.bundle, dataset, parquet, threads=1, chunk=5)
     for split in (None, "train", None):
-        found = score(exported.bundle, dataset, to, threads=1, chunk=5, split=split)
+        found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=5, split=split)
         table = lance.dataset(str(to))
         assert table.count_rows() == found.items == (12 if split is None else 6)
     wanted = pq.read_table(parquet).rename_columns([name.replace(".", ":") for name in COLUMNS])
     assert table.to_table().to_pylist() == wanted.to_pylist()
     assert table.schema.metadata == pq.read_schema(parquet).metadata
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.lance", "out.parquet"]
-    with pytest.raises(UserError, match=r"items\.lance: is there already and was not made by `vigil score`"):
-        score(exported.bundle, dataset, dataset / "items.lance", threads=1)
+    with pytest.raises(UserError, match=r"items\.lance: already exists and was not written by `vigil score`"):
+        score_dataset(exported.bundle, dataset, dataset / "items.lance", threads=1)
     pq.write_table(pa.table({"id": ["x"]}), parquet)
-    with pytest.raises(UserError, match=r"out\.parquet: is there already and was not made by"):
-        score(exported.bundle, dataset, parquet, threads=1)
+    with pytest.raises(UserError, match=r"out\.parquet: already exists and was not written by"):
+        score_dataset(exported.bundle, dataset, parquet, threads=1)
 
 
-def test_rows_and_refusals(exported, bundle_copy: Path, dataset: Path, tmp_path: Path) -> None:
+def test_score_selects_rows_and_refuses_invalid_options(exported, bundle_copy: Path, dataset: Path, tmp_path: Path) -> None:
     a, b = tmp_path / "a.parquet", tmp_path / "b.parquet"
-    assert score(exported.bundle, dataset, a, split="train", threads=1).items == 6
-    assert score(exported.bundle, dataset, a, split="train", where="n >= 4", threads=1, chunk=1).items == 4
+    assert score_dataset(exported.bundle, dataset, a, split="train", threads=1).items == 6
+    assert score_dataset(exported.bundle, dataset, a, split="train", where="n >= 4", threads=1, chunk=1).items == 4
     assert [row["id"][:2] for row in pq.read_table(a).to_pylist()] == ["04", "06", "08", "10"]
-    assert score(exported.bundle, dataset, a, where="n > 99", threads=1) == Scored(0, 0, dict.fromkeys(LABELS, 0), {}, 0)
+    assert score_dataset(exported.bundle, dataset, a, where="n > 99", threads=1) == ScoringSummary(
+        0, 0, dict.fromkeys(LABELS, 0), {}, 0
+    )
     assert pq.read_table(a).column_names == COLUMNS
     for asked, message in [
         ({"split": "nowhere"}, "has no split nowhere"),
@@ -121,31 +122,31 @@ def test_rows_and_refusals(exported, bundle_copy: Path, dataset: Path, tmp_path:
         ({"variant": "int3"}, "has no variant int3; it has fp32"),
     ]:
         with pytest.raises(UserError, match=message):
-            score(exported.bundle, dataset, b, **asked)
+            score_dataset(exported.bundle, dataset, b, **asked)
     with pytest.raises(UserError, match=r"must end in \.parquet \(one file\) or \.lance"):
-        score(exported.bundle, dataset, tmp_path / "b.csv")
+        score_dataset(exported.bundle, dataset, tmp_path / "b.csv")
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(UserError, match="is a folder"):
-        score(exported.bundle, dataset, tmp_path / "folder.parquet")
+        score_dataset(exported.bundle, dataset, tmp_path / "folder.parquet")
     (bundle_copy / "thresholds.json").write_text("{}")
     with pytest.raises(UserError, match=r"thresholds\.json was changed"):
-        score(bundle_copy, dataset, b)
-    assert not list(tmp_path.glob("*b*")), "nothing is left of what was refused"
+        score_dataset(bundle_copy, dataset, b)
+    assert not list(tmp_path.glob("*b*")), "refused jobs leave no files"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_variant_is_scored_with_and_named(bundle_copy: Path, exported, dataset: Path, tmp_path: Path) -> None:
-    signature = json.loads((bundle_copy / SIGNATURE).read_text())
-    signature["variants"]["other"] = signature["variants"]["fp32"]
-    (bundle_copy / SIGNATURE).write_text(json.dumps(signature))
+def test_score_names_the_variant(bundle_copy: Path, exported, dataset: Path, tmp_path: Path) -> None:
+    metadata = json.loads((bundle_copy / METADATA).read_text())
+    metadata["variants"]["other"] = metadata["variants"]["fp32"]
+    (bundle_copy / METADATA).write_text(json.dumps(metadata))
     write_manifest(bundle_copy)
-    score(bundle_copy, dataset, tmp_path / "out.parquet", variant="other", threads=1)
+    score_dataset(bundle_copy, dataset, tmp_path / "out.parquet", variant="other", threads=1)
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.schema.metadata[b"vigil.variant"] == b"other"
     assert table.num_rows == 12
 
 
-def test_command_imports_neither_torch_nor_ray(exported, dataset: Path, tmp_path: Path) -> None:
+def test_score_command_imports_neither_torch_nor_ray(exported, dataset: Path, tmp_path: Path) -> None:
     program = """
 import sys
 import typer
@@ -169,24 +170,16 @@ assert not loaded, loaded
     done = subprocess.run(
         [vigil, "score", *command[3:], "--workers", "2"], check=False, capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stderr) == (2, "error: --workers 2: goes with --engine ray\n")
+    assert (done.returncode, done.stderr) == (2, "error: --workers 2: needs --engine ray\n")
 
 
-def test_command_and_function_cut_alike() -> None:
+def test_score_command_has_the_default_chunk() -> None:
     assert inspect.signature(command).parameters["chunk"].default == CHUNK
 
 
-def test_lines_tell_pace_and_time_left() -> None:
-    now = iter([100.0, 104.0, 112.0, 113.0, 130.0])
-    pace = Pace(lambda: next(now))
-    lines = [pace.line(done, 10_000) for done in (4000, 4400, 5200, 5300, 7000)]
-    wanted = "scored 5,200 of 10,000 items, 100 items/s, 0:00:48 left"
-    assert lines == [None, None, wanted, None, "scored 7,000 of 10,000 items, 100 items/s, 0:00:30 left"]
-
-
 @given(st.integers(0, 500), st.integers(1, 60))
-def test_parts_cover_every_row_once(rows: int, chunk: int) -> None:
-    plan = Plan("b", "d", 1, "t", None, None, "fp32", chunk, rows, "c")
-    spans = [plan.span(number) for number in range(plan.parts)]
+def test_job_spec_shards_cover_every_row_once(rows: int, chunk: int) -> None:
+    spec = JobSpec("b", "d", 1, "t", None, None, "fp32", chunk, rows, "c")
+    spans = [spec.span(number) for number in range(spec.shards)]
     assert [row for span in spans for row in range(span.start, span.stop)] == list(range(rows))
-    assert all(plan.size(number) == len(range(spans[number].start, spans[number].stop)) > 0 for number in range(plan.parts))
+    assert all(spec.size(number) == len(range(spans[number].start, spans[number].stop)) > 0 for number in range(spec.shards))

@@ -1,4 +1,4 @@
-"""A real server process, and parts of one in this process with a scorer that tests can bend."""
+"""A real server process, and parts of a server in this process with a fake scorer."""
 
 import asyncio
 import base64
@@ -20,21 +20,23 @@ import httpx
 import numpy as np
 import pytest
 
+from vigil_data.filesystem import write_json
 from vigil_data.items import Item
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
-from vigil_serving.runtime.scorer import Decision, Scorer
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.service import Service
-from vigil_serving.server.settings import Settings
+from vigil_serving.server.settings import ServerSettings
 
 TOKEN = "0123456789abcdef0123"
 PATTERNS = [["text"], ["text", "image"], ["image"], ["text", "audio"], ["audio"], ["text", "image", "audio"], []]
 
 
 @dataclass
-class Running:
+class ServerProcess:
     """A server process."""
 
     base: str
@@ -56,7 +58,7 @@ class Running:
         return self.process.wait(seconds)
 
 
-def launch(bundle: Path, log: Path, *options: str) -> Running:
+def launch(bundle: Path, log: Path, *options: str) -> ServerProcess:
     """Start `vigil serve` at a free port and wait until it is ready."""
     program = "from vigil.cli import main; main()"
     command = [sys.executable, "-W", "error", "-c", program, "serve", str(bundle), "--port", "0", "--threads", "1", *options]
@@ -66,9 +68,9 @@ def launch(bundle: Path, log: Path, *options: str) -> Running:
     while time.monotonic() < until:
         if process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
-        found = re.search(r"listening at (\S+)", log.read_text())
+        found = re.search(r"listening on (\S+)", log.read_text())
         if found:
-            running = Running(found[1], process, log)
+            running = ServerProcess(found[1], process, log)
             try:
                 if running.get("/health/ready").status_code == 200:
                     return running
@@ -76,15 +78,15 @@ def launch(bundle: Path, log: Path, *options: str) -> Running:
                 pass
         time.sleep(0.05)
     process.kill()
-    raise AssertionError(f"the server did not get ready: {log.read_text()}")
+    raise AssertionError(f"the server is not ready: {log.read_text()}")
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Start servers that end with the test."""
-    started: list[Running] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers that are killed at the end of the test."""
+    started: list[ServerProcess] = []
 
-    def begin(bundle: Path, *options: str) -> Running:
+    def begin(bundle: Path, *options: str) -> ServerProcess:
         started.append(launch(bundle, tmp_path / f"server{len(started)}.log", *options))
         return started[-1]
 
@@ -95,8 +97,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture(scope="session")
-def server(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server for all tests that leave it as it is."""
+def server(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests that do not change it."""
     running = launch(exported.bundle, tmp_path_factory.mktemp("server") / "log")
     yield running
     running.process.kill()
@@ -105,7 +107,7 @@ def server(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runni
 
 @pytest.fixture(scope="session")
 def items(exported) -> list[Item]:
-    """Items of every mix of modalities."""
+    """Items of every presence pattern."""
     return [
         Item(f"item-{n}", made.text, made.image, made.audio)
         for n in range(21)
@@ -115,22 +117,22 @@ def items(exported) -> list[Item]:
 
 @pytest.fixture(scope="session")
 def expected(exported, items: list[Item]) -> dict[str, Decision]:
-    """What the runtime alone says of each, by id."""
+    """Decision of the runtime on each item, by id."""
     return {decision.id: decision for decision in Scorer(exported.bundle, threads=1).score(items)}
 
 
 def as_json(item: Item) -> dict[str, Any]:
-    """An item as the API takes it."""
+    """Return an item in the JSON form of the API."""
     media = {m: [base64.b64encode(data).decode() for data in getattr(item, m)] for m in ("image", "audio")}
     return {"id": item.id, "text": list(item.text), **media, "columns": dict(item.columns)}
 
 
 @dataclass
-class BentScorer:
-    """Decides by an item's id, and fails, waits or remembers as a test wants it."""
+class FakeScorer:
+    """Decides by item id; fails on ids with ``poison``, waits while ``go`` is cleared, and records its calls."""
 
     digest: str = "d" * 64
-    name: str = "bent"
+    name: str = "fake"
     seconds: float = 0.0
     calls: list[list[str]] = field(default_factory=list)
     policy: Any = None
@@ -139,7 +141,7 @@ class BentScorer:
     def __post_init__(self) -> None:
         self.bundle = SimpleNamespace(
             digest=self.digest,
-            signature=SimpleNamespace(name=self.name, labels=("scam",), modalities=("text",)),
+            metadata=SimpleNamespace(name=self.name, labels=("scam",), modalities=("text",)),
             policy=self.policy,
             thresholds={"scam": 0.5},
         )
@@ -158,17 +160,17 @@ class BentScorer:
 
 
 def number(item_id: str) -> float:
-    """A probability that tells which item it is of."""
+    """Return a probability that identifies the item."""
     return (sum(ord(c) * 31**n for n, c in enumerate(item_id)) % 9973) / 9973
 
 
 @pytest.fixture
 def make_service(tmp_path: Path) -> Callable[..., Service]:
-    """A service around a bent scorer."""
+    """Make a service around a fake scorer."""
 
     def make(scorer: Any = None, **settings: Any) -> Service:
-        scorer = scorer or BentScorer()
-        return Service(Settings(tmp_path, **settings), loading=lambda path: LoadedBundle(path, scorer))
+        scorer = scorer or FakeScorer()
+        return Service(ServerSettings(tmp_path, **settings), loading=lambda path: LoadedBundle(path, scorer))
 
     return make
 
@@ -177,30 +179,30 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Wait for a condition, or fail."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         await asyncio.sleep(0.005)
 
 
 def give_policy(bundle: Path, to: Path, threshold: float) -> Path:
-    """A copy of a bundle with a policy, and with other thresholds for its labels: other digest, other labels, other actions."""
+    """Copy a bundle with a policy and with other thresholds: other digest, other labels, other actions."""
     copy = shutil.copytree(bundle, to)
     labels = ("scam", "promotion", "tobacco")
     cells = {(None, None): {"scam": {"limit": threshold, "remove": 0.984375}, "promotion": {"limit": threshold}}}
     CompiledPolicy("house", 3, ("allow", "limit", "remove"), labels, None, cells).write(copy / manifest.POLICY)
-    manifest.write_json(copy / manifest.THRESHOLDS, dict.fromkeys(labels, threshold))
+    write_json(copy / manifest.THRESHOLDS, dict.fromkeys(labels, threshold))
     manifest.write_manifest(copy)
     return copy
 
 
 @pytest.fixture(scope="session")
 def strict(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle in whose eyes everything has every label."""
+    """A bundle with thresholds so low that every item has every label."""
     return give_policy(exported.bundle, tmp_path_factory.mktemp("strict") / "bundle", 0.0078125)
 
 
 @pytest.fixture(scope="session")
 def distinct(items: list[Item], expected: dict[str, Decision]) -> list[Item]:
-    """Items whose probabilities differ by far more than rounding, so that a mix-up cannot pass."""
+    """Items whose probabilities differ by more than rounding, so that a mix-up is detected."""
     chosen: list[Item] = []
     for item in items:
         here = list(expected[item.id].probabilities.values())

@@ -1,10 +1,11 @@
-"""The routes, in this process with a scorer that can be bent: states, limits, errors, headers and counters."""
+"""Routes, in this process with a fake scorer: states, limits, errors, headers and metrics."""
 
 import asyncio
 import base64
 import hashlib
 import json
 import re
+import threading
 from contextlib import asynccontextmanager
 
 import httpx
@@ -12,12 +13,12 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_serving.server.app import create_app
-from vigil_serving.server.demo_page import PAGE, POLICY
+from vigil_serving.server.demo_page import CONTENT_SECURITY_POLICY, PAGE
 from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.service import Service
-from vigil_serving.server.settings import Limits, Settings
+from vigil_serving.server.settings import RequestLimits, ServerSettings
 
-from .conftest import TOKEN, BentScorer, number, until
+from .conftest import TOKEN, FakeScorer, number, until
 
 BODY = {"items": [{"id": "a", "text": ["call now"]}]}
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -28,7 +29,7 @@ async def client_of(service: Service, ready: bool = True):
     app = create_app(service)
     async with app.router.lifespan_context(app):
         if ready:
-            await until(lambda: service.bundles.ready)
+            await until(lambda: service.models.ready)
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             yield client
@@ -46,25 +47,24 @@ def counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^(vigil_\S+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)}
 
 
-def test_decisions_come_with_the_digest_that_made_them(make_service) -> None:
+def test_score_names_the_bundle_that_decided(make_service) -> None:
     answer = run(make_service(), lambda client: client.post("/v1/score", json=BODY))
     assert answer.status_code == 200
     said = answer.json()
-    assert (said["bundle"], said["digest"], said["policy"]) == ("bent", "d" * 64, None)
+    assert (said["bundle"], said["digest"], said["policy"]) == ("fake", "d" * 64, None)
     assert said["decisions"][0]["probabilities"] == {"scam": number("a")}
 
 
-def test_loading_live_ready_and_draining(make_service) -> None:
+def test_health_while_loading_ready_and_draining(make_service) -> None:
     service = make_service()
-    load = service.bundles._loading
-    gate = {"open": False}
+    load = service.models._loading
+    gate = threading.Event()
 
     def slow(path):
-        while not gate["open"]:
-            pass
+        gate.wait(10)
         return load(path)
 
-    service.bundles._loading = slow
+    service.models._loading = slow
 
     async def work(client: httpx.AsyncClient):
         async def states():
@@ -74,17 +74,17 @@ def test_loading_live_ready_and_draining(make_service) -> None:
                 "/v2/health/live",
                 "/v2/health/ready",
                 "/v1/bundle",
-                "/v2/models/bent/ready",
+                "/v2/models/fake/ready",
             )
             score = await client.post("/v1/score", json=BODY)
             return [(await client.get(path)).status_code for path in paths] + [score.status_code], score
 
         loading, refused = await states()
         assert refused.headers["Retry-After"] == "5"
-        gate["open"] = True
-        await until(lambda: service.bundles.ready)
+        gate.set()
+        await until(lambda: service.models.ready)
         ready, _ = await states()
-        await service.gate.drain(1)
+        await service.admission.drain(1)
         draining, refused = await states()
         assert refused.headers["Connection"] == "close"
         assert (await client.get("/health/ready")).json() == {"status": "draining"}
@@ -96,7 +96,7 @@ def test_loading_live_ready_and_draining(make_service) -> None:
     assert draining == [200, 503, 200, 503, 200, 503, 503]
 
 
-def test_a_bundle_that_cannot_be_loaded_at_the_start_ends_the_server(make_service) -> None:
+def test_service_fails_if_the_first_bundle_cannot_be_loaded(make_service) -> None:
     service = make_service()
     given_up = []
     service.on_failure = lambda: given_up.append(True)
@@ -104,7 +104,7 @@ def test_a_bundle_that_cannot_be_loaded_at_the_start_ends_the_server(make_servic
     def broken(_):
         raise UserError("nothing there")
 
-    service.bundles._loading = broken
+    service.models._loading = broken
 
     async def work(_):
         await until(lambda: given_up != [])
@@ -113,8 +113,8 @@ def test_a_bundle_that_cannot_be_loaded_at_the_start_ends_the_server(make_servic
     assert str(service.failed) == "nothing there"
 
 
-def test_bytes_are_counted_while_they_arrive(make_service) -> None:
-    service = make_service(limits=Limits(bytes=1000))
+def test_read_body_counts_bytes_as_they_arrive(make_service) -> None:
+    service = make_service(limits=RequestLimits(bytes=1000))
     sent = []
 
     async def chunks(count: int):
@@ -131,11 +131,11 @@ def test_bytes_are_counted_while_they_arrive(make_service) -> None:
         return [answer.status_code for answer in (announced, chunked, absurd, fits)]
 
     assert run(service, work) == [413, 413, 413, 200]
-    assert service.held.bytes == 0
+    assert service.body_memory.bytes == 0
 
 
-def test_bodies_in_memory_are_bounded_all_together(make_service) -> None:
-    service = make_service(limits=Limits(bytes=1000))
+def test_body_memory_budget_bounds_all_bodies_together(make_service) -> None:
+    service = make_service(limits=RequestLimits(bytes=1000))
     release = asyncio.Event()
 
     async def slow():
@@ -145,7 +145,7 @@ def test_bodies_in_memory_are_bounded_all_together(make_service) -> None:
     async def work(client: httpx.AsyncClient):
         headers = {"Content-Type": "application/json"}
         held = [asyncio.create_task(client.post("/v1/score", content=slow(), headers=headers)) for _ in range(8)]
-        await until(lambda: service.held.bytes == 7200)
+        await until(lambda: service.body_memory.bytes == 7200)
         refused = await client.post("/v1/score", content=b"x" * 900, headers=headers)
         release.set()
         rest = await asyncio.gather(*held)
@@ -156,26 +156,26 @@ def test_bodies_in_memory_are_bounded_all_together(make_service) -> None:
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
     assert rest == [400] * 8
     assert after == 200
-    assert service.held.bytes == 0
+    assert service.body_memory.bytes == 0
 
 
-def test_a_body_that_dawdles_or_is_compressed_is_refused(make_service) -> None:
+def test_read_body_refuses_slow_and_compressed_bodies(make_service) -> None:
     service = make_service(upload_seconds=0.05)
 
-    async def dawdling():
+    async def slow_chunks():
         yield b"{"
         await asyncio.sleep(5)
 
     async def work(client: httpx.AsyncClient):
-        slow = await client.post("/v1/score", content=dawdling(), headers={"Content-Type": "application/json"})
+        slow = await client.post("/v1/score", content=slow_chunks(), headers={"Content-Type": "application/json"})
         packed = await client.post("/v1/score", content=b"x", headers={"Content-Encoding": "gzip"})
         return slow.status_code, packed.status_code
 
     assert run(service, work) == (408, 415)
 
 
-def test_errors_are_one_line_without_content(make_service) -> None:
-    secret = "nobody-may-see-this"
+def test_error_responses_are_one_line_without_content(make_service) -> None:
+    secret = "must-not-be-repeated"
 
     async def work(client: httpx.AsyncClient):
         form = {"Content-Type": f"multipart/form-data; boundary={secret}"}
@@ -190,7 +190,7 @@ def test_errors_are_one_line_without_content(make_service) -> None:
             await client.post("/v1/score", content=secret, headers={"Content-Type": secret}),
             await client.get(f"/v2/models/{secret}"),
             await client.post(f"/v2/models/{secret}/infer", json={secret: secret}),
-            await client.post("/v2/models/bent/infer", json={"inputs": [{"name": secret}]}),
+            await client.post("/v2/models/fake/infer", json={"inputs": [{"name": secret}]}),
             await client.post("/v1/score", json={"items": [{"id": f"poison {secret}"}]}),
         ]
 
@@ -203,7 +203,7 @@ def test_errors_are_one_line_without_content(make_service) -> None:
     assert answers[1].headers["Allow"] == "POST"
 
 
-def test_every_answer_has_the_headers_that_browsers_heed(make_service) -> None:
+def test_middleware_adds_security_headers_to_every_response(make_service) -> None:
     async def work(client: httpx.AsyncClient):
         return await client.get("/"), await client.get("/nowhere")
 
@@ -212,21 +212,21 @@ def test_every_answer_has_the_headers_that_browsers_heed(make_service) -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "DENY"
         assert answer.headers["Cache-Control"] == "no-store"
-    assert page.headers["Content-Security-Policy"] == POLICY
+    assert page.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
 
 
-def test_the_page_is_one_file_and_its_policy_allows_just_that() -> None:
+def test_demo_page_is_one_file_and_its_content_security_policy_allows_only_that() -> None:
     assert re.findall(r"""(?:src|href)=["'](?!data:)""", PAGE) == []
     assert re.findall(r"https?://|//cdn|@import|innerHTML|insertAdjacentHTML|document\.write|style=\"| on\w+=\"", PAGE) == []
     script = re.search(r"<script>(.*)</script>", PAGE, re.DOTALL)[1]
-    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in POLICY
-    assert "unsafe" not in POLICY
-    assert POLICY.startswith("default-src 'none'")
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in CONTENT_SECURITY_POLICY
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+    assert CONTENT_SECURITY_POLICY.startswith("default-src 'none'")
 
 
-def test_reload_asks_for_the_token_and_refuses_bad_bundles(make_service, tmp_path) -> None:
+def test_reload_requires_the_token_and_refuses_bad_bundles(make_service, tmp_path) -> None:
     service = make_service(admin_token=TOKEN)
-    second = BentScorer(digest="e" * 64, name="second")
+    second = FakeScorer(digest="e" * 64, name="second")
 
     def loading(path):
         if path.name == "good":
@@ -234,7 +234,7 @@ def test_reload_asks_for_the_token_and_refuses_bad_bundles(make_service, tmp_pat
         raise UserError(f"{path}: altered", "second line")
 
     async def work(client: httpx.AsyncClient):
-        service.bundles._loading = loading
+        service.models._loading = loading
         good, bad = {"bundle": str(tmp_path / "good")}, {"bundle": str(tmp_path / "bad")}
         answers = [
             await client.post("/v1/reload", json=good),
@@ -248,9 +248,9 @@ def test_reload_asks_for_the_token_and_refuses_bad_bundles(make_service, tmp_pat
         ]
         still = (await client.post("/v1/score", json=BODY)).json()["digest"]
         state = (await client.get("/v1/bundle")).json()["reload"]
-        service.bundles.busy = True
+        service.models.busy = True
         answers.append(await client.post("/v1/reload", json=good, headers=ADMIN))
-        service.bundles.busy = False
+        service.models.busy = False
         done = await client.post("/v1/reload", json=good, headers=ADMIN)
         after = (await client.post("/v1/score", json=BODY)).json()
         metrics = (await client.get("/metrics")).text
@@ -276,7 +276,7 @@ def test_reload_is_off_without_a_token(make_service) -> None:
     assert answer.status_code == 403
 
 
-def test_metrics_count_what_happened(make_service) -> None:
+def test_metrics_count_requests_items_and_failures(make_service) -> None:
     service = make_service()
 
     async def work(client: httpx.AsyncClient):
@@ -305,7 +305,7 @@ def test_metrics_count_what_happened(make_service) -> None:
     assert "process_resident_memory_bytes" in answer.text
 
 
-def test_two_servers_in_one_process_count_apart(make_service) -> None:
+def test_metrics_of_two_servers_in_one_process_are_separate(make_service) -> None:
     async def work(client: httpx.AsyncClient):
         await client.post("/v1/score", json=BODY)
         return counters((await client.get("/metrics")).text)['vigil_requests_total{route="/v1/score",status="200"}']
@@ -313,14 +313,14 @@ def test_two_servers_in_one_process_count_apart(make_service) -> None:
     assert [run(make_service(), work) for _ in range(2)] == [1, 1]
 
 
-def test_a_client_that_leaves_frees_its_place(make_service) -> None:
-    scorer = BentScorer()
+def test_score_removes_a_disconnected_client_from_the_queue(make_service) -> None:
+    scorer = FakeScorer()
     scorer.go.clear()
     service = make_service(scorer, workers=1)
     body = json.dumps(BODY).encode()
 
-    async def leaving(app):
-        """A request whose client is gone once its body was read."""
+    async def send_and_disconnect(app):
+        """Send a request whose client disconnects after its body was read."""
         messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
         scope = {
             "type": "http", "method": "POST", "path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"",
@@ -339,18 +339,18 @@ def test_a_client_that_leaves_frees_its_place(make_service) -> None:
     async def main():
         app = create_app(service)
         async with app.router.lifespan_context(app):
-            await until(lambda: service.bundles.ready)
+            await until(lambda: service.models.ready)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s") as client:
                 busy = asyncio.create_task(client.post("/v1/score", json={"items": [{"id": "busy"}]}))
                 await until(lambda: any("busy" in call for call in scorer.calls))
-                await leaving(app)
+                await send_and_disconnect(app)
                 scorer.go.set()
                 answer = await busy
             return answer.status_code
 
     assert asyncio.run(main()) == 200
     assert not any("a" in call for call in scorer.calls)
-    assert service.gate.in_flight == 0
+    assert service.admission.in_flight == 0
     assert service.batcher.waiting == 0
 
 
@@ -362,6 +362,6 @@ def test_a_client_that_leaves_frees_its_place(make_service) -> None:
         ({"admin_token": "short"}, "--admin-token"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(tmp_path, settings, says: str) -> None:
+def test_server_settings_refuse_inconsistent_values(tmp_path, settings, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        Settings(tmp_path, **settings)
+        ServerSettings(tmp_path, **settings)

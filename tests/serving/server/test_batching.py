@@ -1,4 +1,4 @@
-"""Micro-batches: everyone gets its own answer, nobody waits for ever, and one culprit costs one request."""
+"""Batcher: each request gets its own decisions, waiting is bounded, and a failing item fails only its request."""
 
 import asyncio
 import logging
@@ -9,20 +9,20 @@ import pytest
 from vigil_data.items import Item
 from vigil_serving.protocol.errors import RequestError
 from vigil_serving.server.batching import Batcher, ScoringError
-from vigil_serving.server.metrics import Telemetry
+from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.model_manager import LoadedBundle
 
-from .conftest import BentScorer, number, until
+from .conftest import FakeScorer, number, until
 
 DEFAULTS = {"max_batch": 8, "max_wait": 0.005, "queue": 64, "workers": 2}
 
 
-def run(work, scorer: BentScorer, tmp_path, **settings):
+def run(work, scorer: FakeScorer, tmp_path, **settings):
     """Run ``work(batcher)`` in an event loop."""
 
     async def main():
         loaded = LoadedBundle(tmp_path, scorer)
-        batcher = Batcher(lambda: loaded, Telemetry(), **DEFAULTS | settings)
+        batcher = Batcher(lambda: loaded, ServerMetrics(), **DEFAULTS | settings)
         batcher.start()
         try:
             return await work(batcher)
@@ -36,8 +36,8 @@ def of(*names: str) -> list[Item]:
     return [Item(name) for name in names]
 
 
-def test_each_request_gets_its_own_answer_in_order(tmp_path) -> None:
-    scorer = BentScorer(seconds=0.002)
+def test_batcher_returns_each_request_its_decisions_in_order(tmp_path) -> None:
+    scorer = FakeScorer(seconds=0.002)
     requests = [[f"r{n}-{k}" for k in range(1 + n % 5)] for n in range(200)]
 
     async def work(batcher: Batcher):
@@ -52,16 +52,16 @@ def test_each_request_gets_its_own_answer_in_order(tmp_path) -> None:
     assert len(scorer.calls) < 100, "requests were scored together"
 
 
-def test_a_request_longer_than_a_batch_is_one_batch(tmp_path) -> None:
+def test_batcher_scores_a_request_larger_than_a_batch_as_one_batch(tmp_path) -> None:
     names = [str(n) for n in range(20)]
-    scorer = BentScorer()
+    scorer = FakeScorer()
     answer = run(lambda batcher: batcher.submit(of(*names)), scorer, tmp_path)
     assert [decision.id for decision in answer.decisions] == names
     assert scorer.calls == [names]
 
 
-def test_a_lone_item_waits_for_others_and_no_longer(tmp_path) -> None:
-    scorer = BentScorer()
+def test_batcher_waits_for_more_items_up_to_max_wait(tmp_path) -> None:
+    scorer = FakeScorer()
 
     async def work(batcher: Batcher):
         first = asyncio.create_task(batcher.submit(of("a")))
@@ -74,8 +74,8 @@ def test_a_lone_item_waits_for_others_and_no_longer(tmp_path) -> None:
     assert scorer.calls == [["a", "b"], ["c"]]
 
 
-def test_a_full_queue_refuses_at_once(tmp_path) -> None:
-    scorer = BentScorer()
+def test_batcher_refuses_at_once_if_the_queue_is_full(tmp_path) -> None:
+    scorer = FakeScorer()
     scorer.go.clear()
 
     async def work(batcher: Batcher):
@@ -97,8 +97,10 @@ def test_a_full_queue_refuses_at_once(tmp_path) -> None:
     assert run(work, scorer, tmp_path, queue=4, max_batch=1) == ["x0", "x1", "y0", "y1", "y2", "y3"]
 
 
-def test_only_the_culprit_fails_and_the_log_holds_no_content(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
-    scorer = BentScorer()
+def test_batcher_fails_only_the_request_with_the_failing_item_and_logs_no_content(
+    tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = FakeScorer()
     names = [["a"], ["b", "poison", "c"], ["d", "e"]]
 
     async def work(batcher: Batcher):
@@ -107,16 +109,16 @@ def test_only_the_culprit_fails_and_the_log_holds_no_content(tmp_path, caplog: p
         return [*gathered, again]
 
     logging.getLogger("vigil.serve").propagate = True
-    first, culprit, third, later = run(work, scorer, tmp_path, max_wait=0.1)
-    assert isinstance(culprit, ScoringError)
-    assert culprit.place == 1
+    first, failing, third, later = run(work, scorer, tmp_path, max_wait=0.1)
+    assert isinstance(failing, ScoringError)
+    assert failing.index == 1
     assert [d.id for answer in (first, third, later) for d in answer.decisions] == ["a", "d", "e", "later"]
     assert "RuntimeError at" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_who_leaves_is_taken_out_of_the_queue(tmp_path) -> None:
-    scorer = BentScorer()
+def test_batcher_removes_cancelled_requests_from_the_queue(tmp_path) -> None:
+    scorer = FakeScorer()
     scorer.go.clear()
 
     async def work(batcher: Batcher):
@@ -135,8 +137,8 @@ def test_who_leaves_is_taken_out_of_the_queue(tmp_path) -> None:
     assert not any("leaving" in call for call in scorer.calls)
 
 
-def test_the_event_loop_goes_on_while_items_are_scored(tmp_path) -> None:
-    scorer = BentScorer(seconds=0.3)
+def test_batcher_does_not_block_the_event_loop(tmp_path) -> None:
+    scorer = FakeScorer(seconds=0.3)
     threads: set[int] = set()
     score = scorer.score
     scorer.score = lambda items: (threads.add(threading.get_ident()), score(items))[1]
@@ -155,12 +157,12 @@ def test_the_event_loop_goes_on_while_items_are_scored(tmp_path) -> None:
     assert threading.get_ident() not in threads
 
 
-def test_a_request_is_of_one_bundle_while_they_change(tmp_path) -> None:
-    loaded = [LoadedBundle(tmp_path, BentScorer(digest=c * 64)) for c in "ab"]
+def test_batcher_scores_each_request_with_one_bundle(tmp_path) -> None:
+    loaded = [LoadedBundle(tmp_path, FakeScorer(digest=c * 64)) for c in "ab"]
     turn = iter(range(1_000_000))
 
     async def main():
-        batcher = Batcher(lambda: loaded[next(turn) % 2], Telemetry(), **DEFAULTS | {"queue": 1000})
+        batcher = Batcher(lambda: loaded[next(turn) % 2], ServerMetrics(), **DEFAULTS | {"queue": 1000})
         batcher.start()
         answers = await asyncio.gather(*(batcher.submit(of("a", "b")) for _ in range(100)))
         await batcher.stop()

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, spoken by Triton's own client with a real server, and read from whatever bytes come."""
+"""Open Inference Protocol: a real server with Triton's own client, and parsing of arbitrary bytes."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from tritonclient.utils import InferenceServerException
 
 from vigil_serving.protocol.errors import RequestError
 from vigil_serving.server.kserve import _pack, _unpack, parse
-from vigil_serving.server.settings import Limits
+from vigil_serving.server.settings import RequestLimits
 
-from .conftest import Running, as_json
+from .conftest import ServerProcess, as_json
 
 
 @pytest.fixture(scope="module")
-def client(server: Running):
+def client(server: ServerProcess):
     with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         yield client
 
@@ -30,7 +30,7 @@ def tensor(elements: list[str], *, binary: bool) -> triton.InferInput:
     return made
 
 
-def test_health_and_metadata(client, server: Running) -> None:
+def test_kserve_health_and_metadata(client, server: ServerProcess) -> None:
     digest = server.get("/v1/bundle").json()["digest"]
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -47,7 +47,7 @@ def test_health_and_metadata(client, server: Running) -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("named", [True, False])
-def test_infers_what_the_runtime_decides(client, items, expected, binary: bool, named: bool) -> None:
+def test_kserve_infer_returns_the_runtime_decisions(client, items, expected, binary: bool, named: bool) -> None:
     names = ("probabilities", "action", "decision")
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names] if named else None
     given = tensor([json.dumps(as_json(item)) for item in items], binary=binary)
@@ -63,14 +63,14 @@ def test_infers_what_the_runtime_decides(client, items, expected, binary: bool, 
     assert result.get_response()["model_name"] == "tiny"
 
 
-def test_only_the_outputs_that_are_asked_for(client) -> None:
+def test_kserve_infer_returns_only_the_requested_outputs(client) -> None:
     given = tensor(['{"id": "a", "text": ["call"]}'], binary=True)
     result = client.infer("tiny", [given], outputs=[triton.InferRequestedOutput("action", binary_data=False)])
     assert [output["name"] for output in result.get_response()["outputs"]] == ["action"]
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_item_that_cannot_be_decoded_has_no_number(client, binary: bool) -> None:
+def test_kserve_infer_returns_nan_for_undecodable_items(client, binary: bool) -> None:
     given = tensor(['{"id": "a", "image": ["AAAA"]}', '{"id": "b", "text": ["call"]}'], binary=binary)
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("probabilities", "decision")]
     result = client.infer("tiny", [given], outputs=outputs)
@@ -78,7 +78,7 @@ def test_an_item_that_cannot_be_decoded_has_no_number(client, binary: bool) -> N
     assert json.loads(result.as_numpy("decision")[0])["error"].startswith("image[0]")
 
 
-def test_errors_have_the_protocols_form(client) -> None:
+def test_kserve_errors_are_readable_by_the_client(client) -> None:
     good = tensor(['{"id": "a"}'], binary=True)
     with pytest.raises(InferenceServerException, match="no such model"):
         client.infer("other", [good])
@@ -95,7 +95,7 @@ def test_errors_have_the_protocols_form(client) -> None:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
-def test_bytes_tensors_round_trip(elements: list[bytes]) -> None:
+def test_pack_and_unpack_round_trip(elements: list[bytes]) -> None:
     assert list(_unpack(_pack(elements), len(elements))) == elements
 
 
@@ -132,9 +132,9 @@ def request(**changes) -> bytes:
         (request() + b"rest", str(len(request())), 422, "data"),
     ],
 )
-def test_what_is_wrong_is_said(body: bytes, length: str | None, status: int, says: str) -> None:
+def test_parse_reports_mistakes(body: bytes, length: str | None, status: int, says: str) -> None:
     with pytest.raises(RequestError) as refused:
-        parse(body, length, Limits())
+        parse(body, length, RequestLimits())
     assert refused.value.status == status
     assert says in refused.value.line
 
@@ -154,21 +154,21 @@ def with_binary(binary: bytes, size: int, count: int = 1) -> tuple[bytes, str]:
         (b"\x02\0\0\0{}", 6, 2),
     ],
 )
-def test_binary_data_that_do_not_fit(binary: bytes, size: int, count: int) -> None:
+def test_parse_refuses_inconsistent_binary_data(binary: bytes, size: int, count: int) -> None:
     with pytest.raises(RequestError) as refused:
-        parse(*with_binary(binary, size, count), Limits())
+        parse(*with_binary(binary, size, count), RequestLimits())
     assert refused.value.status in {400, 422}
 
 
 @given(st.binary(max_size=60), st.integers(0, 70), st.integers(1, 3))
-def test_any_binary_data_are_read_or_refused(binary: bytes, size: int, count: int) -> None:
+def test_parse_reads_or_refuses_any_binary_data(binary: bytes, size: int, count: int) -> None:
     with contextlib.suppress(RequestError):
-        assert len(parse(*with_binary(binary, size, count), Limits()).items) == count
+        assert len(parse(*with_binary(binary, size, count), RequestLimits()).items) == count
 
 
-def test_reads_what_it_should() -> None:
+def test_parse_reads_binary_data() -> None:
     element = b'{"id": "a", "text": ["call"]}'
     body, length = with_binary(struct.pack("<I", len(element)) + element, len(element) + 4)
-    inference = parse(body, length, Limits())
+    inference = parse(body, length, RequestLimits())
     assert inference.items[0].text == ("call",)
     assert inference.outputs == {"probabilities": False, "action": False, "decision": False}

@@ -1,4 +1,4 @@
-"""Under load nothing is lost or mixed up: many clients, reloads, a stop."""
+"""Server under load: no response is lost or mixed up by many clients, reloads or a stop."""
 
 import asyncio
 import json
@@ -11,144 +11,148 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TOKEN, Running
-from .storm import Storm, decided_by, resident
-from .wire import Gone, Wire, play, post
+from .conftest import TOKEN, ServerProcess
+from .load_clients import LoadClients, decided_by, resident
+from .raw_http import ConnectionLost, HttpConnection, play, post
 
 
 @pytest.mark.prove
-def test_200_clients_at_once_lose_and_mix_up_nothing(start: Callable[..., Running], exported, distinct, proofs) -> None:
+def test_serve_answers_200_clients_without_loss_or_mix_up(
+    start: Callable[..., ServerProcess], exported, distinct, proofs
+) -> None:
     seconds = proofs(5, 60)
     running = start(exported.bundle)
-    storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle))
+    load = LoadClients(running.port, distinct, decided_by(distinct, exported.bundle))
     memory = []
 
     async def work() -> None:
-        clients = asyncio.create_task(storm.run(200))
+        clients = asyncio.create_task(load.run(200))
         begun = time.monotonic()
         while (passed := time.monotonic() - begun) < seconds:
             await asyncio.sleep(0.25)
             if passed > seconds / 3:
                 memory.append(resident(running.process.pid))
-        storm.halt = True
+        load.halt = True
         await clients
 
     play(work())
-    answered = storm.statuses[200]
+    answered = load.statuses[200]
     scored = float(re.search(r"vigil_batch_items_sum (\S+)", running.get("/metrics").text)[1])
     batches = float(re.search(r"vigil_batch_items_count (\S+)", running.get("/metrics").text)[1])
     print(
-        f"\n200 clients, {seconds} s: {answered} answers, {dict(storm.statuses)}, "
-        f"{len(storm.wrong)} wrong, {storm.broken} broken, "
-        f"{storm.unanswered} unanswered, {scored / batches:.1f} items a batch; "
+        f"\n200 clients, {seconds} s: {answered} answers, {dict(load.statuses)}, "
+        f"{len(load.wrong)} wrong, {load.broken} broken, "
+        f"{load.unanswered} unanswered, {scored / batches:.1f} items a batch; "
         f"memory {memory[0]:.0f} MiB after warming up, {memory[-1]:.0f} MiB at the end"
     )
-    assert storm.wrong == []
-    assert (storm.broken, storm.unanswered) == (0, 0)
-    assert set(storm.statuses) == {200}
+    assert load.wrong == []
+    assert (load.broken, load.unanswered) == (0, 0)
+    assert set(load.statuses) == {200}
     assert answered > 200
-    assert scored / batches > 2, "items of many clients were scored together"
+    assert scored / batches > 2, "items of many clients share batches"
     assert memory[-1] < memory[0] * 1.05 + 10
 
 
 @pytest.mark.prove
-def test_reloading_under_load_drops_nothing(
-    start: Callable[..., Running], exported, strict: Path, distinct, tmp_path: Path, proofs
+def test_reload_under_load_loses_nothing(
+    start: Callable[..., ServerProcess], exported, strict: Path, distinct, tmp_path: Path, proofs
 ) -> None:
     reloads = proofs(6, 100)
     link = tmp_path / "current"
     link.symlink_to(exported.bundle)
     running = start(link)
-    storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle, strict))
+    load = LoadClients(running.port, distinct, decided_by(distinct, exported.bundle, strict))
     bad = tmp_path / "bad"
     bad.mkdir()
     memory: list[float] = []
 
     async def reload(path: Path) -> int:
         body = json.dumps({"bundle": str(path)}).encode()
-        wire = Wire(running.port)
-        reply = await wire.exchange(post("/v1/reload", body, "application/json", f"Authorization: Bearer {TOKEN}"))
-        wire.close()
+        connection = HttpConnection(running.port)
+        reply = await connection.exchange(post("/v1/reload", body, "application/json", f"Authorization: Bearer {TOKEN}"))
+        connection.close()
         return reply.status
 
     async def work() -> Counter:
-        clients = asyncio.create_task(storm.run(50, most=4))
+        clients = asyncio.create_task(load.run(50, most=4))
         await asyncio.sleep(0.3)
-        said: Counter = Counter()
+        reload_statuses: Counter = Counter()
         for turn in range(reloads):
             memory.append(resident(running.process.pid))
             target = (strict, exported.bundle)[turn % 2]
-            if turn % 3 == 2:  # a link that is switched, and SIGHUP
+            if turn % 3 == 2:  # switch the link and send SIGHUP
                 new = tmp_path / "new"
                 new.symlink_to(target)
                 new.replace(link)
                 running.process.send_signal(signal.SIGHUP)
                 await asyncio.sleep(0.3)
             else:
-                said[await reload(target)] += 1
+                reload_statuses[await reload(target)] += 1
             if turn % 5 == 0:
-                said[await reload(bad)] += 1
-        storm.halt = True
+                reload_statuses[await reload(bad)] += 1
+        load.halt = True
         await clients
-        return said
+        return reload_statuses
 
-    said = play(work())
+    reload_statuses = play(work())
     early = max(memory[: 1 + reloads // 3])
-    print(f"\n{reloads} reloads: {dict(storm.statuses)}, by digest {list(storm.digests.values())}, reloads said {dict(said)}")
+    print(
+        f"\n{reloads} reloads: {dict(load.statuses)}, by digest {list(load.digests.values())}, of reloads {dict(reload_statuses)}"
+    )
     print(f"memory at most {early:.0f} MiB in the first third, {memory[-1]:.0f} MiB at the end")
-    assert memory[-1] < early * 1.1 + 20, "bundles that were replaced are let go"
-    assert storm.wrong == []
-    assert (storm.broken, storm.unanswered) == (0, 0)
-    assert set(storm.statuses) == {200}
-    assert len(storm.digests) == 2, "both bundles answered"
-    assert min(storm.digests.values()) > 10
-    assert said[200] >= reloads // 2
-    assert set(said) <= {200, 422, 409}
+    assert memory[-1] < early * 1.1 + 20, "replaced bundles are released"
+    assert load.wrong == []
+    assert (load.broken, load.unanswered) == (0, 0)
+    assert set(load.statuses) == {200}
+    assert len(load.digests) == 2, "both bundles answered"
+    assert min(load.digests.values()) > 10
+    assert reload_statuses[200] >= reloads // 2
+    assert set(reload_statuses) <= {200, 422, 409}
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_under_load_answers_all_that_was_accepted(
-    start: Callable[..., Running], exported, distinct, proofs, sig: signal.Signals
+def test_stop_under_load_answers_all_admitted_requests(
+    start: Callable[..., ServerProcess], exported, distinct, proofs, sig: signal.Signals
 ) -> None:
     for _ in range(proofs(1, 5)):
         running = start(exported.bundle, "--queue", "2000")
-        storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle))
+        load = LoadClients(running.port, distinct, decided_by(distinct, exported.bundle))
         readiness: list[int] = []
 
-        async def work(running: Running = running, storm: Storm = storm, readiness: list[int] = readiness) -> None:
-            clients = asyncio.create_task(storm.run(100, most=8))
+        async def work(running: ServerProcess = running, load: LoadClients = load, readiness: list[int] = readiness) -> None:
+            clients = asyncio.create_task(load.run(100, most=8))
             await asyncio.sleep(1.5)
-            storm.stopping = True
+            load.stopping = True
             running.process.send_signal(sig)
-            probe = Wire(running.port)
+            probe = HttpConnection(running.port)
             while running.process.poll() is None:
                 try:
                     reply = await probe.exchange(b"GET /health/ready HTTP/1.1\r\nHost: s\r\n\r\n")
                     readiness.append(reply.status)
-                except Gone:
+                except ConnectionLost:
                     pass
                 await asyncio.sleep(0.005)
-            storm.halt = True
+            load.halt = True
             await clients
 
         play(work())
         log = running.log.read_text()
-        accepted = int(re.search(r"stopped; (\d+) requests were accepted, all were answered", log)[1])
-        replies = sum(count for status, count in storm.statuses.items() if status != 503)
-        print(f"\n{sig.name}: {accepted} accepted, {replies} answered, {storm.statuses[503]} told to go elsewhere")
+        admitted = int(re.search(r"stopped; (\d+) requests were admitted, all were answered", log)[1])
+        replies = sum(count for status, count in load.statuses.items() if status != 503)
+        print(f"\n{sig.name}: {admitted} admitted, {replies} answered, {load.statuses[503]} refused with 503")
         assert running.process.wait(10) == 0
-        assert storm.wrong == []
-        assert storm.broken == 0
-        assert replies == accepted
-        assert set(storm.statuses) <= {200, 503}
+        assert load.wrong == []
+        assert load.broken == 0
+        assert replies == admitted
+        assert set(load.statuses) <= {200, 503}
         assert readiness[-1] == 503
 
 
-def test_a_short_queue_tells_clients_to_come_again(start: Callable[..., Running], exported, distinct) -> None:
+def test_serve_answers_429_if_the_queue_is_full(start: Callable[..., ServerProcess], exported, distinct) -> None:
     running = start(exported.bundle, "--queue", "8", "--max-items", "8", "--workers", "1", "--max-batch", "4")
-    storm = Storm(running.port, distinct, decided_by(distinct, exported.bundle))
-    play(storm.run_for(60, 1.5))
-    assert set(storm.statuses) == {200, 429}
-    assert storm.wrong == []
-    assert (storm.broken, storm.unanswered) == (0, 0)
+    load = LoadClients(running.port, distinct, decided_by(distinct, exported.bundle))
+    play(load.run_for(60, 1.5))
+    assert set(load.statuses) == {200, 429}
+    assert load.wrong == []
+    assert (load.broken, load.unanswered) == (0, 0)

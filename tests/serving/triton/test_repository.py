@@ -23,11 +23,13 @@ from typer.testing import CliRunner
 
 from vigil.cli import triton as command
 from vigil_data.errors import UserError
+from vigil_data.filesystem import sha256_file, write_json
 from vigil_data.items import MODALITIES, Item
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
-from vigil_serving.runtime.scorer import Decision, Scorer
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.triton import config_pbtxt
 from vigil_serving.triton.repository import write_repository
 
@@ -302,7 +304,7 @@ def test_what_an_encoder_refuses_is_that_requests_error(fake, server, model, exp
 
 
 def test_items_are_read_as_the_server_reads_them(fake, exported) -> None:
-    from vigil_serving.server.request_parsing import item_from_json
+    from vigil_serving.protocol.item_json import item_from_json
     from vigil_serving.triton.python_backend import read_items
 
     for item in made_items(exported, PATTERNS, 16):
@@ -358,7 +360,7 @@ def test_another_variant_has_its_own_encoders(fake, bundle: Path, tmp_path: Path
     graph = onnx.load(copy / "onnx" / "text.onnx")
     graph.doc_string = "the same with another hash"
     onnx.save(graph, copy / "onnx" / "text.int8.onnx")
-    manifest.write_json(copy / "bundle.json", told)
+    write_json(copy / "bundle.json", told)
     manifest.write_manifest(copy)
     write_repository(copy, tmp_path / "models", variant="int8")
     assert (tmp_path / "models" / "tiny_text" / "1" / "model.onnx").read_bytes() == (
@@ -413,7 +415,7 @@ def test_the_command(bundle: Path, tmp_path: Path) -> None:
     assert text.dynamic_batching.max_queue_delay_microseconds == 500
     assert (text.instance_group[0].count, glue.instance_group[0].count) == (2, 3)
     assert text.parameters["intra_op_thread_count"].string_value == "1"
-    assert glue.parameters["bundle"].string_value == manifest.sha256(bundle / manifest.MANIFEST)
+    assert glue.parameters["bundle"].string_value == sha256_file(bundle / manifest.MANIFEST)
     assert '.infer("guard", [given])' in (tmp_path / "m" / "README.md").read_text()
 
 
@@ -427,7 +429,7 @@ def test_shares_hold_each_segment_once_and_are_of_one_shape(fake_remote, lengths
     width = data.draw(st.integers(max([*lengths, 1]), 40))
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
     ids = mask * np.arange(1, len(lengths) + 1)[:, None]
-    shares = list(fake_remote.shares({"input_ids": ids, "attention_mask": mask}, fake_remote.Split(most, multiple, 40)))
+    shares = list(fake_remote.shares({"input_ids": ids, "attention_mask": mask}, fake_remote.EncoderBatching(most, multiple, 40)))
     assert sorted(np.concatenate([share.rows for share in shares]).tolist()) == list(range(len(lengths)))
     for rows, inputs in shares:
         assert 1 <= len(rows) <= most
@@ -457,7 +459,7 @@ def test_padding_changes_nothing_but_rounding(fake_remote, exported, multiple: i
     decoder = Decoder(exported.inputs, ())
     feeds = pack([decoder.decode(make_item(["text"], n, exported.inputs)) for n in range(30)]).segments["text"].inputs
     session = open_session(exported.bundle / "onnx" / "text.onnx", threads=1)
-    for rows, inputs in fake_remote.shares(feeds, fake_remote.Split(4, multiple, 24)):
+    for rows, inputs in fake_remote.shares(feeds, fake_remote.EncoderBatching(4, multiple, 24)):
         for place, row in enumerate(rows):
             alone = {name: array[[row], : int(feeds["attention_mask"][row].sum())] for name, array in feeds.items()}
             np.testing.assert_allclose(session.run(None, dict(inputs))[0][place], session.run(None, alone)[0][0], atol=2e-6)

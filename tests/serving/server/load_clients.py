@@ -1,4 +1,4 @@
-"""Clients that ask a server without a pause, and check that each answer is that of its question."""
+"""Clients that send requests without a pause, and check every response."""
 
 import asyncio
 import json
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from vigil_data.items import Item
-from vigil_serving.runtime.scorer import Decision, Scorer
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.runtime.scorer import Scorer
 
 from .conftest import as_json
-from .wire import Gone, Reply, Wire, score
+from .raw_http import ConnectionLost, HttpConnection, Reply, score
 
 Expected = Mapping[str, Mapping[str, Decision]]
-"""Digest to an item's id to what that bundle decides."""
+"""Digest to item id to that bundle's decision."""
 
 
 def decided_by(items: list[Item], *bundles: Path) -> Expected:
@@ -29,14 +30,14 @@ def decided_by(items: list[Item], *bundles: Path) -> Expected:
 
 
 @dataclass
-class Storm:
-    """Clients that ask without a pause and check every answer.
+class LoadClients:
+    """Clients that send requests without a pause and check every response.
 
     Attributes:
-        statuses: how often each came.
-        wrong: answers that were not those of their question.
-        broken: replies that broke off.
-        unanswered: connections that ended, or could not be had, before a reply began.
+        statuses: count of each status.
+        wrong: responses that differ from the bundle's decisions.
+        broken: incomplete responses.
+        unanswered: connections that failed or ended before a response began.
     """
 
     port: int
@@ -55,14 +56,16 @@ class Storm:
         await asyncio.gather(*(self._client(n, most, bodies) for n in range(clients)))
 
     async def _client(self, number: int, most: int, bodies: dict[str, dict[str, Any]]) -> None:
-        wire, chance, turn = Wire(self.port), random.Random(number), 0
+        connection, chance, turn = HttpConnection(self.port), random.Random(number), 0
         while not self.halt:
             turn += 1
             asked = chance.choices(list(bodies), k=chance.randint(1, most))
             names = [f"{number}-{turn}-{place}" for place in range(len(asked))]
             try:
-                reply = await wire.exchange(score(*({**bodies[a], "id": name} for a, name in zip(asked, names, strict=True))))
-            except Gone as gone:
+                reply = await connection.exchange(
+                    score(*({**bodies[a], "id": name} for a, name in zip(asked, names, strict=True)))
+                )
+            except ConnectionLost as gone:
                 self.broken += gone.begun
                 self.unanswered += not gone.begun
                 if self.stopping:
@@ -73,10 +76,10 @@ class Storm:
                 self._check(reply, asked, names)
             else:
                 await asyncio.sleep(0.01)
-        wire.close()
+        connection.close()
 
     async def run_for(self, clients: int, seconds: float) -> None:
-        """Let clients ask for some seconds, and until each has its last answer."""
+        """Run clients for some seconds, and until each has its last response."""
         running = asyncio.create_task(self.run(clients))
         await asyncio.sleep(seconds)
         self.halt = True
@@ -96,6 +99,6 @@ class Storm:
 
 
 def resident(process: int) -> float:
-    """MiB of a process in memory."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024

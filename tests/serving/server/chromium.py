@@ -1,4 +1,4 @@
-"""Chromium over its DevTools protocol, through a pipe: no further package, no port."""
+"""Headless Chromium over its DevTools protocol, through a pipe: no additional package, no port."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Browser:
-    """One page in a Chromium without a window; whatever its console says is gathered in ``messages``."""
+    """One page in headless Chromium; its console output is collected in ``messages``."""
 
     def __init__(self, chromium: str, profile: Path) -> None:
         ours, theirs = os.pipe(), os.pipe()
@@ -37,7 +37,7 @@ class Browser:
         self.process.wait()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One call of the protocol, and its result."""
+        """Call a method of the protocol and return the result."""
         self._last += 1
         sent: dict[str, Any] = {"id": self._last, "method": method, "params": parameters}
         if self._session:
@@ -51,7 +51,7 @@ class Browser:
             self._note(received)
 
     def evaluate(self, script: str) -> Any:
-        """What an expression is, promises awaited."""
+        """Return the value of an expression, with promises awaited."""
         result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
@@ -63,7 +63,7 @@ class Browser:
               const end = Date.now() + {seconds * 1000};
               const look = () => {{
                 const found = (() => {{ try {{ return {condition}; }} catch (_) {{ return null; }} }})();
-                if (found) done(found); else if (Date.now() > end) fail("waited in vain"); else setTimeout(look, 20);
+                if (found) done(found); else if (Date.now() > end) fail("timed out"); else setTimeout(look, 20);
               }};
               look();
             }})"""
@@ -100,7 +100,7 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def screenshot(self, to: Path) -> None:
-        """The whole page, as long as it is."""
+        """Save a picture of the full page."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
@@ -109,7 +109,7 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             piece = os.read(self._in, 1 << 20)
-            assert piece, "the browser has gone"
+            assert piece, "the browser ended"
             self._rest += piece
         message, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(message)

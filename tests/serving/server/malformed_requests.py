@@ -1,4 +1,4 @@
-"""Requests made to hurt: JSON, media, forms, tensors and heads that are not what they should be."""
+"""Malformed requests: broken JSON, media, forms, tensors and HTTP heads."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from .wire import post, score
+from .raw_http import post, score
 
 MARK = "no-log-may-hold-this"
 HEADS = [
@@ -28,7 +28,7 @@ HEADS = [
 
 
 def valid_media() -> list[bytes]:
-    """A small picture of every format, and a sound."""
+    """Return a small image and audio file of every format."""
     made = []
     for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
         data = io.BytesIO()
@@ -41,38 +41,38 @@ def valid_media() -> list[bytes]:
     return made
 
 
-def spoil(data: bytes, chance: random.Random) -> bytes:
-    """Bytes with some of them changed, cut out, doubled or cut off."""
-    spoilt = bytearray(data)
+def corrupt(data: bytes, chance: random.Random) -> bytes:
+    """Return bytes with some of them changed, removed, repeated or cut off."""
+    corrupted = bytearray(data)
     for _ in range(chance.randint(1, 8)):
-        place = chance.randrange(len(spoilt) + 1)
+        place = chance.randrange(len(corrupted) + 1)
         kind = chance.randrange(4)
-        if kind == 0 and spoilt:
-            spoilt[place % len(spoilt)] = chance.randrange(256)
+        if kind == 0 and corrupted:
+            corrupted[place % len(corrupted)] = chance.randrange(256)
         elif kind == 1:
-            del spoilt[place : place + chance.randint(1, 40)]
+            del corrupted[place : place + chance.randint(1, 40)]
         elif kind == 2:
-            spoilt[place:place] = spoilt[place : place + chance.randint(1, 40)]
+            corrupted[place:place] = corrupted[place : place + chance.randint(1, 40)]
         else:
-            del spoilt[max(place, len(spoilt) // 2) :]
-    return bytes(spoilt)
+            del corrupted[max(place, len(corrupted) // 2) :]
+    return bytes(corrupted)
 
 
-def hurtful(chance: random.Random, media: list[bytes]) -> tuple[str, bytes, bool]:
-    """A kind, a request as bytes, and whether it must be refused."""
+def malformed_request(chance: random.Random, media: list[bytes]) -> tuple[str, bytes, bool]:
+    """Return a kind, a request as bytes, and whether it must be refused."""
     kind = chance.choice(["json", "media", "form", "kserve", "head"])
-    spoilt = spoil(chance.choice(media), chance)
+    corrupted = corrupt(chance.choice(media), chance)
     if kind == "json":
         body, sure = _json(chance, media)
         return kind, post("/v1/score", body), sure
     if kind == "media":
         modality = chance.choice(["image", "audio"])
-        return kind, score({"id": MARK, modality: [base64.b64encode(spoilt).decode()]}), False
+        return kind, score({"id": MARK, modality: [base64.b64encode(corrupted).decode()]}), False
     if kind == "form":
         head = f'--b\r\nContent-Disposition: form-data; name="image"; filename="{MARK}"\r\n\r\n'
-        form = head.encode() + spoilt + b"\r\n--b--\r\n"
+        form = head.encode() + corrupted + b"\r\n--b--\r\n"
         broken = chance.random() < 0.5
-        body = form[: chance.randrange(len(form) - 6)] if broken else spoil(form, chance)
+        body = form[: chance.randrange(len(form) - 6)] if broken else corrupt(form, chance)
         return kind, post("/v1/score", body, "multipart/form-data; boundary=b"), broken
     if kind == "kserve":
         return kind, _tensor(chance), False
@@ -81,10 +81,10 @@ def hurtful(chance: random.Random, media: list[bytes]) -> tuple[str, bytes, bool
 
 
 def _json(chance: random.Random, media: list[bytes]) -> tuple[bytes, bool]:
-    """A body that is not what it should be for sure (true), or may have become so by chance."""
+    """Return a body that is malformed for certain (true) or possibly."""
     good = json.dumps({"items": [{"id": MARK, "text": [MARK], "image": [base64.b64encode(chance.choice(media)).decode()]}]})
     if chance.random() < 0.3:
-        return spoil(good.encode(), chance), False
+        return corrupt(good.encode(), chance), False
     number = chance.choice([b"NaN", b"-Infinity", b"1e999", b"9" * 9999, b"{}"])
     item = chance.choice([None, 1, [], "x", {}, {"id": None}, {"id": []}])
     medium = {"id": "a", chance.choice(["text", "image", "audio"]): chance.choice([1, {}, [1], [[]], [None], "x"])}
@@ -109,7 +109,7 @@ def _tensor(chance: random.Random) -> bytes:
     element = json.dumps({"id": MARK, "text": [MARK]}).encode()
     tensor = {"name": "item", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(element) + 4}}
     head = json.dumps({"inputs": [tensor]}).encode()
-    body = spoil(head + len(element).to_bytes(4, "little") + element, chance)
+    body = corrupt(head + len(element).to_bytes(4, "little") + element, chance)
     length = chance.choice([len(head), len(body), chance.randrange(10**6)])
     header = f"Inference-Header-Content-Length: {length}"
     return post("/v2/models/tiny/infer", body, "application/octet-stream", header)

@@ -1,4 +1,4 @@
-"""The page, used as people use it: by keyboard, with files, on a phone, in the dark, and with text made to break out."""
+"""Demo page in Chromium: keyboard, files, narrow screens, dark mode, and text that tries to become markup."""
 
 import io
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ import pytest
 import soundfile
 from PIL import Image
 
-from .browser import Browser
-from .conftest import Running, launch
+from .chromium import Browser
+from .conftest import ServerProcess, launch
 
 WIDTHS = (390, 820, 1300)
 
 
 @pytest.fixture(scope="module")
-def judged(strict: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server whose bundle has a policy that limits everything."""
-    running = launch(strict, tmp_path_factory.mktemp("judged") / "log")
+def server_with_policy(strict: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose policy limits everything."""
+    running = launch(strict, tmp_path_factory.mktemp("server_with_policy") / "log")
     yield running
     running.process.kill()
     running.process.wait()
@@ -32,10 +32,10 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def page(browser: Browser, judged: Running) -> Iterator[Browser]:
-    """The page, freshly opened; a word on its console fails."""
+def page(browser: Browser, server_with_policy: ServerProcess) -> Iterator[Browser]:
+    """The freshly opened page; console output fails the test."""
     browser.messages.clear()
-    browser.open(judged.base + "/")
+    browser.open(server_with_policy.base + "/")
     browser.wait("bundle !== null")
     yield browser
     assert browser.messages == []
@@ -53,7 +53,7 @@ def files(tmp_path: Path) -> list[Path]:
     return [tmp_path / "sea.png", tmp_path / "tone.wav"]
 
 
-def test_text_is_decided_by_keyboard_alone(page: Browser) -> None:
+def test_demo_page_decides_text_by_keyboard(page: Browser) -> None:
     page.evaluate("document.body.focus()")
     page.press("Tab")
     assert page.evaluate("document.activeElement.id") == "text"
@@ -72,12 +72,12 @@ def test_text_is_decided_by_keyboard_alone(page: Browser) -> None:
     assert "label" in order
 
 
-def test_probabilities_are_those_of_the_api(page: Browser, judged: Running) -> None:
+def test_demo_page_shows_the_probabilities_of_the_api(page: Browser, server_with_policy: ServerProcess) -> None:
     page.evaluate("byId('text').focus()")
     page.type("Call now")
     page.evaluate("byId('decide').click()")
     decided(page)
-    [decision] = judged.post("/v1/score", files={"text": (None, "Call now")}).json()["decisions"]
+    [decision] = server_with_policy.post("/v1/score", files={"text": (None, "Call now")}).json()["decisions"]
     shown = page.evaluate("[...document.querySelectorAll('.bars li')].map((row) => row.innerText.replace(/\\s+/g, ' '))")
     due = sorted(decision["probabilities"].items(), key=lambda pair: -pair[1])
     assert [row.split(" ")[0] for row in shown] == [label for label, _ in due]
@@ -87,7 +87,7 @@ def test_probabilities_are_those_of_the_api(page: Browser, judged: Running) -> N
     assert marks == ["0.78125%"] * 3
 
 
-def test_pictures_and_sounds_with_their_evidence(page: Browser, files: list[Path], tmp_path: Path) -> None:
+def test_demo_page_shows_evidence_of_images_and_audio(page: Browser, files: list[Path], tmp_path: Path) -> None:
     page.evaluate("byId('text').focus()")
     page.type("A new deal \N{SLIGHTLY SMILING FACE} why not call now")
     (tmp_path / "notes.txt").write_text("no medium")
@@ -96,9 +96,9 @@ def test_pictures_and_sounds_with_their_evidence(page: Browser, files: list[Path
     assert "notes.txt" in page.evaluate("byId('error').innerText")
     page.evaluate("byId('decide').click()")
     said = decided(page)
-    assert "Picture 1" in said
+    assert "Image 1" in said
     assert "0.0 to 0.3 s" in said
-    assert "has text+image+audio" in said
+    assert "modalities text+image+audio" in said
     assert page.evaluate("document.querySelector('figure img').naturalWidth") == 64
     assert page.wait("document.querySelector('audio').duration > 0.9")
     marked = page.evaluate("[...document.querySelectorAll('mark')].map((mark) => mark.textContent).join('')")
@@ -109,7 +109,7 @@ def test_pictures_and_sounds_with_their_evidence(page: Browser, files: list[Path
     assert page.evaluate("document.querySelectorAll('#chosen li').length") == 1
 
 
-def test_files_can_be_dropped(page: Browser, files: list[Path]) -> None:
+def test_demo_page_accepts_dropped_files(page: Browser, files: list[Path]) -> None:
     page.evaluate(
         """(() => {
           const moved = new DataTransfer();
@@ -123,13 +123,13 @@ def test_files_can_be_dropped(page: Browser, files: list[Path]) -> None:
     assert page.evaluate("byId('error').getAttribute('role')") == "alert"
 
 
-def test_line_ends_do_not_shift_the_evidence(page: Browser) -> None:
+def test_demo_page_keeps_evidence_in_place_with_line_ends(page: Browser) -> None:
     page.evaluate("byId('text').value = 'one\\ntwo\\nthree'")
     page.evaluate("byId('decide').click()")
     assert "characters 0 to 13" in decided(page)
 
 
-def test_text_cannot_become_markup(page: Browser) -> None:
+def test_demo_page_never_renders_text_as_markup(page: Browser) -> None:
     page.evaluate("byId('text').focus()")
     page.type('<img src=x onerror="document.title=`taken`"><script>document.title="taken"</script>')
     page.evaluate("byId('decide').click()")
@@ -139,8 +139,8 @@ def test_text_cannot_become_markup(page: Browser) -> None:
     assert "<img src=x" in page.evaluate("document.querySelector('.text').textContent")
 
 
-def test_a_script_from_elsewhere_does_not_run(browser: Browser, judged: Running) -> None:
-    browser.open(judged.base + "/")
+def test_demo_page_blocks_injected_scripts(browser: Browser, server_with_policy: ServerProcess) -> None:
+    browser.open(server_with_policy.base + "/")
     browser.evaluate(
         "document.body.append(Object.assign(document.createElement('script'), { textContent: 'document.title = 1' }))"
     )
@@ -150,7 +150,7 @@ def test_a_script_from_elsewhere_does_not_run(browser: Browser, judged: Running)
     browser.messages.clear()
 
 
-def test_a_server_that_refuses_or_is_gone_is_told(browser: Browser, strict: Path, tmp_path: Path) -> None:
+def test_demo_page_shows_errors_of_the_server(browser: Browser, strict: Path, tmp_path: Path) -> None:
     running = launch(strict, tmp_path / "log", "--max-characters", "50")
     try:
         browser.open(running.base + "/")
@@ -169,9 +169,11 @@ def test_a_server_that_refuses_or_is_gone_is_told(browser: Browser, strict: Path
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_and_can_be_read(browser: Browser, judged: Running, files: list[Path], width: int, dark: bool) -> None:
+def test_demo_page_fits_and_is_readable(
+    browser: Browser, server_with_policy: ServerProcess, files: list[Path], width: int, dark: bool
+) -> None:
     browser.messages.clear()
-    browser.open(judged.base + "/", width, dark=dark)
+    browser.open(server_with_policy.base + "/", width, dark=dark)
     browser.wait("bundle !== null")
     browser.evaluate("byId('text').value = 'Call now and win. '.repeat(20) + 'x'.repeat(200)")
     browser.choose("#files", *files)
@@ -210,7 +212,7 @@ CONTRAST = """(() => {
 })()"""
 
 
-def test_everything_that_can_be_used_has_a_name(page: Browser, files: list[Path]) -> None:
+def test_demo_page_controls_have_accessible_names(page: Browser, files: list[Path]) -> None:
     page.choose("#files", *files)
     page.wait("document.querySelectorAll('#chosen li').length === 2")
     page.evaluate("byId('text').value = 'Call now'; byId('decide').click()")
@@ -226,13 +228,13 @@ def test_everything_that_can_be_used_has_a_name(page: Browser, files: list[Path]
     ]
     assert nameless == []
     names = {node["name"]["value"] for node in nodes if node.get("name", {}).get("value")}
-    assert {"Text", "Decide", "Remove sea.png", "Remove tone.wav", "What weighed for", "Choose pictures or sounds"} <= names
+    assert {"Text", "Decide", "Remove sea.png", "Remove tone.wav", "Evidence for", "Choose images or audio"} <= names
     assert page.evaluate("document.documentElement.lang") == "en"
     assert page.evaluate("byId('status').textContent").startswith("limit")
 
 
-def test_something_is_drawn(page: Browser, tmp_path: Path) -> None:
-    """A blank page has one colour."""
+def test_demo_page_is_drawn(page: Browser, tmp_path: Path) -> None:
+    """A blank page would have one colour."""
     page.screenshot(tmp_path / "page.png")
     colours = Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB").getcolors(1_000_000)
     assert len(colours) > 20

@@ -1,4 +1,4 @@
-"""A small HTTP client on bare sockets: many at once cost little, and what it sends need not be HTTP."""
+"""Small HTTP client on sockets: cheap in large numbers, and able to send malformed HTTP."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Gone(Exception):
-    """The connection ended. ``begun`` says whether part of a reply had come: then something was lost."""
+class ConnectionLost(Exception):
+    """The connection ended; ``begun`` is true if part of a reply had arrived, so that something was lost."""
 
     def __init__(self, begun: bool) -> None:
         super().__init__(f"connection ended, reply begun: {begun}")
@@ -26,8 +26,8 @@ class Gone(Exception):
 
 
 @dataclass
-class Wire:
-    """One connection, opened when needed and kept."""
+class HttpConnection:
+    """One connection, opened on first use and kept alive."""
 
     port: int
     reader: asyncio.StreamReader | None = field(default=None, init=False)
@@ -45,7 +45,7 @@ class Wire:
             line = await self.reader.readline()
             begun = bool(line)
             if not line:
-                raise Gone(begun)
+                raise ConnectionLost(begun)
             headers = {}
             while (entry := await self.reader.readline()).strip():
                 name, _, value = entry.decode("latin-1").partition(":")
@@ -59,8 +59,8 @@ class Wire:
             return Reply(int(line.split()[1]), headers, body)
         except (OSError, asyncio.IncompleteReadError):
             self.close()
-            raise Gone(begun) from None
-        except Gone:
+            raise ConnectionLost(begun) from None
+        except ConnectionLost:
             self.close()
             raise
 
@@ -71,7 +71,7 @@ class Wire:
 
 
 def play(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine, and let connections that it closed be gone before the event loop is."""
+    """Run a coroutine, and let its connections close before the event loop does."""
 
     async def main() -> T:
         result = await work
@@ -82,7 +82,7 @@ def play(work: Coroutine[Any, Any, T]) -> T:
 
 
 def post(path: str, body: bytes, kind: str = "application/json", *headers: str) -> bytes:
-    """A request as bytes."""
+    """Return a request as bytes."""
     lines = [f"POST {path} HTTP/1.1", "Host: server", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 

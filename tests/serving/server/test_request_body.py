@@ -1,4 +1,4 @@
-"""What is read from bodies: all that is right, and of what is wrong one line that repeats nothing of it."""
+"""Parsing of request bodies: valid bodies give the items that were sent, mistakes give one line without content."""
 
 import base64
 import contextlib
@@ -15,18 +15,18 @@ from PIL import Image
 
 from vigil_data.items import Item
 from vigil_serving.protocol.errors import RequestError
-from vigil_serving.server.request_parsing import parse
-from vigil_serving.server.settings import Limits
+from vigil_serving.server.request_body import parse_items
+from vigil_serving.server.settings import RequestLimits
 
 from .conftest import as_json
 
 JSON = "application/json"
-LIMITS = Limits(bytes=100_000, items=3, media=4, pixels=10_000, seconds=5.0, characters=100)
+LIMITS = RequestLimits(bytes=100_000, items=3, media=4, pixels=10_000, seconds=5.0, characters=100)
 
 
-def refusal(body: bytes, kind: str = JSON, limits: Limits = LIMITS) -> RequestError:
+def refusal(body: bytes, kind: str = JSON, limits: RequestLimits = LIMITS) -> RequestError:
     with pytest.raises(RequestError) as refused:
-        parse(kind, body, limits)
+        parse_items(kind, body, limits)
     assert "\n" not in refused.value.line
     return refused.value
 
@@ -44,9 +44,9 @@ made_items = st.builds(Item, texts.filter(bool), some_texts, media, media, colum
 
 
 @given(st.lists(made_items, min_size=1, max_size=4))
-def test_json_gives_the_items_that_were_sent(made: list[Item]) -> None:
+def test_parse_items_reads_json(made: list[Item]) -> None:
     body = json.dumps({"items": [as_json(one) for one in made]}).encode()
-    assert parse("application/json; charset=utf-8", body, Limits()) == made
+    assert parse_items("application/json; charset=utf-8", body, RequestLimits()) == made
 
 
 def form(parts: list[tuple[str, bytes, str | None]], boundary: str = "xYz") -> bytes:
@@ -58,16 +58,16 @@ def form(parts: list[tuple[str, bytes, str | None]], boundary: str = "xYz") -> b
 
 
 @given(made_items)
-def test_a_form_gives_the_item_that_was_sent(made: Item) -> None:
+def test_parse_items_reads_forms(made: Item) -> None:
     parts = [("id", made.id.encode(), None), ("columns", json.dumps(dict(made.columns)).encode(), None)]
     parts += [("text", text.encode(), None) for text in made.text]
     parts += [("image", data, "p.png") for data in made.image] + [("audio", data, "s.wav") for data in made.audio]
-    assert parse("multipart/form-data; boundary=xYz-boundary", form(parts, "xYz-boundary"), Limits()) == [made]
+    assert parse_items("multipart/form-data; boundary=xYz-boundary", form(parts, "xYz-boundary"), RequestLimits()) == [made]
 
 
-def test_a_form_needs_no_id_and_empty_file_fields_are_nothing() -> None:
+def test_parse_items_accepts_forms_without_id_and_ignores_empty_file_fields() -> None:
     body = form([("text", b"call now", None), ("image", b"", "")])
-    assert parse("multipart/form-data; boundary=xYz", body, LIMITS) == [Item("item", ("call now",))]
+    assert parse_items("multipart/form-data; boundary=xYz", body, LIMITS) == [Item("item", ("call now",))]
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_a_form_needs_no_id_and_empty_file_fields_are_nothing() -> None:
         (b"[" * 100_000, 400, "nested"),
         (b'{"items": [], "items": []}', 400, "same key twice"),
         (b'{"items": [{"id": "a", "text": ["\\ud800"]}]}', 400, "surrogate"),
-        (b"[]", 422, "object with the one key"),
-        (b'{"items": {}}', 422, "object with the one key"),
+        (b"[]", 422, "object with the single key"),
+        (b'{"items": {}}', 422, "object with the single key"),
         (b'{"items": []}', 422, "at least one"),
         (b'{"items": [1]}', 422, "items[0]: must be an object"),
-        (b'{"items": [{}]}', 422, "items[0]: has no id"),
+        (b'{"items": [{}]}', 422, "items[0]: id is missing"),
         (item(id=""), 422, "items[0].id"),
         (item(id="x" * 300), 422, "items[0].id"),
         (item(id=5), 422, "items[0].id"),
@@ -103,10 +103,10 @@ def test_a_form_needs_no_id_and_empty_file_fields_are_nothing() -> None:
         (item(text=["x" * 60, "y" * 60]), 413, "100 characters"),
         (item(columns={"x": "y" * 101}), 413, "100 characters"),
         (item(text=[""] * 101), 413, "100 characters"),
-        (item(image=["QQ=="] * 3, audio=["QQ=="] * 2), 413, "4 pictures and sounds"),
+        (item(image=["QQ=="] * 3, audio=["QQ=="] * 2), 413, "more than 4 images and audio files"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(body: bytes, status: int, says: str) -> None:
+def test_parse_items_reports_mistakes_in_one_line(body: bytes, status: int, says: str) -> None:
     refused = refusal(body)
     assert refused.status == status
     assert says in refused.line
@@ -124,23 +124,23 @@ def test_what_is_wrong_is_said_in_one_line(body: bytes, status: int, says: str) 
         ([("image", b"x", "p")] * 600, 413, "parts"),
     ],
 )
-def test_what_is_wrong_in_a_form(parts, status: int, says: str) -> None:
+def test_parse_items_reports_mistakes_in_forms(parts, status: int, says: str) -> None:
     refused = refusal(form(parts), "multipart/form-data; boundary=xYz")
     assert refused.status == status
     assert says in refused.line
 
 
-def test_forms_that_are_none() -> None:
+def test_parse_items_refuses_incomplete_forms_and_other_content_types() -> None:
     body = form([("text", b"call", None)])
     for kind in ("multipart/form-data", "multipart/form-data; boundary=other", f"multipart/form-data; boundary={'x' * 500}"):
         assert refusal(body, kind).status == 400
-    assert "breaks off" in refusal(body[:-6], "multipart/form-data; boundary=xYz").line
+    assert "ends before its last boundary" in refusal(body[:-6], "multipart/form-data; boundary=xYz").line
     assert refusal(b"--xYz\r\n\r\ntext\r\n--xYz--\r\n", "multipart/form-data; boundary=xYz").status == 400
     for kind in ("", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
         assert refusal(b"{}", kind).status == 415
 
 
-def picture(width: int, height: int) -> bytes:
+def image(width: int, height: int) -> bytes:
     data = io.BytesIO()
     Image.new("L", (width, height)).save(data, "PNG")
     return data.getvalue()
@@ -152,30 +152,30 @@ def sound(seconds: float) -> bytes:
     return data.getvalue()
 
 
-def test_pixels_and_seconds_are_counted_over_all_items_before_decoding() -> None:
+def test_check_limits_counts_pixels_and_seconds_of_all_items_without_decoding() -> None:
     def body(images=(), sounds=()):
         media = [{"image": [base64.b64encode(i).decode()]} for i in images] + [
             {"audio": [base64.b64encode(s).decode()]} for s in sounds
         ]
         return json.dumps({"items": [{"id": "a", **m} for m in media]}).encode()
 
-    assert len(parse(JSON, body([picture(100, 50), picture(50, 100)], [sound(4.9)]), LIMITS)) == 3
-    assert "10000 pixels" in refusal(body([picture(100, 50), picture(51, 100)])).line
+    assert len(parse_items(JSON, body([image(100, 50), image(50, 100)], [sound(4.9)]), LIMITS)) == 3
+    assert "10000 pixels" in refusal(body([image(100, 50), image(51, 100)])).line
     assert "5 seconds" in refusal(body((), [sound(2.4), sound(2.7)])).line
-    # The header of a picture of 12,000 x 12,000 pixels whose data are absent: nothing was decoded to refuse it.
+    # The header of an image of 12,000 x 12,000 pixels without data: it is refused without decoding.
     head = b"IHDR" + (12_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
     bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
     bomb += (100).to_bytes(4, "big") + b"IDAT" + b"\0" * 100
-    refused = refusal(body([bomb]), limits=Limits())
+    refused = refusal(body([bomb]), limits=RequestLimits())
     assert refused.status == 413
 
 
-def test_broken_media_are_left_to_their_items_decision() -> None:
+def test_parse_items_accepts_undecodable_media() -> None:
     body = item(image=[base64.b64encode(b"no picture").decode()], audio=[base64.b64encode(b"no sound").decode()])
-    assert len(parse(JSON, body, LIMITS)) == 1
+    assert len(parse_items(JSON, body, LIMITS)) == 1
 
 
 @given(st.binary(max_size=200), st.sampled_from([JSON, "multipart/form-data; boundary=x", "text/plain"]))
-def test_any_bytes_are_read_or_refused(body: bytes, kind: str) -> None:
+def test_parse_items_reads_or_refuses_any_bytes(body: bytes, kind: str) -> None:
     with contextlib.suppress(RequestError):
-        assert parse(kind, body, LIMITS)
+        assert parse_items(kind, body, LIMITS)
