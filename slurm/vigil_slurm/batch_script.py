@@ -1,7 +1,6 @@
-"""The batch script of a run: what Slurm is asked for, and what becomes of each way in which ranks can end.
+"""Batch script of a run, rendered from ``job.sh.jinja``: its requests, its launch of the ranks, and when it requeues the job.
 
-The script is rendered from ``job.sh.jinja``, which says more. Every value that is not the script's own is quoted: by
-:func:`shlex.quote` where bash reads it, and by :func:`directive` where sbatch does.
+Every value is quoted: by :func:`shlex.quote` for bash, and by :func:`quote_directive` for sbatch.
 """
 
 import shlex
@@ -13,24 +12,24 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from vigil_data.errors import UserError
+from vigil_slurm.client import job_comment
 from vigil_slurm.site import Apptainer, NoContainer, Pyxis, Site
-from vigil_slurm.squeue import comment
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What one submission runs.
+class BatchJob:
+    """A job to submit.
 
     Attributes:
-        name: the recipe's.
-        run: the run folder, absolute; of an array what stands before ``-INDEX``.
-        directory: where the ranks run, absolute: relative paths of a recipe begin there.
-        nodes: machines.
-        devices: ranks on each.
+        name: name of the recipe.
+        run: run folder, absolute; for an array the part before ``-INDEX``.
+        directory: working directory of the ranks, absolute; relative paths in a recipe start there.
+        nodes: number of nodes.
+        devices: number of ranks on each node.
         gpus: whether each rank has a GPU.
         command: the `vigil` command.
-        array: the task indices of an array as ``--array`` takes them; ``None`` for one run.
-        after: jobs that must have ended well before this one starts.
+        array: task indices as ``--array`` takes them; ``None`` for a single run.
+        after: ids of jobs that must succeed before this one starts.
     """
 
     name: str
@@ -44,11 +43,11 @@ class Job:
     after: tuple[str, ...] = ()
 
 
-def render(job: Job, site: Site) -> str:
-    """The batch script.
+def render_batch_script(job: BatchJob, site: Site) -> str:
+    """Return the batch script of a job.
 
     Raises:
-        UserError: if a path cannot be written in it, or it is not a script because of the site's own shell lines.
+        UserError: if Slurm or a container cannot take a path, or the site's shell lines have a syntax error.
     """
     for path in (job.run, job.directory):
         _check_path(path, site)
@@ -69,24 +68,24 @@ def render(job: Job, site: Site) -> str:
     return text
 
 
-def directive(value: str) -> str:
+def quote_directive(value: str) -> str:
     """Quote a value for a line of ``#SBATCH``.
 
-    sbatch splits those lines itself (``_get_argument`` in its opt.c): a backslash escapes in every kind of quotes, and outside of
-    quotes a number sign begins a comment.
+    sbatch parses those lines itself (``_get_argument`` in its opt.c): a backslash escapes in every kind of quotes, and outside
+    quotes a number sign starts a comment.
     """
     plain = value and all(character.isalnum() or character in "-_./:,=@%+" for character in value)
     return value if plain else '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
-def _options(job: Job, site: Site) -> list[str]:
-    """The options of sbatch, each quoted."""
-    # A percent sign stands before a letter that Slurm replaces; doubled it is itself (sbatch(1), "FILENAME PATTERN").
+def _options(job: BatchJob, site: Site) -> list[str]:
+    """Return the options of sbatch, quoted."""
+    # Slurm replaces a percent sign with the next letter; doubled it stands for itself (sbatch(1), "FILENAME PATTERN").
     pattern = str(job.run).replace("%", "%%")
     log = f"{pattern}-%a/slurm/%A_%a.log" if job.array else f"{pattern}/slurm/%j.log"
-    asked = {
+    values = {
         "job-name": f"vigil-{job.name}",
-        "comment": comment(str(job.run), job.array is not None),
+        "comment": job_comment(str(job.run), job.array is not None),
         "chdir": str(job.directory),
         "output": log,
         "open-mode": "append",
@@ -103,7 +102,7 @@ def _options(job: Job, site: Site) -> list[str]:
         "kill-on-invalid-dep": "yes" if job.after else None,
         "signal": f"USR1@{site.signal_before}" if site.signal_before else None,
     }
-    return [f"--{name}={directive(str(value))}" for name, value in asked.items() if value is not None] + ["--requeue"]
+    return [f"--{name}={quote_directive(str(value))}" for name, value in values.items() if value is not None] + ["--requeue"]
 
 
 def _variables(site: Site) -> dict[str, str]:
@@ -112,9 +111,9 @@ def _variables(site: Site) -> dict[str, str]:
     return {**names, **site.network.nccl}
 
 
-def _srun(job: Job, site: Site) -> list[str]:
-    """The options of srun, quoted for bash; ``$PWD`` and ``$run`` are the script's."""
-    # Since Slurm 22.05 srun takes the CPUs of a task from its own options alone (its release notes).
+def _srun(job: BatchJob, site: Site) -> list[str]:
+    """Return the options of srun, quoted for bash; ``$PWD`` and ``$run`` are variables of the script."""
+    # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch (its release notes).
     options = [f"--nodes={job.nodes}", f"--ntasks={job.nodes * job.devices}", f"--ntasks-per-node={job.devices}"]
     options += [] if site.cpus_per_task is None else [f"--cpus-per-task={site.cpus_per_task}"]
     options += ["--kill-on-bad-exit=0", "--wait=0"]
@@ -125,8 +124,8 @@ def _srun(job: Job, site: Site) -> list[str]:
     return options
 
 
-def _command(job: Job, site: Site) -> list[str]:
-    """What every rank runs, before the arguments of `vigil train`; quoted for bash."""
+def _command(job: BatchJob, site: Site) -> list[str]:
+    """Return the command of every rank before the arguments of `vigil train`, quoted for bash."""
     if not isinstance(site.container, Apptainer):
         return [shlex.quote(job.command)]
     gpus = ["--nv"] if job.gpus else []
@@ -142,7 +141,7 @@ def _command(job: Job, site: Site) -> list[str]:
 
 
 def _mounts(container: Apptainer | Pyxis) -> str:
-    """The folder of submission and the run folder where they are, and what the site adds."""
+    """Return the mounts: the folder of submission and the run folder under their own paths, and the site's."""
     own = '"$PWD:$PWD,$run:$run"'
     return ",".join([own, *map(shlex.quote, container.mounts)])
 
@@ -150,25 +149,25 @@ def _mounts(container: Apptainer | Pyxis) -> str:
 def _check_path(path: Path, site: Site) -> None:
     text = str(path)
     if "\\" in text or any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise UserError(f"{text!r}: a backslash or a control character in a path confuses Slurm; use another")
+        raise UserError(f"{text!r}: Slurm does not support a backslash or a control character in a path; use another")
     if not isinstance(site.container, NoContainer) and (":" in text or "," in text):
-        raise UserError(f"{text}: cannot be mounted in a container, since the path holds a colon or a comma; use another")
+        raise UserError(f"{text}: a path with a colon or a comma cannot be mounted in a container; use another")
 
 
 def _check_syntax(text: str) -> None:
-    """Let bash read the script, and refuse what it cannot: that is in the site's setup, all else being quoted."""
+    """Check the syntax with bash; an error is in the site's setup, since everything else is quoted."""
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, errors="replace", check=False)  # noqa: S607
     if done.returncode:
-        said = done.stderr.splitlines()[0].partition("line ")[2] if done.stderr else ""
-        line, _, what = said.partition(": ")
+        message = done.stderr.splitlines()[0].partition("line ")[2] if done.stderr else ""
+        number, _, reason = message.partition(": ")
         lines = text.splitlines()
-        shown = lines[int(line) - 1].strip() if line.isdigit() and int(line) <= len(lines) else ""
-        raise UserError(f"the site profile's setup is not right for bash: {what or 'syntax error'} (at {shown!r} of the script)")
+        line = lines[int(number) - 1].strip() if number.isdigit() and int(number) <= len(lines) else ""
+        raise UserError(f"site profile: setup is not valid bash: {reason or 'syntax error'} (at {line!r} of the script)")
 
 
 @cache
 def _template() -> Template:
-    # Nothing is escaped for HTML: this is a shell script, and each value comes quoted.
+    # No escaping for HTML: this is a shell script whose values are quoted already.
     environment = Environment(  # noqa: S701
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -1,9 +1,9 @@
-"""What Slurm says of the job that this process is in, for the record of a run."""
+"""Slurm job of this process, for the record of a run."""
 
 import os
 from collections.abc import Mapping
 
-_FACTS = {
+_VARIABLES = {
     "job": "SLURM_JOB_ID",
     "name": "SLURM_JOB_NAME",
     "array_job": "SLURM_ARRAY_JOB_ID",
@@ -17,14 +17,14 @@ _FACTS = {
 }
 
 
-def facts(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Facts about the job, from the variables that Slurm sets (sbatch(1), "OUTPUT ENVIRONMENT VARIABLES").
+def read_job_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return facts about the job from Slurm's variables (sbatch(1), "OUTPUT ENVIRONMENT VARIABLES").
 
     Args:
-        environment: the variables; those of this process if not given.
+        environment: environment variables (default: those of this process).
 
     Returns:
         Names to values as Slurm wrote them; empty outside a job.
     """
     environment = os.environ if environment is None else environment
-    return {name: environment[variable] for name, variable in _FACTS.items() if variable in environment}
+    return {name: environment[variable] for name, variable in _VARIABLES.items() if variable in environment}

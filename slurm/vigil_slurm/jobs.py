@@ -1,4 +1,4 @@
-"""This user's runs under Slurm: the queue, the registry and the run folders put together."""
+"""This user's runs under Slurm, from the queue, the registry and the run folders; cancelling a job."""
 
 import datetime as dt
 import json
@@ -6,36 +6,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vigil_data.errors import Failure, UserError
-from vigil_slurm import progress, run_state
-from vigil_slurm.client import call
-from vigil_slurm.registry import Submitted
-from vigil_slurm.registry import read as submitted
-from vigil_slurm.squeue import Queued, ended, queued
+from vigil_slurm.client import QueuedJob, queued_jobs, recent_job_states, run_command
+from vigil_slurm.registry import SubmittedJob, read_registry
+from vigil_slurm.run_state import Attempt, read_attempts, read_progress
 
 ENDED = "ENDED"
-"""The state of a job of which neither Slurm nor the run folder says how it ended."""
+"""State of a job if neither Slurm nor the run folder knows how it ended."""
 
-_FINAL = {"finished": "COMPLETED", "failed": "FAILED", "stopped": "STOPPED", "gave-up": "GAVE UP"}
-"""What the batch script says of the last attempt, where no restart was meant to follow, to the state that is shown."""
+_FINAL_STATES = {"finished": "COMPLETED", "failed": "FAILED", "stopped": "STOPPED", "gave-up": "GAVE UP"}
+"""Outcome of an attempt after which the batch script does not requeue, to the state that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A job and how far its run is.
+class JobStatus:
+    """A job and the progress of its run.
 
     Attributes:
-        job: its id.
-        run: its run folder.
-        state: Slurm's, or what the run folder tells once Slurm has forgotten; REQUEUED waits for another start.
+        job: id.
+        run: run folder.
+        state: Slurm's state, or the one in the run folder once Slurm has forgotten the job; REQUEUED waits for another start.
         reason: why it waits, or why the run failed.
         active: whether it is in the queue.
-        nodes: machines.
-        elapsed: of its present or last start, ``d-hh:mm:ss``.
-        step: optimizer steps made; ``None`` before the first record.
-        epoch: from 0.
-        loss: of training, as last recorded.
-        restarts: how often the job was started again.
-        log: the job's log; it need not exist yet.
+        nodes: number of nodes.
+        elapsed: running time of its last start, ``d-hh:mm:ss``.
+        step: optimizer steps done; ``None`` before the first record.
+        epoch: epoch, from 0.
+        loss: last recorded training loss.
+        restarts: number of restarts.
+        log: path of the job's log, which need not exist yet.
     """
 
     job: str
@@ -53,108 +51,159 @@ class Listed:
 
 
 def log_path(run: str, job: str) -> Path:
-    """Where Slurm writes what a job's processes print; restarts append to it."""
+    """Return the path of a job's log, to which restarts append."""
     return Path(run) / "slurm" / f"{job}.log"
 
 
-def listed() -> list[Listed]:
-    """Jobs in the queue and jobs that left it, the newest last; of those, the last of each run whose folder is still there.
+def list_jobs() -> list[JobStatus]:
+    """Return ended jobs, then the jobs in the queue, each the newest last.
+
+    Of the ended jobs the last one of each run is returned, if the run folder still exists.
 
     Raises:
-        Failure: if squeue is absent or fails.
+        Failure: if squeue is not installed or fails.
     """
-    active = queued()
-    running = {job.job for job in active}
-    busy = {job.run for job in active}
-    last = {job.run: job for job in submitted()}
-    gone = [job for job in last.values() if job.job not in running and job.run not in busy and Path(job.run).is_dir()]
-    states = ended() if gone else {}
-    return [*(_left(job, states.get(job.job)) for job in gone), *map(_active, active)]
+    active = queued_jobs()
+    active_ids = {job.job for job in active}
+    active_runs = {job.run for job in active}
+    last = {job.run: job for job in read_registry()}
+    ended = [job for job in last.values() if job.job not in active_ids and job.run not in active_runs and Path(job.run).is_dir()]
+    states = recent_job_states() if ended else {}
+    return [*(_ended_status(job, states.get(job.job)) for job in ended), *map(_active_status, active)]
 
 
-def find(name: str) -> tuple[str, str]:
-    """The job and the run folder that a user means.
+def find_job(name: str) -> tuple[str, str]:
+    """Return the id and the run folder of a job.
 
     Args:
         name: a job's id or a run folder.
 
     Raises:
-        UserError: if there is no such job of Vigil's and no such run.
-        Failure: if a job is neither in the registry nor can squeue be asked.
+        UserError: if there is no such Vigil job and no such run.
+        Failure: if the job is not in the registry and squeue is not installed or fails.
     """
-    known = submitted()
+    known = read_registry()
     if not name.replace("_", "").isdigit() or Path(name).is_dir():
         run = str(Path(name).absolute())
-        jobs = [job.job for job in known if job.run == run] or [job.job for job in queued() if job.run == run]
+        jobs = [job.job for job in known if job.run == run] or [job.job for job in queued_jobs() if job.run == run]
         if not jobs:
-            raise UserError(f"{name}: no job of this user's was submitted for it; `vigil jobs` shows those that were")
+            raise UserError(f"{name}: this user has submitted no job for it; `vigil jobs` lists those that were")
         return jobs[-1], run
-    for one in reversed(known):
-        if one.job == name:
-            return one.job, one.run
-    if (found := state_of(name)) is not None:
-        return found.job, found.run
+    for submitted in reversed(known):
+        if submitted.job == name:
+            return submitted.job, submitted.run
+    if (queued := find_queued_job(name)) is not None:
+        return queued.job, queued.run
     tasks = [job.job for job in known if job.job.startswith(f"{name}_")]
     if tasks:
         raise UserError(f"{name}: an array; name one of its tasks, such as {tasks[0]}")
-    raise UserError(f"{name}: not a job of Vigil's that this user submitted; `vigil jobs` shows those")
+    raise UserError(f"{name}: not a Vigil job of this user; `vigil jobs` lists those")
 
 
-def state_of(job: str) -> Queued | None:
-    """The job in the queue, or ``None`` if it is not there.
+def find_queued_job(job: str) -> QueuedJob | None:
+    """Return a job in the queue by its id; ``None`` if it is not there.
 
     Raises:
-        Failure: if squeue is absent or fails.
+        Failure: if squeue is not installed or fails.
     """
-    return next((one for one in queued() if one.job == job), None)
+    return next((queued for queued in queued_jobs() if queued.job == job), None)
 
 
-def _active(job: Queued) -> Listed:
-    starts = [attempt for attempt in run_state.read(Path(job.run)) if attempt.job == job.job]
-    waits = job.state == "PENDING"
-    state = "REQUEUED" if waits and starts else job.state
-    # A waiting job was started as often as it has attempts; one that runs has its present start among them.
-    restarts = max(0, len(starts) - (not waits)) if starts else 0
-    reason = job.reason if waits and job.reason != "None" else ""
-    return _row(
-        job.job, job.run, state=state, reason=reason, active=True, nodes=job.nodes, elapsed=job.elapsed, restarts=restarts
+def cancel_job(job: str, run: Path, signal: str | None) -> str:
+    """End a job, and mark the run as stopped, so that its batch script does not requeue it.
+
+    Args:
+        job: id.
+        run: run folder.
+        signal: signal for the ranks instead of ending the job, such as USR1, after which they save a checkpoint and stop.
+
+    Returns:
+        A line about what was done.
+
+    Raises:
+        UserError: if the job is not in the queue.
+        Failure: if Slurm refuses.
+    """
+    queued = find_queued_job(job)
+    if queued is None:
+        raise UserError(f"{job}: not in the queue; `vigil jobs` shows how it ended")
+    stop = run / "slurm" / "stop"
+    try:
+        stop.touch()
+    except OSError as error:
+        raise Failure(f"{stop}: cannot be written, and without it the job would be requeued: {error.strerror}") from None
+    if signal is None or queued.state == "PENDING":
+        run_command("scancel", job)
+        return f"cancelled job {job}"
+    run_command("scancel", f"--signal={signal}", job)
+    return f"sent {signal} to job {job}: it saves a checkpoint and stops"
+
+
+def _attempts_of(run: str, job: str) -> list[Attempt]:
+    return [attempt for attempt in read_attempts(run) if attempt.job == job]
+
+
+def _active_status(job: QueuedJob) -> JobStatus:
+    attempts = _attempts_of(job.run, job.job)
+    pending = job.state == "PENDING"
+    # Every attempt of a pending job has ended; the last one of a running job is its present start.
+    restarts = max(0, len(attempts) - (not pending))
+    return _status(
+        job.job,
+        job.run,
+        state="REQUEUED" if pending and attempts else job.state,
+        reason=job.reason if pending and job.reason != "None" else "",
+        active=True,
+        nodes=job.nodes,
+        elapsed=job.elapsed,
+        restarts=restarts,
     )
 
 
-def _left(job: Submitted, state: str | None) -> Listed:
-    """A job that is not in the queue: the run folder knows best how it ended, since a requeue ends a job too."""
-    run = Path(job.run)
-    starts = [attempt for attempt in run_state.read(run) if attempt.job == job.job]
-    last = starts[-1] if starts else None
-    shown, reason = _end(run, last, state)
-    seconds = (_time(last.end) - _time(last.start)).total_seconds() if last is not None and last.end else None
-    elapsed = "" if seconds is None else _elapsed(int(seconds))
-    restarts = max(0, len(starts) - 1)
-    nodes = str(job.nodes)
-    return _row(job.job, job.run, state=shown, reason=reason, active=False, nodes=nodes, elapsed=elapsed, restarts=restarts)
+def _ended_status(job: SubmittedJob, slurm_state: str | None) -> JobStatus:
+    attempts = _attempts_of(job.run, job.job)
+    last = attempts[-1] if attempts else None
+    state, reason = _ended_state(Path(job.run), last, slurm_state)
+    elapsed = "" if last is None or not last.end else _elapsed(last.start, last.end)
+    restarts = max(0, len(attempts) - 1)
+    return _status(
+        job.job, job.run, state=state, reason=reason, active=False, nodes=str(job.nodes), elapsed=elapsed, restarts=restarts
+    )
 
 
-def _end(run: Path, last: run_state.Attempt | None, state: str | None) -> tuple[str, str]:
-    """State and reason of a job that has left the queue."""
+def _ended_state(run: Path, last: Attempt | None, slurm_state: str | None) -> tuple[str, str]:
+    """Return state and reason of an ended job; the run folder takes precedence, since for Slurm a requeue ends a job too."""
     if (run / "thresholds.json").is_file():
         return "COMPLETED", ""
     if (run / "failure.json").is_file():
         return "FAILED", _first_line(run / "failure.json")
     outcome = last.outcome if last is not None else None
-    if outcome in _FINAL:
-        return _FINAL[outcome], ""
-    # The script's last word is a restart that did not come; Slurm knows why, and so does the one who cancelled it.
-    if state is not None and state not in ("COMPLETED", "COMPLETING"):
-        return state, f"{outcome}, and not started again" if state == "FAILED" and outcome is not None else ""
+    if outcome in _FINAL_STATES:
+        return _FINAL_STATES[outcome], ""
+    # The script expected a restart that did not come; Slurm may know why, or the job was cancelled.
+    if slurm_state is not None and slurm_state not in ("COMPLETED", "COMPLETING"):
+        return slurm_state, f"{outcome}, and not started again" if slurm_state == "FAILED" and outcome is not None else ""
     if (run / "slurm" / "stop").exists():
         return "CANCELLED", ""
     return ENDED, outcome or ""
 
 
-def _row(job: str, run: str, *, state: str, reason: str, active: bool, nodes: str, elapsed: str, restarts: int) -> Listed:
-    far = progress.read(Path(run))
-    log = str(log_path(run, job))
-    return Listed(job, run, state, reason, active, nodes, elapsed, far.step, far.epoch, far.loss, restarts, log)
+def _status(job: str, run: str, *, state: str, reason: str, active: bool, nodes: str, elapsed: str, restarts: int) -> JobStatus:
+    progress = read_progress(run)
+    return JobStatus(
+        job,
+        run,
+        state,
+        reason,
+        active,
+        nodes,
+        elapsed,
+        progress.step,
+        progress.epoch,
+        progress.loss,
+        restarts,
+        str(log_path(run, job)),
+    )
 
 
 def _first_line(failure: Path) -> str:
@@ -164,45 +213,12 @@ def _first_line(failure: Path) -> str:
         return ""
 
 
-def _time(text: str) -> dt.datetime:
-    return dt.datetime.fromisoformat(text)
-
-
-def _elapsed(seconds: int) -> str:
-    """As squeue writes it: ``d-hh:mm:ss`` without the leading parts that are zero."""
+def _elapsed(start: str, end: str) -> str:
+    """Return the time between two ISO 8601 times as squeue writes it: ``d-hh:mm:ss`` without leading parts that are zero."""
+    seconds = int((dt.datetime.fromisoformat(end) - dt.datetime.fromisoformat(start)).total_seconds())
     minutes, second = divmod(seconds, 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     if days:
         return f"{days}-{hour:02}:{minute:02}:{second:02}"
     return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def cancel(job: str, run: Path, signal: str | None) -> str:
-    """End a job; its batch script is told that this was wanted, so that it does not requeue what it sees end.
-
-    Args:
-        job: its id.
-        run: its run folder.
-        signal: sent to the ranks in place of ending the job, such as USR1, after which they save and stop.
-
-    Returns:
-        What was done, for the user.
-
-    Raises:
-        UserError: if the job is not in the queue.
-        Failure: if Slurm refuses.
-    """
-    found = state_of(job)
-    if found is None:
-        raise UserError(f"{job}: not in the queue; `vigil jobs` says how it ended")
-    stop = run / "slurm" / "stop"
-    try:
-        stop.touch()
-    except OSError as error:
-        raise Failure(f"{stop}: cannot be written, and without it the job would go on: {error.strerror}") from None
-    if signal is None or found.state == "PENDING":
-        call("scancel", job)
-        return f"cancelled job {job}"
-    call("scancel", f"--signal={signal}", job)
-    return f"sent {signal} to job {job}: it saves a checkpoint and stops"

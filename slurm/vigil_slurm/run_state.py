@@ -1,8 +1,13 @@
-"""The starts and ends of a run's jobs, as its batch scripts wrote them in ``slurm/attempts.jsonl``."""
+"""State of a run as its folder records it: starts and ends of its jobs, and how far training is."""
 
 import json
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
+
+_TAIL_BYTES = 1 << 16
+"""Bytes read from the end of metrics.jsonl; a validation line with a hundred labels takes a tenth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,12 +15,12 @@ class Attempt:
     """One start of a job.
 
     Attributes:
-        job: its id.
-        restart: how often it was requeued before.
-        nodes: where it ran.
-        start: when, ISO 8601.
-        end: likewise; ``None`` while it runs and where it was cut off.
-        status: with which it ended.
+        job: id.
+        restart: number of requeues before this start.
+        nodes: nodes on which it ran.
+        start: time of the start, ISO 8601.
+        end: time of the end, ISO 8601; ``None`` while it runs and if it was cut off.
+        status: exit status of the ranks.
         outcome: finished, failed, stopped, preempted, killed, unexplained or gave-up.
     """
 
@@ -28,19 +33,57 @@ class Attempt:
     outcome: str | None = None
 
 
-def read(run: Path) -> list[Attempt]:
-    """The attempts of a run, the oldest first; lines that are not whole are passed over."""
-    file = run / "slurm" / "attempts.jsonl"
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Last recorded values of a run; ``None`` for values not recorded yet.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: epoch, from 0.
+        loss: training loss.
+    """
+
+    step: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+
+
+def read_attempts(run: str | PathLike[str]) -> list[Attempt]:
+    """Return the starts of a run's jobs, the oldest first, from ``slurm/attempts.jsonl``; incomplete lines are skipped."""
+    file = Path(run) / "slurm" / "attempts.jsonl"
     found: dict[tuple[str, int], Attempt] = {}
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
-            said = json.loads(line)
-            key = (said["job"], said["restart"])
-            if said["event"] == "start":
-                found[key] = Attempt(*key, said["nodes"], said["time"])
+            event = json.loads(line)
+            key = (event["job"], event["restart"])
+            if event["event"] == "start":
+                found[key] = Attempt(*key, event["nodes"], event["time"])
             elif key in found:
-                begun = found[key]
-                found[key] = Attempt(*key, begun.nodes, begun.start, said["time"], said["status"], said["outcome"])
+                start = found[key]
+                found[key] = Attempt(*key, start.nodes, start.start, event["time"], event["status"], event["outcome"])
         except (ValueError, TypeError, KeyError):
             continue
     return list(found.values())
+
+
+def read_progress(run: str | PathLike[str]) -> RunProgress:
+    """Return the progress of a run, from the end of its ``metrics.jsonl``."""
+    try:
+        with (Path(run) / "metrics.jsonl").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return RunProgress()
+    last: dict[str, Any] = {"step": None, "epoch": None, "train/loss": None}
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        last = {key: record.get(key) if value is None else value for key, value in last.items()}
+        if None not in last.values():
+            break
+    return RunProgress(last["step"], None if last["epoch"] is None else int(last["epoch"]), last["train/loss"])

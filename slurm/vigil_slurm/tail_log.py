@@ -1,51 +1,54 @@
-"""A log as it grows."""
+"""Follows a log file while it grows."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from os import PathLike
 from pathlib import Path
 
-_PIECE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 
 
-def follow(path: Path, alive: Callable[[], bool], pause: float = 0.5, ask_every: float = 10.0) -> Iterator[str]:
-    """The text of a file, and what is written to it until its writer is gone.
+def follow_log(
+    path: str | PathLike[str], is_active: Callable[[], bool], poll_seconds: float = 0.5, check_seconds: float = 10.0
+) -> Iterator[str]:
+    """Yield the text of a file, and what is appended until its writer has ended.
 
     Args:
-        path: the file; it may not exist yet.
-        alive: whether more may come; asked every ``ask_every`` seconds, since the question costs Slurm something.
-        pause: seconds from one look at the file to the next.
-        ask_every: seconds from one question to the next.
+        path: file; it need not exist yet.
+        is_active: whether the writer may still append; it asks Slurm, so it is called only every ``check_seconds``.
+        poll_seconds: time between two reads at the end of the file.
+        check_seconds: time between two calls of ``is_active``.
 
     Yields:
-        Text, in the pieces in which it was found.
+        Text in chunks that end with a line if possible.
     """
-    place, asked, more = 0, time.monotonic(), alive()
+    offset, checked, active = 0, time.monotonic(), is_active()
     while True:
-        piece, place = _read(path, place)
-        if piece:
-            yield piece.decode("utf-8", "replace")
+        chunk, offset = _read(Path(path), offset)
+        if chunk:
+            yield chunk.decode("utf-8", "replace")
             continue
-        if not more:
+        if not active:
             return
-        if time.monotonic() - asked >= ask_every:
-            # The file is read once more after the last answer, so that nothing written in between is lost.
-            more, asked = alive(), time.monotonic()
+        if time.monotonic() - checked >= check_seconds:
+            # The file is read once more after the last answer, so that nothing written before it is lost.
+            active, checked = is_active(), time.monotonic()
             continue
-        time.sleep(pause)
+        time.sleep(poll_seconds)
 
 
-def _read(path: Path, place: int) -> tuple[bytes, int]:
-    """What follows ``place``, up to the last whole line if there is one; a file that became shorter is read anew."""
+def _read(path: Path, offset: int) -> tuple[bytes, int]:
+    """Read from ``offset`` to the last complete line, if there is one; a file that became shorter is read from its start."""
     try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size < place:
-                place = 0
-            stream.seek(place)
-            piece = stream.read(_PIECE)
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < offset:
+                offset = 0
+            file.seek(offset)
+            chunk = file.read(_CHUNK_BYTES)
     except OSError:
-        return b"", place
-    if b"\n" in piece:
-        piece = piece[: piece.rindex(b"\n") + 1]
-    return piece, place + len(piece)
+        return b"", offset
+    if b"\n" in chunk:
+        chunk = chunk[: chunk.rindex(b"\n") + 1]
+    return chunk, offset + len(chunk)

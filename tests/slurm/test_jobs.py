@@ -1,37 +1,29 @@
-"""`vigil jobs`, `vigil logs` and `vigil cancel` tell what Slurm, the registry and the run folders know together."""
+"""`vigil jobs`, `vigil logs` and `vigil cancel`, from Slurm's queue, the registry and the run folders."""
 
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_slurm import FakeSlurm
 
-from vigil_slurm.progress import Progress
-from vigil_slurm.progress import read as read_progress
-from vigil_slurm.run_state import read as read_attempts
-from vigil_slurm.tail_log import follow
-
-FAKE = Path(__file__).with_name("fakes") / "command.sh"
+from vigil_slurm.run_state import RunProgress, read_attempts, read_progress
+from vigil_slurm.tail_log import follow_log
 
 
 class Account:
-    """A user's login: what was submitted, what Slurm answers, and a folder of runs."""
+    """A user's account: a folder of runs, the registry of submitted jobs, and fakes of Slurm's commands."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.fakes = folder / "work", folder / "fakes"
+        self.folder, self.slurm = folder / "work", FakeSlurm(folder / "fakes", "squeue", "scontrol", "scancel")
         self.folder.mkdir()
-        self.fakes.mkdir()
-        for command in ("squeue", "scontrol", "scancel"):
-            (self.fakes / command).symlink_to(FAKE)
         self.queue: list[str] = []
 
     def submitted(self, job: str, name: str, **files: Any) -> Path:
-        """A run that was submitted as ``job``, with JSON files in it."""
+        """Make a run that was submitted as ``job``, with JSON files in it."""
         run = self.folder / name
         (run / "slurm").mkdir(parents=True, exist_ok=True)
         (run / "resolved.yaml").touch()
@@ -48,29 +40,16 @@ class Account:
         self.answers("squeue", "\n".join(self.queue))
 
     def answers(self, command: str, text: str) -> None:
-        (self.fakes / f"{command}.answer").write_text(text + "\n")
-        (self.fakes / f"{command}.do").write_text(f"cat '{self.fakes}/{command}.answer'\n")
+        (self.slurm.folder / f"{command}.answer").write_text(text + "\n")
+        self.slurm.script(command, f"cat '{self.slurm.folder}/{command}.answer'")
 
     def vigil(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        own = {"PATH": f"{self.fakes}:{os.environ['PATH']}", "FAKES": str(self.fakes), "XDG_STATE_HOME": str(self.folder.parent)}
-        return subprocess.run(
-            [sys.executable, "-c", "from vigil.cli import main; main()", *arguments],
-            cwd=self.folder,
-            env={**os.environ, **own},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self.slurm.vigil(*arguments, cwd=self.folder)
 
     def jobs(self) -> list[dict[str, Any]]:
         done = self.vigil("jobs", "--json")
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
-
-    def called(self, command: str) -> list[list[str]]:
-        lines = (self.fakes / "calls").read_text().splitlines() if (self.fakes / "calls").exists() else []
-        return [line.split("\t")[1:] for line in lines if line.startswith(f"{command}\t")]
 
 
 @pytest.fixture
@@ -79,7 +58,7 @@ def account(tmp_path: Path) -> Account:
 
 
 def write_attempts(run: Path, job: str, *outcomes: str | None) -> None:
-    """An attempt for each outcome, of 65 seconds; ``None`` for one that has no end."""
+    """Write an attempt of 65 seconds for each outcome; ``None`` stands for one without an end."""
     lines = []
     for restart, outcome in enumerate(outcomes):
         start = {"event": "start", "job": job, "restart": restart, "nodes": "n[1-2]", "time": "2026-01-01T00:00:00+00:00"}
@@ -95,7 +74,7 @@ def write_attempts(run: Path, job: str, *outcomes: str | None) -> None:
     (run / "slurm" / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_job_that_runs(account: Account) -> None:
+def test_jobs_shows_a_running_job(account: Account) -> None:
     run = account.submitted("7", "runs/a | b")
     write_attempts(run, "7", "preempted", None)
     (run / "metrics.jsonl").write_text(
@@ -125,24 +104,24 @@ def test_a_job_that_runs(account: Account) -> None:
     ]
 
 
-def test_waiting_is_told_with_its_reason_and_whether_it_ran_before(account: Account) -> None:
+def test_jobs_shows_why_a_job_waits_and_whether_it_is_requeued(account: Account) -> None:
     first, again = account.submitted("7", "first"), account.submitted("8", "again")
     write_attempts(again, "8", "preempted")
     account.queues("7", first, "PENDING", "Priority")
     account.queues("8", again, "PENDING", "BeginTime")
     account.queues("9", account.folder / "elsewhere", "PENDING", "Dependency")
-    told = [(row["job"], row["state"], row["reason"], row["restarts"]) for row in account.jobs()]
-    assert told == [("7", "PENDING", "Priority", 0), ("8", "REQUEUED", "BeginTime", 1), ("9", "PENDING", "Dependency", 0)]
+    shown = [(row["job"], row["state"], row["reason"], row["restarts"]) for row in account.jobs()]
+    assert shown == [("7", "PENDING", "Priority", 0), ("8", "REQUEUED", "BeginTime", 1), ("9", "PENDING", "Dependency", 0)]
 
 
-def test_jobs_of_others_are_not_shown(account: Account) -> None:
+def test_jobs_ignores_other_jobs(account: Account) -> None:
     account.answers("squeue", "5|RUNNING|None|1:00|1|N/A|my comment\n6|RUNNING|None|1:00|1|N/A|")
     assert account.jobs() == []
-    assert account.vigil("jobs").stdout == "no jobs; `vigil submit` makes one\n"
-    assert account.called("squeue")[0][:1] == ["--me"]
+    assert account.vigil("jobs").stdout == "no jobs; submit one with `vigil submit`\n"
+    assert account.slurm.calls_of("squeue")[0][:1] == ["--me"]
 
 
-def test_tasks_of_an_array_are_told_apart(account: Account) -> None:
+def test_jobs_shows_each_task_of_an_array(account: Account) -> None:
     account.queues("7_0", "/runs/50%% a-%a", "RUNNING", index="0")
     account.queues("7_12", "/runs/50%% a-%a", "RUNNING", index="12")
     account.queues("8", "/runs/50%% a-%a", "RUNNING")
@@ -166,7 +145,7 @@ def test_tasks_of_an_array_are_told_apart(account: Account) -> None:
         ({}, [], None, "ENDED", ""),
     ],
 )
-def test_a_job_that_left_the_queue(
+def test_jobs_shows_how_a_job_ended(
     account: Account, files: dict[str, Any], outcomes: list[str | None], slurm: str | None, state: str, reason: str
 ) -> None:
     run = account.submitted("7", "run", **files)
@@ -179,7 +158,7 @@ def test_a_job_that_left_the_queue(
     assert row["elapsed"] == ("1:05" if outcomes and outcomes[-1] else "")
 
 
-def test_of_a_run_the_newest_job_is_shown_and_a_folder_that_is_gone_is_not(account: Account) -> None:
+def test_jobs_shows_the_newest_job_of_each_existing_run(account: Account) -> None:
     account.submitted("7", "run")
     run = account.submitted("8", "run", thresholds={})
     account.submitted("9", "gone").joinpath("resolved.yaml").unlink()
@@ -190,7 +169,7 @@ def test_of_a_run_the_newest_job_is_shown_and_a_folder_that_is_gone_is_not(accou
     assert [row["job"] for row in account.jobs()] == ["10"]
 
 
-def test_many_ended_jobs_are_cut_unless_all_are_asked_for(account: Account) -> None:
+def test_jobs_all_shows_more_than_20_ended_jobs(account: Account) -> None:
     for number in range(25):
         account.submitted(str(number), f"run-{number}", thresholds={})
     lines = account.vigil("jobs").stdout.splitlines()
@@ -199,8 +178,8 @@ def test_many_ended_jobs_are_cut_unless_all_are_asked_for(account: Account) -> N
     assert len(account.vigil("jobs", "--all").stdout.splitlines()) == 26
 
 
-def test_a_queue_that_cannot_be_asked_is_one_line(account: Account) -> None:
-    (account.fakes / "squeue.do").write_text("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n")
+def test_jobs_fails_in_one_line_without_a_controller(account: Account) -> None:
+    account.slurm.script("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     done = account.vigil("jobs")
     assert (done.returncode, done.stderr) == (1, "error: squeue: slurm_load_jobs error: Unable to contact slurm controller\n")
 
@@ -222,20 +201,20 @@ def test_logs_of_a_run_and_of_a_job(account: Account) -> None:
     assert gone.stderr == f"error: {run}/ranks/rank-4.log: no such log, and job 7 is not in the queue\n"
 
 
-def test_a_log_that_is_not_there_yet(account: Account) -> None:
+def test_logs_refuses_a_log_that_does_not_exist_yet(account: Account) -> None:
     account.queues("7", account.submitted("7", "run"), "PENDING", "Priority")
     done = account.vigil("logs", "7")
     assert done.returncode == 2
-    assert "not there yet: job 7 is PENDING (Priority); -f waits for it" in done.stderr
+    assert "does not exist yet: job 7 is PENDING (Priority); -f waits for it" in done.stderr
 
 
-def test_following_ends_with_the_job(account: Account) -> None:
+def test_logs_follow_ends_with_the_job(account: Account) -> None:
     run = account.submitted("7", "run")
     (run / "slurm" / "7.log").write_text("all\n")
     assert account.vigil("logs", "7", "-f").stdout == "all\n"
 
 
-def test_a_log_is_followed_while_it_grows(tmp_path: Path) -> None:
+def test_follow_log_reads_a_growing_file(tmp_path: Path) -> None:
     path, gone = tmp_path / "log", threading.Event()
 
     def write() -> None:
@@ -248,67 +227,67 @@ def test_a_log_is_followed_while_it_grows(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    text = "".join(follow(path, lambda: not gone.is_set(), pause=0.005, ask_every=0.01))
+    text = "".join(follow_log(path, lambda: not gone.is_set(), poll_seconds=0.005, check_seconds=0.01))
     writer.join()
     assert text == "".join(f"line {number} é\n" for number in range(50))
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("9", "9: not a job of Vigil's"),
-        ("nothing", "nothing: no job of this user's"),
+        ("9", "9: not a Vigil job"),
+        ("nothing", "nothing: this user has submitted no job"),
         ("5", "5: an array; name one of"),
     ],
 )
 @pytest.mark.parametrize("command", ["logs", "cancel"])
-def test_a_name_that_means_nothing(account: Account, command: str, name: str, said: str) -> None:
+def test_logs_and_cancel_refuse_unknown_names(account: Account, command: str, name: str, message: str) -> None:
     account.submitted("5_1", "task")
     done = account.vigil(command, name)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.startswith(f"error: {message}")
 
 
-def test_cancel_ends_a_job_and_tells_its_script_so(account: Account) -> None:
+def test_cancel_ends_a_job_and_marks_the_run_as_stopped(account: Account) -> None:
     run = account.submitted("7", "run")
     account.queues("7", run, "RUNNING")
     done = account.vigil("cancel", "run")
     assert (done.returncode, done.stdout) == (0, "cancelled job 7\n")
-    assert account.called("scancel") == [["7"]]
+    assert account.slurm.calls_of("scancel") == [["7"]]
     assert (run / "slurm" / "stop").exists()
 
 
-def test_a_signal_is_sent_to_ranks_that_run(account: Account) -> None:
+def test_cancel_signal_reaches_running_ranks(account: Account) -> None:
     run = account.submitted("7", "run")
     account.queues("7", run, "RUNNING")
     assert account.vigil("cancel", "7", "--signal", "USR1").stdout == "sent USR1 to job 7: it saves a checkpoint and stops\n"
     account.queue.clear()
     account.queues("7", run, "PENDING")
     assert account.vigil("cancel", "7", "--signal", "USR1").stdout == "cancelled job 7\n"
-    assert account.called("scancel") == [["--signal=USR1", "7"], ["7"]]
+    assert account.slurm.calls_of("scancel") == [["--signal=USR1", "7"], ["7"]]
 
 
-def test_what_is_not_in_the_queue_is_not_cancelled(account: Account) -> None:
+def test_cancel_refuses_a_job_outside_the_queue(account: Account) -> None:
     run = account.submitted("7", "run")
     done = account.vigil("cancel", "7")
-    assert (done.returncode, done.stderr) == (2, "error: 7: not in the queue; `vigil jobs` says how it ended\n")
+    assert (done.returncode, done.stderr) == (2, "error: 7: not in the queue; `vigil jobs` shows how it ended\n")
     assert not (run / "slurm" / "stop").exists()
 
 
-def test_progress_is_read_from_the_end(tmp_path: Path) -> None:
-    assert read_progress(tmp_path) == Progress()
+def test_read_progress_of_a_long_file(tmp_path: Path) -> None:
+    assert read_progress(tmp_path) == RunProgress()
     file = tmp_path / "metrics.jsonl"
     file.write_text("not json\n[1]\n")
-    assert read_progress(tmp_path) == Progress()
+    assert read_progress(tmp_path) == RunProgress()
     with file.open("a") as stream:
         stream.writelines(
             json.dumps({"step": step, "epoch": step // 1000, "train/loss": 1 / (step + 1)}) + "\n" for step in range(5000)
         )
         stream.write('{"step": 5000, "epoch": 5, "train/loss": null}\n')
-    assert read_progress(tmp_path) == Progress(5000, 5, 1 / 5000)
+    assert read_progress(tmp_path) == RunProgress(5000, 5, 1 / 5000)
 
 
-def test_attempts_pass_over_what_is_not_whole(tmp_path: Path) -> None:
+def test_read_attempts_skips_incomplete_lines(tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     assert read_attempts(tmp_path) == []
     write_attempts(tmp_path, "7", "preempted", None)

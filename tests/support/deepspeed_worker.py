@@ -1,4 +1,4 @@
-"""One rank of tests/training/distributed/test_deepspeed.py: trains a small module under ZeRO by a job file, and records the results.
+"""One rank of tests/training/distributed/test_deepspeed.py: trains a small module under ZeRO, and records the results.
 
 Run as ``python deepspeed_worker.py JOB`` with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
 """

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vigil_slurm.jobs import Listed
+    from vigil_slurm.jobs import JobStatus
 
-Name = Annotated[str, typer.Argument(help="A run folder, or the id of a job.", metavar="RUN|JOB")]
+Name = Annotated[str, typer.Argument(help="Run folder, or id of a job.", metavar="RUN|JOB")]
 
-SHOWN = 20
-"""Ended jobs that are shown unless all are asked for."""
+MAX_ENDED_JOBS = 20
+"""Ended jobs that are shown without --all."""
 
 
 def register(app: typer.Typer) -> None:
@@ -23,96 +23,95 @@ def register(app: typer.Typer) -> None:
 
 
 def jobs(
-    everything: Annotated[bool, typer.Option("--all", help="All ended jobs, not only the newest.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list with all that is known.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show all ended jobs (default: the newest 20).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with all fields.")] = False,
 ) -> None:
-    """Show this user's Vigil runs under Slurm: state, step, loss, restarts, and where the log is.
+    """List this user's Vigil runs under Slurm: state, step, loss, restarts and log.
 
-    Ended jobs are known from ~/.local/state/vigil/jobs.jsonl and their run folders; Slurm's accounting is not needed.
+    Ended jobs are read from ~/.local/state/vigil/jobs.jsonl and their run folders, without Slurm's accounting.
     """
-    from vigil_slurm.jobs import listed
+    from vigil_slurm.jobs import list_jobs
 
-    rows = listed()
-    ended = [row for row in rows if not row.active]
-    left_out = 0 if everything or as_json else max(0, len(ended) - SHOWN)
+    statuses = list_jobs()
+    ended = [status for status in statuses if not status.active]
+    hidden = 0 if everything or as_json else max(0, len(ended) - MAX_ENDED_JOBS)
     if as_json:
         import json
         from dataclasses import asdict
 
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
         return
-    if not rows:
-        typer.echo("no jobs; `vigil submit` makes one")
+    if not statuses:
+        typer.echo("no jobs; submit one with `vigil submit`")
         return
-    _print_table([_HEADER, *map(_cells, [*ended[left_out:], *(row for row in rows if row.active)])])
-    if left_out:
-        typer.echo(f"… and {left_out} older ones: vigil jobs --all")
+    _print_table([_HEADER, *map(_cells, [*ended[hidden:], *(status for status in statuses if status.active)])])
+    if hidden:
+        typer.echo(f"… and {hidden} older ones: vigil jobs --all")
 
 
 def logs(
     name: Name,
-    following: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job has left the queue.")] = False,
-    rank: Annotated[int | None, typer.Option(min=0, help="The log of this rank alone.", metavar="N")] = None,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the job has left the queue.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="Print the log of this rank only.", metavar="N")] = None,
 ) -> None:
-    """Print what a job's processes said: the newest job of a run, over all its restarts."""
+    """Print the log of a job over all restarts; for a run folder that of its newest job."""
     from vigil_data.errors import Failure, UserError
-    from vigil_slurm.jobs import find, log_path, state_of
-    from vigil_slurm.tail_log import follow
+    from vigil_slurm.jobs import find_job, find_queued_job, log_path
+    from vigil_slurm.tail_log import follow_log
     from vigil_training.runs.run import Run
 
-    job, run = find(name)
+    job, run = find_job(name)
     path = log_path(run, job) if rank is None else Run(run).log if rank == 0 else Run(run).rank_log(rank)
-    first = state_of(job) if following or not path.is_file() else None
-    if not path.is_file() and not (following and first is not None):
-        if first is None:
+    queued = find_queued_job(job) if following or not path.is_file() else None
+    if not path.is_file() and not (following and queued is not None):
+        if queued is None:
             raise UserError(f"{path}: no such log, and job {job} is not in the queue")
-        raise UserError(f"{path}: not there yet: job {job} is {first.state} ({first.reason}); -f waits for it")
+        raise UserError(f"{path}: does not exist yet: job {job} is {queued.state} ({queued.reason}); -f waits for it")
 
-    def alive() -> bool:
+    def is_active() -> bool:
         try:
-            return state_of(job) is not None
-        except Failure:  # A controller that restarts is no reason to stop; the first question was answered.
+            return find_queued_job(job) is not None
+        except Failure:  # The controller may be restarting; it answered the first time.
             return True
 
-    for text in follow(path, alive if following and first is not None else lambda: False):
+    for text in follow_log(path, is_active if following and queued is not None else lambda: False):
         typer.echo(text, nl=False)
 
 
 def cancel(
     name: Name,
     signal: Annotated[
-        str | None, typer.Option(help="Send this to the ranks instead: USR1 saves a checkpoint and stops.", metavar="NAME")
+        str | None, typer.Option(help="Signal for the ranks instead: USR1 saves a checkpoint and stops.", metavar="NAME")
     ] = None,
 ) -> None:
-    """End a job. `vigil submit` with the same run folder goes on from its last checkpoint."""
-    from vigil_slurm.jobs import cancel as end
-    from vigil_slurm.jobs import find
+    """Cancel a job. `vigil submit` with the same run folder resumes from its last checkpoint."""
+    from vigil_slurm.jobs import cancel_job, find_job
 
-    job, run = find(name)
-    typer.echo(end(job, Path(run), signal))
+    job, run = find_job(name)
+    typer.echo(cancel_job(job, Path(run), signal))
 
 
 _HEADER = ("job", "run", "state", "nodes", "elapsed", "epoch", "step", "loss", "restarts", "log")
 _NUMBERS = ("nodes", "elapsed", "epoch", "step", "loss", "restarts")
 
 
-def _cells(row: "Listed") -> tuple[str, ...]:
-    state = f"{row.state} ({row.reason})" if row.reason else row.state
-    numbers = [_number(row.epoch), _number(row.step), "-" if row.loss is None else f"{row.loss:.4g}", str(row.restarts)]
-    return (row.job, _shown(row.run), state, row.nodes, row.elapsed or "-", *numbers, _shown(row.log))
+def _cells(job: "JobStatus") -> tuple[str, ...]:
+    state = f"{job.state} ({job.reason})" if job.reason else job.state
+    numbers = [_number(job.epoch), _number(job.step), "-" if job.loss is None else f"{job.loss:.4g}", str(job.restarts)]
+    return (job.job, _short(job.run), state, job.nodes, job.elapsed or "-", *numbers, _short(job.log))
 
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _shown(path: str) -> str:
+def _short(path: str) -> str:
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as they must be: what is piped into another command is not cut at a terminal's edge."""
+    """Print columns at their full width, so that output piped into another command is not cut at the terminal's width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

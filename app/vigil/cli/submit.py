@@ -1,15 +1,18 @@
-"""`vigil submit`: a recipe into Slurm's queue, checked here and now on the login node."""
+"""`vigil submit`: check a recipe on the login node and submit it to Slurm."""
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from vigil_slurm.batch_script import Job
+    from vigil_slurm.batch_script import BatchJob
     from vigil_slurm.site import Site
     from vigil_training.recipe.resolve import ResolvedRecipe
 
@@ -20,44 +23,43 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
     ] = None,
     *,
-    run: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.", metavar="DIR")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines: strategy.nodes.", metavar="N")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME).", metavar="DIR")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes: strategy.nodes.", metavar="N")] = None,
     gpus_per_node: Annotated[
-        int | None, typer.Option(min=1, help="Ranks on each machine, with a GPU each: strategy.devices.", metavar="N")
+        int | None, typer.Option(min=1, help="Ranks on each node, with one GPU each: strategy.devices.", metavar="N")
     ] = None,
     time: Annotated[str | None, typer.Option(help="Time limit, such as 90 or 1-12:00:00.", metavar="TIME")] = None,
     partition: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
     account: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
     qos: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
     array: Annotated[
-        str | None, typer.Option(help="A run for each seed, such as 0-4 or 0-9%2, in DIR-SEED.", metavar="SEEDS")
+        str | None, typer.Option(help="One run per seed, such as 0-4 or 0-9%2, in DIR-SEED.", metavar="SEEDS")
     ] = None,
-    after: Annotated[str | None, typer.Option(help="Jobs that must end well first, with commas.", metavar="JOB")] = None,
+    after: Annotated[str | None, typer.Option(help="Jobs that must succeed first, separated by commas.", metavar="JOB")] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Site profile, a name or a path; the variable VIGIL_SITE if not given.", metavar="SITE")
+        str | None, typer.Option(help="Site profile, a name or a path (default: $VIGIL_SITE).", metavar="SITE")
     ] = None,
     max_requeues: Annotated[int | None, typer.Option(min=0, help="Restarts after which the job gives up.", metavar="N")] = None,
     signal_before: Annotated[
-        int | None, typer.Option(min=0, help="Seconds before the time limit at which it saves.", metavar="SECONDS")
+        int | None, typer.Option(min=0, help="Seconds before the time limit at which to save a checkpoint.", metavar="SECONDS")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")] = False,
 ) -> None:
-    """Submit a recipe to Slurm: checked here, trained there, requeued until it is finished.
+    """Submit a recipe to Slurm; the job is requeued until the run is finished.
 
-    The run folder gets resolved.yaml and job.sh, the batch script. What the site needs (partition, modules, container, network)
-    is in a site profile. The same command on the same folder goes on where an ended job stopped.
+    The recipe is checked here, on the login node. The run folder gets resolved.yaml and job.sh, the batch script. Partition,
+    modules, container and network of a cluster are in a site profile. The same command on the same folder resumes an ended job.
     """
-    from vigil_slurm.batch_script import render
-    from vigil_slurm.profiles import find
-    from vigil_slurm.site import Site
+    from vigil_slurm.batch_script import render_batch_script
+    from vigil_slurm.site import Site, find_site
     from vigil_training.recipe.resolve import read_spec
 
-    asked = {
+    options = {
         "time": time,
         "partition": partition,
         "account": account,
@@ -65,28 +67,30 @@ def submit(
         "max_requeues": max_requeues,
         "signal_before": signal_before,
     }
-    site = read_spec(Site, find(profile), "site profile", "partition: gpu", asked)
+    site = read_spec(Site, find_site(profile), "site profile", "partition: gpu", options)
     resolved = _resolve(recipe, overrides or [], nodes, gpus_per_node)
     folder = Path(os.path.abspath(run or Path("runs") / resolved.recipe.name))  # noqa: PTH100 (resolve() would follow links)
-    job = _job(resolved, site, folder, array, after)
-    tasks = _tasks(array, overrides or [])
-    script = render(job, site)
-    runs = [folder] if tasks is None else [folder.with_name(f"{folder.name}-{task}") for task in tasks]
-    _check(resolved, runs, tasks)
+    job = _make_job(resolved, site, folder, array, after)
+    seeds = _parse_seeds(array, overrides or [])
+    script = render_batch_script(job, site)
+    if seeds is None:
+        recipes = {folder: resolved}
+    else:
+        recipes = {folder.with_name(f"{folder.name}-{seed}"): _with_seed(resolved, seed) for seed in seeds}
+    _refuse_finished(recipes)
     if dry_run:
         typer.echo(script, nl=False)
         return
-    _submit(resolved, script, runs, tasks, job)
+    _submit(recipes, script, seeds, job)
 
 
 def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices: int | None) -> "ResolvedRecipe":
-    """The recipe with the ranks that were asked for."""
+    """Resolve the recipe with the numbers of nodes and ranks from the command line."""
     from vigil_data.errors import UserError
     from vigil_training.recipe.resolve import resolve_recipe
     from vigil_training.recipe.specs import Single
 
     resolved = resolve_recipe(recipe, overrides)
-    asked = {"nodes": nodes, "devices": devices}
     if isinstance(resolved.recipe.strategy, Single):
         if (nodes or 1) * (devices or 1) > 1:
             raise UserError(
@@ -94,19 +98,19 @@ def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices:
                 "for --nodes and --gpus-per-node"
             )
         return resolved
-    ranks = [f"strategy.{key}={value}" for key, value in asked.items() if value is not None]
+    ranks = [f"strategy.{key}={value}" for key, value in {"nodes": nodes, "devices": devices}.items() if value is not None]
     return resolve_recipe(recipe, [*overrides, *ranks]) if ranks else resolved
 
 
-def _job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: str | None) -> "Job":
+def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: str | None) -> "BatchJob":
     from vigil_data.errors import UserError
-    from vigil_slurm.batch_script import Job
+    from vigil_slurm.batch_script import BatchJob
     from vigil_training.recipe.specs import Ranks
 
     if after is not None and not re.fullmatch(r"\d+(_\d+)?(,\d+(_\d+)?)*", after):
-        raise UserError(f"--after {after}: must be the id of a job, such as 123 or 123_4, or several with commas")
+        raise UserError(f"--after {after}: must be the id of a job, such as 123 or 123_4, or several separated by commas")
     strategy = resolved.recipe.strategy
-    return Job(
+    return BatchJob(
         name=resolved.recipe.name,
         run=folder,
         directory=Path.cwd(),
@@ -120,68 +124,56 @@ def _job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | No
 
 
 def _own_command() -> str:
-    """The `vigil` that this process is: what checked the recipe shall train it."""
-    import sys
-
-    started, beside = Path(sys.argv[0]), Path(sys.executable).with_name("vigil")
+    """Return the path of this `vigil`, so that the version that checked the recipe also trains it."""
+    started, installed = Path(sys.argv[0]), Path(sys.executable).with_name("vigil")
     if started.name == "vigil" and started.is_file():
         return str(started.absolute())
-    return str(beside) if beside.is_file() else "vigil"
+    return str(installed) if installed.is_file() else "vigil"
 
 
-def _tasks(array: str | None, overrides: Sequence[str]) -> list[int] | None:
-    """The seeds of an array."""
+def _parse_seeds(array: str | None, overrides: Sequence[str]) -> list[int] | None:
     if array is None:
         return None
     from vigil_data.errors import UserError
-    from vigil_slurm.tasks import indices
+    from vigil_slurm.submit import parse_array
 
     if given := [override for override in overrides if override.startswith("seed=")]:
-        raise UserError(f"{given[-1]}: --array gives each run its seed; leave out one of the two")
-    return indices(array)
+        raise UserError(f"{given[-1]}: --array sets the seed of each run; leave out one of the two")
+    return parse_array(array)
 
 
-def _check(resolved: "ResolvedRecipe", runs: Sequence[Path], tasks: Sequence[int] | None) -> None:
-    """Refuse folders that hold something else, another recipe's run, or one that has finished."""
-    from vigil_data.errors import UserError
-    from vigil_training.runs.run import Run, check_run
-
-    for place, run in enumerate(runs):
-        if check_run((resolved if tasks is None else _seeded(resolved, tasks[place])).recipe, run) and Run(run).finished:
-            raise UserError(f"{_shown(run)}: has finished; there is nothing to submit")
-
-
-def _submit(resolved: "ResolvedRecipe", script: str, runs: Sequence[Path], tasks: Sequence[int] | None, job: "Job") -> None:
-    from vigil_slurm.submit import refuse_busy
-    from vigil_slurm.submit import submit as hand_over
-    from vigil_training.recipe.resolve import dump_recipe
-    from vigil_training.runs.run import open_run
-
-    refuse_busy(runs)
-    for place, run in enumerate(runs):
-        own = resolved if tasks is None else _seeded(resolved, tasks[place])
-        open_run(own.recipe, dump_recipe(own), run)
-    number = hand_over(script, runs, tasks, job.nodes)
-    ranks = job.nodes * job.devices
-    size = f"{job.nodes} node{'s' * (job.nodes > 1)}, {ranks} rank{'s' * (ranks > 1)}"
-    shown = _shown(runs[0]) if len(runs) == 1 else f"{len(runs)} runs, {_shown(runs[0])} to {_shown(runs[-1])}"
-    typer.echo(f"job {number}: {shown} ({size}{' each' * (len(runs) > 1)})")
-    typer.echo(f"follow it:  vigil logs {_quoted(runs[0])} -f\nall runs:   vigil jobs")
-
-
-def _seeded(resolved: "ResolvedRecipe", seed: int) -> "ResolvedRecipe":
-    from dataclasses import replace
-
+def _with_seed(resolved: "ResolvedRecipe", seed: int) -> "ResolvedRecipe":
     recipe = resolved.recipe.model_copy(update={"seed": seed})
     return replace(resolved, recipe=recipe, values={**resolved.values, "seed": seed})
 
 
-def _shown(path: Path) -> str:
-    """A path as short as it can be from here."""
+def _refuse_finished(recipes: "dict[Path, ResolvedRecipe]") -> None:
+    """Refuse run folders that hold something else, another recipe's run, or a finished run."""
+    from vigil_data.errors import UserError
+    from vigil_training.runs.run import Run, check_run
+
+    for run, resolved in recipes.items():
+        if check_run(resolved.recipe, run) and Run(run).finished:
+            raise UserError(f"{_short(run)}: has finished; there is nothing to submit")
+
+
+def _submit(recipes: "dict[Path, ResolvedRecipe]", script: str, seeds: Sequence[int] | None, job: "BatchJob") -> None:
+    from vigil_slurm.submit import refuse_queued, submit_batch_script
+    from vigil_training.recipe.resolve import dump_recipe
+    from vigil_training.runs.run import open_run
+
+    runs = list(recipes)
+    refuse_queued(runs)
+    for run, resolved in recipes.items():
+        open_run(resolved.recipe, dump_recipe(resolved), run)
+    number = submit_batch_script(script, runs, seeds, job.nodes)
+    ranks = job.nodes * job.devices
+    size = f"{job.nodes} node{'s' * (job.nodes > 1)}, {ranks} rank{'s' * (ranks > 1)}"
+    shown = _short(runs[0]) if len(runs) == 1 else f"{len(runs)} runs, {_short(runs[0])} to {_short(runs[-1])}"
+    typer.echo(f"job {number}: {shown} ({size}{' each' * (len(runs) > 1)})")
+    typer.echo(f"follow it:  vigil logs {shlex.quote(_short(runs[0]))} -f\nall runs:   vigil jobs")
+
+
+def _short(path: Path) -> str:
+    """Return a path relative to the working directory, if it is below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(_shown(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vigil_slurm.job_environment import facts
+from vigil_slurm.job_environment import read_job_environment
 from vigil_training.distributed.preemption import Preemption
 from vigil_training.distributed.session import open_session
 from vigil_training.distributed.strategies.factory import build_strategy
@@ -47,9 +47,9 @@ def test_git_state_names_commit_and_changes(tmp_path):
     assert git_state(tmp_path)["dirty"]
 
 
-def test_facts_of_a_slurm_job():
-    assert facts({}) == {}
-    assert facts({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "HOME": "/root"}) == {"job": "17", "restarts": "2"}
+def test_read_job_environment():
+    assert read_job_environment({}) == {}
+    assert read_job_environment({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "HOME": "/root"}) == {"job": "17", "restarts": "2"}
 
 
 def test_an_offline_run_holds_recipe_and_environment_and_is_continued(make_recipe, tmp_path):
@@ -108,7 +108,7 @@ def test_an_evaluation_joins_the_tracked_run(make_recipe, train, tmp_path):
     evaluation = evaluate(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of wandb's own making
-        track_evaluation(run, evaluation.folder, evaluation.findings)
+        track_evaluation(run, evaluation.folder, evaluation.results)
     id_ = (run.path / "wandb_id").read_text().strip()
     folders = [path for path in (run.path / "wandb").iterdir() if path.name.startswith("offline-run-")]
     # wandb appends -1 where two begin within a second

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stands for a command of Slurm's: records how it was called, then does what NAME.do in $FAKES says, if there is such a file.
+# Fake of a Slurm command: records its arguments and environment, then runs NAME.do in $FAKES if there is such a file.
 name=${0##*/}
 { printf '%s' "$name"; printf '\t%q' "$@"; printf '\n'; } >>"$FAKES/calls"
 printf '%s\0' "$@" >"$FAKES/$name.arguments"

@@ -1,0 +1,70 @@
+"""``environment.json``: what a run depends on besides its recipe."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vigil_slurm.job_environment import read_job_environment
+from vigil_training.recipe.recipe import Recipe
+
+_LIBRARIES = (
+    "vigil",
+    "torch",
+    "lightning",
+    "transformers",
+    "timm",
+    "torchaudio",
+    "numpy",
+    "pylance",
+    "soundfile",
+    "soxr",
+    "pillow",
+    "tokenizers",
+)
+
+
+def describe_environment(recipe: Recipe, dataset_version: int) -> dict[str, Any]:
+    """Return command, versions, machine, git state, Slurm job, and the dataset with its version."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "machine": {
+            "host": platform.node(),
+            "system": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "dataset": {"path": str(Path(recipe.data.dataset).resolve()), "version": dataset_version},
+        "git": git_state(Path.cwd()),
+        "slurm": read_job_environment(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return the commit of the checkout around ``folder`` and whether files differ from it; empty without a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return {} if commit is None else {"commit": commit, "dirty": bool(status)}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
