@@ -1,4 +1,4 @@
-"""What a recipe can say about its export: forms, opset, and what quantisation may cost."""
+"""Export section of a recipe: formats, opset, and what quantization may cost."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,60 +6,67 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from vigil_data.specs import Spec
+from vigil_serving.bundle.metadata import Tolerance
 
 Format = Literal["onnx", "onnx-single", "torchscript", "torch-export", "fp16", "bf16", "int8"]
 
 OPSET = 23
-"""Of the ONNX graphs, unless another one is asked for."""
+"""Default ONNX opset."""
 OPSETS = (18, 23)
-"""The least that torch writes, and the most that was tried with ONNX Runtime."""
+"""Lowest opset that torch writes, and highest that was tested with ONNX Runtime."""
 
 
 class Int8Spec(Spec):
-    """Quantisation of the encoders to 8 bits, and what it may cost; the fusion stays in float32."""
+    """Quantization of the encoders to 8 bits, and what it may cost; the fusion stays in float32."""
 
     max_ap_loss: float = Field(
-        0.005, ge=0, le=1, description="largest loss of any label's average precision on the real examples; a gain is no loss"
+        0.005, ge=0, le=1, description="largest loss of any label's average precision on the real examples; a gain is not a loss"
     )
     max_flips: float = Field(0.01, ge=0, le=1, description="largest share of the decisions on the real examples that may differ")
     max_difference: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="largest change of any raw probability, over the gate's made-up extremes too; it grows with the number of "
-        "items, so it guards against what is broken and max_flips against what is inexact",
+        description="largest change of any raw probability, including on the gate's synthetic extremes; it grows with the number "
+        "of items, so it detects broken graphs, while max_flips limits inexact ones",
     )
     examples: int = Field(
         2048,
         ge=0,
-        description="real items of the validation split on which its loss is measured beside export.examples; few positives make "
-        "an average precision that is mostly chance",
+        description="real items of the validation split on which the loss is measured, in addition to export.examples; with few "
+        "positives an average precision is mostly chance",
     )
     calibration_items: int = Field(
-        256, ge=1, description="items of the validation split by which ranges of static quantisation are found and speed measured"
+        256, ge=1, description="items of the validation split on which static quantization finds ranges and speed is measured"
     )
     enough: int = Field(
         10, ge=1, description="a label with fewer known positives or negatives among the examples has no average precision"
     )
     reduce_range: bool = Field(
-        False, description="weights of 7 bits: more exact on CPUs without VNNI, whose sums of 8-bit products saturate"
+        False, description="7-bit weights: more exact on CPUs without VNNI, whose sums of 8-bit products saturate"
     )
     required: bool = Field(
-        True, description="an asked-for int8 form out of tolerance is an error; false: the bundle is written without it"
+        True, description="fail if a requested int8 variant is out of tolerance; false: write the bundle without it"
     )
+
+    def tolerance(self) -> Tolerance:
+        """Return the allowed deviation of the int8 variant."""
+        return Tolerance(self.max_difference, self.max_flips, self.max_ap_loss)
 
 
 class ExportSpec(Spec):
-    """What ``vigil export`` makes; its options override this."""
+    """What ``vigil export`` writes; its options override this section."""
 
     formats: tuple[Format, ...] = Field(
         ("onnx", "onnx-single", "torchscript"),
-        description="forms beside the ONNX encoders and fusion, which are always made: onnx-single, torchscript, torch-export, "
-        "fp16 and int8 (ONNX encoders), bf16 (torch.export)",
+        description="formats in addition to the ONNX encoders and fusion, which are always written: onnx-single, torchscript, "
+        "torch-export, fp16 and int8 (ONNX encoders), bf16 (torch.export)",
     )
-    opset: int = Field(OPSET, ge=OPSETS[0], le=OPSETS[1], description="of the ONNX graphs")
+    opset: int = Field(OPSET, ge=OPSETS[0], le=OPSETS[1], description="ONNX opset")
     examples: int = Field(
-        256, ge=0, description="real items of the validation split that every form is compared on, beside the made-up ones"
+        256,
+        ge=0,
+        description="real items of the validation split on which every format is compared, besides synthetic ones",
     )
     int8: Int8Spec = Int8Spec()
     licences: Mapping[Literal["text", "image", "audio", "tokenizer"], str] = Field(

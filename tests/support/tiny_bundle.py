@@ -1,4 +1,4 @@
-"""One tiny tri-modal model, exported once, for all tests of serving."""
+"""A tiny tri-modal model, exported once, for all serving tests."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ THRESHOLDS = {"scam": 0.45, "promotion": 0.5, "tobacco": 0.55}
 
 
 class Exported(NamedTuple):
-    """A model and the bundle that was made of it."""
+    """A model and the bundle exported from it."""
 
     model: SafetyModel
     inputs: Inputs
@@ -59,7 +59,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_tiny(tokenizer: Path, taxonomy: Taxonomy):
-    """A function from a fusion and modalities to a tiny model and its inputs."""
+    """Function that makes a tiny model and its inputs from a fusion and modalities."""
 
     def make(fusion: FusionSpec, *modalities: str) -> tuple[SafetyModel, Inputs]:
         inputs = _inputs(tokenizer, *modalities)
@@ -98,14 +98,15 @@ def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec) -> SafetyMode
 
 @pytest.fixture(scope="session")
 def exported(make_tiny, taxonomy: Taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    from vigil_serving.export.pipeline import export
+    from vigil_serving.export.pipeline import export_model
+    from vigil_serving.export.publish import Provenance
     from vigil_serving.parity.cases import make_item
 
     model, inputs = make_tiny(TransformerFusion(layers=1, heads=2), "text", "image", "audio")
     to = tmp_path_factory.mktemp("exported") / "bundle"
     examples = [make_item(["text", "audio"], 1000 + n, inputs) for n in range(10)]
-    facts = {"name": "tiny", "recipe": "name: tiny\n", "dataset": {"path": "/somewhere", "version": 3}}
-    export(model, inputs, taxonomy, THRESHOLDS, examples, to=to, facts=facts)
+    provenance = Provenance("tiny", {"dataset": {"path": "/somewhere", "version": 3}}, recipe="name: tiny\n")
+    export_model(model, inputs, taxonomy, THRESHOLDS, examples, to=to, provenance=provenance)
     return Exported(model, inputs, taxonomy, THRESHOLDS, to)
 
 

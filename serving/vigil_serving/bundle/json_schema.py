@@ -1,6 +1,6 @@
-"""The JSON Schema of a bundle's JSON files, made from the dataclasses; docs/bundle.schema.json holds it.
+"""JSON Schema of a bundle's JSON files, derived from the dataclasses; docs/bundle.schema.json is a copy.
 
-After a change of :mod:`vigil_serving.bundle.metadata`: ``python -m vigil_serving.bundle.json_schema > docs/bundle.schema.json``.
+After changing :mod:`vigil_serving.bundle.metadata`, run ``python -m vigil_serving.bundle.json_schema > docs/bundle.schema.json``.
 """
 
 import json
@@ -9,19 +9,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vigil_serving.bundle.metadata import BundleMetadata, InputFacts
+from vigil_serving.bundle.metadata import BundleMetadata, InputSettings
 
-_LISTED = {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "bytes": {"type": "integer", "minimum": 0}}
+_MANIFEST_ENTRY = {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "bytes": {"type": "integer", "minimum": 0}}
 _MANIFEST = {
     "type": "object",
-    "description": "Every other file but the signature, with its hash and size.",
+    "description": "Hash and size of every file except the manifest and its signature.",
     "properties": {
         "format": {"const": 1},
         "files": {
             "type": "object",
             "additionalProperties": {
                 "type": "object",
-                "properties": _LISTED,
+                "properties": _MANIFEST_ENTRY,
                 "required": ["sha256", "bytes"],
                 "additionalProperties": False,
             },
@@ -32,23 +32,23 @@ _MANIFEST = {
 }
 _THRESHOLDS = {
     "type": "object",
-    "description": "Label to the calibrated probability from which it is decided.",
+    "description": "Label to the calibrated probability from which the label is decided.",
     "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
 }
 
 
 def bundle_schema() -> dict[str, Any]:
-    """The schemas of bundle.json, inputs.json, thresholds.json and manifest.json, by the files' names under ``properties``."""
+    """Return the schemas of bundle.json, inputs.json, thresholds.json and manifest.json, by file name under ``properties``."""
     definitions: dict[str, Any] = {}
     files: dict[str, Any] = {}
-    for name, kind in (("bundle.json", BundleMetadata), ("inputs.json", InputFacts)):
+    for name, kind in (("bundle.json", BundleMetadata), ("inputs.json", InputSettings)):
         schema = TypeAdapter(kind).json_schema()
         definitions |= schema.pop("$defs", {})
         files[name] = schema
-    for held in (*files.values(), *definitions.values()):
-        if "properties" in held:
-            held["required"], held["additionalProperties"] = list(held["properties"]), False
-            held["description"] = held["description"].split("\n\n")[0]
+    for part in (*files.values(), *definitions.values()):
+        if "properties" in part:
+            part["required"], part["additionalProperties"] = list(part["properties"]), False
+            part["description"] = part["description"].split("\n\n")[0]
     files |= {"thresholds.json": _THRESHOLDS, "manifest.json": _MANIFEST}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

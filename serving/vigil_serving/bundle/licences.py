@@ -1,4 +1,4 @@
-"""Under which terms weights came: as the recipe says, or as their model card, or the package that carries them, states it."""
+"""Licences of weights: from the recipe, their model card, or the metadata of the package that contains them."""
 
 from collections.abc import Mapping
 from importlib.metadata import Distribution, distribution, packages_distributions
@@ -18,15 +18,15 @@ _CLASSIFIERS = {
     "License :: OSI Approved :: Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "License :: OSI Approved :: ISC License (ISCL)": "ISC",
 }
-"""What the classifiers of packages mean, for those in use; another one is taken as it ends."""
+"""SPDX names of common package classifiers; the last part of any other classifier is used as it is."""
 
 
 def licences(sources: Mapping[str, Source], stated: Mapping[str, str]) -> dict[str, Licence]:
     """Find the licence of each source.
 
     Args:
-        sources: ``text``, ``image``, ``audio`` or ``tokenizer`` to where it came from.
-        stated: what the recipe says of them, which goes before all else.
+        sources: ``text``, ``image``, ``audio`` or ``tokenizer`` to its source.
+        stated: licences that the recipe states, which take precedence.
     """
     return {
         name: Licence(stated[name], f"{_describe(source)}; stated in the recipe") if name in stated else licence(source)
@@ -37,49 +37,39 @@ def licences(sources: Mapping[str, Source], stated: Mapping[str, str]) -> dict[s
 def licence(source: Source) -> Licence:
     """Find the licence of one source.
 
-    A model card that lies with the weights goes before the metadata of the package around them, which may be of its code alone.
-
-    Args:
-        source: a package, a file or folder, or a repository of the hub.
+    A model card next to the weights takes precedence over the metadata of the package around them, which may cover only its code.
     """
     name = _describe(source)
     try:
-        path = _cached(source) if isinstance(source, Hub) else resolve(source)
+        path = _cached_card(source) if isinstance(source, Hub) else resolve(source)
     except UserError:
         path = None
-    if path is not None and (found := _of_card(path)):
+    if path is not None and (found := _from_card(path)):
         return Licence(found, f"{name}; its model card")
-    if isinstance(source, Package) and (stated := _of_package(source.package)):
+    if isinstance(source, Package) and (stated := _from_package(source.package)):
         return Licence(stated[0], f"{name}; {stated[1]}")
     return Licence(NOT_STATED, name)
 
 
 def hub_name(found: Mapping[str, Licence]) -> str | None:
-    """The one name that the hub's ``license:`` can hold for several: theirs if they agree, else ``other``.
-
-    Args:
-        found: licences by part.
-
-    Returns:
-        ``None`` without any.
-    """
+    """Return the name for the hub's ``license:`` field: the common licence, ``other`` if they differ, or ``None`` without any."""
     names = {one.name.lower() for one in found.values()}
     if not names:
         return None
     return names.pop() if len(names) == 1 and NOT_STATED not in names else "other"
 
 
-def _of_package(package: str) -> tuple[str, str] | None:
-    """The licence that a package's metadata state, and where."""
+def _from_package(package: str) -> tuple[str, str] | None:
+    """Return the licence in a package's metadata, and where it was found."""
     top = package.split(".", maxsplit=1)[0]
     for project in packages_distributions().get(top, ()):
         metadata = distribution(project)
-        if name := _stated(metadata):
+        if name := _from_metadata(metadata):
             return name, f"metadata of {project} {metadata.version}"
     return None
 
 
-def _stated(package: Distribution) -> str | None:
+def _from_metadata(package: Distribution) -> str | None:
     fields = package.metadata
     if expression := fields.get_all("License-Expression"):
         return str(expression[0])
@@ -87,20 +77,20 @@ def _stated(package: Distribution) -> str | None:
         if classifier.startswith("License :: ") and classifier.count("::") > 1:
             return _CLASSIFIERS.get(classifier, classifier.rsplit(" :: ", 1)[-1])
     text = "".join(fields.get_all("License") or ()).strip()
-    # Some packages put the whole text there, whose first line is no name.
+    # Some packages put the full licence text there, whose first line is not a name.
     return text if text and "\n" not in text and text.lower() != "unknown" else None
 
 
-def _cached(source: Hub) -> Path | None:
-    """The model card of a repository, if the hub's cache has it; nothing is downloaded."""
+def _cached_card(source: Hub) -> Path | None:
+    """Return the model card of a repository if the hub's cache has it; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source.id, "README.md", revision=source.revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def _of_card(path: Path) -> str | None:
-    """The licence in the head of a model card: ``path`` itself, or the README.md in or beside it."""
+def _from_card(path: Path) -> str | None:
+    """Return the licence in the front matter of a model card: ``path`` itself, or the README.md in or next to it."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

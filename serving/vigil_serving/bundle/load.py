@@ -1,4 +1,9 @@
-"""A bundle's facts, read and checked, without pydantic: what the runtime stands on."""
+"""Load and check a bundle without pydantic, as the runtime does.
+
+Example:
+    >>> bundle = load_bundle("bundles/demo")
+    >>> bundle.labels, bundle.thresholds["scam"], bundle.graph("fusion")
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,103 +11,116 @@ from pathlib import Path
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath
-from vigil_evaluation.calibration.calibrators import Calibrated
+from vigil_data.filesystem import StrPath, sha256_file
+from vigil_data.items import Modality
+from vigil_evaluation.calibration.calibrators import FittedCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
-from vigil_serving.bundle.metadata import FORMAT, BundleMetadata, InputFacts
+from vigil_serving.bundle.metadata import FORMAT, BundleMetadata, Graph, InputSettings
+from vigil_serving.bundle.signing import check_signature
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle's facts; its graphs stay on disk.
+class ExportedModel:
+    """Graphs in a folder, with the calibration, thresholds and policy that turn their outputs into decisions.
 
     Attributes:
         path: the folder.
-        signature: the content of bundle.json.
-        thresholds: label to the probability from which the label is decided, in the signature's order.
+        modalities: modalities that the model takes, in the order of the graphs' inputs.
+        labels: L labels, in the order of every ``[.., L]`` axis.
+        graphs: name to file and tensors.
+        variants: name (``fp32`` always) to the graph of each modality's encoder.
         inputs: how media are decoded; the tokenizer's path is absolute.
-        calibrated: how the graphs' probabilities become calibrated ones, which thresholds and policy speak of.
-        policy: what follows from the probabilities; ``None`` if the run had no compiled policy.
-        digest: SHA-256 of the manifest; empty while the bundle is being made.
+        thresholds: label to the calibrated probability from which the label is decided, in the order of ``labels``.
+        calibrated: calibration of the graphs' probabilities.
+        policy: the compiled policy; ``None`` if the run had none.
     """
 
     path: Path
-    signature: BundleMetadata
+    modalities: tuple[Modality, ...]
+    labels: tuple[str, ...]
+    graphs: Mapping[str, Graph]
+    variants: Mapping[str, Mapping[str, str]]
+    inputs: InputSettings
     thresholds: Mapping[str, float]
-    inputs: InputFacts
-    calibrated: Calibrated
+    calibrated: FittedCalibration
     policy: CompiledPolicy | None
-    digest: str = ""
 
     def graph(self, name: str) -> Path:
-        """Where the file of the graph ``name`` lies."""
-        return self.path / self.signature.graphs[name].file
+        """Return the path of a graph's file."""
+        return self.path / self.graphs[name].file
 
     def encoders(self, variant: str) -> dict[str, Path]:
-        """Modality to the file of its encoder.
+        """Return the file of each modality's encoder.
 
         Raises:
-            UserError: if the bundle has no such variant.
+            UserError: if there is no such variant.
         """
-        variants = self.signature.variants
-        if variant not in variants:
-            raise UserError(f"{self.path}: has no variant {variant}; it has {', '.join(variants)}")
-        return {modality: self.graph(name) for modality, name in variants[variant].items()}
+        if variant not in self.variants:
+            raise UserError(f"{self.path}: has no variant {variant}; it has {', '.join(self.variants)}")
+        return {modality: self.graph(name) for modality, name in self.variants[variant].items()}
 
 
-def read(path: StrPath) -> Bundle:
-    """Read a bundle's facts, without recomputing hashes (see :func:`vigil_serving.bundle.manifest.check_files`).
+@dataclass(frozen=True, slots=True)
+class Bundle(ExportedModel):
+    """A bundle without its weights; the graphs stay on disk.
+
+    Attributes:
+        metadata: content of bundle.json.
+        digest: SHA-256 of the manifest, which identifies the complete bundle.
+    """
+
+    metadata: BundleMetadata
+    digest: str
+
+
+def load_bundle(path: StrPath, *, check_hashes: bool = True, public_key: StrPath | None = None) -> Bundle:
+    """Load a bundle.
+
+    Args:
+        path: the bundle's folder.
+        check_hashes: recompute the hash of every file.
+        public_key: PEM file; the bundle must be signed by the holder of this key.
 
     Raises:
-        UserError: if the folder is not a bundle, is of another format, or its files do not go together.
+        UserError: if the folder is not a bundle, has another format, was altered, is not signed by the key, or is inconsistent.
     """
     path = Path(path)
-    manifest.refuse_other(path)
-    content = manifest.read_json(path / manifest.SIGNATURE)
+    if public_key is not None:
+        check_signature(path, public_key)
+    if check_hashes:
+        manifest.check_files(path)
+    else:
+        manifest.check_is_bundle(path)
+    content = manifest.read_json(path / manifest.METADATA)
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise UserError(f"{path}: a bundle of format {content.get('format')!r}, and this Vigil reads {FORMAT}; export it again")
+        raise UserError(f"{path}: a bundle of format {content.get('format')!r}, but this Vigil reads {FORMAT}; export it again")
     try:
-        signature: BundleMetadata = json_fields.structure(BundleMetadata, content, manifest.SIGNATURE)
-        inputs: InputFacts = json_fields.structure(InputFacts, manifest.read_json(path / manifest.INPUTS), manifest.INPUTS)
-        given = json_fields.mapping(manifest.read_json(path / manifest.THRESHOLDS), manifest.THRESHOLDS, signature.labels)
+        metadata: BundleMetadata = json_fields.structure(BundleMetadata, content, manifest.METADATA)
+        inputs: InputSettings = json_fields.structure(InputSettings, manifest.read_json(path / manifest.INPUTS), manifest.INPUTS)
+        given = json_fields.mapping(manifest.read_json(path / manifest.THRESHOLDS), manifest.THRESHOLDS, metadata.labels)
         thresholds = {
-            label: json_fields.number(given[label], f"{manifest.THRESHOLDS}: {label}", 0, 1) for label in signature.labels
+            label: json_fields.number(given[label], f"{manifest.THRESHOLDS}: {label}", 0, 1) for label in metadata.labels
         }
     except UserError as error:
         raise UserError(f"{path}: {error}; export the bundle again") from None
-    for names in (signature.modalities, *signature.variants.values()):
+    for names in (metadata.modalities, *metadata.variants.values()):
         if set(names) != {m for m in ("text", "image", "audio") if getattr(inputs, m) is not None}:
             raise UserError(
-                f"{path}: {manifest.SIGNATURE} and {manifest.INPUTS} do not name the same modalities; export the bundle again"
+                f"{path}: {manifest.METADATA} and {manifest.INPUTS} do not name the same modalities; export the bundle again"
             )
     if inputs.text is not None:
         inputs = replace(inputs, text=replace(inputs.text, tokenizer=str((path / inputs.text.tokenizer).resolve())))
     return Bundle(
-        path,
-        signature,
-        thresholds,
-        inputs,
-        Calibrated.read(path / manifest.CALIBRATION, signature.labels),
-        CompiledPolicy.read(path / manifest.POLICY) if (path / manifest.POLICY).is_file() else None,
-        manifest.sha256(path / manifest.MANIFEST),
+        path=path,
+        modalities=metadata.modalities,
+        labels=metadata.labels,
+        graphs=metadata.graphs,
+        variants=metadata.variants,
+        inputs=inputs,
+        thresholds=thresholds,
+        calibrated=FittedCalibration.read(path / manifest.CALIBRATION, metadata.labels),
+        policy=CompiledPolicy.read(path / manifest.POLICY) if (path / manifest.POLICY).is_file() else None,
+        metadata=metadata,
+        digest=sha256_file(path / manifest.MANIFEST),
     )
-
-
-def read_checked(path: StrPath, public_key: StrPath | None = None) -> Bundle:
-    """Read a bundle, once all its hashes are recomputed.
-
-    Args:
-        path: the folder.
-        public_key: a PEM file; the bundle must be signed by the key's holder.
-
-    Raises:
-        UserError: if the bundle was altered, is not signed by the key, or cannot be read.
-    """
-    path = Path(path)
-    if public_key is not None:
-        from vigil_serving.bundle.signing import check_seal
-
-        check_seal(path, Path(public_key))
-    manifest.check_files(path)
-    return read(path)

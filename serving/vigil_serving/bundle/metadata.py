@@ -1,4 +1,4 @@
-"""What a bundle says of itself in bundle.json and inputs.json, as plain dataclasses: the runtime reads them without pydantic.
+"""Content of bundle.json and inputs.json as plain dataclasses, which the runtime reads without pydantic.
 
 ``python -m vigil_serving.bundle.json_schema`` writes their JSON Schema.
 """
@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 from vigil_data.items import Modality
 
-FORMAT: Literal[3] = 3
-"""Of the layout; a bundle of another one is refused."""
+FORMAT: Literal[4] = 4
+"""Version of the bundle's layout; a bundle of another version is refused."""
 
 
 @dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """A graph's input or output.
+class TensorSpec:
+    """Input or output of a graph.
 
     Attributes:
         dtype: numpy's name of the element type.
-        shape: a named axis may have any length.
+        shape: length of each axis; a named axis may have any length.
     """
 
     dtype: str
@@ -28,25 +28,25 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One file that computes.
+    """One exported file that computes outputs from inputs.
 
     Attributes:
-        file: its path within the bundle.
-        inputs: in the order in which the file takes them.
-        outputs: in the order in which it gives them.
+        file: path within the bundle.
+        inputs: inputs in the order in which the file takes them.
+        outputs: outputs in the order in which the file returns them.
     """
 
     file: str
-    inputs: Mapping[str, TensorFacts]
-    outputs: Mapping[str, TensorFacts]
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What a form may differ by.
+    """Largest allowed deviation of a backend from the trained model.
 
     Attributes:
-        difference: of a probability of the graphs.
+        difference: of a raw probability.
         flips: share of the decisions on real items; 0 forbids any flip on any item.
         ap_loss: of any label's average precision on real items; ``None`` where it is only reported.
     """
@@ -58,25 +58,25 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How one exported form agreed with the trained model over all cases of the gate.
+    """Agreement of one backend with the expected outputs over all compared batches.
 
     Attributes:
-        form: which: graph by graph, the single graph, TorchScript, or the runtime from bytes to decisions.
-        variant: the precision of its encoders: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        cases: batches compared.
-        items: items compared.
+        backend: what ran the model, such as ``ONNX, single graph``, ``TorchScript`` or ``runtime, from bytes``.
+        variant: precision of the encoders: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        cases: number of batches.
+        items: number of items.
         decisions: items times labels.
-        max_difference: the largest difference of a probability of the graphs.
+        max_difference: largest difference of a raw probability.
         flips: decisions that differ.
-        on_threshold: decisions that differ where the trained model's probability is within 1e-6 of the threshold; no flips.
-        action_flips: items that the policy treats differently.
-        real_items: of the items, those of the run's validation split.
-        real_flips: of the flips, those on real items.
+        on_threshold: decisions that differ where the expected probability is within 1e-6 of the threshold; not counted as flips.
+        action_flips: items on which the policy's action differs.
+        real_items: items from the run's validation split.
+        real_flips: flips on real items.
         ap_change: label to the change of its average precision on the real items; ``None`` where too few targets are known.
-        tolerance: what was allowed.
+        tolerance: allowed deviation.
     """
 
-    form: str
+    backend: str
     variant: str
     cases: int
     items: int
@@ -93,39 +93,33 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way of quantising one encoder, measured with all other encoders in float32.
+    """One quantization of one encoder, measured with all other encoders in float32.
 
     Attributes:
-        modality: whose encoder.
-        name: how; ``fp32`` is the encoder as it was trained.
-        chosen: whether the variant ``int8`` has it.
-        milliseconds: median time of one run on calibration data, on the exporting machine.
-        max_difference: the largest change of a probability of the graphs on the real items.
-        flips: decisions on the real items that differ.
-        decisions: real items with this modality, times labels.
-        ap_change: as in :class:`Parity`.
-        bytes: of the file.
-        failed: why it was not taken, where it was out of tolerance or could not be made; ``None`` if it could have been taken.
+        modality: modality of the encoder.
+        name: quantization method; ``fp32`` is the encoder as trained.
+        chosen: whether the variant ``int8`` uses it.
+        milliseconds: median time of one run on calibration data, on the exporting machine; ``None`` if it was not timed.
+        bytes: size of the file.
+        parity: agreement with the float32 graphs on the real items that have the modality; ``None`` if it was not measured.
+        failed: why it could not be chosen (out of tolerance, or not made); ``None`` if it could.
     """
 
     modality: str
     name: str
     chosen: bool
     milliseconds: float | None
-    max_difference: float
-    flips: int
-    decisions: int
-    ap_change: Mapping[str, float | None]
     bytes: int
+    parity: Parity | None
     failed: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """Under which terms weights or a tokenizer came.
+    """Licence of weights or of a tokenizer.
 
     Attributes:
-        name: SPDX name, or what its source says; ``not stated`` if nothing does.
+        name: SPDX name, or the name that the source states; ``not stated`` if there is none.
         origin: the weights, and where the licence was read.
     """
 
@@ -135,25 +129,25 @@ class Licence:
 
 @dataclass(frozen=True, slots=True)
 class BundleMetadata:
-    """The content of bundle.json.
+    """Content of bundle.json.
 
     Attributes:
-        format: of the layout.
-        name: of the model.
-        created_at: ISO 8601, UTC.
-        modalities: those that the model takes, in the order of its graphs' inputs.
-        labels: in the order of every ``[.., L]`` axis.
-        graphs: name to file and tensors: the encoders, ``fusion``, and what else was exported.
+        format: version of the layout.
+        name: name of the model.
+        created_at: time of the export, ISO 8601, UTC.
+        modalities: modalities that the model takes, in the order of the graphs' inputs.
+        labels: labels in the order of every ``[.., L]`` axis.
+        graphs: name to file and tensors: the encoders, ``fusion``, and the other exported formats.
         variants: name (``fp32`` always) to the graph of each modality's encoder.
-        versions: of the libraries that exported, decoded and checked.
-        parity: what the gate measured.
-        candidates: what was tried for the variant ``int8``.
-        left_out: form that was asked for, to why the bundle does not have it.
-        licences: ``text``, ``image``, ``audio`` (the encoders' weights) and ``tokenizer``, where they came from elsewhere.
-        lineage: run, dataset and its version, git state: whatever the exporter knew.
+        versions: versions of the libraries that exported, decoded and compared.
+        parity: agreement of each backend with the trained model.
+        candidates: quantizations that were tried for the variant ``int8``.
+        left_out: requested format to the reason why the bundle lacks it.
+        licences: ``text``, ``image``, ``audio`` (the encoders' weights) and ``tokenizer`` to the licence.
+        lineage: run, dataset and its version, git state, as far as the exporter knew them.
     """
 
-    format: Literal[3]
+    format: Literal[4]
     name: str
     created_at: str
     modalities: tuple[Modality, ...]
@@ -169,8 +163,8 @@ class BundleMetadata:
 
 
 @dataclass(frozen=True, slots=True)
-class TextFacts:
-    """How text becomes passages; see :class:`vigil_data.specs.TextInput`. ``tokenizer`` is a path."""
+class TextInputSettings:
+    """How text is split into passages; see :class:`vigil_data.specs.TextInput`. ``tokenizer`` is a path."""
 
     tokenizer: str
     max_tokens: int
@@ -179,8 +173,8 @@ class TextFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """How pictures are decoded; see :class:`vigil_data.specs.ImageInput`."""
+class ImageInputSettings:
+    """How images are decoded; see :class:`vigil_data.specs.ImageInput`."""
 
     size: int
     fit: Literal["crop", "pad", "squash"]
@@ -190,8 +184,8 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class AudioFacts:
-    """How sounds become windows; see :class:`vigil_data.specs.AudioInput`."""
+class AudioInputSettings:
+    """How audio is cut into windows; see :class:`vigil_data.specs.AudioInput`."""
 
     rate: int
     window: float
@@ -200,9 +194,9 @@ class AudioFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class InputFacts:
-    """The content of inputs.json: ``null`` for a modality that the model does not take."""
+class InputSettings:
+    """Content of inputs.json: ``null`` for a modality that the model does not take."""
 
-    text: TextFacts | None = None
-    image: ImageFacts | None = None
-    audio: AudioFacts | None = None
+    text: TextInputSettings | None = None
+    image: ImageInputSettings | None = None
+    audio: AudioInputSettings | None = None

@@ -1,4 +1,4 @@
-"""The model card: README.md of the bundle, in the Hugging Face hub's form (YAML facts on top, Markdown below)."""
+"""Model card: README.md of the bundle, in the Hugging Face hub's format (YAML front matter, then Markdown)."""
 
 import io
 from collections.abc import Mapping
@@ -10,72 +10,72 @@ from ruamel.yaml import YAML
 
 from vigil_data.taxonomy import Taxonomy
 from vigil_serving.bundle.licences import hub_name
-from vigil_serving.bundle.load import Bundle
+from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.metadata import BundleMetadata
 
-PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
+PIPELINE_TAGS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 """The hub's names of tasks; it has none for several modalities."""
 
 
-def card(bundle: Bundle, taxonomy: Taxonomy, facts: Mapping[str, Any]) -> str:
-    """Write the card.
+def model_card(model: ExportedModel, metadata: BundleMetadata, taxonomy: Taxonomy, evaluation: Mapping[str, Any]) -> str:
+    """Render the model card.
 
     Args:
-        bundle: the bundle, its parity measured.
-        taxonomy: its labels, with what reviewers are told.
-        facts: ``evaluation``, where known: split to the content of its metrics.json.
+        model: inputs, thresholds, calibration and policy.
+        metadata: content of bundle.json.
+        taxonomy: the labels with their descriptions.
+        evaluation: split to the content of its metrics.json, where known.
     """
     # Markdown, not HTML: the filter `cell` escapes
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
-    environment.filters |= {"cell": cell, "number": _number, "probability": _probability, "change": _change}
+    environment.filters |= {
+        "cell": markdown_cell,
+        "number": _three_digits,
+        "probability": _four_digits,
+        "change": largest_ap_loss,
+    }
     template = environment.from_string(files("vigil_serving.bundle").joinpath("model_card.md.jinja").read_text(encoding="utf-8"))
-    signature = bundle.signature
-    evaluation = {split: findings["overall"] for split, findings in dict(facts.get("evaluation", {})).items()}
     rendered = template.render(
-        head=_head(bundle),
-        bundle=bundle,
+        front_matter=_front_matter(metadata),
+        model=model,
+        metadata=metadata,
         taxonomy=taxonomy,
-        signature=signature,
         labels=[(name, label) for head in taxonomy.heads.values() for name, label in head.labels.items()],
-        lineage=_flat(signature.lineage),
-        evaluation=evaluation,
+        lineage=_flatten(metadata.lineage),
+        evaluation={split: metrics["overall"] for split, metrics in evaluation.items()},
     )
     return rendered.rstrip("\n") + "\n"
 
 
-def cell(value: object) -> str:
-    """A value as text that stays within one Markdown table cell, whatever it holds."""
+def markdown_cell(value: object) -> str:
+    """Escape a value so that it stays within one Markdown table cell."""
     text = " ".join(str(value).split())
     for mark in "\\`*_[]|#":
         text = text.replace(mark, "\\" + mark)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _head(bundle: Bundle) -> str:
-    """The facts that the hub reads."""
-    pipeline = PIPELINES.get("+".join(bundle.signature.modalities))
-    licence = hub_name(bundle.signature.licences)
-    head = {
+def _front_matter(metadata: BundleMetadata) -> str:
+    """Return the YAML that the hub reads."""
+    pipeline = PIPELINE_TAGS.get("+".join(metadata.modalities))
+    licence = hub_name(metadata.licences)
+    formats = [*(["torchscript"] if "torchscript" in metadata.graphs else []), *(v for v in metadata.variants if v != "fp32")]
+    fields = {
         **({"license": licence} if licence else {}),
         **({"license_name": "several", "license_link": "#licences"} if licence == "other" else {}),
         "library_name": "vigil",
         **({"pipeline_tag": pipeline} if pipeline else {}),
-        "tags": ["content-safety", "multi-label", "onnx", *_forms(bundle), *bundle.signature.modalities],
+        "tags": ["content-safety", "multi-label", "onnx", *formats, *metadata.modalities],
     }
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(head, text)
+    yaml.dump(fields, text)
     return text.getvalue()
 
 
-def _forms(bundle: Bundle) -> list[str]:
-    """Tags of what the bundle has beside the ONNX graphs."""
-    variants = [variant for variant in bundle.signature.variants if variant != "fp32"]
-    return [*(["torchscript"] if "torchscript" in bundle.signature.graphs else []), *variants]
-
-
-def _change(change: Mapping[str, float | None]) -> str:
-    """Of several changes of average precision the worst, with its label."""
+def largest_ap_loss(change: Mapping[str, float | None]) -> str:
+    """Return the lowest change of average precision, with its label; a dash if none was measured."""
     known = {label: value for label, value in change.items() if value is not None}
     if not known:
         return "-"
@@ -83,17 +83,17 @@ def _change(change: Mapping[str, float | None]) -> str:
     return f"{known[label]:+.4f} ({label})"
 
 
-def _number(value: float | None) -> str:
+def _three_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _probability(value: float) -> str:
+def _four_digits(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _flat(lineage: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested facts as dotted names with values."""
+def _flatten(lineage: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Return nested values with dotted names."""
     found: list[tuple[str, object]] = []
     for name, value in lineage.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+        found += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
     return found

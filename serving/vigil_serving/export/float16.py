@@ -1,4 +1,4 @@
-"""Encoders with weights of 16 bits, float32 in and out."""
+"""Conversion of ONNX encoders to float16; inputs and outputs stay float32."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,14 +7,11 @@ from onnx import ModelProto, NodeProto, TensorProto
 from vigil_serving.export.modules import quiet
 
 
-def float16(graph: ModelProto) -> ModelProto:
-    """An encoder in float16, but for its spectrogram (see :func:`front_end`).
+def convert_to_float16(graph: ModelProto) -> ModelProto:
+    """Return a copy of an encoder in float16, except for its spectrogram (see :func:`spectrogram_nodes`).
 
-    ONNX Runtime's CPU kernels are of float32; there the weights are widened as they are loaded, and the file is half as long. On
-    a GPU the products run in float16.
-
-    Args:
-        graph: left as it is.
+    ONNX Runtime's CPU kernels are float32: the weights are widened when they are loaded, so only the file is smaller. On a GPU
+    the products run in float16.
     """
     from onnxruntime.transformers import float16 as converter
 
@@ -25,14 +22,14 @@ def float16(graph: ModelProto) -> ModelProto:
             copy,
             keep_io_types=True,
             op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, "STFT"],
-            node_block_list=sorted(front_end(graph)),
+            node_block_list=sorted(spectrogram_nodes(graph)),
         )
     _without_round_trips(found)
     return found
 
 
 def _without_round_trips(graph: ModelProto) -> None:
-    """Join float32 nodes directly where the converter narrowed what is between them and widened it again, which overflows."""
+    """Connect float32 nodes directly where the converter inserted casts to float16 and back, which overflow."""
     nodes = graph.graph.node
     casts = {node.output[0]: (node.input[0], node.attribute[0].i) for node in nodes if node.op_type == "Cast"}
     direct = {}
@@ -53,13 +50,10 @@ def _unused_casts(graph: ModelProto) -> list[NodeProto]:
     return [node for node in graph.graph.node if node.op_type == "Cast" and node.output[0] not in used]
 
 
-def front_end(graph: ModelProto) -> set[str]:
-    """Names of the nodes of a spectrogram: what comes before the first convolution over a logarithm, or the logarithm itself.
+def spectrogram_nodes(graph: ModelProto) -> set[str]:
+    """Return the names of an encoder's spectrogram nodes: those before the first convolution after a logarithm.
 
-    Powers of sound span more orders of magnitude than a narrow type holds, and silence is divided by a very small number.
-
-    Args:
-        graph: an encoder.
+    The power of sound spans more orders of magnitude than a narrow type holds, and silence is divided by a very small number.
     """
     maker = {output: node for node in graph.graph.node for output in node.output}
     logs = [node for node in graph.graph.node if node.op_type == "Log"]
@@ -72,7 +66,7 @@ def front_end(graph: ModelProto) -> set[str]:
 
 
 def _ancestors(nodes: Iterable[NodeProto], maker: Mapping[str, NodeProto]) -> set[str]:
-    """Names of all nodes that these are computed from."""
+    """Return the names of all nodes that these depend on."""
     found: set[str] = set()
     ahead = [name for node in nodes for name in node.input]
     while ahead:

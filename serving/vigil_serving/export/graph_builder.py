@@ -1,185 +1,219 @@
-"""The graphs of a bundle, each made in a step of its own that a later start takes over."""
+"""Build the graphs of every requested format, each in a cached step."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
-import torch
-from torch import Tensor
 
 from vigil_data import json_fields
+from vigil_data.filesystem import remove, write_json
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
-from vigil_serving.bundle.manifest import read_json, write_json
-from vigil_serving.bundle.metadata import Graph, TensorFacts
+from vigil_serving.bundle.manifest import read_json
+from vigil_serving.bundle.metadata import Graph, TensorSpec
 from vigil_serving.export import float16, onnx_export, torch_export, torchscript
-from vigil_serving.export.modules import ENCODER_INPUTS, example_inputs, input_names
-from vigil_serving.export.step_cache import Steps
-from vigil_serving.parity.backends import BFLOAT16, archive
+from vigil_serving.export.modules import ExampleInputs, example_inputs, input_names
+from vigil_serving.export.step_cache import Step, StepCache, link_files
+from vigil_serving.parity.backends import BFLOAT16_SUFFIX, program_name
 from vigil_serving.specs import ExportSpec
 
-FACTS = "graphs.json"
-"""In a step's folder: what its graphs take and give. It does not enter the bundle."""
+GRAPHS = "graphs.json"
+"""File in a step's folder with the inputs and outputs of its graphs; it does not enter the bundle."""
 
 
-@dataclass
-class GraphBuilder:
-    """What has been made so far.
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """A graph and the step that built it."""
+
+    graph: Graph
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraphs:
+    """Graphs of an export.
 
     Attributes:
-        steps: does them.
-        folder: the bundle in the making; files of every step are placed in it.
-        graphs: name to file and tensors.
-        variants: name to the graph of each encoder.
-        step_of: graph to the step that made it.
+        folder: folder of the files.
+        modalities: modalities that the model takes, in the order of the graphs' inputs.
+        graphs: name to graph.
+        variants: name to the graph of each modality's encoder.
     """
 
-    steps: Steps
     folder: Path
-    graphs: dict[str, Graph] = field(default_factory=dict)
-    variants: dict[str, dict[str, str]] = field(default_factory=dict)
-    step_of: dict[str, str] = field(default_factory=dict)
+    modalities: tuple[Modality, ...]
+    graphs: Mapping[str, BuiltGraph]
+    variants: Mapping[str, Mapping[str, str]]
 
-    def step(
-        self,
-        name: str,
-        make: Callable[[Path], Mapping[str, Graph]],
-        *,
-        of: Mapping[str, object] | None = None,
-        after: tuple[str, ...] = (),
-    ) -> None:
-        """Make graphs, or take over what an earlier start made of them, and place them in the bundle.
+    def steps(self) -> list[Step]:
+        """Return the steps that built the graphs, each once."""
+        return list({built.step.name: built.step for built in self.graphs.values()}.values())
 
-        Args:
-            name: of the step.
-            make: writes the graphs' files into a folder and says what they take and give.
-            of: what they are made from beside what all are.
-            after: steps that they are made from.
-        """
-
-        def made(folder: Path) -> None:
-            write_json(folder / FACTS, {graph: asdict(facts) for graph, facts in make(folder).items()})
-
-        step = self.steps.run(name, made, of=of, after=after)
-        for graph, facts in read_json(step / FACTS).items():
-            self.graphs[graph] = json_fields.structure(Graph, facts, FACTS)
-            self.step_of[graph] = name
-        self.steps.place(step, self.folder, skip=FACTS)
+    def without(self, variant: str) -> "BuiltGraphs":
+        """Return the graphs without those of a variant."""
+        dropped = {name for name in self.variants.get(variant, {}).values() if name.endswith(f".{variant}")}
+        graphs = {name: built for name, built in self.graphs.items() if name not in dropped}
+        variants = {name: encoders for name, encoders in self.variants.items() if name != variant}
+        return BuiltGraphs(self.folder, self.modalities, graphs, variants)
 
 
-def make_graphs(model: SafetyModel, inputs: Inputs, spec: ExportSpec, making: GraphBuilder) -> None:
-    """Make every form that is asked for, but int8, which needs to be measured.
+def build_graphs(network: SafetyModel, inputs: Inputs, spec: ExportSpec, cache: StepCache) -> BuiltGraphs:
+    """Build every requested format except int8, which is chosen by measurement (:mod:`vigil_serving.export.int8`).
 
     Args:
-        model: in evaluation mode.
+        network: the trained model, in evaluation mode.
         inputs: how its media are decoded.
-        spec: forms and opset.
-        making: where to.
+        spec: formats and opset.
+        cache: runs the steps.
     """
-    rows, encoder_inputs, items = example_inputs(inputs, model.modalities)
-    with torch.no_grad():
-        tokens = {m: model.encode(m, **dict(zip(ENCODER_INPUTS[m], encoder_inputs[m], strict=True))) for m in model.modalities}
-    _onnx(model, spec.opset, (rows, encoder_inputs, tokens, items), making)
-    modalities = model.modalities
-    whole = _whole(making.graphs, modalities)
+    folder = cache.folder / "bundle"
+    remove(folder)
+    builder = GraphBuilder(network, example_inputs(network, inputs), spec.opset, cache, folder)
+    onnx_graphs = builder.build_onnx()
+    graphs, variants = dict(onnx_graphs), {"fp32": {m: m for m in network.modalities}}
     if "onnx-single" in spec.formats:
-        making.step("ONNX single graph", lambda to: _single(making, modalities, to), after=_steps(making, *modalities, "fusion"))
+        graphs |= builder.build_single(onnx_graphs)
     if "torchscript" in spec.formats:
+        graphs |= builder.build_torchscript(onnx_graphs)
+    if "torch-export" in spec.formats or "bf16" in spec.formats:
+        suffixes = ("",) * ("torch-export" in spec.formats) + (BFLOAT16_SUFFIX,) * ("bf16" in spec.formats)
+        graphs |= builder.build_programs(onnx_graphs, suffixes)
+    if "fp16" in spec.formats:
+        graphs |= builder.build_float16(onnx_graphs)
+        variants["fp16"] = {m: f"{m}.fp16" for m in network.modalities}
+    return BuiltGraphs(folder, network.modalities, graphs, variants)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBuilder:
+    """Builds the graphs of one model; each method returns name to graph.
+
+    Attributes:
+        network: the trained model.
+        example: inputs to trace with.
+        opset: ONNX opset.
+        cache: runs the steps.
+        folder: where the files of all steps are linked.
+    """
+
+    network: SafetyModel
+    example: ExampleInputs
+    opset: int
+    cache: StepCache
+    folder: Path
+
+    def build_onnx(self) -> dict[str, BuiltGraph]:
+        """Build the ONNX encoders and fusion, which every bundle has."""
+        built: dict[str, BuiltGraph] = {}
+        for modality in self.network.modalities:
+
+            def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
+                return _write_onnx(onnx_export.encoder_graph(self.network, m, self.example, opset=self.opset), m, to)
+
+            built |= self._step(f"ONNX {modality} encoder", encoder, {"opset": self.opset})
+
+        def fusion(to: Path) -> dict[str, Graph]:
+            return _write_onnx(onnx_export.fusion_graph(self.network, self.example, opset=self.opset), "fusion", to)
+
+        return built | self._step("ONNX fusion", fusion, {"opset": self.opset})
+
+    def build_single(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
+        """Join the ONNX encoders and fusion into one graph."""
+
+        def single(to: Path) -> dict[str, Graph]:
+            encoders = {m: self._load(graphs[m]) for m in self.network.modalities}
+            return _write_onnx(onnx_export.single_graph(encoders, self._load(graphs["fusion"])), "model", to)
+
+        return self._step("ONNX single graph", single, after=graphs)
+
+    def build_torchscript(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
+        """Trace the complete model."""
+        inputs, outputs = _all_inputs(graphs, self.network.modalities), graphs["fusion"].graph.outputs
 
         def traced(to: Path) -> dict[str, Graph]:
-            file = _file(to, "torchscript/model.pt")
-            torchscript.save(model, modalities, rows, encoder_inputs, items, to=to / file)
-            return {"torchscript": Graph(file, *whole)}
+            file = _with_folder(to, "torchscript/model.pt")
+            torchscript.save_torchscript(self.network, self.example, to / file)
+            return {"torchscript": Graph(file, inputs, outputs)}
 
-        making.step("TorchScript", traced)
-    if "torch-export" in spec.formats or "bf16" in spec.formats:
-        endings = ("",) * ("torch-export" in spec.formats) + (BFLOAT16,) * ("bf16" in spec.formats)
-        _programs(model, endings, (rows, encoder_inputs, tokens, items), making)
-    if "fp16" in spec.formats:
-        for modality in modalities:
-            making.step(f"ONNX {modality} encoder, fp16", partial(_float16, making, modality), after=_steps(making, modality))
-        making.variants["fp16"] = {m: f"{m}.fp16" for m in modalities}
+        return self._step("TorchScript", traced)
+
+    def build_programs(self, graphs: Mapping[str, BuiltGraph], suffixes: tuple[str, ...]) -> dict[str, BuiltGraph]:
+        """Export ``torch.export`` programs: the encoders in each requested precision, and the fusion."""
+        built: dict[str, BuiltGraph] = {}
+        for modality in self.network.modalities:
+            for suffix in suffixes:
+
+                def encoder(to: Path, m: Modality = modality, suffix: str = suffix) -> dict[str, Graph]:
+                    file = _with_folder(to, f"torch_export/{m}{suffix}.pt2")
+                    torch_export.save_encoder(self.network, m, self.example, to / file, bfloat16=bool(suffix))
+                    return {program_name(m) + suffix: Graph(file, graphs[m].graph.inputs, graphs[m].graph.outputs)}
+
+                built |= self._step(f"torch.export {modality} encoder{suffix.replace('.', ', ')}", encoder)
+
+        def fusion(to: Path) -> dict[str, Graph]:
+            file = _with_folder(to, "torch_export/fusion.pt2")
+            torch_export.save_fusion(self.network, self.example, to / file)
+            return {program_name("fusion"): Graph(file, graphs["fusion"].graph.inputs, graphs["fusion"].graph.outputs)}
+
+        return built | self._step("torch.export fusion", fusion)
+
+    def build_float16(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
+        """Convert the ONNX encoders to float16."""
+        built: dict[str, BuiltGraph] = {}
+        for modality in self.network.modalities:
+
+            def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
+                return _write_onnx(float16.convert_to_float16(self._load(graphs[m])), f"{m}.fp16", to)
+
+            built |= self._step(f"ONNX {modality} encoder, fp16", encoder, after={modality: graphs[modality]})
+        return built
+
+    def _step(
+        self,
+        name: str,
+        build: Callable[[Path], Mapping[str, Graph]],
+        depends_on: Mapping[str, object] | None = None,
+        after: Mapping[str, BuiltGraph] | None = None,
+    ) -> dict[str, BuiltGraph]:
+        """Build graphs in a cached step, and link their files.
+
+        Args:
+            name: name of the step.
+            build: writes the files into a folder and returns the graphs.
+            depends_on: what the graphs depend on besides what all steps do.
+            after: graphs that they are built from.
+        """
+
+        def make(to: Path) -> None:
+            write_json(to / GRAPHS, {graph: asdict(spec) for graph, spec in build(to).items()})
+
+        step = self.cache.run(name, make, depends_on=depends_on, after=[one.step for one in (after or {}).values()])
+        link_files(step, self.folder, skip=GRAPHS)
+        specs = read_json(step.folder / GRAPHS).items()
+        return {graph: BuiltGraph(json_fields.structure(Graph, spec, GRAPHS), step) for graph, spec in specs}
+
+    def _load(self, built: BuiltGraph) -> onnx.ModelProto:
+        return onnx.load(self.folder / built.graph.file)
 
 
-def write_graph(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]:
-    """Write an ONNX graph as the bundle names it, and say what it takes and gives."""
-    file = _file(to, f"onnx/{name}.onnx")
+def _write_onnx(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]:
+    file = _with_folder(to, f"onnx/{name}.onnx")
     onnx.save(proto, to / file)
-    return {name: Graph(file, *onnx_export.facts(proto))}
+    return {name: Graph(file, *onnx_export.tensor_specs(proto))}
 
 
-Examples = tuple[Tensor, Mapping[Modality, tuple[Tensor, ...]], Mapping[Modality, Tensor], Mapping[Modality, Tensor]]
-"""Rows, the encoders' inputs, their tokens, and the rows of the segments' items."""
-
-
-def _onnx(model: SafetyModel, opset: int, examples: Examples, making: GraphBuilder) -> None:
-    """The encoders and the fusion, which every bundle has."""
-    rows, encoder_inputs, tokens, items = examples
-    for modality in model.modalities:
-
-        def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
-            return write_graph(onnx_export.encoder_graph(model, m, encoder_inputs[m], opset=opset), m, to)
-
-        making.step(f"ONNX {modality} encoder", encoder, of={"opset": opset})
-    making.step(
-        "ONNX fusion",
-        lambda to: write_graph(onnx_export.fusion_graph(model, model.modalities, rows, tokens, items, opset=opset), "fusion", to),
-        of={"opset": opset},
-    )
-    making.variants["fp32"] = {m: m for m in model.modalities}
-
-
-def _programs(model: SafetyModel, endings: tuple[str, ...], examples: Examples, making: GraphBuilder) -> None:
-    """The programs of torch.export: encoders in the precisions asked for, and the fusion."""
-    rows, encoder_inputs, tokens, items = examples
-    for modality in model.modalities:
-        for ending in endings:
-
-            def encoder(to: Path, m: Modality = modality, ending: str = ending) -> dict[str, Graph]:
-                file = _file(to, f"torch_export/{m}{ending}.pt2")
-                torch_export.save_encoder(model, m, encoder_inputs[m], to / file, bfloat16=bool(ending))
-                return {archive(m) + ending: Graph(file, making.graphs[m].inputs, making.graphs[m].outputs)}
-
-            making.step(f"torch.export {modality} encoder{ending.replace('.', ', ')}", encoder)
-
-    def fusion(to: Path) -> dict[str, Graph]:
-        file = _file(to, "torch_export/fusion.pt2")
-        torch_export.save_fusion(model, rows, tokens, items, to / file)
-        return {archive("fusion"): Graph(file, making.graphs["fusion"].inputs, making.graphs["fusion"].outputs)}
-
-    making.step("torch.export fusion", fusion)
-
-
-def _single(making: GraphBuilder, modalities: tuple[Modality, ...], to: Path) -> dict[str, Graph]:
-    protos = {name: onnx.load(making.folder / making.graphs[name].file) for name in (*modalities, "fusion")}
-    fusion = protos.pop("fusion")
-    return write_graph(onnx_export.single_graph({m: protos[m] for m in modalities}, fusion), "model", to)
-
-
-def _float16(making: GraphBuilder, modality: Modality, to: Path) -> dict[str, Graph]:
-    proto = float16.float16(onnx.load(making.folder / making.graphs[modality].file))
-    return write_graph(proto, f"{modality}.fp16", to)
-
-
-def _whole(
-    graphs: Mapping[str, Graph], modalities: tuple[Modality, ...]
-) -> tuple[dict[str, TensorFacts], dict[str, TensorFacts]]:
-    """What a form takes and gives that takes everything at once, in order."""
-    taken = dict(graphs["fusion"].inputs)
+def _all_inputs(graphs: Mapping[str, BuiltGraph], modalities: tuple[Modality, ...]) -> dict[str, TensorSpec]:
+    """Return the inputs, in order, of a graph that takes all modalities."""
+    inputs = dict(graphs["fusion"].graph.inputs)
     for modality in modalities:
-        for name, facts in graphs[modality].inputs.items():
-            taken[name] = TensorFacts(facts.dtype, (f"{modality}_segments", *facts.shape[1:]))
-    return {name: taken[name] for name in input_names(modalities, fused=False)}, dict(graphs["fusion"].outputs)
+        for name, spec in graphs[modality].graph.inputs.items():
+            inputs[name] = TensorSpec(spec.dtype, (f"{modality}_segments", *spec.shape[1:]))
+    return {name: inputs[name] for name in input_names(modalities, fused=False)}
 
 
-def _steps(making: GraphBuilder, *graphs: str) -> tuple[str, ...]:
-    return tuple(making.step_of[graph] for graph in graphs)
-
-
-def _file(to: Path, file: str) -> str:
-    """``file``, whose folder is there then."""
+def _with_folder(to: Path, file: str) -> str:
+    """Make the folder of a file, and return the file."""
     (to / file).parent.mkdir(parents=True, exist_ok=True)
     return file

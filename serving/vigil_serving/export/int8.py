@@ -1,134 +1,185 @@
-"""The variant ``int8``: for each encoder candidates are made and measured, and the one that serves is put into the bundle."""
+"""The variant ``int8``: quantize each encoder in several ways, measure them, and keep the fastest within the tolerance."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vigil_data import json_fields
 from vigil_data.decode import Decoder
+from vigil_data.filesystem import link_or_copy, write_json
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import pack
-from vigil_serving.bundle.load import Bundle
-from vigil_serving.bundle.manifest import read_json, write_json
-from vigil_serving.bundle.metadata import Candidate, Graph, Tolerance
-from vigil_serving.export import quantization, quantization_selection
-from vigil_serving.export.graph_builder import GraphBuilder
-from vigil_serving.export.step_cache import link
+from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.manifest import read_json
+from vigil_serving.bundle.metadata import Candidate, Graph
+from vigil_serving.export import quantization
+from vigil_serving.export.graph_builder import BuiltGraph, BuiltGraphs
+from vigil_serving.export.quantization_selection import Fp32Baseline, fp32_baseline, select
+from vigil_serving.export.reference import DecisionSettings, Reference, cases_fingerprint, exported_model
+from vigil_serving.export.step_cache import Step, StepCache, items_fingerprint
+from vigil_serving.parity.cases import real_cases
 from vigil_serving.runtime.onnx_sessions import open_session
-from vigil_serving.specs import Int8Spec
+from vigil_serving.specs import ExportSpec, Int8Spec
 
-GRAPH, FAILED, CHOICE = "graph.onnx", "failed.json", "candidates.json"
-BATCH = 8
+GRAPH, FAILED, CANDIDATES = "graph.onnx", "failed.json", "candidates.json"
+NO_CASES = Reference()
+TIMED_ITEMS = 8
 """Items whose segments make one run when candidates are timed."""
-TIMED = 16
-"""Runs of one pass of timing."""
+TIMED_RUNS = 16
+"""Runs in one pass of timing."""
 
 
-class Quantising(NamedTuple):
-    """What the variant is made by.
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Result of the quantization.
 
     Attributes:
-        calibration: real items other than the examples.
-        spec: the recipe's.
-        of: what the choice depends on beside graphs: ``cases``, ``calibration``, and what decides.
+        built: graphs of every requested format, with the variant ``int8`` if any encoder gains by it.
+        candidates: what was tried.
+        further: further real cases on which int8 was measured, with the outputs of the float32 graphs.
     """
 
-    calibration: Sequence[Item]
-    spec: Int8Spec
-    of: Mapping[str, object]
+    built: BuiltGraphs
+    candidates: tuple[Candidate, ...] = ()
+    further: Reference = NO_CASES
 
 
-def quantised(by: quantization_selection.Fp32Baseline, how: Quantising, making: GraphBuilder) -> list[Candidate]:
-    """Choose each encoder's quantised form and place it in the bundle; ``making`` has the variant then, if any encoder gained.
+def quantize(
+    built: BuiltGraphs,
+    reference: Reference,
+    measure: Sequence[Item],
+    calibration: Sequence[Item],
+    *,
+    settings: DecisionSettings,
+    spec: ExportSpec,
+    cache: StepCache,
+) -> Quantization:
+    """Choose the quantization of each encoder, if int8 is requested.
 
     Args:
-        by: what candidates are measured with.
-        how: what it is made by.
-        making: where to.
+        built: the float graphs.
+        reference: cases of the gate; candidates are measured on the real ones and on ``measure``.
+        measure: further real items.
+        calibration: other real items, on which quantization finds ranges and candidates are timed.
+        settings: calibration, thresholds and policy.
+        spec: requested formats and tolerances.
+        cache: runs the steps.
     """
-    found: list[Candidate] = []
-    chosen: dict[str, str] = {}
-    for modality in by.bundle.signature.modalities:
-        candidates, steps = _measured(modality, by, how, making)
-        found += candidates
-        name = next(candidate.name for candidate in candidates if candidate.chosen)
-        if name != "fp32":
-            graph, fp32 = f"{modality}.int8", making.graphs[modality]
-            making.graphs[graph] = Graph(f"onnx/{graph}.onnx", fp32.inputs, fp32.outputs)
-            making.step_of[graph] = steps[name]
-            link(making.steps.folder_of(steps[name]) / GRAPH, making.folder / making.graphs[graph].file)
-            chosen[modality] = graph
-    if chosen:
-        making.variants["int8"] = {m: chosen.get(m, m) for m in by.bundle.signature.modalities}
-    return found
+    if "int8" not in spec.formats:
+        return Quantization(built)
+    model = exported_model(built, settings)
+    with cache.timed("ONNX fp32 on the real items"):
+        real = [case for case in reference.cases if case.real]
+        further = real_cases(measure, Decoder(model.inputs, ()))
+        baseline = fp32_baseline(model, [*real, *further], spec.int8.tolerance(), spec.int8.enough)
+    candidates: list[Candidate] = []
+    quantized: dict[str, BuiltGraph] = {}
+    for modality in built.modalities:
+        tried, steps = _try_candidates(modality, built, baseline, calibration, settings=settings, spec=spec.int8, cache=cache)
+        candidates += tried
+        chosen = next(candidate.name for candidate in tried if candidate.chosen)
+        if chosen != "fp32":
+            graph = Graph(f"onnx/{modality}.int8.onnx", model.graphs[modality].inputs, model.graphs[modality].outputs)
+            link_or_copy(steps[chosen].folder / GRAPH, built.folder / graph.file)
+            quantized[f"{modality}.int8"] = BuiltGraph(graph, steps[chosen])
+    encoders = {m: f"{m}.int8" if f"{m}.int8" in quantized else m for m in built.modalities}
+    variants = {**built.variants, "int8": encoders} if quantized else built.variants
+    return Quantization(
+        built=BuiltGraphs(built.folder, built.modalities, {**built.graphs, **quantized}, variants),
+        candidates=tuple(candidates),
+        further=Reference(further, baseline.expected[len(real) :]),
+    )
 
 
-def _measured(
-    modality: Modality, by: quantization_selection.Fp32Baseline, how: Quantising, making: GraphBuilder
-) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates of one encoder, one of them chosen, and the steps that made them."""
-    segments, batches = _feeds(modality, how.calibration, by.bundle)
-    steps = _candidates(modality, segments, how, making)
-    files = {name: _outcome(making.steps.folder_of(step)) for name, step in steps.items()}
+def _try_candidates(
+    modality: Modality,
+    built: BuiltGraphs,
+    baseline: Fp32Baseline,
+    calibration: Sequence[Item],
+    *,
+    settings: DecisionSettings,
+    spec: Int8Spec,
+    cache: StepCache,
+) -> tuple[list[Candidate], dict[str, Step]]:
+    """Make and measure the candidates for one encoder; return them, one chosen, and the steps that made them."""
+    segments, batches = _feeds(modality, calibration, baseline.model)
+    calibration_digest = items_fingerprint(calibration)
+    steps = _make_candidates(
+        modality,
+        built.graphs[modality],
+        baseline.model,
+        segments,
+        calibration_digest=calibration_digest,
+        spec=spec,
+        cache=cache,
+    )
+    files = {name: _graph_or_reason(step) for name, step in steps.items()}
 
     def measure(to: Path) -> None:
-        write_json(to / CHOICE, [asdict(candidate) for candidate in quantization_selection.choose(modality, files, batches, by)])
+        found = select(modality, files, batches, baseline)
+        write_json(to / CANDIDATES, [asdict(candidate) for candidate in found])
 
-    of = {**how.of, "spec": how.spec.model_dump(mode="json", exclude={"required"})}
-    after = (*steps.values(), *(making.step_of[graph] for graph in (*by.bundle.signature.modalities, "fusion")))
-    step = making.steps.run(f"int8 {modality} measured", measure, of=of, after=after)
-    return [json_fields.structure(Candidate, one, CHOICE) for one in read_json(step / CHOICE)], steps
+    depends_on = {
+        "cases": cases_fingerprint(baseline.cases),
+        "calibration": calibration_digest,
+        "decisions": settings.fingerprint(),
+        "spec": spec.model_dump(mode="json", exclude={"required"}),
+    }
+    used = [built.graphs[graph].step for graph in (*built.modalities, "fusion")]
+    step = cache.run(f"int8 {modality} measured", measure, depends_on=depends_on, after=[*steps.values(), *used])
+    return [json_fields.structure(Candidate, one, CANDIDATES) for one in read_json(step.folder / CANDIDATES)], steps
 
 
-def tolerance(spec: Int8Spec) -> Tolerance:
-    """What the recipe allows."""
-    return Tolerance(spec.max_difference, spec.max_flips, spec.max_ap_loss)
-
-
-def _candidates(
-    modality: Modality, segments: Sequence[quantization.Feed], how: Quantising, making: GraphBuilder
-) -> dict[str, str]:
-    """Make the candidates of one encoder; name to step."""
-    encoder = making.folder / making.graphs[modality].file
-    ready = f"int8 {modality} prepared"
-    prepared = making.steps.run(ready, lambda to: quantization.prepare(encoder, to / GRAPH), after=(making.step_of[modality],))
+def _make_candidates(
+    modality: Modality,
+    encoder: BuiltGraph,
+    model: ExportedModel,
+    segments: Sequence[quantization.Feed],
+    *,
+    calibration_digest: str,
+    spec: Int8Spec,
+    cache: StepCache,
+) -> dict[str, Step]:
+    """Quantize one encoder in each way; return name to step."""
+    file = model.path / encoder.graph.file
+    prepared = cache.run(f"int8 {modality} prepared", lambda to: quantization.prepare(file, to / GRAPH), after=[encoder.step])
     steps = {}
-    for name, make in quantization.candidates(prepared / GRAPH, how.spec.reduce_range).items():
+    for name, quantizer in quantization.candidates(prepared.folder / GRAPH, spec.reduce_range).items():
 
-        def candidate(to: Path, make: quantization.Make = make) -> None:
+        def make(to: Path, quantizer: quantization.Quantizer = quantizer) -> None:
             try:
-                make(segments, to / GRAPH)
+                quantizer(segments, to / GRAPH)
                 open_session(to / GRAPH)
-            except Exception as error:  # whatever the quantiser does not take is a line of the table and no end of the export
+            except Exception as error:  # a graph that the quantizer does not support is a row of the table, not a failed export
                 (to / GRAPH).unlink(missing_ok=True)
-                write_json(
-                    to / FAILED, f"could not be made: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-                )
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                write_json(to / FAILED, f"could not be made: {reason}")
 
-        steps[name] = f"int8 {modality}, {name}"
-        given = {"reduce_range": how.spec.reduce_range, "calibration": how.of["calibration"]}
-        making.steps.run(steps[name], candidate, of=given, after=(ready,))
+        depends_on = {"reduce_range": spec.reduce_range, "calibration": calibration_digest}
+        steps[name] = cache.run(f"int8 {modality}, {name}", make, depends_on=depends_on, after=[prepared])
     return steps
 
 
-def _outcome(step: Path) -> Path | str:
-    return step / GRAPH if (step / GRAPH).is_file() else str(read_json(step / FAILED))
+def _graph_or_reason(step: Step) -> Path | str:
+    """Return the file that a step made, or the reason why it made none."""
+    return step.folder / GRAPH if (step.folder / GRAPH).is_file() else str(read_json(step.folder / FAILED))
 
 
-def _feeds(modality: Modality, items: Sequence[Item], bundle: Bundle) -> tuple[list[quantization.Feed], list[quantization.Feed]]:
-    """Calibration data: segments one by one, as many as items at most, without padding; and batches of several items."""
-    decoder = Decoder(bundle.inputs, ())
-    has = [item for item in items if getattr(item, modality)]
+def _feeds(
+    modality: Modality, items: Sequence[Item], model: ExportedModel
+) -> tuple[list[quantization.Feed], list[quantization.Feed]]:
+    """Return calibration data (single segments without padding, as many as items at most) and timing data (batches)."""
+    decoder = Decoder(model.inputs, ())
+    having = [item for item in items if getattr(item, modality)]
     segments: list[quantization.Feed] = []
     batches: list[quantization.Feed] = []
-    for start in range(0, len(has), BATCH):
-        packed = pack([decoder.decode(item) for item in has[start : start + BATCH]]).segments.get(modality)
+    for start in range(0, len(having), TIMED_ITEMS):
+        packed = pack([decoder.decode(item) for item in having[start : start + TIMED_ITEMS]]).segments.get(modality)
         if packed is None:
             continue
-        if len(batches) < TIMED:
+        if len(batches) < TIMED_RUNS:
             batches.append(packed.inputs)
         mask = packed.inputs.get("attention_mask")
         for row in range(len(packed.item)):

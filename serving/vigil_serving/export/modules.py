@@ -1,13 +1,13 @@
-"""The modules that are exported: one for each encoder and one for the fusion, with tensors in and tensors out.
-
-What the two export formats share is here: example inputs whose sizes stand for all sizes, and the names of inputs and axes.
-"""
+"""Modules to export, one for each encoder and one for the fusion, and what all formats share: example inputs and tensor names."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from vigil_data.decode import Decoder
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import DecodedItem, pack
+from vigil_data.sources import resolve
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.bundle.manifest import TOKENIZER
 from vigil_serving.parity.cases import make_item
 
 ENCODER_INPUTS: Mapping[Modality, tuple[str, ...]] = {
@@ -28,7 +30,7 @@ ENCODER_INPUTS: Mapping[Modality, tuple[str, ...]] = {
 
 
 class TextGraph(nn.Module):
-    """Passages to tokens ``[S, P, D]`` of the model's width."""
+    """Text encoder: passages to tokens ``[S, P, D]`` of the model's width."""
 
     def __init__(self, model: SafetyModel) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class TextGraph(nn.Module):
 
 
 class ImageGraph(nn.Module):
-    """Pictures to tokens ``[S, P, D]`` of the model's width."""
+    """Image encoder: images to tokens ``[S, P, D]`` of the model's width."""
 
     def __init__(self, model: SafetyModel) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class ImageGraph(nn.Module):
 
 
 class AudioGraph(nn.Module):
-    """Windows of sound to tokens ``[S, P, D]`` of the model's width."""
+    """Audio encoder: audio windows to tokens ``[S, P, D]`` of the model's width."""
 
     def __init__(self, model: SafetyModel) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ ENCODER_GRAPHS: Mapping[Modality, type[TextGraph | ImageGraph | AudioGraph]] = {
 
 
 class FusionGraph(nn.Module):
-    """Tokens of every modality to probabilities and evidence.
+    """Fusion: tokens of every modality to probabilities and evidence.
 
     Args:
         model: the trained model.
@@ -87,11 +89,11 @@ class FusionGraph(nn.Module):
         """Fuse.
 
         Args:
-            rows: int64 ``[N]``, 0 to N - 1: its length says how many items there are.
-            tokens_and_items: of each modality tokens ``[S_m, P_m, D]`` and the items' rows ``[S_m]``, in turn.
+            rows: int64 ``[N]``, 0 to N - 1; its length is the number of items.
+            tokens_and_items: for each modality in turn, tokens ``[S_m, P_m, D]`` and the items' rows ``[S_m]``.
 
         Returns:
-            Probabilities ``[N, L]``, then of each modality the evidence ``[S_m, L]``.
+            Probabilities ``[N, L]``, then the evidence ``[S_m, L]`` for each modality.
         """
         tokens = dict(zip(self.modalities, tokens_and_items[0::2], strict=True))
         items = dict(zip(self.modalities, tokens_and_items[1::2], strict=True))
@@ -99,41 +101,60 @@ class FusionGraph(nn.Module):
         return (torch.sigmoid(prediction.logits_NL), *(prediction.evidence[m] for m in self.modalities))
 
 
-def example_inputs(
-    inputs: Inputs, modalities: tuple[Modality, ...]
-) -> tuple[Tensor, dict[Modality, tuple[Tensor, ...]], dict[Modality, Tensor]]:
-    """Example inputs to trace graphs with: no two free axes are equally long, and none has length 0 or 1.
+class ExampleInputs(NamedTuple):
+    """Inputs to trace graphs with: no two free axes are equally long, and none has length 0 or 1.
+
+    Attributes:
+        rows: int64 ``[N]``, 0 to N - 1.
+        encoder_inputs: inputs of each modality's encoder, in their order.
+        tokens: tokens of each modality, ``[S_m, P_m, D]``.
+        items: rows of the segments' items of each modality, int64 ``[S_m]``.
+    """
+
+    rows: Tensor
+    encoder_inputs: Mapping[Modality, tuple[Tensor, ...]]
+    tokens: Mapping[Modality, Tensor]
+    items: Mapping[Modality, Tensor]
+
+    def fusion_inputs(self) -> tuple[Tensor, ...]:
+        """Return the inputs of :class:`FusionGraph`."""
+        return (self.rows, *(tensor for m in self.tokens for tensor in (self.tokens[m], self.items[m])))
+
+
+def example_inputs(network: SafetyModel, inputs: Inputs) -> ExampleInputs:
+    """Make example inputs of a model.
 
     Args:
-        inputs: how media are decoded.
-        modalities: the model's modalities.
-
-    Returns:
-        ``rows`` int64 [N]; of each modality the encoder's inputs, in their order; of each modality int64 ``[S_m]``.
+        network: the model, in evaluation mode.
+        inputs: how its media are decoded.
     """
-    decoder, encoder_inputs, items = Decoder(inputs, ()), {}, {}
-    for place, modality in enumerate(modalities):
+    decoder = Decoder(inputs, ())
+    encoder_inputs: dict[Modality, tuple[Tensor, ...]] = {}
+    items: dict[Modality, Tensor] = {}
+    for place, modality in enumerate(network.modalities):
         segments: list[DecodedItem] = [decoder.decode(make_item([modality], 6 * n + 1, inputs)) for n in range(place + 3)]
         batch = collate(pack(segments)).segments[modality]
         encoder_inputs[modality] = tuple(batch.inputs[name] for name in ENCODER_INPUTS[modality])
         items[modality] = batch.item
-    return torch.arange(7), encoder_inputs, items
+    with torch.no_grad():
+        tokens = {m: network.encode(m, **dict(zip(ENCODER_INPUTS[m], given, strict=True))) for m, given in encoder_inputs.items()}
+    return ExampleInputs(torch.arange(7), encoder_inputs, tokens, items)
 
 
 def input_names(modalities: tuple[Modality, ...], *, fused: bool) -> list[str]:
-    """Names of the inputs in order: of the fusion graph (``fused``), or of a form that takes everything at once."""
-    of = {m: ([f"{m}_tokens"] if fused else [*ENCODER_INPUTS[m]]) for m in modalities}
-    return ["rows", *(name for m in MODALITIES if m in of for name in (*of[m], f"{m}_item"))]
+    """Return the names of the inputs, in order, of the fusion graph (``fused``) or of a graph that takes all modalities."""
+    names = {m: ([f"{m}_tokens"] if fused else [*ENCODER_INPUTS[m]]) for m in modalities}
+    return ["rows", *(name for m in MODALITIES if m in names for name in (*names[m], f"{m}_item"))]
 
 
 def output_names(modalities: tuple[Modality, ...]) -> list[str]:
-    """Names of the outputs of the fusion graph and of the forms that take everything at once."""
+    """Return the names of the outputs of the fusion graph and of the graphs that take all modalities."""
     return ["probabilities", *(f"evidence_{m}" for m in modalities)]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporters: what they warn of inside torch, onnxscript and transformers is answered by the parity gate."""
+    """Silence the exporters; the parity gate catches what their warnings inside torch, onnxscript and transformers are about."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "transformers")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -145,3 +166,36 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def inference_network(network: SafetyModel) -> SafetyModel:
+    """Return the model in evaluation mode, with every PEFT adapter (such as LoRA) merged into the weights of a copy.
+
+    A model without adapters is not copied. A module with ``merge_and_unload`` is the peft library's wrapper of a network, which
+    the method returns with the adapter merged.
+    """
+    if not any(_is_adapted(module) for module in network.modules()):
+        return network.eval()
+    merged = copy.deepcopy(network)
+    _merge_adapters(merged)
+    return merged.eval()
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    return callable(getattr(module, "merge_and_unload", None))
+
+
+def _merge_adapters(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if _is_adapted(child):
+            setattr(module, name, child.merge_and_unload())  # type: ignore[operator]  # _is_adapted checked that it is callable
+        else:
+            _merge_adapters(child)
+
+
+def tokenizer_file(inputs: Inputs) -> Path | None:
+    """Return the tokenizer.json of the text encoder; ``None`` without text."""
+    if inputs.text is None:
+        return None
+    source = resolve(inputs.text.tokenizer)
+    return source / Path(TOKENIZER).name if source.is_dir() else source

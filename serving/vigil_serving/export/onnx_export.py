@@ -1,6 +1,6 @@
-"""ONNX: a graph for each encoder, one for the fusion, and all of them composed into a single graph.
+"""ONNX export: one graph for each encoder, one for the fusion, and all of them composed into a single graph.
 
-The single graph holds each encoder in the branch of an ``If``, so it too runs only what a batch has.
+The single graph holds each encoder in a branch of an ``If``, so it also runs only the encoders that a batch needs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,52 +14,50 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from vigil_data.items import Modality
-from vigil_serving.bundle.metadata import TensorFacts
-from vigil_serving.export.modules import ENCODER_GRAPHS, ENCODER_INPUTS, FusionGraph, input_names, output_names, quiet
+from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.bundle.metadata import TensorSpec
+from vigil_serving.export.modules import (
+    ENCODER_GRAPHS,
+    ENCODER_INPUTS,
+    ExampleInputs,
+    FusionGraph,
+    input_names,
+    output_names,
+    quiet,
+)
 from vigil_serving.specs import OPSET
 
 
-def encoder_graph(model: Any, modality: Modality, arguments: tuple[Tensor, ...], *, opset: int = OPSET) -> ModelProto:
-    """Export one encoder; segments are free, and for text their tokens.
+def encoder_graph(network: SafetyModel, modality: Modality, example: ExampleInputs, *, opset: int = OPSET) -> ModelProto:
+    """Export one encoder; the number of segments is dynamic, and for text the number of tokens.
 
     Args:
-        model: the :class:`~vigil_modeling.safety_model.SafetyModel`, in evaluation mode.
-        modality: which encoder.
-        arguments: example inputs.
-        opset: of ONNX.
+        network: the model, in evaluation mode.
+        modality: modality of the encoder.
+        example: inputs to trace with.
+        opset: ONNX opset.
     """
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} if modality == "text" else {0: torch.export.Dim.DYNAMIC}
-    names = ENCODER_INPUTS[modality]
-    graph = _export(ENCODER_GRAPHS[modality](model), arguments, tuple(free for _ in names), (names, ["tokens"]), opset)
+    names, arguments = ENCODER_INPUTS[modality], example.encoder_inputs[modality]
+    graph = _export(ENCODER_GRAPHS[modality](network), arguments, tuple(free for _ in names), (names, ["tokens"]), opset)
     axes = ["segments", "text_tokens"] if modality == "text" else ["segments"]
     _name_axes(graph, {**dict.fromkeys(names, axes), "tokens": ["segments"]})
     return graph
 
 
-def fusion_graph(
-    model: Any,
-    modalities: tuple[Modality, ...],
-    rows: Tensor,
-    tokens: Mapping[Modality, Tensor],
-    items: Mapping[Modality, Tensor],
-    *,
-    opset: int = OPSET,
-) -> ModelProto:
-    """Export the fusion; items and the segments of each modality are free, zero included.
+def fusion_graph(network: SafetyModel, example: ExampleInputs, *, opset: int = OPSET) -> ModelProto:
+    """Export the fusion; the numbers of items and of each modality's segments are dynamic, and may be zero.
 
     Args:
-        model: see :func:`encoder_graph`.
-        modalities: the model's modalities, in order.
-        rows: int64 ``[N]``.
-        tokens: of each modality ``[S_m, P_m, D]``.
-        items: of each modality int64 ``[S_m]``.
-        opset: of ONNX.
+        network: the model, in evaluation mode.
+        example: inputs to trace with.
+        opset: ONNX opset.
     """
+    modalities, arguments = network.modalities, example.fusion_inputs()
     first = {0: torch.export.Dim.DYNAMIC}
-    arguments = (rows, *(tensor for m in modalities for tensor in (tokens[m], items[m])))
     shapes = (first, tuple(first for _ in arguments[1:]))
     names = (input_names(modalities, fused=True), output_names(modalities))
-    graph = _export(FusionGraph(model, modalities), arguments, shapes, names, opset)
+    graph = _export(FusionGraph(network, modalities), arguments, shapes, names, opset)
     segments = {m: [f"{m}_segments"] for m in modalities}
     named = {name.format(m): axes for m, axes in segments.items() for name in ("{}_tokens", "{}_item", "evidence_{}")}
     _name_axes(graph, {"rows": ["items"], "probabilities": ["items"], **named})
@@ -67,11 +65,11 @@ def fusion_graph(
 
 
 def single_graph(encoders: Mapping[Modality, ModelProto], fusion: ModelProto) -> ModelProto:
-    """Compose the encoders and the fusion into one graph that takes everything at once.
+    """Compose the encoders and the fusion into one graph that takes all modalities.
 
     Args:
-        encoders: the model's encoders, in order.
-        fusion: the graph that joins them.
+        encoders: graph of each encoder, in the model's order.
+        fusion: graph of the fusion.
     """
     nodes, inputs, outputs = [], [fusion.graph.input[0]], list(fusion.graph.output)
     fusion_inputs = {value.name: value for value in fusion.graph.input}
@@ -89,22 +87,22 @@ def single_graph(encoders: Mapping[Modality, ModelProto], fusion: ModelProto) ->
     return model
 
 
-def facts(graph: ModelProto) -> tuple[dict[str, TensorFacts], dict[str, TensorFacts]]:
-    """The inputs and outputs of a graph, in order."""
-    return _facts(graph.graph.input), _facts(graph.graph.output)
+def tensor_specs(graph: ModelProto) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Return the inputs and the outputs of a graph, in order."""
+    return _specs(graph.graph.input), _specs(graph.graph.output)
 
 
-def _facts(values: Sequence[onnx.ValueInfoProto]) -> dict[str, TensorFacts]:
+def _specs(values: Sequence[onnx.ValueInfoProto]) -> dict[str, TensorSpec]:
     found = {}
     for value in values:
         tensor = value.type.tensor_type
         shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
-        found[value.name] = TensorFacts(dtype=helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape=shape)
+        found[value.name] = TensorSpec(dtype=helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape=shape)
     return found
 
 
 def _encoder_if_present(modality: Modality, encoder: ModelProto, tokens: onnx.ValueInfoProto) -> list[onnx.NodeProto]:
-    """Nodes that compute ``MODALITY_tokens``: by the encoder if there is any segment, and else no tokens."""
+    """Return nodes that compute ``MODALITY_tokens``: by the encoder if there is any segment, otherwise as no tokens."""
     own = onnx.compose.add_prefix(encoder, f"{modality}/", rename_inputs=False).graph
     _, per_segment, width = (axis.dim_value for axis in tokens.type.tensor_type.shape.dim)
     present = helper.make_graph(own.node, f"{modality}_present", [], [_untyped_shape(own.output[0])], initializer=own.initializer)
@@ -121,16 +119,16 @@ def _encoder_if_present(modality: Modality, encoder: ModelProto, tokens: onnx.Va
 
 
 def _untyped_shape(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """The same value without a shape: the branches of an ``If`` differ in theirs."""
+    """Return a value without its shape, since the branches of an ``If`` differ in shape."""
     return helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)
 
 
 def _name_axes(graph: ModelProto, axes: Mapping[str, Sequence[str]]) -> None:
-    """Give the leading axes of inputs and outputs names that say what they count, in place of the exporter's symbols."""
+    """Name the leading axes of inputs and outputs by what they count, in place of the exporter's symbols."""
     for value in [*graph.graph.input, *graph.graph.output]:
         for position, name in enumerate(axes[value.name]):
             value.type.tensor_type.shape.dim[position].dim_param = name
-    del graph.graph.value_info[:]  # intermediate shapes speak of the former symbols; ONNX Runtime infers its own
+    del graph.graph.value_info[:]  # intermediate shapes use the former symbols; ONNX Runtime infers its own
 
 
 def _export(

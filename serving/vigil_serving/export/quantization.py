@@ -1,7 +1,7 @@
-"""Candidates of an encoder with weights of 8 bits, by ONNX Runtime's quantisation: which of them serves is measured, not assumed.
+"""Ways to quantize an encoder's weights to 8 bits with ONNX Runtime; :mod:`vigil_serving.export.int8` measures which one to use.
 
-``dynamic``: ranges of activations are found as the graph runs. ``static``: they were found beforehand, on calibration data, and
-quantise and dequantise nodes are in the graph (QDQ). A spectrogram stays in float32 in all of them.
+``dynamic`` finds the ranges of activations as the graph runs. ``static`` finds them on calibration data and inserts quantize and
+dequantize nodes (QDQ). A spectrogram stays in float32.
 """
 
 import contextlib
@@ -18,55 +18,50 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from vigil_serving.export.float16 import front_end
+from vigil_serving.export.float16 import spectrogram_nodes
 from vigil_serving.export.modules import quiet
 
 Feed = Mapping[str, NDArray[np.generic]]
-"""The inputs of one run of an encoder."""
+"""Inputs of one run of an encoder."""
 
-Make = Callable[[Sequence[Feed], Path], None]
-"""Takes calibration data, one segment a feed, and writes the quantised encoder."""
+Quantizer = Callable[[Sequence[Feed], Path], None]
+"""Takes calibration data, one segment per feed, and writes the quantized encoder."""
 
 PRODUCTS = ("MatMul", "Gemm")
 
-KEPT = (2, 4, 8)
-"""How many products with the widest inputs are tried in float32: few products make most of a transformer's loss."""
+FP32_PRODUCTS = (2, 4, 8)
+"""Numbers of products with the widest inputs to keep in float32: few products cause most of a transformer's loss."""
 
-LOOKED_AT = 64
-"""Runs of calibration data that say how wide inputs are."""
+RANGE_RUNS = 64
+"""Runs of calibration data on which the ranges of inputs are measured."""
 
 
 def prepare(encoder: Path, to: Path) -> None:
-    """Optimise a graph and infer its shapes, as quantisation wants it.
-
-    Args:
-        encoder: the float32 graph.
-        to: the file to write.
-    """
-    with _still():
+    """Optimise a float32 graph and infer its shapes, which quantization requires; write it to ``to``."""
+    with _quiet_root():
         quant_pre_process(str(encoder), str(to), skip_symbolic_shape=True)
 
 
-def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
-    """What to try on an encoder, by the kind of its weights.
+def candidates(prepared: Path, reduce_range: bool) -> dict[str, Quantizer]:
+    """Return the quantizers to try on an encoder, which depend on where most of its weights are.
 
     Args:
-        prepared: by :func:`prepare`.
-        reduce_range: 7 bits, for CPUs whose sums saturate.
+        prepared: file written by :func:`prepare`.
+        reduce_range: use 7 bits, for CPUs whose sums saturate.
 
     Returns:
-        Name to what makes it. Empty if there is no weight to quantise.
+        Name to quantizer; empty if there is no weight to quantize.
     """
     graph = onnx.load(prepared)
-    spectrogram = front_end(graph)
+    spectrogram = spectrogram_nodes(graph)
     convolved, multiplied = _weights(graph, "Conv", skip=spectrogram), _weights(graph, *PRODUCTS, skip=spectrogram)
     if not convolved and not multiplied:
         return {}
 
-    def dynamic(count: int) -> Make:
-        def make(feeds: Sequence[Feed], to: Path) -> None:
+    def dynamic(count: int) -> Quantizer:
+        def quantize(feeds: Sequence[Feed], to: Path) -> None:
             kept = set(_widest(graph, list(multiplied), feeds)[:count]) if count else set()
-            with _still():
+            with _quiet_root():
                 quantize_dynamic(
                     prepared,
                     to,
@@ -77,13 +72,13 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
                     nodes_to_exclude=sorted(spectrogram | kept),
                 )
 
-        return make
+        return quantize
 
-    def static(kept: set[str]) -> Make:
-        def make(feeds: Sequence[Feed], to: Path) -> None:
+    def static(kept: set[str]) -> Quantizer:
+        def quantize(feeds: Sequence[Feed], to: Path) -> None:
             if not feeds:
                 raise ValueError("no calibration data")
-            with _still():
+            with _quiet_root():
                 quantize_static(
                     prepared,
                     to,
@@ -97,11 +92,11 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
                     nodes_to_exclude=sorted(spectrogram | kept),
                 )
 
-        return make
+        return quantize
 
     if sum(convolved.values()) > sum(multiplied.values()):
         return {"static": static(set()), "static, sensitive layers in fp32": static(_sensitive(graph))}
-    kept = [count for count in KEPT if count < len(multiplied)]
+    kept = [count for count in FP32_PRODUCTS if count < len(multiplied)]
     return {
         "dynamic": dynamic(0),
         **{f"dynamic, {count} widest products in fp32": dynamic(count) for count in kept},
@@ -110,7 +105,7 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Make]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Gives calibration data one run after the other, as ONNX Runtime asks for it."""
+    """Calibration data, one run after the other."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds: Iterator[Feed] = iter(feeds)
@@ -121,7 +116,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def _weights(graph: ModelProto, *kinds: str, skip: set[str]) -> dict[str, int]:
-    """Nodes of some kinds that have weights, with how many."""
+    """Return the nodes of some kinds that have weights, with the number of weights."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.graph.initializer}
     return {
         node.name: sum(sizes.get(name, 0) for name in node.input)
@@ -131,7 +126,7 @@ def _weights(graph: ModelProto, *kinds: str, skip: set[str]) -> dict[str, int]:
 
 
 def _widest(graph: ModelProto, products: Sequence[str], feeds: Sequence[Feed]) -> list[str]:
-    """Products by how coarse 256 steps are for their inputs, the coarsest first: the range beside the root mean square."""
+    """Return products sorted by how coarse 256 steps are for their inputs (range over root mean square), the coarsest first."""
     inputs = {node.name: node.input[0] for node in graph.graph.node if node.name in set(products)}
     watched = list(dict.fromkeys(inputs[name] for name in products))
     probe = ModelProto()
@@ -139,7 +134,7 @@ def _widest(graph: ModelProto, products: Sequence[str], feeds: Sequence[Feed]) -
     probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in watched)
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     coarse: dict[str, list[float]] = {name: [] for name in watched}
-    for feed in feeds[:LOOKED_AT]:
+    for feed in feeds[:RANGE_RUNS]:
         for name, value in zip(watched, session.run(watched, dict(feed)), strict=True):
             size = float(np.sqrt(np.square(value, dtype=np.float64).mean()))
             coarse[name].append((max(float(value.max()), 0.0) - min(float(value.min()), 0.0)) / max(size, 1e-12))
@@ -147,7 +142,7 @@ def _widest(graph: ModelProto, products: Sequence[str], feeds: Sequence[Feed]) -
 
 
 def _sensitive(graph: ModelProto) -> set[str]:
-    """The first convolution, those with a filter for each channel, and the last product: few weights, and much of the loss."""
+    """Return the first convolution, the depthwise ones, and the last product: few weights, and much of the loss."""
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
     products = [node.name for node in graph.graph.node if node.op_type in PRODUCTS]
     depthwise = {node.name for node in convolutions if _groups(node) > 1}
@@ -159,8 +154,8 @@ def _groups(node: NodeProto) -> int:
 
 
 @contextlib.contextmanager
-def _still() -> Iterator[None]:
-    """Silence the quantiser, which writes to the root logger."""
+def _quiet_root() -> Iterator[None]:
+    """Silence the quantizer, which writes to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,9 +1,8 @@
-"""Which way of quantising each encoder serves: measured on real items, one encoder exchanged at a time, and timed in one go."""
+"""Select the quantization of each encoder: measured on real items, one encoder replaced at a time, and timed together."""
 
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,137 +10,126 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.items import Modality
-from vigil_serving.bundle.load import Bundle
-from vigil_serving.bundle.metadata import Candidate, Tolerance
+from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.metadata import Candidate, Parity, Tolerance
 from vigil_serving.export.quantization import Feed
-from vigil_serving.parity import compare
 from vigil_serving.parity.cases import Case
+from vigil_serving.parity.compare import Backend, compare_outputs, failure
 from vigil_serving.runtime.onnx_sessions import RUN_LIMITS, Sessions, encode, fuse, open_session, open_sessions
 
-ROUNDS = 7
-"""Passes over the timing data; every pass times all candidates in turn, so that a busy moment meets all of them."""
-WORTH = 0.95
-"""A candidate that takes more than this share of float32's time is not worth its loss."""
+TIMING_ROUNDS = 7
+"""Passes over the timing data; every pass times all candidates in turn, so that other load affects all of them."""
+MAX_TIME_SHARE = 0.95
+"""Largest share of float32's time that a selected candidate may take."""
 
 
 class Fp32Baseline(NamedTuple):
-    """What candidates are measured with.
+    """The float32 graphs and their outputs on real items, against which candidates are measured.
 
     Attributes:
-        bundle: the float32 bundle in the making; by its thresholds and policy is decided.
-        sessions: its graphs.
+        model: the exported float32 model; its calibration, thresholds and policy decide.
+        sessions: its loaded graphs.
         cases: real items.
-        tokens: of each case, the float32 tokens of every modality that it has.
-        expected: of each case, the raw probabilities ``[N, L]`` of the float32 graphs.
-        tolerance: what a candidate may cost.
-        enough: known positives and negatives that a label needs for an average precision.
+        tokens: float32 tokens of every modality present, for each case.
+        expected: raw probabilities ``[N, L]`` of the float32 graphs, for each case.
+        tolerance: allowed deviation of a candidate.
+        min_known: known positives, and negatives, that a label needs for an average precision.
     """
 
-    bundle: Bundle
+    model: ExportedModel
     sessions: Sessions
     cases: Sequence[Case]
     tokens: Sequence[Mapping[Modality, NDArray[np.float32]]]
     expected: Sequence[NDArray[np.float32]]
     tolerance: Tolerance
-    enough: int
+    min_known: int
 
 
-def fp32_baseline(bundle: Bundle, cases: Sequence[Case], tolerance: Tolerance, enough: int) -> Fp32Baseline:
-    """Run the float32 graphs on real cases.
-
-    Args:
-        bundle: the float32 bundle in the making.
-        cases: real items.
-        tolerance: what a candidate may cost.
-        enough: see :class:`Fp32Baseline`.
-    """
-    sessions = open_sessions(bundle)
+def fp32_baseline(model: ExportedModel, cases: Sequence[Case], tolerance: Tolerance, min_known: int) -> Fp32Baseline:
+    """Run the float32 graphs on real cases; see :class:`Fp32Baseline` for the arguments."""
+    sessions = open_sessions(model)
     tokens = [
         {m: encode(sessions.encoders[m], s, RUN_LIMITS[m]) for m, s in case.packed.segments.items() if m in sessions.encoders}
         for case in cases
     ]
-    expected = [_fused(sessions, case, found) for case, found in zip(cases, tokens, strict=True)]
-    return Fp32Baseline(bundle, sessions, cases, tokens, expected, tolerance, enough)
+    expected = [_fuse_case(sessions, case, of_case) for case, of_case in zip(cases, tokens, strict=True)]
+    return Fp32Baseline(model, sessions, cases, tokens, expected, tolerance, min_known)
 
 
-def choose(modality: Modality, files: Mapping[str, Path | str], feeds: Sequence[Feed], by: Fp32Baseline) -> list[Candidate]:
-    """Measure the candidates for one encoder and choose the fastest that is within the tolerance.
+def select(modality: Modality, files: Mapping[str, Path | str], feeds: Sequence[Feed], baseline: Fp32Baseline) -> list[Candidate]:
+    """Measure the candidates for one encoder and select the fastest within the tolerance.
 
     Args:
-        modality: whose encoder.
-        files: candidate to its graph, or to why it could not be made.
+        modality: modality of the encoder.
+        files: candidate to its graph, or to the reason why it could not be made.
         feeds: batches to time it on.
-        by: what it is measured with.
+        baseline: what it is measured against.
 
     Returns:
-        One for each candidate and one for ``fp32``; exactly one of them is chosen.
+        The float32 encoder, then each candidate; exactly one of them is chosen.
     """
-    fp32 = by.bundle.encoders("fp32")[modality]
+    fp32 = baseline.model.encoders("fp32")[modality]
     made = {name: file for name, file in files.items() if isinstance(file, Path)}
     times = _times({"fp32": fp32, **made}, feeds)
-    real = sum(len(case.items) if modality in case.packed.segments else 0 for case in by.cases)
-    found = [_unmeasured(modality, "fp32", times["fp32"], fp32)]
-    for name, file in files.items():
-        if not isinstance(file, Path):
-            found.append(replace(_unmeasured(modality, name, None, fp32), bytes=0, failed=file))
-        elif not real:
-            reason = f"no real example has any {modality} to measure it on"
-            found.append(replace(_unmeasured(modality, name, times[name], file), failed=reason))
-        else:
-            found.append(_measured(modality, name, file, times[name], by))
-    able = [c for c in found[1:] if c.failed is None and c.milliseconds is not None]
-    limit = WORTH * (times["fp32"] or 0.0)
-    worth = [c for c in able if (c.milliseconds or 0.0) <= limit]
-    best = min(worth, key=lambda c: c.milliseconds or 0.0) if worth else found[0]
-    return [replace(c, chosen=c is best) for c in found]
+    parity = {name: _measure(modality, name, file, baseline) for name, file in made.items()}
+    failed = {name: _reason(modality, file, parity.get(name)) for name, file in files.items()}
+    limit = MAX_TIME_SHARE * (times["fp32"] or 0.0)
+    within = {name: t for name in made if failed[name] is None and (t := times[name]) is not None and t <= limit}
+    chosen = min(within, key=lambda name: within[name]) if within else "fp32"
+    return [Candidate(modality, "fp32", chosen == "fp32", times["fp32"], fp32.stat().st_size, None, None)] + [
+        Candidate(
+            modality=modality,
+            name=name,
+            chosen=name == chosen,
+            milliseconds=times.get(name),
+            bytes=file.stat().st_size if isinstance(file, Path) else 0,
+            parity=parity.get(name),
+            failed=failed[name],
+        )
+        for name, file in files.items()
+    ]
 
 
-def _unmeasured(modality: str, name: str, milliseconds: float | None, file: Path) -> Candidate:
-    return Candidate(modality, name, False, milliseconds, 0.0, 0, 0, {}, file.stat().st_size, None)
+def _reason(modality: Modality, file: Path | str, parity: Parity | None) -> str | None:
+    """Return why a candidate cannot be chosen; ``None`` if it can."""
+    if not isinstance(file, Path):
+        return file
+    return f"no real example has any {modality} to measure it on" if parity is None else failure(parity)
 
 
-def _measured(modality: Modality, name: str, file: Path, milliseconds: float | None, by: Fp32Baseline) -> Candidate:
-    """A candidate, with what the real items say of it."""
+def _measure(modality: Modality, name: str, file: Path, baseline: Fp32Baseline) -> Parity | None:
+    """Compare a candidate with the float32 encoder on the real items that have the modality; ``None`` if none has."""
     session = open_session(file)
-    cases, found, expected = [], [], []
-    for case, tokens, due in zip(by.cases, by.tokens, by.expected, strict=True):
+    cases, outputs, expected = [], [], []
+    for case, tokens, expected_NL in zip(baseline.cases, baseline.tokens, baseline.expected, strict=True):
         if modality in tokens:
-            exchanged = encode(session, case.packed.segments[modality], RUN_LIMITS[modality])
+            replaced = encode(session, case.packed.segments[modality], RUN_LIMITS[modality])
             cases.append(case)
-            found.append(_fused(by.sessions, case, {**tokens, modality: exchanged}))
-            expected.append(due)
-    form = compare.NamedForm(name, "int8", lambda _: np.empty(0))
-    seen = compare.compare(form, found, cases, expected, by.bundle, tolerance=by.tolerance, enough=by.enough)
-    return Candidate(
-        modality,
-        name,
-        False,
-        milliseconds,
-        seen.max_difference,
-        seen.real_flips,
-        seen.decisions,
-        seen.ap_change,
-        file.stat().st_size,
-        compare.failure(seen),
-    )
+            outputs.append(_fuse_case(baseline.sessions, case, {**tokens, modality: replaced}))
+            expected.append(expected_NL)
+    if not cases:
+        return None
+    backend = Backend(name, "int8", lambda _: np.empty(0))
+    tolerance, min_known = baseline.tolerance, baseline.min_known
+    return compare_outputs(backend, outputs, cases, expected, baseline.model, tolerance=tolerance, min_known=min_known)
 
 
-def _fused(sessions: Sessions, case: Case, tokens: Mapping[Modality, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _fuse_case(sessions: Sessions, case: Case, tokens: Mapping[Modality, NDArray[np.float32]]) -> NDArray[np.float32]:
     return fuse(sessions, len(case.items), tokens, {m: case.packed.segments[m].item for m in tokens}).probabilities_NL
 
 
 def _times(files: Mapping[str, Path], feeds: Sequence[Feed]) -> dict[str, float | None]:
-    """Median milliseconds of a run of each graph; ``None`` without data."""
+    """Return the median milliseconds of a run of each graph; ``None`` without data."""
     if not feeds:
         return dict.fromkeys(files)
     sessions = {name: open_session(file) for name, file in files.items()}
     for session in sessions.values():
         session.run(None, dict(feeds[0]))
     taken: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(ROUNDS):
+    for _ in range(TIMING_ROUNDS):
         for name, session in sessions.items():
             start = time.perf_counter()
             for feed in feeds:
                 session.run(None, dict(feed))
             taken[name].append(1000 * (time.perf_counter() - start) / len(feeds))
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: statistics.median(milliseconds) for name, milliseconds in taken.items()}

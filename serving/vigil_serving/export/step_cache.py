@@ -1,157 +1,212 @@
-"""Steps of an export that need not be done twice: each leaves its artefact, a key of what it was made from, and hashes.
+"""Cache of export steps: each leaves its files, their hashes, and a key of everything that they depend on.
 
-The work folder lies beside the target (``.NAME.export``). A step's folder appears in one rename, so after a kill a step is there
-whole or not at all; it is taken over if its key and the hashes of its files are those expected, and made anew if not.
+The work folder is next to the target (``.NAME.export``). A step's folder is renamed into place atomically, so after a kill a step
+is complete or absent. A later export takes it over if its key and hashes match, and runs it again otherwise.
 """
 
-import fcntl
 import hashlib
-import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vigil_data.errors import UserError
-from vigil_serving.bundle.manifest import files_of, is_bundle, read_json, sha256, write_json
+from vigil_data.filesystem import link_or_copy, locked, recover_folder, remove, sha256_file, sha256_json, write_json
+from vigil_data.items import Item
+from vigil_data.progress import ProgressCallback
+from vigil_data.specs import Inputs
+from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.bundle.manifest import list_files, read_json
+from vigil_serving.export.modules import tokenizer_file
 
 RECORD = "step.json"
 
-Progress = Callable[[str, float | None], None]
-"""Called with a step's name and the seconds that it took, or ``None`` where an earlier start's artefact was kept."""
+LIBRARIES = (
+    "vigil",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "tokenizers",
+    "pillow",
+    "soundfile",
+    "soxr",
+)
+
+StepReport = Callable[[str, float | None], None]
+"""Called with a finished step's name and the seconds that it took, or ``None`` if it was kept from an earlier export."""
 
 
-class Steps:
-    """The steps of one export, in its work folder.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished step.
+
+    Attributes:
+        name: what was made.
+        key: hash of everything that its files depend on.
+        folder: its files.
+    """
+
+    name: str
+    key: str
+    folder: Path
+
+
+class StepCache:
+    """Steps of one export.
 
     Args:
         folder: the work folder.
-        base: what everything is made from: weights, libraries, inputs.
-        progress: told of each step as it ends.
+        base: what every step depends on (weights, libraries, inputs); JSON.
+        progress: called with a step's name as it starts.
+        report: called with each finished step and its time.
     """
 
-    def __init__(self, folder: Path, base: Mapping[str, Any], progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Mapping[str, Any],
+        progress: ProgressCallback | None = None,
+        report: StepReport | None = None,
+    ) -> None:
         self.folder = folder
+        self.progress: ProgressCallback = (lambda *_: None) if progress is None else progress
         self._base = base
-        self._progress = progress
-        self._keys: dict[str, str] = {}
+        self._report: StepReport = (lambda *_: None) if report is None else report
 
     def run(
         self,
         name: str,
         make: Callable[[Path], None],
         *,
-        of: Mapping[str, Any] | None = None,
-        after: Sequence[str] = (),
-    ) -> Path:
-        """Do a step, or take over what an earlier start left of it.
+        depends_on: Mapping[str, Any] | None = None,
+        after: Sequence[Step] = (),
+    ) -> Step:
+        """Run a step, or take over the files of an earlier export.
 
         Args:
-            name: says in words what is made.
+            name: what is made.
             make: fills the folder that it is given.
-            of: what this step is made from beside what all are; JSON.
-            after: earlier steps that it is made from.
-
-        Returns:
-            The step's folder.
+            depends_on: what this step depends on besides what all steps do; JSON.
+            after: earlier steps whose files it uses.
         """
-        key = digest({"base": self._base, "of": of, "after": [self._keys[step] for step in after], "name": name})
-        self._keys[name] = key
-        done = self.folder_of(name)
-        if _intact(done, key):
-            self._tell(name, None)
-            return done
+        key = sha256_json({"base": self._base, "of": depends_on, "after": [step.key for step in after], "name": name})
+        step = Step(name, key, self.folder / "steps" / name.replace(" ", "-").replace(",", "").replace("/", "-"))
+        self.progress(name, 0, None)
+        if _is_intact(step):
+            self._report(name, None)
+            return step
         start = time.perf_counter()
-        shutil.rmtree(done, ignore_errors=True)
-        partial = done.with_name(done.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = step.folder.with_name(step.folder.name + ".partial")
+        remove(step.folder)
+        remove(partial)
         partial.mkdir(parents=True)
         make(partial)
-        write_json(partial / RECORD, {"key": key, "files": {file: sha256(partial / file) for file in files_of(partial)}})
-        partial.rename(done)
-        self._tell(name, time.perf_counter() - start)
-        return done
-
-    def folder_of(self, name: str) -> Path:
-        """Where a step's files are."""
-        return self.folder / "steps" / name.replace(" ", "-").replace(",", "").replace("/", "-")
+        write_json(partial / RECORD, {"key": key, "files": _hashes(partial)})
+        partial.rename(step.folder)
+        self._report(name, time.perf_counter() - start)
+        return step
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time something too short to be kept."""
+        """Report the time of work that is too short to be cached."""
+        self.progress(name, 0, None)
         start = time.perf_counter()
         yield
-        self._tell(name, time.perf_counter() - start)
+        self._report(name, time.perf_counter() - start)
 
-    def place(self, step: Path, to: Path, skip: str = "") -> None:
-        """Put a step's files but ``skip`` into a folder, without another copy of them where the file system allows it."""
-        for file in files_of(step):
-            if file not in (RECORD, skip):
-                (to / file).parent.mkdir(parents=True, exist_ok=True)
-                link(step / file, to / file)
 
-    def _tell(self, name: str, seconds: float | None) -> None:
-        if self._progress is not None:
-            self._progress(name, seconds)
+def link_files(step: Step, to: Path, skip: str = "") -> None:
+    """Link the files of a step, except ``skip``, into a folder; copy them where the file system has no hard links."""
+    for file in list_files(step.folder):
+        if file not in (RECORD, skip):
+            (to / file).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(step.folder / file, to / file)
 
 
 @contextmanager
-def working(to: Path, restart: bool) -> Iterator[Path]:
-    """The work folder of an export to ``to``, for this process alone; it stays if the block ends with an exception.
+def open_step_cache(
+    to: Path,
+    base: Mapping[str, Any],
+    *,
+    restart: bool = False,
+    progress: ProgressCallback | None = None,
+    report: StepReport | None = None,
+) -> Iterator[StepCache]:
+    """Open the work folder of an export to ``to`` for this process alone; it is removed if the block succeeds.
 
     Args:
         to: the bundle.
-        restart: throw away what an earlier start left.
+        base: see :class:`StepCache`.
+        restart: discard what an interrupted export left.
+        progress: see :class:`StepCache`.
+        report: see :class:`StepCache`.
 
     Raises:
         UserError: if another export to the same place is running.
     """
     to = to.resolve()
     folder = to.with_name(f".{to.name}.export")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{to}: another export to it is running; wait for it or name another folder") from None
-        _mend(to)
+    with locked(folder / "lock", f"{to}: another export to it is running ({{owner}}); wait for it or name another folder"):
+        recover_folder(to)
         if restart:
-            shutil.rmtree(folder / "steps", ignore_errors=True)
-        yield folder
-        shutil.rmtree(folder)
+            remove(folder / "steps")
+        yield StepCache(folder, base, progress, report)
+        remove(folder)
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def model_fingerprint(network: SafetyModel, inputs: Inputs) -> dict[str, Any]:
+    """Return what every step of an export depends on, as JSON: weights, architecture, decoding and libraries."""
+    hashed = hashlib.sha256(repr(network).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    tokenizer = tokenizer_file(inputs)
+    return {
+        "model": hashed.hexdigest(),
+        "inputs": inputs.model_dump(mode="json"),
+        "tokenizer": None if tokenizer is None else sha256_file(tokenizer),
+        "versions": library_versions(),
+    }
 
 
-def link(source: str | Path, to: str | Path) -> None:
-    """A second name for a file, or a copy where the file system has no such."""
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copy2(source, to)
+def items_fingerprint(items: Sequence[Item]) -> str:
+    """Return the SHA-256 of items with their media, targets and columns."""
+    hashed = hashlib.sha256()
+    for item in items:
+        hashed.update(repr((item.id, item.text, sorted(item.targets.items()), sorted(item.columns.items()))).encode())
+        for medium in (*item.image, *item.audio):
+            hashed.update(hashlib.sha256(medium).digest())
+    return hashed.hexdigest()
 
 
-def _intact(step: Path, key: str) -> bool:
-    if not (step / RECORD).is_file():
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that export, decode and compare."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _is_intact(step: Step) -> bool:
+    if not (step.folder / RECORD).is_file():
         return False
     try:
-        record = read_json(step / RECORD)
-        files = {file: sha256(step / file) for file in files_of(step) if file != RECORD}
+        record, hashes = read_json(step.folder / RECORD), _hashes(step.folder)
     except UserError:
         return False
-    return isinstance(record, dict) and record.get("key") == key and record.get("files") == files
+    return isinstance(record, dict) and record.get("key") == step.key and record.get("files") == hashes
 
 
-def _mend(to: Path) -> None:
-    """Undo what a kill left of the last step, in which the new bundle takes the old one's place."""
-    for former in to.parent.glob(f".{to.name}.*.former"):
-        if is_bundle(former) and not to.exists():
-            former.rename(to)
-    for rest in [*to.parent.glob(f".{to.name}.*.partial"), *to.parent.glob(f".{to.name}.*.former")]:
-        shutil.rmtree(rest, ignore_errors=True)
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file: sha256_file(folder / file) for file in list_files(folder) if file != RECORD}

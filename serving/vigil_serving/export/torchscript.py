@@ -1,19 +1,18 @@
-"""TorchScript: the whole model in one file, tracing the encoders and the fusion, each encoder skipped when it has no segment."""
+"""TorchScript export: the complete model in one file; each encoder is skipped when it has no segment."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vigil_data.items import Modality
-from vigil_serving.export.modules import ENCODER_GRAPHS, ENCODER_INPUTS, FusionGraph, quiet
+from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.export.modules import ENCODER_GRAPHS, ENCODER_INPUTS, ExampleInputs, FusionGraph, quiet
 
 
 class OneInput(nn.Module):
-    """An encoder of one tensor, or no tokens without a segment; compiled, because a trace cannot branch."""
+    """Encoder with one input that returns no tokens without a segment; scripted, since a trace cannot branch."""
 
     def __init__(self, encoder: nn.Module, tokens: int, width: int) -> None:
         super().__init__()
@@ -28,7 +27,7 @@ class OneInput(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    """An encoder of two tensors, or no tokens without a segment; see :class:`OneInput`."""
+    """Encoder with two inputs that returns no tokens without a segment; see :class:`OneInput`."""
 
     def __init__(self, encoder: nn.Module, tokens: int, width: int) -> None:
         super().__init__()
@@ -42,19 +41,19 @@ class TwoInputs(nn.Module):
         return tokens_SPD
 
 
-class Whole(nn.Module):
-    """Everything at once: the inputs of each encoder and the rows of its segments, to probabilities and evidence."""
+class FullModel(nn.Module):
+    """Complete model: inputs of each encoder and rows of its segments, to probabilities and evidence."""
 
     def __init__(self, encoders: Mapping[Modality, nn.Module], fusion: FusionGraph) -> None:
         super().__init__()
         self.encoders, self.fusion = nn.ModuleDict({str(m): encoder for m, encoder in encoders.items()}), fusion
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Score; see :meth:`vigil_serving.export.modules.FusionGraph.forward` for what comes out.
+        """Score; see :meth:`vigil_serving.export.modules.FusionGraph.forward` for the outputs.
 
         Args:
             rows: int64 ``[N]``.
-            inputs: of each modality its encoder's inputs and int64 ``[S_m]``, in turn.
+            inputs: for each modality in turn, its encoder's inputs and int64 ``[S_m]``.
         """
         rest, fused = list(inputs), []
         for modality in self.fusion.modalities:
@@ -65,38 +64,20 @@ class Whole(nn.Module):
         return outputs
 
 
-def save(
-    model: Any,
-    modalities: tuple[Modality, ...],
-    rows: Tensor,
-    encoder_inputs: Mapping[Modality, tuple[Tensor, ...]],
-    items: Mapping[Modality, Tensor],
-    *,
-    to: Path,
-) -> None:
-    """Trace the model and write it.
+def save_torchscript(network: SafetyModel, example: ExampleInputs, to: Path) -> None:
+    """Trace the model and save it.
 
     Args:
-        model: the :class:`~vigil_modeling.safety_model.SafetyModel`, in evaluation mode.
-        modalities: its modalities, in order.
-        rows: int64 ``[N]``.
-        encoder_inputs: example inputs of each encoder.
-        items: of each modality int64 ``[S_m]``.
+        network: the model, in evaluation mode.
+        example: inputs to trace with.
         to: the file.
     """
+    modalities = network.modalities
     with quiet(), torch.no_grad():
-        encoders = {m: _guarded(ENCODER_GRAPHS[m](model).eval(), encoder_inputs[m]) for m in modalities}
-        inputs = (tensor for m in modalities for tensor in (*encoder_inputs[m], items[m]))
-        whole = Whole(encoders, FusionGraph(model, modalities)).eval()
-        torch.jit.trace(whole, (rows, *inputs), check_trace=False).save(str(to))  # type: ignore[no-untyped-call]
-
-
-def load(path: Path) -> Any:
-    """Load what :func:`save` wrote, on the CPU."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        encoders = {m: _guarded(ENCODER_GRAPHS[m](network).eval(), example.encoder_inputs[m]) for m in modalities}
+        inputs = (tensor for m in modalities for tensor in (*example.encoder_inputs[m], example.items[m]))
+        model = FullModel(encoders, FusionGraph(network, modalities)).eval()
+        torch.jit.trace(model, (example.rows, *inputs), check_trace=False).save(str(to))  # type: ignore[no-untyped-call]
 
 
 def _guarded(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:

@@ -1,87 +1,109 @@
-"""The forms of an exported model, each as a function from a case to probabilities: what the gate and ``vigil verify`` compare."""
+"""Backends of an exported model: what the gate of ``vigil export`` and ``vigil verify`` compare."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_data.items import Modality
-from vigil_serving.bundle.load import Bundle
+from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.parity.cases import Case
-from vigil_serving.parity.compare import Form, NamedForm, tensors
+from vigil_serving.parity.compare import Backend, input_arrays, runtime_backend
 from vigil_serving.runtime.onnx_sessions import open_session, open_sessions, run
 from vigil_serving.runtime.scorer import Scorer
 
-BFLOAT16 = ".bf16"
-"""Ends the names of ``torch.export`` programs in bfloat16."""
+BFLOAT16_SUFFIX = ".bf16"
+"""Suffix of the names of ``torch.export`` programs in bfloat16."""
 
 
-def forms(bundle: Bundle) -> Iterator[NamedForm]:
-    """Load each form of a bundle in turn; those that need torch only where it is installed.
-
-    Args:
-        bundle: the bundle, or one in the making whose graphs are written.
-    """
-    graphs = bundle.signature.graphs
-    scorer = Scorer(bundle, cache_bytes=0)
-    yield NamedForm("ONNX, graph by graph", "fp32", lambda case: run(scorer.sessions, case.packed).probabilities_NL)
-    yield NamedForm("runtime, from bytes", "fp32", lambda case: scorer.raw_probabilities(case.items))
-    if "model" in graphs:
-        single = open_session(bundle.graph("model"))
-        yield NamedForm(
+def load_backends(model: ExportedModel) -> Iterator[Backend]:
+    """Load each backend of a model in turn; those that need torch only where it is installed."""
+    scorer = Scorer(model, cache_bytes=0)
+    yield Backend("ONNX, graph by graph", "fp32", lambda case: run(scorer.sessions, case.packed).probabilities_NL)
+    yield runtime_backend(scorer)
+    if "model" in model.graphs:
+        single, inputs = open_session(model.graph("model")), model.graphs["model"].inputs
+        yield Backend(
             "ONNX, single graph",
             "fp32",
-            lambda case: np.asarray(single.run(["probabilities"], tensors(case.packed, graphs["model"].inputs))[0]),
+            lambda case: np.asarray(single.run(["probabilities"], input_arrays(case.packed, inputs))[0]),
         )
-    for variant in bundle.signature.variants:
+    for variant in model.variants:
         if variant != "fp32":
-            yield NamedForm(f"ONNX, {variant}", variant, _variant(bundle, variant))
+            yield Backend(f"ONNX, {variant}", variant, _onnx_variant(model, variant))
     if find_spec("torch") is not None:
-        if "torchscript" in graphs:
-            yield NamedForm("TorchScript", "fp32", _torchscript(bundle))
-        for ending, name, variant in (("", "torch.export", "fp32"), (BFLOAT16, "torch.export, bf16", "bf16")):
-            if archive(bundle.signature.modalities[0]) + ending in graphs:
-                yield NamedForm(name, variant, _torch_export(bundle, ending))
+        if "torchscript" in model.graphs:
+            yield Backend("TorchScript", "fp32", _torchscript(model))
+        for suffix, name, variant in (("", "torch.export", "fp32"), (BFLOAT16_SUFFIX, "torch.export, bf16", "bf16")):
+            if program_name(model.modalities[0]) + suffix in model.graphs:
+                yield Backend(name, variant, _torch_export(model, suffix))
 
 
-def archive(part: str) -> str:
-    """Name of the ``torch.export`` program of a modality or of the fusion, among a bundle's graphs."""
+def program_name(part: str) -> str:
+    """Return the name of the ``torch.export`` program of a modality, or of ``fusion``, among a bundle's graphs."""
     return f"torch_export.{part}"
 
 
-def _variant(bundle: Bundle, variant: str) -> Form:
-    sessions = open_sessions(bundle, variant=variant)
+def load_torchscript(path: Path) -> Any:
+    """Load a TorchScript module on the CPU."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+
+
+def load_program(path: Path) -> Callable[..., Any]:
+    """Load a ``torch.export`` program as a function of tensors."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: Callable[..., Any] = torch.export.load(str(path)).module()
+    return module
+
+
+def _onnx_variant(model: ExportedModel, variant: str) -> Callable[[Case], NDArray[np.floating]]:
+    sessions = open_sessions(model, variant=variant)
     return lambda case: run(sessions, case.packed).probabilities_NL
 
 
-def _torchscript(bundle: Bundle) -> Form:
+def _torchscript(model: ExportedModel) -> Callable[[Case], NDArray[np.floating]]:
     import torch
 
-    from vigil_serving.export.torchscript import load
-
-    module = load(bundle.graph("torchscript"))
-    inputs = bundle.signature.graphs["torchscript"].inputs
+    module, inputs = load_torchscript(model.graph("torchscript")), model.graphs["torchscript"].inputs
 
     def probabilities(case: Case) -> NDArray[np.floating]:
         with torch.no_grad():
-            found: torch.Tensor = module(*(torch.from_numpy(array) for array in tensors(case.packed, inputs).values()))[0]
-        return np.asarray(found.numpy())
+            outputs = module(*(torch.from_numpy(array) for array in input_arrays(case.packed, inputs).values()))
+        return np.asarray(outputs[0].numpy())
 
     return probabilities
 
 
-def _torch_export(bundle: Bundle, ending: str) -> Form:
-    from vigil_serving.export.torch_export import load, probabilities
+def _torch_export(model: ExportedModel, suffix: str) -> Callable[[Case], NDArray[np.floating]]:
+    """Run the encoders' programs on the modalities that a batch has, then the fusion's."""
+    import torch
 
-    modalities = bundle.signature.modalities
-    encoders = {m: load(bundle.graph(archive(m) + ending)) for m in modalities}
-    fusion = load(bundle.graph(archive("fusion")))
-    taken = bundle.signature.graphs[archive("fusion")].inputs
+    encoders = {m: load_program(model.graph(program_name(m) + suffix)) for m in model.modalities}
+    fusion, fusion_inputs = load_program(model.graph(program_name("fusion"))), model.graphs[program_name("fusion")].inputs
 
-    def tokens(modality: Modality) -> tuple[int, int]:
-        _, per_segment, width = taken[f"{modality}_tokens"].shape
-        return int(per_segment), int(width)
+    def probabilities(case: Case) -> NDArray[np.floating]:
+        arguments = [torch.arange(len(case.packed.ids))]
+        with torch.no_grad():
+            for modality, encoder in encoders.items():
+                segments = case.packed.segments.get(modality)
+                if segments is None:
+                    _, per_segment, width = fusion_inputs[f"{modality}_tokens"].shape
+                    arguments += [torch.zeros(0, int(per_segment), int(width)), torch.zeros(0, dtype=torch.int64)]
+                else:
+                    names = model.graphs[modality].inputs
+                    tokens_SPD = encoder(*(torch.from_numpy(segments.inputs[name]) for name in names))
+                    arguments += [tokens_SPD, torch.from_numpy(segments.item)]
+            return np.asarray(fusion(*arguments)[0].numpy())
 
-    shapes = {m: tokens(m) for m in modalities}
-    return lambda case: probabilities(encoders, fusion, case.packed, shapes)
+    return probabilities

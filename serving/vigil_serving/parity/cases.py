@@ -1,6 +1,6 @@
-"""The batches on which exported forms are compared: every mix of modalities, many sizes and lengths, and the odd media.
+"""Batches on which exported formats are compared: every presence pattern, many sizes and lengths, and extremes.
 
-The items are made up from a seed, so a bundle can carry some of them as golden cases without carrying anybody's content.
+The items are synthetic and follow from a seed, so a bundle can hold some of them as golden cases without anyone's content.
 """
 
 import io
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vigil_data.decode import Decoder
-from vigil_data.items import MODALITIES, Item, Modality, presence
+from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Packed, pack
+from vigil_data.presence import presence_pattern
 from vigil_data.settings import AudioSettings, ImageSettings, Settings, TextSettings
 
 SIZES = range(1, 9)
@@ -42,7 +43,15 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One batch of a comparison; ``golden`` says whether the bundle keeps it, ``real`` that its items were not made up."""
+    """One batch of a comparison.
+
+    Attributes:
+        name: unique name.
+        items: the items.
+        packed: the decoded items.
+        golden: whether the bundle contains it.
+        real: whether its items are real, not synthetic.
+    """
 
     name: str
     items: tuple[Item, ...]
@@ -52,12 +61,12 @@ class Case:
 
 
 def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
-    """Batches of every presence pattern, mixed batches of every size from 1 to 8, extremes, and batches of the given examples.
+    """Make batches of every presence pattern, mixed batches of every size from 1 to 8, extremes, and batches of real items.
 
     Args:
         inputs: the modalities that the model takes, and how they are decoded.
-        examples: real items, compared too but never golden.
-        sizes: sizes of the batches of each pattern; if not given 1, 2, 8 and, in turn, one from 3 to 7: the gate stays short.
+        examples: real items; they are never golden.
+        sizes: sizes of the batches of each pattern (default: 1, 2, 8 and, in turn, one of 3 to 7, which keeps the gate short).
 
     Raises:
         vigil_data.decode.Undecodable: if an example cannot be decoded.
@@ -70,7 +79,7 @@ def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] 
     for place, pattern in enumerate(patterns):
         for size in sizes or (1, 2, 3 + place % 5, 8):
             items = tuple(make_item(pattern, next(serial), inputs) for _ in range(size))
-            cases.append(_case(f"{presence(pattern)} x {size}", items, decoder, golden=size == 2))
+            cases.append(_case(f"{presence_pattern(pattern)} x {size}", items, decoder, golden=size == 2))
     for size in SIZES:
         items = tuple(
             make_item(pattern, next(serial), inputs) for pattern in itertools.islice(itertools.cycle(reversed(patterns)), size)
@@ -81,7 +90,7 @@ def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] 
 
 
 def real_cases(examples: Sequence[Item], decoder: Decoder) -> list[Case]:
-    """Batches of real items; see :func:`make_cases`."""
+    """Make batches of real items; see :func:`make_cases`."""
     cases = []
     for start in range(0, len(examples), max(SIZES)):
         items = tuple(examples[start : start + max(SIZES)])
@@ -91,7 +100,7 @@ def real_cases(examples: Sequence[Item], decoder: Decoder) -> list[Case]:
 
 
 def extremes(inputs: Settings) -> list[tuple[str, Item]]:
-    """Items at the edge of what may come, each with its name: one a batch, so that a difference says which it is."""
+    """Return items with extreme media, each with its name; each gets its own batch, so that a difference identifies it."""
     found = []
     if inputs.text:
         words = int(1.2 * inputs.text.max_tokens * inputs.text.max_passages)
@@ -119,7 +128,7 @@ def extremes(inputs: Settings) -> list[tuple[str, Item]]:
 
 
 def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings) -> Item:
-    """One made-up item with the modalities of ``pattern``; ``variant`` chooses lengths, counts and oddities."""
+    """Make a synthetic item with the modalities of ``pattern``; ``variant`` selects lengths, counts and extremes."""
     rng = np.random.default_rng(variant)
     return Item(
         f"made-{variant}",
@@ -134,14 +143,14 @@ def _case(name: str, items: tuple[Item, ...], decoder: Decoder, golden: bool) ->
 
 
 def _texts(variant: int, spec: TextSettings, rng: np.random.Generator) -> tuple[str, ...]:
-    """One word, a line, one that is cut into passages, a paragraph, two texts, one of blanks beside a real one."""
+    """One word, a line, a text of several passages, a paragraph, two texts, a blank text and a real one."""
     words = [int(n) for n in (1, 8, 1.5 * spec.max_tokens, spec.max_tokens // 3, 5, 12)]
     line = " ".join(rng.choice(_WORDS, words[variant % 6]))
     return ((line,), (line,), (line,), (line,), (line, line.upper()), ("  ", line))[variant % 6]
 
 
 def _images(variant: int, spec: ImageSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
-    """A drawing, black, white, transparent, a strip, or several of them."""
+    """Drawing, black, white, transparent, a strip, or several of them."""
     drawing = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
     corners = rng.integers(0, 64, 4)
     draw = ImageDraw.Draw(drawing)
@@ -164,7 +173,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _sounds(variant: int, spec: AudioSettings, rng: np.random.Generator) -> tuple[bytes, ...]:
-    """A tone, silence, a blip, noise beyond one window, a faint hiss, two sounds; at rates other than the model's."""
+    """Tone, silence, blip, noise longer than one window, faint hiss, or two sounds, at rates other than the model's."""
     rates = (8_000, 16_000, 22_050, 44_100)
     rate = rates[variant % len(rates)]
     tone = np.sin(2 * np.pi * rng.uniform(80, 3000) / rate * np.arange(int(0.7 * spec.window * rate)))

@@ -1,4 +1,4 @@
-"""The gate: every exported form is compared with the trained model, on probabilities and on decisions."""
+"""Compare the outputs of a backend with the expected ones: probabilities, decisions, actions, average precision."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,165 +8,194 @@ from numpy.typing import NDArray
 
 from vigil_data.errors import Failure
 from vigil_data.loading.packing import Packed
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.metrics import average_precision
-from vigil_serving.bundle.load import Bundle
-from vigil_serving.bundle.metadata import Parity, TensorFacts, Tolerance
+from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.metadata import Parity, TensorSpec, Tolerance
 from vigil_serving.parity.cases import Case
 from vigil_serving.runtime.decisions import calibrate
+from vigil_serving.runtime.scorer import Scorer
 
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(1e-4),
     "fp16": Tolerance(3e-2),
     "bf16": Tolerance(1e-1),
 }
-"""What rounding explains in models of the sizes that Vigil trains: float32 has 24 bits, float16 has 11 and bfloat16 has 8."""
-OTHER_KERNELS = 0.02
-"""Kernels for 8 bits differ between CPUs: with VNNI sums of products are exact, and without it they may saturate."""
-ON_THRESHOLD = 1e-6
-"""Probabilities this near to a threshold are decided by the order of a sum; which side they fall on is no fault of a form."""
-ENOUGH = 10
-"""Known positives and negatives that a label needs for an average precision."""
-
-Form = Callable[[Case], NDArray[np.floating]]
-"""A form of the model: a case to probabilities ``[N, L]``."""
+"""Differences that rounding explains in models of this size: float32 has 24 bits, float16 has 11 and bfloat16 has 8."""
+INT8_KERNEL_DIFFERENCE = 0.02
+"""8-bit kernels differ between CPUs: with VNNI, sums of products are exact; without it they may saturate."""
+THRESHOLD_MARGIN = 1e-6
+"""A probability this close to a threshold is decided by the order of a sum; either side is correct."""
+MIN_KNOWN_FOR_AP = 10
+"""Known positives, and negatives, that a label needs for an average precision."""
 
 
-class NamedForm(NamedTuple):
-    """A form that is compared, and the precision of its encoders."""
+class Backend(NamedTuple):
+    """One way to run an exported model.
+
+    Attributes:
+        name: such as ``ONNX, single graph``.
+        variant: precision of the encoders.
+        run: maps a batch to raw probabilities ``[N, L]``.
+    """
 
     name: str
     variant: str
-    run: Form
+    run: Callable[[Case], NDArray[np.floating]]
+
+
+def runtime_backend(scorer: Scorer) -> Backend:
+    """Return the runtime as a backend: from encoded media to probabilities."""
+    return Backend("runtime, from bytes", scorer.variant, lambda case: scorer.raw_probabilities(case.items))
 
 
 class ParityError(Failure):
-    """An exported form does not decide what the trained model decided; the message has a line for each form that fails."""
+    """A backend decides differently from the trained model; the message has one line for each such backend."""
 
 
-class Decided(NamedTuple):
-    """What follows from a case's raw probabilities: calibrated ones, and what the policy does with each item."""
+class CaseDecisions(NamedTuple):
+    """Calibrated probabilities ``[N, L]`` of a batch, and the policy's action and review for each item."""
 
     probabilities_NL: NDArray[np.float32]
     actions: list[tuple[str | None, bool]]
 
 
-def outputs(form: NamedForm, cases: Sequence[Case], expected: Sequence[NDArray[np.floating]]) -> list[NDArray[np.floating]]:
-    """Run a form on every case.
-
-    Raises:
-        ParityError: if it gives probabilities of another shape than expected.
-    """
-    found = [form.run(case) for case in cases]
-    for case, found_NL, expected_NL in zip(cases, found, expected, strict=True):
-        if found_NL.shape != expected_NL.shape:
-            raise ParityError(f"{form.name}: {case.name}: probabilities of shape {found_NL.shape}, not {expected_NL.shape}")
-    return found
-
-
-def compare(
-    form: NamedForm,
-    found: Sequence[NDArray[np.floating]],
+def run_backend(
+    backend: Backend,
     cases: Sequence[Case],
     expected: Sequence[NDArray[np.floating]],
-    bundle: Bundle,
-    *,
-    tolerance: Tolerance | None = None,
-    enough: int = ENOUGH,
-) -> Parity:
-    """Compare what a form gave with the expected probabilities, and what is decided from both.
+    progress: ProgressCallback | None = None,
+) -> list[NDArray[np.floating]]:
+    """Run a backend on every batch.
 
     Args:
-        form: whose probabilities they are.
-        found: of each case ``[N, L]``, by :func:`outputs`.
+        backend: what runs.
         cases: the batches.
-        expected: of each case, the probabilities ``[N, L]`` before calibration.
-        bundle: by whose calibration, thresholds and policy is decided.
-        tolerance: what is allowed; that of the form's variant if not given.
-        enough: known positives and negatives that a label needs for an average precision.
+        expected: expected raw probabilities of each batch, ``[N, L]``.
+        progress: called with the backend's name, batches done, and all batches.
+
+    Raises:
+        ParityError: if the outputs have another shape than expected.
     """
-    cuts_L = np.array([bundle.thresholds[label] for label in bundle.signature.labels], np.float64)
+    outputs = []
+    for done, (case, expected_NL) in enumerate(zip(cases, expected, strict=True)):
+        if progress is not None:
+            progress(backend.name, done, len(cases))
+        outputs.append(backend.run(case))
+        if outputs[-1].shape != expected_NL.shape:
+            raise ParityError(
+                f"{backend.name}: {case.name}: probabilities of shape {outputs[-1].shape}, expected {expected_NL.shape}"
+            )
+    return outputs
+
+
+def compare_outputs(
+    backend: Backend,
+    outputs: Sequence[NDArray[np.floating]],
+    cases: Sequence[Case],
+    expected: Sequence[NDArray[np.floating]],
+    model: ExportedModel,
+    *,
+    tolerance: Tolerance | None = None,
+    min_known: int = MIN_KNOWN_FOR_AP,
+) -> Parity:
+    """Compare the outputs of a backend with the expected ones, and the decisions that follow from both.
+
+    Args:
+        backend: what gave the outputs.
+        outputs: raw probabilities of each batch, ``[N, L]``; see :func:`run_backend`.
+        cases: the batches.
+        expected: expected raw probabilities of each batch, ``[N, L]``.
+        model: its calibration, thresholds and policy decide.
+        tolerance: allowed deviation (default: that of the variant).
+        min_known: known positives, and negatives, that a label needs for an average precision.
+    """
+    thresholds_L = np.array([model.thresholds[label] for label in model.labels], np.float64)
     largest, flips, real_flips, on_threshold, action_flips = 0.0, 0, 0, 0, 0
-    for case, given_NL, due_NL in zip(cases, found, expected, strict=True):
-        difference_NL = np.abs(given_NL.astype(np.float64) - due_NL.astype(np.float64))
-        largest = max(largest, float(np.where(np.isnan(difference_NL), np.inf, difference_NL).max(initial=0.0)))
-        given, due = (decided(bundle, case, raw_NL) for raw_NL in (given_NL, due_NL))
-        differs_NL = (given.probabilities_NL >= cuts_L) != (due.probabilities_NL >= cuts_L)
-        near_NL = np.abs(due.probabilities_NL - cuts_L) <= ON_THRESHOLD
+    for case, output_NL, expected_NL in zip(cases, outputs, expected, strict=True):
+        largest = max(largest, largest_difference(output_NL, expected_NL))
+        actual, due = (_decide(model, case, raw_NL) for raw_NL in (output_NL, expected_NL))
+        differs_NL = (actual.probabilities_NL >= thresholds_L) != (due.probabilities_NL >= thresholds_L)
+        near_NL = np.abs(due.probabilities_NL - thresholds_L) <= THRESHOLD_MARGIN
         flipped = int((differs_NL & ~near_NL).sum())
         flips += flipped
         real_flips += flipped if case.real else 0
         on_threshold += int((differs_NL & near_NL).sum())
-        action_flips += sum(a != b for a, b in zip(given.actions, due.actions, strict=True))
-    # A NaN would be infinite here, and JSON has no infinity: 1 is the largest difference that probabilities can have.
+        action_flips += sum(a != b for a, b in zip(actual.actions, due.actions, strict=True))
     return Parity(
-        form=form.name,
-        variant=form.variant,
+        backend=backend.name,
+        variant=backend.variant,
         cases=len(cases),
         items=sum(len(case.items) for case in cases),
-        decisions=sum(due_NL.size for due_NL in expected),
-        max_difference=min(largest, 1.0),
+        decisions=sum(expected_NL.size for expected_NL in expected),
+        max_difference=largest,
         flips=flips,
         on_threshold=on_threshold,
         action_flips=action_flips,
         real_items=sum(len(case.items) for case in cases if case.real),
         real_flips=real_flips,
-        ap_change=ap_change(cases, found, expected, bundle.signature.labels, enough),
-        tolerance=tolerance or TOLERANCES[form.variant],
+        ap_change=average_precision_change(cases, outputs, expected, model.labels, min_known),
+        tolerance=tolerance or TOLERANCES[backend.variant],
     )
 
 
-def decided(bundle: Bundle, case: Case, raw_NL: NDArray[np.floating]) -> Decided:
-    """What a bundle decides from a case's raw probabilities."""
+def largest_difference(output_NL: NDArray[np.floating], expected_NL: NDArray[np.floating]) -> float:
+    """Return the largest difference of two arrays of probabilities; 1, the largest possible, where one is NaN."""
+    difference_NL = np.abs(output_NL.astype(np.float64) - expected_NL.astype(np.float64))
+    return min(float(np.where(np.isnan(difference_NL), 1.0, difference_NL).max(initial=0.0)), 1.0)
+
+
+def _decide(model: ExportedModel, case: Case, raw_NL: NDArray[np.floating]) -> CaseDecisions:
     columns = [item.columns for item in case.items]
-    probabilities_NL, present = calibrate(bundle, raw_NL, case.packed, columns)
-    if bundle.policy is None:
-        return Decided(probabilities_NL, [])
+    probabilities_NL, present = calibrate(model, raw_NL, case.packed, columns)
+    if model.policy is None:
+        return CaseDecisions(probabilities_NL, [])
     markets = [known.get("market") for known in columns]
-    verdicts = bundle.policy.decide(probabilities_NL, bundle.signature.labels, present, markets)
-    return Decided(probabilities_NL, [(verdict.action, verdict.review) for verdict in verdicts])
+    verdicts = model.policy.decide(probabilities_NL, model.labels, present, markets)
+    return CaseDecisions(probabilities_NL, [(verdict.action, verdict.review) for verdict in verdicts])
 
 
-def ap_change(
+def average_precision_change(
     cases: Sequence[Case],
-    found: Sequence[NDArray[np.floating]],
+    outputs: Sequence[NDArray[np.floating]],
     expected: Sequence[NDArray[np.floating]],
     labels: Sequence[str],
-    enough: int,
+    min_known: int,
 ) -> dict[str, float | None]:
-    """Label to the average precision of what was found less that of what was expected, on the real cases.
+    """Return the average precision of the outputs minus that of the expected ones, for each label, on the real items.
 
     Args:
         cases: the batches.
-        found: of each case, raw probabilities ``[N, L]``.
-        expected: of each case, raw probabilities ``[N, L]``.
+        outputs: raw probabilities of each batch, ``[N, L]``.
+        expected: expected raw probabilities of each batch, ``[N, L]``.
         labels: L names.
-        enough: fewer known positives or negatives than this give ``None``.
+        min_known: a label with fewer known positives or negatives gets ``None``.
     """
     real = [place for place, case in enumerate(cases) if case.real]
     if not real:
         return dict.fromkeys(labels)
     targets = [[item.targets.get(label) for label in labels] for place in real for item in cases[place].items]
     targets_NL = np.array([[np.nan if value is None else value for value in row] for row in targets], np.float64)
-    given_NL, due_NL = (np.concatenate([raw[place] for place in real]) for raw in (found, expected))
+    output_NL, expected_NL = (np.concatenate([raw[place] for place in real]) for raw in (outputs, expected))
     changes: dict[str, float | None] = {}
     for column, label in enumerate(labels):
         targets_N = targets_NL[:, column]
         known = min((targets_N >= 0.5).sum(), (targets_N < 0.5).sum())  # NaN is neither
         after, before = (
-            average_precision(targets_N, raw_NL[:, column]) if known >= enough and np.isfinite(raw_NL).all() else None
-            for raw_NL in (given_NL, due_NL)
+            average_precision(targets_N, raw_NL[:, column]) if known >= min_known and np.isfinite(raw_NL).all() else None
+            for raw_NL in (output_NL, expected_NL)
         )
         changes[label] = None if after is None or before is None else after - before
     return changes
 
 
 def failures(parities: Iterable[Parity]) -> list[str]:
-    """A line for each form that differs by more than it may."""
-    return [f"{p.form}: {reason}" for p in parities if (reason := failure(p)) is not None]
+    """Return one line for each backend that is out of tolerance."""
+    return [f"{p.backend}: {reason}" for p in parities if (reason := failure(p)) is not None]
 
 
 def failure(p: Parity) -> str | None:
-    """Why a form is out of its tolerance; ``None`` if it is within."""
+    """Return why a backend is out of tolerance; ``None`` if it is within."""
     allowed, reasons = p.tolerance, []
     if p.max_difference > allowed.difference:
         reasons.append(f"probabilities differ by up to {p.max_difference:.1e} (allowed {allowed.difference:g})")
@@ -183,20 +212,20 @@ def failure(p: Parity) -> str | None:
     return "; ".join(reasons) or None
 
 
-def tensors(packed: Packed, inputs: Mapping[str, TensorFacts]) -> dict[str, NDArray[np.generic]]:
-    """A packed batch as the named inputs of a form that takes everything at once; an absent modality has no segments.
+def input_arrays(packed: Packed, inputs: Mapping[str, TensorSpec]) -> dict[str, NDArray[np.generic]]:
+    """Return a packed batch as the named inputs of a graph that takes all modalities; an absent modality has no segments.
 
     Args:
         packed: the batch.
-        inputs: the form's inputs from the signature: ``rows``, and of each modality its arrays and ``MODALITY_item``.
+        inputs: the graph's inputs: ``rows``, and for each modality its arrays and ``MODALITY_item``.
     """
-    given: dict[str, NDArray[np.generic]] = {"rows": np.arange(len(packed.ids), dtype=np.int64)}
+    arrays: dict[str, NDArray[np.generic]] = {"rows": np.arange(len(packed.ids), dtype=np.int64)}
     for modality, segments in packed.segments.items():
-        given |= {f"{modality}_item": segments.item, **segments.inputs}
-    return {name: given[name] if name in given else _nothing(facts) for name, facts in inputs.items()}
+        arrays |= {f"{modality}_item": segments.item, **segments.inputs}
+    return {name: arrays[name] if name in arrays else _no_segments(spec) for name, spec in inputs.items()}
 
 
-def _nothing(facts: TensorFacts) -> NDArray[np.generic]:
-    """No segment of a tensor; its other free axes have length 1."""
-    rest = [1 if isinstance(axis, str) else axis for axis in facts.shape[1:]]
-    return np.empty((0, *rest), np.dtype(facts.dtype))
+def _no_segments(spec: TensorSpec) -> NDArray[np.generic]:
+    """Return an array of no segments; its other free axes have length 1."""
+    rest = [1 if isinstance(axis, str) else axis for axis in spec.shape[1:]]
+    return np.empty((0, *rest), np.dtype(spec.dtype))

@@ -1,108 +1,176 @@
-"""Golden cases: made-up items in the bundle, with the arrays that they decode to and the probabilities of the trained model.
+"""Golden cases: synthetic items in the bundle, the arrays that they decode to, and the probabilities recorded at the export.
 
-Whoever serves a bundle elsewhere (another machine, Triton, C++) can check both halves of the way: bytes to arrays, arrays to
-probabilities.
+They let any deployment (another machine, Triton, C++) check both steps: bytes to arrays, and arrays to probabilities.
 """
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.decode import Decoder, Undecodable
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Packed, PackedSegments, pack
+from vigil_data.progress import ProgressCallback
 from vigil_data.settings import Settings
+from vigil_serving.bundle.load import Bundle
 from vigil_serving.bundle.manifest import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS, golden_outputs
+from vigil_serving.bundle.metadata import Parity, Tolerance
 from vigil_serving.parity.cases import Case
+from vigil_serving.parity.compare import (
+    INT8_KERNEL_DIFFERENCE,
+    TOLERANCES,
+    Backend,
+    ParityError,
+    compare_outputs,
+    failure,
+    largest_difference,
+    run_backend,
+)
 
-# Other versions of the decoding libraries may round differently: one grey level of 255, and a sound 80 dB down.
+# Other versions of the decoding libraries may round differently: one grey level of 255, and sound at -80 dB.
 PIXELS_TOLERANCE = 1
 WAVEFORM_TOLERANCE = 1e-4
 
 
-def write(
-    folder: Path,
-    cases: Sequence[Case],
-    expected: Sequence[NDArray[np.floating]],
-    given: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
-) -> None:
-    """Write the golden ones among the cases.
+@dataclass(frozen=True, slots=True)
+class GoldenCases:
+    """Golden cases of a bundle.
+
+    Attributes:
+        cases: the batches.
+        outputs: variant to the raw probabilities ``[N, L]`` of each batch at the export; ``fp32`` has those of the trained model.
+    """
+
+    cases: Sequence[Case]
+    outputs: Mapping[str, Sequence[NDArray[np.float32]]]
+
+    def expected(self, variant: str) -> Sequence[NDArray[np.float32]]:
+        """Return the recorded outputs of a variant, or of the trained model where the variant has none of its own."""
+        return self.outputs.get(variant, self.outputs["fp32"])
+
+
+def write_golden(folder: Path, cases: Sequence[Case], outputs: Mapping[str, Sequence[NDArray[np.floating]]]) -> None:
+    """Write the golden cases with their outputs.
 
     Args:
         folder: the bundle's folder.
-        cases: all cases.
-        expected: of each case, the trained model's probabilities ``[N, L]``.
-        given: variant to what it gave for each case at the export, where that is less exact than float32.
+        cases: all compared batches; only the golden ones are written.
+        outputs: variant to raw probabilities ``[N, L]`` of each of ``cases``; ``fp32`` has those of the trained model.
     """
     (folder / GOLDEN_ITEMS).parent.mkdir(parents=True, exist_ok=True)
-    inputs = {}
-    with (folder / GOLDEN_ITEMS).open("w", encoding="utf-8") as file:
-        for case in cases:
-            if not case.golden:
-                continue
-            file.write(
-                json.dumps({"case": case.name, "items": [_to_json(item) for item in case.items]}, ensure_ascii=False) + "\n"
-            )
-            for modality, segments in case.packed.segments.items():
-                for name, array in {"item": segments.item, **segments.inputs}.items():
-                    inputs[f"{case.name}/{modality}/{name}"] = array
+    golden = [case for case in cases if case.golden]
+    lines = (json.dumps({"case": case.name, "items": [_to_json(i) for i in case.items]}, ensure_ascii=False) for case in golden)
+    (folder / GOLDEN_ITEMS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    inputs = {
+        f"{case.name}/{modality}/{name}": array
+        for case in golden
+        for modality, segments in case.packed.segments.items()
+        for name, array in {"item": segments.item, **segments.inputs}.items()
+    }
     np.savez_compressed(folder / GOLDEN_INPUTS, allow_pickle=False, **inputs)
-    for path, found in {
-        GOLDEN_OUTPUTS: expected,
-        **{golden_outputs(variant): found for variant, found in (given or {}).items()},
-    }.items():
-        kept = {case.name: p_NL.astype(np.float32) for case, p_NL in zip(cases, found, strict=True) if case.golden}
-        np.savez_compressed(folder / path, allow_pickle=False, **kept)
+    for variant, outputs_of in outputs.items():
+        kept = {case.name: p_NL.astype(np.float32) for case, p_NL in zip(cases, outputs_of, strict=True) if case.golden}
+        np.savez_compressed(folder / _outputs_file(variant), allow_pickle=False, **kept)
 
 
-def read_given(folder: Path, cases: Sequence[Case], variant: str) -> list[NDArray[np.float32]] | None:
-    """What a variant gave for the golden cases at the export; ``None`` if that is the trained model's own output.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    path = folder / golden_outputs(variant)
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path) as outputs:
-            return [outputs[case.name] for case in cases]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); export the bundle again") from None
-
-
-def read(folder: Path) -> tuple[list[Case], list[NDArray[np.float32]]]:
-    """Read golden cases with their expected probabilities ``[N, L]``.
+def read_golden(folder: StrPath) -> GoldenCases:
+    """Read the golden cases of a bundle.
 
     Raises:
         UserError: if the files are missing or damaged.
     """
+    folder = Path(folder)
     try:
-        with np.load(folder / GOLDEN_INPUTS) as inputs, np.load(folder / GOLDEN_OUTPUTS) as outputs:
-            arrays, expected = dict(inputs), dict(outputs)
+        with np.load(folder / GOLDEN_INPUTS) as inputs:
+            arrays = dict(inputs)
         lines = [json.loads(line) for line in (folder / GOLDEN_ITEMS).read_text(encoding="utf-8").splitlines()]
         cases = [_case(line["case"], tuple(_from_json(item) for item in line["items"]), arrays) for line in lines]
-        return cases, [expected[case.name] for case in cases]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        variants = [path.name.split(".")[1] for path in folder.glob(golden_outputs("*"))]
+        outputs = {variant: _read_outputs(folder / _outputs_file(variant), cases) for variant in ("fp32", *variants)}
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(
             f"{folder}: the golden cases cannot be read ({type(error).__name__}: {error}); export the bundle again"
         ) from None
+    return GoldenCases(cases, outputs)
+
+
+def check_golden_outputs(
+    bundle: Bundle,
+    backends: Iterable[Backend],
+    golden: GoldenCases | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[Parity, ...]:
+    """Check that backends reproduce the golden outputs that were recorded for their variant.
+
+    Both ``vigil verify`` (every backend) and the server (the runtime, at load and reload) call this.
+
+    Args:
+        bundle: the bundle.
+        backends: what is run.
+        golden: the bundle's golden cases (default: read them).
+        progress: called with (backend, batches done, all batches).
+
+    Returns:
+        The agreement of each backend.
+
+    Raises:
+        UserError: one line for each backend that does not reproduce the outputs, with the golden case that differs most.
+    """
+    golden = golden or read_golden(bundle.path)
+    parities, problems = [], []
+    for backend in backends:
+        expected = golden.expected(backend.variant)
+        try:
+            outputs = run_backend(backend, golden.cases, expected, progress)
+        except ParityError as error:
+            problems.append(f"{bundle.path}: {error}")
+            continue
+        tolerance = _golden_tolerance(backend.variant, bundle)
+        parity = compare_outputs(backend, outputs, golden.cases, expected, bundle, tolerance=tolerance)
+        if reason := failure(parity):
+            differences = [largest_difference(*pair) for pair in zip(outputs, expected, strict=True)]
+            worst = golden.cases[int(np.argmax(differences))].name
+            problems.append(f"{bundle.path}: {backend.name}: golden case {worst}: outputs differ; {reason}")
+        parities.append(parity)
+    if problems:
+        raise UserError(*problems)
+    return tuple(parities)
+
+
+def _golden_tolerance(variant: str, bundle: Bundle) -> Tolerance:
+    """Return the allowed deviation; for int8 as much as quantization changed, since 8-bit kernels differ between CPUs."""
+    if variant in TOLERANCES:
+        return TOLERANCES[variant]
+    measured = [p.max_difference for p in bundle.metadata.parity if p.variant == variant]
+    return Tolerance(max([INT8_KERNEL_DIFFERENCE, *measured]), flips=1.0)
+
+
+def _outputs_file(variant: str) -> str:
+    return GOLDEN_OUTPUTS if variant == "fp32" else golden_outputs(variant)
+
+
+def _read_outputs(path: Path, cases: Sequence[Case]) -> list[NDArray[np.float32]]:
+    with np.load(path) as outputs:
+        return [outputs[case.name] for case in cases]
 
 
 def decoding_differences(cases: Sequence[Case], inputs: Settings) -> list[str]:
-    """Decode the golden items here and compare with the arrays that they decoded to at the export.
+    """Decode the golden items on this machine and compare the arrays with those of the export.
 
     Args:
         cases: golden cases.
-        inputs: the bundle's decoding facts.
+        inputs: the bundle's input settings.
 
     Returns:
-        A line for each array that differs by more than rounding.
+        One line for each array that differs by more than rounding.
     """
     decoder = Decoder(inputs, ())
     return [line for case in cases for line in _differences(case, decoder)]

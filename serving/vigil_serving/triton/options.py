@@ -1,27 +1,27 @@
-"""How a repository is laid out and served: what its user may choose, and the names that its writer and the glue share."""
+"""Options of a Triton model repository, and the names that its writer and its Python model share."""
 
 from dataclasses import dataclass
 
 ONNX_FILE = "model.onnx"
-FACTS = "bundle"
-"""Folder beside model.py: what of the bundle decides, without its graphs."""
+BUNDLE_FOLDER = "bundle"
+"""Folder next to model.py with the bundle's files that decide, without its graphs."""
 FUSION = "fusion"
 VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What the user of a repository may choose.
+class ModelRepositoryOptions:
+    """Options of a model repository.
 
     Attributes:
-        variant: which form of the encoders, such as ``int8``.
-        instances: processes that decode and decide; each holds one request at a time.
+        variant: variant of the encoders, such as ``int8``.
+        instances: processes that decode and decide; each handles one request at a time.
         encoder_instances: instances of each graph, on each device.
-        max_batch: segments that one run of an encoder holds at most.
-        queue_delay: microseconds that an encoder's segments wait at most for those of other requests.
-        pad_tokens: passages are padded to a multiple of so many tokens, for Triton joins only what has one shape.
-        threads: threads within an operator of a graph; ONNX Runtime's default (all cores) if ``None``.
-        cache_bytes: the most bytes of encoded media that each process remembers.
+        max_batch: largest number of segments in one run of an encoder.
+        queue_delay: longest time, in microseconds, that an encoder's segments wait for those of other requests.
+        pad_tokens: passages are padded to a multiple of this many tokens, since Triton joins only inputs of one shape.
+        threads: threads within an operator of a graph; ``None`` for ONNX Runtime's default (all cores).
+        cache_bytes: largest number of bytes of encoded media that each process caches.
     """
 
     variant: str = "fp32"
@@ -34,16 +34,19 @@ class Plan:
     cache_bytes: int = 64 << 20
 
     @property
-    def preferred(self) -> list[int]:
-        """Batches that run at once, without waiting for more: powers of two from 4 on."""
+    def preferred_batches(self) -> list[int]:
+        """Batch sizes that run at once, without waiting for more: powers of two from 4."""
         return [2**power for power in range(2, self.max_batch.bit_length()) if 2**power <= self.max_batch]
 
 
+DEFAULTS = ModelRepositoryOptions()
+
+
 def model_name(name: str, part: str) -> str:
-    """What an encoder (``part`` is its modality) or the fusion is called beside the model ``name``."""
+    """Return the name of the model of an encoder (``part`` is its modality) or of the fusion."""
     return f"{name}_{part}"
 
 
-def hash_of(part: str) -> str:
-    """The parameter of the model ``name`` that holds the SHA-256 of a part's graph."""
+def hash_parameter(part: str) -> str:
+    """Return the parameter of the model ``name`` that holds the SHA-256 of a part's graph."""
     return f"sha256.{part}"

@@ -1,4 +1,4 @@
-"""The model that clients of Triton ask: items in, decisions out, each encoder asked only for the segments that exist.
+"""Model that Triton clients call: items in, decisions out; each encoder runs only on the segments that exist.
 
 It runs in Triton's Python backend. The runtime's own :class:`~vigil_serving.runtime.scorer.Scorer` decodes, streams long sounds,
 caches the embeddings of repeated media, calibrates and decides; its graphs are other models of the same server.
@@ -16,47 +16,59 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import sha256_file
 from vigil_data.items import Item
 from vigil_serving.bundle.load import Bundle, load_bundle
-from vigil_serving.bundle.manifest import sha256
 from vigil_serving.protocol.errors import RequestError
 from vigil_serving.protocol.item_json import item_from_json
 from vigil_serving.protocol.strict_json import loads
 from vigil_serving.protocol.tensors import INPUT, output_tensors
 from vigil_serving.runtime.onnx_sessions import Sessions
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.triton.options import FACTS, FUSION, ONNX_FILE, VERSION, Plan, hash_of, model_name
-from vigil_serving.triton.remote_sessions import EncoderBatching, RemoteEncoder, RemoteModelError, RemoteSession
+from vigil_serving.triton.options import (
+    BUNDLE_FOLDER,
+    FUSION,
+    ONNX_FILE,
+    VERSION,
+    ModelRepositoryOptions,
+    hash_parameter,
+    model_name,
+)
+from vigil_serving.triton.remote_sessions import RemoteEncoder, RemoteModelError, RemoteSession, RequestLimits
 
-WAITING = 16
-"""Requests to encoders that one instance has under way at most."""
+MAX_CONCURRENT_ENCODER_REQUESTS = 16
+"""Largest number of concurrent requests of one instance to encoders."""
 
 
 class TritonPythonModel:
-    """The Python backend's interface."""
+    """Interface of the Python backend."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read the bundle's facts beside model.py; Triton does not load the model if they or the graphs were altered.
+        """Load the bundle's files next to model.py; Triton does not load the model if they or the graphs were altered.
 
         Args:
-            args: Triton's: where the model lies, its name and its configuration.
+            args: Triton's arguments: the model's folder, name and configuration.
         """
         given = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
         folder = Path(args["model_repository"])
-        bundle = replace(load_bundle(folder / args["model_version"] / FACTS), digest=given["bundle"])
-        for part in (*bundle.metadata.modalities, FUSION):
-            refuse_altered(folder.parent / model_name(args["model_name"], part) / VERSION / ONNX_FILE, given[hash_of(part)])
-        self._pool = ThreadPoolExecutor(WAITING)
-        plan = Plan(variant=given["variant"], max_batch=int(given["max_batch"]), pad_tokens=int(given["pad_tokens"]))
-        sessions = remote_sessions(bundle, args["model_name"], plan, self._pool)
+        bundle = replace(load_bundle(folder / args["model_version"] / BUNDLE_FOLDER), digest=given["bundle"])
+        for part in (*bundle.modalities, FUSION):
+            check_unaltered(
+                folder.parent / model_name(args["model_name"], part) / VERSION / ONNX_FILE, given[hash_parameter(part)]
+            )
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT_ENCODER_REQUESTS)
+        options = ModelRepositoryOptions(
+            variant=given["variant"], max_batch=int(given["max_batch"]), pad_tokens=int(given["pad_tokens"])
+        )
+        sessions = remote_sessions(bundle, args["model_name"], options, self._pool)
         self._scorer = Scorer(bundle, variant=given["variant"], cache_bytes=int(given["cache_bytes"]), sessions=sessions)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request; an error is that request's alone."""
+        """Answer each request; an error affects only its own request."""
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
     def _answer(self, request: Any) -> Any:
@@ -67,34 +79,34 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         except RemoteModelError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
-        arrays = output_tensors(decisions, self._scorer.bundle.metadata.labels)
+        arrays = output_tensors(decisions, self._scorer.bundle.labels)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, array) for name, array in arrays.items()])
 
 
-def remote_sessions(bundle: Bundle, name: str, plan: Plan, pool: Executor) -> Sessions:
-    """The server's models in the place of a bundle's sessions.
+def remote_sessions(bundle: Bundle, name: str, options: ModelRepositoryOptions, pool: Executor) -> Sessions:
+    """Return the server's models in place of a bundle's ONNX Runtime sessions.
 
     Args:
-        bundle: says what each graph takes and gives.
-        name: of the model that clients ask; the others are called after it.
-        plan: as which the repository was written.
-        pool: where requests wait for their answers.
+        bundle: inputs and outputs of each graph.
+        name: name of the model that clients call, from which the other names follow.
+        options: options of the repository.
+        pool: runs the requests to encoders.
     """
-    graphs, names = bundle.metadata.graphs, bundle.metadata.variants[plan.variant]
-    split = EncoderBatching(plan.max_batch, plan.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0)
-    encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], split, pool) for m in bundle.metadata.modalities}
+    graphs, names = bundle.graphs, bundle.variants[options.variant]
+    limits = RequestLimits(options.max_batch, options.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0)
+    encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], limits, pool) for m in bundle.modalities}
     return Sessions(cast("Any", encoders), cast("Any", RemoteSession(model_name(name, FUSION), graphs["fusion"])))
 
 
-def refuse_altered(graph: Path, digest: str) -> None:
-    """Refuse another model's graph if it is not the bundle's; one that lies elsewhere, as in cloud storage, is not looked at.
+def check_unaltered(graph: Path, digest: str) -> None:
+    """Check that another model's graph is the bundle's; a graph that is not on this machine (cloud storage) is not checked.
 
     Raises:
         UserError: if it was altered.
     """
     if not graph.is_file():
         pb_utils.Logger.log_warn(f"{graph} is not on this machine, so its hash is not recomputed")
-    elif sha256(graph) != digest:
+    elif sha256_file(graph) != digest:
         raise UserError(f"{graph} was changed after the export")
 
 

@@ -1,4 +1,4 @@
-"""A graph that runs in another model of the same Triton server, in the place of a session of ONNX Runtime."""
+"""Graphs that run in other models of the same Triton server, in place of ONNX Runtime sessions."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -12,124 +12,128 @@ from vigil_serving.bundle.metadata import Graph
 
 
 class RemoteModelError(Exception):
-    """Another model of the server answered with an error; the message is its name and its error."""
+    """Another model of the server returned an error; the message has its name and its error."""
 
 
-class Node(NamedTuple):
-    """An input or output, as ONNX Runtime's sessions describe them."""
+class TensorInfo(NamedTuple):
+    """Input or output, as ONNX Runtime's sessions describe it."""
 
     name: str
     shape: tuple[int | str, ...]
 
 
-class Share(NamedTuple):
-    """What one request takes of a run: which segments, and their inputs."""
+class SegmentBatch(NamedTuple):
+    """Segments of one request: their rows in the run, and their inputs."""
 
     rows: NDArray[np.int64]
     inputs: Mapping[str, NDArray[np.generic]]
 
 
-class EncoderBatching(NamedTuple):
-    """How segments are asked for.
+class RequestLimits(NamedTuple):
+    """Limits of one request to an encoder.
 
     Attributes:
-        most: segments in one request.
-        multiple: passages are padded to a multiple of so many tokens, with zeros, where the attention mask is 0.
-        longest: the most tokens that the encoder takes.
+        max_segments: largest number of segments.
+        pad_multiple: passages are padded with zeros, where the attention mask is 0, to a multiple of this many tokens.
+        max_tokens: largest number of tokens that the encoder takes.
     """
 
-    most: int
-    multiple: int
-    longest: int
+    max_segments: int
+    pad_multiple: int
+    max_tokens: int
 
 
 class RemoteSession:
-    """What the runtime asks of :class:`onnxruntime.InferenceSession`, answered by a model of the server.
+    """The part of :class:`onnxruntime.InferenceSession` that the runtime uses, answered by a model of the server.
 
     Args:
-        model: the model's name.
-        graph: what it takes and gives.
+        model: name of the model.
+        graph: its inputs and outputs.
     """
 
     def __init__(self, model: str, graph: Graph) -> None:
         self.model = model
-        self._inputs = [Node(name, facts.shape) for name, facts in graph.inputs.items()]
-        self._outputs = [Node(name, facts.shape) for name, facts in graph.outputs.items()]
+        self._inputs = [TensorInfo(name, facts.shape) for name, facts in graph.inputs.items()]
+        self._outputs = [TensorInfo(name, facts.shape) for name, facts in graph.outputs.items()]
 
-    def get_inputs(self) -> list[Node]:
-        """In the order of the graph."""
+    def get_inputs(self) -> list[TensorInfo]:
+        """Return the inputs in the order of the graph."""
         return self._inputs
 
-    def get_outputs(self) -> list[Node]:
-        """In the order of the graph."""
+    def get_outputs(self) -> list[TensorInfo]:
+        """Return the outputs in the order of the graph."""
         return self._outputs
 
     def run(self, _outputs: None, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[Any]]:
-        """Have the model run, and wait for it.
+        """Run the model and return all outputs.
 
         Args:
-            _outputs: as ONNX Runtime's sessions have it; all outputs are wanted.
+            _outputs: ignored; ONNX Runtime's sessions have it.
             feeds: input to array.
 
         Raises:
-            RemoteModelError: if the server does not carry it out.
+            RemoteModelError: if the server returns an error.
         """
-        wanted = [node.name for node in self._outputs]
+        names = [node.name for node in self._outputs]
         response = pb_utils.InferenceRequest(
             model_name=self.model,
-            requested_output_names=wanted,
+            requested_output_names=names,
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in feeds.items()],
             # A graph on a GPU would otherwise leave its outputs there.
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
             raise RemoteModelError(f"{self.model}: {response.error().message()}")
-        return [pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in wanted]
+        return [pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names]
 
 
 class RemoteEncoder(RemoteSession):
-    """An encoder, asked for segments of one shape at a time, so that Triton can join them with those of other requests.
+    """Encoder that sends requests of one shape, so that Triton can join them with those of other requests.
 
     Args:
-        model: the model's name.
-        graph: what it takes and gives.
-        split: how segments are asked for.
-        pool: where requests wait for their answers.
+        model: name of the model.
+        graph: its inputs and outputs.
+        limits: limits of one request.
+        pool: runs the requests.
     """
 
-    def __init__(self, model: str, graph: Graph, split: EncoderBatching, pool: Executor) -> None:
+    def __init__(self, model: str, graph: Graph, limits: RequestLimits, pool: Executor) -> None:
         super().__init__(model, graph)
-        self._split, self._pool = split, pool
+        self._limits, self._pool = limits, pool
 
     def run(self, _outputs: None, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[Any]]:
-        """Encode segments ``[S, ...]``, in requests that are under way at once; see :meth:`RemoteSession.run`."""
-        asked = list(shares(feeds, self._split))
-        answers = list(self._pool.map(lambda share: super(RemoteEncoder, self).run(None, share.inputs)[0], asked))
-        rows = np.concatenate([share.rows for share in asked])
-        tokens_SPD = np.empty((len(rows), *answers[0].shape[1:]), answers[0].dtype)
-        tokens_SPD[rows] = np.concatenate(answers)
+        """Encode segments ``[S, ...]`` in concurrent requests; see :meth:`RemoteSession.run`."""
+        batches = list(split_segments(feeds, self._limits))
+        outputs = list(self._pool.map(lambda batch: super(RemoteEncoder, self).run(None, batch.inputs)[0], batches))
+        rows = np.concatenate([batch.rows for batch in batches])
+        tokens_SPD = np.empty((len(rows), *outputs[0].shape[1:]), outputs[0].dtype)
+        tokens_SPD[rows] = np.concatenate(outputs)
         return [tokens_SPD]
 
 
-def shares(feeds: Mapping[str, NDArray[np.generic]], split: EncoderBatching) -> Iterator[Share]:
-    """Split the inputs ``[S, ...]`` of an encoder into requests: alike in padded length, and no more than one may hold."""
+def split_segments(feeds: Mapping[str, NDArray[np.generic]], limits: RequestLimits) -> Iterator[SegmentBatch]:
+    """Split the inputs ``[S, ...]`` of an encoder into requests of equal padded length that are within the limits."""
     mask = feeds.get("attention_mask")
     segments = len(next(iter(feeds.values())))
-    tokens_S = np.zeros(segments, np.int64) if mask is None else _padded(mask, split)
+    tokens_S = np.zeros(segments, np.int64) if mask is None else _padded_lengths(mask, limits)
     for tokens in np.unique(tokens_S):
-        alike = np.flatnonzero(tokens_S == tokens)
-        for rows in np.split(alike, range(split.most, len(alike), split.most)):
-            taken = {name: array[rows] for name, array in feeds.items()}
-            yield Share(rows, taken if mask is None else {name: _of_width(array, int(tokens)) for name, array in taken.items()})
+        same_length = np.flatnonzero(tokens_S == tokens)
+        for rows in np.split(same_length, range(limits.max_segments, len(same_length), limits.max_segments)):
+            inputs = {name: array[rows] for name, array in feeds.items()}
+            if mask is not None:
+                inputs = {name: _pad_or_cut(array, int(tokens)) for name, array in inputs.items()}
+            yield SegmentBatch(rows, inputs)
 
 
-def _padded(mask_ST: NDArray[np.generic], split: EncoderBatching) -> NDArray[np.int64]:
-    """Of each passage the tokens to which it is padded."""
+def _padded_lengths(mask_ST: NDArray[np.generic], limits: RequestLimits) -> NDArray[np.int64]:
+    """Return the number of tokens to which each passage is padded."""
     used_S = np.maximum(((mask_ST != 0) * np.arange(1, mask_ST.shape[1] + 1)).max(axis=1), 1)
-    padded_S: NDArray[np.int64] = np.minimum(-(-used_S // split.multiple) * split.multiple, max(split.longest, int(used_S.max())))
+    padded_S: NDArray[np.int64] = np.minimum(
+        -(-used_S // limits.pad_multiple) * limits.pad_multiple, max(limits.max_tokens, int(used_S.max()))
+    )
     return padded_S
 
 
-def _of_width(array_ST: NDArray[np.generic], tokens: int) -> NDArray[np.generic]:
-    """Cut, or padded with zeros, to ``tokens``."""
+def _pad_or_cut(array_ST: NDArray[np.generic], tokens: int) -> NDArray[np.generic]:
+    """Cut, or pad with zeros, to ``tokens`` columns."""
     return np.pad(array_ST[:, :tokens], ((0, 0), (0, max(tokens - array_ST.shape[1], 0))))

@@ -1,135 +1,136 @@
-"""A bundle written as a model repository of Triton, which is complete in itself: copy it to the server's storage as it is."""
+"""Write a bundle as a Triton model repository, which is self-contained: copy it to the server's storage."""
 
-import os
 import re
 import shutil
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath, replaced_folder, sha256_file
 from vigil_serving.bundle import manifest
-from vigil_serving.bundle.load import Bundle, read_checked
-from vigil_serving.triton.options import FACTS, FUSION, ONNX_FILE, VERSION, Plan, hash_of, model_name
+from vigil_serving.bundle.load import Bundle, load_bundle
+from vigil_serving.triton.options import (
+    BUNDLE_FOLDER,
+    DEFAULTS,
+    FUSION,
+    ONNX_FILE,
+    VERSION,
+    ModelRepositoryOptions,
+    hash_parameter,
+    model_name,
+)
 
-MODEL_PY = '''"""Written by `vigil triton`: the glue is a part of vigil, which the Python backend's environment must hold."""
+MODEL_PY = '''"""Written by `vigil triton`; the environment of the Python backend must contain vigil."""
 
 from vigil_serving.triton.python_backend import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
-COPIED = (
-    manifest.SIGNATURE,
+DECISION_FILES = (
+    manifest.METADATA,
     manifest.TAXONOMY,
     manifest.THRESHOLDS,
     manifest.CALIBRATION,
     manifest.POLICY,
     manifest.INPUTS,
     manifest.TOKENIZER,
-    manifest.CARD,
+    manifest.MODEL_CARD,
 )
-"""Files of a bundle that lie beside model.py."""
+"""Files of a bundle that are copied next to model.py."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def write_repository(bundle: Path, to: Path, *, name: str | None = None, **chosen: Any) -> list[str]:
-    """Write a model repository; it appears under its name only when all is written and checked.
+def write_repository(
+    bundle: StrPath, to: StrPath, *, name: str | None = None, options: ModelRepositoryOptions = DEFAULTS
+) -> list[str]:
+    """Write a model repository; it is renamed into place when all of it is written and checked.
 
     Args:
         bundle: the bundle's folder, whose hashes are recomputed.
-        to: the repository's folder, new or empty: a server may be reading an older one.
-        name: of the model that clients ask; the bundle's name if not given.
-        **chosen: see :class:`vigil_serving.triton.options.Plan`.
+        to: the repository's folder, new or empty, since a server may be reading an older one.
+        name: name of the model that clients call (default: the bundle's name).
+        options: options of the repository.
 
     Returns:
-        The names of the models, the one that clients ask first.
+        The names of the models, starting with the one that clients call.
 
     Raises:
-        UserError: if the bundle was altered or has no such variant, the place is occupied, the name is not fit for Triton, or the
+        UserError: if the bundle was altered or has no such variant, ``to`` is occupied, the name is not valid in Triton, or the
             extra ``vigil[triton]`` is not installed.
     """
-    plan = Plan(**chosen)
-    refuse_occupied(to)
-    _need_schema()
-    opened = read_checked(bundle)
-    opened.encoders(plan.variant)
-    called = name or opened.signature.name
-    if not _NAME.fullmatch(called):
-        raise UserError(f"{called}: not a name for a model of Triton (letters, digits, _ . -); give another one by --name")
-    to = to.resolve()
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        models = _write(opened, partial, called, plan)
-        partial.rename(to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return models
+    to = Path(to)
+    check_target(to)
+    _check_schema_installed()
+    opened = load_bundle(bundle)
+    opened.encoders(options.variant)
+    name = name or opened.metadata.name
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name}: not a valid name of a Triton model (letters, digits, _ . -); give another one with --name")
+    with replaced_folder(to) as partial:
+        return _write_models(opened, partial, name, options)
 
 
-def refuse_occupied(to: Path) -> None:
-    """Refuse a place where something lies.
+def check_target(to: StrPath) -> None:
+    """Check that a repository can be written to a path.
 
     Raises:
-        UserError: if ``to`` is a file, or a folder that holds something.
+        UserError: if ``to`` is a file, or a folder that is not empty.
     """
+    to = Path(to)
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise UserError(f"{to} is there already; name a new folder for the repository, for a server may be reading this one")
+        raise UserError(f"{to} already exists; name a new folder for the repository, since a server may be reading this one")
 
 
-def _need_schema() -> None:
+def _check_schema_installed() -> None:
     try:
         import tritonclient.grpc.model_config_pb2  # noqa: F401
     except ImportError:
-        raise UserError("Triton's schema is not installed; install it by `pip install 'vigil[triton]'`") from None
+        raise UserError("Triton's schema is not installed; install it with `pip install 'vigil[triton]'`") from None
 
 
-def _write(bundle: Bundle, to: Path, name: str, plan: Plan) -> list[str]:
+def _write_models(bundle: Bundle, to: Path, name: str, options: ModelRepositoryOptions) -> list[str]:
     from vigil_serving.triton import config_pbtxt
 
-    signature, longest = bundle.signature, bundle.inputs.text.max_tokens if bundle.inputs.text else 0
-    graphs: dict[str, str] = {**{m: signature.variants[plan.variant][m] for m in signature.modalities}, FUSION: "fusion"}
-    problems, models, told = [], [name], {"bundle": bundle.digest}
-    for part, graph in graphs.items():
-        folder = to / model_name(name, part)
+    longest = bundle.inputs.text.max_tokens if bundle.inputs.text else 0
+    graphs: dict[str, str] = {**bundle.variants[options.variant], FUSION: "fusion"}
+    problems, models, parameters = [], [name], {"bundle": bundle.digest}
+    for part in (*bundle.modalities, FUSION):
+        folder, graph = to / model_name(name, part), bundle.graphs[graphs[part]]
         (folder / VERSION).mkdir(parents=True)
-        shutil.copyfile(bundle.graph(graph), folder / VERSION / ONNX_FILE)
-        told[hash_of(part)] = manifest.sha256(folder / VERSION / ONNX_FILE)
-        facts = signature.graphs[graph]
-        made = (
-            config_pbtxt.fusion(folder.name, facts, plan)
+        shutil.copyfile(bundle.graph(graphs[part]), folder / VERSION / ONNX_FILE)
+        parameters[hash_parameter(part)] = sha256_file(folder / VERSION / ONNX_FILE)
+        config = (
+            config_pbtxt.fusion_config(folder.name, graph, options)
             if part == FUSION
-            else config_pbtxt.encoder(folder.name, facts, plan, longest)
+            else config_pbtxt.encoder_config(folder.name, graph, options, longest)
         )
-        config_pbtxt.write(made, folder)
+        config_pbtxt.write_config(config, folder)
         problems += config_pbtxt.differences(folder)
         models.append(folder.name)
     if problems:
         raise UserError(*problems)
-    config_pbtxt.write(config_pbtxt.glue(name, len(signature.labels), plan, told), to / name)
-    _copy_facts(bundle, to / name / VERSION / FACTS)
+    config_pbtxt.write_config(config_pbtxt.python_config(name, len(bundle.labels), options, parameters), to / name)
+    _copy_decision_files(bundle, to / name / VERSION / BUNDLE_FOLDER)
     (to / name / VERSION / "model.py").write_text(MODEL_PY, encoding="utf-8")
-    config_pbtxt.read(to / name)
-    (to / "README.md").write_text(_readme(bundle, name, models, plan), encoding="utf-8")
+    config_pbtxt.read_config(to / name)
+    (to / "README.md").write_text(_readme(bundle, name, models, options), encoding="utf-8")
     return models
 
 
-def _copy_facts(bundle: Bundle, to: Path) -> None:
-    """What decides, and what says of it, with a manifest of its own; neither graphs nor golden cases."""
-    for file in COPIED:
+def _copy_decision_files(bundle: Bundle, to: Path) -> None:
+    """Copy the files that decide and that describe the bundle, with their own manifest, without graphs and golden cases."""
+    for file in DECISION_FILES:
         if (bundle.path / file).is_file():
             (to / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / file, to / file)
     manifest.write_manifest(to)
 
 
-def _readme(bundle: Bundle, name: str, models: list[str], plan: Plan) -> str:
+def _readme(bundle: Bundle, name: str, models: list[str], options: ModelRepositoryOptions) -> str:
     from jinja2 import Environment, StrictUndefined
 
     # Markdown, not HTML
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     template = environment.from_string(files("vigil_serving.triton").joinpath("readme.md.jinja").read_text(encoding="utf-8"))
-    return template.render(bundle=bundle, name=name, models=models, plan=plan, vigil=version("vigil"))
+    return template.render(bundle=bundle, name=name, models=models, options=options, vigil=version("vigil"))

@@ -1,4 +1,4 @@
-"""The documented schema is the code's, and a real bundle keeps it."""
+"""JSON Schema of the bundle's files."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ import pytest
 from vigil_serving.bundle.json_schema import bundle_schema
 
 
-def test_the_documented_schema_is_the_codes(repository: Path) -> None:
+def test_bundle_schema_equals_the_documented_one(repository: Path) -> None:
     assert json.loads((repository / "docs" / "bundle.schema.json").read_text(encoding="utf-8")) == bundle_schema()
 
 
-def test_a_bundle_keeps_it(exported) -> None:
+def test_bundle_schema_accepts_a_bundle_and_rejects_other_fields(exported) -> None:
     schema = bundle_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     files = {name: json.loads((exported.bundle / name).read_text(encoding="utf-8")) for name in schema["properties"]}

@@ -1,4 +1,4 @@
-"""Whose terms hold for the weights: the recipe's word, then the model card with the weights, then the package around them."""
+"""Licences of weights: from the recipe, then the model card next to the weights, then the package around them."""
 
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -13,7 +13,7 @@ from vigil_serving.bundle.metadata import Licence
 CARD = "---\nlicense: apache-2.0\ntags: [a]\n---\n# A model\n"
 
 
-def test_a_model_card_beside_local_weights(tmp_path: Path) -> None:
+def test_licence_reads_the_model_card_next_to_local_weights(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"")
     assert licence(Local(path=str(weights))).name == NOT_STATED
@@ -25,7 +25,7 @@ def test_a_model_card_beside_local_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# no head", "---\nlicense: [", "---\n- a list\n---\n", "--- not yaml: : :\n---", "---\n"])
-def test_a_card_without_a_sound_head_states_nothing(tmp_path: Path, text: str) -> None:
+def test_licence_ignores_a_model_card_without_valid_front_matter(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
     assert licence(Local(path=str(tmp_path))).name == NOT_STATED
     assert licence(Local(path=str(tmp_path / "nowhere"))).name == NOT_STATED
@@ -39,18 +39,18 @@ def test_a_card_without_a_sound_head_states_nothing(tmp_path: Path, text: str) -
         ("Classifier: License :: OSI Approved :: GNU Affero General Public License v3", "GNU Affero General Public License v3"),
         ("License: Apache 2", "Apache 2"),
         ("License: UNKNOWN", None),
-        ("License: the whole\n        text of it", None),
+        ("License: the full\n        text of it", None),
         ("Name: nothing", None),
     ],
 )
-def test_what_a_package_s_metadata_state(tmp_path: Path, metadata: str, name: str | None) -> None:
+def test_licence_reads_package_metadata(tmp_path: Path, metadata: str, name: str | None) -> None:
     folder = tmp_path / "weights-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nVersion: 1.0\n{metadata}\n")
-    assert module._stated(PathDistribution(folder)) == name
+    assert module._from_metadata(PathDistribution(folder)) == name
 
 
-def test_a_package_with_and_without_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_licence_of_a_package_with_and_without_a_model_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = licence(Package(package="pytest"))
     assert found.name == "MIT"
     assert found.origin.startswith("package pytest; metadata of pytest ")
@@ -61,7 +61,7 @@ def test_a_package_with_and_without_a_card(monkeypatch: pytest.MonkeyPatch, tmp_
     assert licence(Package(package="package")) == Licence("apache-2.0", "package package; its model card")
 
 
-def test_the_hub_s_cache_is_read_and_nothing_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_licence_reads_the_cache_of_the_hub_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "README.md"))
     assert licence(Hub(id="a/b", revision="main")) == Licence("apache-2.0", "hub a/b at main; its model card")
@@ -69,7 +69,7 @@ def test_the_hub_s_cache_is_read_and_nothing_downloaded(monkeypatch: pytest.Monk
     assert licence(Hub(id="a/b")) == Licence(NOT_STATED, "hub a/b")
 
 
-def test_the_recipe_goes_before_all(tmp_path: Path) -> None:
+def test_licences_of_the_recipe_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
     source = Local(path=str(tmp_path))
     found = licences({"text": source, "tokenizer": source}, {"text": "CC-BY-4.0"})
@@ -77,7 +77,7 @@ def test_the_recipe_goes_before_all(tmp_path: Path) -> None:
     assert "stated in the recipe" in found["text"].origin
 
 
-def test_one_name_for_the_hub() -> None:
+def test_hub_name_of_several_licences() -> None:
     def of(*names: str) -> str | None:
         return hub_name({str(n): Licence(name, "") for n, name in enumerate(names)})
 

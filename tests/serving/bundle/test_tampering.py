@@ -1,4 +1,4 @@
-"""No byte of a bundle can be altered unseen, no file removed or added, and a signature tells whose bundle it is."""
+"""Tamper evidence: altered bytes, removed and added files, rewritten manifests, and signatures by other keys are refused."""
 
 import json
 import random
@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import write_json
 from vigil_serving.bundle import manifest
-from vigil_serving.bundle.load import read_checked
-from vigil_serving.bundle.signing import load_private_key, seal
+from vigil_serving.bundle.load import load_bundle
+from vigil_serving.bundle.signing import load_private_key, sign_bundle
 from vigil_serving.runtime.scorer import Scorer
 
 
@@ -28,7 +29,7 @@ def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
 @pytest.fixture
 def signed(bundle_copy: Path, tmp_path: Path) -> tuple[Path, Path]:
     private, public = write_keys(tmp_path, "owner")
-    seal(bundle_copy, load_private_key(private))
+    sign_bundle(bundle_copy, load_private_key(private))
     return bundle_copy, public
 
 
@@ -41,29 +42,29 @@ def flip(path: Path, place: int, value: int) -> None:
 
 
 @pytest.mark.prove
-def test_every_flipped_byte_is_refused(signed: tuple[Path, Path], proofs) -> None:
-    """Of every file some bytes, and of the manifest and the signature all; by the manifest's hashes, its form, or the key."""
+def test_load_bundle_refuses_every_flipped_byte(signed: tuple[Path, Path], proofs) -> None:
+    """Flip some bytes of every file, and all bytes of the manifest and of the signature."""
     bundle, public = signed
     tries, rng = 0, random.Random(5)
     files = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
-    whole = (manifest.MANIFEST, manifest.SEAL)
+    all_bytes = (manifest.MANIFEST, manifest.SIGNATURE_FILE)
     for path in files:
         size = path.stat().st_size
-        places = range(size) if path.name in whole else rng.sample(range(size), min(size, proofs(12, 400)))
+        places = range(size) if path.name in all_bytes else rng.sample(range(size), min(size, proofs(12, 400)))
         for place in places if path.name != manifest.MANIFEST else rng.sample(places, proofs(300, size)):
             value = 1 << rng.randrange(8)
             flip(path, place, value)
             with pytest.raises(UserError):
-                # Without the key, which would find a change of the manifest by itself.
-                read_checked(bundle, public if path.name == manifest.SEAL else None)
+                # Without the key, which alone would find a change of the manifest.
+                load_bundle(bundle, public_key=public if path.name == manifest.SIGNATURE_FILE else None)
             flip(path, place, value)
             tries += 1
-    read_checked(bundle, public)
+    load_bundle(bundle, public_key=public)
     assert tries > 500
     print(f"{tries} flipped bytes in {len(files)} files, all refused")
 
 
-def test_every_removed_or_added_file_is_refused_by_the_runtime(exported, bundle_copy: Path, tmp_path: Path) -> None:
+def test_scorer_refuses_every_removed_or_added_file(exported, bundle_copy: Path, tmp_path: Path) -> None:
     Scorer(bundle_copy)
     for path in [path for path in sorted(bundle_copy.rglob("*")) if path.is_file()]:
         kept = tmp_path / "kept"
@@ -83,7 +84,7 @@ def test_every_removed_or_added_file_is_refused_by_the_runtime(exported, bundle_
     Scorer(bundle_copy)
 
 
-def test_two_files_exchanged_are_refused(bundle_copy: Path) -> None:
+def test_scorer_refuses_two_exchanged_files(bundle_copy: Path) -> None:
     a, b = bundle_copy / "onnx" / "text.onnx", bundle_copy / "onnx" / "image.onnx"
     content = a.read_bytes()
     a.write_bytes(b.read_bytes())
@@ -104,17 +105,17 @@ def test_two_files_exchanged_are_refused(bundle_copy: Path) -> None:
         lambda content: 7,
     ],
 )
-def test_a_rewritten_manifest_is_refused(bundle_copy: Path, change) -> None:
+def test_scorer_refuses_a_rewritten_manifest(bundle_copy: Path, change) -> None:
     content = json.loads((bundle_copy / manifest.MANIFEST).read_text())
-    manifest.write_json(bundle_copy / manifest.MANIFEST, change(content))
+    write_json(bundle_copy / manifest.MANIFEST, change(content))
     with pytest.raises(UserError) as caught:
         Scorer(bundle_copy)
     assert all(str(bundle_copy) in line for line in caught.value.lines)
 
 
-def test_a_signature_tells_whose_bundle_it_is(signed: tuple[Path, Path], exported, tmp_path: Path) -> None:
+def test_check_signature_accepts_only_the_key_that_signed(signed: tuple[Path, Path], exported, tmp_path: Path) -> None:
     bundle, public = signed
-    assert len((bundle / manifest.SEAL).read_bytes()) == 64
+    assert len((bundle / manifest.SIGNATURE_FILE).read_bytes()) == 64
     assert Scorer(bundle, public_key=public).bundle.digest == manifest.check_files(exported.bundle), (
         "the digest is the manifest's"
     )
@@ -123,15 +124,15 @@ def test_a_signature_tells_whose_bundle_it_is(signed: tuple[Path, Path], exporte
         Scorer(bundle, public_key=other)
     (bundle / "README.md").write_text("other words")
     manifest.write_manifest(bundle)
-    Scorer(bundle)  # whole in itself
+    Scorer(bundle)  # consistent, but not signed by the key
     with pytest.raises(UserError, match="is not a signature of this"):
         Scorer(bundle, public_key=public)
-    (bundle / manifest.SEAL).unlink()
+    (bundle / manifest.SIGNATURE_FILE).unlink()
     with pytest.raises(UserError, match=r"is not signed: it has no manifest\.sig; export it with --sign"):
         Scorer(bundle, public_key=public)
 
 
-def test_keys_of_other_kinds_are_refused(signed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_load_private_key_and_check_signature_refuse_other_keys(signed: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, public = signed
     key = rsa.generate_private_key(65537, 2048)
     (tmp_path / "rsa.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -141,17 +142,17 @@ def test_keys_of_other_kinds_are_refused(signed: tuple[Path, Path], tmp_path: Pa
     with pytest.raises(UserError, match="not an ed25519 private key"):
         load_private_key(tmp_path / "rsa.pem")
     with pytest.raises(UserError, match="not an ed25519 public key"):
-        read_checked(bundle, tmp_path / "rsa.pub.pem")
+        load_bundle(bundle, public_key=tmp_path / "rsa.pub.pem")
     with pytest.raises(UserError, match="not a key in PEM"):
-        read_checked(bundle, tmp_path / "words")
+        load_bundle(bundle, public_key=tmp_path / "words")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         load_private_key(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not a key in PEM"):
         load_private_key(public)
 
 
-def test_an_unreadable_bundle_json_names_the_field(bundle_copy: Path) -> None:
-    content = json.loads((bundle_copy / manifest.SIGNATURE).read_text())
+def test_load_bundle_names_the_malformed_field(bundle_copy: Path) -> None:
+    content = json.loads((bundle_copy / manifest.METADATA).read_text())
     for change, problem in [
         ({"labels": "scam"}, "bundle.json.labels: must be a list"),
         ({"modalities": ["text", "smell"]}, "bundle.json.modalities.1: must be 'text' or 'image' or 'audio'"),
@@ -160,14 +161,14 @@ def test_an_unreadable_bundle_json_names_the_field(bundle_copy: Path) -> None:
         ({"modalities": ["text"]}, "do not name the same modalities"),
         ({"variants": {"fp32": {"text": "text"}}}, "do not name the same modalities"),
     ]:
-        manifest.write_json(bundle_copy / manifest.SIGNATURE, {**content, **change})
+        write_json(bundle_copy / manifest.METADATA, {**content, **change})
         manifest.write_manifest(bundle_copy)
         with pytest.raises(UserError, match="export the bundle again") as caught:
             Scorer(bundle_copy)
         assert problem in str(caught.value)
 
 
-def test_golden_numbers_are_guarded_too(bundle_copy: Path) -> None:
+def test_scorer_refuses_changed_golden_outputs(bundle_copy: Path) -> None:
     path = bundle_copy / manifest.GOLDEN_OUTPUTS
     with np.load(path) as outputs:
         changed = {name: array + np.float32(1e-3) for name, array in outputs.items()}

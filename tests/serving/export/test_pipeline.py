@@ -1,4 +1,4 @@
-"""Every exported form decides what the trained model decides, or nothing is written."""
+"""`export_model`: every exported format decides as the trained model does, or nothing is written."""
 
 import json
 from pathlib import Path
@@ -9,22 +9,22 @@ import torch
 
 from vigil_data.decode import Decoder
 from vigil_data.errors import UserError
-from vigil_data.items import presence
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import pack
+from vigil_data.presence import presence_pattern
 from vigil_modeling.specs import GatedFusion, MeanFusion
-from vigil_serving.bundle import load as bundles
-from vigil_serving.export.pipeline import export
-from vigil_serving.export.torchscript import load
-from vigil_serving.parity.backends import forms
+from vigil_serving.bundle.load import load_bundle
+from vigil_serving.export.pipeline import export_model
+from vigil_serving.export.publish import Provenance
+from vigil_serving.parity.backends import load_backends, load_torchscript
 from vigil_serving.parity.cases import make_cases, make_item
-from vigil_serving.parity.compare import ParityError, compare, failures, outputs, tensors
+from vigil_serving.parity.compare import ParityError, compare_outputs, failures, input_arrays, run_backend
 from vigil_serving.runtime.onnx_sessions import open_session, open_sessions, run
 
 PATTERNS = ("none", "text", "image", "audio", "text+image", "text+audio", "image+audio", "text+image+audio")
 
 
-def test_bundle_has_all_files(exported) -> None:
+def test_export_model_writes_all_files(exported) -> None:
     expected = {
         *(
             "bundle.json",
@@ -44,18 +44,18 @@ def test_bundle_has_all_files(exported) -> None:
     assert not list(exported.bundle.parent.glob(".*"))
 
 
-def test_gate_covers_patterns_sizes_and_lengths(exported) -> None:
+def test_make_cases_covers_patterns_sizes_and_lengths(exported) -> None:
     cases = make_cases(exported.inputs, ())
-    covered = {(presence(case.packed.segments), len(case.items)) for case in cases if not case.name.startswith("mixed")}
+    covered = {(presence_pattern(case.packed.segments), len(case.items)) for case in cases if not case.name.startswith("mixed")}
     assert covered >= {(pattern, size) for pattern in PATTERNS for size in (1, 2, 8)}
     assert {size for _, size in covered} == set(range(1, 9))
     assert [len(case.items) for case in cases if case.name.startswith("mixed")] == list(range(1, 9))
-    assert {presence(case.packed.segments) for case in cases if case.golden} == set(PATTERNS)
+    assert {presence_pattern(case.packed.segments) for case in cases if case.golden} == set(PATTERNS)
     lengths = {case.packed.segments["text"].inputs["input_ids"].shape[1] for case in cases if "text" in case.packed.segments}
     assert len(lengths) >= 3
     for modality in ("text", "image", "audio"):
         most = max(np.bincount(case.packed.segments[modality].item).max() for case in cases if modality in case.packed.segments)
-        assert most >= 3, f"no item of the gate has several segments of {modality}"
+        assert most >= 3, f"no item has several segments of {modality}"
     texts = {item.text for case in cases for item in case.items}
     assert ("",) in texts
     assert (
@@ -68,9 +68,9 @@ def test_gate_covers_patterns_sizes_and_lengths(exported) -> None:
     assert black
 
 
-def test_measured_parity_is_in_the_bundle(exported) -> None:
-    parity = bundles.read(exported.bundle).signature.parity
-    assert [p.form for p in parity] == [
+def test_export_model_records_the_measured_parity(exported) -> None:
+    parity = load_bundle(exported.bundle).metadata.parity
+    assert [p.backend for p in parity] == [
         "ONNX, graph by graph",
         "runtime, from bytes",
         "ONNX, single graph",
@@ -84,20 +84,23 @@ def test_measured_parity_is_in_the_bundle(exported) -> None:
         assert (p.variant, p.real_items, p.real_flips) == ("fp32", 10, 0)
 
 
-def test_every_pattern_in_batches_of_every_size(exported) -> None:
+def test_backends_agree_on_every_pattern_in_batches_of_every_size(exported) -> None:
     cases = make_cases(exported.inputs, (), sizes=range(1, 9))
-    covered = {(presence(case.packed.segments), len(case.items)) for case in cases}
+    covered = {(presence_pattern(case.packed.segments), len(case.items)) for case in cases}
     assert covered >= {(pattern, size) for pattern in PATTERNS for size in range(1, 9)}
     with torch.no_grad():
         expected = [torch.sigmoid(exported.model(collate(case.packed)).logits_NL).numpy() for case in cases]
-    bundle = bundles.read(exported.bundle)
-    measured = [compare(form, outputs(form, cases, expected), cases, expected, bundle) for form in forms(bundle)]
+    bundle = load_bundle(exported.bundle)
+    measured = [
+        compare_outputs(backend, run_backend(backend, cases, expected), cases, expected, bundle)
+        for backend in load_backends(bundle)
+    ]
     assert len(measured) == 4
     assert failures(measured) == []
 
 
-def test_forms_give_the_models_evidence(exported) -> None:
-    bundle = bundles.read(exported.bundle)
+def test_backends_return_the_evidence_of_the_model(exported) -> None:
+    bundle = load_bundle(exported.bundle)
     decoder = Decoder(exported.inputs, ())
     items = [
         make_item(pattern, n, exported.inputs)
@@ -108,48 +111,50 @@ def test_forms_give_the_models_evidence(exported) -> None:
         prediction = exported.model(collate(packed))
     evidence = {m: e.numpy() for m, e in prediction.evidence.items()}
     scores = run(open_sessions(bundle), packed)
-    single = open_session(bundle.graph("model")).run(None, tensors(packed, bundle.signature.graphs["model"].inputs))
+    single = open_session(bundle.graph("model")).run(None, input_arrays(packed, bundle.metadata.graphs["model"].inputs))
     with torch.no_grad():
-        traced = load(bundle.graph("torchscript"))(
-            *(torch.from_numpy(a) for a in tensors(packed, bundle.signature.graphs["torchscript"].inputs).values())
+        traced = load_torchscript(bundle.graph("torchscript"))(
+            *(torch.from_numpy(a) for a in input_arrays(packed, bundle.metadata.graphs["torchscript"].inputs).values())
         )
     for place, modality in enumerate(("text", "image", "audio")):
         for found in (scores.evidence[modality], single[1 + place], traced[1 + place].numpy()):
             np.testing.assert_allclose(found, evidence[modality], atol=1e-4)
 
 
-def test_gated_fusion_of_one_modality(make_tiny, taxonomy, tmp_path: Path) -> None:
+def test_export_model_with_gated_fusion_of_one_modality(make_tiny, taxonomy, tmp_path: Path) -> None:
     model, inputs = make_tiny(GatedFusion(hidden=8), "image")
     to = tmp_path / "bundle"
-    export(model, inputs, taxonomy, {}, (), to=to, facts={"name": "small"})
-    bundle = bundles.read(to)
-    assert bundle.signature.modalities == ("image",)
+    export_model(model, inputs, taxonomy, {}, (), to=to, provenance=Provenance("small"))
+    bundle = load_bundle(to)
+    assert bundle.metadata.modalities == ("image",)
     assert bundle.thresholds == {"scam": 0.5, "promotion": 0.5, "tobacco": 0.5}
     assert not (to / "resolved.yaml").exists()
     assert not (to / "tokenizer").exists()
 
 
-def test_disagreement_writes_nothing(make_tiny, taxonomy, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_model_writes_nothing_if_a_format_disagrees(
+    make_tiny, taxonomy, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vigil_serving.export import onnx_export, torchscript
 
     model, inputs = make_tiny(MeanFusion(), "text")
-    # The graphs are made of a model whose fusion is off by a little; the trained model, which is called as a whole, is not.
+    # The graphs are built from a model whose fusion is slightly off; the reference outputs come from the unchanged model.
     monkeypatch.setattr(onnx_export, "fusion_graph", _shifted(onnx_export.fusion_graph, model, 0.01))
-    monkeypatch.setattr(torchscript, "save", _shifted(torchscript.save, model, 0.01))
+    monkeypatch.setattr(torchscript, "save_torchscript", _shifted(torchscript.save_torchscript, model, 0.01))
     before = (bundle_copy / "manifest.json").read_bytes()
     with pytest.raises(ParityError) as caught:
-        export(model, inputs, taxonomy, {}, (), to=bundle_copy, facts={"name": "wrong"})
+        export_model(model, inputs, taxonomy, {}, (), to=bundle_copy, provenance=Provenance("wrong"))
     *lines, last = str(caught.value).splitlines()
-    assert len(lines) == 4, "every form fails, each with its line"
+    assert len(lines) == 4, "one line for each backend"
     assert last.endswith("no bundle was written")
     assert "TorchScript: probabilities differ by up to" in str(caught.value)
     assert (bundle_copy / "manifest.json").read_bytes() == before, "the older bundle stays"
-    beside = {path.name for path in bundle_copy.parent.iterdir()}
-    assert beside == {bundle_copy.name, f".{bundle_copy.name}.export"}, "only the steps that were done stay beside it"
+    siblings = {path.name for path in bundle_copy.parent.iterdir()}
+    assert siblings == {bundle_copy.name, f".{bundle_copy.name}.export"}, "only the finished steps remain"
 
 
 def _shifted(function, model, by: float):
-    """``function``, during which the model's logits are off."""
+    """Return ``function``, during which the model's logits are shifted."""
     right = model.fuse
 
     def wrapped(*arguments, **options):
@@ -166,18 +171,18 @@ def _shifted(function, model, by: float):
     return wrapped
 
 
-def test_refusals(exported, tmp_path: Path) -> None:
+def test_export_model_refuses_other_labels_and_occupied_folders(exported, tmp_path: Path) -> None:
     arguments = (exported.model, exported.inputs, exported.taxonomy)
     with pytest.raises(UserError, match="thresholds name nonsense"):
-        export(*arguments, {"nonsense": 0.5}, (), to=tmp_path / "b", facts={"name": "x"})
+        export_model(*arguments, {"nonsense": 0.5}, (), to=tmp_path / "b", provenance=Provenance("x"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="other things in it"):
-        export(*arguments, {}, (), to=tmp_path / "mine", facts={"name": "x"})
+    with pytest.raises(UserError, match="other files in it"):
+        export_model(*arguments, {}, (), to=tmp_path / "mine", provenance=Provenance("x"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_bundle_carries_no_example(exported) -> None:
+def test_export_model_writes_no_real_item(exported) -> None:
     golden = [json.loads(line) for line in (exported.bundle / "golden" / "items.jsonl").read_text().splitlines()]
     ids = {item["id"] for line in golden for item in line["items"]}
     assert len(golden) == 9 + 12

@@ -1,4 +1,4 @@
-"""An export that is killed goes on where it was, and ends with the bundle that it would have made undisturbed."""
+"""An export that is killed resumes, and ends with the bundle that an uninterrupted export writes."""
 
 import json
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vigil_serving.export.step_cache import Steps, working
+from vigil_serving.export.step_cache import open_step_cache
 
 PROGRAM = """
 import sys, warnings
@@ -22,11 +22,13 @@ from vigil_modeling.safety_model import build_model
 from vigil_modeling.specs import Encoders, MeanFusion, ModelSpec, Random, TimmImage, TransformersText
 from vigil_serving.export import quantization_selection
 from vigil_serving.parity.cases import make_item
-from vigil_serving.export.pipeline import export
+from vigil_serving.export.pipeline import export_model
+from vigil_serving.export.publish import Provenance
+from vigil_serving.export.publish import Provenance
 from vigil_serving.specs import ExportSpec, Int8Spec
 
 tokenizer, to, stop = sys.argv[1:]
-quantization_selection.WORTH = 1e9
+quantization_selection.MAX_TIME_SHARE = 1e9
 taxonomy = Taxonomy(name="tiny", heads={"h": Head(labels={"a": Label(), "b": Label()})})
 words = TextInput(tokenizer=Local(path=tokenizer), max_tokens=16, overlap=2, max_passages=2)
 inputs = Inputs(text=words, image=ImageInput(size=32, max_images=2))
@@ -38,13 +40,13 @@ model = build_model(ModelSpec(width=16, encoders=encoders, fusion=MeanFusion()),
 items = [replace(make_item(["text"] if n % 2 else ["image"], n, inputs), targets={"a": float(n % 3 == 0)}) for n in range(18)]
 spec = ExportSpec(formats=("onnx-single", "fp16", "int8"), int8=Int8Spec(max_ap_loss=1, max_flips=1, max_difference=1, enough=2))
 
-def progress(name, seconds):
+def report(name, seconds):
     print(f"{name}: {'kept' if seconds is None else 'made'}", flush=True)
     if name == stop:
         sys.stdin.read()  # here the test kills it
 
 real = {"measure": items[8:12], "calibration": items[12:]}
-export(model, inputs, taxonomy, {}, items[:8], to=Path(to), facts={"name": "x"}, spec=spec, progress=progress, **real)
+export_model(model, inputs, taxonomy, {}, items[:8], to=Path(to), provenance=Provenance("x"), spec=spec, report=report, **real)
 """
 
 
@@ -55,7 +57,7 @@ def _start(tokenizer: Path, to: Path, stop: str = "") -> subprocess.Popen[str]:
 
 
 def _killed_at(step: str, tokenizer: Path, to: Path) -> list[str]:
-    """Lines of an export that is killed once the step is done."""
+    """Kill an export after a step, and return the lines that it printed."""
     lines = []
     with _start(tokenizer, to, step) as process:
         assert process.stdout is not None
@@ -69,54 +71,54 @@ def _killed_at(step: str, tokenizer: Path, to: Path) -> list[str]:
 
 def _finished(tokenizer: Path, to: Path) -> list[str]:
     with _start(tokenizer, to) as process:
-        said, _ = process.communicate()
+        output, _ = process.communicate()
     assert process.returncode == 0
-    return said.splitlines()
+    return output.splitlines()
 
 
-def _facts(bundle: Path) -> dict[str, object]:
-    """bundle.json without what depends on the clock: when it was made and how long a candidate took."""
-    facts = json.loads((bundle / "bundle.json").read_text())
-    facts.pop("created_at")
-    for candidate in facts["candidates"]:
-        # Which of two passing candidates is the faster is the clock's to say too.
+def _metadata(bundle: Path) -> dict[str, object]:
+    """Return bundle.json without what depends on the clock."""
+    metadata = json.loads((bundle / "bundle.json").read_text())
+    metadata.pop("created_at")
+    for candidate in metadata["candidates"]:
+        # Times decide which of two candidates within the tolerance is chosen.
         candidate.pop("milliseconds")
         candidate.pop("chosen")
-    return facts
+    return metadata
 
 
-def test_killed_twice_it_ends_with_the_same_bundle(tokenizer: Path, tmp_path: Path) -> None:
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    every = _finished(tokenizer, undisturbed)
+def test_export_model_killed_twice_ends_with_the_same_bundle(tokenizer: Path, tmp_path: Path) -> None:
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    every = _finished(tokenizer, uninterrupted)
     assert all(line.endswith("made") for line in every)
-    first = _killed_at("ONNX image encoder", tokenizer, disturbed)
-    assert not disturbed.exists()
-    second = _killed_at("int8 text measured", tokenizer, disturbed)
+    first = _killed_at("ONNX image encoder", tokenizer, interrupted)
+    assert not interrupted.exists()
+    second = _killed_at("int8 text measured", tokenizer, interrupted)
     assert [line for line in second if line.endswith("kept")] == [line.replace("made", "kept") for line in first]
-    third = _finished(tokenizer, disturbed)
+    third = _finished(tokenizer, interrupted)
     transient = {"cases", "ONNX fp32 on the real items"}  # held in memory alone
     kept = [line.replace("made", "kept") for line in second if line.split(":")[0] not in transient]
     assert [line for line in third if line.endswith("kept")] == kept
     assert [line.split(":")[0] for line in third] == [line.split(":")[0] for line in every]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["disturbed", "undisturbed"]
-    files = [sorted(str(f.relative_to(b)) for f in b.rglob("*") if f.is_file()) for b in (undisturbed, disturbed)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["interrupted", "uninterrupted"]
+    files = [sorted(str(f.relative_to(b)) for f in b.rglob("*") if f.is_file()) for b in (uninterrupted, interrupted)]
     assert files[0] == files[1]
-    a, b = _facts(undisturbed), _facts(disturbed)
+    a, b = _metadata(uninterrupted), _metadata(interrupted)
     assert {k: v for k, v in a.items() if k not in ("parity", "graphs", "variants")} == {
         k: v for k, v in b.items() if k not in ("parity", "graphs", "variants")
     }
     for name in ("text", "image", "fusion", "model", "text.fp16", "image.fp16"):
-        assert (undisturbed / f"onnx/{name}.onnx").read_bytes() == (disturbed / f"onnx/{name}.onnx").read_bytes(), name
-    with np.load(undisturbed / "golden/outputs.npz") as x, np.load(disturbed / "golden/outputs.npz") as y:
+        assert (uninterrupted / f"onnx/{name}.onnx").read_bytes() == (interrupted / f"onnx/{name}.onnx").read_bytes(), name
+    with np.load(uninterrupted / "golden/outputs.npz") as x, np.load(interrupted / "golden/outputs.npz") as y:
         assert all(np.array_equal(x[name], y[name]) for name in x.files)
 
 
-def test_a_lock_of_a_killed_export_holds_nobody_up(tmp_path: Path) -> None:
+def test_open_step_cache_ignores_the_lock_of_a_killed_export(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from vigil_serving.export.step_cache import working
-with working(Path(sys.argv[1]), False):
+from vigil_serving.export.step_cache import open_step_cache
+with open_step_cache(Path(sys.argv[1]), {}):
     print("in", flush=True)
     sys.stdin.read()
 """
@@ -125,5 +127,5 @@ with working(Path(sys.argv[1]), False):
         assert child.stdout is not None
         assert child.stdout.readline() == "in\n"
         child.kill()
-    with working(tmp_path / "b", restart=False) as work:
-        assert Steps(work, {}).run("step", lambda _: None).is_dir()
+    with open_step_cache(tmp_path / "b", {}) as cache:
+        assert cache.run("step", lambda _: None).folder.is_dir()

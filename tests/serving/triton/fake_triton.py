@@ -86,7 +86,7 @@ class InferenceRequest:
         assert self.memory is not None, "an output might lie on a GPU"
         try:
             return InferenceResponse(server.infer(self.model_name, self._inputs, self.wanted))
-        except Wrong as error:
+        except InferenceError as error:
             return InferenceResponse(error=TritonError(str(error)))
 
 
@@ -98,12 +98,12 @@ def get_output_tensor_by_name(response, name):
     return next((tensor for tensor in response.output_tensors() if tensor.name() == name), None)
 
 
-class Wrong(Exception):
-    """What Triton would answer with an error."""
+class InferenceError(Exception):
+    """A request that Triton answers with an error."""
 
 
 class Server:
-    """Triton's core, as far as the glue can tell.
+    """The part of Triton's core that the Python model sees.
 
     Attributes:
         calls: model to the shapes of its requests' first inputs.
@@ -127,32 +127,32 @@ class Server:
     def infer(self, name, tensors, wanted):
         with self._lock:
             if name not in self._sessions:
-                raise Wrong(f"unknown model {name}")
+                raise InferenceError(f"unknown model {name}")
             if name in self.broken:
-                raise Wrong("out of memory")
+                raise InferenceError("out of memory")
             feeds, config = {tensor.name(): tensor.as_numpy() for tensor in tensors}, self.configs[name]
             self._check(config, feeds, wanted)
             self.calls[name].append(next(iter(feeds.values())).shape)
             return [Tensor(n, a) for n, a in zip(wanted, self._run(name, config, feeds, wanted), strict=True)]
 
     def _check(self, config, feeds, wanted):
-        told = {tensor.name: tensor for tensor in config.input}
-        if set(feeds) != set(told):
-            raise Wrong(f"inputs {sorted(feeds)}, expected {sorted(told)}")
+        configured = {tensor.name: tensor for tensor in config.input}
+        if set(feeds) != set(configured):
+            raise InferenceError(f"inputs {sorted(feeds)}, expected {sorted(configured)}")
         for input_name, array in feeds.items():
             shape = array.shape[1:] if config.max_batch_size else array.shape
-            dims = list(told[input_name].dims)
+            dims = list(configured[input_name].dims)
             if len(shape) != len(dims) or any(d not in (-1, s) for s, d in zip(shape, dims, strict=True)):
-                raise Wrong(f"{input_name}: shape {array.shape}, expected {dims}")
-            kind = schema.DataType.Name(told[input_name].data_type).removeprefix("TYPE_")
+                raise InferenceError(f"{input_name}: shape {array.shape}, expected {dims}")
+            kind = schema.DataType.Name(configured[input_name].data_type).removeprefix("TYPE_")
             if array.dtype != triton_to_np_dtype(kind):
-                raise Wrong(f"{input_name}: {array.dtype}, expected {kind}")
+                raise InferenceError(f"{input_name}: {array.dtype}, expected {kind}")
         if config.max_batch_size and {len(array) for array in feeds.values()} - set(range(1, config.max_batch_size + 1)):
-            raise Wrong("batch size out of range")
+            raise InferenceError("batch size out of range")
         if config.max_batch_size and len({len(array) for array in feeds.values()}) != 1:
-            raise Wrong("batch sizes differ")
+            raise InferenceError("batch sizes differ")
         if not set(wanted) <= {tensor.name for tensor in config.output}:
-            raise Wrong(f"outputs {wanted} do not exist")
+            raise InferenceError(f"outputs {wanted} do not exist")
 
     def _run(self, name, config, feeds, wanted):
         session, before = self._sessions[name], self._before.get(name)
@@ -160,8 +160,8 @@ class Server:
             return session.run(wanted, feeds)
         self._before[name] = feeds
         size = len(next(iter(feeds.values())))
-        alike = before is not None and all(before[n].shape[1:] == array.shape[1:] for n, array in feeds.items())
-        if not alike or size + len(next(iter(before.values()))) > config.max_batch_size:
+        same_shape = before is not None and all(before[n].shape[1:] == array.shape[1:] for n, array in feeds.items())
+        if not same_shape or size + len(next(iter(before.values()))) > config.max_batch_size:
             return session.run(wanted, feeds)
         self.joined += 1
         found = session.run(wanted, {n: np.concatenate([before[n], array]) for n, array in feeds.items()})

@@ -1,4 +1,4 @@
-"""A repository for Triton fits Triton's schema and the graphs, and its glue decides what the runtime decides."""
+"""Triton repositories match Triton's schema and the graphs, and their Python model decides as the runtime does."""
 
 import base64
 import importlib.util
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from typer.testing import CliRunner
 
-from vigil.cli import triton as command
+from vigil.cli import export as command
 from vigil_data.errors import UserError
 from vigil_data.filesystem import sha256_file, write_json
 from vigil_data.items import MODALITIES, Item
@@ -31,6 +31,7 @@ from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.triton import config_pbtxt
+from vigil_serving.triton.options import ModelRepositoryOptions
 from vigil_serving.triton.repository import write_repository
 
 PATTERNS = [pattern for n in range(4) for pattern in itertools.combinations(MODALITIES, n)]
@@ -39,7 +40,7 @@ LABELS = ("scam", "promotion", "tobacco")
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[ModuleType]:
-    """What model.py finds as ``triton_python_backend_utils``."""
+    """Stand-in that model.py imports as ``triton_python_backend_utils``."""
     spec = importlib.util.spec_from_file_location("triton_python_backend_utils", Path(__file__).with_name("fake_triton.py"))
     module = importlib.util.module_from_spec(spec)
     sys.modules["triton_python_backend_utils"] = module
@@ -62,7 +63,13 @@ def bundle(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("repository") / "models"
-    assert write_repository(bundle, to, max_batch=4) == ["tiny", "tiny_text", "tiny_image", "tiny_audio", "tiny_fusion"]
+    assert write_repository(bundle, to, options=ModelRepositoryOptions(max_batch=4)) == [
+        "tiny",
+        "tiny_text",
+        "tiny_image",
+        "tiny_audio",
+        "tiny_fusion",
+    ]
     return to
 
 
@@ -86,10 +93,10 @@ def load(repository: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     made = module.TritonPythonModel()
-    # Triton's JSON of a config has every field, with the names of the schema.
-    told = json_format.MessageToJson(config_pbtxt.read(repository / "tiny"), preserving_proto_field_name=True)
+    # Triton's JSON of a configuration has every field, with the names of the schema.
+    config = json_format.MessageToJson(config_pbtxt.read_config(repository / "tiny"), preserving_proto_field_name=True)
     made.initialize(
-        {"model_config": told, "model_repository": str(repository / "tiny"), "model_version": "1", "model_name": "tiny"}
+        {"model_config": config, "model_repository": str(repository / "tiny"), "model_version": "1", "model_name": "tiny"}
     )
     return made
 
@@ -112,7 +119,7 @@ def tensors(answer: Any) -> dict[str, Any]:
 
 
 def check(answer: Any, expected: Sequence[Decision]) -> None:
-    """The answer is what the runtime decided."""
+    """Assert that the answer equals the runtime's decisions."""
     found = tensors(answer)
     assert found["probabilities"].dtype == np.float32
     assert found["probabilities"].shape == (len(expected), 3)
@@ -120,10 +127,10 @@ def check(answer: Any, expected: Sequence[Decision]) -> None:
         wanted = [decision.probabilities.get(label, np.nan) for label in LABELS]
         np.testing.assert_allclose(found["probabilities"][row], wanted, atol=1e-5)
         assert found["action"][row].decode() == (decision.action or "")
-        told, known = json.loads(found["decision"][row]), json.loads(json.dumps(decision.to_dict()))
+        config, known = json.loads(found["decision"][row]), json.loads(json.dumps(decision.to_dict()))
         for name in ("probabilities", "evidence", "reasons"):
-            told.pop(name), known.pop(name)
-        assert told == known
+            config.pop(name), known.pop(name)
+        assert config == known
 
 
 def made_items(exported, patterns: Sequence[Sequence[str]], count: int) -> list[Item]:
@@ -131,38 +138,42 @@ def made_items(exported, patterns: Sequence[Sequence[str]], count: int) -> list[
     return [Item(i.id, i.text, i.image, i.audio, {}, {"market": "fr"} if n % 3 == 0 else {}) for n, i in enumerate(made)]
 
 
-def test_every_model_fits_schema_and_graph(repository: Path) -> None:
+def test_write_repository_matches_schema_and_graphs(repository: Path) -> None:
     folders = sorted(path for path in repository.iterdir() if path.is_dir())
     assert [folder.name for folder in folders] == ["tiny", "tiny_audio", "tiny_fusion", "tiny_image", "tiny_text"]
     for folder in folders[1:]:
-        told = config_pbtxt.read(folder)
-        assert (told.name, told.backend) == (folder.name, "onnxruntime")
+        config = config_pbtxt.read_config(folder)
+        assert (config.name, config.backend) == (folder.name, "onnxruntime")
         assert config_pbtxt.differences(folder) == []
-        assert [group.kind for group in told.instance_group] == [ModelInstanceGroup.KIND_AUTO]
-        batches = told.name != "tiny_fusion"
-        assert told.HasField("dynamic_batching") is batches
-        assert told.max_batch_size == (4 if batches else 0)
-    text = config_pbtxt.read(repository / "tiny_text")
+        assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_AUTO]
+        batches = config.name != "tiny_fusion"
+        assert config.HasField("dynamic_batching") is batches
+        assert config.max_batch_size == (4 if batches else 0)
+    text = config_pbtxt.read_config(repository / "tiny_text")
     assert [(tensor.name, list(tensor.dims)) for tensor in text.input] == [("input_ids", [-1]), ("attention_mask", [-1])]
     assert text.dynamic_batching.preferred_batch_size == [4]
-    glue = config_pbtxt.read(repository / "tiny")
-    assert (glue.backend, glue.max_batch_size, [tensor.name for tensor in glue.input]) == ("python", 0, ["item"])
-    assert [(tensor.name, list(tensor.dims)) for tensor in glue.output] == [
+    python_model = config_pbtxt.read_config(repository / "tiny")
+    assert (python_model.backend, python_model.max_batch_size, [tensor.name for tensor in python_model.input]) == (
+        "python",
+        0,
+        ["item"],
+    )
+    assert [(tensor.name, list(tensor.dims)) for tensor in python_model.output] == [
         ("probabilities", [-1, 3]),
         ("action", [-1]),
         ("decision", [-1]),
     ]
 
 
-def test_warm_ups_read_files_of_their_size(repository: Path) -> None:
+def test_encoder_config_warm_ups_read_files_of_their_size(repository: Path) -> None:
     read = 0
     for folder in repository.glob("tiny_*"):
-        told = config_pbtxt.read(folder)
-        assert [(w.name, w.batch_size) for w in told.model_warmup] == (
+        config = config_pbtxt.read_config(folder)
+        assert [(w.name, w.batch_size) for w in config.model_warmup] == (
             [] if folder.name == "tiny_fusion" else [("one", 1), ("full", 4)]
         )
-        for warm_up in told.model_warmup:
-            assert set(warm_up.inputs) == {tensor.name for tensor in told.input}
+        for warm_up in config.model_warmup:
+            assert set(warm_up.inputs) == {tensor.name for tensor in config.input}
             for sample in warm_up.inputs.values():
                 if sample.input_data_file:
                     ones = np.frombuffer((folder / "warmup" / sample.input_data_file).read_bytes(), np.int64)
@@ -174,18 +185,18 @@ def test_warm_ups_read_files_of_their_size(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [
-        ('name: "pixels"', 'name: "picture"', "input picture is ('TYPE_UINT8', (-1, 3, 32, 32)) in config.pbtxt, and None"),
-        ("TYPE_UINT8", "TYPE_FP32", "input pixels is ('TYPE_FP32', (-1, 3, 32, 32)) in config.pbtxt, and ('TYPE_UINT8'"),
+        ('name: "pixels"', 'name: "picture"', "input picture is ('TYPE_UINT8', (-1, 3, 32, 32)) in config.pbtxt, but None"),
+        ("TYPE_UINT8", "TYPE_FP32", "input pixels is ('TYPE_FP32', (-1, 3, 32, 32)) in config.pbtxt, but ('TYPE_UINT8'"),
         (
             "dims: 16",
             "dims: 17",
-            "output tokens is ('TYPE_FP32', (-1, 1, 17)) in config.pbtxt, and ('TYPE_FP32', (-1, 1, 16))",
+            "output tokens is ('TYPE_FP32', (-1, 1, 17)) in config.pbtxt, but ('TYPE_FP32', (-1, 1, 16))",
         ),
         ("max_batch_size: 4", "max_batch_size: 0", "input pixels is ('TYPE_UINT8', (3, 32, 32)) in config.pbtxt"),
-        ('name: "tiny_image"', 'name: "image"', "config.pbtxt calls the model image"),
+        ('name: "tiny_image"', 'name: "image"', "config.pbtxt names the model image"),
     ],
 )
-def test_whatever_does_not_fit_is_told(repository: Path, tmp_path: Path, before: str, after: str, line: str) -> None:
+def test_differences_reports_each_mismatch(repository: Path, tmp_path: Path, before: str, after: str, line: str) -> None:
     folder = shutil.copytree(repository / "tiny_image", tmp_path / "tiny_image")
     text = (folder / "config.pbtxt").read_text()
     assert before in text
@@ -193,18 +204,18 @@ def test_whatever_does_not_fit_is_told(repository: Path, tmp_path: Path, before:
     assert line in "\n".join(config_pbtxt.differences(folder))
 
 
-def test_what_is_not_of_the_schema_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_read_config_refuses_fields_outside_the_schema(repository: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(repository / "tiny", tmp_path / "tiny")
     (folder / "config.pbtxt").write_text((folder / "config.pbtxt").read_text() + "max_batch: 3\n")
-    with pytest.raises(UserError, match="not a model configuration of Triton"):
-        config_pbtxt.read(folder)
+    with pytest.raises(UserError, match="not a Triton model configuration"):
+        config_pbtxt.read_config(folder)
 
 
-def test_answers_are_the_runtimes(fake, server, model, bundle: Path, exported) -> None:
+def test_python_backend_decides_as_the_runtime(fake, server, model, bundle: Path, exported) -> None:
     items = made_items(exported, PATTERNS, 48)
     expected = Scorer(bundle, threads=1, cache_bytes=0).score(items)
     assert {decision.action for decision in expected} == {"allow", "limit", "remove"}
-    assert max(decision.cut for decision in expected) > 0, "one has more segments than the bundle takes"
+    assert max(decision.cut for decision in expected) > 0, "some item exceeds the bundle's limits"
     for size in (1, 3, 8, 48):
         for start in range(0, len(items), size):
             [found] = ask(fake, model, [as_json(item) for item in items[start : start + size]])
@@ -215,25 +226,25 @@ def test_answers_are_the_runtimes(fake, server, model, bundle: Path, exported) -
     assert server.joined > 10, "requests were joined as Triton joins them"
 
 
-def test_evidence_and_reasons_are_the_runtimes(fake, server, model, bundle: Path, exported) -> None:
+def test_python_backend_gives_the_evidence_and_reasons_of_the_runtime(fake, server, model, bundle: Path, exported) -> None:
     items = made_items(exported, [MODALITIES], 12)
     [found] = ask(fake, model, [as_json(item) for item in items])
     for text, decision in zip(tensors(found)["decision"], Scorer(bundle, threads=1).score(items), strict=True):
-        told = json.loads(text)
-        assert [(r["label"], r["action"]) for r in told["reasons"]] == [(r.label, r.action) for r in decision.reasons]
-        weights = {(e["label"], e["modality"], *e["span"].values()): e["weight"] for e in told["evidence"]}
+        config = json.loads(text)
+        assert [(r["label"], r["action"]) for r in config["reasons"]] == [(r.label, r.action) for r in decision.reasons]
+        weights = {(e["label"], e["modality"], *e["span"].values()): e["weight"] for e in config["evidence"]}
         wanted = {(e.label, e.modality, e.span.index, e.span.start, e.span.stop): e.weight for e in decision.evidence}
         assert weights == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_only_the_encoders_that_an_item_needs_are_asked(fake, server, model, exported, pattern: Sequence[str]) -> None:
+def test_python_backend_calls_only_the_needed_encoders(fake, server, model, exported, pattern: Sequence[str]) -> None:
     ask(fake, model, [as_json(make_item(pattern, 3, exported.inputs))])
     assert set(server.calls) == {"tiny_fusion", *(f"tiny_{m}" for m in pattern)}
     assert len(server.calls["tiny_fusion"]) == 1
 
 
-def test_repeated_media_are_encoded_once(fake, server, model, exported) -> None:
+def test_python_backend_encodes_repeated_media_once(fake, server, model, exported) -> None:
     text = as_json(make_item(["image"], 4, exported.inputs))
     ask(fake, model, [text])
     ask(fake, model, [text], [text])
@@ -241,7 +252,7 @@ def test_repeated_media_are_encoded_once(fake, server, model, exported) -> None:
     assert len(server.calls["tiny_fusion"]) == 3
 
 
-def test_no_item_gives_no_row(fake, server, model) -> None:
+def test_python_backend_answers_a_request_without_items(fake, server, model) -> None:
     [found] = ask(fake, model, [])
     assert {name: array.shape for name, array in tensors(found).items()} == {
         "probabilities": (0, 3),
@@ -251,7 +262,7 @@ def test_no_item_gives_no_row(fake, server, model) -> None:
     assert not server.calls
 
 
-def test_undecodable_items_have_their_reason(fake, server, model, bundle: Path, exported) -> None:
+def test_python_backend_reports_undecodable_items(fake, server, model, bundle: Path, exported) -> None:
     good = make_item(["text"], 1, exported.inputs)
     items = [good, Item("broken", image=(b"no picture",)), Item("cut off", audio=(b"RIFF",), text=("word",)), good]
     [found] = ask(fake, model, [as_json(item) for item in items])
@@ -279,7 +290,7 @@ def test_undecodable_items_have_their_reason(fake, server, model, bundle: Path, 
         b"[" * 100_000,
     ],
 )
-def test_a_malformed_item_refuses_its_request_alone(fake, server, model, exported, text: bytes) -> None:
+def test_python_backend_refuses_only_the_request_with_a_malformed_item(fake, server, model, exported, text: bytes) -> None:
     good = as_json(make_item(["text"], 1, exported.inputs))
     before, bad, after = ask(fake, model, [good], [good, text], [good])
     assert bad.error().code() == fake.TritonError.INVALID_ARG
@@ -288,7 +299,7 @@ def test_a_malformed_item_refuses_its_request_alone(fake, server, model, exporte
     assert tensors(before)["probabilities"].tolist() == tensors(after)["probabilities"].tolist()
 
 
-def test_what_an_encoder_refuses_is_that_requests_error(fake, server, model, exported) -> None:
+def test_python_backend_reports_an_encoder_error_to_its_request_only(fake, server, model, exported) -> None:
     text, image = (as_json(make_item([m], 2, exported.inputs)) for m in ("text", "image"))
     server.broken.add("tiny_image")
     first, second, third = ask(fake, model, [text], [text, image], [text])
@@ -303,7 +314,7 @@ def test_what_an_encoder_refuses_is_that_requests_error(fake, server, model, exp
     assert last.error().message() == "tiny_fusion: out of memory"
 
 
-def test_items_are_read_as_the_server_reads_them(fake, exported) -> None:
+def test_read_items_reads_as_the_server_does(fake, exported) -> None:
     from vigil_serving.protocol.item_json import item_from_json
     from vigil_serving.triton.python_backend import read_items
 
@@ -312,7 +323,7 @@ def test_items_are_read_as_the_server_reads_them(fake, exported) -> None:
 
 
 @pytest.mark.parametrize("file", ["thresholds.json", "tokenizer/tokenizer.json", "policy.json", "added.json"])
-def test_altered_facts_are_not_loaded(fake, server, repository: Path, tmp_path: Path, file: str) -> None:
+def test_python_backend_refuses_altered_bundle_files(fake, server, repository: Path, tmp_path: Path, file: str) -> None:
     copy = shutil.copytree(repository, tmp_path / "models")
     with (copy / "tiny" / "1" / "bundle" / file).open("a") as opened:
         opened.write(" ")
@@ -321,7 +332,7 @@ def test_altered_facts_are_not_loaded(fake, server, repository: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("part", ["text", "image", "audio", "fusion"])
-def test_altered_graphs_are_not_loaded(fake, server, repository: Path, tmp_path: Path, part: str) -> None:
+def test_python_backend_refuses_altered_graphs(fake, server, repository: Path, tmp_path: Path, part: str) -> None:
     copy = shutil.copytree(repository, tmp_path / "models")
     graph = copy / f"tiny_{part}" / "1" / "model.onnx"
     with graph.open("ab") as opened:
@@ -334,7 +345,7 @@ def test_altered_graphs_are_not_loaded(fake, server, repository: Path, tmp_path:
     assert not fake.Logger.warnings
 
 
-def test_the_repository_is_complete_in_itself(fake, bundle: Path, tmp_path: Path, exported, monkeypatch) -> None:
+def test_write_repository_is_self_contained(fake, bundle: Path, tmp_path: Path, exported, monkeypatch) -> None:
     gone = shutil.copytree(bundle, tmp_path / "gone")
     write_repository(gone, tmp_path / "first")
     expected = Scorer(gone, threads=1).score([item := make_item(MODALITIES, 2, exported.inputs)])
@@ -352,17 +363,17 @@ def test_the_repository_is_complete_in_itself(fake, bundle: Path, tmp_path: Path
     }
 
 
-def test_another_variant_has_its_own_encoders(fake, bundle: Path, tmp_path: Path, exported, monkeypatch) -> None:
+def test_write_repository_of_another_variant_has_its_encoders(fake, bundle: Path, tmp_path: Path, exported, monkeypatch) -> None:
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    told = json.loads((copy / "bundle.json").read_text())
-    told["graphs"]["text.int8"] = {**told["graphs"]["text"], "file": "onnx/text.int8.onnx"}
-    told["variants"]["int8"] = {**told["variants"]["fp32"], "text": "text.int8"}
+    config = json.loads((copy / "bundle.json").read_text())
+    config["graphs"]["text.int8"] = {**config["graphs"]["text"], "file": "onnx/text.int8.onnx"}
+    config["variants"]["int8"] = {**config["variants"]["fp32"], "text": "text.int8"}
     graph = onnx.load(copy / "onnx" / "text.onnx")
-    graph.doc_string = "the same with another hash"
+    graph.doc_string = "same graph, another hash"
     onnx.save(graph, copy / "onnx" / "text.int8.onnx")
-    write_json(copy / "bundle.json", told)
+    write_json(copy / "bundle.json", config)
     manifest.write_manifest(copy)
-    write_repository(copy, tmp_path / "models", variant="int8")
+    write_repository(copy, tmp_path / "models", options=ModelRepositoryOptions(variant="int8"))
     assert (tmp_path / "models" / "tiny_text" / "1" / "model.onnx").read_bytes() == (
         copy / "onnx" / "text.int8.onnx"
     ).read_bytes()
@@ -373,17 +384,17 @@ def test_another_variant_has_its_own_encoders(fake, bundle: Path, tmp_path: Path
     model.finalize()
 
 
-def test_refusals_write_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_repository_writes_nothing_if_it_refuses(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(bundle, tmp_path / "copy")
     (copy / "thresholds.json").write_text("{}")
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "file").write_text("")
     for arguments, line in (
         ((copy, tmp_path / "to", {}), "thresholds.json was changed"),
-        ((bundle, tmp_path / "occupied", {}), "is there already"),
-        ((bundle, tmp_path / "occupied" / "file", {}), "is there already"),
-        ((bundle, tmp_path / "to", {"variant": "int3"}), "has no variant int3"),
-        ((bundle, tmp_path / "to", {"name": "a/b"}), "a/b: not a name for a model of Triton"),
+        ((bundle, tmp_path / "occupied", {}), "already exists"),
+        ((bundle, tmp_path / "occupied" / "file", {}), "already exists"),
+        ((bundle, tmp_path / "to", {"options": ModelRepositoryOptions(variant="int3")}), "has no variant int3"),
+        ((bundle, tmp_path / "to", {"name": "a/b"}), "a/b: not a valid name of a Triton model"),
     ):
         with pytest.raises(UserError, match=line):
             write_repository(*arguments[:2], **arguments[2])
@@ -393,15 +404,17 @@ def test_refusals_write_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "occupied"]
 
 
-def test_a_config_that_does_not_fit_writes_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_repository_writes_nothing_if_a_config_differs_from_its_graph(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(config_pbtxt.TYPES, "uint8", "TYPE_INT8")
-    monkeypatch.setattr(config_pbtxt, "_of_node", lambda node: ("TYPE_UINT8", ()))
+    monkeypatch.setattr(config_pbtxt, "_node_type", lambda node: ("TYPE_UINT8", ()))
     with pytest.raises(UserError, match="input pixels is"):
         write_repository(bundle, tmp_path / "to")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(bundle: Path, tmp_path: Path) -> None:
+def test_triton_command_passes_its_options(bundle: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     command.register(app)
     app.callback()(lambda: None)
@@ -409,13 +422,16 @@ def test_the_command(bundle: Path, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["triton", str(bundle), "--to", str(tmp_path / "m"), *options, "--threads", "1"])
     assert found.exit_code == 0, found.output
     assert "models: guard, guard_text, guard_image, guard_audio, guard_fusion" in found.output
-    text, glue = config_pbtxt.read(tmp_path / "m" / "guard_text"), config_pbtxt.read(tmp_path / "m" / "guard")
+    text, python_model = (
+        config_pbtxt.read_config(tmp_path / "m" / "guard_text"),
+        config_pbtxt.read_config(tmp_path / "m" / "guard"),
+    )
     assert text.max_batch_size == 32
     assert list(text.dynamic_batching.preferred_batch_size) == [4, 8, 16, 32]
     assert text.dynamic_batching.max_queue_delay_microseconds == 500
-    assert (text.instance_group[0].count, glue.instance_group[0].count) == (2, 3)
+    assert (text.instance_group[0].count, python_model.instance_group[0].count) == (2, 3)
     assert text.parameters["intra_op_thread_count"].string_value == "1"
-    assert glue.parameters["bundle"].string_value == sha256_file(bundle / manifest.MANIFEST)
+    assert python_model.parameters["bundle"].string_value == sha256_file(bundle / manifest.MANIFEST)
     assert '.infer("guard", [given])' in (tmp_path / "m" / "README.md").read_text()
 
 
@@ -425,13 +441,14 @@ def test_the_command(bundle: Path, tmp_path: Path) -> None:
     multiple=st.integers(1, 50),
     data=st.data(),
 )
-def test_shares_hold_each_segment_once_and_are_of_one_shape(fake_remote, lengths, most, multiple, data) -> None:
+def test_split_segments_sends_each_segment_once_in_batches_of_one_shape(fake_remote, lengths, most, multiple, data) -> None:
     width = data.draw(st.integers(max([*lengths, 1]), 40))
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
     ids = mask * np.arange(1, len(lengths) + 1)[:, None]
-    shares = list(fake_remote.shares({"input_ids": ids, "attention_mask": mask}, fake_remote.EncoderBatching(most, multiple, 40)))
-    assert sorted(np.concatenate([share.rows for share in shares]).tolist()) == list(range(len(lengths)))
-    for rows, inputs in shares:
+    limits = fake_remote.RequestLimits(most, multiple, 40)
+    batches = list(fake_remote.split_segments({"input_ids": ids, "attention_mask": mask}, limits))
+    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(len(lengths)))
+    for rows, inputs in batches:
         assert 1 <= len(rows) <= most
         tokens = inputs["input_ids"].shape[1]
         assert inputs["attention_mask"].shape == inputs["input_ids"].shape == (len(rows), tokens)
@@ -439,8 +456,8 @@ def test_shares_hold_each_segment_once_and_are_of_one_shape(fake_remote, lengths
         for row, line in zip(rows, inputs["input_ids"], strict=True):
             assert line.sum() == lengths[row] * (row + 1), "every token is kept"
             assert tokens - max(lengths[row], 1) < multiple or tokens == 40
-    few = len(shares) - len({inputs["input_ids"].shape[1] for _, inputs in shares})
-    assert few <= len(lengths) / most, "no more requests than shapes and the limit make"
+    extra = len(batches) - len({inputs["input_ids"].shape[1] for _, inputs in batches})
+    assert extra <= len(lengths) / most, "no more requests than the shapes and the limit require"
 
 
 @pytest.fixture(scope="module")
@@ -451,7 +468,7 @@ def fake_remote(fake: ModuleType) -> ModuleType:
 
 
 @pytest.mark.parametrize("multiple", [1, 16, 64])
-def test_padding_changes_nothing_but_rounding(fake_remote, exported, multiple: int) -> None:
+def test_split_segments_padding_changes_only_rounding(fake_remote, exported, multiple: int) -> None:
     from vigil_data.decode import Decoder
     from vigil_data.loading.packing import pack
     from vigil_serving.runtime.onnx_sessions import open_session
@@ -459,7 +476,7 @@ def test_padding_changes_nothing_but_rounding(fake_remote, exported, multiple: i
     decoder = Decoder(exported.inputs, ())
     feeds = pack([decoder.decode(make_item(["text"], n, exported.inputs)) for n in range(30)]).segments["text"].inputs
     session = open_session(exported.bundle / "onnx" / "text.onnx", threads=1)
-    for rows, inputs in fake_remote.shares(feeds, fake_remote.EncoderBatching(4, multiple, 24)):
+    for rows, inputs in fake_remote.split_segments(feeds, fake_remote.RequestLimits(4, multiple, 24)):
         for place, row in enumerate(rows):
             alone = {name: array[[row], : int(feeds["attention_mask"][row].sum())] for name, array in feeds.items()}
             np.testing.assert_allclose(session.run(None, dict(inputs))[0][place], session.run(None, alone)[0][0], atol=2e-6)

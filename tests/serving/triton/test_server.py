@@ -1,4 +1,4 @@
-"""A repository on a real Triton server; see triton_home.py for how to get one. Its ONNX Runtime backend is a stand-in."""
+"""Repositories on a real Triton server, which triton_home.py installs; its ONNX Runtime backend is a stand-in."""
 
 import base64
 import importlib.util
@@ -23,14 +23,16 @@ from vigil_data.items import MODALITIES, Item
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
-from vigil_serving.runtime.scorer import Decision, Scorer
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.runtime.scorer import Scorer
+from vigil_serving.triton.options import ModelRepositoryOptions
 from vigil_serving.triton.repository import write_repository
 
 HOME = os.environ.get("VIGIL_TRITON_HOME")
 PATTERNS = [pattern for n in range(4) for pattern in itertools.combinations(MODALITIES, n)]
 pytestmark = [
     pytest.mark.prove,
-    pytest.mark.skipif(HOME is None, reason="VIGIL_TRITON_HOME names no folder that triton_home.py made"),
+    pytest.mark.skipif(HOME is None, reason="VIGIL_TRITON_HOME is not a folder written by triton_home.py"),
 ]
 
 
@@ -46,9 +48,9 @@ def bundle(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """Clients of a server that is ready, over HTTP and gRPC."""
+    """HTTP and gRPC clients of a ready server."""
     folder = tmp_path_factory.mktemp("triton")
-    write_repository(bundle, folder / "models", max_batch=8)
+    write_repository(bundle, folder / "models", options=ModelRepositoryOptions(max_batch=8))
     spec = importlib.util.spec_from_file_location("triton_home", Path(__file__).with_name("triton_home.py"))
     home = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(home)
@@ -101,13 +103,17 @@ def ask(client: Any, texts: Sequence[bytes]) -> Any:
 
 
 def difference(found: Any, expected: Sequence[Decision]) -> float:
-    """The largest difference of a probability; all else must be the same."""
+    """Return the largest difference of a probability; everything else must be equal."""
     worst, probabilities_NL = 0.0, found.as_numpy("probabilities")
     for row, decision in enumerate(expected):
-        told = json.loads(found.as_numpy("decision")[row])
-        assert (told["id"], told["labels"], told["cut"]) == (decision.id, list(decision.labels), decision.cut)
+        decision_json = json.loads(found.as_numpy("decision")[row])
+        assert (decision_json["id"], decision_json["labels"], decision_json["cut"]) == (
+            decision.id,
+            list(decision.labels),
+            decision.cut,
+        )
         assert found.as_numpy("action")[row].decode() == (decision.action or "")
-        assert (told["presence"], told["error"]) == (decision.presence, decision.error)
+        assert (decision_json["presence"], decision_json["error"]) == (decision.presence, decision.error)
         if decision.error is None:
             worst = max(worst, float(np.abs(probabilities_NL[row] - list(decision.probabilities.values())).max()))
         else:
@@ -115,7 +121,7 @@ def difference(found: Any, expected: Sequence[Decision]) -> float:
     return worst
 
 
-def test_a_real_server_decides_as_the_runtime(server, bundle: Path, exported, proofs) -> None:
+def test_triton_server_decides_as_the_runtime(server, bundle: Path, exported, proofs) -> None:
     http, grpc = server
     items = [make_item(PATTERNS[n % 8], n, exported.inputs) for n in range(proofs(48, 480))]
     items[5] = Item("broken", image=(b"no picture",))
@@ -130,13 +136,13 @@ def test_a_real_server_decides_as_the_runtime(server, bundle: Path, exported, pr
     with ThreadPoolExecutor(8) as pool:
         found_again = list(pool.map(lambda place: ask(grpc, [as_json(items[place])]), again))
     worst = max([worst, *(difference(found, [expected[place]]) for place, found in zip(again, found_again, strict=True))])
-    told = grpc.get_inference_statistics("tiny_text", as_json=True)["model_stats"][0]
+    statistics = grpc.get_inference_statistics("tiny_text", as_json=True)["model_stats"][0]
     print(f"{5 * len(items)} answers, largest difference of a probability {worst:.1e}")
-    print(f"text encoder: {told['inference_count']} passages in {told['execution_count']} runs")
+    print(f"text encoder: {statistics['inference_count']} passages in {statistics['execution_count']} runs")
     assert worst <= 1e-5
 
 
-def test_a_real_server_refuses_what_is_malformed_and_goes_on(server, bundle: Path, exported) -> None:
+def test_triton_server_refuses_malformed_items_and_continues(server, bundle: Path, exported) -> None:
     _, grpc = server
     for text in (b"{", b"[]", b'{"id": "1", "image": ["*"]}', b'{"id": "1", "video": []}'):
         with pytest.raises(InferenceServerException, match=r"item\[0\]") as caught:

@@ -1,10 +1,10 @@
-"""A real Triton server without Docker: ``python tests/serving/triton/triton_home.py FOLDER`` sets it up in about 15 seconds.
+"""Real Triton server without Docker: ``python tests/serving/triton/triton_home.py FOLDER`` installs it in about 15 seconds.
 
 Then ``VIGIL_TRITON_HOME=FOLDER pytest tests/serving/triton/test_server.py`` serves a repository with it.
 
-NVIDIA's wheel ``nvidia-pytriton`` carries a Triton server (2.51) with the Python backend alone. A stand-in for the ONNX Runtime
-backend, as one of Triton's Python-based backends, runs the graphs, so that a repository is served as it is. The Python backend of
-2.51 ends at once with NumPy 2, so an environment of its own holds NumPy 1.
+NVIDIA's wheel ``nvidia-pytriton`` contains a Triton server (2.51) with only the Python backend. A stand-in for the ONNX Runtime
+backend, as one of Triton's Python-based backends, runs the graphs, so that a repository is served unchanged. The Python backend
+of 2.51 crashes with NumPy 2, so it gets a separate environment with NumPy 1.
 """
 
 import os
@@ -21,7 +21,7 @@ SERVER = Path("pytriton") / "tritonserver"
 
 
 def main(home: Path) -> None:
-    """Make the folder."""
+    """Install the server into a folder."""
     home.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "download", "--no-deps", "--dest", str(home), WHEEL], check=True)

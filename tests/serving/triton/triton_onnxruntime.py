@@ -1,4 +1,4 @@
-"""Stands in for Triton's ONNX Runtime backend, as a Python-based backend: what Triton joins runs as one batch."""
+"""Stand-in for Triton's ONNX Runtime backend, as a Python-based backend; requests that Triton joins run as one batch."""
 
 import json
 from pathlib import Path
