@@ -69,13 +69,16 @@ def test_completion_completes_commands_and_imports_nothing_heavy(words: str, exp
 
 
 WITHOUT_TRAINING = """
-import sys
-for name in ("torch", "lightning", "transformers", "timm", "pyarrow", "lance", "scipy", "numba", "wandb", "onnx", "safetensors"):
-    sys.modules[name] = None
+import importlib.util, sys
+absent = ("torch", "lightning", "transformers", "timm", "pyarrow", "lance", "scipy", "numba", "wandb", "onnx", "safetensors")
+sys.modules.update(dict.fromkeys(absent))
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in absent else find(name, package)
 import vigil_serving.server.main
 from vigil.cli import main
 main()
 """
+"""A None in sys.modules makes the import of a module fail as if it were not installed."""
 
 
 def test_serving_commands_need_nothing_of_training(exported) -> None:
