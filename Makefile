@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes of tests share two cores: more threads than that only wait for each other.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo test check docs tests prove bench constraints clean
+.PHONY: help setup demo test check docs picture tests prove bench constraints clean
 
 help: ## say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: $(READY) ## lint, types, import contracts, and the documentation's links
 docs: $(READY) ## build the documentation into site/; broken links are errors
 	@# Without -q, which hides warnings from --strict.
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+picture: docs ## take the picture of the example report in docs/images (needs chromium)
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1200,1960 --screenshot=docs/images/report.png site/example-report.html
 
 tests: $(READY) ## run every test
 	pytest -n $(TEST_WORKERS) --dist worksteal

@@ -143,14 +143,20 @@ def _commands(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
 
 def _command_section(name: str, command: Any) -> list[str]:
     context = command.context_class(command, info_name=name)
-    lines = ["```", command.get_usage(context).removeprefix("Usage: "), "```", "", *_paragraphs(command.help)]
+    usage = re.sub(r"\{(.*?)\}", r"\1", command.get_usage(context).removeprefix("Usage: "))
+    lines = ["```", usage, "```", "", *_paragraphs(command.help)]
     records = [(parameter.param_type_name, parameter.get_help_record(context)) for parameter in command.params]
     for kind, heading in (("argument", "Argument"), ("option", "Option")):
         rows = [record for of, record in records if of == kind and record is not None]
         if rows:
             lines += ["", f"| {heading} | description |", "|---|---|"]
-            lines += [f"| `{_cell(declaration)}` | {_cell(_plain(text))} |" for declaration, text in rows]
+            lines += [f"| `{_cell(_declaration(declaration))}` | {_cell(_plain(text))} |" for declaration, text in rows]
     return lines
+
+
+def _declaration(text: str) -> str:
+    """Replace the type that Typer adds to an option by a placeholder (``--seed INT``), and drop it from an argument."""
+    return re.sub(r" <(\w+)[^>]*>", lambda found: f" {found[1].upper()}" if text.startswith("-") else "", text)
 
 
 def _paragraphs(text: str | None) -> list[str]:
