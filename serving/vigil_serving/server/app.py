@@ -1,11 +1,15 @@
 """Starlette application of ``vigil serve``: routes and their handlers."""
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,6 @@ from vigil_serving.server.api_types import (
     ServerReady,
     StatusResponse,
 )
-from vigil_serving.server.demo_page import CONTENT_SECURITY_POLICY, PAGE
 from vigil_serving.server.middleware import RequestMiddleware, error_response
 from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.openapi import openapi_document
@@ -41,6 +44,31 @@ from vigil_serving.server.request_body import parse_items
 from vigil_serving.server.service import Service
 
 MAX_RELOAD_BYTES = 8192
+
+PAGE = files("vigil_serving.server").joinpath("demo_page.html").read_text(encoding="utf-8")
+"""The page to try a bundle: one file that loads nothing from elsewhere and runs only its own script."""
+
+
+def _hash_source(element: str) -> str:
+    """Return the Content-Security-Policy source of the page's only ``<script>`` or ``<style>``."""
+    [content] = re.findall(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        f"script-src {_hash_source('script')}",
+        f"style-src {_hash_source('style')}",
+        "connect-src 'self'",
+        "img-src blob: data:",
+        "media-src blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+
 
 Handler = Callable[[Request], Awaitable[Response]]
 

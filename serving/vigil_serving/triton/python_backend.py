@@ -34,7 +34,7 @@ from vigil_serving.triton.options import (
     hash_parameter,
     model_name,
 )
-from vigil_serving.triton.remote_sessions import RemoteEncoder, RemoteModelError, RemoteSession, RequestLimits
+from vigil_serving.triton.remote_sessions import EncoderRequestLimits, RemoteEncoder, RemoteModelError, RemoteSession
 
 MAX_CONCURRENT_ENCODER_REQUESTS = 16
 """Largest number of concurrent requests of one instance to encoders."""
@@ -93,7 +93,9 @@ def remote_sessions(bundle: Bundle, name: str, options: ModelRepositoryOptions, 
         pool: runs the requests to encoders.
     """
     graphs, names = bundle.graphs, bundle.variants[options.variant]
-    limits = RequestLimits(options.max_batch, options.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0)
+    limits = EncoderRequestLimits(
+        options.max_batch, options.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0
+    )
     encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], limits, pool) for m in bundle.modalities}
     return Sessions(cast("Any", encoders), cast("Any", RemoteSession(model_name(name, FUSION), graphs["fusion"])))
 

@@ -29,7 +29,7 @@ class SegmentBatch(NamedTuple):
     inputs: Mapping[str, NDArray[np.generic]]
 
 
-class RequestLimits(NamedTuple):
+class EncoderRequestLimits(NamedTuple):
     """Limits of one request to an encoder.
 
     Attributes:
@@ -97,7 +97,7 @@ class RemoteEncoder(RemoteSession):
         pool: runs the requests.
     """
 
-    def __init__(self, model: str, graph: Graph, limits: RequestLimits, pool: Executor) -> None:
+    def __init__(self, model: str, graph: Graph, limits: EncoderRequestLimits, pool: Executor) -> None:
         super().__init__(model, graph)
         self._limits, self._pool = limits, pool
 
@@ -111,7 +111,7 @@ class RemoteEncoder(RemoteSession):
         return [tokens_SPD]
 
 
-def split_segments(feeds: Mapping[str, NDArray[np.generic]], limits: RequestLimits) -> Iterator[SegmentBatch]:
+def split_segments(feeds: Mapping[str, NDArray[np.generic]], limits: EncoderRequestLimits) -> Iterator[SegmentBatch]:
     """Split the inputs ``[S, ...]`` of an encoder into requests of equal padded length that are within the limits."""
     mask = feeds.get("attention_mask")
     segments = len(next(iter(feeds.values())))
@@ -125,7 +125,7 @@ def split_segments(feeds: Mapping[str, NDArray[np.generic]], limits: RequestLimi
             yield SegmentBatch(rows, inputs)
 
 
-def _padded_lengths(mask_ST: NDArray[np.generic], limits: RequestLimits) -> NDArray[np.int64]:
+def _padded_lengths(mask_ST: NDArray[np.generic], limits: EncoderRequestLimits) -> NDArray[np.int64]:
     """Return the number of tokens to which each passage is padded."""
     used_S = np.maximum(((mask_ST != 0) * np.arange(1, mask_ST.shape[1] + 1)).max(axis=1), 1)
     padded_S: NDArray[np.int64] = np.minimum(

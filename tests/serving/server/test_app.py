@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_serving.server.app import create_app
-from vigil_serving.server.demo_page import CONTENT_SECURITY_POLICY, PAGE
+from vigil_serving.server.app import CONTENT_SECURITY_POLICY, PAGE, create_app
 from vigil_serving.server.model_manager import LoadedBundle
 from vigil_serving.server.service import Service
 from vigil_serving.server.settings import RequestLimits, ServerSettings
@@ -50,9 +49,9 @@ def counters(text: str) -> dict[str, float]:
 def test_score_names_the_bundle_that_decided(make_service) -> None:
     answer = run(make_service(), lambda client: client.post("/v1/score", json=BODY))
     assert answer.status_code == 200
-    said = answer.json()
-    assert (said["bundle"], said["digest"], said["policy"]) == ("fake", "d" * 64, None)
-    assert said["decisions"][0]["probabilities"] == {"scam": number("a")}
+    body = answer.json()
+    assert (body["bundle"], body["digest"], body["policy"]) == ("fake", "d" * 64, None)
+    assert body["decisions"][0]["probabilities"] == {"scam": number("a")}
 
 
 def test_health_while_loading_ready_and_draining(make_service) -> None:
@@ -355,13 +354,13 @@ def test_score_removes_a_disconnected_client_from_the_queue(make_service) -> Non
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"queue": 5}, "--queue 5"),
         ({"shadow_log": "x"}, "--shadow-log"),
         ({"admin_token": "short"}, "--admin-token"),
     ],
 )
-def test_server_settings_refuse_inconsistent_values(tmp_path, settings, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_server_settings_refuse_inconsistent_values(tmp_path, settings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         ServerSettings(tmp_path, **settings)

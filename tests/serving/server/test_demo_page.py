@@ -59,10 +59,10 @@ def test_demo_page_decides_text_by_keyboard(page: Browser) -> None:
     assert page.evaluate("document.activeElement.id") == "text"
     page.type("Call now and win a picture")
     page.press("Enter", modifiers=2)
-    said = decided(page)
-    assert "limit" in said
-    assert "scam" in said
-    assert "so limit" in said
+    shown = decided(page)
+    assert "limit" in shown
+    assert "scam" in shown
+    assert "so limit" in shown
     assert "Digest" in page.evaluate("byId('facts').innerText")
     order = []
     for _ in range(8):
@@ -95,10 +95,10 @@ def test_demo_page_shows_evidence_of_images_and_audio(page: Browser, files: list
     page.wait("document.querySelectorAll('#chosen li').length === 2")
     assert "notes.txt" in page.evaluate("byId('error').innerText")
     page.evaluate("byId('decide').click()")
-    said = decided(page)
-    assert "Image 1" in said
-    assert "0.0 to 0.3 s" in said
-    assert "modalities text+image+audio" in said
+    shown = decided(page)
+    assert "Image 1" in shown
+    assert "0.0 to 0.3 s" in shown
+    assert "modalities text+image+audio" in shown
     assert page.evaluate("document.querySelector('figure img').naturalWidth") == 64
     assert page.wait("document.querySelector('audio').duration > 0.9")
     marked = page.evaluate("[...document.querySelectorAll('mark')].map((mark) => mark.textContent).join('')")

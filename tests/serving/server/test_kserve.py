@@ -105,7 +105,7 @@ def request(**changes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "length", "status", "says"),
+    ("body", "length", "status", "message"),
     [
         (b"[]", None, 422, "object"),
         (request(id=5), None, 422, "id"),
@@ -132,11 +132,11 @@ def request(**changes) -> bytes:
         (request() + b"rest", str(len(request())), 422, "data"),
     ],
 )
-def test_parse_reports_mistakes(body: bytes, length: str | None, status: int, says: str) -> None:
+def test_parse_reports_mistakes(body: bytes, length: str | None, status: int, message: str) -> None:
     with pytest.raises(RequestError) as refused:
         parse(body, length, RequestLimits())
     assert refused.value.status == status
-    assert says in refused.value.line
+    assert message in refused.value.line
 
 
 def with_binary(binary: bytes, size: int, count: int = 1) -> tuple[bytes, str]:

@@ -71,7 +71,7 @@ def test_parse_items_accepts_forms_without_id_and_ignores_empty_file_fields() ->
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "says"),
+    ("body", "status", "message"),
     [
         (b"", 400, "not JSON at line 1"),
         (b'{"items":', 400, "not JSON"),
@@ -106,14 +106,14 @@ def test_parse_items_accepts_forms_without_id_and_ignores_empty_file_fields() ->
         (item(image=["QQ=="] * 3, audio=["QQ=="] * 2), 413, "more than 4 images and audio files"),
     ],
 )
-def test_parse_items_reports_mistakes_in_one_line(body: bytes, status: int, says: str) -> None:
+def test_parse_items_reports_mistakes_in_one_line(body: bytes, status: int, message: str) -> None:
     refused = refusal(body)
     assert refused.status == status
-    assert says in refused.line
+    assert message in refused.line
 
 
 @pytest.mark.parametrize(
-    ("parts", "status", "says"),
+    ("parts", "status", "message"),
     [
         ([("secret", b"x", None)], 422, "unknown part"),
         ([("id", b"a", None), ("id", b"b", None)], 422, "id: given more than once"),
@@ -124,10 +124,10 @@ def test_parse_items_reports_mistakes_in_one_line(body: bytes, status: int, says
         ([("image", b"x", "p")] * 600, 413, "parts"),
     ],
 )
-def test_parse_items_reports_mistakes_in_forms(parts, status: int, says: str) -> None:
+def test_parse_items_reports_mistakes_in_forms(parts, status: int, message: str) -> None:
     refused = refusal(form(parts), "multipart/form-data; boundary=xYz")
     assert refused.status == status
-    assert says in refused.line
+    assert message in refused.line
 
 
 def test_parse_items_refuses_incomplete_forms_and_other_content_types() -> None:

@@ -283,7 +283,10 @@ def test_python_backend_reports_undecodable_items(fake, server, model, bundle: P
         b'{"id": "1", "image": ["*"]}',
         b'{"id": "1", "image": [1]}',
         b'{"id": "1", "audio": "AAAA"}',
+        b'{"id": ""}',
+        b'{"id": "' + b"x" * 257 + b'"}',
         b'{"id": "1", "columns": []}',
+        b'{"id": "1", "columns": {"x": [1]}}',
         b'{"id": "1", "video": []}',
         b'{"id": "1", "id": "2"}',
         b'{"id": "\\ud800"}',
@@ -445,7 +448,7 @@ def test_split_segments_sends_each_segment_once_in_batches_of_one_shape(fake_rem
     width = data.draw(st.integers(max([*lengths, 1]), 40))
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
     ids = mask * np.arange(1, len(lengths) + 1)[:, None]
-    limits = fake_remote.RequestLimits(most, multiple, 40)
+    limits = fake_remote.EncoderRequestLimits(most, multiple, 40)
     batches = list(fake_remote.split_segments({"input_ids": ids, "attention_mask": mask}, limits))
     assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(len(lengths)))
     for rows, inputs in batches:
@@ -476,7 +479,7 @@ def test_split_segments_padding_changes_only_rounding(fake_remote, exported, mul
     decoder = Decoder(exported.inputs, ())
     feeds = pack([decoder.decode(make_item(["text"], n, exported.inputs)) for n in range(30)]).segments["text"].inputs
     session = open_session(exported.bundle / "onnx" / "text.onnx", threads=1)
-    for rows, inputs in fake_remote.split_segments(feeds, fake_remote.RequestLimits(4, multiple, 24)):
+    for rows, inputs in fake_remote.split_segments(feeds, fake_remote.EncoderRequestLimits(4, multiple, 24)):
         for place, row in enumerate(rows):
             alone = {name: array[[row], : int(feeds["attention_mask"][row].sum())] for name, array in feeds.items()}
             np.testing.assert_allclose(session.run(None, dict(inputs))[0][place], session.run(None, alone)[0][0], atol=2e-6)
