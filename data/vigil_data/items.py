@@ -1,4 +1,4 @@
-"""An item is one piece of content: a bag of text passages, images and sounds, with the targets that are known of it."""
+"""Items: one piece of content each, with its texts, images, audio, known targets and columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,20 +6,20 @@ from typing import Any, Literal
 
 Modality = Literal["text", "image", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
-"""The modalities in the order in which their segments are packed everywhere."""
+"""The modalities, in the order in which their segments are packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One piece of content, not decoded yet.
+    """One piece of content with encoded media.
 
     Attributes:
-        id: unique within a dataset.
-        text: the texts, in order; each may become several passages.
-        image: encoded pictures (JPEG, PNG, WebP, GIF, …).
-        audio: encoded sounds (WAV, FLAC, Ogg, MP3).
+        id: identifier, unique within a dataset.
+        text: texts, in order; each may become several passages.
+        image: encoded images (JPEG, PNG, WebP, GIF, …).
+        audio: encoded audio files (WAV, FLAC, Ogg, MP3).
         targets: label to a value in [0, 1]; ``None`` or absent is unknown, which is not negative.
-        columns: anything else that is known of the item and may be sliced by (author, language, …).
+        columns: other values to slice by (author, language, …).
     """
 
     id: str

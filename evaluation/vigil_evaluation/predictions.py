@@ -1,11 +1,14 @@
-"""The predictions table: the seam between whatever model made the probabilities and the numbers that are made of them.
+"""The predictions table: the interface between a model of any kind and its evaluation.
 
-One row for each item: ``id``; for each label ``target.LABEL`` (null is unknown) and ``probability.LABEL``; ``presence``, the
-modalities that the item has, such as ``text+image``; and any other columns to slice by.
+One row per item: ``id``; for each label ``target.LABEL`` (null for unknown) and ``probability.LABEL``; ``presence``, the item's
+modalities, such as ``text+image``; and any further columns to slice by.
+
+Example:
+    >>> table = read_predictions("predictions.parquet")
+    >>> targets_NL, probabilities_NL = prediction_arrays(table, prediction_labels(table))
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath
 from vigil_evaluation.metrics import Floats
 
 
-def read_predictions(path: Path) -> pa.Table:
+def read_predictions(path: StrPath) -> pa.Table:
     """Read a predictions table from a Parquet file.
 
     Raises:
-        UserError: if the file is absent, is not Parquet, or has no pair of target and probability columns.
+        UserError: if the file is missing, not Parquet, or has no pair of target and probability columns.
     """
     try:
         table = pq.read_table(path)
@@ -32,22 +36,22 @@ def read_predictions(path: Path) -> pa.Table:
 
 
 def prediction_labels(table: pa.Table) -> tuple[str, ...]:
-    """The labels that have both a target and a probability column, in the order of the target columns."""
+    """Return the labels with both a target and a probability column, in the order of the target columns."""
     names = [name.removeprefix("target.") for name in table.column_names if name.startswith("target.")]
     return tuple(name for name in names if f"probability.{name}" in table.column_names)
 
 
 def prediction_arrays(table: pa.Table, labels: Sequence[str]) -> tuple[Floats, Floats]:
-    """The targets and the probabilities of a predictions table, float64 ``[N, L]`` each; an unknown target is NaN.
+    """Return targets and probabilities, float64 ``[N, L]`` each; an unknown target is NaN.
 
     Args:
         table: a predictions table.
-        labels: which labels, in which order.
+        labels: the columns of the arrays, in order.
 
     Raises:
-        UserError: naming every column that is absent, not numeric, or holds values outside [0, 1], and what is wrong with ``id``.
+        UserError: a line for each column that is missing, not numeric or outside [0, 1], and for null or repeated ids.
     """
-    problems = _problems_of_ids(table)
+    problems = _id_problems(table)
     targets_NL, probabilities_NL = np.full((2, table.num_rows, len(labels)), np.nan)
     for i, label in enumerate(labels):
         for kind, into in (("target", targets_NL), ("probability", probabilities_NL)):
@@ -78,7 +82,7 @@ def _floats(table: pa.Table, name: str) -> Floats | None:
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan).to_numpy(), np.float64)
 
 
-def _problems_of_ids(table: pa.Table) -> list[str]:
+def _id_problems(table: pa.Table) -> list[str]:
     if "id" not in table.column_names:
         return ["predictions: column id is absent"]
     ids = table.column("id")

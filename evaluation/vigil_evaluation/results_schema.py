@@ -13,7 +13,7 @@ from vigil_evaluation.results import SCHEMA_VERSION, EvaluationResults
 
 
 def metrics_schema() -> dict[str, Any]:
-    """Return the schema of :meth:`vigil_evaluation.results.EvaluationResults.to_json`; every field is required, no other allowed."""
+    """Return the schema of :meth:`vigil_evaluation.results.EvaluationResults.to_json`; all fields required, no others."""
     schema = TypeAdapter(EvaluationResults).json_schema()
     for definition in (schema, *schema["$defs"].values()):
         if "properties" in definition:

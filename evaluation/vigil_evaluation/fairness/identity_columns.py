@@ -1,4 +1,4 @@
-"""Of which groups of people each item of a table speaks, however the table says so."""
+"""Groups of people that items are about, from identity columns in any of three formats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from vigil_data.errors import UserError
 from vigil_evaluation.slices.grouping import TableColumns, encode, grouping
 
 MAX_SUBGROUPS = 100
-"""The most groups of one column that are kept; what is left out is counted."""
+"""Largest number of groups of one column that are kept; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityGroups:
-    """The groups that one column names.
+    """Groups that one column names.
 
     Attributes:
-        column: the column.
+        column: name of the column.
         values: its groups, the largest first.
         rows_M: row of each of the M memberships, rising.
-        groups_M: place in ``values`` of the group of each.
-        known_N: of which rows it is known whether they speak of the groups; the others are in no comparison.
-        values_left_out: how many groups beyond those there are.
+        groups_M: place in ``values`` of each membership's group.
+        known_N: whether membership is known for each row; other rows are in no comparison.
+        values_left_out: number of further groups.
     """
 
     column: str
@@ -37,22 +37,22 @@ class IdentityGroups:
 
 
 def identity_groups(columns: TableColumns, names: Sequence[str]) -> tuple[list[IdentityGroups], list[str]]:
-    """The groups that columns name, in any of three ways.
+    """Return the groups that identity columns name, in any of three formats.
 
-    - Text: the group that the item speaks of; null for none.
-    - A list of texts: the groups that it speaks of; null or empty for none.
-    - Truth values, or numbers (a share of annotators): whether it speaks of the group that the column is named after, what stands
-      before a dot left out; from 0.5 on it does. Null is unknown.
+    - Text: the group that the item is about; null for none.
+    - A list of texts: the groups that it is about; null or empty for none.
+    - Truth values, or numbers (a share of annotators): whether it is about the group that the column is named after (without a
+      prefix up to a dot); true from 0.5 on. Null is unknown.
 
     Args:
         columns: the predictions table.
         names: identity columns; a name that is no column stands for all columns that start with it and a dot.
 
     Returns:
-        The groups of each column, and the names that are neither.
+        The groups of each column, and the names without a column.
 
     Raises:
-        UserError: a line for each column that says it in another way.
+        UserError: a line for each column of another type.
     """
     found, absent, problems, table = [], [], [], columns.table
     for name in dict.fromkeys(names):
@@ -105,7 +105,7 @@ def _lists(table: pa.Table, column: str) -> IdentityGroups:
     lists = table.column(column).combine_chunks()
     rows_M = np.asarray(pc.list_parent_indices(lists)).astype(np.int64)
     encoded = encode(pa.chunked_array([pc.list_flatten(lists)]))
-    # An item that names a group twice speaks of it once.
+    # An item that names a group twice is a member once.
     _, once = np.unique(rows_M * max(len(encoded.values), 1) + encoded.codes_N, return_index=True)
     rows_M, codes_M = rows_M[once], encoded.codes_N[once]
     order = np.argsort(-np.bincount(codes_M, minlength=len(encoded.values)), kind="stable")
@@ -126,7 +126,7 @@ def _kept(
     rows: int,
     values_left_out: int,
 ) -> IdentityGroups:
-    """The groups without null, which is none, and without what is beyond the most."""
+    """Drop null, which is no group, and the groups beyond the largest number."""
     named = [i for i, value in enumerate(values) if value is not None]
     place = np.full(len(values) + 1, -1, np.int32)
     place[named[:MAX_SUBGROUPS]] = np.arange(min(len(named), MAX_SUBGROUPS))

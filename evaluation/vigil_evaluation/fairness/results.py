@@ -1,32 +1,32 @@
-"""How a model treats content that speaks of one group of people, compared with all other content."""
+"""Fairness results: items about one group of people compared with all other items."""
 
 from dataclasses import dataclass
 
 from vigil_evaluation.stats.intervals import Interval
 
 POWER = -5.0
-"""Of the generalised mean over subgroups: the lowest values weigh most. So much in the competition that set the fashion, Jigsaw
-Unintended Bias in Toxicity Classification (2019)."""
+"""Exponent of the generalised mean over subgroups, in which the lowest values weigh most; from the competition Jigsaw Unintended
+Bias in Toxicity Classification (2019)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubgroupMetrics:
-    """The numbers of one label over one subgroup; ``None`` where one is not defined.
+    """Metrics of one label over one subgroup; ``None`` where undefined.
 
     The AUCs are those of Borkan et al. 2019 (Nuanced Metrics for Measuring Unintended Bias with Real Data for Text
-    Classification). *Background* is every item that does not speak of the subgroup.
+    Classification). The *background* is every item that is not about the subgroup.
 
     Attributes:
         known: items of the subgroup whose target is known.
-        positive: those of them that are positive.
-        subgroup_auc: positives and negatives of the subgroup alone; low where the model cannot tell them apart within it.
-        bpsn_auc: background positives against subgroup negatives; low where harmless items of the subgroup score too high.
-        bnsp_auc: background negatives against subgroup positives; low where harmful items of the subgroup score too low.
+        positive: known items that are positive.
+        subgroup_auc: positives against negatives of the subgroup; low if the model cannot separate them.
+        bpsn_auc: background positives against subgroup negatives; low if harmless items of the subgroup score too high.
+        bnsp_auc: background negatives against subgroup positives; low if harmful items of the subgroup score too low.
         recall: share of the subgroup's positives that are flagged at the label's threshold.
-        recall_gap: that less the background's (equal opportunity, Hardt et al. 2016, is a gap of 0).
+        recall_gap: recall minus the background's (equal opportunity, Hardt et al. 2016, is a gap of 0).
         false_positive_rate: share of the subgroup's negatives that are flagged.
-        false_positive_gap: that less the background's.
-        intervals: of the numbers above, by name; those that are not defined have none.
+        false_positive_gap: false-positive rate minus the background's.
+        intervals: interval of each metric that is not ``None``.
     """
 
     known: int
@@ -43,13 +43,13 @@ class SubgroupMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Subgroup:
-    """The items that speak of one group of people.
+    """Items about one group of people.
 
     Attributes:
-        identity: the column that says so.
-        value: its value; for a column of truth values or shares, the column's own name after the last dot.
-        items: how many.
-        labels: label to its numbers.
+        identity: the identity column.
+        value: the group; for a column of truth values or shares, the column's name after the last dot.
+        items: number of items.
+        labels: metrics of each label.
     """
 
     identity: str
@@ -60,15 +60,15 @@ class Subgroup:
 
 @dataclass(frozen=True, slots=True)
 class FairnessResults:
-    """All subgroups, and what is made of them together.
+    """Metrics of all subgroups, and their averages.
 
     Attributes:
-        subgroups: those of the first column first, and of each column the largest first.
-        power: the exponent of the means.
+        subgroups: by column, the largest first.
+        power: exponent of the generalised means.
         power_means: label to the generalised mean over subgroups of ``subgroup_auc``, ``bpsn_auc`` and ``bnsp_auc``.
-        bias_score: label to the mean of its AUROC over all items and the three power means; ``None`` where one of them is.
-        absent: columns that were asked for and that the table does not have.
-        values_left_out: column to the number of its values beyond those that are kept; columns that keep all are not named.
+        bias_score: label to the mean of its AUROC over all items and the three power means; ``None`` if one of them is.
+        absent: requested columns that the table lacks.
+        values_left_out: column to the number of its groups that are not kept, if any.
     """
 
     subgroups: list[Subgroup]

@@ -1,4 +1,4 @@
-"""The sums behind the numbers of subgroups, for all groups of a column in one pass over the items, compiled by numba.
+"""Sums behind the metrics of subgroups, for all groups of a column in one pass over the items, compiled by numba.
 
 As in :mod:`vigil_evaluation.stats.bootstrap_kernels`, the innermost loops run over LANES replicates that are
 adjacent in memory.
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from vigil_evaluation.stats.bootstrap_kernels import LANES, compiled
 
 POSITIVES, NEGATIVES, WITHIN, OTHERS_POSITIVE, OTHERS_NEGATIVE, HITS, ALARMS = range(7)
-"""What is summed: the group's positives and negatives; pairs of a positive above a negative (ties a half) with both in the group,
-with the negative in the group and the positive anywhere, with the positive in the group and the negative anywhere; flags."""
+"""Places of the sums: the group's positives and negatives; pairs of a positive above a negative (ties count half) with both in
+the group, with the negative in the group, with the positive in the group; flagged positives and negatives."""
 
 SUMS = 7
 
 
-class Ranked(NamedTuple):
+class RankedItems(NamedTuple):
     """K items of one label, sorted by falling score.
 
     Attributes:
-        units_K: what each is resampled with.
-        positive_K: whether its target is positive.
-        flagged_K: whether it is flagged.
-        ends_K: the place after the last item of the same score.
-        starts: where each item's groups begin in ``groups_M``, ``[K + 1]``.
-        groups_M: the groups.
+        units_K: resampling unit.
+        positive_K: whether the target is positive.
+        flagged_K: whether the item is flagged.
+        ends_K: place after the last item with the same score.
+        starts: start of each item's groups in ``groups_M``, ``[K + 1]``.
+        groups_M: groups of the items.
     """
 
     units_K: NDArray[np.int32]
@@ -40,7 +40,7 @@ class Ranked(NamedTuple):
 
 @compiled
 def _positive(weights: Any, flagged: bool, sums_XB: Any, negatives_B: Any) -> None:
-    """Add a positive to the sums of one group; ``negatives_B`` is how many negatives lie above it."""
+    """Add a positive to the sums of one group; ``negatives_B`` is the number of negatives above it."""
     for lane in range(LANES):
         weight = np.float64(weights[lane])
         sums_XB[POSITIVES, lane] += weight
@@ -52,7 +52,7 @@ def _positive(weights: Any, flagged: bool, sums_XB: Any, negatives_B: Any) -> No
 
 @compiled
 def _negative(weights: Any, flagged: bool, sums_XB: Any, positives_2B: Any, own_2B: Any) -> None:
-    """Add a negative to the sums of one group; the positives of all and its own are those above, then those that tie."""
+    """Add a negative to the sums of one group; both counts of positives are those above it, then those tied with it."""
     for lane in range(LANES):
         weight = np.float64(weights[lane])
         sums_XB[NEGATIVES, lane] += weight
@@ -81,7 +81,7 @@ def _tied(weights_UB: Any, ranked: Any, first: int, above_G2B: Any, negatives_2B
 
 @compiled
 def _passed(counts_2B: Any) -> None:
-    """What tied now lies above."""
+    """Move the tied counts to those above."""
     for lane in range(LANES):
         counts_2B[0, lane] += counts_2B[1, lane]
         counts_2B[1, lane] = 0.0
@@ -93,8 +93,8 @@ def subgroup_sums(weights_UB: Any, ranked: Any, sums_GXB: Any) -> None:
 
     Args:
         weights_UB: see :func:`vigil_evaluation.stats.bootstrap_kernels.draw`.
-        ranked: a :class:`Ranked` whose groups are numbered from 0 to S - 1.
-        sums_GXB: written, ``[S + 1, 7, LANES]``: of each group, then of all items.
+        ranked: a :class:`RankedItems` whose groups are numbered from 0 to S - 1.
+        sums_GXB: written, ``[S + 1, 7, LANES]``: sums of each group, then of all items.
     """
     groups = sums_GXB.shape[0] - 1
     sums_GXB[:] = 0.0
@@ -124,6 +124,6 @@ def subgroup_sums(weights_UB: Any, ranked: Any, sums_GXB: Any) -> None:
         first = last
     for group in range(groups + 1):
         for lane in range(LANES):
-            # What was summed is how many negatives lie above each positive; those below are all the others.
+            # The sum counts the negatives above each positive; all others are below.
             pairs = sums_GXB[group, POSITIVES, lane] * negatives_2B[0, lane]
             sums_GXB[group, OTHERS_NEGATIVE, lane] = pairs - sums_GXB[group, OTHERS_NEGATIVE, lane]

@@ -1,4 +1,4 @@
-"""Compare the items that speak of one group of people with all others, for every group at once."""
+"""Metrics of items about one group of people, compared with all other items, for every group at once."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from vigil_evaluation.stats.intervals import Interval, intervals
 AREAS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
 
 
-class _Numbers(NamedTuple):
-    """Of one label and one column: its S groups' counts, and each number's estimates and ends of intervals, ``[S]``."""
+class _LabelEstimates(NamedTuple):
+    """Counts, estimates and interval ends of one label for the S groups of a column, ``[S]`` each."""
 
     known: Floats
     positive: Floats
-    numbers: dict[str, tuple[Floats, Floats, Floats]]
+    metrics: dict[str, tuple[Floats, Floats, Floats]]
 
 
 def measure_fairness(
@@ -33,18 +33,14 @@ def measure_fairness(
     """Compare every subgroup of the identity columns with its background.
 
     Args:
-        data: the table's arrays; its spec names the columns.
-        table: the predictions table.
+        data: the parsed predictions table.
         overall_auroc: label to its AUROC over all items.
-        progress: told what is measured.
-
-    Raises:
-        UserError: if an identity column names groups in no way that is understood.
+        progress: called with each task.
     """
     subgroups = []
     for identity in data.identities:
         progress(f"fairness by {identity.column}: {len(identity.values)} groups", 0, None)
-        by_label = dict(zip(data.thresholds, _numbers(data, identity), strict=True))
+        by_label = dict(zip(data.thresholds, _measure_labels(data, identity), strict=True))
         items = np.bincount(identity.groups_M, minlength=len(identity.values))
         subgroups += [
             Subgroup(identity.column, value, int(items[s]), {label: _subgroup(n, s) for label, n in by_label.items()})
@@ -60,7 +56,7 @@ def measure_fairness(
 
 
 def power_mean(values: list[float | None], power: float = POWER) -> float | None:
-    """The generalised mean of the values that are defined; 0 if one of them is, ``None`` if none is defined."""
+    """Return the generalised mean of the defined values; 0 if one of them is 0, ``None`` without one."""
     defined = np.array([value for value in values if value is not None], np.float64)
     if not len(defined):
         return None
@@ -72,8 +68,8 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
-def _subgroup(found: _Numbers, s: int) -> SubgroupMetrics:
-    numbers = {name: [float(part[s]) for part in parts] for name, parts in found.numbers.items()}
+def _subgroup(found: _LabelEstimates, s: int) -> SubgroupMetrics:
+    numbers = {name: [float(part[s]) for part in parts] for name, parts in found.metrics.items()}
     return SubgroupMetrics(
         known=int(found.known[s]),
         positive=int(found.positive[s]),
@@ -82,8 +78,8 @@ def _subgroup(found: _Numbers, s: int) -> SubgroupMetrics:
     )
 
 
-def _numbers(data: EvaluationData, identity: IdentityGroups) -> list[_Numbers]:
-    """The numbers of each label."""
+def _measure_labels(data: EvaluationData, identity: IdentityGroups) -> list[_LabelEstimates]:
+    """Return the metrics of each label."""
     ranked, resampling = [_ranked(data, identity, i) for i in range(len(data.thresholds))], data.resampling
     groups, lanes, labels, units = len(identity.values) + 1, LANES, len(ranked), data.units
     blocks = -(-resampling.replicates // lanes)
@@ -103,8 +99,8 @@ def _numbers(data: EvaluationData, identity: IdentityGroups) -> list[_Numbers]:
     return found
 
 
-def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Numbers:
-    """The numbers of a label from the kernel's sums of the items as they are, and of each replicate."""
+def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _LabelEstimates:
+    """Return the metrics of a label from the kernel's sums over the items, and over each replicate."""
     estimates, samples = _derived(once_GX), _derived(sums_RGX)
     positive, negative = once_GX[:-1, kernels.POSITIVES], once_GX[:-1, kernels.NEGATIVES]
     others_positive, others_negative = once_GX[-1, kernels.POSITIVES] - positive, once_GX[-1, kernels.NEGATIVES] - negative
@@ -124,17 +120,17 @@ def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _Number
         if not name.endswith("_gap"):
             widen(shown, samples[name], fewest / _unit_size(data), data.resampling.seed)
         numbers[name] = (shown, *intervals(shown, samples[name], data.spec.confidence))
-    return _Numbers(positive + negative, positive, numbers)
+    return _LabelEstimates(positive + negative, positive, numbers)
 
 
 def _unit_size(data: EvaluationData) -> float:
-    """How many items a unit has on average."""
+    """Return the mean number of items per unit."""
     clusters = data.resampling.clusters
     return 1.0 if clusters is None or not len(clusters) else len(clusters) / len(np.unique(clusters))
 
 
 def _derived(sums: Floats) -> dict[str, Floats]:
-    """Sums of groups and, last, of all items ``[..., S + 1, 7]`` to numbers ``[..., S]``, NaN where not defined."""
+    """Return metrics ``[..., S]``, NaN where undefined, from the sums of groups and, last, of all items ``[..., S + 1, 7]``."""
     groups, outside = sums[..., :-1, :], sums[..., -1:, :] - sums[..., :-1, :]
     positive, negative, within, others_positive, others_negative, hits, alarms = np.moveaxis(groups, -1, 0)
     rest_positive, rest_negative = outside[..., kernels.POSITIVES], outside[..., kernels.NEGATIVES]
@@ -151,8 +147,8 @@ def _derived(sums: Floats) -> dict[str, Floats]:
         }
 
 
-def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kernels.Ranked:
-    """The items whose target and whose identity are known, by falling score, with their groups."""
+def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kernels.RankedItems:
+    """Return the items with known target and identity, by falling score, with their groups."""
     targets_N, scores_N = data.targets_NL[:, label], data.probabilities_NL[:, label]
     rows = np.flatnonzero(identity.known_N & ~np.isnan(targets_N))
     rows = rows[np.argsort(-scores_N[rows], kind="stable")]
@@ -163,7 +159,7 @@ def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kerne
     place_M = place_N[identity.rows_M]
     order = np.argsort(place_M, kind="stable")[int((place_M < 0).sum()) :]
     clusters = data.resampling.clusters
-    return kernels.Ranked(
+    return kernels.RankedItems(
         (rows if clusters is None else clusters[rows]).astype(np.int32),
         targets_N[rows] >= 0.5,
         data.flagged_NL[rows, label],

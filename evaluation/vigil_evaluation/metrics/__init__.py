@@ -19,7 +19,6 @@ from vigil_evaluation.metrics.probabilities import (
     Reliability,
     brier,
     calibration_error,
-    debiased,
     log_loss,
     log_losses,
     mass_bins,
@@ -33,7 +32,6 @@ from vigil_evaluation.metrics.ranking import (
     partial_auroc,
     recall_at_fpr,
     recall_at_precision,
-    standardised,
 )
 from vigil_evaluation.metrics.thresholds import choose_thresholds
 
@@ -52,7 +50,6 @@ __all__ = [
     "calibration_error",
     "choose_thresholds",
     "confusion_between_labels",
-    "debiased",
     "decisions_at",
     "f1_at",
     "known_items",
@@ -64,5 +61,4 @@ __all__ = [
     "recall_at_fpr",
     "recall_at_precision",
     "reliability",
-    "standardised",
 ]

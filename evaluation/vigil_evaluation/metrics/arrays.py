@@ -8,14 +8,14 @@ Integers = NDArray[np.int64]
 
 
 def known_items(targets_N: ArrayLike, scores_N: ArrayLike) -> tuple[Floats, Floats]:
-    """The targets and scores of the items whose target is known, ``[K]`` each.
+    """Return the targets and scores of the items with a known target, ``[K]`` each.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
         scores_N: higher means more likely positive; logits or probabilities.
 
     Raises:
-        ValueError: if the shapes differ, or if a score beside a known target is NaN.
+        ValueError: if the shapes differ, or if the score of a known target is NaN.
     """
     targets, scores = np.asarray(targets_N, np.float64), np.asarray(scores_N, np.float64)
     if targets.ndim != 1 or targets.shape != scores.shape:

@@ -8,7 +8,7 @@ from vigil_evaluation.metrics.arrays import known_items
 
 
 class Confusion(NamedTuple):
-    """Decisions at one threshold, counted over known targets; rates that would divide by nothing are ``None``."""
+    """Counts of decisions at one threshold over known targets; rates with an empty denominator are ``None``."""
 
     true_positives: int
     false_positives: int
@@ -17,7 +17,7 @@ class Confusion(NamedTuple):
 
     @property
     def precision(self) -> float | None:
-        """Share of the flagged that are positive; ``None`` if nothing is flagged, or if there is one class alone."""
+        """Share of the flagged items that are positive; ``None`` if nothing is flagged, or with a single class."""
         flagged = self.true_positives + self.false_positives
         return self.true_positives / flagged if flagged and self._has_both() else None
 
@@ -35,13 +35,13 @@ class Confusion(NamedTuple):
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall, 0 if nothing is flagged; ``None`` if there is one class alone."""
+        """Harmonic mean of precision and recall, 0 if nothing is flagged; ``None`` with a single class."""
         wrong = self.false_positives + self.false_negatives
         return 2 * self.true_positives / (2 * self.true_positives + wrong) if self._has_both() else None
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the decisions that are right; ``None`` if no target is known."""
+        """Share of correct decisions; ``None`` if no target is known."""
         known = sum(self)
         return (self.true_positives + self.true_negatives) / known if known else None
 
@@ -50,11 +50,11 @@ class Confusion(NamedTuple):
 
 
 def decisions_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> Confusion:
-    """Count right and wrong decisions, flagging scores of at least ``threshold``.
+    """Count correct and wrong decisions if scores of at least ``threshold`` are flagged.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
-        scores_N: in the unit of ``threshold``.
+        scores_N: on the scale of ``threshold``.
         threshold: the lowest score that is flagged.
     """
     targets, scores = known_items(targets_N, scores_N)
@@ -64,11 +64,11 @@ def decisions_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) ->
 
 
 def f1_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> float | None:
-    """F1 at a threshold; see :class:`Confusion` for the other numbers of a threshold.
+    """Return F1 at a threshold; :class:`Confusion` has the other metrics of a threshold.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
-        scores_N: in the unit of ``threshold``.
+        scores_N: on the scale of ``threshold``.
         threshold: the lowest score that is flagged.
     """
     return decisions_at(targets_N, scores_N, threshold).f1

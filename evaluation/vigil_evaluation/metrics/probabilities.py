@@ -15,12 +15,12 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 
 class Reliability(NamedTuple):
-    """Items gathered by predicted probability; bins without an item are left out.
+    """Reliability diagram: items binned by predicted probability, without empty bins.
 
     Attributes:
         probability: mean predicted probability of each bin, ``[B]``.
         target: mean target of each bin, ``[B]``.
-        items: how many in each bin, ``[B]``.
+        items: number of items in each bin, ``[B]``.
     """
 
     probability: Floats
@@ -29,7 +29,7 @@ class Reliability(NamedTuple):
 
 
 def brier(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float | None:
-    """Brier score: mean squared difference of probability and target (Brier 1950, in its binary form).
+    """Return the Brier score: mean squared difference of probability and target (Brier 1950, binary form).
 
     Args:
         targets_N: in [0, 1], NaN for unknown; soft targets are compared as they are.
@@ -43,12 +43,12 @@ def brier(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float | None:
 
 
 def log_loss(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float | None:
-    """Log loss: mean of the negative log-likelihood of the targets, in nats.
+    """Return the log loss: mean negative log-likelihood of the targets, in nats.
 
     Args:
         targets_N: in [0, 1], NaN for unknown; soft targets are compared as they are (cross-entropy).
-        probabilities_N: in [0, 1]; kept off 0 and 1 by the rounding of float64, as scikit-learn does, so that one sure mistake
-            costs 36 nats rather than infinitely many.
+        probabilities_N: in [0, 1]; clipped by the float64 epsilon as in scikit-learn, so that one certain mistake costs 36 nats
+            rather than infinity.
 
     Returns:
         ``None`` if no target is known.
@@ -58,21 +58,21 @@ def log_loss(targets_N: ArrayLike, probabilities_N: ArrayLike) -> float | None:
 
 
 def log_losses(targets: Floats, probabilities: Floats) -> Floats:
-    """The log loss of each pair; NaN where the target is."""
+    """Return the log loss of each pair; NaN where the target is NaN."""
     kept = np.clip(probabilities, EPSILON, 1 - EPSILON)
     losses: Floats = -(targets * np.log(kept) + (1 - targets) * np.log(1 - kept))
     return losses
 
 
 def mass_bins(probabilities_N: Floats, bins: int = RELIABILITY_BINS) -> Integers:
-    """Number the items by rising probability so that each bin has about the same number of them; equal ones stay together.
+    """Return the bin of each item by rising probability; bins have equal mass, and equal probabilities share a bin.
 
     Args:
         probabilities_N: any numbers, not NaN.
-        bins: how many at most; fewer are used where many probabilities are equal.
+        bins: largest number of bins; fewer are used if many probabilities are equal.
 
     Returns:
-        The bin of each item, ``[N]``, as scikit-learn's ``strategy="quantile"`` has it: the number of inner quantiles below.
+        ``[N]``, as scikit-learn's ``strategy="quantile"``: the number of inner quantiles below.
     """
     _, place, counts = np.unique(probabilities_N, return_inverse=True, return_counts=True)
     below = (np.cumsum(counts) - counts)[place]
@@ -81,12 +81,12 @@ def mass_bins(probabilities_N: Floats, bins: int = RELIABILITY_BINS) -> Integers
 
 
 def reliability(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: int = RELIABILITY_BINS) -> Reliability:
-    """Gather items into bins of equal mass by predicted probability.
+    """Bin items by predicted probability, with equal mass.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
         probabilities_N: in [0, 1].
-        bins: how many at most; equal probabilities share one.
+        bins: largest number of bins; equal probabilities share one.
     """
     targets, probabilities = known_items(targets_N, probabilities_N)
     place = mass_bins(probabilities, bins)
@@ -97,14 +97,14 @@ def reliability(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: int = RE
 
 
 def calibration_error(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: int = RELIABILITY_BINS) -> float | None:
-    """Expected calibration error over bins of equal mass, less what chance alone adds to it; at least 0.
+    """Return the expected calibration error over bins of equal mass, debiased; at least 0.
 
-    The plain error is the mean over items of the distance of mean probability and mean target in their bin (Naeini et al. 2015).
-    Chance alone moves the two apart, so it is above 0 for a perfectly calibrated model, and more so the fewer the items. As the
+    The plain error is the mean over items of the distance between mean probability and mean target in their bin (Naeini et al.
+    2015). Sampling error alone makes it positive for a perfectly calibrated model, the more so the fewer the items. Like the
     "normal-debiased" estimator of Kumar, Liang and Ma (2019, Verified Uncertainty Calibration, section 5), this one subtracts
-    the estimated bias: a bin's distance is taken to be normal around the one seen, and its expected size (the mean of a folded
-    normal, here in closed form rather than drawn) less its size is the bias. The variance is that of target less probability
-    within the bin over its items, rather than that of the targets, so that wide bins are not corrected too far.
+    the estimated bias: a bin's distance is taken as normal around the observed one; its expected size (the mean of a folded
+    normal, in closed form) minus the observed size is the bias. The variance is that of target minus probability within the bin,
+    not that of the targets, so that wide bins are not overcorrected.
 
     Args:
         targets_N: in [0, 1], NaN for unknown; soft targets are compared as they are.
@@ -129,7 +129,7 @@ def calibration_error(targets_N: ArrayLike, probabilities_N: ArrayLike, bins: in
 
 
 def debiased(mean: float, deviation: float) -> float:
-    """The size of ``mean``, less what an error of this standard deviation is expected to add to it."""
+    """Return the size of ``mean``, minus the expected contribution of an error with this standard deviation."""
     size = abs(mean)
     if not deviation:
         return size

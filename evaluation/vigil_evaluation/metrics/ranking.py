@@ -12,14 +12,14 @@ from vigil_evaluation.metrics.arrays import Floats, Integers, known_items
 
 
 class OperatingPoints(NamedTuple):
-    """What is flagged at each threshold that makes a difference, from the strictest to the loosest.
+    """Counts of flagged items at each distinct threshold, from the strictest to the loosest.
 
     Attributes:
-        thresholds: the distinct scores, falling, ``[K]``; an item is flagged if its score is at least the threshold.
-        true_positives: positives flagged at each, ``[K]``.
-        false_positives: negatives flagged at each, ``[K]``.
-        positives: all positives.
-        negatives: all negatives.
+        thresholds: distinct scores, falling, ``[K]``; an item is flagged if its score is at least the threshold.
+        true_positives: flagged positives, ``[K]``.
+        false_positives: flagged negatives, ``[K]``.
+        positives: number of positives.
+        negatives: number of negatives.
     """
 
     thresholds: Floats
@@ -30,7 +30,7 @@ class OperatingPoints(NamedTuple):
 
 
 def operating_points(targets_N: ArrayLike, scores_N: ArrayLike) -> OperatingPoints:
-    """Count what is flagged at every distinct score.
+    """Count the flagged items at every distinct score.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
@@ -48,7 +48,7 @@ def operating_points(targets_N: ArrayLike, scores_N: ArrayLike) -> OperatingPoin
 
 
 def average_precision(targets_N: ArrayLike, scores_N: ArrayLike) -> float | None:
-    """Average precision: the mean of precision over the steps of recall, without interpolation.
+    """Return the average precision: mean precision over the steps of recall, without interpolation.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
@@ -65,7 +65,7 @@ def average_precision(targets_N: ArrayLike, scores_N: ArrayLike) -> float | None
 
 
 def auroc(targets_N: ArrayLike, scores_N: ArrayLike) -> float | None:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counted half.
+    """Return the area under the ROC curve: probability that a positive scores above a negative, ties counted half.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
@@ -83,7 +83,7 @@ def auroc(targets_N: ArrayLike, scores_N: ArrayLike) -> float | None:
 
 
 def recall_at_fpr(targets_N: ArrayLike, scores_N: ArrayLike, rate: float) -> float | None:
-    """The highest recall of any threshold that flags at most ``rate`` of the negatives.
+    """Return the highest recall of any threshold that flags at most a share ``rate`` of the negatives.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
@@ -101,7 +101,7 @@ def recall_at_fpr(targets_N: ArrayLike, scores_N: ArrayLike, rate: float) -> flo
 
 
 def partial_auroc(targets_N: ArrayLike, scores_N: ArrayLike, rate: float) -> float | None:
-    """Area under the ROC curve up to a false-positive rate, scaled so that guessing gives 0.5 and perfection 1 (McClish 1989).
+    """Return the AUROC up to a false-positive rate, scaled to 0.5 for guessing and 1 for a perfect ranking (McClish 1989).
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
@@ -116,21 +116,21 @@ def partial_auroc(targets_N: ArrayLike, scores_N: ArrayLike, rate: float) -> flo
         return None
     end = rate * points.negatives
     before, after = np.append(0, points.false_positives[:-1]), points.false_positives
-    # The positives of one score raise the curve along a ramp from ``before`` to ``after``, and count from there to ``end``.
+    # The positives of one score raise the curve along a ramp from ``before`` to ``after``, then count up to ``end``.
     within = np.clip(end - before, 0, after - before)
     width = within * within / (2 * np.maximum(after - before, 1)) + np.maximum(end - after, 0)
     area = float(np.sum(np.diff(points.true_positives, prepend=0) * width)) / (points.positives * points.negatives)
-    return standardised(area, rate)
+    return mcclish_scaled(area, rate)
 
 
-def standardised(area: float, rate: float) -> float:
-    """An area under the ROC curve up to ``rate`` as McClish scales it: 0.5 for guessing, 1 for perfection."""
+def mcclish_scaled(area: float, rate: float) -> float:
+    """Return an area under the ROC curve up to ``rate`` on McClish's scale: 0.5 for guessing, 1 for a perfect ranking."""
     least = rate * rate / 2
     return 0.5 * (1 + (area - least) / (rate - least))
 
 
 def recall_at_precision(targets_N: ArrayLike, scores_N: ArrayLike, precision: float) -> float | None:
-    """The highest recall of any threshold whose flags are positive with at least this precision; 0 if there is none.
+    """Return the highest recall of any threshold with at least this precision; 0 if there is none.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.

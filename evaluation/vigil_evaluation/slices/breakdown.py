@@ -1,4 +1,4 @@
-"""The numbers of each group of items, by label and over labels, each with an interval."""
+"""Metrics of groups of items, by label and averaged over labels, each with an interval."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -27,8 +27,8 @@ MAX_REPLICATE_CELLS = 40_000_000
 """Largest number of replicates of metrics held at once, 4 bytes each."""
 
 
-class _Numbers(NamedTuple):
-    """Estimates ``[...]`` with the ends of their intervals, NaN where there is none."""
+class _Estimates(NamedTuple):
+    """Estimates ``[...]`` and the ends of their intervals; NaN where undefined."""
 
     estimates: Floats
     low: Floats
@@ -39,14 +39,14 @@ class _Numbers(NamedTuple):
         return None if np.isnan(estimate) else estimate, None if np.isnan(low) else Interval(low, high)
 
 
-class _Found(NamedTuple):
-    """The numbers of the G groups of some groupings, in order."""
+class _Measured(NamedTuple):
+    """Metrics of the G groups of some groupings, in order."""
 
-    by_label: dict[str, _Numbers]
-    macro: dict[str, _Numbers]
+    by_label: dict[str, _Estimates]
+    macro: dict[str, _Estimates]
     macro_labels: dict[str, NDArray[np.int64]]
-    micro: dict[str, _Numbers]
-    all_right: _Numbers
+    micro: dict[str, _Estimates]
+    all_right: _Estimates
     judged_G: NDArray[np.int64]
     outcomes_GL4: NDArray[np.int64]
 
@@ -69,7 +69,7 @@ def measure_groups(data: EvaluationData, progress: ProgressCallback) -> tuple[Gr
 
 
 def _chunks(data: EvaluationData, groupings: Sequence[Grouping]) -> Iterator[list[Grouping]]:
-    """The groupings in order, so many at once that their replicates fit; each at least alone."""
+    """Split the groupings, in order, so that the replicates of each part fit into memory."""
     cells = max(data.resampling.replicates, 1) * data.targets_NL.shape[1] * len(METRICS)
     chunk: list[Grouping] = []
     for grouping in groupings:
@@ -81,7 +81,7 @@ def _chunks(data: EvaluationData, groupings: Sequence[Grouping]) -> Iterator[lis
         yield chunk
 
 
-def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Found:
+def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Measured:
     spec, codes = data.spec, [(grouping.codes_N, len(grouping.values)) for grouping in groupings]
     points = MetricParameters(spec.false_positive_rate, spec.precision, data.thresholds_L)
     replicates = replicate(data.targets_NL, data.probabilities_NL, codes, points, data.resampling, METRICS, enough=spec.enough)
@@ -99,7 +99,7 @@ def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Found:
     micro = _pooled(data, codes, ratios, ratio_samples, **totals)
     judged_G = np.concatenate([_count(g, ~np.isnan(right_N)) for g in groupings])
     all_right = np.where(judged_G >= spec.enough, ratios[:, -1], np.nan)
-    return _Found(
+    return _Measured(
         by_label,
         macro,
         macro_labels,
@@ -111,7 +111,7 @@ def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Found:
 
 
 def _suffices(metric: str, known: NDArray[np.int64], positive: NDArray[np.int64], enough: int) -> NDArray[np.bool_]:
-    """Where there are enough known targets for a metric, as :func:`vigil_evaluation.stats.bootstrap.replicate` has it."""
+    """Whether there are enough known targets for a metric, by the rule of :func:`vigil_evaluation.stats.bootstrap.replicate`."""
     need = known
     if metric in bootstrap.NEEDS_POSITIVES:
         need = np.minimum(need, positive)
@@ -122,25 +122,25 @@ def _suffices(metric: str, known: NDArray[np.int64], positive: NDArray[np.int64]
 
 def _with_intervals(
     estimates: Floats, samples: NDArray[np.floating], confidence: float, from_zero: NDArray[np.bool_] | None = None
-) -> _Numbers:
+) -> _Estimates:
     low, high = intervals(estimates, samples, confidence)
-    return _Numbers(estimates, low if from_zero is None else np.where(from_zero, np.minimum(low, 0.0), low), high)
+    return _Estimates(estimates, low if from_zero is None else np.where(from_zero, np.minimum(low, 0.0), low), high)
 
 
 def _from_zero(metric: str, calibrated: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Where the interval of a metric begins at 0, because the replicates do not rule out that there is only chance."""
+    """Whether the interval of a metric starts at 0, because perfect calibration is not rejected; ``None`` for other metrics."""
     return calibrated if metric == "calibration_error" else None
 
 
 def _mean(values_GL: NDArray[np.floating], defined_GL: NDArray[np.bool_]) -> Floats:
-    """The mean over labels ``[..., G]`` of the values that are defined, of those labels whose estimate is; NaN without one."""
+    """Return the mean over labels, ``[..., G]``, of the defined values of labels whose estimate is defined; NaN without one."""
     there = defined_GL & ~np.isnan(values_GL)
     sums, counts = np.where(there, values_GL, 0.0).sum(axis=-1, dtype=np.float64), there.sum(axis=-1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def _ratios(data: EvaluationData, right_N: Floats) -> tuple[Floats, Floats]:
-    """What is summed above and below the line, ``[N, 8]``: over all labels, in the order of ``COUNTED``; then all right."""
+    """Return numerators and denominators, ``[N, 8]``: of the ``COUNTED`` metrics over all labels, then of ``all_right``."""
     targets, flagged = data.targets_NL, data.flagged_NL
     positive, negative = targets >= 0.5, targets < 0.5
     known = positive | negative
@@ -171,8 +171,8 @@ def _pooled(
     *,
     known_G: NDArray[np.int64],
     positive_G: NDArray[np.int64],
-) -> dict[str, _Numbers]:
-    """The numbers over all known cells of item and label at once; cells of one item are resampled together."""
+) -> dict[str, _Estimates]:
+    """Return the metrics over all known cells of item and label; cells of one item are resampled together."""
     spec, (items, labels) = data.spec, data.targets_NL.shape
     others = [name for name in METRICS if name not in COUNTED]
     known = ~np.isnan(data.targets_NL.ravel())
@@ -200,7 +200,7 @@ def _count(grouping: Grouping, which_N: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _outcomes(data: EvaluationData, grouping: Grouping) -> NDArray[np.int64]:
-    """True positives, false positives, false negatives and true negatives of each group and label, ``[G, L, 4]``."""
+    """Count true positives, false positives, false negatives and true negatives of each group and label, ``[G, L, 4]``."""
     flagged, groups = data.flagged_NL, len(grouping.values)
     made = []
     for i in range(flagged.shape[1]):
@@ -211,12 +211,12 @@ def _outcomes(data: EvaluationData, grouping: Grouping) -> NDArray[np.int64]:
     return np.stack(made, axis=1).astype(np.int64)
 
 
-def _group(data: EvaluationData, found: _Found, place: int, value: str | None, items: int) -> GroupMetrics:
+def _group(data: EvaluationData, found: _Measured, place: int, value: str | None, items: int) -> GroupMetrics:
     all_right, all_right_interval = found.all_right.at(place)
     macro = {}
     for name in METRICS:
         mean, interval = found.macro[name].at(place)
-        # Each label's calibration error is biased upwards, which the mean keeps: an interval would not cover (decisions/0009).
+        # The mean keeps the upward bias of each label's calibration error: an interval would not cover (decisions/0009).
         macro[name] = MacroAverage(mean, int(found.macro_labels[name][place]), None if name == "calibration_error" else interval)
     return GroupMetrics(
         value=value,
@@ -230,7 +230,7 @@ def _group(data: EvaluationData, found: _Found, place: int, value: str | None, i
     )
 
 
-def _label(found: _Found, place: int, label: int, threshold: float) -> LabelMetrics:
+def _label(found: _Measured, place: int, label: int, threshold: float) -> LabelMetrics:
     numbers = {name: found.by_label[name].at(place, label) for name in METRICS}
     hits, alarms, misses, passes = found.outcomes_GL4[place, label].tolist()
     return LabelMetrics(

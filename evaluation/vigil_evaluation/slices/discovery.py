@@ -1,9 +1,9 @@
-"""The slices on which a model does worst, found by searching all values and pairs of values of the columns given.
+"""Search for the worst slices among all values, and all pairs of values, of some columns.
 
-A search over thousands of slices always finds some that look bad. Here a slice is listed only if it is worse than the rest by an
-exact test whose p-value is corrected for all that was searched (Holm 1979: the chance that anything at all is listed wrongly is
-at most the level, however the slices overlap), and a pair of values only if it is also worse than each of its two values alone,
-so that a bad slice does not come back in company of everything else (after Slice Finder, Chung et al. 2019).
+Some of thousands of slices always look bad by chance. A slice is listed only if it is worse than the rest by an exact test whose
+p-value is corrected for the number of slices searched (Holm 1979: the probability of listing any slice wrongly is at most the
+level, however the slices overlap). A pair of values is listed only if it is also worse than each of its two values alone, so that
+one bad value does not reappear in every pair that contains it (after Slice Finder, Chung et al. 2019).
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ from vigil_evaluation.stats.multiple_testing import holm
 if TYPE_CHECKING:
     from vigil_evaluation.stats.bootstrap import Resampling
 
-LEVEL = 0.05
-"""The largest chance that any slice is listed although it is no worse than the rest."""
+FAMILYWISE_ERROR_RATE = 0.05
+"""Largest probability of listing any slice that is not worse than the rest."""
 
-FEWEST = 20
-SMALLEST_SHARE = 0.001
-"""A slice is tested if it has at least 20 judged items, and at least a thousandth of all judged items."""
+MIN_JUDGED_ITEMS = 20
+MIN_JUDGED_SHARE = 0.001
+"""Fewest judged items of a slice that is tested, as a number and as a share of all judged items; both must hold."""
 
-LISTED = 20
-"""The most slices that are listed."""
+MAX_LISTED_SLICES = 20
+"""Largest number of slices that are listed."""
 
 CORRECTION = "Holm"
 
@@ -43,7 +43,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One column's value; ``None`` where the column is null."""
+    """Value of a column; ``None`` for null."""
 
     column: str
     value: str | None
@@ -54,16 +54,15 @@ class FoundSlice:
     """A slice on which decisions are worse than on the rest.
 
     Attributes:
-        conditions: one or two, all of which its items meet.
-        items: how many.
-        judged: how many have at least one known target.
-        all_right: share of the judged whose every known target is decided rightly.
+        conditions: one or two conditions that all its items meet.
+        items: number of items.
+        judged: items with at least one known target.
+        all_right: share of the judged items whose every known target is decided correctly.
         rest: the same share of all other judged items.
-        difference: the first less the second, below 0.
-        interval: of the difference.
-        p_value: of a difference at least so large where there is none; of a pair, the largest of those against the rest and
-            against what is left of each of its two values.
-        adjusted_p: that, corrected for everything that was searched.
+        difference: ``all_right`` minus ``rest``, below 0.
+        interval: interval of the difference.
+        p_value: of the one-sided test; for a pair, the largest of those against the rest and against the remainder of each value.
+        adjusted_p: p-value corrected for all slices searched.
     """
 
     conditions: list[Condition]
@@ -79,17 +78,16 @@ class FoundSlice:
 
 @dataclass(frozen=True, slots=True)
 class SliceDiscovery:
-    """What a search for the worst slices found.
+    """Result of a search for the worst slices.
 
     Attributes:
-        searched: how many slices were tested.
-        fewest: judged items that a slice must have to be tested.
-        correction: the name of the correction for testing so many.
-        level: a slice is listed if its corrected p-value is at most this.
-        found: how many are; ``slices`` has at most 20 of them.
-        slices: the worst first: by the end nearest 0 of a normal interval of the difference; empty if none is worse than chance
-            explains.
-        pruned: pairs of values that are worse than the rest but not worse than each of their two values alone.
+        searched: number of slices tested.
+        fewest: fewest judged items of a tested slice.
+        correction: name of the correction for multiple testing.
+        level: largest corrected p-value of a listed slice.
+        found: number of slices at that level; ``slices`` has at most 20 of them.
+        slices: the worst first, by the end nearest 0 of a normal interval of the difference.
+        pruned: number of pairs of values that are worse than the rest but not worse than each of their two values alone.
     """
 
     searched: int
@@ -102,7 +100,7 @@ class SliceDiscovery:
 
 
 class _Column(NamedTuple):
-    """The values of a column that have enough judged items, their counts, and each row's place among them (-1: none)."""
+    """Values of a column with enough judged items, their counts, and each row's place among them (-1 for none)."""
 
     name: str
     values: list[str | None]
@@ -111,7 +109,7 @@ class _Column(NamedTuple):
 
 
 class _Slices(NamedTuple):
-    """K slices: the places of their columns and of their values in them, the second -1 for a single value, and their counts."""
+    """K slices: places of their columns and of the values in them (the second is -1 for a single value), and their counts."""
 
     columns_K2: Integers
     codes_K2: Integers
@@ -132,33 +130,33 @@ def discover_slices(
 ) -> SliceDiscovery:
     """Search all values, and all pairs of values, of some columns for the slices on which decisions are worst.
 
-    The search is one-sided (worse, not better) and over judged items alone. Where ``resampling`` has units, such as authors, the
-    counts of both sides are divided by their design effects (Rao and Scott 1992), as items of one unit tend to err together.
+    The search is one-sided (worse, not better) and uses judged items only. If ``resampling`` has units, such as authors, the
+    counts of both sides are divided by their design effects (Rao and Scott 1992), as errors of one unit are correlated.
 
     Args:
         columns: the predictions table.
         names: columns to search, with one plain value per item.
-        right_N: 1 for an item whose every known target is decided rightly, 0 for another, NaN for one that is not judged.
-        resampling: of the intervals, which are left out if it has no replicates.
+        right_N: 1 for an item whose every known target is decided correctly, 0 for another, NaN for one that is not judged.
+        resampling: bootstrap of the intervals; without replicates there are none.
         confidence: of the intervals.
     """
     rows_J = np.flatnonzero(~np.isnan(right_N))
     wrong_J = 1.0 - right_N[rows_J]
-    fewest = max(FEWEST, int(np.ceil(SMALLEST_SHARE * len(rows_J))))
+    fewest = max(MIN_JUDGED_ITEMS, int(np.ceil(MIN_JUDGED_SHARE * len(rows_J))))
     units_J = None if resampling.clusters is None else np.unique(resampling.clusters[rows_J], return_inverse=True)[1]
     held = [_column(columns, name, rows_J, wrong_J, fewest) for name in dict.fromkeys(names)]
     search = _Search(rows_J, wrong_J, units_J, held)
     slices = _tested(search, fewest)
     against_rest = fisher_p_values(slices.counts, _rest(search, slices.counts))
     p_values = np.maximum(against_rest, _against_parents(search, slices))
-    kept = np.flatnonzero(holm(p_values) <= LEVEL)
-    pruned = int((holm(against_rest) <= LEVEL).sum()) - len(kept)
+    kept = np.flatnonzero(holm(p_values) <= FAMILYWISE_ERROR_RATE)
+    pruned = int((holm(against_rest) <= FAMILYWISE_ERROR_RATE).sum()) - len(kept)
     if units_J is not None:
-        # Units make p-values larger, never smaller: what is not found without them is not found with them.
+        # Units only make p-values larger: a slice that is not found without them is not found with them.
         for place in kept:
             p_values[place] = max(p_values[place], _with_units(search, slices, int(place)))
-        kept = np.flatnonzero(holm(p_values) <= LEVEL)
-    best = kept[np.argsort(_upper_ends(search, slices.counts, confidence)[kept], kind="stable")][:LISTED]
+        kept = np.flatnonzero(holm(p_values) <= FAMILYWISE_ERROR_RATE)
+    best = kept[np.argsort(_upper_ends(search, slices.counts, confidence)[kept], kind="stable")][:MAX_LISTED_SLICES]
     adjusted = holm(p_values)[best]
     masks = [_meets(search, slices, int(place)) for place in best]
     intervals = _intervals(right_N, masks, resampling, confidence)
@@ -166,7 +164,7 @@ def discover_slices(
         _listed(search, slices, int(place), mask, between=between, p_value=float(p_values[place]), adjusted_p=float(corrected))
         for place, mask, between, corrected in zip(best, masks, intervals, adjusted, strict=True)
     ]
-    return SliceDiscovery(len(p_values), fewest, CORRECTION, LEVEL, len(kept), listed, pruned)
+    return SliceDiscovery(len(p_values), fewest, CORRECTION, FAMILYWISE_ERROR_RATE, len(kept), listed, pruned)
 
 
 def _column(columns: TableColumns, name: str, rows_J: Integers, wrong_J: Floats, fewest: int) -> _Column:
@@ -180,13 +178,13 @@ def _column(columns: TableColumns, name: str, rows_J: Integers, wrong_J: Floats,
 
 
 def _counted(codes_J: Integers, wrong_J: Floats, groups: int) -> ErrorCounts:
-    """Of each group its errors and its items."""
+    """Count the errors and the items of each group."""
     errors, items = np.bincount(codes_J, wrong_J, groups), np.bincount(codes_J, minlength=groups)
     return ErrorCounts(errors.astype(np.float64), items.astype(np.float64))
 
 
 def _tested(search: _Search, fewest: int) -> _Slices:
-    """Every value and every pair of values with enough judged items in it and outside it; no pair that is all of one value."""
+    """Return every value and pair with enough judged items inside and outside, except pairs that equal one of their values."""
     most = len(search.rows_J) - fewest
     columns, codes, errors, items = [], [], [], []
 
@@ -217,7 +215,7 @@ def _rest(search: _Search, counts: ErrorCounts) -> ErrorCounts:
 
 
 def _against_parents(search: _Search, slices: _Slices) -> Floats:
-    """For each pair, the larger p-value of it being worse than what is left of one of its two values; 0 for a single value."""
+    """Return the larger p-value of each pair against the remainders of its two values; 0 for a single value."""
     p_values = np.zeros(len(slices.codes_K2))
     for side in (0, 1):
         for c, column in enumerate(search.columns):
@@ -229,7 +227,7 @@ def _against_parents(search: _Search, slices: _Slices) -> Floats:
 
 
 def _meets(search: _Search, slices: _Slices, place: int, side: int | None = None) -> NDArray[np.bool_]:
-    """Which rows of the table are in a slice; or meet its first (0) or its second (1) condition alone."""
+    """Whether each row is in a slice, or meets its first (0) or second (1) condition alone."""
     conditions = [
         search.columns[c].codes_N == code
         for c, code in zip(slices.columns_K2[place].tolist(), slices.codes_K2[place].tolist(), strict=True)
@@ -240,7 +238,7 @@ def _meets(search: _Search, slices: _Slices, place: int, side: int | None = None
 
 
 def _with_units(search: _Search, slices: _Slices, place: int) -> float:
-    """The largest p-value of a slice against the rest and against what is left of its values, items counted by design effect."""
+    """Return the largest p-value of a slice against the rest and the remainders of its values, with effective counts."""
     assert search.units_J is not None
     units_J, units = search.units_J, int(search.units_J.max()) + 1
 
@@ -250,12 +248,12 @@ def _with_units(search: _Search, slices: _Slices, place: int) -> float:
     own_J = _meets(search, slices, place)[search.rows_J]
     own = by_unit(own_J)
     pair = bool(slices.columns_K2[place, 1] >= 0)
-    wholes_J = [np.ones_like(own_J), *(_meets(search, slices, place, side)[search.rows_J] for side in range(2 * pair))]
+    supersets_J = [np.ones_like(own_J), *(_meets(search, slices, place, side)[search.rows_J] for side in range(2 * pair))]
     p_values = []
-    for whole_J in wholes_J:
-        left = by_unit(whole_J & ~own_J)
+    for superset_J in supersets_J:
+        left = by_unit(superset_J & ~own_J)
         effect, other = design_effect(*own), design_effect(*left)
-        # Rounded so that the slice looks better and the others worse than they are.
+        # Rounded in favour of the slice: it looks better, and the others worse, than they are.
         some = ErrorCounts(np.floor([own.errors.sum() / effect]), np.ceil([own.items.sum() / effect]))
         items = np.floor([left.items.sum() / other])
         others = ErrorCounts(np.minimum(np.ceil([left.errors.sum() / other]), items), items)
@@ -264,7 +262,7 @@ def _with_units(search: _Search, slices: _Slices, place: int) -> float:
 
 
 def _upper_ends(search: _Search, counts: ErrorCounts, confidence: float) -> Floats:
-    """The end nearest 0 of a normal interval of each slice's difference, with a success and a failure added to each side."""
+    """Return the end nearest 0 of a normal interval of each difference, with a success and a failure added to each side."""
     rest = _rest(search, counts)
     shares = [(side.errors + 1) / (side.items + 2) for side in (counts, rest)]
     spread = sum(share * (1 - share) / (side.items + 2) for share, side in zip(shares, (counts, rest), strict=True))
@@ -274,7 +272,7 @@ def _upper_ends(search: _Search, counts: ErrorCounts, confidence: float) -> Floa
 def _intervals(
     right_N: Floats, masks: list[NDArray[np.bool_]], resampling: "Resampling", confidence: float
 ) -> list[Interval | None]:
-    """The interval of each slice's share less that of the others."""
+    """Return the interval of the difference between each slice's share and that of the rest."""
     if not masks or not resampling.replicates:
         return [None] * len(masks)
     from vigil_evaluation.stats.bootstrap import replicate_ratio
