@@ -14,8 +14,8 @@ from vigil_evaluation.stats.intervals import Interval
 MIN_ITEMS_FOR_REMARK = 20
 """A number that rests on fewer items is not singled out."""
 
-MIN_UNITS_FOR_BOOTSTRAP = 30
-"""Intervals from fewer resampled units are too narrow."""
+MIN_UNITS_FOR_RELIABLE_INTERVALS = 30
+"""Bootstrap intervals from fewer units are too narrow; the summary warns of them."""
 
 POORLY_CALIBRATED = 0.1
 """Calibration error from which a label is named."""
@@ -208,7 +208,7 @@ def _policy_sentence(policy: PolicyImpact) -> str:
 
 
 def _caveats(results: EvaluationResults) -> Iterator[Remark]:
-    if results.replicates and results.cluster is not None and results.units < MIN_UNITS_FOR_BOOTSTRAP:
+    if results.replicates and results.cluster is not None and results.units < MIN_UNITS_FOR_RELIABLE_INTERVALS:
         text = f"Intervals rest on only {results.units} units of {results.cluster} and are too narrow."
         yield Remark("Few units", text, "how-to-read")
     absent = dict.fromkeys([*results.absent_slices, *(results.fairness.absent if results.fairness is not None else [])])

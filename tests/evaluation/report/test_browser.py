@@ -41,7 +41,7 @@ def page(report_case: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def hostile_page(table_of: Callable[..., pa.Table], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Every name, value and text of the table, and its label, tries to get out of its place."""
+    """A page on which every name, value, text and label tries to inject markup."""
     label = HOSTILE.replace(".", "")
     rows = 60
     table = table_of(
@@ -60,7 +60,7 @@ def hostile_page(table_of: Callable[..., pa.Table], tmp_path_factory: pytest.Tem
     return to.read_text(encoding="utf-8")
 
 
-SOUND = """
+LAYOUT = """
   page.querySelectorAll("details").forEach((details) => { details.open = true; });
   page.getElementById("reveal")?.click();
   const outside = [...page.querySelectorAll("body *")].filter((one) => {
@@ -71,7 +71,7 @@ SOUND = """
     const box = one.getBoundingClientRect();
     return box.width && (box.right > view.innerWidth + 1 || box.left < -1);
   }).map((one) => `${one.tagName} ${one.className} in ${one.parentElement.className} ${one.closest('section')?.id}`);
-  // A table that is wider than its place can be scrolled there, by keyboard too.
+  // A table that is wider than its container scrolls within it, by keyboard too.
   const stuck = [...page.querySelectorAll(".table")].filter((one) => one.scrollWidth > one.clientWidth + 1 &&
     (one.tabIndex !== 0 || view.getComputedStyle(one).overflowX !== "auto")).map((one) => one.getAttribute("aria-label"));
   return { overflow: root.scrollWidth - view.innerWidth, width: view.innerWidth, hacked: view.hacked ?? null, outside, stuck,
@@ -83,7 +83,7 @@ SOUND = """
 @pytest.mark.parametrize("width", [390, 820, 1300])
 @pytest.mark.parametrize("kind", ["page", "hostile_page"])
 def test_page_fits_its_width_and_executes_no_data(kind: str, width: int, browse: Browse, request: pytest.FixtureRequest) -> None:
-    found = browse(request.getfixturevalue(kind), SOUND, width)
+    found = browse(request.getfixturevalue(kind), LAYOUT, width)
     assert found["width"] == width
     assert found["outside"] == []
     assert found["overflow"] <= 0
@@ -111,7 +111,7 @@ def test_threshold_explorer_shows_exact_counts(browse: Browse, page: str, report
       const box = page.querySelector("[data-explorer]");
       const [number, slider] = [box.querySelector("[type=number]"), box.querySelector("[type=range]")];
       const read = () => ({ threshold: Number(number.value), text: box.querySelector("output").innerText, place: slider.value,
-        said: slider.getAttribute("aria-valuetext"),
+        valueText: slider.getAttribute("aria-valuetext"),
         marks: [...box.querySelectorAll("svg .candidate")].map((one) => one.getAttribute("visibility")) });
       const type = (value) => { number.value = value; number.dispatchEvent(new view.Event("change")); return read(); };
       const slide = (value) => { slider.value = value; slider.dispatchEvent(new view.Event("input")); return read(); };
@@ -131,7 +131,7 @@ def test_threshold_explorer_shows_exact_counts(browse: Browse, page: str, report
         assert f"{decided.true_positives:,} of {flagged:,}" in shown["text"], name
         assert f"{decided.false_positives:,} of {decided.false_positives + decided.true_negatives:,}" in shown["text"], name
         assert f"{int((probabilities_N >= shown['threshold']).sum()):,} of {len(probabilities_N):,}" in shown["text"], name
-        assert str(shown["threshold"]) in shown["said"]
+        assert str(shown["threshold"]) in shown["valueText"]
         if flagged:
             assert f"{decided.true_positives / flagged:.1%}" in shown["text"], name
     assert found["typed"]["threshold"] == 0.75

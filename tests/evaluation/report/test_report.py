@@ -375,7 +375,7 @@ def test_slice_plot_holds_every_metric_and_label(report_case: dict[str, Any]) ->
 
 
 def test_render_evaluation_page_stays_small_for_large_data(table_of: Make, tmp_path: Path) -> None:
-    """Twenty labels by two columns of 30 groups, from 20,000 items of which none but the shown is in the page."""
+    """Twenty labels by two columns of 30 groups, from 20,000 items; only the listed errors are on the page."""
     random, rows = np.random.default_rng(4), 20_000
     labels = {}
     for i in range(20):

@@ -47,8 +47,8 @@ each(document, "[data-explorer]", (box) => {
   const chart = { left: 40, right: 310, bottom: 180, top: 10 };
   const across = (v) => chart.left + v * (chart.right - chart.left);
   const up = (v) => chart.bottom - v * (chart.bottom - chart.top);
-  const share = (name, part, whole) => element("div", {}, element("dt", {}, name),
-    element("dd", {}, element("b", {}, whole ? percent(part / whole) : "–"), ` ${counted(part)} of ${counted(whole)}`));
+  const share = (name, part, total) => element("div", {}, element("dt", {}, name),
+    element("dd", {}, element("b", {}, total ? percent(part / total) : "–"), ` ${counted(part)} of ${counted(total)}`));
   const show = (place) => {
     const [threshold, truePositives, falsePositives, flagged] = ["threshold", "true_positives", "false_positives", "flagged"].map((name) => data[name][place]);
     const numbers = {
