@@ -1,4 +1,4 @@
-"""Real Slurm clusters for the tests: each worker has its own folder, ports and namespaces, so that they run side by side."""
+"""Real Slurm clusters for the tests; each worker has its own folder, ports and namespaces, so that they can run in parallel."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-# Whether this machine lets root make them: a container may not, and then says why on stderr.
+# Commands that fail, with the reason on stderr, if a container may not make such namespaces.
 NAMESPACES = ["unshare", "--mount", "--uts", "true"]
 BRIDGE = [
     "unshare",
@@ -27,13 +27,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "dev-cluster"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that slurm/dev-cluster brought up in ``folder``; ``env`` is what Slurm's commands need."""
+    """A cluster that slurm/dev-cluster started in ``folder``; ``env`` is the environment for Slurm's commands."""
 
     folder: Path
     env: dict[str, str]
 
     def command(self, *words: str, timeout: float = 60) -> str:
-        """The stdout of a command that must succeed."""
+        """Run a command that must succeed, and return its stdout."""
         done = subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -43,19 +43,19 @@ class Cluster:
         return self.command(sys.executable, str(SCRIPT), *words, "--dir", str(self.folder), timeout=120)
 
     def submit(self, script: str, *options: str) -> str:
-        """Submit the text of a batch script and give the job's number; its output goes to ``folder``/jobs/NUMBER.out."""
+        """Submit a batch script and return the job's number; its output goes to ``folder``/jobs/NUMBER.out."""
         (self.folder / "jobs").mkdir(exist_ok=True)
         path = self.folder / "jobs" / f"{time.monotonic_ns()}.sh"
         path.write_text(script)
         return self.command("sbatch", "--parsable", f"--output={path.parent}/%j.out", *options, str(path)).strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """The fields of `scontrol show job`."""
+        """Return the fields of `scontrol show job`."""
         words = self.command("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, number: str, states: set[str], timeout: float, restarts: int = 0) -> dict[str, str]:
-        """The job's fields once it is in one of ``states`` after at least so many restarts."""
+        """Wait until a job is in one of ``states`` after at least ``restarts`` restarts, and return its fields."""
         end = time.monotonic() + timeout
         while True:
             fields = self.job(number)
@@ -69,11 +69,11 @@ class Cluster:
         self.manage("kill", node)
 
     def cut(self, node: str) -> None:
-        """Take a node's link down."""
+        """Disconnect a node."""
         self.manage("cut", node)
 
     def heal(self, node: str) -> None:
-        """Bring a node back."""
+        """Restore a node."""
         self.manage("heal", node)
 
 
@@ -84,7 +84,7 @@ def _skip_or_fail(reason: str) -> NoReturn:
 
 
 def _bring_up(needs: list[str], *options: str) -> Iterator[Cluster]:
-    # slurmctld, slurmd and ip are in sbin, which is not on everyone's path.
+    # slurmctld, slurmd and ip are in sbin, which may be missing from PATH.
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter") if not shutil.which(name, path=path)]
     if missing:
@@ -94,7 +94,7 @@ def _bring_up(needs: list[str], *options: str) -> Iterator[Cluster]:
     tried = subprocess.run(needs, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=30, check=False)
     if tried.returncode:
         _skip_or_fail(f"namespaces are impossible here: {tried.stderr.strip()}")
-    # Not pytest's tmp_path: names of sockets in it would be too long for the kernel.
+    # Not pytest's tmp_path: socket paths in it would be too long for the kernel.
     folder = Path(tempfile.mkdtemp(prefix="vigil-slurm-"))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
     cluster = Cluster(folder, env | {"PATH": path, "SLURM_CONF": str(folder / "slurm.conf")})

@@ -1,4 +1,4 @@
-"""slurm/dev-cluster against what the kernel and Slurm themselves say."""
+"""slurm/dev-cluster, checked with the kernel and Slurm."""
 
 import json
 import os
@@ -21,7 +21,7 @@ echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST" >> "$1"
 
 
 def submit_restarted(cluster, log):
-    """A job on two nodes: its number, and the node that its batch script does not run on."""
+    """Submit a job on two nodes; return its number, and the node without its batch script."""
     number = cluster.submit(RESTARTED.replace("$1", str(log)), "--nodes=2", "--ntasks-per-node=1")
     cluster.wait(number, {"RUNNING"}, 60)
     nodes = cluster.command("scontrol", "show", "hostnames", cluster.job(number)["NodeList"]).split()
@@ -29,13 +29,13 @@ def submit_restarted(cluster, log):
 
 
 def attempts(cluster, log):
-    """The nodes of each attempt that the log tells of."""
+    """Return the nodes of each attempt in the log."""
     lists = [line.split(" on ")[1] for line in log.read_text().splitlines()]
     return [cluster.command("scontrol", "show", "hostnames", nodes).split() for nodes in lists]
 
 
 def command_lines(folder):
-    """The command lines of the processes whose command line or environment names the folder."""
+    """Return the command lines of processes whose command line or environment contains the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -48,7 +48,7 @@ def command_lines(folder):
     return found
 
 
-def test_up_twice_is_one_cluster(cluster):
+def test_up_twice_starts_one_cluster(cluster):
     def daemons():
         return {file.name: file.read_text() for file in (cluster.folder / "run").glob("*.pid")}
 
@@ -58,17 +58,17 @@ def test_up_twice_is_one_cluster(cluster):
     assert daemons() == before
 
 
-def test_another_shape_and_an_unknown_node_are_refused(cluster):
-    for words, mend in ((("up", "--nodes", "2"), "down --dir"), (("kill", "n9"), "n1 n2 n3"), (("cut", "n1"), "--namespaces")):
+def test_commands_refuse_another_shape_and_an_unknown_node(cluster):
+    for words, hint in ((("up", "--nodes", "2"), "down --dir"), (("kill", "n9"), "n1 n2 n3"), (("cut", "n1"), "--namespaces")):
         command = [sys.executable, str(SCRIPT), *words, "--dir", str(cluster.folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2
-        assert mend in done.stderr
+        assert hint in done.stderr
         assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("cut_cluster")
-def test_clusters_that_come_up_together_share_nothing_and_down_leaves_nothing(tmp_path_factory):
+def test_up_in_parallel_shares_nothing_and_down_removes_everything(tmp_path_factory):
     folders = [tmp_path_factory.mktemp("c") for _ in range(3)]
 
     def all_at_once(*words):
@@ -82,7 +82,7 @@ def test_clusters_that_come_up_together_share_nothing_and_down_leaves_nothing(tm
         assert all_at_once("up", "--nodes", "1", "--namespaces") == [0, 0, 0]
         states = [json.loads((folder / "cluster.json").read_text()) for folder in folders]
         assert len({state["subnet"] for state in states}) == len({state["port"] for state in states}) == 3
-        # A task that left its parent and its session must be found all the same.
+        # A task that left its parent and its session must be found too.
         for folder in folders:
             submit = ["sbatch", "--output=/dev/null", "--wrap", "setsid --fork sleep 600; sleep 600"]
             subprocess.run(
@@ -102,13 +102,13 @@ def test_clusters_that_come_up_together_share_nothing_and_down_leaves_nothing(tm
     assert not [word for word in (*map(str, folders), *(state["mark"] for state in states)) if word in kernel]
 
 
-def test_two_nodes_answer(cluster):
+def test_srun_runs_on_two_nodes(cluster):
     names = cluster.command("srun", "--nodes=2", "bash", "-c", "echo $SLURMD_NODENAME").split()
     assert len(set(names)) == 2
     assert set(names) <= {"n1", "n2", "n3"}
 
 
-def test_job_of_a_killed_node_is_requeued(cluster, tmp_path):
+def test_kill_requeues_the_job_of_the_node(cluster, tmp_path):
     number, lost = submit_restarted(cluster, tmp_path / "log")
     cluster.kill(lost)
     assert "0 processes" in next(line for line in cluster.manage("status").splitlines() if line.startswith(lost))
@@ -120,7 +120,7 @@ def test_job_of_a_killed_node_is_requeued(cluster, tmp_path):
     assert cluster.command("srun", f"--nodelist={lost}", "bash", "-c", "echo $SLURMD_NODENAME") == f"{lost}\n"
 
 
-def test_job_of_a_node_that_is_cut_off_is_requeued(cut_cluster, tmp_path):
+def test_cut_requeues_the_job_of_the_node(cut_cluster, tmp_path):
     address = "scontrol show node \"$SLURMD_NODENAME\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p'"
     addresses = cut_cluster.command("srun", "--nodes=3", "bash", "-c", address).split()
     assert len(set(addresses)) == 3

@@ -1,6 +1,5 @@
-"""Runs on real Slurm nodes, sent by `vigil submit`: preempted, requeued, their nodes killed and cut off, they end the same."""
+"""Runs on a real Slurm cluster by `vigil submit`: preempted, requeued, with nodes killed and cut off, they end bitwise equal."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
 
 from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
+from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.run import Run
 
 pytestmark = pytest.mark.slurm
@@ -20,23 +21,14 @@ VIGIL = Path(sys.executable).with_name("vigil")
 
 
 @pytest.fixture(scope="module")
-def recipes(tmp_path_factory, repository):
-    """A folder with the tiny dataset of the training tests, and a function that writes a recipe there."""
-    spec = importlib.util.spec_from_file_location("training_conftest", repository / "tests" / "training" / "conftest.py")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    from vigil_data.dataset.dataset import write
-    from vigil_training.recipe.recipe import Recipe
-
-    folder = tmp_path_factory.mktemp("slurm")
-    tiny.write_tokenizer(folder / "tokenizer.json")
-    write(folder / "dataset", [*tiny.make_items(120, "train", 0), *tiny.make_items(40, "validation", 1)])
+def recipes(material):
+    """Function that writes a variant of the tiny recipe."""
 
     def make(name, nodes, devices, stage=2, **changes):
         strategy = {"kind": "deepspeed", "stage": stage, "nodes": nodes, "devices": devices}
         fixed = {"strategy": strategy, "training__epochs": 60, "checkpoint__every_steps": 5, "tracking__mode": "offline"}
-        values = tiny.recipe_values(folder, name=name, **{**fixed, **changes})
-        path = folder / f"{name}.yaml"
+        values = tiny_run.recipe_values(material, name=name, **{**fixed, **changes})
+        path = material / f"{name}.yaml"
         path.write_text(Recipe.model_validate(values).model_dump_json())
         return path
 
@@ -45,7 +37,7 @@ def recipes(tmp_path_factory, repository):
 
 @pytest.fixture(scope="module")
 def undisturbed(recipes, tmp_path_factory):
-    """What two ranks of this machine leave, without Slurm."""
+    """Function that trains on two ranks of this machine, without Slurm."""
 
     def train(stage, **changes):
         run = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -57,15 +49,15 @@ def undisturbed(recipes, tmp_path_factory):
     return train
 
 
-class Sent:
-    """A run that was handed to Slurm."""
+class SubmittedRun:
+    """A run that was submitted to Slurm."""
 
     def __init__(self, cluster, repository, recipe, run, *options, profile="dev-cluster"):
         self.cluster, self.run = cluster, run
         self.env = {**cluster.env, "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(run.parent / "state")}
         site = repository / "slurm" / "sites" / f"{profile}.yaml"
-        said = self.vigil("submit", recipe, "--profile", site, "--run", run, *options)
-        self.number = said.split()[1].rstrip(":")
+        output = self.vigil("submit", recipe, "--profile", site, "--run", run, *options)
+        self.number = output.split()[1].rstrip(":")
 
     def vigil(self, *words):
         done = subprocess.run([VIGIL, *map(str, words)], env=self.env, capture_output=True, text=True, timeout=60, check=False)
@@ -76,7 +68,7 @@ class Sent:
         return "".join(path.read_text() for path in (self.run / "slurm").glob("*.log"))
 
     def steps_after(self, step, restarts, timeout=180):
-        """Wait until the start number ``restarts`` has written a checkpoint past ``step``; gives its step."""
+        """Wait until the start number ``restarts`` has written a checkpoint past ``step``, and return its step."""
         end = time.monotonic() + timeout
         while True:
             starts = [line for line in self.attempts() if line["event"] == "start"]
@@ -95,7 +87,7 @@ class Sent:
 
 
 def assert_same(left, right):
-    """Weights and moments, bit by bit, of the last checkpoints."""
+    """Compare weights and AdamW state of the last checkpoints bit by bit."""
     one, other = (CheckpointReader(Run(run).checkpoint("last")) for run in (left, right))
     for kind in ("weight", "exp_avg", "exp_avg_sq", "step"):
         assert one.names(kind) == other.names(kind) != []
@@ -103,79 +95,79 @@ def assert_same(left, right):
     assert (left / "thresholds.json").read_text() == (right / "thresholds.json").read_text()
 
 
-def test_a_run_outlives_preemption_a_requeue_and_a_dead_node(cluster, repository, recipes, undisturbed, tmp_path):
+def test_submitted_run_survives_preemption_a_requeue_and_a_dead_node(cluster, repository, recipes, undisturbed, tmp_path):
     expected = undisturbed(2)
-    sent = Sent(cluster, repository, recipes("two-nodes", nodes=2, devices=1), tmp_path / "run")
-    saved = sent.steps_after(0, restarts=0)
-    cluster.command("scancel", "--signal=USR1", f"{sent.number}.0")
-    saved = sent.steps_after(saved + 20, restarts=1)
-    cluster.command("scontrol", "requeue", sent.number)
-    sent.steps_after(saved + 20, restarts=2)
+    submitted = SubmittedRun(cluster, repository, recipes("two-nodes", nodes=2, devices=1), tmp_path / "run")
+    saved = submitted.steps_after(0, restarts=0)
+    cluster.command("scancel", "--signal=USR1", f"{submitted.number}.0")
+    saved = submitted.steps_after(saved + 20, restarts=1)
+    cluster.command("scontrol", "requeue", submitted.number)
+    submitted.steps_after(saved + 20, restarts=2)
     cluster.kill("n2")
     try:
-        fields = sent.wait({"COMPLETED"}, restarts=3)
+        fields = submitted.wait({"COMPLETED"}, restarts=3)
     finally:
         cluster.heal("n2")
     assert int(fields["Restarts"]) == 3
-    assert_same(expected, sent.run)
+    assert_same(expected, submitted.run)
 
-    # The log is honest, and it was one run all the time.
-    log = (sent.run / "train.log").read_text()
+    # It is one run, and its log has every restart.
+    log = (submitted.run / "train.log").read_text()
     assert log.count("from the beginning") == 1
     assert log.count("resuming") == 3
-    assert len({path.name.split("-")[-1] for path in (sent.run / "wandb").glob("offline-run-*")}) == 1
-    assert [line["event"] for line in sent.attempts()].count("start") == 4
-    assert not (sent.run / "failure.json").exists()
-    preflight = json.loads((sent.run / "environment.json").read_text())["preflight"]
+    assert len({path.name.split("-")[-1] for path in (submitted.run / "wandb").glob("offline-run-*")}) == 1
+    assert [line["event"] for line in submitted.attempts()].count("start") == 4
+    assert not (submitted.run / "failure.json").exists()
+    preflight = json.loads((submitted.run / "environment.json").read_text())["preflight"]
     assert len(preflight["hosts"]) == 2
     assert preflight["all_reduce_bytes_per_second"] > 0
-    (job,) = json.loads(sent.vigil("jobs", "--json"))
+    (job,) = json.loads(submitted.vigil("jobs", "--json"))
     assert (job["state"], job["restarts"], Path(job["run"]).name) == ("COMPLETED", 3, "run")
-    assert "finished; the run is in" in sent.vigil("logs", sent.run)
+    assert "finished; the run is in" in submitted.vigil("logs", submitted.run)
 
 
-def test_a_run_goes_on_without_a_node_that_was_cut_off(cut_cluster, repository, recipes, undisturbed, tmp_path):
+def test_submitted_run_resumes_without_a_node_that_is_cut_off(cut_cluster, repository, recipes, undisturbed, tmp_path):
     expected = undisturbed(3, training__epochs=15)
     recipe = recipes("cut", nodes=2, devices=1, stage=3, training__epochs=15)
-    sent = Sent(cut_cluster, repository, recipe, tmp_path / "run", profile="dev-cluster-namespaces")
-    sent.steps_after(0, restarts=0)
+    submitted = SubmittedRun(cut_cluster, repository, recipe, tmp_path / "run", profile="dev-cluster-namespaces")
+    submitted.steps_after(0, restarts=0)
     cut_cluster.cut("n2")
     try:
-        sent.wait({"COMPLETED"}, restarts=1)
+        submitted.wait({"COMPLETED"}, restarts=1)
     finally:
         cut_cluster.heal("n2")
-    assert_same(expected, sent.run)
-    assert (sent.run / "train.log").read_text().count("from the beginning") == 1
+    assert_same(expected, submitted.run)
+    assert (submitted.run / "train.log").read_text().count("from the beginning") == 1
 
 
-def test_a_failure_with_a_reason_is_not_requeued(cluster, repository, recipes, tmp_path):
+def test_submitted_run_with_a_reported_failure_is_not_requeued(cluster, repository, recipes, tmp_path):
     recipe = recipes("wrong", nodes=2, devices=1, data__train="trian")
-    sent = Sent(cluster, repository, recipe, tmp_path / "run")
-    fields = sent.wait({"FAILED"})
+    submitted = SubmittedRun(cluster, repository, recipe, tmp_path / "run")
+    fields = submitted.wait({"FAILED"})
     assert (fields["Restarts"], fields["ExitCode"]) == ("0", "2:0")
-    assert "has no split trian" in json.loads((sent.run / "failure.json").read_text())["lines"][0]
-    assert "failed, and is not requeued" in sent.log()
+    assert "has no split trian" in json.loads((submitted.run / "failure.json").read_text())["lines"][0]
+    assert "failed; not requeued" in submitted.log()
 
 
-def test_requeues_are_bounded_and_a_user_may_stop_and_go_on(cluster, repository, recipes, tmp_path):
+def test_submitted_run_gives_up_and_can_be_cancelled_and_resumed(cluster, repository, recipes, tmp_path):
     recipe = recipes("bounded", nodes=2, devices=1, stage=3)
-    sent = Sent(cluster, repository, recipe, tmp_path / "run", "--max-requeues", "0")
-    saved = sent.steps_after(0, restarts=0)
-    cluster.command("scancel", "--signal=USR1", f"{sent.number}.0")
-    fields = sent.wait({"FAILED"})
+    submitted = SubmittedRun(cluster, repository, recipe, tmp_path / "run", "--max-requeues", "0")
+    saved = submitted.steps_after(0, restarts=0)
+    cluster.command("scancel", "--signal=USR1", f"{submitted.number}.0")
+    fields = submitted.wait({"FAILED"})
     assert (fields["Restarts"], fields["ExitCode"]) == ("0", "1:0")
-    assert "gave up: preempted (status 85) after 0 requeues, and max_requeues is 0" in sent.log()
-    (job,) = json.loads(sent.vigil("jobs", "--json"))
+    assert "gave up: preempted (status 85) after 0 requeues, and max_requeues is 0" in submitted.log()
+    (job,) = json.loads(submitted.vigil("jobs", "--json"))
     assert (job["state"], job["active"]) == ("GAVE UP", False)
 
-    # The same command goes on; `vigil cancel --signal` saves and is not requeued.
-    sent = Sent(cluster, repository, recipe, tmp_path / "run")
-    sent.steps_after(saved + 10, restarts=1)
-    sent.vigil("cancel", sent.run, "--signal", "USR1")
-    assert sent.wait({"FAILED"})["Restarts"] == "0"
-    (job,) = json.loads(sent.vigil("jobs", "--json"))
-    assert (job["state"], job["job"]) == ("STOPPED", sent.number)
-    assert [line.get("outcome") for line in sent.attempts()] == [None, "gave-up", None, "stopped"]
-    log = (sent.run / "train.log").read_text()
+    # The same command resumes it; `vigil cancel --signal` saves a checkpoint and is not requeued.
+    submitted = SubmittedRun(cluster, repository, recipe, tmp_path / "run")
+    submitted.steps_after(saved + 10, restarts=1)
+    submitted.vigil("cancel", submitted.run, "--signal", "USR1")
+    assert submitted.wait({"FAILED"})["Restarts"] == "0"
+    (job,) = json.loads(submitted.vigil("jobs", "--json"))
+    assert (job["state"], job["job"]) == ("STOPPED", submitted.number)
+    assert [line.get("outcome") for line in submitted.attempts()] == [None, "gave-up", None, "stopped"]
+    log = (submitted.run / "train.log").read_text()
     assert (log.count("from the beginning"), log.count("resuming")) == (1, 1)
-    assert not (sent.run / "failure.json").exists()
+    assert not (submitted.run / "failure.json").exists()
