@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vigil.workflows.evaluate import Evaluation
-    from vigil.workflows.policies import Compiled
+    from vigil.workflows.policies import CompiledPolicyFile
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.items import Modality
     from vigil_evaluation.comparison.results import Comparison, ReleaseGate
@@ -172,7 +172,7 @@ def compile_policy(
     cluster: str | None = None,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
-) -> "Compiled":
+) -> "CompiledPolicyFile":
     """Compile a policy's constraints into thresholds, and write them.
 
     Args:
@@ -195,9 +195,7 @@ def compile_policy(
     """
     from vigil.workflows.policies import compile_policy as compile_
 
-    return compile_(
-        Path(policy), _folder(source), data=_optional(data), split=split, cluster=cluster, to=_optional(to), progress=progress
-    )
+    return compile_(policy, _folder(source), data=data, split=split, cluster=cluster, to=to, progress=progress)
 
 
 def compare(
@@ -207,6 +205,7 @@ def compare(
     data: StrPath | None = None,
     split: str | None = "test",
     common: bool = False,
+    thresholds: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
     gate: "ReleaseGate | None" = None,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
@@ -220,6 +219,7 @@ def compare(
         data: the dataset that runs and bundles predict (default: the challenger's).
         split: which rows.
         common: compare the items that both have, rather than refuse predictions of different ones.
+        thresholds: of the champion's and the challenger's table: label to threshold (default: 0.5).
         gate: what must hold for the challenger to pass (default: no regression by more than 0.01).
         to: folder for comparison.json, comparison.html and flips.parquet.
         progress: called with (task, done, total).
@@ -235,13 +235,22 @@ def compare(
         >>> vigil.compare("runs/tiny", "runs/tiny", replicates=200).passed
         True
     """
-    from vigil.workflows.release_gate import ComparisonRequest, compare_sources, spec_of, write_comparison
+    from vigil.workflows.release_gate import compare_sources, spec_of, write_comparison
 
     first, second = _folder(champion), _folder(challenger)
-    request = ComparisonRequest(first, second, _optional(data), split, common)
-    comparison, flips = compare_sources(request, _settings(spec_of(second, first), settings), gate, progress=progress)
+    comparison, flips = compare_sources(
+        first,
+        second,
+        _settings(spec_of(second, first), settings),
+        gate,
+        data=data,
+        split=split,
+        common=common,
+        thresholds=thresholds,
+        progress=progress,
+    )
     if to is not None:
-        write_comparison(comparison, flips, Path(to))
+        write_comparison(comparison, flips, to)
     return comparison
 
 
@@ -255,6 +264,9 @@ def export(
     checkpoint: str = "best",
     restart: bool = False,
     sign: StrPath | None = None,
+    promote: "StrPath | Run | None" = None,
+    data: StrPath | None = None,
+    split: str = "test",
     progress: ProgressCallback | None = None,
 ) -> "Bundle":
     """Export a run as a bundle whose formats all make the decisions of the trained model, or fail.
@@ -269,11 +281,15 @@ def export(
         checkpoint: ``best``, ``last`` or a path.
         restart: discard what an interrupted export left.
         sign: PEM file of the ed25519 private key that signs the bundle.
+        promote: run, bundle or table of scores that this run replaces; the run must not be a regression from it.
+        data: dataset of that comparison (default: the run's).
+        split: split of that comparison.
         progress: called with (task, done, total).
 
     Raises:
         UserError: if the run is unfinished, or ``to`` holds something else.
         ParityError: if a format decides differently from the trained model.
+        RegressionError: if the run is a regression from ``promote``.
 
     Example:
         >>> bundle = vigil.export("runs/tiny", "bundles/tiny", formats=["onnx"])
@@ -286,13 +302,16 @@ def export(
     opened = run if isinstance(run, Run) else Run(run)
     return export_run(
         opened,
-        Path(to),
+        to,
         formats=formats,
         opset=opset,
         examples=examples,
         checkpoint=checkpoint,
         restart=restart,
-        sign=_optional(sign),
+        sign=sign,
+        promote=None if promote is None else _folder(promote),
+        data=data,
+        split=split,
         progress=progress,
     )
 
@@ -318,10 +337,9 @@ def verify(
         ['bright', 'cat']
     """
     from vigil_serving.bundle.load import Bundle
-    from vigil_serving.parity.verify import verify as check
+    from vigil_serving.parity.verify import verify_bundle
 
-    folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    return check(folder, progress, _optional(public_key))
+    return verify_bundle(bundle.path if isinstance(bundle, Bundle) else bundle, progress, public_key)
 
 
 def _resolve(recipe: "StrPath | Recipe", overrides: Sequence[str], values: Mapping[str, Any]) -> "ResolvedRecipe":
@@ -370,9 +388,5 @@ def _table(source: "StrPath | pa.Table") -> "pa.Table":
     return read_predictions(Path(source)) if isinstance(source, str | os.PathLike) else source
 
 
-def _folder(source: "StrPath | Run") -> Path:
-    return Path(source) if isinstance(source, str | os.PathLike) else source.path
-
-
-def _optional(path: StrPath | None) -> Path | None:
-    return None if path is None else Path(path)
+def _folder(source: "StrPath | Run") -> StrPath:
+    return source if isinstance(source, str | os.PathLike) else source.path
