@@ -1,4 +1,4 @@
-"""What serving asks for: the runtime in an environment of its own, without torch, and a word where a package is absent."""
+"""Requirements of serving: the runtime in its own environment without torch, the server with its own packages only."""
 
 import json
 import os
@@ -9,27 +9,26 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[3]
-MOST = 400_000_000
+MAX_ENVIRONMENT_BYTES = 400_000_000
 
 PROGRAM = """
 import json, sys
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
-from vigil_serving.parity import golden
-from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.parity.verify import verify_bundle
+from vigil_serving.parity import read_golden, verify_bundle
+from vigil_serving.runtime import Scorer
 
 bundle = Path(sys.argv[1])
 scorer = Scorer(bundle, threads=1)
-cases, expected = golden.read(bundle)
-found = [scorer.raw_probabilities(case.items) for case in cases]
-worst = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+golden = read_golden(bundle)
+found = [scorer.raw_probabilities(case.items) for case in golden.cases]
+worst = max(float(np.abs(a - b).max()) for a, b in zip(found, golden.expected("fp32"), strict=True))
 decided = scorer.score([{"id": "1", "text": ["call now"]}])
-asked = ("torch", "pydantic", "pyarrow", "lance", "ruamel", "onnx", "scipy", "typer")
-absent = [name for name in asked if find_spec(name) is None]
-forms = [parity.form for parity in verify(bundle).parity]
-print(json.dumps({"worst": worst, "items": sum(len(case.items) for case in cases), "absent": absent, "forms": forms,
+others = ("torch", "pydantic", "pyarrow", "lance", "ruamel", "onnx", "scipy", "typer")
+absent = [name for name in others if find_spec(name) is None]
+backends = [parity.backend for parity in verify_bundle(bundle).parity]
+print(json.dumps({"worst": worst, "items": sum(len(case.items) for case in golden.cases), "absent": absent, "backends": backends,
                   "labels": len(decided[0].probabilities)}))
 """
 
@@ -47,7 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_golden_cases_come_out_the_same_without_torch(environment: Path, exported, tmp_path: Path) -> None:
+def test_runtime_reproduces_golden_cases_without_torch(environment: Path, exported, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(environment / "bin" / "python"), "-c", PROGRAM, str(exported.bundle)],
         check=False,
@@ -63,16 +62,33 @@ def test_golden_cases_come_out_the_same_without_torch(environment: Path, exporte
     assert found["worst"] < 1e-5
     assert found["items"] > 20
     assert found["labels"] == 3
-    assert "TorchScript" not in found["forms"]
-    assert "runtime, from bytes" in found["forms"]
+    assert "TorchScript" not in found["backends"]
+    assert "runtime, from bytes" in found["backends"]
 
 
-def test_the_environment_is_small(environment: Path) -> None:
+def test_runtime_environment_is_small(environment: Path) -> None:
     size = sum(path.lstat().st_size for path in environment.rglob("*") if path.is_file())
-    assert size < MOST, f"{size / 1e6:.0f} MB"
+    assert size < MAX_ENVIRONMENT_BYTES, f"{size / 1e6:.0f} MB"
 
 
-def test_the_command_says_what_it_lacks(environment: Path) -> None:
+def test_command_names_the_extra_of_a_missing_package(environment: Path) -> None:
     done = subprocess.run([str(environment / "bin" / "vigil"), "score"], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: the package typer is not installed; install it with `pip install 'vigil[command]'`\n"
+
+
+SERVER = """
+import sys
+training = ("torch", "lightning", "deepspeed", "wandb", "transformers", "timm", "onnx", "scipy", "numba", "safetensors", "jinja2")
+for name in (*training, "pyarrow", "lance", "ray", "fastapi", "tritonclient"):
+    sys.modules[name] = None  # importing it fails
+import vigil.cli.serve, vigil_serving.server.main
+from vigil_serving.server import ServerSettings, Service, create_app
+assert create_app(Service(ServerSettings(sys.argv[1]))).routes
+"""
+
+
+def test_server_needs_nothing_of_training(exported) -> None:
+    command = [sys.executable, "-c", SERVER, str(exported.bundle)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

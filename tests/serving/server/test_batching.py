@@ -79,15 +79,12 @@ def test_batcher_refuses_at_once_if_the_queue_is_full(tmp_path) -> None:
     scorer.go.clear()
 
     async def work(batcher: Batcher):
-        loop = asyncio.get_running_loop()
         running = [asyncio.create_task(batcher.submit(of(f"x{n}"))) for n in range(2)]
         await until(lambda: len(scorer.calls) == 2)
         waiting = [asyncio.create_task(batcher.submit(of(f"y{n}"))) for n in range(4)]
         await until(lambda: batcher.full)
-        begun = loop.time()
-        with pytest.raises(RequestError) as refused:
+        with pytest.raises(RequestError) as refused:  # while the scorer is blocked, so it cannot have waited for room
             await asyncio.wait_for(batcher.submit(of("one too many")), 5)
-        assert loop.time() - begun < 0.05
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
         scorer.go.set()
         answers = await asyncio.gather(*running, *waiting)
@@ -138,21 +135,21 @@ def test_batcher_removes_cancelled_requests_from_the_queue(tmp_path) -> None:
 
 
 def test_batcher_does_not_block_the_event_loop(tmp_path) -> None:
-    scorer = FakeScorer(seconds=0.3)
+    scorer = FakeScorer()
+    scorer.go.clear()
     threads: set[int] = set()
     score = scorer.score
     scorer.score = lambda items: (threads.add(threading.get_ident()), score(items))[1]
 
     async def work(batcher: Batcher):
-        loop, longest = asyncio.get_running_loop(), 0.0
         scoring = asyncio.create_task(batcher.submit(of("a")))
-        while not scoring.done():
-            before = loop.time()
+        await until(lambda: scorer.calls != [])
+        for _ in range(20):  # the loop runs while the scorer is blocked
             await asyncio.sleep(0.001)
-            longest = max(longest, loop.time() - before)
-        return longest
+        scorer.go.set()
+        return (await scoring).decisions[0].id
 
-    assert run(work, scorer, tmp_path) < 0.2
+    assert run(work, scorer, tmp_path) == "a"
     assert threads
     assert threading.get_ident() not in threads
 

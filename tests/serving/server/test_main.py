@@ -212,10 +212,8 @@ def test_sigterm_ends_the_process_while_a_scorer_hangs(tmp_path: Path) -> None:
         connection = HttpConnection(port)
         waiting = asyncio.create_task(connection.exchange(post("/v1/score", b'{"items": [{"id": "a"}]}')))
         await asyncio.sleep(0.3)
-        begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 20) == 1
-        assert time.monotonic() - begun < 10
+        assert await asyncio.to_thread(process.wait, 20) == 1  # the scorer hangs for 60 s
         assert (await waiting).status == 503
         connection.close()
 
@@ -228,12 +226,10 @@ def test_second_signal_stops_at_once(start: Callable[..., ServerProcess], export
 
     async def work() -> None:
         connection = await half_sent(running.port)
-        begun = time.monotonic()
         for _ in range(2):
             running.process.send_signal(signal.SIGINT)
             await asyncio.sleep(0.3)
-        await asyncio.to_thread(running.process.wait, 10)
-        assert time.monotonic() - begun < 6
+        await asyncio.to_thread(running.process.wait, 10)  # draining would take 60 s
         connection.close()
 
     play(work())
