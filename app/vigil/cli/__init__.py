@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from vigil.cli import (
-    bundle,
     checkpoint,
     compare,
     data,
-    demo,
     evaluate,
+    export,
     jobs,
     plan,
     policy,
@@ -25,7 +24,6 @@ from vigil.cli import (
     submit,
     suite,
     train,
-    triton,
 )
 from vigil_data.errors import Failure, MediaError, UserError
 
@@ -75,11 +73,9 @@ def build() -> typer.Typer:
         suite,
         compare,
         policy,
-        bundle,
+        export,
         score,
         serve,
-        triton,
-        demo,
     ):
         module.register(app)
     _reflow_commands(app)

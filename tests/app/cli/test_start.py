@@ -1,4 +1,4 @@
-"""`vigil init` and `vigil doctor`: what they print, and their exit status."""
+"""`vigil init`, `vigil doctor` and `vigil demo`: what they print, and their exit status."""
 
 import json
 
@@ -7,7 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from vigil.cli import start
-from vigil.workflows import doctor
+from vigil.workflows import demo_pipeline, doctor
+from vigil.workflows.demo_pipeline import Stage, Summary
 from vigil.workflows.doctor import Check
 from vigil_data.errors import UserError
 
@@ -49,3 +50,29 @@ def test_doctor_of_this_machine_finds_nothing_broken(call):
     result = call("doctor")
     assert result.exit_code == 0, result.output
     assert "vigil[train]" in result.output
+
+
+def test_demo_runs_stages_as_commands_and_prints_the_summary(call, tmp_path, monkeypatch):
+    summary = Summary(0.95, {"text": 0.5}, {"init": 1.0}, "report.html", "comparison.html", "suite.html", "bundle")
+
+    def run_demo(folder, seed, run):
+        assert (folder, seed) == (tmp_path, 3)
+        run(Stage("init", ["init", str(tmp_path / "posts")], tmp_path), 1, 2)
+        return summary
+
+    monkeypatch.setattr(demo_pipeline, "run_demo", run_demo)
+    result = call("demo", "--dir", tmp_path, "--seed", "3")
+    assert result.exit_code == 0, result.output
+    assert f"[1/2] $ vigil init {tmp_path / 'posts'}" in result.output
+    assert (tmp_path / "posts" / "recipe.yaml").is_file()
+    assert "all three, fused                           0.950" in result.output
+    assert result.output.endswith(f"bundle:     bundle\nsummary:    {tmp_path / 'summary.json'}\n")
+
+
+def test_demo_ends_with_the_status_of_a_stage(call, tmp_path, monkeypatch):
+    def run_demo(folder, seed, run):
+        run(Stage("doctor", ["doctor"], tmp_path), 1, 1)
+
+    monkeypatch.setattr(demo_pipeline, "run_demo", run_demo)
+    monkeypatch.setattr(doctor, "run_checks", lambda *, import_torch: iter([Check("Python", "broken", "2.7")]))
+    assert call("demo", "--dir", tmp_path).exit_code == 1
