@@ -214,7 +214,7 @@ def _provenance(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | Non
     from vigil_serving.export.publish import Provenance
 
     recipe, environment = run.recipe, run.read_environment()
-    lineage = {
+    lineage: dict[str, Any] = {
         "run": str(run.path),
         "checkpoint": checkpoint,
         **{name: environment[name] for name in ("dataset", "git") if name in environment},

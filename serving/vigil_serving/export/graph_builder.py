@@ -72,7 +72,8 @@ def build_graphs(network: SafetyModel, inputs: Inputs, spec: ExportSpec, cache: 
     remove(folder)
     builder = GraphBuilder(network, example_inputs(network, inputs), spec.opset, cache, folder)
     onnx_graphs = builder.build_onnx()
-    graphs, variants = dict(onnx_graphs), {"fp32": {m: m for m in network.modalities}}
+    graphs = dict(onnx_graphs)
+    variants: dict[str, dict[str, str]] = {"fp32": {m: m for m in network.modalities}}
     if "onnx-single" in spec.formats:
         graphs |= builder.build_single(onnx_graphs)
     if "torchscript" in spec.formats:

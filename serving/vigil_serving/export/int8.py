@@ -1,6 +1,6 @@
 """The variant ``int8``: quantize each encoder in several ways, measure them, and keep the fastest within the tolerance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,10 +84,10 @@ def quantize(
             graph = Graph(f"onnx/{modality}.int8.onnx", model.graphs[modality].inputs, model.graphs[modality].outputs)
             link_or_copy(steps[chosen].folder / GRAPH, built.folder / graph.file)
             quantized[f"{modality}.int8"] = BuiltGraph(graph, steps[chosen])
-    encoders = {m: f"{m}.int8" if f"{m}.int8" in quantized else m for m in built.modalities}
-    variants = {**built.variants, "int8": encoders} if quantized else built.variants
+    encoders: dict[str, str] = {m: f"{m}.int8" if f"{m}.int8" in quantized else m for m in built.modalities}
+    int8: Mapping[str, Mapping[str, str]] = {"int8": encoders} if quantized else {}
     return Quantization(
-        built=BuiltGraphs(built.folder, built.modalities, {**built.graphs, **quantized}, variants),
+        built=BuiltGraphs(built.folder, built.modalities, {**built.graphs, **quantized}, {**built.variants, **int8}),
         candidates=tuple(candidates),
         further=Reference(further, baseline.expected[len(real) :]),
     )
