@@ -1,16 +1,16 @@
-"""Bootstrap of average precision and AUROC by label and slice, beside a loop over scikit-learn, in one run.
+"""Bootstrap of average precision and AUROC by label and slice, compared with a loop over scikit-learn.
 
 usage: python benchmarks/bootstrap.py [--rows 1000000] [--labels 20] [--replicates 1000] [--calls 12] [--json]
 
-The table has 20 labels, 1 to 30 % positive, a tenth of the targets unknown, and five columns of six values each: 30 slices beside
-all items. Vigil resamples all of it in a process of its own, whose peak of memory is shown with the table's arrays in it. Nobody
-waits for scikit-learn to do the same (days): it is timed on some (label, group, replicate) triples chosen at random, weights
-given as `sample_weight`, half of them over all items and half over slices; its time for all of them is the mean times their
-number, divided by the cores, as if the loop spread over them without loss. Exit status 1 if the two differ on one of those
-triples. The targets at the full size: under 180 s, under 6 GiB, at least 20 times as fast.
+The table has 20 labels, 1 to 30 % positive, a tenth of the targets unknown, and five columns of six values each: 30 slices and
+all items. Vigil resamples everything in a separate process, whose peak memory includes the table's arrays. scikit-learn would
+take days: it is timed on random (label, group, replicate) triples with the weights as `sample_weight`, half of them over all
+items and half over slices; its total time is the mean times the number of triples, divided by the cores, as if the loop were
+perfectly parallel. Exit status 1 if the two differ on one of those triples. Targets at full size: under 180 s, under 6 GiB, at
+least 20 times as fast.
 
-Last table (two cores of an AMD EPYC with AVX-512, on which other tests ran: load 4.5, `nice -n -5`, `--calls 20`; with a load of
-10 it took 151 s):
+Last result (two cores of an AMD EPYC with AVX-512, shared with other tests: load 4.5, `nice -n -5`, `--calls 20`; 151 s at a
+load of 10):
 
                   wall time               peak memory   measured on
     Vigil         75.0 s                  0.86 GiB      all, on 2 cores
@@ -40,7 +40,7 @@ Made = tuple[NDArray[np.float64], NDArray[np.float64], list[NDArray[np.int32]]]
 
 
 def make(rows: int, labels: int) -> Made:
-    """Targets ``[N, L]``, probabilities ``[N, L]`` and groupings: all items, then the columns."""
+    """Return targets ``[N, L]``, probabilities ``[N, L]`` and groupings: all items, then the columns."""
     random = np.random.default_rng(0)
     targets = (random.random((rows, labels)) < np.linspace(0.01, 0.3, labels)).astype(np.float64)
     probabilities = random.normal(size=(rows, labels))
@@ -52,26 +52,26 @@ def make(rows: int, labels: int) -> Made:
 
 
 def resample(made: Made, replicates: int) -> tuple[float, Any]:
-    """Seconds, and the replicates of every label and group."""
+    """Return the seconds, and the replicates of every label and group."""
     from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
 
     targets, probabilities, groups = made
     points = MetricParameters(0.01, 0.9, np.full(targets.shape[1], 0.5))
     small = [codes[:1000] for codes in groups]
-    replicate(targets[:1000], probabilities[:1000], small, points, Resampling(1), METRICS)  # compiles, or reads what was compiled
+    replicate(targets[:1000], probabilities[:1000], small, points, Resampling(1), METRICS)  # compiles, or loads the cache
     start = time.perf_counter()
     found = replicate(targets, probabilities, groups, points, Resampling(replicates), METRICS)
     return time.perf_counter() - start, found.samples
 
 
 def ours(rows: int, labels: int, replicates: int, channel: Any) -> None:
-    """In a process of its own, send the seconds, the peak of memory in GiB, and the samples."""
+    """Send the seconds, the peak memory in GiB and the samples; runs in a separate process."""
     seconds, samples = resample(make(rows, labels), replicates)
     channel.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, samples))
 
 
 def theirs(made: Made, samples: dict[str, NDArray[np.float32]], calls: int) -> tuple[float, float]:
-    """Seconds that scikit-learn would need for all, and the largest difference on the share that was measured."""
+    """Return the extrapolated seconds of scikit-learn, and the largest difference on the measured triples."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     from vigil_evaluation.stats.bootstrap_kernels import LANES, draw
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--replicates", type=int, default=1000)
-    parser.add_argument("--calls", type=int, default=12, help="of scikit-learn that are timed, for all items and for slices each")
+    parser.add_argument("--calls", type=int, default=12, help="timed calls of scikit-learn over all items, and as many over slices")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")

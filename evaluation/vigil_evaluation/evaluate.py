@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
 
-def evaluate(
+def evaluate_table(
     table: pa.Table,
     labels: Sequence[str],
     thresholds: Mapping[str, float],
@@ -62,7 +62,7 @@ def evaluate_data(
     policy: "CompiledPolicy | None" = None,
     progress: ProgressCallback | None = None,
 ) -> EvaluationResults:
-    """Evaluate a parsed predictions table; see :func:`evaluate` for the arguments."""
+    """Evaluate a parsed predictions table; see :func:`evaluate_table` for the arguments."""
     progress, spec = progress or (lambda *_: None), data.spec
     overall, by = measure_groups(data, progress)
     progress("worst slices", 0, None)

@@ -1,4 +1,4 @@
-"""Predictions tables, and a browser, to test with."""
+"""Fixtures: predictions tables, results of a full evaluation, and a browser."""
 
 import html
 import json
@@ -17,7 +17,7 @@ Make = Callable[..., pa.Table]
 
 @pytest.fixture(scope="session")
 def table_of() -> Make:
-    """Make a predictions table of label to (targets, probabilities) and of further columns."""
+    """Make a predictions table from label to (targets, probabilities) and further columns."""
 
     def make(labels: Mapping[str, tuple[Sequence[float | None], Sequence[float]]], **columns: Any) -> pa.Table:
         rows = len(next(iter(labels.values()))[0])

@@ -1,4 +1,4 @@
-"""The predictions table is read and checked: every mistake of it is named at once, in one clear line each."""
+"""read_predictions and prediction_arrays: every mistake of a table is reported at once, one line each."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vigil_evaluation.predictions import prediction_arrays, prediction_labels, r
 LABELS = ("tobacco", "scams", "unlabelled")
 
 
-def test_every_mistake_of_a_table_is_named_at_once() -> None:
+def test_prediction_arrays_reports_every_mistake_at_once() -> None:
     table = pa.table(
         {
             "id": ["a", "b", "a", None],
@@ -34,7 +34,7 @@ def test_every_mistake_of_a_table_is_named_at_once() -> None:
     ]
 
 
-def test_predictions_are_read_back(random_table: pa.Table, tmp_path: Path) -> None:
+def test_read_predictions_returns_what_was_written(random_table: pa.Table, tmp_path: Path) -> None:
     pq.write_table(random_table, tmp_path / "predictions.parquet")
     table = read_predictions(tmp_path / "predictions.parquet")
     assert prediction_labels(table) == LABELS
@@ -43,7 +43,7 @@ def test_predictions_are_read_back(random_table: pa.Table, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [None, b"", b"id,target.x\n1,0\n"])
-def test_what_is_no_table_of_predictions_is_one_clear_line(content: bytes | None, tmp_path: Path) -> None:
+def test_read_predictions_refuses_other_files_in_one_line(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     if content is not None:
         path.write_bytes(content)

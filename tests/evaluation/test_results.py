@@ -1,4 +1,4 @@
-"""EvaluationResults: a table's numbers equal those of its rows, whatever is unknown, and its mistakes are named."""
+"""evaluate: metrics of a table equal those of its rows, whichever targets are unknown, and mistakes are reported."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vigil_data.errors import UserError
 from vigil_evaluation import metrics
 from vigil_evaluation.calibration.fit import fit_calibration
-from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluate import evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.predictions import prediction_arrays
@@ -35,8 +35,8 @@ THRESHOLDS = dict.fromkeys(LABELS, 0.5)
 SPEC = EvaluationSpec(slices=("language", "functionality"), crosses=(("language", "presence"),), replicates=0)
 
 
-def test_a_group_is_the_findings_of_its_rows_alone(random_table: pa.Table) -> None:
-    found = evaluate(random_table, LABELS, THRESHOLDS, SPEC, {"run": "r"})
+def test_evaluate_gives_a_group_the_metrics_of_its_rows_alone(random_table: pa.Table) -> None:
+    found = evaluate_table(random_table, LABELS, THRESHOLDS, SPEC, {"run": "r"})
     assert [breakdown.column for breakdown in found.by] == ["presence", "language", "functionality", "language × presence"]
     for breakdown in found.by[:3]:
         column = random_table.column(breakdown.column)
@@ -44,24 +44,24 @@ def test_a_group_is_the_findings_of_its_rows_alone(random_table: pa.Table) -> No
         assert sorted(breakdown.groups, key=lambda g: -g.items) == breakdown.groups
         for group in breakdown.groups:
             rows = random_table.filter(pc.is_null(column) if group.value is None else pc.equal(column, group.value))
-            alone = evaluate(rows, LABELS, THRESHOLDS, EvaluationSpec(replicates=0), {}).overall
+            alone = evaluate_table(rows, LABELS, THRESHOLDS, EvaluationSpec(replicates=0), {}).overall
             assert asdict(alone) | {"value": group.value} == asdict(group)
     for group in found.by[3].groups:
         language, presence = (group.value or "").split(", ")
         wanted = pc.is_null(random_table["language"]) if language == "null" else pc.equal(random_table["language"], language)
         rows = random_table.filter(pc.and_(pc.fill_null(wanted, False), pc.equal(random_table["presence"], presence)))
-        alone = evaluate(rows, LABELS, THRESHOLDS, EvaluationSpec(replicates=0), {}).overall
+        alone = evaluate_table(rows, LABELS, THRESHOLDS, EvaluationSpec(replicates=0), {}).overall
         assert asdict(alone) | {"value": group.value} == asdict(group)
 
 
-def test_numbers_by_hand(table_of: Make) -> None:
+def test_evaluate_equals_metrics_by_hand(table_of: Make) -> None:
     table = table_of(
         {
             "a": ([1, 1, 0, 0, None], [0.9, 0.4, 0.6, 0.1, 0.99]),
             "b": ([None, 1, 1, 1, None], [0.9, 0.9, 0.9, 0.1, 0.9]),
         }
     )
-    found = evaluate(
+    found = evaluate_table(
         table,
         ("a", "b"),
         {"a": 0.5, "b": 0.5, "another": 0.1},
@@ -82,9 +82,9 @@ def test_numbers_by_hand(table_of: Make) -> None:
     assert overall.micro["f1"] == MicroAverage(pytest.approx(2 * 3 / (2 * 3 + 1 + 2)), None)
 
 
-def test_a_functionality_of_one_class_still_has_a_number(table_of: Make) -> None:
+def test_evaluate_has_metrics_for_a_slice_of_one_class(table_of: Make) -> None:
     table = table_of({"a": ([0, 0, 0, 1], [0.1, 0.7, 0.2, 0.9])}, functionality=["negation"] * 3 + ["plain"])
-    groups = evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("functionality",), enough=1), {}).by[0].groups
+    groups = evaluate_table(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("functionality",), enough=1), {}).by[0].groups
     assert [(g.value, g.macro["average_precision"].value) for g in groups] == [("negation", None), ("plain", None)]
     assert [(g.all_right, g.labels["a"].false_positive_rate) for g in groups] == [
         (pytest.approx(2 / 3), pytest.approx(1 / 3)),
@@ -92,8 +92,8 @@ def test_a_functionality_of_one_class_still_has_a_number(table_of: Make) -> None
     ]
 
 
-def test_json_has_null_for_what_is_not_defined(random_table: pa.Table) -> None:
-    found = evaluate(random_table, LABELS, THRESHOLDS, SPEC, {"run": "r\udc80"})
+def test_to_json_has_null_for_undefined_metrics(random_table: pa.Table) -> None:
+    found = evaluate_table(random_table, LABELS, THRESHOLDS, SPEC, {"run": "r\udc80"})
     text = found.to_json()
     text.encode("ascii")
     data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -102,27 +102,29 @@ def test_json_has_null_for_what_is_not_defined(random_table: pa.Table) -> None:
     assert (unlabelled["known"], unlabelled["average_precision"], unlabelled["brier"]) == (0, None, None)
 
 
-def test_an_empty_table_has_no_numbers(table_of: Make) -> None:
-    overall = evaluate(table_of({"a": ([], [])}), ("a",), {"a": 0.5}, EvaluationSpec(slices=("x",)), {}).overall
+def test_evaluate_of_an_empty_table_has_no_metrics(table_of: Make) -> None:
+    overall = evaluate_table(table_of({"a": ([], [])}), ("a",), {"a": 0.5}, EvaluationSpec(slices=("x",)), {}).overall
     assert (overall.items, overall.judged, overall.all_right, overall.labels["a"].known) == (0, 0, None, 0)
     assert {macro.value for macro in overall.macro.values()} == {None}
 
 
-def test_many_values_are_cut_and_counted(table_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_counts_values_left_out(table_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping_module.grouping, "__defaults__", (2,))
     table = table_of({"a": ([0] * 7, [0.1] * 7)}, author=["x", "x", "x", "y", "y", "z", "w"])
-    (breakdown,) = evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("author",), replicates=0), {}).by
+    (breakdown,) = evaluate_table(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("author",), replicates=0), {}).by
     assert ([g.value for g in breakdown.groups], breakdown.values_left_out, breakdown.items_left_out) == (["x", "y"], 2, 2)
 
 
-def test_an_absent_slice_is_named(table_of: Make) -> None:
-    found = evaluate(table_of({"a": ([0], [0.1])}), ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), cluster="author"), {})
+def test_evaluate_names_absent_slices(table_of: Make) -> None:
+    found = evaluate_table(
+        table_of({"a": ([0], [0.1])}), ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), cluster="author"), {}
+    )
     assert (found.absent_slices, found.by, found.cluster, found.units) == (["market", "author"], [], None, 1)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
-def test_a_number_on_too_few_known_targets_is_null_and_unknown_is_never_negative(seed, enough):
+def test_measure_groups_is_null_on_too_few_known_targets_and_never_takes_unknown_for_negative(seed, enough):
     random = np.random.default_rng(seed)
     targets_NL = random.choice([0.0, 1.0, np.nan], (40, 2), p=[0.3, 0.2, 0.5])
     probabilities_NL = np.round(random.random((40, 2)), 1)
@@ -180,7 +182,7 @@ def check(cells, numbers, threshold, enough, approx):
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-def test_intervals_of_means_and_of_all_labels_together(clustered):
+def test_measure_groups_intervals_of_macro_and_micro_averages(clustered):
     random = np.random.default_rng(2)
     targets_NL = random.choice([0.0, 1.0, np.nan], (300, 3), p=[0.5, 0.3, 0.2])
     probabilities_NL = np.clip(0.3 * np.nan_to_num(targets_NL) + 0.7 * random.random((300, 3)), 0, 1)
@@ -216,16 +218,14 @@ def test_intervals_of_means_and_of_all_labels_together(clustered):
     assert group.all_right_interval.low < group.all_right < group.all_right_interval.high
 
 
-def test_breakdowns_do_not_depend_on_how_many_are_measured_at_once(
-    random_table: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measure_groups_does_not_depend_on_chunks(random_table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SPEC.model_copy(update={"replicates": 30})
-    at_once = evaluate(random_table, LABELS, THRESHOLDS, spec, {})
+    at_once = evaluate_table(random_table, LABELS, THRESHOLDS, spec, {})
     monkeypatch.setattr("vigil_evaluation.slices.breakdown.MAX_REPLICATE_CELLS", 1)
-    assert asdict(evaluate(random_table, LABELS, THRESHOLDS, spec, {})) == asdict(at_once)
+    assert asdict(evaluate_table(random_table, LABELS, THRESHOLDS, spec, {})) == asdict(at_once)
 
 
-def test_everything_that_is_asked_for_is_found(random_table: pa.Table) -> None:
+def test_evaluate_fills_every_part_of_the_results(random_table: pa.Table) -> None:
     author = [f"a{i % 50}" if i % 3 else None for i in range(400)]
     who = [["x"] if i % 4 == 0 else None for i in range(400)]
     table = random_table.append_column("author", pa.array(author)).append_column("who", pa.array(who))
@@ -234,7 +234,7 @@ def test_everything_that_is_asked_for_is_found(random_table: pa.Table) -> None:
     calibrated = fit_calibration(*prediction_arrays(table, LABELS), LABELS, spec)
     cells = {(None, None): {"scams": {"review": 0.6}, "tobacco": {"limit": 0.8}}}
     policy = CompiledPolicy("p", 1, ("allow", "limit", "review"), ("scams", "tobacco"), "alongside", cells)
-    found = evaluate(
+    found = evaluate_table(
         table,
         LABELS,
         THRESHOLDS,
@@ -263,16 +263,16 @@ def test_everything_that_is_asked_for_is_found(random_table: pa.Table) -> None:
     assert "fairness by who: 1 groups" in said
 
 
-def test_wrong_thresholds_and_slices_are_named(table_of: Make) -> None:
+def test_evaluate_refuses_wrong_thresholds_and_slices(table_of: Make) -> None:
     table = table_of({"a": ([0], [0.1]), "b": ([0], [0.1])}, tags=[["x"]])
     with pytest.raises(UserError) as raised:
-        evaluate(table, ("a", "b"), {"b": float("nan")}, EvaluationSpec(), {})
+        evaluate_table(table, ("a", "b"), {"b": float("nan")}, EvaluationSpec(), {})
     assert list(raised.value.lines) == ["thresholds: label a has none", "thresholds: label b has nan"]
     with pytest.raises(UserError, match="column tags holds list"):
-        evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("tags",)), {})
+        evaluate_table(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("tags",)), {})
 
 
-def test_evaluation_imports_neither_torch_nor_scikit_learn() -> None:
+def test_evaluate_imports_neither_torch_nor_scikit_learn() -> None:
     heavy = "{'torch', 'sklearn', 'matplotlib', 'pandas'}"
     code = f"import sys, vigil_evaluation.evaluate, vigil_evaluation.report; print(*{heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

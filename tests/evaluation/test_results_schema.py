@@ -1,4 +1,4 @@
-"""docs/metrics.schema.json is current, and what is written is what it says."""
+"""metrics_schema: the file is current, and results validate against it."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluate import evaluate_table
 from vigil_evaluation.results_schema import metrics_schema
 from vigil_evaluation.specs import EvaluationSpec
 
@@ -18,30 +18,32 @@ def validator(repository: Path) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads((repository / "docs/metrics.schema.json").read_text()))
 
 
-def test_the_file_is_current(repository: Path) -> None:
+def test_metrics_schema_file_is_current(repository: Path) -> None:
     """If not: python -m vigil_evaluation.results_schema > docs/metrics.schema.json"""
     written = json.loads((repository / "docs/metrics.schema.json").read_text())
     assert written == metrics_schema()
     jsonschema.Draft202012Validator.check_schema(written)
 
 
-def test_full_findings_are_valid(report_case: dict[str, Any], validator: jsonschema.Draft202012Validator) -> None:
+def test_metrics_schema_accepts_full_results(report_case: dict[str, Any], validator: jsonschema.Draft202012Validator) -> None:
     findings = report_case["results"]
     parts = ("worst", "fairness", "confusion", "conformal", "calibration", "functionality", "policy")
     assert all(getattr(findings, part) for part in parts)
     validator.validate(json.loads(findings.to_json()))
 
 
-def test_bare_findings_are_valid(table_of: Any, random_table: Any, validator: jsonschema.Draft202012Validator) -> None:
+def test_metrics_schema_accepts_minimal_results(
+    table_of: Any, random_table: Any, validator: jsonschema.Draft202012Validator
+) -> None:
     spec = EvaluationSpec(replicates=0)
     for table, labels in ((table_of({"a": ([], [])}), ("a",)), (random_table, ("tobacco", "unlabelled"))):
-        findings = evaluate(table, labels, dict.fromkeys(labels, 0.5), spec, {})
+        findings = evaluate_table(table, labels, dict.fromkeys(labels, 0.5), spec, {})
         validator.validate(json.loads(findings.to_json()))
 
 
 @pytest.mark.parametrize("change", ["an unknown field", "an absent field", "a text for a number", "another version"])
-def test_other_things_are_not_valid(change: str, random_table: Any, validator: jsonschema.Draft202012Validator) -> None:
-    findings = evaluate(random_table, ("tobacco",), {"tobacco": 0.5}, EvaluationSpec(replicates=0), {})
+def test_metrics_schema_rejects_other_json(change: str, random_table: Any, validator: jsonschema.Draft202012Validator) -> None:
+    findings = evaluate_table(random_table, ("tobacco",), {"tobacco": 0.5}, EvaluationSpec(replicates=0), {})
     written = json.loads(replace(findings, facts={"run": "r"}).to_json())
     validator.validate(written)
     if change == "an unknown field":

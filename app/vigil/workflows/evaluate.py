@@ -70,7 +70,7 @@ def evaluate(
     from vigil.workflows.evidence import item_examples
     from vigil.workflows.prediction_sources import FINGERPRINT_KEY, predictions_fingerprint
     from vigil_evaluation.evaluation_data import EvaluationData
-    from vigil_training.runs.predict import predict_rows, outputs_to_table
+    from vigil_training.runs.predict import outputs_to_table, predict_rows
 
     thresholds, policy, spec = run.read_thresholds(), run.current_policy(), spec or run.recipe.evaluation
     dataset = dataset or run.dataset()

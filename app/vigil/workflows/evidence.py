@@ -1,4 +1,4 @@
-"""What a report shows of single items: their texts, and which segments weighed in the model's decisions."""
+"""Contents of single items for the report: texts, and the segments with the highest attention weights."""
 
 from collections.abc import Sequence
 
@@ -14,24 +14,24 @@ from vigil_modeling.safety_model import Prediction
 from vigil_training.runs.predict import restrict_inputs
 from vigil_training.runs.run import Run
 
-SEGMENTS_SHOWN = 3
-"""Of each label, the heaviest segments."""
-EXCERPT = 240
-"""Characters of a passage that are shown."""
-BATCH = 8
+MAX_SEGMENTS = 3
+"""Largest number of segments per label, those with the highest weights."""
+MAX_EXCERPT_CHARACTERS = 240
+"""Longest excerpt of a passage."""
+BATCH_SIZE = 8
 
 
 def item_examples(
     run: Run, dataset: Dataset, ids: Sequence[str], *, checkpoint: str = "best", only: Sequence[Modality] = ()
 ) -> dict[str, ItemExample]:
-    """The texts of items, and the evidence for each label.
+    """Return the texts of items and, for each label, the segments with the highest attention weights.
 
     Args:
-        run: whose model is asked.
-        dataset: where the items are.
-        ids: which items; those that are not there or cannot be decoded are left out.
+        run: the run whose model predicts.
+        dataset: the dataset of the items.
+        ids: ids of the items; those that are missing or undecodable are left out.
         checkpoint: ``best``, ``last`` or the path of one.
-        only: modalities that the model may see; all of its own if empty.
+        only: modalities that the model sees (default: all).
     """
     wanted = set(ids)
     if not wanted:
@@ -41,9 +41,9 @@ def item_examples(
     model = run.model(checkpoint)
     decoder = Decoder(restrict_inputs(run.recipe.inputs, only), ())
     examples: dict[str, ItemExample] = {}
-    for start in range(0, len(items), BATCH):
+    for start in range(0, len(items), BATCH_SIZE):
         decoded = []
-        for item in items[start : start + BATCH]:
+        for item in items[start : start + BATCH_SIZE]:
             try:
                 decoded.append((item, decoder.decode(item)))
             except Undecodable:
@@ -67,12 +67,12 @@ def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Pre
     found.sort(key=lambda entry: -entry[0])
     return tuple(
         SegmentEvidence(modality, where(modality, span), weight, _excerpt(item, modality, span))
-        for weight, modality, span in found[:SEGMENTS_SHOWN]
+        for weight, modality, span in found[:MAX_SEGMENTS]
     )
 
 
 def where(modality: Modality, span: Span) -> str:
-    """A segment's place in words: ``text 2, characters 40 to 120``; ``image 1``; ``sound 1, 0:10 to 0:12``."""
+    """Return a segment's location as text: ``text 2, characters 40 to 120``; ``image 1``; ``sound 1, 0:10 to 0:12``."""
     if modality == "image":
         return f"image {span.index + 1}"
     if modality == "audio":
@@ -84,7 +84,7 @@ def _excerpt(item: Item, modality: Modality, span: Span) -> str | None:
     if modality != "text":
         return None
     passage = item.text[span.index][int(span.start) : int(span.stop)]
-    return passage if len(passage) <= EXCERPT else passage[: EXCERPT - 1] + "…"
+    return passage if len(passage) <= MAX_EXCERPT_CHARACTERS else passage[: MAX_EXCERPT_CHARACTERS - 1] + "…"
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The commands `vigil train` and `vigil evaluate`, as their user runs them."""
+"""`vigil train` and `vigil evaluate` on a trained run."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from vigil_training.runs.run import Run
 
 @pytest.fixture(scope="module")
 def trained(trained, tmp_path_factory):
-    """A copy of the trained run, which evaluations may be added to."""
+    """A copy of the trained run, to which evaluations are added."""
     return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("evaluated") / "run"))
 
 
@@ -34,7 +34,7 @@ def call(app, *arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_an_evaluation_leaves_predictions_numbers_and_a_report(app, trained):
+def test_evaluate_writes_predictions_metrics_and_a_report(app, trained):
     done = call(app, "evaluate", trained.path)
     assert done.exit_code == 0, done.output
     folder = trained.path / "evaluation" / "test"
@@ -47,7 +47,7 @@ def test_an_evaluation_leaves_predictions_numbers_and_a_report(app, trained):
     assert "report.html" in done.output
 
 
-def test_other_evaluations_have_folders_of_their_own(app, trained):
+def test_evaluate_names_the_folder_after_what_differs_from_the_default(app, trained):
     done = call(app, "evaluate", trained.path, "--split", "validation", "--only", "text", "--checkpoint", "last")
     assert done.exit_code == 0, done.output
     assert (trained.path / "evaluation" / "validation-last-only-text" / "metrics.json").is_file()
@@ -63,13 +63,13 @@ def test_other_evaluations_have_folders_of_their_own(app, trained):
         (["--data", "/nowhere"], "/nowhere is not a dataset"),
     ],
 )
-def test_mistakes_are_user_errors(app, trained, arguments, message):
+def test_evaluate_reports_mistakes_as_user_errors(app, trained, arguments, message):
     done = call(app, "evaluate", trained.path, *arguments)
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
 
 
-def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
+def test_train_accepts_overrides_and_a_folder(app, make_recipe, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(make_recipe().model_dump_json())
     done = call(app, "train", recipe, "training.max_steps=2", "optimizer.lr=1e-4", "--run", tmp_path / "run")
@@ -80,7 +80,7 @@ def test_train_takes_overrides_and_a_folder(app, make_recipe, tmp_path):
     assert f"next: vigil evaluate {tmp_path / 'run'}" in done.output
 
 
-def test_a_failure_while_training_exits_with_one(make_recipe, monkeypatch, capsys, tmp_path):
+def test_main_exits_with_1_after_a_failure_while_training(make_recipe, monkeypatch, capsys, tmp_path):
     from vigil_training.trainer import fit
     from vigil_training.trainer.errors import TrainingFailure
 

@@ -1,8 +1,9 @@
-"""`vigil evaluate --predictions`: scores of any model, measured without a run, and without torch."""
+"""`vigil evaluate --predictions`: any model's scores, without a run and without torch."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,7 @@ def call(app, *arguments):
     return CliRunner().invoke(app, ["evaluate", *[str(argument) for argument in arguments]])
 
 
-def test_numbers_of_a_table(app, files):
+def test_evaluate_table_writes_the_metrics_of_a_table(app, files):
     done = call(app, "--predictions", files / "test.parquet", "--to", files / "out", "--by", "language", "--replicates", 50)
     assert done.exit_code == 0, done.output
     assert {path.name for path in (files / "out").iterdir()} == {"predictions.parquet", "metrics.json", "report.html"}
@@ -63,7 +64,7 @@ def test_numbers_of_a_table(app, files):
     assert [breakdown["column"] for breakdown in found["by"]] == ["language"]
 
 
-def test_another_table_calibrates_and_sets_thresholds(app, files):
+def test_evaluate_table_calibrates_and_chooses_thresholds_on_another_table(app, files):
     plain = call(app, "--predictions", files / "test.parquet", "--to", files / "plain", "--replicates", 0)
     assert plain.exit_code == 0, plain.output
     done = call(
@@ -90,7 +91,7 @@ def test_another_table_calibrates_and_sets_thresholds(app, files):
         (["runs/x", "--to", "out"], "only with --predictions"),
     ],
 )
-def test_mistakes_are_user_errors(app, files, monkeypatch, arguments, message):
+def test_evaluate_table_reports_mistakes_as_user_errors(app, files, monkeypatch, arguments, message):
     monkeypatch.chdir(files)
     (files / "settings.yaml").write_text("slice: [language]\n")
     done = call(app, *arguments)
@@ -98,7 +99,7 @@ def test_mistakes_are_user_errors(app, files, monkeypatch, arguments, message):
     assert message in str(done.exception)
 
 
-def test_no_torch_is_imported_for_a_table(files):
+def test_evaluate_table_imports_no_torch(files):
     program = """
 import sys
 import typer
@@ -112,3 +113,18 @@ assert not loaded, loaded
     command = [sys.executable, "-c", program, "--predictions", files / "test.parquet", "--to", files / "out", "--replicates", "0"]
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_evaluate_table_keeps_the_older_predictions_when_killed_while_writing(app, files, monkeypatch):
+    arguments = ("--predictions", files / "test.parquet", "--to", files / "out", "--replicates", 0)
+    assert call(app, *arguments).exit_code == 0
+    before = (files / "out" / "predictions.parquet").read_bytes()
+
+    def killed(table, where, **_):
+        Path(where).write_bytes(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", killed)
+    assert call(app, *arguments).exit_code != 0
+    assert (files / "out" / "predictions.parquet").read_bytes() == before
+    assert {path.name for path in (files / "out").iterdir()} == {"predictions.parquet", "metrics.json", "report.html"}

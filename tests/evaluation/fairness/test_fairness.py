@@ -1,4 +1,4 @@
-"""Subgroup numbers against scikit-learn and a direct count, on random tables and on sentences about 50 identities."""
+"""measure_fairness: against scikit-learn and direct counts, on random tables and on sentences about 50 identities."""
 
 import math
 
@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
-from vigil_evaluation.evaluate import evaluate
+from vigil_evaluation.evaluate import evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identity_groups
 from vigil_evaluation.fairness.subgroup_metrics import measure_fairness, power_mean
@@ -26,7 +26,7 @@ NUMBERS = ("subgroup_auc", "bpsn_auc", "bnsp_auc", "recall", "recall_gap", "fals
 
 
 def direct(targets_N, scores_N, member_N, threshold, enough=1):
-    """The numbers of one subgroup by hand: rows of known target, ``member_N`` true, false or NaN where it is not known."""
+    """Metrics of one subgroup by hand; ``member_N`` is 1, 0 or NaN for unknown."""
     known = ~np.isnan(targets_N) & ~np.isnan(member_N)
     positive, inside = targets_N[known] >= 0.5, member_N[known] == 1
     scores, flagged = scores_N[known], scores_N[known] >= threshold
@@ -71,7 +71,7 @@ def fairness_of(data):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-def test_every_number_equals_the_direct_computation(seed, enough):
+def test_measure_fairness_equals_the_direct_computation(seed, enough):
     random = np.random.default_rng(seed)
     targets_NL = random.choice([0.0, 0.3, 0.5, 1.0, np.nan], (60, 2), p=[0.4, 0.1, 0.1, 0.3, 0.1])
     probabilities_NL = np.round(random.random((60, 2)), random.integers(1, 4))
@@ -101,7 +101,7 @@ def test_every_number_equals_the_direct_computation(seed, enough):
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-def test_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
+def test_measure_fairness_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
     random = np.random.default_rng(5)
     targets_N1 = random.choice([0.0, 1.0, np.nan], (400, 1), p=[0.6, 0.3, 0.1])
     probabilities_N1 = np.round(np.clip(0.3 * np.nan_to_num(targets_N1) + 0.7 * random.random((400, 1)), 0, 1), 2)
@@ -134,7 +134,7 @@ def test_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
 
 
 def drawn(random, authors):
-    """Items of authors who tend to one side, in and outside a group whose harmless items score high."""
+    """Items of authors with an individual bias, in and outside a group whose harmless items score high."""
     author = np.repeat(np.arange(authors), random.integers(1, 8, authors))
     member = random.random(authors)[author] < 0.3
     positive = random.random(len(author)) < 0.3
@@ -144,7 +144,7 @@ def drawn(random, authors):
 
 
 @pytest.mark.prove
-def test_intervals_hold_the_truth(proofs):
+def test_measure_fairness_intervals_cover(proofs):
     random = np.random.default_rng(8)
     truth_N1, score_N1, member, _ = drawn(random, 300_000)
     truth = direct(truth_N1[:, 0], score_N1[:, 0], member.astype(float), 0.5)
@@ -161,7 +161,7 @@ def test_intervals_hold_the_truth(proofs):
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=1, max_size=10))
-def test_the_power_mean_is_pulled_down_by_the_lowest(values):
+def test_power_mean_is_dominated_by_the_lowest(values):
     found = power_mean([*values, None])
     assert found == pytest.approx((sum(value**-5 for value in values) / len(values)) ** (-1 / 5))
     assert min(values) - 1e-9 <= found <= sum(values) / len(values) + 1e-9
@@ -169,7 +169,7 @@ def test_the_power_mean_is_pulled_down_by_the_lowest(values):
     assert power_mean([None]) is None
 
 
-def test_the_bias_score_is_the_mean_of_four():
+def test_measure_fairness_bias_score_is_the_mean_of_four():
     random = np.random.default_rng(1)
     targets_NL, who = random.integers(0, 2, (300, 1)).astype(float), random.choice(["x", "y"], 300)
     table = pa.table({"who": who.tolist()})
@@ -183,7 +183,7 @@ def test_the_bias_score_is_the_mean_of_four():
     assert undefined.bias_score == {"label0": None}
 
 
-def test_what_is_no_identity_is_named_and_many_are_cut():
+def test_identity_groups_refuses_other_types_and_counts_groups_left_out():
     table = pa.table({"ids": [[1], [2]], "when": pa.array([0, 1], pa.timestamp("s")), "who": ["x", None]})
     with pytest.raises(UserError) as raised:
         identity_groups(TableColumns(table), ("ids", "when", "who"))
@@ -204,11 +204,11 @@ def test_what_is_no_identity_is_named_and_many_are_cut():
         assert set(identity.groups_M.tolist()) == set(range(MAX_SUBGROUPS))
 
 
-def test_bias_madlibs_against_the_direct_computation(shared_data):
+def test_evaluate_fairness_on_bias_madlibs_equals_the_direct_computation(shared_data):
     items = public_datasets.read("madlibs", shared_data / "text" / "bias_madlibs").items
     texts, targets_N = [item.text[0] for item in items], np.array([item.targets["hate"] for item in items])
     random = np.random.default_rng(0)
-    # A small model that is biased on purpose: trained on few sentences, most of them of one kind where they speak of three terms.
+    # A small model, biased on purpose: trained on few sentences, mostly of one class for three of the terms.
     who = np.array([item.columns.get("identity") for item in items], object)
     chance = np.where(np.isin(who, ["muslim", "gay", "blind"]), np.where(targets_N == 1, 0.2, 0.002), 0.01)
     kept = random.random(len(items)) < chance
@@ -219,7 +219,7 @@ def test_bias_madlibs_against_the_direct_computation(shared_data):
         {"id": [item.id for item in items], "target.hate": targets_N, "probability.hate": scores_N, "identity": who.tolist()}
     )
     spec = EvaluationSpec(identities=("identity",), replicates=100)
-    found = evaluate(table, ("hate",), {"hate": 0.5}, spec, {}).fairness
+    found = evaluate_table(table, ("hate",), {"hate": 0.5}, spec, {}).fairness
     assert found is not None
     assert len(found.subgroups) == 50
     assert {group.items for group in found.subgroups} == {1514}

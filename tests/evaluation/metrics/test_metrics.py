@@ -1,4 +1,4 @@
-"""Every metric against scikit-learn; unknown targets masked; null where a number is not defined."""
+"""Metrics: against scikit-learn; unknown targets are ignored; undefined metrics are ``None``."""
 
 import warnings
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_ranking_metrics_equal_scikit_learn(pairs: list[tuple[float, float]]) ->
 
 
 @given(cells(probabilities), st.sampled_from([0.0, 0.1, 0.5, 0.73, 1.0]))
-def test_decisions_equal_scikit_learn(pairs: list[tuple[float, float]], threshold: float) -> None:
+def test_decisions_at_equals_scikit_learn(pairs: list[tuple[float, float]], threshold: float) -> None:
     targets, scores = columns(pairs)
     positive, flagged = targets >= 0.5, scores >= threshold
     at = metrics.decisions_at(targets, scores, threshold)
@@ -81,7 +81,7 @@ def test_decisions_equal_scikit_learn(pairs: list[tuple[float, float]], threshol
 
 
 @given(cells(probabilities))
-def test_losses_equal_scikit_learn(pairs: list[tuple[float, float]]) -> None:
+def test_brier_and_log_loss_equal_scikit_learn(pairs: list[tuple[float, float]]) -> None:
     targets, scores = columns(pairs)
     hard = (targets >= 0.5).astype(float)
     assert metrics.brier(hard, scores) == pytest.approx(peer.brier_score_loss(hard, scores, pos_label=1), abs=1e-12)
@@ -89,7 +89,7 @@ def test_losses_equal_scikit_learn(pairs: list[tuple[float, float]]) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 10**6)), min_size=1, max_size=80, unique_by=lambda c: c[1]))
-def test_bins_equal_scikit_learn(pairs: list[tuple[float, int]]) -> None:
+def test_mass_bins_equal_scikit_learn(pairs: list[tuple[float, int]]) -> None:
     targets, scores = columns([(target, place / 10**6) for target, place in pairs])
     # scikit-learn interpolates between probabilities to find the edges of its bins, where a rounding may put an edge beside the
     # probability that it should be: the sizes tell. Without ties there is nothing else in which the two may differ.
@@ -133,7 +133,7 @@ def test_calibration_error_of_a_calibrated_model_is_near_zero_and_of_another_nea
 
 
 @given(cells(probabilities), st.data())
-def test_masking_equals_dropping(pairs: list[tuple[float, float]], data: st.DataObject) -> None:
+def test_metrics_ignore_unknown_targets(pairs: list[tuple[float, float]], data: st.DataObject) -> None:
     targets, scores = columns(pairs)
     unknown = np.array(data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs))))
     masked, noise = np.where(unknown, np.nan, targets), np.where(unknown, np.nan, scores)
@@ -144,14 +144,14 @@ def test_masking_equals_dropping(pairs: list[tuple[float, float]], data: st.Data
 
 
 @given(cells(logits), st.integers(0, 2**32 - 1))
-def test_order_does_not_matter(pairs: list[tuple[float, float]], seed: int) -> None:
+def test_metrics_do_not_depend_on_order(pairs: list[tuple[float, float]], seed: int) -> None:
     targets, scores = columns(pairs)
     shuffled = np.random.default_rng(seed).permutation(len(pairs))
     for name, metric in RANKED.items():
         assert metric(targets, scores) == metric(targets[shuffled], scores[shuffled]), name
 
 
-def test_soft_targets_are_compared_as_they_are_by_brier_and_calibration() -> None:
+def test_brier_and_calibration_error_compare_soft_targets_as_they_are() -> None:
     targets, scores = [0.25, 0.75], [0.25, 0.75]
     assert metrics.brier(targets, scores) == 0
     assert metrics.calibration_error(targets, scores) == 0
@@ -160,36 +160,36 @@ def test_soft_targets_are_compared_as_they_are_by_brier_and_calibration() -> Non
 
 
 @pytest.mark.parametrize("targets", [[], [np.nan, np.nan], [1.0, np.nan], [0.0, 0.2]])
-def test_one_class_alone_has_no_ranking(targets: list[float]) -> None:
+def test_ranking_metrics_of_a_single_class_are_none(targets: list[float]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = [0.5] * len(targets)
         assert [metric(targets, scores) for metric in RANKED.values()] == [None] * len(RANKED)
 
 
-def test_nothing_known_has_no_number() -> None:
+def test_metrics_without_known_targets_are_none() -> None:
     assert [metric([np.nan], [0.3]) for metric in MEANS] == [None] * 3
     assert metrics.reliability([np.nan], [0.3]).items.tolist() == []
     at = metrics.decisions_at([np.nan], [0.3], 0.5)
     assert (at.precision, at.recall, at.f1, at.accuracy, at.false_positive_rate) == (None,) * 5
 
 
-def test_infinite_scores_are_ranked_and_nan_is_refused() -> None:
+def test_ranking_metrics_accept_infinite_scores_and_refuse_nan() -> None:
     assert metrics.auroc([1, 0], [np.inf, -np.inf]) == 1
     with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
         metrics.auroc([1, 0], [np.nan, 0.1])
 
 
-def test_unequal_shapes_are_refused() -> None:
+def test_metrics_refuse_unequal_shapes() -> None:
     with pytest.raises(ValueError, match="one length"):
         metrics.auroc([1, 0], [0.1])
 
 
-def test_a_sure_mistake_costs_a_finite_log_loss() -> None:
+def test_log_loss_of_a_certain_mistake_is_finite() -> None:
     assert metrics.log_loss([1, 0], [0.0, 1.0]) == pytest.approx(36.04, abs=0.01)
 
 
-def test_micro_is_the_metric_of_all_known_cells() -> None:
+def test_metrics_of_all_cells_are_micro_averages() -> None:
     random = np.random.default_rng(1)
     targets_NL = random.choice([0.0, 1.0, np.nan], (50, 3))
     scores_NL = random.random((50, 3))

@@ -1,4 +1,4 @@
-"""Thresholds: the best F1 by brute force, in the middle of a gap, alike in float32 and float64."""
+"""choose_thresholds: best F1 by brute force, in the middle of a gap, the same in float32 and float64."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(rows)
-def test_no_other_threshold_has_a_better_f1(pairs: list[tuple[float, float]]) -> None:
+def test_choose_thresholds_has_the_best_f1(pairs: list[tuple[float, float]]) -> None:
     targets, probabilities = columns(pairs)
     (threshold,) = choose_thresholds(targets[:, None], probabilities[:, None])
     found = f1_at(targets, probabilities, threshold)
@@ -36,31 +36,31 @@ def known(targets: np.ndarray, probabilities: np.ndarray, threshold: float) -> n
 
 
 @given(rows)
-def test_float32_and_float64_decide_alike(pairs: list[tuple[float, float]]) -> None:
+def test_choose_thresholds_decides_the_same_in_float32_and_float64(pairs: list[tuple[float, float]]) -> None:
     targets, probabilities = columns(pairs)
     (threshold,) = choose_thresholds(targets[:, None], probabilities[:, None])
     assert 0 <= threshold <= 1
     np.testing.assert_array_equal(probabilities >= np.float32(threshold), probabilities.astype(np.float64) >= threshold)
 
 
-def test_the_middle_of_the_gap_is_taken() -> None:
+def test_choose_thresholds_takes_the_middle_of_the_gap() -> None:
     targets = np.array([[0, 1, np.nan], [0, 0, np.nan], [1, 1, 1], [1, np.nan, 1]])
     probabilities = np.array([[0.125, 0.9, 0.3], [0.25, 0.1, 0.3], [0.75, 0.8, 0.4], [0.875, 0.85, 0.2]])
     assert choose_thresholds(targets, probabilities) == [0.5, pytest.approx(0.45), 0.5]
 
 
-def test_neighbours_without_a_number_between_them() -> None:
+def test_choose_thresholds_between_adjacent_floats() -> None:
     low, high = np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(1))
     (threshold,) = choose_thresholds(np.array([[0], [1]]), np.array([[low], [high]]))
     assert low < threshold <= high
 
 
-def test_equal_f1_takes_the_strictest() -> None:
+def test_choose_thresholds_takes_the_strictest_of_equal_f1() -> None:
     assert choose_thresholds(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.4)
     # Flagging the first alone and flagging all four both have F1 = 2 / 3.
     assert choose_thresholds(np.array([[1], [0], [0], [1]]), np.array([[0.9], [0.7], [0.5], [0.3]]))[0] == pytest.approx(0.8)
 
 
-def test_shapes_are_checked() -> None:
+def test_choose_thresholds_refuses_unequal_shapes() -> None:
     with pytest.raises(ValueError, match=r"\[N, L\]"):
         choose_thresholds(np.zeros(3), np.zeros(3))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
-from vigil_evaluation.evaluate import evaluate, evaluate_data
+from vigil_evaluation.evaluate import evaluate_data, evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import average_precision, decisions_at, operating_points
 from vigil_evaluation.report.axes import DIVERGING_BOUNDS, ERROR_RATE_BOUNDS, diverging_class, error_rate_class, fit_axis
@@ -137,7 +137,7 @@ def test_page_of_an_empty_table(table_of: Make, tmp_path: Path) -> None:
 
 def label_findings(targets: np.ndarray, probabilities: np.ndarray, threshold: float, table_of: Make) -> Any:
     table = table_of({"a": ([None if np.isnan(t) else t for t in targets.tolist()], probabilities)})
-    return evaluate(table, ("a",), {"a": threshold}, EvaluationSpec(replicates=50), {}).overall.labels["a"]
+    return evaluate_table(table, ("a",), {"a": threshold}, EvaluationSpec(replicates=50), {}).overall.labels["a"]
 
 
 def drawn(targets: np.ndarray, probabilities: np.ndarray, threshold: float, table_of: Make) -> Any:
@@ -300,7 +300,7 @@ def test_remarks_name_weak_slices(table_of: Make) -> None:
     right = [True] * 30 + [False] * 12 + [True] * 18 + [True] * 5
     probabilities = [0.1 if r else 0.9 for r in right]
     table = table_of({"a": ([0] * 65, probabilities)}, market=["x"] * 30 + ["y"] * 30 + ["z"] * 5)
-    results = evaluate(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), replicates=0), {})
+    results = evaluate_table(table, ("a",), {"a": 0.5}, EvaluationSpec(slices=("market",), replicates=0), {})
     lines = [remark.text for remark in remarks(results)]
     assert any(
         line.startswith("Where market is y, 60.0% of 30 items have no wrong decision, compared with 100.0% of all others")

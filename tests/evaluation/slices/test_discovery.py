@@ -1,4 +1,4 @@
-"""The worst slices: the tests are exact, nothing is found where nothing is, and what is planted is found and not its company."""
+"""discover_slices: finds nothing in noise, finds a planted slice and not its supersets."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ NO_INTERVALS = Resampling(replicates=0)
 
 
 def traffic(random: np.random.Generator, rows: int, authors: int = 0) -> pa.Table:
-    """Four columns that are related, one with nulls; and authors, each with one language and market."""
+    """Four correlated columns, one with nulls; and authors, each with one language and market."""
     author = random.integers(0, authors or rows, rows)
     language = random.choice(["en", "de", "fr", "es"], authors or rows, p=[0.6, 0.2, 0.15, 0.05])[author]
     market = np.where(random.random(authors or rows)[author] < 0.7, language, random.choice(["us", "uk"], rows))
@@ -29,7 +29,7 @@ def traffic(random: np.random.Generator, rows: int, authors: int = 0) -> pa.Tabl
 
 
 @pytest.mark.prove
-def test_nothing_is_found_where_nothing_is(proofs):
+def test_discover_slices_finds_nothing_in_noise(proofs):
     random = np.random.default_rng(1)
     tries = proofs(200, 2000)
     alarms = 0
@@ -37,13 +37,13 @@ def test_nothing_is_found_where_nothing_is(proofs):
         right = (random.random(3_000) < random.uniform(0.6, 0.97)).astype(float)
         right[random.random(3_000) < 0.2] = np.nan
         alarms += discover_slices(TableColumns(traffic(random, 3_000)), COLUMNS, right, NO_INTERVALS).found > 0
-    # At most 5 % each: more than this is seen with a chance below 1 %.
+    # The rate is at most 5 %: more alarms than this have a probability below 1 %.
     assert alarms <= {200: 18, 2000: 123}[tries]
     print(f"false alarms: {alarms} of {tries}")
 
 
 @pytest.mark.prove
-def test_nothing_is_found_where_authors_err_together(proofs):
+def test_discover_slices_finds_nothing_in_noise_correlated_by_author(proofs):
     random = np.random.default_rng(2)
     tries = proofs(200, 2000)
     alarms = alone = 0
@@ -56,11 +56,11 @@ def test_nothing_is_found_where_authors_err_together(proofs):
         alone += discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS).found > 0
     assert alarms <= {200: 18, 2000: 123}[tries]
     assert alone > tries / 4, "the simulation does not tell the two apart"
-    print(f"false alarms: {alarms} of {tries}; {alone} if the authors are not known")
+    print(f"false alarms: {alarms} of {tries}; {alone} without authors")
 
 
 @pytest.mark.prove
-def test_a_planted_slice_is_found_and_not_its_company(proofs):
+def test_discover_slices_finds_a_planted_slice_and_not_its_supersets(proofs):
     random = np.random.default_rng(3)
     tries = proofs(50, 500)
     planted, first, among, company = [Condition("language", "de"), Condition("presence", "text+image")], 0, 0, 0
@@ -71,17 +71,17 @@ def test_a_planted_slice_is_found_and_not_its_company(proofs):
         found = discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS)
         among += planted in [s.conditions for s in found.slices]
         first += found.slices[0].conditions == planted
-        # What holds the planted slice is worse as well; but no pair that adds something else to it.
+        # Supersets of the planted slice are worse as well; pairs that add another condition to it are not.
         named = [{(c.column, c.value) for c in s.conditions} for s in found.slices]
         company += sum(len(s) == 2 and not s & {("language", "de"), ("market", "de"), ("presence", "text+image")} for s in named)
-    # Most of market de is of language de, so that the two are sometimes taken for one another.
+    # Most of market de has language de, so the two are sometimes confused.
     assert among >= 0.95 * tries
     assert first >= 0.7 * tries
     assert company <= 0.05 * tries
     print(f"found in {among}, first in {first} of {tries}; {company} unrelated pairs")
 
 
-def test_a_bad_value_is_not_found_again_in_every_pair():
+def test_discover_slices_does_not_repeat_a_bad_value_in_every_pair():
     random = np.random.default_rng(4)
     table = traffic(random, 20_000)
     right = (random.random(20_000) < np.where(np.array(table.column("kind")) == 3, 0.7, 0.9)).astype(float)
@@ -90,7 +90,7 @@ def test_a_bad_value_is_not_found_again_in_every_pair():
     assert found.pruned >= 5
 
 
-def test_a_bad_slice_is_found_where_authors_err_together():
+def test_discover_slices_finds_a_bad_slice_despite_correlation_by_author():
     random = np.random.default_rng(6)
     found = 0
     for _ in range(20):
@@ -103,7 +103,7 @@ def test_a_bad_slice_is_found_where_authors_err_together():
     assert found >= 18
 
 
-def test_numbers_of_a_found_slice():
+def test_discover_slices_metrics_of_a_found_slice():
     random = np.random.default_rng(5)
     table = traffic(random, 2_000)
     bad = np.array(table.column("language")) == None  # noqa: E711  (an array is compared)
@@ -126,7 +126,7 @@ def test_numbers_of_a_found_slice():
 
 
 @pytest.mark.parametrize("rows", [0, 1, 30])
-def test_few_rows_and_constant_columns_are_no_slices(rows):
+def test_discover_slices_ignores_few_rows_and_constant_columns(rows):
     table = pa.table({"a": ["x"] * rows, "b": pa.nulls(rows)})
     found = discover_slices(TableColumns(table), ("a", "b"), np.zeros(rows), NO_INTERVALS)
     assert (found.searched, found.found, found.slices, found.pruned) == (0, 0, [], 0)

@@ -1,4 +1,4 @@
-"""Groups equal those of a loop over the rows, whatever the column's type; nulls are groups, and what is left out is counted."""
+"""grouping, cross, resampling_units: against loops over the rows; nulls are groups, and values left out are counted."""
 
 import datetime as dt
 from collections import Counter
@@ -21,7 +21,7 @@ def lists_of(cell):
 
 
 @given(lists_of(values), st.integers(1, 4), st.booleans())
-def test_a_grouping_is_what_a_loop_finds(cells, most, encoded):
+def test_grouping_equals_a_loop_over_the_rows(cells, most, encoded):
     column = pa.array(cells, pa.string())
     made = grouping(TableColumns(pa.table({"x": column.dictionary_encode() if encoded else column})), "x", most)
     counted = Counter(cells)
@@ -33,7 +33,7 @@ def test_a_grouping_is_what_a_loop_finds(cells, most, encoded):
 
 
 @given(st.lists(st.tuples(values, st.sampled_from([1, 2, None])), max_size=30), st.integers(1, 5))
-def test_a_cross_is_what_a_loop_finds(rows, most):
+def test_cross_equals_a_loop_over_the_rows(rows, most):
     table = pa.table({"x": pa.array([x for x, _ in rows], pa.string()), "y": pa.array([y for _, y in rows])})
     made = cross(TableColumns(table), "x", "y", most)
     counted = Counter(rows)
@@ -59,25 +59,25 @@ def test_a_cross_is_what_a_loop_finds(rows, most):
         (pa.array(["b", "a", None, None]).dictionary_encode(), [None, "a", "b"]),
     ],
 )
-def test_values_of_any_plain_type(column, found):
+def test_grouping_of_any_plain_type(column, found):
     # Of equally large groups null comes last.
     assert grouping(TableColumns(pa.table({"x": column})), "x").values == found
 
 
-def test_chunks_are_one_column():
+def test_grouping_joins_chunks():
     table = pa.concat_tables([pa.table({"x": part}) for part in (["a", "b"], ["b", None], [None, "c", "b"])])
     made = grouping(TableColumns(table), "x")
     assert (made.values, made.codes_N.tolist()) == (["b", None, "a", "c"], [2, 0, 0, 1, 1, 3, 0])
 
 
-def test_an_empty_table_has_no_groups():
+def test_grouping_of_an_empty_table_has_no_groups():
     table = pa.table({"x": pa.array([], pa.string()), "y": pa.array([], pa.null())})
     columns = TableColumns(table)
     assert (grouping(columns, "x").values, grouping(columns, "y").values, cross(columns, "x", "y").values) == ([], [], [])
     assert resampling_units(columns, "x").tolist() == []
 
 
-def test_all_breakdowns_in_order_and_what_is_absent():
+def test_groupings_are_in_order_and_name_absent_columns():
     table = pa.table({"language": ["en", "de"], "presence": ["text", "text"], "market": ["us", "us"]})
     spec = EvaluationSpec(
         slices=("language", "absent", "presence"), crosses=(("market", "presence"), ("language", "gone"), ("market", "presence"))
@@ -91,7 +91,7 @@ def test_all_breakdowns_in_order_and_what_is_absent():
     assert absent == ["absent", "gone"]
 
 
-def test_columns_of_lists_are_refused_all_at_once():
+def test_groupings_refuses_all_columns_of_lists_at_once():
     lists = pa.array([["a"], None])
     table = pa.table({"tags": lists, "more": lists, "x": [1, 2]})
     spec = EvaluationSpec(slices=("tags",), crosses=(("x", "more"),))
@@ -106,7 +106,7 @@ def test_columns_of_lists_are_refused_all_at_once():
 
 
 @given(lists_of(st.sampled_from(["x", "y", None])))
-def test_units_are_the_values_and_each_null_is_its_own(cells):
+def test_resampling_units_are_the_values_and_each_null_its_own(cells):
     units = resampling_units(TableColumns(pa.table({"author": pa.array(cells, pa.string())})), "author")
     assert units is not None
     assert units.dtype == np.int32
@@ -116,7 +116,7 @@ def test_units_are_the_values_and_each_null_is_its_own(cells):
     assert sorted(set(units.tolist())) == list(range(len(set(units.tolist()))))
 
 
-def test_no_units_without_a_column():
+def test_resampling_units_without_a_column_are_none():
     columns = TableColumns(pa.table({"author": ["a"]}))
     assert resampling_units(columns, None) is None
     assert resampling_units(columns, "device") is None

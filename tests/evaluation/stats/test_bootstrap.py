@@ -1,4 +1,4 @@
-"""The bootstrap against the plain metrics, against scikit-learn with weights, and against itself run otherwise."""
+"""replicate: against the plain metrics, against scikit-learn with weights, and on other threads and chunks."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def points(labels: int) -> MetricParameters:
 
 
 def make(rows: int, labels: int, seed: int = 0, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Targets with unknown ones, and probabilities that often tie."""
+    """Targets, some unknown, and probabilities that often tie."""
     random = np.random.default_rng(seed)
     targets = random.choice([0.0, 0.2, 1.0, np.nan], (rows, labels), p=[0.4, 0.2, 0.3, 0.1])
     probabilities = np.clip(0.3 * (np.nan_to_num(targets) >= 0.5) + 0.7 * random.random((rows, labels)), 0, 1)
@@ -50,7 +50,7 @@ def make(rows: int, labels: int, seed: int = 0, digits: int = 2) -> tuple[np.nda
 
 
 def weights(units: int, replicates: int, seed: int = 0) -> np.ndarray:
-    """The weights of each replicate, ``[units, R]``."""
+    """Weights of each replicate, ``[units, R]``."""
     blocks = []
     for block in range(-(-replicates // LANES)):
         blocks.append(np.empty((units, LANES), np.uint8))
@@ -71,7 +71,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     arrays.arrays(np.int32, (40,), elements=st.integers(-1, 2)),
     st.sampled_from([1, 3]),
 )
-def test_estimates_equal_the_plain_metrics(targets: Any, probabilities: Any, codes: Any, enough: int) -> None:
+def test_replicate_estimates_equal_the_plain_metrics(targets: Any, probabilities: Any, codes: Any, enough: int) -> None:
     groups = [np.zeros(40, np.int32), (codes, 3)]
     found = replicate(targets, probabilities, groups, points(2), Resampling(0), enough=enough)
     masks = [np.ones(40, bool), *(codes == value for value in range(3))]
@@ -91,7 +91,9 @@ def test_estimates_equal_the_plain_metrics(targets: Any, probabilities: Any, cod
 
 
 @pytest.mark.parametrize(("digits", "clustered"), [(1, False), (9, True)])
-def test_replicates_equal_scikit_learn_with_the_weights(digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicate_samples_equal_scikit_learn_with_weights(
+    digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bootstrap, "widen", lambda *_: None)
     targets, probabilities = make(150, 2, digits=digits)
     codes = np.random.default_rng(1).integers(-1, 3, 150).astype(np.int32)
@@ -140,7 +142,7 @@ def weighted(targets: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> dic
     }
 
 
-def test_weights_are_poisson_and_independent() -> None:
+def test_draw_weights_are_poisson_and_independent() -> None:
     drawn = weights(20_000, 128)
     counts = np.bincount(drawn.ravel(), minlength=13)
     expected = drawn.size * np.append(poisson.pmf(np.arange(8), 1), poisson.sf(7, 1))
@@ -157,7 +159,7 @@ def test_weights_are_poisson_and_independent() -> None:
     assert not (weights(100, 64, 0) == weights(100, 64, 1)).all()
 
 
-def test_replicates_do_not_depend_on_what_is_asked_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicate_samples_do_not_depend_on_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, probabilities = make(300, 3)
     random = np.random.default_rng(3)
     codes = [np.zeros(300, np.int32), random.integers(-1, 4, 300).astype(np.int32), random.integers(0, 2, 300).astype(np.int32)]
@@ -179,7 +181,7 @@ def test_replicates_do_not_depend_on_what_is_asked_beside_them(monkeypatch: pyte
     assert (other.samples["auroc"] != full.samples["auroc"]).mean() > 0.9
 
 
-def test_unknown_targets_are_dropped_cells() -> None:
+def test_replicate_ignores_unknown_targets() -> None:
     targets, probabilities = make(200, 1)
     unknown = np.isnan(targets[:, 0])
     noise = np.where(unknown[:, None], np.nan, probabilities)
@@ -194,7 +196,7 @@ def test_unknown_targets_are_dropped_cells() -> None:
             np.testing.assert_allclose(masked.samples[name], dropped.samples[name], atol=1e-6)
 
 
-def test_ratio_of_weighted_sums() -> None:
+def test_replicate_ratio_of_weighted_sums() -> None:
     random = np.random.default_rng(4)
     above, below = random.normal(size=(120, 3)), random.random((120, 3))
     above[random.random((120, 3)) < 0.2] = np.nan
@@ -217,7 +219,7 @@ def test_ratio_of_weighted_sums() -> None:
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-def test_shares_of_one_and_of_none_scatter(clustered: bool) -> None:
+def test_widen_spreads_shares_of_0_and_1(clustered: bool) -> None:
     targets, probabilities = np.repeat([1.0, 0.0], 20)[:, None], np.repeat([0.9, 0.1], 20)[:, None]
     clusters = np.repeat(np.arange(10), 4).astype(np.int32) if clustered else None
     found = replicate(targets, probabilities, [np.zeros(40, np.int32)], points(1), Resampling(4000, 0, clusters))
@@ -238,7 +240,7 @@ def test_shares_of_one_and_of_none_scatter(clustered: bool) -> None:
     assert (samples == 2).all(), "what is not a share is left alone"
 
 
-def test_nothing_and_nobody() -> None:
+def test_replicate_of_empty_tables_and_groups() -> None:
     nothing = replicate(np.empty((0, 2)), np.empty((0, 2)), [(np.empty(0, np.int32), 3)], points(2), Resampling(10))
     assert nothing.samples["auroc"].shape == (10, 3, 2)
     unknown = replicate(np.full((5, 1), np.nan), np.full((5, 1), np.nan), [np.zeros(5, np.int32)], points(1), Resampling(10))
@@ -247,7 +249,7 @@ def test_nothing_and_nobody() -> None:
         assert not found.known_GL.any()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_replicate_refuses_inputs_that_do_not_fit() -> None:
     targets, probabilities = make(20, 2)
     everything = [np.zeros(20, np.int32)]
     with pytest.raises(ValueError, match="thresholds 1"):
@@ -275,7 +277,7 @@ assert found.samples["brier"].shape == (8, 1, 1)
 """
 
 
-def test_import_is_light_and_works_where_nothing_can_be_written(tmp_path: Path, repository: Path) -> None:
+def test_bootstrap_import_is_light_and_works_without_a_writable_cache(tmp_path: Path, repository: Path) -> None:
     if os.geteuid() == 0:
         # The superuser may write anywhere: a file where the folders of caches should be stops even him.
         (tmp_path / "package").mkdir()

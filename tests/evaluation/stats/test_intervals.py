@@ -1,4 +1,4 @@
-"""Do 95 % intervals hold the truth 95 times in 100? Simulations where the truth is known; and what must hold for any samples."""
+"""intervals: coverage in simulations with a known truth, and properties for any replicates."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ AT_ONCE = 100
 
 
 class Regime(NamedTuple):
-    """What is simulated: rows, share of positives, how far their scores lie apart, rows of a unit, and how logits are off."""
+    """Simulation: rows, share of positives, separation of the scores, rows per unit, and miscalibration of the logits."""
 
     rows: int
     share: float
@@ -41,7 +41,7 @@ REGIMES = {
 
 
 def draw(random: np.random.Generator, regime: Regime, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and probabilities; the rows of a unit share half of what makes a target, and a third of what moves a score."""
+    """Targets and probabilities; rows of a unit share half the variance of a target, and a third of that of a score."""
     units, shape = rows // regime.unit, (rows, columns)
     common = [np.repeat(random.normal(size=(units, columns)), regime.unit, axis=0) for _ in range(2)]
     own = 1.0 if regime.unit == 1 else 0.5
@@ -62,7 +62,7 @@ def truth_of(regime: Regime, rows: int) -> dict[str, float]:
 
 
 def misses_of(regime: Regime, truth: dict[str, float], tries: int) -> dict[str, tuple[float, float]]:
-    """How often each metric's interval lies above the truth, and below."""
+    """Rates at which each metric's interval lies above and below the truth."""
     units = np.repeat(np.arange(regime.rows // regime.unit), regime.unit).astype(np.int32)
     points, counts = MetricParameters(RATE, PRECISION, np.full(AT_ONCE, THRESHOLD)), {name: np.zeros(3) for name in METRICS}
     for seed in range(tries // AT_ONCE):
@@ -78,7 +78,7 @@ def misses_of(regime: Regime, truth: dict[str, float], tries: int) -> dict[str, 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("name", REGIMES)
-def test_intervals_hold_the_truth(name: str, proofs: Callable[[int, int], int]) -> None:
+def test_intervals_cover(name: str, proofs: Callable[[int, int], int]) -> None:
     regime, tries = REGIMES[name], proofs(100, 4000)
     truth = truth_of(regime, proofs(400_000, 4_000_000))
     missed = misses_of(regime, truth, tries)
@@ -93,7 +93,7 @@ def test_intervals_hold_the_truth(name: str, proofs: Callable[[int, int], int]) 
 
 
 @pytest.mark.prove
-def test_intervals_of_shares_of_a_few_items(proofs: Callable[[int, int], int]) -> None:
+def test_intervals_cover_shares_of_few_items(proofs: Callable[[int, int], int]) -> None:
     tries = proofs(200, 4000)
     slack = 0.0 if tries > 1000 else 3.5 * np.sqrt(0.05 * 0.95 / tries)
     mean = []
@@ -111,7 +111,7 @@ def test_intervals_of_shares_of_a_few_items(proofs: Callable[[int, int], int]) -
     print(f"on average {np.mean(mean):.1%}")
 
 
-def test_twenty_of_twenty_is_not_certain() -> None:
+def test_intervals_of_twenty_of_twenty_are_not_empty() -> None:
     hits = np.ones((20, 1))
     estimates, samples = replicate_ratio(hits, hits, [np.zeros(20, np.int32)], Resampling(1000))
     found = interval(float(estimates[0, 0]), samples[:, 0, 0], 0.95)
@@ -121,7 +121,7 @@ def test_twenty_of_twenty_is_not_certain() -> None:
     assert beta.ppf(0.025, 20, 1) < found.low < beta.ppf(0.025, 20.5, 0.5)
 
 
-def test_calibration_error_that_may_be_chance_begins_at_zero() -> None:
+def test_intervals_of_a_calibration_error_within_chance_start_at_zero() -> None:
     random = np.random.default_rng(1)
     probabilities = random.beta(1, 3, (2000, 2))
     targets = (random.random((2000, 2)) < np.clip(probabilities + np.array([0, 0.1]), 0, 1)).astype(float)
@@ -136,7 +136,7 @@ def test_calibration_error_that_may_be_chance_begins_at_zero() -> None:
     arrays.arrays(float, (3,), elements=st.one_of(st.floats(-2, 2), st.just(np.nan), st.just(0.5))),
     st.sampled_from([0.5, 0.9, 0.95, 0.999]),
 )
-def test_ends_are_replicates_around_the_number(samples: np.ndarray, estimates: np.ndarray, confidence: float) -> None:
+def test_intervals_end_at_replicates_around_the_estimate(samples: np.ndarray, estimates: np.ndarray, confidence: float) -> None:
     low, high = intervals(estimates, samples, confidence)
     for i, estimate in enumerate(estimates):
         drawn = samples[:, i][~np.isnan(samples[:, i])]
@@ -150,7 +150,7 @@ def test_ends_are_replicates_around_the_number(samples: np.ndarray, estimates: n
             assert min(drawn.min(), estimate) <= low[i] <= estimate <= high[i] <= max(drawn.max(), estimate)
 
 
-def test_symmetric_replicates_around_the_number_give_percentiles() -> None:
+def test_intervals_of_symmetric_replicates_are_percentiles() -> None:
     drawn = norm.ppf((np.arange(2000) + 0.5) / 2000)
     found = interval(0.0, drawn, 0.9)
     assert found == pytest.approx((norm.ppf(0.05), norm.ppf(0.95)), abs=4e-3)
@@ -158,7 +158,7 @@ def test_symmetric_replicates_around_the_number_give_percentiles() -> None:
     assert interval(0.25, drawn, 0.9) == pytest.approx((norm.ppf(0.05) + 0.5, norm.ppf(0.95) + 0.5), abs=0.01)
 
 
-def test_equal_to_scipy_up_to_the_acceleration() -> None:
+def test_intervals_equal_scipy_up_to_the_acceleration() -> None:
     from scipy.stats import bootstrap
 
     values = np.random.default_rng(0).exponential(size=60)
@@ -170,7 +170,7 @@ def test_equal_to_scipy_up_to_the_acceleration() -> None:
     assert abs(found[1] - peer.high) < abs(plain[1] - peer.high)
 
 
-def test_shapes_are_kept_and_nothing_gives_nothing() -> None:
+def test_intervals_keep_shapes_and_are_none_without_replicates() -> None:
     samples = np.random.default_rng(0).random((100, 2, 3)).astype(np.float32)
     low, high = intervals(np.full((2, 3), 0.5), samples, 0.95)
     assert low.shape == high.shape == (2, 3)

@@ -1,4 +1,4 @@
-"""The correction for many comparisons: against exact tests and known distributions, then false alarms and power in simulation."""
+"""Multiple testing: against exact tests and known distributions; false alarms and power in simulation."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,8 @@ from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.multiple_testing import CellStatistics, cell_statistics, holm, step_down
 
 
-def test_flips_that_all_go_one_way_count_as_in_the_exact_test():
-    """With ``m`` flips, all for the worse, the normal tail of the statistic is the exact one, 2**-m."""
+def test_cell_statistics_of_flips_in_one_direction_equal_the_exact_test():
+    """With ``m`` flips, all for the worse, the normal tail of the statistic equals the exact one, 2**-m."""
     for flips in range(2, 40):
         for units in (flips, 2 * flips, 50 * flips):
             mean = flips / units
@@ -26,7 +26,7 @@ def test_flips_that_all_go_one_way_count_as_in_the_exact_test():
 
 
 @given(st.integers(1, 60), st.integers(0, 60))
-def test_without_a_tolerance_decisions_are_judged_by_mcnemars_exact_test(worse, better):
+def test_cell_statistics_without_a_tolerance_are_mcnemars_exact_test(worse, better):
     units = 4 * (worse + better)
     mean = (worse - better) / units
     error = np.sqrt(((worse + better) / units - mean**2) / units)
@@ -35,12 +35,12 @@ def test_without_a_tolerance_decisions_are_judged_by_mcnemars_exact_test(worse, 
     assert norm.sf(found.statistics[0]) == pytest.approx(exact, rel=1e-6)
 
 
-def test_a_cell_in_which_nothing_differs_is_never_evidence():
+def test_cell_statistics_without_differences_are_never_evidence():
     found = cell_statistics(np.array([0.0, -0.01]), np.zeros(2), np.full(2, 50.0), np.zeros(2), np.array([True, False]))
     assert step_down([(found, 1)], np.zeros((100, 2), np.float32), 500, 0)[0].tolist() == [1.0, 1.0]
 
 
-def test_the_correction_is_that_of_the_largest_of_so_many_normal_variables():
+def test_step_down_corrects_for_the_largest_of_many_normal_variables():
     """Independent cells: the corrected p-value of the largest of C is 1 - Φ(z)**C; the next steps down."""
     random = np.random.default_rng(0)
     cells, statistics = 40, np.concatenate([[4.0, 3.0], np.zeros(38)])
@@ -54,7 +54,7 @@ def test_the_correction_is_that_of_the_largest_of_so_many_normal_variables():
     )
 
 
-def test_cells_that_cannot_raise_an_alarm_cost_nothing():
+def test_step_down_ignores_cells_that_cannot_raise_an_alarm():
     random = np.random.default_rng(0)
     statistics, bounds = np.concatenate([[3.0], np.zeros(999)]), np.concatenate([[9.0], np.full(999, 1.5)])
     deviations = random.standard_normal((1000, 1000)).astype(np.float32)
@@ -78,7 +78,7 @@ PREVALENCE = {"scams": 0.1, "tobacco": 0.3, "weapons": 0.03}
 
 
 def world(seed, items, authors=0, lowered=0.0, lost=0.0, tiny=0):
-    """Two models of equal quality that share four fifths of the variance of their noise, and what the second one loses.
+    """Two models of equal quality that share four fifths of the variance of their noise; the second one may lose quality.
 
     Args:
         seed: of everything.
@@ -118,7 +118,7 @@ def world(seed, items, authors=0, lowered=0.0, lost=0.0, tiny=0):
 
 
 def alarms(repetitions, gate=None, items=3000, first=0, **settings):
-    """In how many repetitions the challenger fails, under the default settings."""
+    """Number of repetitions in which the challenger fails, under the default settings."""
     failed = 0
     for seed in range(first, first + repetitions):
         found, _ = compare(
@@ -142,7 +142,7 @@ def alarms(repetitions, gate=None, items=3000, first=0, **settings):
     ],
     ids=["default", "no tolerance", "tiny slices", "authors", "as much worse as is tolerated"],
 )
-def test_models_of_equal_quality_fail_no_more_often_than_is_stated(proofs, gate, settings, record_property):
+def test_compare_fails_equal_models_no_more_often_than_stated(proofs, gate, settings, record_property):
     repetitions = proofs(2, 200)
     failed = alarms(repetitions, gate, **settings)
     record_property("failed", f"{failed} of {repetitions}")
@@ -151,7 +151,7 @@ def test_models_of_equal_quality_fail_no_more_often_than_is_stated(proofs, gate,
 
 
 def bolder(seed, items=3000, slices=60, prevalence=0.1):
-    """Two models that know nothing, one as far above the share of positives as the other below: their Brier scores are equal."""
+    """Two constant models, equally far above and below the share of positives: their Brier scores are equal."""
     random = np.random.default_rng(seed)
     targets = (random.random(items) < prevalence).astype(np.float32)
     shown = {"id": [str(i) for i in range(items)], "language": random.integers(0, slices, items).astype(str), "target.x": targets}
@@ -162,8 +162,8 @@ def bolder(seed, items=3000, slices=60, prevalence=0.1):
 
 
 @pytest.mark.prove
-def test_a_bolder_model_is_not_worse_where_a_class_is_missing_by_chance(proofs):
-    """In small slices without a positive the bolder model is worse on every single item, by far more than the tolerance."""
+def test_compare_accepts_a_bolder_model_where_a_class_is_missing_by_chance(proofs):
+    """In small slices without a positive, the bolder model is worse on every item, by far more than the tolerance."""
     repetitions = proofs(10, 200)
     compared = (compare(*bolder(seed), EvaluationSpec(), ReleaseGate(metrics=("brier",)))[0] for seed in range(repetitions))
     failed = sum(not found.passed for found in compared)
@@ -172,7 +172,7 @@ def test_a_bolder_model_is_not_worse_where_a_class_is_missing_by_chance(proofs):
 
 
 @pytest.mark.prove
-def test_a_regression_in_a_slice_of_two_percent_is_caught(proofs):
+def test_compare_catches_a_regression_in_a_slice_of_two_percent(proofs):
     repetitions = proofs(1, 50)
     caught = {}
     for items in (10_000, 20_000):

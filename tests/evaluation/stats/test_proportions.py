@@ -55,7 +55,7 @@ def test_group_proportions_name_the_method_of_each_interval():
 
 
 def simulated(random, units, each, share, likeness):
-    """Hits of items in units that are alike: beta-binomial with this intraclass correlation."""
+    """Successes of items in units: beta-binomial with this intraclass correlation."""
     total = 1 / likeness - 1
     chances = random.beta(share * total, (1 - share) * total, units)
     return (random.random((units, each)) < chances[:, None]).astype(float).ravel()
