@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vigil.workflows.functional_tests import read_suite
-from vigil_data.suites.planned_items import draft
+from vigil.workflows.suite_datasets import read_suite
+from vigil_data.suites.planned_items import plan_items
 from vigil_data.taxonomy import Taxonomy
 from vigil_training.recipe.yaml_tree import read_file
 
@@ -21,7 +21,7 @@ def test_there_are_suites():
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_a_shipped_suite_is_right_and_has_every_modality(path):
     suite = read_suite(path)
-    items = draft(suite).items
+    items = plan_items(suite).items
     assert any(item.text and item.image for item in items)
     assert any(item.audio and not item.text for item in items)
     assert any(item.image and not item.text and not item.audio for item in items)
@@ -37,7 +37,7 @@ def test_the_documented_suite_is_right(tmp_path):
     text = (REPOSITORY / "docs" / "suites.md").read_text(encoding="utf-8")
     (written,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "suite.yaml").write_text(written, encoding="utf-8")
-    items = draft(read_suite(tmp_path / "suite.yaml")).items
+    items = plan_items(read_suite(tmp_path / "suite.yaml")).items
     assert {item.functionality for item in items} >= {
         "bet_stated",
         "bet_negated",

@@ -1,4 +1,4 @@
-"""`vigil policy`: check what a policy team wrote, compile it into thresholds, and replay two over the same traffic."""
+"""`vigil policy`: check policies, compile them into thresholds, and replay two of them on the same traffic."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from vigil_evaluation.policy.replay import Replay
 
 Data = Annotated[
-    Path | None, typer.Option(metavar="DATASET", help="What a run or bundle predicts; its own dataset if not given.")
+    Path | None, typer.Option(metavar="DATASET", help="Dataset that a run or bundle predicts (default: its training dataset).")
 ]
 Cluster = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the items that belong together, such as author.")]
 
-SHOWN = 25
-"""The most rows of one table."""
+MAX_ROWS = 25
+"""Most rows of a printed table."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(help="Turn probabilities into actions that keep stated constraints.", no_args_is_help=True)
+    group = typer.Typer(help="Turn probabilities into actions that satisfy stated constraints.", no_args_is_help=True)
     group.command("check")(check)
     group.command("compile")(compile_)
     group.command("show")(show)
@@ -34,9 +34,9 @@ def register(app: typer.Typer) -> None:
 
 
 def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Policies, YAML files.")]) -> None:
-    """Check policies whole: every mistake of every file, with its line. Nothing is compiled.
+    """Check policies and report every mistake in every file with its line. Compiles nothing.
 
-    Exit status 0 if all are right and 2 if one is not.
+    Exits with 0 if all files are valid, else with 2.
     """
     from vigil.workflows.policies import read_policy
     from vigil_data.errors import UserError
@@ -49,92 +49,94 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Poli
         except UserError as error:
             mistakes += error.lines
             continue
-        promises = sum(len(scope.rules) for scope in market_constraints(policy))
-        markets = f", {len(policy.markets)} markets of their own" if policy.markets else ""
+        constraints = sum(len(resolved.rules) for resolved in market_constraints(policy))
+        markets = f" in {len(policy.markets)} named markets and elsewhere" if policy.markets else ""
         actions = ", ".join(actions_of(policy)[1:])
-        typer.echo(f"ok  {file}: {len(labels_of(policy))} labels, {actions}; {promises} promises{markets}")
+        typer.echo(f"ok  {file}: {len(labels_of(policy))} labels, {actions}; {constraints} constraints{markets}")
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
 
 
 def compile_(
-    policy: Annotated[Path, typer.Argument(metavar="POLICY.yaml", help="What must hold.")],
+    policy: Annotated[Path, typer.Argument(metavar="POLICY.yaml", help="The policy.")],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A run, a bundle, or a Parquet table of predictions.")],
     *,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Which rows; none that the model was trained on.")] = "validation",
+    split: Annotated[str, typer.Option(help="Split of the dataset that the model was not trained on.")] = "validation",
     cluster: Cluster = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="The file to write; RUN/policy.json if SOURCE is a run.")
+        Path | None, typer.Option(metavar="FILE.json", help="The output file (default: RUN/policy.json if SOURCE is a run).")
     ] = None,
 ) -> None:
-    """Find the lowest thresholds at which everything is shown to hold, and write them with what each constraint gives.
+    """Find the lowest thresholds at which every constraint is shown to hold, and write them.
 
-    If something cannot be shown, nothing is written: the nearest that could is said, and the exit status is 1.
+    Writes nothing and exits with 1 if the policy is infeasible; prints the closest feasible bounds.
     """
-    from vigil.cli.compare import progress
     from vigil.workflows.policies import compile_policy
+    from vigil_data.progress import Progress
     from vigil_evaluation.policy.impact import policy_impact
 
-    with progress("compiling") as (advance, say):
-        compiled = compile_policy(policy, source, data=data, split=split, cluster=cluster, to=to, progress=advance, say=say)
+    with Progress("compiling") as progress:
+        compiled = compile_policy(policy, source, data=data, split=split, cluster=cluster, to=to, progress=progress)
         unit = compiled.policy.facts["unit"]
-        found = policy_impact(compiled.policy, compiled.predictions.table, cluster=None if unit == "item" else unit)
+        impact = policy_impact(compiled.policy, compiled.predictions.table, cluster=None if unit == "item" else unit)
     _show_policy(compiled.policy)
-    _show_outcome(found)
+    _show_impact(impact)
     typer.echo(f"policy: {compiled.file}")
 
 
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A compiled policy, or a run or bundle that carries one.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A compiled policy, or a run or bundle that has one.")],
 ) -> None:
-    """Show a compiled policy: its thresholds, and what each constraint gave on the items that it was compiled on."""
+    """Show a compiled policy: its thresholds, and its constraints on the items that it was compiled on."""
     from vigil.workflows.policies import read_compiled_policy
 
     _show_policy(read_compiled_policy(path))
 
 
 def replay(
-    first: Annotated[Path, typer.Argument(metavar="A", help="What is: a compiled policy, a run, a bundle or a table.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="What would be, likewise.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="CURRENT", help="Current policy: a compiled policy, a run, a bundle or a table.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="Candidate policy, of the same kinds.")],
     *,
     on: Annotated[
         Path | None,
-        typer.Option(metavar="SOURCE", help="Whose predictions both policies decide on; each side's own if not given."),
+        typer.Option(metavar="SOURCE", help="Source of the predictions that both decide on (default: each side's own)."),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="A compiled policy for the sides that carry none.")
+        Path | None, typer.Option(metavar="FILE.json", help="A compiled policy for the sides that have none.")
     ] = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Which rows.")] = "test",
-    by: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column by which to tell who is affected.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    by: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Additional column to group affected items by.")] = None,
     cluster: Cluster = None,
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Write replay.json and changes.parquet there.")] = None,
 ) -> None:
-    """Decide the same items twice: every decision that changes, volumes, costs, who is affected, and which changes are right."""
-    from vigil.cli.compare import progress
-    from vigil.workflows.policies import CHANGES, REPLAY, replay_sources, write_replay
+    """Decide the same items with two policies or models: changed decisions, volumes, costs, and affected groups."""
+    from vigil.workflows.policies import CHANGES_FILE, REPLAY_FILE, replay_sources, write_replay
+    from vigil_data.progress import Progress
 
-    with progress("replaying") as (advance, _):
+    with Progress("replaying") as progress:
         found, changes = replay_sources(
-            first, second, on=on, policy=policy, data=data, split=split, columns=by or (), cluster=cluster, progress=advance
+            first, second, on=on, policy=policy, data=data, split=split, columns=by or (), cluster=cluster, progress=progress
         )
     if to is not None:
         write_replay(found, changes, to)
     _show_replay(found)
     if to is not None:
-        typer.echo(f"written: {to / REPLAY}, {to / CHANGES}")
+        typer.echo(f"written: {to / REPLAY_FILE}, {to / CHANGES_FILE}")
 
 
 def _console() -> "Console":
-    """A console on which a table that is piped is not cut to 80 columns."""
+    """Return a console that does not cut piped tables to 80 columns."""
     from rich.console import Console
 
     return Console() if Console().is_terminal else Console(width=160)
 
 
 def _print(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> None:
-    """A table whose columns from ``words`` on are numbers."""
+    """Print a table whose columns from ``words`` on are numbers."""
     from rich.table import Table
     from rich.text import Text
 
@@ -153,54 +155,54 @@ def _show_policy(policy: "CompiledPolicy") -> None:
         rest = "everywhere" if len(policy.cells) == 1 else "everywhere else"
         where = ", ".join(name for name in (market and f"market {market}", presence) if name) or rest
         for label in (label for label in policy.labels if label in thresholds):
-            cuts = thresholds[label]
-            rows.append([where, label, *(f"{cuts[action]:.4g}" if action in cuts else "-" for action in actions)])
+            own = thresholds[label]
+            rows.append([where, label, *(f"{own[action]:.4g}" if action in own else "-" for action in actions)])
     review = f", review {policy.review} milder actions" if policy.review else ""
-    _print(f"{policy.title}{review}: lowest probabilities", ("where", "label", *actions), rows, words=2)
-    heads = ("action", "must hold", "seen", "interval", "bound", "margin", "of items")
-    _print("what each constraint gives on the items it was compiled on", heads, list(map(_promise, policy.constraints)), words=2)
+    _print(f"{policy.title}{review}: thresholds", ("where", "label", *actions), rows, words=2)
+    heads = ("action", "constraint", "estimate", "interval", "bound", "margin", "of items")
+    _print("constraints on the items it was compiled on", heads, list(map(_constraint_row, policy.constraints)), words=2)
     for name, fact in policy.facts.items():
         _console().print(f"- {name}: {fact}", markup=False, highlight=False)
 
 
-def _promise(shown: "ConstraintResult") -> list[str]:
-    group = f" ({shown.group})" if shown.group is not None else ""
+def _constraint_row(result: "ConstraintResult") -> list[str]:
+    group = f" ({result.group})" if result.group is not None else ""
     return [
-        shown.rule.place,
-        f"{shown.rule}{group}",
-        _percent(shown.estimate),
-        _range(None if shown.low is None or shown.high is None else (shown.low, shown.high)),
-        _percent(shown.bound),
-        "-" if shown.margin is None else f"{100 * shown.margin:+.2f}",
-        f"{shown.count:,} / {shown.rows:,}",
+        result.rule.place,
+        f"{result.rule}{group}",
+        _percent(result.estimate),
+        _range(None if result.low is None or result.high is None else (result.low, result.high)),
+        _percent(result.bound),
+        "-" if result.margin is None else f"{100 * result.margin:+.2f}",
+        f"{result.count:,} / {result.rows:,}",
     ]
 
 
-def _show_outcome(found: "PolicyImpact") -> None:
+def _show_impact(impact: "PolicyImpact") -> None:
     rows = [
         [
-            outcome.action,
-            f"{outcome.items:,}",
-            _percent(outcome.share),
-            _range(outcome.interval),
-            _percent(outcome.right),
-            _range(outcome.right_interval),
-            f"{outcome.cost:,.6g}",
-            "-" if outcome.overturned is None else f"{outcome.overturned:,.3g}",
+            action.action,
+            f"{action.items:,}",
+            _percent(action.share),
+            _range(action.interval),
+            _percent(action.right),
+            _range(action.right_interval),
+            f"{action.cost:,.6g}",
+            "-" if action.overturned is None else f"{action.overturned:,.3g}",
         ]
-        for outcome in found.actions
+        for action in impact.actions
     ]
-    heads = ("action", "items", "share", "interval", "right", "interval", "cost", "overturned")
-    _print(f"{found.items:,} items", heads, rows)
-    for line in _sums(found):
+    heads = ("action", "items", "share", "interval", "correct", "interval", "cost", "overturned")
+    _print(f"{impact.items:,} items", heads, rows)
+    for line in _totals(impact):
         _console().print(f"- {line}", markup=False, highlight=False)
 
 
-def _sums(found: "PolicyImpact") -> Iterator[str]:
-    if found.harm_caught is not None:
-        yield f"harm caught, positives by severity: {_percent(found.harm_caught)}"
-    if found.cost is not None and found.items:
-        yield f"expected cost with appeals: {found.cost:,.6g}, {1000 * found.cost / found.items:,.4g} per 1,000 items"
+def _totals(impact: "PolicyImpact") -> Iterator[str]:
+    if impact.harm_caught is not None:
+        yield f"harm caught (positives weighted by severity): {_percent(impact.harm_caught)}"
+    if impact.cost is not None and impact.items:
+        yield f"expected cost with appeals: {impact.cost:,.6g}, {1000 * impact.cost / impact.items:,.4g} per 1,000 items"
 
 
 def _show_replay(found: "Replay") -> None:
@@ -222,15 +224,15 @@ def _show_replay(found: "Replay") -> None:
         [v.action, f"{v.before:,}", f"{v.after:,}", f"{100 * v.difference:+.3g} points", _range(v.interval, points=True)]
         for v in found.volumes
     ]
-    _print("volumes", ("action", "before", "after", "difference", "interval"), volumes)
-    verdicts = [
+    _print("volumes", ("action", "current", "candidate", "difference", "interval"), volumes)
+    changes = [
         [v.label or "all", *(f"{n:,}" for n in counts)]
         for v in found.verdicts
         for counts in [(v.wins, v.losses, v.stricter_right, v.stricter_wrong, v.milder_right, v.milder_wrong, v.unknown)]
     ]
-    heads = ("label", "better", "worse", "rightly stricter", "wrongly", "rightly milder", "wrongly", "unknown")
-    _print("changes by what is known of the deciding label", heads, verdicts)
-    most = sorted(found.affected, key=lambda group: -group.share)[:SHOWN]
+    heads = ("label", "better", "worse", "stricter, correct", "wrong", "milder, correct", "wrong", "unknown")
+    _print("changes by the target of the decisive label", heads, changes)
+    most = sorted(found.affected, key=lambda group: -group.share)[:MAX_ROWS]
     affected = [
         [
             f"{a.column}: {'null' if a.value is None else a.value}",
@@ -238,18 +240,18 @@ def _show_replay(found: "Replay") -> None:
         ]
         for a in most
     ]
-    _print("who is affected, most first", ("who", "items", "changed", "share", "interval", "stricter", "milder"), affected)
+    _print("most affected groups", ("group", "items", "changed", "share", "interval", "stricter", "milder"), affected)
 
 
 def _replay_notes(found: "Replay") -> Iterator[str]:
     if found.left_out:
-        yield f"{found.left_out:,} items that only one side has are left out"
+        yield f"{found.left_out:,} items of one side only are excluded"
     if found.units is not None:
-        yield f"{found.units:,} units, such as authors, are hit by a change"
+        yield f"{found.units:,} units, such as authors, are affected"
     if found.before.harm_caught is not None and found.after.harm_caught is not None:
-        yield f"harm caught: {_percent(found.before.harm_caught)} before, {_percent(found.after.harm_caught)} after"
+        yield f"harm caught: {_percent(found.before.harm_caught)} now, {_percent(found.after.harm_caught)} with the candidate"
     if found.before.cost is not None and found.after.cost is not None:
-        yield f"expected cost: {found.before.cost:,.6g} before, {found.after.cost:,.6g} after"
+        yield f"expected cost: {found.before.cost:,.6g} now, {found.after.cost:,.6g} with the candidate"
 
 
 def _percent(share: float | None) -> str:

@@ -1,23 +1,21 @@
-"""`vigil suite`: functional tests of a model: run them, and check and make suites of one's own."""
+"""`vigil suite`: run functional tests on a model, and check and build suites."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from vigil.workflows.functional_tests import Progress
     from vigil_evaluation.stats.proportions import Proportion
     from vigil_evaluation.suites.results import FunctionalTestResults, SuiteResults
 
-Seed = Annotated[int | None, typer.Option(min=0, help="Of what is random in it; the suite's own if not given.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed (default: the suite's).")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(help="Test what a model can do, case by case.", no_args_is_help=True)
+    group = typer.Typer(help="Run functional tests on a model.", no_args_is_help=True)
     group.command("run")(run)
     group.command("check")(check)
     group.command("make")(make)
@@ -26,42 +24,46 @@ def register(app: typer.Typer) -> None:
 
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or a Parquet file of scores by id.")],
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's YAML, a dataset with a functionality, or demo.")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="The YAML of a suite, a dataset, or demo.")],
     *,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder to write; in the run, or beside the bundle, if not given.")
+        Path | None, typer.Option(metavar="DIR", help="The output folder (default: in the run, or next to the bundle).")
     ] = None,
     functionality: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Of a dataset: the column that names the tests; functionality.")
+        str | None, typer.Option(metavar="COLUMN", help="Column that names the tests (default: functionality).")
     ] = None,
     identity: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="A column that names the group an item speaks of; identity.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that names the group an item is about (default: identity)."),
     ] = None,
     pair: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column with the id of an item's counterpart; pair.")
+        str | None, typer.Option(metavar="COLUMN", help="Column with the id of an item's counterpart (default: pair).")
     ] = None,
     template: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of what items were made from; template.")
+        str | None, typer.Option(metavar="COLUMN", help="Column that names the template of an item (default: template).")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a dataset: only this split.")] = None,
-    items: Annotated[int | None, typer.Option(min=1, help="Of demo: how many items, beside a counterpart of each.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset (default: all rows).")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Originals of the demo suite, each with one counterpart (default: 300).")
+    ] = None,
     seed: Seed = None,
     replicates: Annotated[int | None, typer.Option(min=0, help="Bootstrap replicates; 0 for no intervals.")] = None,
     threshold: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL=P", help="Of a table of scores: where a label is flagged; 0.5."),
+        typer.Option(metavar="LABEL=P", help="Threshold of a label in a table of scores (default: 0.5)."),
     ] = None,
 ) -> None:
-    """Run a model over a suite: what it gets right in each functional test, for whom, and whether it follows minimal pairs.
+    """Run a model on a suite: accuracy in each functional test, by group, and on minimal pairs.
 
-    Writes predictions.parquet, suite.json and suite.html. Labels that only the suite has are skipped and named.
+    Writes predictions.parquet, suite.json and suite.html. Labels that the model lacks are skipped and listed.
     """
     from vigil.cli.evaluate import parse_thresholds
     from vigil.workflows.functional_tests import SuiteOptions, run_suite
     from vigil_data.errors import UserError
+    from vigil_data.progress import Progress
 
     if threshold and not model.is_file():
-        raise UserError("--threshold: goes with a table of scores; a run and a bundle have their own thresholds")
+        raise UserError("--threshold: only for a table of scores; a run and a bundle have their own thresholds")
     given = {
         "functionality": functionality,
         "targets": tuple(identity) if identity else None,
@@ -74,20 +76,20 @@ def run(
         "thresholds": parse_thresholds(threshold) if threshold else None,
     }
     options = SuiteOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    with _progress() as advance:
-        ran = run_suite(model, suite, to=to, options=options, progress=advance)
-    _show(ran.outcome)
+    with Progress("opening the suite") as progress:
+        ran = run_suite(model, suite, to=to, options=options, progress=progress)
+    _show(ran.results)
     typer.echo(f"report: {ran.folder / 'suite.html'}")
 
 
 def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suites, YAML files.")]) -> None:
-    """Check suites whole: every mistake of every file, with its line. Nothing is made.
+    """Check suites and report every mistake in every file with its line. Builds nothing.
 
-    Exit status 0 if all are right and 2 if one is not.
+    Exits with 0 if all files are valid, else with 2.
     """
-    from vigil.workflows.functional_tests import read_suite
+    from vigil.workflows.suite_datasets import read_suite
     from vigil_data.errors import UserError
-    from vigil_data.suites.planned_items import draft
+    from vigil_data.suites.planned_items import plan_items
 
     mistakes: list[str] = []
     for file in files:
@@ -96,7 +98,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suit
         except UserError as error:
             mistakes += error.lines
             continue
-        planned = draft(suite).items
+        planned = plan_items(suite).items
         paired = sum(item.pair is not None for item in planned)
         functionalities = len({item.functionality for item in planned})
         typer.echo(f"ok  {file}: {len(planned)} items in {functionalities} functionalities, {paired} minimal pairs")
@@ -106,45 +108,33 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suit
 
 def make(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The suite's YAML.")],
-    to: Annotated[Path, typer.Option(metavar="DATASET", help="Folder of the dataset to make.")],
+    to: Annotated[Path, typer.Option(metavar="DATASET", help="Folder of the new dataset.")],
     seed: Seed = None,
 ) -> None:
-    """Make the dataset of a suite: texts, pictures and sounds with what is expected, to look at, share or score by anything."""
-    from vigil.workflows.functional_tests import make_suite
+    """Build the dataset of a suite: texts, images and sounds with their targets, to inspect, share or score with any model."""
+    from vigil.workflows.suite_datasets import build_suite
+    from vigil_data.progress import Progress
 
-    with _progress() as advance:
-        written = make_suite(file, to, seed, advance)
+    with Progress("building the suite") as progress:
+        written = build_suite(file, to, seed, progress)
     typer.echo(f"{to} version {written.version}: {written.kept} items")
-    typer.echo(f"look at it:  vigil data show {to}\nrun it:      vigil suite run RUN {to}")
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A progress bar on the standard error stream that leaves nothing behind."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("starting", total=None)
-        yield lambda name, done, total: progress.update(bar, description=name, completed=done, total=total)
+    typer.echo(f"inspect it:  vigil data show {to}\nrun it:      vigil suite run RUN {to}")
 
 
 def _show(outcome: "SuiteResults") -> None:
-    """Print accuracy by functionality and label, the groups that fare worst, and what becomes of the minimal pairs."""
+    """Print accuracy by functionality and label, and the results of the minimal pairs."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     found = outcome.findings
-    # A table that is piped is not cut to 80 columns.
+    # Piped tables are not cut to 80 columns.
     console = Console() if Console().is_terminal else Console(width=160)
-    table = Table("functionality", title=f"{outcome.suite}: share of right decisions")
+    table = Table("functionality", title=f"{outcome.suite}: accuracy")
     table.add_column("items", justify="right")
     for label in found.labels:
         table.add_column(Text(label), justify="right")
-    table.add_column("all labels right", justify="right")
+    table.add_column("all labels correct", justify="right")
     for case in found.cases:
         cells = [_share(case.labels[label].accuracy) for label in found.labels]
         table.add_row(Text(case.name), str(case.items), *cells, _share(case.all_right))
@@ -169,17 +159,17 @@ def _show(outcome: "SuiteResults") -> None:
 
 
 def _notes(outcome: "SuiteResults", found: "FunctionalTestResults") -> Iterator[str]:
-    from vigil.workflows.functional_tests import UNSEEN, UNTOLD
+    from vigil.workflows.functional_tests import EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT
 
     if outcome.skipped:
-        yield f"labels that the model does not have, skipped: {', '.join(outcome.skipped)}"
+        yield f"skipped labels that the model lacks: {', '.join(outcome.skipped)}"
     if found.unit is not None:
-        yield f"intervals take items of one {found.unit} together"
+        yield f"intervals resample items of one {found.unit} together"
     for name, fact in outcome.facts.items():
-        if name in (UNSEEN, UNTOLD) or (name == "undecodable" and fact != "0"):
+        if name in (EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT) or (name == "undecodable" and fact != "0"):
             yield f"{name}: {fact}"
     if found.pairs is not None and found.pairs.alone:
-        yield f"{found.pairs.alone} items name a counterpart that is not among the items"
+        yield f"{found.pairs.alone} items name an absent counterpart"
 
 
 def _share(share: "Proportion") -> str:

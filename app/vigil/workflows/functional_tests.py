@@ -1,56 +1,45 @@
-"""Functional suites: from a suite's YAML, the demonstration or any dataset to what a model does in each test."""
+"""Functional tests: run a model on a suite and write predictions.parquet, suite.json and suite.html."""
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vigil_data.errors import UserError, capped
+from vigil.workflows.model_source import source_kind
+from vigil.workflows.prediction_sources import Predictions, score_rows
+from vigil.workflows.suite_datasets import DEMO_ITEMS, SuiteDataset, open_suite
+from vigil_data.errors import UserError
+from vigil_data.filesystem import StrPath, replaced_file, write_file
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_training.recipe.resolve import read_spec
-from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, key_path, read_file
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from vigil.workflows.prediction_sources import Predictions
-    from vigil_data.dataset.dataset import Dataset, Written
-    from vigil_data.items import Item
-    from vigil_data.suites.specs import Suite
+    from vigil_data.dataset.dataset import Dataset
     from vigil_evaluation.suites.results import SuiteColumns, SuiteResults
 
-DEMO = "demo"
-"""The name by which a command is asked for the demonstration's own suite."""
-
-UNSEEN = "items of which the model sees nothing"
-
-UNTOLD = "labels without a known target"
-
-DEMO_ITEMS = 300
-DEMO_SEED = 1
-
-Progress = Callable[[str, int, int], None]
+EMPTY_ITEMS_FACT = "items without any modality of the model"
+UNKNOWN_LABELS_FACT = "labels without a known target"
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """How a suite is read and measured.
+    """Settings of a suite run.
 
     Attributes:
-        functionality: the column that names the tests; the one of the evaluation's settings if not given.
-        targets: columns that name the group an item speaks of, beside ``identity`` and ``target_identity``.
-        pair: the column that links minimal pairs.
-        template: the column of what items were made from.
-        split: of a dataset, the rows that are run; all if not given.
-        items: of the demonstration, how many originals.
-        seed: of what is made; a suite's own, or 1 for the demonstration, if not given.
-        replicates: of the bootstrap; as the evaluation's settings say if not given.
-        thresholds: of a table of scores, by label; 0.5 where not given.
+        functionality: column that names the tests (default: that of the evaluation settings).
+        targets: columns that name the group an item is about, in addition to ``identity`` and ``target_identity``.
+        pair: column that links minimal pairs.
+        template: column that names the template an item was made from.
+        split: split of a dataset (default: all rows).
+        items: number of originals of the demonstration's suite.
+        seed: random seed (default: the suite's, or 1 for the demonstration).
+        replicates: bootstrap replicates (default: those of the evaluation settings).
+        thresholds: label to threshold, for a table of scores (default: 0.5).
     """
 
     functionality: str | None = None
@@ -65,146 +54,79 @@ class SuiteOptions:
 
 
 class SuiteRun(NamedTuple):
-    """What a suite left: its folder, what was found, and the predictions table."""
+    """Outcome of a suite run: its folder, the results, and the predictions table."""
 
     folder: Path
-    outcome: "SuiteResults"
+    results: "SuiteResults"
     table: "pa.Table"
 
 
-class _Source(NamedTuple):
-    """A suite as a dataset."""
-
-    name: str
-    dataset: "Dataset"
-    facts: dict[str, str]
-    descriptions: dict[str, str]
-
-
-def read_suite(path: Path, seed: int | None = None) -> "Suite":
-    """Read a suite's YAML and check all of it, the files that it names included.
-
-    Args:
-        path: the file.
-        seed: in place of the file's.
-
-    Raises:
-        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
-    """
-    from vigil_data.suites.build import absent_files
-    from vigil_data.suites.validation import ValidatedSuite
-
-    suite = read_spec(ValidatedSuite, path, "suite", "name: my-suite", {"seed": seed})
-    if absent := absent_files(suite, path.parent):
-        tree = read_file(path, [])
-        raise UserError(*(f"{_origin(tree, key, path)}: {key_path(key)}: {what}" for key, what in absent))
-    return suite
-
-
-def _origin(tree: Tree | None, path: KeyPath, file: Path) -> Origin:
-    """Where a value is written, or the innermost block around it."""
-    origin = Origin(str(file), 1)
-    for part in path:
-        inner = tree.value if tree is not None else None
-        if isinstance(inner, dict):
-            tree = inner.get(str(part))
-        elif isinstance(inner, list) and isinstance(part, int):
-            tree = inner[part]
-        else:
-            tree = None
-        origin = (tree.origin if tree is not None else None) or origin
-    return origin
-
-
-def make_suite(path: Path, to: Path, seed: int | None = None, progress: Progress | None = None) -> "Written":
-    """Make the dataset of a suite's YAML.
-
-    Args:
-        path: the suite's file.
-        to: the dataset's folder, which must not hold one yet.
-        seed: in place of the file's.
-        progress: called with what is being done, how much of it is done, and how much there is to do.
-
-    Raises:
-        UserError: a mistake in the file, a medium that cannot be made or decoded, or a dataset that is there already.
-    """
-    suite = read_suite(path, seed)
-    return _write(to, _items_of(suite, path, progress), str(path))
-
-
-def _items_of(suite: "Suite", path: Path, progress: Progress | None) -> "Iterator[Item]":
-    from vigil_data.suites.build import make
-
-    return make(suite, path.parent, progress=progress)
-
-
-def _write(to: Path, items: "Iterable[Item]", name: str) -> "Written":
-    """Write a suite's items; one that cannot be decoded is a mistake here, as the suite is not what it says without it."""
-    from vigil_data.dataset.dataset import Dataset, exists, write
-
-    if exists(to):
-        raise UserError(f"dataset {to} exists already; give another folder")
-    written = write(to, items)
-    if written.quarantined:
-        refused = Dataset(to).quarantine().to_pylist()
-        refusals = (f"item {row['id']}: {row['modality']} {row['index']} cannot be decoded: {row['reason']}" for row in refused)
-        raise UserError(*capped([f"{name}: {refusal}" for refusal in refusals]))
-    return written
-
-
 def run_suite(
-    model: Path, suite: str, *, to: Path | None = None, options: SuiteOptions | None = None, progress: Progress | None = None
+    model: StrPath,
+    suite: StrPath,
+    *,
+    to: StrPath | None = None,
+    options: SuiteOptions | None = None,
+    progress: ProgressCallback | None = None,
 ) -> SuiteRun:
-    """Run a model over a suite and write predictions.parquet, suite.json and suite.html.
+    """Run a model on a suite and write predictions.parquet, suite.json and suite.html, each atomically.
 
     Args:
-        model: a run, a bundle, or a Parquet file of scores (``id`` and ``probability.LABEL``) of a suite's dataset.
-        suite: the file of a suite, a dataset's folder, or ``demo``.
-        to: the folder to write; within a run, or beside a bundle or file, if not given.
-        options: how the suite is read and measured.
-        progress: called with what is being done, how much of it is done, and how much there is to do.
+        model: a run, a bundle, or a Parquet file of scores (``id`` and ``probability.LABEL``) of the suite's items.
+        suite: YAML file of a suite, folder of a dataset, or ``demo``.
+        to: the folder to write (default: within a run, next to a bundle or file).
+        options: settings of the suite run.
+        progress: called with (task, done, total).
 
     Raises:
-        UserError: no such model or suite, no label in common, or no functionality to be told apart.
+        UserError: if there is no such model or suite, no label in common, or no column of functionalities.
     """
     from vigil_evaluation.evaluation_data import EvaluationData
     from vigil_evaluation.suites.results import SuiteResults, functional_test_results
 
-    options = options or SuiteOptions()
-    labels, spec = _model(model)
-    spec = _measured(spec, options)
-    with _opened(suite, labels, model, options, progress) as source:
-        common, skipped = _common(labels, source.dataset.labels, model, source.name)
-        predictions = _predictions(model, source, spec, options, progress)
-        judged, untold = _judged(predictions.table, common)
-        if not judged:
-            raise UserError(f"{source.name}: no target of {', '.join(common)} is known, so that there is nothing to test")
+    model, options = Path(model), options or SuiteOptions()
+    labels, spec = _labels_and_spec(model)
+    spec = _with_options(spec, options)
+
+    def common_labels(of_suite: Sequence[str], name: str) -> list[str]:
+        if common := [label for label in labels if label in of_suite]:
+            return common
+        has, wants = ", ".join(labels), ", ".join(of_suite) or "none"
+        raise UserError(f"{model} and the suite {name} have no label in common: the model has {has}; the suite {wants}")
+
+    with open_suite(
+        os.fspath(suite), items=options.items, seed=options.seed, check_labels=common_labels, progress=progress
+    ) as opened:
+        common = common_labels(opened.dataset.labels, opened.name)
+        predictions = _predictions(model, opened, spec, options, progress)
+        tested, unknown = _tested_labels(predictions.table, common)
+        if not tested:
+            raise UserError(f"{opened.name}: no target of {', '.join(common)} is known, so there is nothing to test")
         spec = spec.model_copy(update={"slices": (), "crosses": ()})
-        data = EvaluationData.from_table(predictions.table, judged, predictions.thresholds, spec)
-        found = functional_test_results(data, _columns(options))
-    if found is None:
-        raise UserError(f"{source.name}: no item that could be scored has a value in the column {spec.functionality}")
-    outcome = SuiteResults(
-        suite=source.name,
-        facts={**predictions.facts, **source.facts, **({UNTOLD: ", ".join(untold)} if untold else {})},
-        descriptions=source.descriptions,
-        thresholds={label: float(predictions.thresholds[label]) for label in judged},
-        skipped=skipped,
-        findings=found,
+        data = EvaluationData.from_table(predictions.table, tested, predictions.thresholds, spec)
+        tests = functional_test_results(data, _columns(options))
+    if tests is None:
+        raise UserError(f"{opened.name}: no scored item has a value in the column {spec.functionality}")
+    results = SuiteResults(
+        suite=opened.name,
+        facts={**predictions.facts, **opened.facts, **({UNKNOWN_LABELS_FACT: ", ".join(unknown)} if unknown else {})},
+        descriptions=opened.descriptions,
+        thresholds={label: float(predictions.thresholds[label]) for label in tested},
+        skipped=[label for label in opened.dataset.labels if label not in labels],
+        findings=tests,
     )
-    return SuiteRun(_save(outcome, predictions.table, to or _folder(model, source.name)), outcome, predictions.table)
+    folder = Path(to) if to is not None else _default_folder(model, opened.name)
+    _write(results, predictions.table, folder)
+    return SuiteRun(folder, results, predictions.table)
 
 
-def _model(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
-    """The model's labels, and how it is evaluated."""
-    if model.is_file():
-        return tuple(_scores(model)), EvaluationSpec()
-    if (model / "bundle.json").is_file():
+def _labels_and_spec(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
+    if (kind := source_kind(model)) == "table":
+        return tuple(_score_labels(model)), EvaluationSpec()
+    if kind == "bundle":
         from vigil_serving.bundle.load import load_bundle
 
-        return load_bundle(model, check_hashes=False).metadata.labels, EvaluationSpec()
-    if not model.exists():
-        raise UserError(f"{model} is not there; name a run, a bundle, or a Parquet file of scores")
+        return load_bundle(model, check_hashes=False).labels, EvaluationSpec()
     from vigil_training.runs.run import Run
 
     run = Run(model)
@@ -212,86 +134,38 @@ def _model(model: Path) -> tuple[tuple[str, ...], EvaluationSpec]:
     return run.recipe.taxonomy.labels, run.recipe.evaluation
 
 
-def _measured(spec: EvaluationSpec, options: SuiteOptions) -> EvaluationSpec:
-    asked = {"functionality": options.functionality, "replicates": options.replicates}
+def _with_options(spec: EvaluationSpec, options: SuiteOptions) -> EvaluationSpec:
+    given = {"functionality": options.functionality, "replicates": options.replicates}
     own = {"functionality": spec.functionality or "functionality"}
-    return spec.model_copy(update=own | {name: value for name, value in asked.items() if value is not None})
-
-
-@contextmanager
-def _opened(
-    suite: str, labels: Sequence[str], model: Path, options: SuiteOptions, progress: Progress | None
-) -> Iterator[_Source]:
-    """The suite as a dataset, which goes again if it was made for this."""
-    from vigil_data.dataset.dataset import Dataset, exists
-
-    path = Path(suite)
-    if exists(path):
-        dataset = Dataset(path)
-        named = Path.cwd() / path
-        yield _Source(named.name or named.resolve().name, dataset, {"suite": f"{path} version {dataset.version}"}, {})
-        return
-    if suite != DEMO and not path.is_file():
-        what = "is a folder without a dataset" if path.is_dir() else "is not there"
-        raise UserError(f"{suite} {what}; name the YAML of a suite, a dataset's folder, or {DEMO}")
-    with tempfile.TemporaryDirectory(prefix="vigil-suite-") as folder:
-        made = Path(folder) / "dataset"
-        if suite == DEMO:
-            from vigil_data.demo.scenarios import LABELS
-            from vigil_data.suites.demo import demo_items
-
-            _common(labels, LABELS, model, DEMO)
-            seed = DEMO_SEED if options.seed is None else options.seed
-            _write(made, demo_items(options.items, seed, progress), DEMO)
-            yield _Source(DEMO, Dataset(made), {"suite": f"the demonstration's, seed {seed}"}, {})
-            return
-        read = read_suite(path, options.seed)
-        _common(labels, tuple(read.labels), model, read.name)
-        _write(made, _items_of(read, path, progress), suite)
-        described = {name: test.description for name, test in read.functionalities.items() if test.description}
-        facts = {"suite": f"{path}, version {read.version}, seed {read.seed}"}
-        yield _Source(read.name, Dataset(made), facts, described)
-
-
-def _common(labels: Sequence[str], of_suite: Sequence[str], model: Path, suite: str) -> tuple[list[str], list[str]]:
-    """The labels that model and suite have in common, in the model's order, and those of the suite that the model lacks."""
-    common = [label for label in labels if label in of_suite]
-    if not common:
-        has, wants = ", ".join(labels), ", ".join(of_suite) or "none"
-        raise UserError(f"{model} and the suite {suite} have no label in common: the model has {has}; the suite {wants}")
-    return common, [label for label in of_suite if label not in labels]
+    return spec.model_copy(update=own | {name: value for name, value in given.items() if value is not None})
 
 
 def _predictions(
-    model: Path, source: _Source, spec: EvaluationSpec, options: SuiteOptions, progress: Progress | None
-) -> "Predictions":
-    """Score the items that belong to a functionality."""
-    from vigil.workflows.prediction_sources import score_rows
-
-    _check_columns(source, spec, options)
-    rows = source.dataset.rows(options.split, f"`{spec.functionality}` IS NOT NULL")
+    model: Path, suite: SuiteDataset, spec: EvaluationSpec, options: SuiteOptions, progress: ProgressCallback | None
+) -> Predictions:
+    """Predict the items that belong to a functionality."""
+    _check_columns(suite, spec, options)
+    rows = suite.dataset.rows(options.split, f"`{spec.functionality}` IS NOT NULL")
     if not len(rows):
-        raise UserError(f"{source.name}: no item has a value in the column {spec.functionality}")
+        raise UserError(f"{suite.name}: no item has a value in the column {spec.functionality}")
     wanted = [*spec.columns, *options.targets, options.pair, options.template]
-    if model.is_file():
-        found = _of_scores(model, source.dataset, rows, wanted, options)
+    if source_kind(model) == "table":
+        predictions = _join_scores(model, suite.dataset, rows, wanted, options)
     else:
-        found = score_rows(
-            model, source.dataset, rows, wanted, lambda done, total: progress("scoring", done, total) if progress else None
-        )
-    unseen = found.table.column("presence").to_pylist().count("none")
-    facts = {name: fact for name, fact in found.facts.items() if name != "dataset"}
-    return replace(found, facts=facts | ({UNSEEN: str(unseen)} if unseen else {}))
+        predictions = score_rows(model, suite.dataset, rows, wanted, progress)
+    empty = predictions.table.column("presence").to_pylist().count("none")
+    facts = {name: fact for name, fact in predictions.facts.items() if name != "dataset"}
+    return replace(predictions, facts=facts | ({EMPTY_ITEMS_FACT: str(empty)} if empty else {}))
 
 
-def _judged(table: "pa.Table", labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The labels of which something can be said, and those whose target is known of no item.
+def _tested_labels(table: "pa.Table", labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the labels that can be tested, and those without any known target.
 
-    A pair whose gold label is said to stay tells of labels that nobody knows.
+    A pair with ``pair_gold`` ``stays`` tests labels of unknown target, too.
     """
     stays = "pair_gold" in table.column_names and "stays" in table.column("pair_gold").to_pylist()
-    untold = [] if stays else [label for label in labels if table.column(f"target.{label}").null_count == table.num_rows]
-    return [label for label in labels if label not in untold], untold
+    unknown = [] if stays else [label for label in labels if table.column(f"target.{label}").null_count == table.num_rows]
+    return [label for label in labels if label not in unknown], unknown
 
 
 def _columns(options: SuiteOptions) -> "SuiteColumns":
@@ -300,20 +174,20 @@ def _columns(options: SuiteOptions) -> "SuiteColumns":
     return SuiteColumns(tuple(dict.fromkeys([*options.targets, *SuiteColumns().targets])), options.pair, options.template)
 
 
-def _check_columns(source: _Source, spec: EvaluationSpec, options: SuiteOptions) -> None:
-    """Refuse columns that were asked for and are not there."""
-    has, usual = source.dataset.columns, SuiteOptions()
-    if spec.functionality not in has:
-        what = f"has no column {spec.functionality}; name the one that tells its tests apart with --functionality"
-        raise UserError(f"{source.name}: {what}: {', '.join(has)}")
-    asked = [("--pair", options.pair), ("--template", options.template), *(("--identity", name) for name in options.targets)]
-    for option, name in asked:
-        if name not in has and name not in (usual.pair, usual.template):
-            raise UserError(f"{option} {name}: {source.name} has no such column; it has {', '.join(has)}")
+def _check_columns(suite: SuiteDataset, spec: EvaluationSpec, options: SuiteOptions) -> None:
+    """Raise if a requested column does not exist."""
+    columns, defaults = suite.dataset.columns, SuiteOptions()
+    if spec.functionality not in columns:
+        what = f"has no column {spec.functionality}; name the column of the tests with --functionality"
+        raise UserError(f"{suite.name}: {what}: {', '.join(columns)}")
+    given = [("--pair", options.pair), ("--template", options.template), *(("--identity", name) for name in options.targets)]
+    for option, name in given:
+        if name not in columns and name not in (defaults.pair, defaults.template):
+            raise UserError(f"{option} {name}: {suite.name} has no such column; it has {', '.join(columns)}")
 
 
-def _scores(file: Path) -> list[str]:
-    """The labels of a table of scores."""
+def _score_labels(file: Path) -> list[str]:
+    """Return the labels of a table of scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -323,69 +197,67 @@ def _scores(file: Path) -> list[str]:
         raise UserError(f"{file}: not a readable Parquet file of scores ({str(error).splitlines()[0]})") from None
     labels = [name.removeprefix("probability.") for name in names if name.startswith("probability.")]
     if "id" not in names or not labels:
-        raise UserError(f"{file}: a table of scores has the columns id and probability.LABEL")
+        raise UserError(f"{file}: a table of scores needs the columns id and probability.LABEL")
     return labels
 
 
-def _of_scores(
+def _join_scores(
     model: Path, dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], options: SuiteOptions
-) -> "Predictions":
-    """A table of scores beside what the suite expects of its items."""
+) -> Predictions:
+    """Join a table of scores with the targets and columns of the suite's items."""
     import pyarrow.parquet as pq
 
-    from vigil.workflows.prediction_sources import Predictions
     from vigil_data.presence import presence_patterns
     from vigil_evaluation.predictions import prediction_arrays
     from vigil_training.runs.prediction_table import predictions_table
 
-    labels = _scores(model)
+    labels = _score_labels(model)
     scores = pq.read_table(model, columns=["id", *(f"probability.{label}" for label in labels)])
-    for label in labels:  # the targets are the suite's
+    for label in labels:  # The targets come from the suite.
         scores = scores.append_column(f"target.{label}", [[None] * scores.num_rows])
     _, scored_NL = prediction_arrays(scores, labels)
-    place = {id_: row for row, id_ in enumerate(scores.column("id").to_pylist())}
+    row_of = {id_: row for row, id_ in enumerate(scores.column("id").to_pylist())}
     ids = dataset.table(["id"], rows).column("id").to_pylist()
-    if absent := [id_ for id_ in ids if id_ not in place]:
+    if absent := [id_ for id_ in ids if id_ not in row_of]:
         raise UserError(f"{model}: {len(absent)} of the suite's {len(ids)} items have no scores, the first is {absent[0]}")
-    present = presence_patterns(dataset.facts(rows) > 0)
+    if unknown := sorted(set(options.thresholds) - set(labels)):
+        raise UserError(f"--threshold {unknown[0]}: {model} has no such label; it has {', '.join(labels)}")
     table = predictions_table(
         ids,
         labels,
         dataset.targets(labels, rows),
-        scored_NL[[place[id_] for id_ in ids]],
-        present,
+        scored_NL[[row_of[id_] for id_ in ids]],
+        presence_patterns(dataset.facts(rows) > 0),
         dataset=dataset,
         rows=rows,
         columns=columns,
     )
-    if wrong := sorted(set(options.thresholds) - set(labels)):
-        raise UserError(f"--threshold {wrong[0]}: {model} has no such label; it has {', '.join(labels)}")
-    cuts = {label: options.thresholds.get(label, 0.5) for label in labels}
+    thresholds = {label: options.thresholds.get(label, 0.5) for label in labels}
     facts = {"scores": str(model), "items": str(len(ids))}
-    return Predictions(str(model), "table", table, tuple(labels), cuts, None, None, facts)
+    return Predictions(str(model), "table", table, tuple(labels), thresholds, None, None, facts)
 
 
-def _folder(model: Path, suite: str) -> Path:
-    if model.is_file():
+def _default_folder(model: Path, suite: str) -> Path:
+    if (kind := source_kind(model)) == "table":
         return model.with_name(f"{model.stem}-{suite}")
-    if (model / "bundle.json").is_file():
-        # A bundle holds nothing but what its manifest lists.
+    if kind == "bundle":
+        # A bundle contains only the files of its manifest.
         return Path(os.path.normpath(model)).with_name(f"{model.resolve().name}-suites") / suite
     from vigil_training.runs.run import Run
 
     return Run(model).evaluation(f"suite-{suite}")
 
 
-def _save(outcome: "SuiteResults", table: "pa.Table", folder: Path) -> Path:
+def _write(results: "SuiteResults", table: "pa.Table", folder: Path) -> None:
     import pyarrow.parquet as pq
 
     from vigil_evaluation.report.suite_page import render_suite_page
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, folder / "predictions.parquet")
-        (folder / "suite.json").write_text(outcome.to_json(), encoding="utf-8")
-        render_suite_page(outcome, folder / "suite.html")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from None
-    return folder
+    with replaced_file(folder / "predictions.parquet") as partial:
+        pq.write_table(table, partial)
+    write_file(folder / "suite.json", results.to_json())
+    render_suite_page(results, folder / "suite.html")

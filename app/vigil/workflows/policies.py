@@ -1,14 +1,15 @@
-"""Policies of runs, bundles and files: compile them on predictions, read them, and replay two over the same traffic."""
+"""Policies of runs, bundles and files: compile them on predictions, read them, and replay two on the same traffic."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vigil.workflows.model_source import find_source_kind
 from vigil.workflows.prediction_sources import Predictions, load_predictions
 from vigil_data.errors import Failure, UserError
+from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_json
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.specs import Policy
@@ -18,164 +19,170 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vigil_evaluation.policy.replay import Replay, ReplaySide
+    from vigil_training.runs.run import Run
 
-REPLAY = "replay.json"
-CHANGES = "changes.parquet"
-
-Progress = Callable[[int, int], None]
+REPLAY_FILE = "replay.json"
+CHANGES_FILE = "changes.parquet"
 
 
 class InfeasibleError(Failure):
-    """A policy that cannot be shown to be kept; nothing was written."""
+    """A policy is infeasible on the given predictions; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicyFile:
-    """A compiled policy, where it was written, and what it was compiled on."""
+    """A compiled policy, the file that it was written to, and the predictions that it was compiled on."""
 
     policy: CompiledPolicy
     file: Path
     predictions: Predictions
 
 
-def read_policy(file: Path) -> Policy:
+def read_policy(file: StrPath) -> Policy:
     """Read a policy's YAML.
 
     Raises:
-        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
+        UserError: one line ``FILE:LINE: key.path: problem`` for each mistake found.
     """
-    return read_spec(Policy, file, "policy", "name: my-policy")
+    return read_spec(Policy, Path(file), "policy", "name: my-policy")
 
 
 def compile_policy(
-    file: Path,
-    source: Path,
+    policy: StrPath,
+    source: StrPath,
     *,
-    data: Path | None = None,
+    data: StrPath | None = None,
     split: str = "validation",
     cluster: str | None = None,
-    to: Path | None = None,
-    progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    to: StrPath | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CompiledPolicyFile:
     """Compile a policy on the predictions of a source, and write it.
 
     Args:
-        file: the policy's YAML.
+        policy: the policy's YAML.
         source: a table of predictions, a run or a bundle.
-        data: see :func:`vigil.workflows.prediction_sources.load_predictions`.
-        split: likewise.
-        cluster: column of the items that belong together; a run's own if not given.
-        to: the file to write; ``policy.json`` of a run if not given.
-        progress: told the items done and their number.
-        say: told what is being done.
+        data: the dataset to predict (default: the one that the run or bundle was trained on).
+        split: split of the dataset.
+        cluster: column of the items that belong together (default: the run's).
+        to: the file to write (default: ``policy.json`` of the run).
+        progress: called with (task, done, total).
 
     Raises:
-        UserError: a mistake in the policy, a source that does not fit it, or no place to write to.
-        InfeasibleError: what cannot be shown, and the nearest that can.
+        UserError: for a mistake in the policy, a source that does not fit it, or no file to write to.
+        InfeasibleError: if a constraint cannot be shown to hold; with the closest feasible bounds.
     """
-    from vigil_evaluation.policy.compile import compile_policy as find
+    from vigil_evaluation.policy import compile as compiler
 
-    policy = read_policy(file)
-    target = to or _place(source)
-    unit = cluster or _cluster(source)
-    columns = [*policy.columns, *([unit] if unit is not None else [])]
+    spec, run = read_policy(policy), _run(source)
+    if to is None and run is None:
+        raise UserError(f"name the output file with --to; {source} is not a run")
+    file = run.policy if to is None and run is not None else Path(to or "")
+    unit = cluster or (None if run is None else run.recipe.evaluation.cluster)
+    columns = [*spec.columns, *([unit] if unit is not None else [])]
     predictions = load_predictions(source, data=data, split=split, columns=columns, progress=progress)
     if cluster is None and unit not in predictions.table.column_names:
         unit = None
-    facts = {"policy": str(file), **predictions.facts}
-    if (calibration := _calibration(source)) is not None:
-        facts["calibration"] = calibration
-    found = find(
-        policy,
+    facts = {"policy": str(policy), **predictions.facts}
+    if (calibration := Path(source) / "calibration.json").is_file():
+        facts["calibration"] = sha256_file(calibration)
+    compiled = compiler.compile_policy(
+        spec,
         predictions.table,
         predictions.labels,
         severities=_severities(predictions),
         cluster=unit,
         facts=facts,
-        progress=say,
+        progress=progress,
     )
-    if isinstance(found, InfeasiblePolicy):
-        old = f"{target} is left as it was" if target.exists() else "nothing is written"
-        raise InfeasibleError("\n".join([*found.lines, old]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    found.write(target)
-    return CompiledPolicyFile(found, target, predictions)
+    if isinstance(compiled, InfeasiblePolicy):
+        raise InfeasibleError("\n".join([*compiled.lines, f"{file} is unchanged" if file.exists() else "nothing was written"]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    compiled.write(file)
+    return CompiledPolicyFile(compiled, file, predictions)
 
 
-def read_compiled_policy(path: Path) -> CompiledPolicy:
-    """The compiled policy of a file, a run or a bundle.
+def read_compiled_policy(path: StrPath) -> CompiledPolicy:
+    """Read the compiled policy of a file, a run or a bundle.
 
     Raises:
         UserError: if there is none.
     """
-    found = _carried(path)
-    if found is None:
+    policy = _find_policy(Path(path))
+    if policy is None:
         raise UserError(f"{path} has no compiled policy; compile one: vigil policy compile POLICY.yaml {path}")
-    return found
+    return policy
 
 
 def replay_sources(
-    first: Path,
-    second: Path,
+    first: StrPath,
+    second: StrPath,
     *,
-    on: Path | None = None,
-    policy: Path | None = None,
-    data: Path | None = None,
+    on: StrPath | None = None,
+    policy: StrPath | None = None,
+    data: StrPath | None = None,
     split: str = "test",
     columns: Sequence[str] = (),
     cluster: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> "tuple[Replay, pa.Table]":
-    """Replay two policies over one source's predictions, or two models over the same items.
+    """Replay two policies on one source's predictions, or two models on the same items.
 
     Args:
-        first: a compiled policy, a run, a bundle or a table of predictions.
-        second: likewise.
-        on: whose predictions are decided on; each side's own if not given.
-        policy: a compiled policy for the sides that carry none.
-        data: see :func:`vigil.workflows.prediction_sources.load_predictions`.
-        split: likewise.
-        columns: by which those affected are told apart, beside presence, market and what the policies speak of.
+        first: current policy: a compiled policy, a run, a bundle or a table of predictions.
+        second: candidate policy, of the same kinds.
+        on: source whose predictions both policies decide on (default: each side's own).
+        policy: a compiled policy for the sides that have none.
+        data: the dataset to predict (default: the one that the run or bundle was trained on).
+        split: split of the dataset.
+        columns: columns to group affected items by, in addition to presence, market and the policies' columns.
         cluster: column of the items that belong together.
-        progress: told the items done and their number.
+        progress: called with (task, done, total).
 
     Raises:
         UserError: if a side has no policy or no predictions, or the two have no items in common.
     """
     from vigil_evaluation.policy.replay import ReplaySide, replay
 
+    paths = (Path(first), Path(second))
     spare = None if policy is None else read_compiled_policy(policy)
-    policies = [_policy_of(side, spare) for side in (first, second)]
-    ruled = [shown.rule.column for one in policies for shown in one.constraints if shown.rule.column is not None]
-    wanted = list(dict.fromkeys(["market", *ruled, *columns, *([cluster] if cluster is not None else [])]))
+    policies = [_policy_of(path, spare) for path in paths]
+    constrained = [result.rule.column for one in policies for result in one.constraints if result.rule.column is not None]
+    wanted = list(dict.fromkeys(["market", *constrained, *columns, *([cluster] if cluster is not None else [])]))
     if on is not None:
         shared = load_predictions(on, data=data, split=split, columns=wanted, progress=progress)
-        sides = [ReplaySide(str(side), one, shared.table) for side, one in zip((first, second), policies, strict=True)]
+        sides = [ReplaySide(str(path), one, shared.table) for path, one in zip(paths, policies, strict=True)]
     else:
         sides = [
-            _side(side, one, data, split, columns=wanted, progress=progress)
-            for side, one in zip((first, second), policies, strict=True)
+            _side(path, one, data, split, columns=wanted, progress=progress) for path, one in zip(paths, policies, strict=True)
         ]
     return replay(sides[0], sides[1], columns=columns, cluster=cluster)
 
 
-def write_replay(found: "Replay", changes: "pa.Table", to: Path) -> None:
-    """Write what a replay found: :data:`REPLAY` and :data:`CHANGES`."""
+def write_replay(results: "Replay", changes: "pa.Table", to: StrPath) -> None:
+    """Write the results of a replay into a folder: :data:`REPLAY_FILE` and :data:`CHANGES_FILE`."""
     import pyarrow.parquet as pq
 
-    to.mkdir(parents=True, exist_ok=True)
-    (to / REPLAY).write_text(json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    pq.write_table(changes, to / CHANGES)
+    folder = Path(to)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / REPLAY_FILE, results.to_dict())
+    with replaced_file(folder / CHANGES_FILE) as partial:
+        pq.write_table(changes, partial)
 
 
 def _side(
-    path: Path, policy: CompiledPolicy, data: Path | None, split: str, *, columns: Sequence[str], progress: Progress | None
+    path: Path,
+    policy: CompiledPolicy,
+    data: StrPath | None,
+    split: str,
+    *,
+    columns: Sequence[str],
+    progress: ProgressCallback | None,
 ) -> "ReplaySide":
     from vigil_evaluation.policy.replay import ReplaySide
 
     if _is_policy(path):
-        raise UserError(f"{path} is a policy alone; name the predictions that it is to decide on with --on")
+        raise UserError(f"{path} is a policy without predictions; name the predictions with --on")
     predictions = load_predictions(path, data=data, split=split, columns=columns, progress=progress)
     return ReplaySide(str(path), policy, predictions.table)
 
@@ -183,46 +190,30 @@ def _side(
 def _policy_of(path: Path, spare: CompiledPolicy | None) -> CompiledPolicy:
     if path.is_file() and not _is_policy(path):
         if spare is None:
-            raise UserError(f"{path} carries no policy; name a compiled one with --policy")
+            raise UserError(f"{path} has no policy; name a compiled one with --policy")
         return spare
-    return spare if spare is not None and _carried(path) is None else read_compiled_policy(path)
+    return spare if spare is not None and _find_policy(path) is None else read_compiled_policy(path)
 
 
 def _is_policy(path: Path) -> bool:
     return path.suffix == ".json"
 
 
-def _carried(path: Path) -> CompiledPolicy | None:
+def _find_policy(path: Path) -> CompiledPolicy | None:
     if _is_policy(path) or not path.exists():
         return CompiledPolicy.read(path)
     if path.is_file():
-        raise UserError(f"{path}: a compiled policy is a .json file, which vigil policy compile writes")
+        raise UserError(f"{path}: not a compiled policy; name a .json file that `vigil policy compile` wrote")
     file = path / "policy.json"
     return CompiledPolicy.read(file) if file.is_file() else None
 
 
-def _place(source: Path) -> Path:
-    """Where a policy belongs that is compiled on a source."""
-    if (source / "resolved.yaml").is_file() and not (source / "bundle.json").is_file():
-        from vigil_training.runs.run import Run
-
-        return Run(source).policy
-    raise UserError(f"say with --to where the compiled policy is to be written; {source} is no run")
-
-
-def _cluster(source: Path) -> str | None:
-    """The column by which a run's evaluation takes items together."""
-    if not (source / "resolved.yaml").is_file() or (source / "bundle.json").is_file():
+def _run(source: StrPath) -> "Run | None":
+    if find_source_kind(source) != "run":
         return None
     from vigil_training.runs.run import Run
 
-    return Run(source).recipe.evaluation.cluster
-
-
-def _calibration(source: Path) -> str | None:
-    """A digest of the calibration that made the probabilities, where there is one."""
-    file = source / "calibration.json"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return Run(source)
 
 
 def _severities(predictions: Predictions) -> dict[str, float]:

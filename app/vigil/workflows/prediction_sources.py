@@ -1,52 +1,57 @@
-"""Predictions of whatever the user names: a table of scores, a run, or a bundle.
+"""Predictions of any model: read from a table of scores, or made with a run or a bundle.
 
-Comparisons, policies and suites take any of the three, so that a candidate and what is in production, Vigil's models and others,
-are judged in the same way.
+Comparisons, policies and suites accept all three, so that a candidate and the model in production, Vigil's or another system's,
+are evaluated in the same way.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vigil.workflows.model_source import SourceKind, source_kind
 from vigil_data.errors import UserError
-from vigil_evaluation import predictions
+from vigil_data.filesystem import StrPath
+from vigil_data.progress import ProgressCallback
+from vigil_evaluation.predictions import prediction_labels, read_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.taxonomy import Taxonomy
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_training.runs.run import Run
 
-CHUNK = 256
+CHUNK_ROWS = 256
+"""Rows that a bundle scores at once."""
+
 FINGERPRINT_KEY = b"vigil.made_of"
-"""Metadata of a run's predictions.parquet: what they depend on; see :func:`predictions_fingerprint`."""
-Progress = Callable[[int, int], None]
+"""Metadata key of a run's predictions.parquet; see :func:`predictions_fingerprint`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """A predictions table and what is known of the model that made it.
+    """A predictions table and the properties of the model that made it.
 
     Attributes:
-        name: how to speak of it: the path that was named.
+        name: the path of the source, as given.
         kind: ``table``, ``run`` or ``bundle``.
         table: see :mod:`vigil_evaluation.predictions`.
-        labels: of the table, in the taxonomy's order where that is known.
-        thresholds: label to the lowest probability that is flagged; 0.5 each for a bare table.
-        taxonomy: of the model; ``None`` for a bare table.
-        policy: the compiled policy that the run or bundle carries, if it does.
-        facts: what the table is of, for its reader.
+        labels: labels of the table, in the taxonomy's order where that is known.
+        thresholds: label to the lowest flagged probability; 0.5 each for a table.
+        taxonomy: taxonomy of the model; ``None`` for a table.
+        policy: compiled policy of the run or bundle, if it has one.
+        facts: provenance, as text.
     """
 
     name: str
-    kind: str
+    kind: SourceKind
     table: "pa.Table"
     labels: tuple[str, ...]
     thresholds: Mapping[str, float]
@@ -56,140 +61,155 @@ class Predictions:
 
 
 def load_predictions(
-    source: Path,
+    source: StrPath,
     *,
-    data: Path | None = None,
+    data: StrPath | None = None,
     split: str | None = "test",
     columns: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
-    """Read or make the predictions of a source.
+    """Read the predictions of a table, or make those of a run or bundle.
 
     Args:
         source: a Parquet file of predictions, a run folder, or a bundle.
-        data: the dataset to predict; a run's or bundle's own if not given. A Parquet file takes none.
-        split: which rows of the dataset; all if ``None``. A Parquet file that has a column ``split`` with that value among others
-            is cut to it.
-        columns: of the dataset, to be taken over beside those that are always.
-        progress: told the items done and their number.
+        data: the dataset to predict (default: the one that the run or bundle was trained on); not with a Parquet file.
+        split: split of the dataset; all rows if ``None``. A Parquet file with a column ``split`` that contains this value is
+            filtered by it.
+        columns: columns of the dataset to copy, in addition to the standard ones.
+        progress: called with ``predicting``, the items done and their number.
 
     Raises:
-        UserError: if the source is none of these, or its dataset or split is not there.
+        UserError: if the source is none of these, or its dataset or split does not exist.
     """
-    if source.is_file():
-        return _of_table(source, data, split)
-    if (source / "resolved.yaml").is_file() and not (source / "bundle.json").is_file():
-        return _of_run(source, data, split, columns, progress)
-    if (source / "bundle.json").is_file():
-        return _of_bundle(source, data, split, columns, progress)
-    what = "is not a run, not a bundle and not a Parquet file of predictions" if source.exists() else "is not there"
-    raise UserError(f"{source} {what}; name one of these")
+    source, kind = Path(source), source_kind(source)
+    if kind == "table":
+        return _read_table(source, data, split)
+    if kind == "run":
+        return _load_run(source, data, split, columns, progress)
+    return _load_bundle(source, data, split, columns, progress)
 
 
 def score_rows(
-    source: Path, data: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None = None
+    source: StrPath,
+    data: "Dataset",
+    rows: "NDArray[np.int64]",
+    columns: Sequence[str],
+    progress: ProgressCallback | None = None,
 ) -> Predictions:
-    """Predict rows of a dataset with a run or a bundle, whatever lies in its folder already.
+    """Predict rows of a dataset with a run or a bundle; predictions in its folder are not reused.
 
     Args:
         source: a run folder or a bundle.
         data: the dataset.
         rows: row numbers, int64 ``[N]``.
-        columns: of the dataset, to be taken over beside those that are always.
-        progress: told the items done and their number.
+        columns: columns of the dataset to copy, in addition to the standard ones.
+        progress: called with ``predicting``, the items done and their number.
     """
-    if (source / "bundle.json").is_file():
-        return _scored_by_bundle(source, data, rows, columns, progress)
+    if source_kind(source) == "bundle":
+        return _score_with_bundle(Path(source), data, rows, columns, progress)
     from vigil_training.runs.run import Run
 
-    return _predicted_by_run(Run(source), data, rows, columns, progress)
+    return _score_with_run(Run(source), data, rows, columns, progress)
 
 
-def _of_table(source: Path, data: Path | None, split: str | None) -> Predictions:
+def predictions_fingerprint(run: "Run", dataset: "Dataset", split: str) -> str:
+    """Return a digest of everything that a run's predictions of a split depend on: rows, weights and calibration."""
+    calibration = run.calibration.read_bytes() if run.calibration.is_file() else b""
+    parts = (str(dataset.path.resolve()), str(dataset.version), split, str(run.checkpoint("best").resolve()))
+    return sha256(json.dumps(parts).encode() + calibration).hexdigest()
+
+
+def training_dataset(source: StrPath) -> tuple[str, int | None] | None:
+    """Return path and version of the dataset that a run or bundle was trained on; ``None`` if they are not recorded."""
+    dataset: Mapping[str, Any] = {}
+    if (kind := source_kind(source)) == "bundle":
+        from vigil_serving.bundle.load import load_bundle
+
+        dataset = load_bundle(source, check_hashes=False).metadata.lineage.get("dataset", {})
+    elif kind == "run":
+        from vigil_training.runs.run import Run
+
+        dataset = Run(source).read_environment().get("dataset", {})
+    return (dataset["path"], dataset.get("version")) if "path" in dataset else None
+
+
+def _read_table(source: Path, data: StrPath | None, split: str | None) -> Predictions:
     import pyarrow.compute as pc
 
     if data is not None:
-        raise UserError(f"--data {data}: {source} is a table of predictions, which needs no dataset")
-    table = predictions.read_predictions(source)
+        raise UserError(f"--data {data}: {source} is a table of predictions; leave --data out")
+    table = read_predictions(source)
     if split is not None and "split" in table.column_names and pc.any(pc.equal(table.column("split"), split)).as_py():
         table = table.filter(pc.equal(table.column("split"), split))
-    labels = predictions.prediction_labels(table)
+    labels = prediction_labels(table)
     facts = {"predictions": str(source), "items": str(table.num_rows)}
     return Predictions(str(source), "table", table, labels, dict.fromkeys(labels, 0.5), None, None, facts)
 
 
-def _of_run(source: Path, data: Path | None, split: str | None, columns: Sequence[str], progress: Progress | None) -> Predictions:
+def _load_run(
+    source: Path, data: StrPath | None, split: str | None, columns: Sequence[str], progress: ProgressCallback | None
+) -> Predictions:
     from vigil_data.dataset.dataset import Dataset
     from vigil_training.runs.run import Run
 
     run = Run(source)
     run.read_thresholds()
-    dataset = Dataset(data) if data is not None else run.dataset()
-    kept = _kept(run, dataset, split, columns) if data is None and split is not None else None
-    if kept is not None:
-        facts = {"run": str(run.path), "dataset": f"{dataset.path} version {dataset.version}", "items": str(kept.num_rows)}
-        found = _of_run_table(run, kept, facts)
+    dataset = Dataset(Path(data)) if data is not None else run.dataset()
+    stored = _stored_table(run, dataset, split, columns) if data is None and split is not None else None
+    if stored is not None:
+        facts = {"run": str(run.path), "dataset": f"{dataset.path} version {dataset.version}", "items": str(stored.num_rows)}
+        found = _run_predictions(run, stored, facts)
     else:
-        found = _predicted_by_run(run, dataset, dataset.rows(split), columns, progress)
+        found = _score_with_run(run, dataset, dataset.rows(split), columns, progress)
     return replace(found, facts={**found.facts, "split": split or "all"})
 
 
-def _kept(run: "Run", dataset: "Dataset", split: str, columns: Sequence[str]) -> "pa.Table | None":
-    """What `vigil evaluate` predicted of this split, if the model, its calibration, the rows and the columns are still these."""
+def _stored_table(run: "Run", dataset: "Dataset", split: str, columns: Sequence[str]) -> "pa.Table | None":
+    """Return the table that `vigil evaluate` wrote, if model, calibration, rows and columns are unchanged since."""
     file = run.evaluation(split) / "predictions.parquet"
     if not file.is_file():
         return None
-    table = predictions.read_predictions(file)
-    made_of = (table.schema.metadata or {}).get(FINGERPRINT_KEY)
+    table = read_predictions(file)
+    fingerprint = (table.schema.metadata or {}).get(FINGERPRINT_KEY)
     wanted = {name for name in columns if name in dataset.columns}
-    fresh = made_of == predictions_fingerprint(run, dataset, split).encode() and wanted <= set(table.column_names)
-    return table if fresh else None
+    current = fingerprint == predictions_fingerprint(run, dataset, split).encode() and wanted <= set(table.column_names)
+    return table if current else None
 
 
-def predictions_fingerprint(run: "Run", dataset: "Dataset", split: str) -> str:
-    """A digest of all that a run's predictions of a split depend on: rows, weights and calibration."""
-    calibration = run.calibration.read_bytes() if run.calibration.is_file() else b""
-    parts = (str(dataset.path.resolve()), str(dataset.version), split, str(run.checkpoint("best").resolve()))
-    return hashlib.sha256(json.dumps(parts).encode() + calibration).hexdigest()
-
-
-def _of_run_table(run: "Run", table: "pa.Table", facts: Mapping[str, str]) -> Predictions:
+def _run_predictions(run: "Run", table: "pa.Table", facts: Mapping[str, str]) -> Predictions:
     taxonomy = run.recipe.taxonomy
     return Predictions(str(run.path), "run", table, taxonomy.labels, run.read_thresholds(), taxonomy, run.read_policy(), facts)
 
 
-def _predicted_by_run(
-    run: "Run", dataset: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None
+def _score_with_run(
+    run: "Run", dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], progress: ProgressCallback | None
 ) -> Predictions:
-    from vigil_training.runs.predict import predict_rows, outputs_to_table
+    from vigil_training.runs.predict import outputs_to_table, predict_rows
 
-    bridge = None if progress is None else lambda _, done, total: progress(done, total)
-    predicted = predict_rows(run, dataset, rows, progress=bridge)
-    _refuse_empty(len(predicted.ids), dataset, len(rows))
-    table = outputs_to_table(predicted, run, dataset, rows, columns)
-    facts = {"run": str(run.path), **_facts(dataset, table.num_rows, len(predicted.refused))}
-    return _of_run_table(run, table, facts)
+    outputs = predict_rows(run, dataset, rows, progress=progress)
+    _check_not_empty(len(outputs.ids), dataset, len(rows))
+    table = outputs_to_table(outputs, run, dataset, rows, columns)
+    return _run_predictions(run, table, {"run": str(run.path), **_facts(dataset, table.num_rows, len(outputs.refused))})
 
 
-def _of_bundle(
-    source: Path, data: Path | None, split: str | None, columns: Sequence[str], progress: Progress | None
+def _load_bundle(
+    source: Path, data: StrPath | None, split: str | None, columns: Sequence[str], progress: ProgressCallback | None
 ) -> Predictions:
     from vigil_data.dataset.dataset import Dataset
-    from vigil_serving.bundle.load import load_bundle
 
     if data is not None:
-        dataset = Dataset(data)
+        dataset = Dataset(Path(data))
     else:
-        began: dict[str, Any] = dict(load_bundle(source, check_hashes=False).metadata.lineage.get("dataset", {}))
-        if "path" not in began:
-            raise UserError(f"{source}: the bundle does not say on which dataset it was trained; name one with --data")
-        dataset = Dataset(Path(began["path"]), began.get("version"))
-    found = _scored_by_bundle(source, dataset, dataset.rows(split), columns, progress)
+        recorded = training_dataset(source)
+        if recorded is None:
+            raise UserError(f"{source}: the bundle does not record its training dataset; name a dataset with --data")
+        dataset = Dataset(Path(recorded[0]), recorded[1])
+    found = _score_with_bundle(source, dataset, dataset.rows(split), columns, progress)
     return replace(found, facts={**found.facts, "split": split or "all"})
 
 
-def _scored_by_bundle(
-    source: Path, dataset: "Dataset", rows: "np.ndarray", columns: Sequence[str], progress: Progress | None
+def _score_with_bundle(
+    source: Path, dataset: "Dataset", rows: "NDArray[np.int64]", columns: Sequence[str], progress: ProgressCallback | None
 ) -> Predictions:
     from vigil_serving.bundle.save import read_taxonomy
     from vigil_serving.runtime.scorer import Scorer
@@ -197,32 +217,33 @@ def _scored_by_bundle(
 
     scorer = Scorer(source)
     bundle = scorer.bundle
-    labels = bundle.metadata.labels
     decisions = []
-    for start in range(0, len(rows), CHUNK):
-        decisions += scorer.score(dataset.take(rows[start : start + CHUNK]))
+    for start in range(0, len(rows), CHUNK_ROWS):
+        decisions += scorer.score(dataset.take(rows[start : start + CHUNK_ROWS]))
         if progress is not None:
-            progress(min(start + CHUNK, len(rows)), len(rows))
-    kept = np.array([place for place, decision in enumerate(decisions) if decision.error is None], np.int64)
-    _refuse_empty(len(kept), dataset, len(rows))
+            progress("predicting", len(decisions), len(rows))
+    scored = np.array([i for i, decision in enumerate(decisions) if decision.error is None], np.int64)
+    _check_not_empty(len(scored), dataset, len(rows))
     table = predictions_table(
-        [decisions[place].id for place in kept],
-        labels,
-        dataset.targets(labels, rows[kept]),
-        np.array([list(decisions[place].probabilities.values()) for place in kept], np.float64),
-        [decisions[place].presence for place in kept],
+        [decisions[i].id for i in scored],
+        bundle.labels,
+        dataset.targets(bundle.labels, rows[scored]),
+        np.array([list(decisions[i].probabilities.values()) for i in scored], np.float64),
+        [decisions[i].presence for i in scored],
         dataset=dataset,
         rows=rows,
         columns=columns,
     )
-    facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - len(kept))}
-    return Predictions(str(source), "bundle", table, labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts)
+    facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - len(scored))}
+    return Predictions(
+        str(source), "bundle", table, bundle.labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts
+    )
 
 
 def _facts(dataset: "Dataset", items: int, undecodable: int) -> dict[str, str]:
     return {"dataset": f"{dataset.path} version {dataset.version}", "items": str(items), "undecodable": str(undecodable)}
 
 
-def _refuse_empty(items: int, dataset: "Dataset", rows: int) -> None:
+def _check_not_empty(items: int, dataset: "Dataset", rows: int) -> None:
     if not items:
         raise UserError(f"{dataset.path}: none of the {rows} items can be decoded")

@@ -1,133 +1,120 @@
-"""Is a candidate fit to replace what is in use? Runs, bundles and tables of scores are compared on the same items."""
+"""Release gate: compare a candidate with the model in use, and refuse regressions.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+Runs, bundles and tables of scores are compared on the same items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigil.workflows.prediction_sources import Predictions, load_predictions, score_rows
+from vigil.workflows.model_source import find_source_kind, recipe_file
+from vigil.workflows.prediction_sources import Predictions, load_predictions, score_rows, training_dataset
 from vigil_data.errors import Failure, UserError, capped
+from vigil_data.filesystem import StrPath, replaced_file, write_file
+from vigil_data.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vigil_evaluation.comparison.alignment import ScoredModel
     from vigil_evaluation.comparison.results import Comparison, ReleaseGate
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_training.runs.run import Run
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
-
 
 class RegressionError(Failure):
-    """The challenger does not pass: a line that says so, and one for each reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonRequest:
-    """What is compared and how.
-
-    Attributes:
-        champion: what is in use: a run, a bundle, or a Parquet file of predictions.
-        challenger: what is to replace it, likewise.
-        data: the dataset that runs and bundles predict; the challenger's own if not given.
-        split: which rows of it.
-        common: compare the items that both have, rather than refuse predictions of different ones.
-        thresholds: of the champion and the challenger, label to the lowest probability that is flagged; for tables.
-    """
-
-    champion: Path
-    challenger: Path
-    data: Path | None = None
-    split: str | None = "test"
-    common: bool = False
-    thresholds: tuple[Mapping[str, float], Mapping[str, float]] = field(default_factory=lambda: ({}, {}))
+    """The challenger failed the gate; the first line is a summary, each further line a reason."""
 
 
 def compare_sources(
-    question: ComparisonRequest,
+    champion: StrPath,
+    challenger: StrPath,
     spec: "EvaluationSpec",
     gate: "ReleaseGate | None" = None,
     *,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    data: StrPath | None = None,
+    split: str | None = "test",
+    common: bool = False,
+    thresholds: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+    progress: ProgressCallback | None = None,
 ) -> "tuple[Comparison, pa.Table]":
-    """Predict with both where that is needed, and compare.
+    """Compare two models, after predicting with those that are runs or bundles.
 
     Args:
-        question: what is compared.
+        champion: the model in use: a run, a bundle, or a Parquet file of predictions.
+        challenger: the candidate, of the same kinds.
         spec: slices, cluster, replicates and confidence.
-        gate: what must hold.
-        progress: told the items predicted and their number.
-        say: told what is done.
+        gate: conditions to pass (default: no regression by more than 0.01).
+        data: the dataset that runs and bundles predict (default: the challenger's).
+        split: split of the dataset; all rows if ``None``.
+        common: compare the common items instead of refusing predictions of different items.
+        thresholds: label to the lowest flagged probability, of the champion and of the challenger; for tables only.
+        progress: called with (task, done, total).
 
     Returns:
-        What was found, and a table of every decision that differs.
+        The comparison, and a table of every decision that differs.
 
     Raises:
-        UserError: if a source is none, a dataset is not there, or they cannot be compared.
+        UserError: if a source or its dataset does not exist, or the two cannot be compared.
     """
     from vigil_evaluation.comparison.compare import compare
 
-    say, columns = say or (lambda _: None), (*spec.columns, *(gate.slices if gate is not None else ()))
-    sides = []
-    for source, other, given in (
-        (question.champion, question.challenger, question.thresholds[0]),
-        (question.challenger, question.champion, question.thresholds[1]),
-    ):
-        say(f"predictions of {source}")
-        sides.append(_contender(_predictions(source, other, question, columns, progress), given))
-    champion, challenger = sides
-    return compare(champion, challenger, spec, gate, common=question.common, progress=say)
+    champion, challenger = Path(champion), Path(challenger)
+    columns = (*spec.columns, *(gate.slices if gate is not None else ()))
+    pairs = ((champion, challenger), (challenger, champion))
+    models = [
+        _scored_model(_predictions(source, other, source == champion, data, split, columns, progress), given)
+        for (source, other), given in zip(pairs, thresholds, strict=True)
+    ]
+    return compare(models[0], models[1], spec, gate, common=common, progress=progress)
 
 
-def spec_of(*sources: Path) -> "EvaluationSpec":
-    """The evaluation settings of the first run, or bundle of one, among the sources; the defaults where there is none."""
+def spec_of(*sources: StrPath) -> "EvaluationSpec":
+    """Return the evaluation settings of the first run or bundle among the sources that has any; else the defaults."""
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_training.recipe.resolve import read_recipe
 
     for source in sources:
-        if (recipe := source / "resolved.yaml").is_file():
+        if (recipe := recipe_file(source)) is not None:
             try:
                 return read_recipe(recipe).evaluation
             except UserError:
-                if not (source / "bundle.json").is_file():
+                # The recipe of a bundle may name files that exist only where it was trained; its settings are then unavailable.
+                if find_source_kind(source) != "bundle":
                     raise
-                # What a bundle was trained with need not be there any more; what it says of evaluation is then not to be had.
     return EvaluationSpec()
 
 
 def check_release(
     run: "Run",
-    champion: Path,
+    champion: StrPath,
     *,
-    data: Path | None = None,
+    data: StrPath | None = None,
     split: str | None = None,
     gate: "ReleaseGate | None" = None,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    progress: ProgressCallback | None = None,
 ) -> "Comparison":
-    """Compare a run with what it is to replace.
+    """Compare a run with the model that it is to replace, and raise if it is a regression.
 
     Args:
         run: a finished run.
         champion: a run, a bundle, or a Parquet file of predictions.
-        data: the dataset; the run's own if not given.
-        split: which rows of it; ``test`` if not given.
-        gate: what must hold.
-        progress: told the items predicted and their number.
-        say: told what is done.
+        data: the dataset (default: the run's).
+        split: split of the dataset (default: ``test``).
+        gate: conditions to pass (default: no regression by more than 0.01).
+        progress: called with (task, done, total).
 
     Returns:
-        What was found, if the run passes.
+        The comparison, if the run passes.
 
     Raises:
-        Regression: if it does not.
-        UserError: if they cannot be compared.
+        RegressionError: if it does not.
+        UserError: if the two cannot be compared.
     """
-    question = ComparisonRequest(champion, run.path, data, split or "test")
-    comparison, _ = compare_sources(question, run.recipe.evaluation, gate, progress=progress, say=say)
+    comparison, _ = compare_sources(
+        champion, run.path, run.recipe.evaluation, gate, data=data, split=split or "test", progress=progress
+    )
     raise_on_regression(comparison)
     return comparison
 
@@ -136,7 +123,7 @@ def raise_on_regression(comparison: "Comparison") -> None:
     """Raise if the challenger does not pass.
 
     Raises:
-        Regression: with a line for each reason, at most twenty.
+        RegressionError: with one line per reason, at most twenty.
     """
     if comparison.passed:
         return
@@ -149,48 +136,45 @@ def raise_on_regression(comparison: "Comparison") -> None:
 
 
 def without_items(comparison: "Comparison") -> dict[str, Any]:
-    """A comparison as a bundle carries it: without anything of single items."""
+    """Return a comparison in JSON form without individual items, as bundles carry it."""
     return asdict(replace(comparison, flips=replace(comparison.flips, top=[])))
 
 
-def write_comparison(comparison: "Comparison", flips: "pa.Table", to: Path) -> None:
-    """Write comparison.json, comparison.html and flips.parquet.
+def write_comparison(comparison: "Comparison", flips: "pa.Table", to: StrPath) -> None:
+    """Write comparison.json, comparison.html and flips.parquet, each atomically.
 
     Args:
-        comparison: what was found.
+        comparison: the comparison.
         flips: every decision that differs.
-        to: a folder, which is made if it is not there.
+        to: the folder; it is made if it does not exist.
     """
     import pyarrow.parquet as pq
 
     from vigil_evaluation.report.comparison_page import render_comparison_page
 
-    to.mkdir(parents=True, exist_ok=True)
-    with _whole(to / "comparison.json") as part:
-        part.write_text(comparison.to_json(), encoding="utf-8")
-    with _whole(to / "flips.parquet") as part:
-        pq.write_table(flips, part)
-    render_comparison_page(comparison, to / "comparison.html")
+    folder = Path(to)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "comparison.json", comparison.to_json())
+    with replaced_file(folder / "flips.parquet") as partial:
+        pq.write_table(flips, partial)
+    render_comparison_page(comparison, folder / "comparison.html")
 
 
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """Where to write a file that appears when it is complete."""
-    part = file.with_name(f".{file.name}.part")
-    yield part
-    part.replace(file)
-
-
-def _predictions(
-    source: Path, other: Path, question: ComparisonRequest, columns: Sequence[str], progress: Progress | None
+def _predictions(  # noqa: PLR0917 (the settings of one side)
+    source: Path,
+    other: Path,
+    is_champion: bool,
+    data: StrPath | None,
+    split: str | None,
+    columns: Sequence[str],
+    progress: ProgressCallback | None,
 ) -> Predictions:
-    """The predictions of a source: of the dataset that was named, or else of the challenger's."""
-    data, split = question.data, question.split
+    """Predict the given dataset, by default the challenger's, also with a champion that was trained on another one."""
     if source.is_file() and other.is_dir():
         data = None
-    if data is None and source == question.champion and source.is_dir() and other.is_dir():
-        own, others = _trained_on(source), _trained_on(other)
-        if others is not None and own != others:
+    if data is None and is_champion and source.is_dir() and other.is_dir():
+        own, others = training_dataset(source), training_dataset(other)
+        if others is not None and (own is None or _resolved(own) != _resolved(others)):
             from vigil_data.dataset.dataset import Dataset
 
             dataset = Dataset(Path(others[0]), others[1])
@@ -199,27 +183,17 @@ def _predictions(
     return load_predictions(source, data=data, split=split, columns=columns, progress=progress)
 
 
-def _trained_on(source: Path) -> tuple[str, int | None] | None:
-    """The dataset and its version that a run or a bundle was trained on; ``None`` if it does not say."""
-    from vigil_serving.bundle.load import load_bundle
-    from vigil_serving.bundle.manifest import is_bundle
-    from vigil_training.runs.run import Run
-
-    if is_bundle(source):
-        dataset: Mapping[str, Any] = load_bundle(source, check_hashes=False).metadata.lineage.get("dataset", {})
-    elif (source / "resolved.yaml").is_file():
-        dataset = Run(source).read_environment().get("dataset", {})
-    else:
-        dataset = {}
-    return (str(Path(dataset["path"]).resolve()), dataset.get("version")) if "path" in dataset else None
+def _resolved(dataset: tuple[str, int | None]) -> tuple[Path, int | None]:
+    return Path(dataset[0]).resolve(), dataset[1]
 
 
-def _contender(found: Predictions, thresholds: Mapping[str, float]) -> Any:
+def _scored_model(predictions: Predictions, thresholds: Mapping[str, float]) -> "ScoredModel":
     from vigil_evaluation.comparison.alignment import ScoredModel
 
-    if thresholds and found.kind != "table":
-        raise UserError(f"{found.name} has thresholds of its own; other ones can be given for a table alone")
-    if unknown := [label for label in thresholds if label not in found.labels]:
-        raise UserError(f"{found.name}: a threshold is given for {', '.join(unknown)}, of which it has no scores")
-    cuts = {**found.thresholds, **thresholds}
-    return ScoredModel(found.name, found.table, found.labels, cuts, found.kind, found.policy, found.facts)
+    name, labels = predictions.name, predictions.labels
+    if thresholds and predictions.kind != "table":
+        raise UserError(f"{name} has its own thresholds; thresholds can be given for tables only")
+    if unknown := [label for label in thresholds if label not in labels]:
+        raise UserError(f"{name}: a threshold is given for {', '.join(unknown)}, which it has no scores of")
+    cuts = {**predictions.thresholds, **thresholds}
+    return ScoredModel(name, predictions.table, labels, cuts, predictions.kind, predictions.policy, predictions.facts)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vigil_evaluation.calibration.conformal import ConformalThresholds as ConformalThresholds
     from vigil_evaluation.calibration.conformal import fit_conformal as fit_conformal
     from vigil_evaluation.calibration.conformal import risk_control as risk_control
-    from vigil_evaluation.calibration.conformal_coverage import conformal_coverage as conformal_coverage
     from vigil_evaluation.calibration.drift import DriftReference as DriftReference
     from vigil_evaluation.calibration.drift import detect_drift as detect_drift
     from vigil_evaluation.calibration.fit import fit_calibration as fit_calibration
@@ -34,7 +33,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ConformalThresholds": "vigil_evaluation.calibration.conformal",
         "DriftReference": "vigil_evaluation.calibration.drift",
         "FittedCalibration": "vigil_evaluation.calibration.calibrators",
-        "conformal_coverage": "vigil_evaluation.calibration.conformal_coverage",
         "detect_drift": "vigil_evaluation.calibration.drift",
         "fit_calibration": "vigil_evaluation.calibration.fit",
         "fit_calibrators": "vigil_evaluation.calibration.fit",

@@ -1,4 +1,4 @@
-"""Two models' predictions of the same items, row beside row, and refused where they are not of the same items."""
+"""Align the predictions of two models by item, and refuse tables of different items or contradictory targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.predictions import prediction_arrays
 
 MAX_IDS_SHOWN = 3
-"""The most ids that a message names."""
+"""Most ids in a message."""
 
 TARGET_TOLERANCE = 1e-6
-"""How far the targets of one item may lie apart and be called equal: they are stored as float32."""
+"""Largest difference of equal targets, since they are stored as float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredModel:
-    """One of the two models that are compared, by its predictions.
+    """A model to compare, with its predictions.
 
     Attributes:
-        name: how to speak of it.
+        name: name for reports.
         table: see :mod:`vigil_evaluation.predictions`.
-        labels: of the table, in the order that they are shown in.
-        thresholds: label to the lowest probability that is flagged.
+        labels: labels of the table, in display order.
+        thresholds: label to the lowest flagged probability.
         kind: ``table``, ``run`` or ``bundle``.
-        policy: what is done with the probabilities, if it is known.
-        facts: what the table is of, for its reader.
+        policy: its compiled policy, if any.
+        facts: provenance, as text.
     """
 
     name: str
@@ -45,16 +45,16 @@ class ScoredModel:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentSummary:
-    """How two tables were brought together.
+    """Summary of an alignment.
 
     Attributes:
-        items: that both have.
-        only_champion: items that the champion alone has, which are left out.
-        only_challenger: likewise.
-        labels_only_champion: labels that the champion alone has, which are left out.
-        labels_only_challenger: likewise.
-        targets_of_one: label to how many targets only one of the tables knows; these count as unknown.
-        columns_that_differ: column to the items in which the tables disagree; what the champion's says is taken.
+        items: common items.
+        only_champion: items of the champion only, which are excluded.
+        only_challenger: items of the challenger only, which are excluded.
+        labels_only_champion: labels of the champion only, which are excluded.
+        labels_only_challenger: labels of the challenger only, which are excluded.
+        targets_of_one: label to the number of targets known in one table only; these count as unknown.
+        columns_that_differ: column to the number of items whose values differ; the champion's value is used.
     """
 
     items: int
@@ -71,12 +71,12 @@ class AlignedPredictions:
     """Two models' predictions of N items and L labels.
 
     Attributes:
-        table: ``id`` and every column that is neither target nor probability, of either table.
-        labels: that both have, in the champion's order.
-        targets_NL: those that both know, NaN for the others.
-        champion_NL: its probabilities.
-        challenger_NL: its probabilities.
-        how: what was left out.
+        table: ``id`` and every column of either table that is neither target nor probability.
+        labels: common labels, in the champion's order.
+        targets_NL: targets known in both tables, NaN for the others.
+        champion_NL: probabilities of the champion.
+        challenger_NL: probabilities of the challenger.
+        summary: what was excluded.
     """
 
     table: pa.Table
@@ -84,24 +84,24 @@ class AlignedPredictions:
     targets_NL: Floats
     champion_NL: Floats
     challenger_NL: Floats
-    how: AlignmentSummary
+    summary: AlignmentSummary
 
 
 def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) -> AlignedPredictions:
-    """Put two tables side by side, by id and in the champion's order.
+    """Align two tables by id, in the champion's order.
 
     Args:
-        champion: what is in use.
-        challenger: what is to replace it.
-        common: compare the items that both have, rather than refuse tables of different ones.
+        champion: the model in use.
+        challenger: the candidate.
+        common: compare the common items instead of refusing tables of different items.
 
     Raises:
-        UserError: if ids repeat or differ, no label is in both, or the targets of an item contradict each other.
+        UserError: if ids repeat or differ, the tables have no common label, or the targets of an item contradict each other.
     """
     labels = tuple(label for label in champion.labels if label in set(challenger.labels))
     if not labels:
         raise UserError(
-            f"no label is in both: {champion.name} has {_named(champion.labels)}; {challenger.name} {_named(challenger.labels)}"
+            f"no common label: {champion.name} has {_named(champion.labels)}; {challenger.name} {_named(challenger.labels)}"
         )
     sides = [_checked(side, lambda side=side: prediction_arrays(side.table, labels)) for side in (champion, challenger)]  # type: ignore[misc]
     rows_M, others_M, only, only_other = _rows(champion, challenger, common)
@@ -112,7 +112,7 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
     known_ML = ~np.isnan(first_ML) & ~np.isnan(second_ML)
     of_one = (np.isnan(first_ML) != np.isnan(second_ML)).sum(axis=0)
     joined, differ = _joined(table, challenger.table.take(pa.array(others_M)))
-    how = AlignmentSummary(
+    summary = AlignmentSummary(
         items=len(rows_M),
         only_champion=only,
         only_challenger=only_other,
@@ -127,7 +127,7 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
         np.where(known_ML, first_ML, np.nan),
         probabilities[rows_M],
         other_probabilities[others_M],
-        how,
+        summary,
     )
 
 
@@ -139,7 +139,7 @@ def _checked(side: ScoredModel, read: Callable[[], tuple[Floats, Floats]]) -> tu
 
 
 def _rows(champion: ScoredModel, challenger: ScoredModel, common: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
-    """The rows of either table that hold the same items, and how many items each alone has."""
+    """Return the rows of the common items in either table, and the number of items of each table only."""
     ids, others = (side.table.column("id").combine_chunks().cast(pa.string()) for side in (champion, challenger))
     there = pc.index_in(ids, others)
     rows = np.flatnonzero(np.asarray(there.is_valid()))
@@ -147,8 +147,7 @@ def _rows(champion: ScoredModel, challenger: ScoredModel, common: bool) -> tuple
     missing = ids.filter(there.is_null())
     more = others.filter(pc.invert(pc.is_in(others, ids)))
     if not len(rows):
-        what = f"no item is in both: the first id of {champion.name} is {_first(ids)}, of {challenger.name} {_first(others)}"
-        raise UserError(what)
+        raise UserError(f"no common item: {champion.name} starts with {_first(ids)}, {challenger.name} with {_first(others)}")
     if (len(missing) or len(more)) and not common:
         lacks = [
             f"{len(absent)} of the {len(of)} items of {owner} are not in {other} ({_first(absent)})"
@@ -158,8 +157,7 @@ def _rows(champion: ScoredModel, challenger: ScoredModel, common: bool) -> tuple
             )
             if len(absent)
         ]
-        mend = "predict both on one dataset (--data), or compare what both have (--common)"
-        raise UserError(f"{'; '.join(lacks)}; {mend}")
+        raise UserError(f"{'; '.join(lacks)}; predict both on one dataset (--data), or compare the common items (--common)")
     return rows, at, len(missing), len(more)
 
 
@@ -172,14 +170,14 @@ def _refuse_contradictions(
         row = int(np.flatnonzero(apart_ML[:, place])[0])
         values = f"{first_ML[row, place]:g} in {names[0]} and {second_ML[row, place]:g} in {names[1]}"
         count = int(apart_ML[:, place].sum())
-        at = f"such as {table.column('id')[row]}, which is {values}"
-        problems.append(f"target {labels[place]}: {count} items have two, {at}; both must be judged by the same targets")
+        at = f"such as {table.column('id')[row]}: {values}"
+        problems.append(f"target {labels[place]}: {count} items have different targets, {at}; use the same targets for both")
     if problems:
         raise UserError(*capped(problems))
 
 
 def _joined(first: pa.Table, second: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """``id`` and the other columns of either table, and in how many rows a column that both have differs."""
+    """Return ``id`` and the other columns of either table, and the number of rows in which a common column differs."""
     names = [name for name in first.column_names if not name.startswith(("target.", "probability."))]
     joined = first.select(names)
     differ = {}

@@ -1,6 +1,6 @@
-"""Compare two models on the same items and the same bootstrap replicates, so that what is hard for both cancels out."""
+"""Compare two models on the same items and the same bootstrap replicates, so that shared variance cancels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from vigil_data.errors import UserError
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.comparison.alignment import AlignedPredictions, ScoredModel, align
 from vigil_evaluation.comparison.paired_differences import (
     DECISION_METRICS,
@@ -25,13 +26,13 @@ from vigil_evaluation.stats.intervals import Interval
 from vigil_evaluation.stats.multiple_testing import cell_statistics, step_down
 
 DEFAULT_SLICES = ("language", "market", "content_type")
-"""Columns that are compared by, beside presence, where nothing names others."""
+"""Columns to slice by, in addition to presence, unless others are given."""
 
 DEFAULT_CLUSTER = "author"
-"""The column of the units that are resampled together, where nothing names another and the table has it."""
+"""Column of the units that are resampled together, if the table has it and no other is given."""
 
 CORRECTION_DRAWS = 5_000
-"""From the joint distribution of all differences: corrected p-values are multiples of one of them."""
+"""Draws from the joint distribution of all differences; corrected p-values are multiples of 1 / this."""
 
 MIN_REPLICATES = 200
 
@@ -45,48 +46,48 @@ def compare(
     gate: ReleaseGate | None = None,
     *,
     common: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[Comparison, pa.Table]:
     """Compare two models on the same items.
 
     Args:
-        champion: what is in use.
-        challenger: what is to replace it.
-        spec: slices, cluster, replicates, confidence and how metrics are measured. Without slices, those of :data:`DEFAULT_SLICES` that
-            the tables have; without a cluster, :data:`DEFAULT_CLUSTER`, if they have it.
-        gate: what must hold.
-        common: compare the items that both have, rather than refuse tables of different ones.
-        progress: told what is done.
+        champion: the model in use.
+        challenger: the candidate.
+        spec: slices, cluster, replicates, confidence and settings of the metrics (default slices: those of
+            :data:`DEFAULT_SLICES` that the tables have; default cluster: :data:`DEFAULT_CLUSTER`).
+        gate: conditions to pass (default: no regression by more than 0.01).
+        common: compare the common items instead of refusing tables of different items.
+        progress: called with (task, done, total).
 
     Returns:
-        What was found, and a table of every decision that differs.
+        The comparison, and a table of every decision that differs.
 
     Raises:
-        UserError: if settings make no sense, the tables are not of the same items and targets, or nothing can be compared.
+        UserError: if settings are invalid, the tables have different items or targets, or no metric can be compared.
     """
-    say, gate = progress or (lambda _: None), gate or ReleaseGate()
+    report, gate = progress or (lambda _task, _done, _total: None), gate or ReleaseGate()
     gate.check()
     if spec.replicates < MIN_REPLICATES:
         raise UserError(f"replicates {spec.replicates}: a comparison needs at least {MIN_REPLICATES}")
-    say("aligning items")
+    report("aligning items", 0, None)
     aligned = align(champion, challenger, common)
     cuts = (_thresholds(champion, aligned.labels), _thresholds(challenger, aligned.labels))
-    spec = _settled(spec, gate, aligned.table)
+    spec = _with_defaults(spec, gate, aligned.table)
     columns = TableColumns(aligned.table)
     made, absent = groupings(columns, spec)
     if asked := [name for name in gate.slices if name in absent]:
         raise UserError(f"slices: {', '.join(asked)} is in neither table; its columns are {_columns(aligned)}")
-    # A column that is the same everywhere says nothing that all items do not.
+    # A slice of a constant column equals all items.
     made = [grouping for grouping in made if len(grouping.values) > 1 or grouping.values_left_out]
-    say("comparing every metric, label and slice")
+    report("comparing metrics, labels and slices", 0, None)
     resampling = Resampling(spec.replicates, spec.seed, resampling_units(columns, spec.cluster))
     found = paired_differences(aligned, made, cuts, gate.metrics, resampling=resampling, spec=spec)
     if not (~np.isnan(found.gains_C)).any():
-        few = f"no label has {spec.enough} known targets of each class among the {aligned.how.items} items"
-        raise UserError(f"nothing can be compared: {few}")
-    say("correcting for the number of comparisons")
+        few = f"no label has {spec.enough} known targets of each class among the {aligned.summary.items} items"
+        raise UserError(f"no metric can be compared: {few}")
+    report("correcting for the number of comparisons", 0, None)
     cells = _cells(found, aligned, made, gate, spec)
-    say("flipped decisions")
+    report("finding flipped decisions", 0, None)
     flipped, table = find_flips(aligned, cuts, (champion.policy, challenger.policy))
     failed = [cell for cell in cells if cell.verdict in ("regression", "not shown")]
     comparison = Comparison(
@@ -94,7 +95,7 @@ def compare(
         failures=[describe_cell(cell, gate.tolerance_of(cell.metric)) for cell in failed],
         champion=_side(champion),
         challenger=_side(challenger),
-        alignment=aligned.how,
+        alignment=aligned.summary,
         labels=list(aligned.labels),
         absent_slices=absent,
         compared=sum(cell.delta is not None for cell in cells),
@@ -107,11 +108,11 @@ def compare(
 
 
 def _settings(gate: ReleaseGate, spec: EvaluationSpec, resampling: Resampling, aligned: AlignedPredictions) -> dict[str, Any]:
-    """What a comparison says of how it was made."""
+    """Return the settings that a comparison records."""
     units_N = resampling.clusters
     return {
         "cluster": None if units_N is None else spec.cluster,
-        "units": aligned.how.items if units_N is None else int(units_N.max()) + 1,
+        "units": aligned.summary.items if units_N is None else int(units_N.max()) + 1,
         "metrics": list(gate.metrics),
         "tolerance": {metric: gate.tolerance_of(metric) for metric in gate.metrics},
         "alpha": gate.alpha,
@@ -123,8 +124,8 @@ def _settings(gate: ReleaseGate, spec: EvaluationSpec, resampling: Resampling, a
     }
 
 
-def _settled(spec: EvaluationSpec, gate: ReleaseGate, table: pa.Table) -> EvaluationSpec:
-    """The spec with the slices and the cluster that hold where it names none."""
+def _with_defaults(spec: EvaluationSpec, gate: ReleaseGate, table: pa.Table) -> EvaluationSpec:
+    """Return the spec with default slices and cluster where it has none."""
     slices = spec.slices or tuple(name for name in DEFAULT_SLICES if name in table.column_names and not gate.slices)
     cluster = spec.cluster
     if cluster is None and DEFAULT_CLUSTER in table.column_names and table.column(DEFAULT_CLUSTER).null_count < table.num_rows:
@@ -135,7 +136,7 @@ def _settled(spec: EvaluationSpec, gate: ReleaseGate, table: pa.Table) -> Evalua
 def _cells(
     found: PairedDifferences, aligned: AlignedPredictions, made: Sequence[Grouping], gate: ReleaseGate, spec: EvaluationSpec
 ) -> list[ComparisonCell]:
-    """Every comparison with its verdict."""
+    """Return every comparison with its verdict."""
     tolerances = np.array([gate.tolerance_of(metric) for metric in gate.metrics])[found.metric_C]
     comparable = ~np.isnan(found.gains_C)
     tested = comparable & (found.differing_C > 0)
@@ -172,11 +173,11 @@ def _cells(
         verdict = _verdict(cell, gate, bool(tested[at])) if comparable[at] else "not comparable"
         cells.append(replace(cell, verdict=verdict, why=None if comparable[at] else _why(cell, spec.enough)))
     first = {"regression": 0, "not shown": 1, "improvement": 2}
-    return sorted(cells, key=lambda cell: (first.get(cell.verdict, 3), _clearness(cell)))
+    return sorted(cells, key=lambda cell: (first.get(cell.verdict, 3), _sort_key(cell)))
 
 
-def _clearness(cell: ComparisonCell) -> tuple[float, float]:
-    """The clearest evidence first, then the largest change; cells without a verdict to speak of stay in their order."""
+def _sort_key(cell: ComparisonCell) -> tuple[float, float]:
+    """Sort key: the smallest p-value first, then the largest change; other cells keep their order."""
     if cell.verdict == "improvement":
         return (cell.p_better or 0.0, -cell.gain)
     return (cell.p_worse or 0.0, cell.gain) if cell.verdict in ("regression", "not shown") else (0.0, 0.0)
@@ -188,7 +189,7 @@ def _verdict(cell: ComparisonCell, gate: ReleaseGate, tested: bool) -> CellVerdi
     if gate.require == "non-inferiority":
         reach = cell.interval or Interval(-np.inf, np.inf)
         worst = -reach.high if cell.metric in LOWER_IS_BETTER else reach.low
-        # Models that are the same lose nothing, even where a tolerance of 0 leaves no room for an interval.
+        # Identical models lose nothing, even where a tolerance of 0 leaves no room for an interval.
         if not worst > -gate.tolerance_of(cell.metric) and (reach.low, reach.high) != (0.0, 0.0):
             return "not shown"
     if not tested:
@@ -197,7 +198,7 @@ def _verdict(cell: ComparisonCell, gate: ReleaseGate, tested: bool) -> CellVerdi
 
 
 def _why(cell: ComparisonCell, enough: int) -> str:
-    """Why a cell cannot be compared."""
+    """Explain why a cell cannot be compared."""
     wanted, negative = required_targets(cell.metric), cell.known - cell.positive
     have = {"positives": cell.positive, "negatives": negative, "known targets": cell.known}
     if min(have.get(wanted, min(cell.positive, negative)), cell.known) < enough:

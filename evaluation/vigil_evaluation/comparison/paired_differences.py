@@ -1,4 +1,4 @@
-"""The differences of two models in every metric, label and slice, with all that is needed to judge them."""
+"""Differences of two models in every metric, label and slice, with replicates and sample sizes for the tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, repli
 from vigil_evaluation.stats.intervals import MIN_DEFINED_SHARE, intervals
 
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "calibration_error")
-"""Metrics of which a smaller value is the better one."""
+"""Metrics whose smaller values are better."""
 
 RANKING_METRICS = ("average_precision", "auroc", "partial_auroc", "recall_at_fpr", "recall_at_precision")
-"""Metrics of the order of the scores, which need both classes."""
+"""Metrics of the ranking, which need both classes."""
 
 DECISION_METRICS = ("f1", "precision", "recall", "false_positive_rate", "accuracy")
-"""Metrics of decisions at a threshold: they change only where a decision does."""
+"""Metrics of decisions at a threshold, which change only if a decision does."""
 
 PSEUDO_CHANGES = 2.0
-"""Changed decisions, one each way, that the interval of a metric of decisions allows for (Agresti and Min 2005)."""
+"""Pseudo-observations, one changed decision each way, in the interval of a decision metric (Agresti and Min 2005)."""
 
 Counts = NDArray[np.int64]
 
@@ -34,20 +34,20 @@ class PairedDifferences:
     """C cells, each a metric of a label (or the mean over labels) in a group of items.
 
     Attributes:
-        metric_C: place in the metrics.
-        group_C: place among all groups, the group of all items first.
-        label_C: place in the labels; -1 for the mean over labels.
-        champion_C: its estimate; NaN where not defined.
-        challenger_C: its estimate.
-        low_C: lower end of the interval of challenger less champion; NaN where there is none.
+        metric_C: index of the metric.
+        group_C: index of the group; the group of all items is the first.
+        label_C: index of the label; -1 for the mean over labels.
+        champion_C: estimate of the champion; NaN where undefined.
+        challenger_C: estimate of the challenger.
+        low_C: lower end of the interval of challenger minus champion; NaN where undefined.
         high_C: upper end.
-        gains_C: challenger less champion, turned so that more is better; NaN where the cell cannot be compared.
+        gains_C: challenger minus champion, signed so that more is better; NaN where the cell cannot be compared.
         errors_C: standard error of the gains.
         samples_RC: replicates of the gains, float32.
-        units_C: independent units that a gain rests on; of the rarer class, unless the metric is one of decisions.
-        differing_C: those of them in which the models differ in a way that the metric sees.
+        units_C: independent units behind a gain; of the rarer class, except for decision metrics.
+        differing_C: units in which the models differ in a way that affects the metric.
         known_C: known targets.
-        positive_C: positive ones.
+        positive_C: known positives.
     """
 
     metric_C: Counts
@@ -78,12 +78,12 @@ def paired_differences(
     """Measure both models on the same items and the same replicates.
 
     Args:
-        aligned: their predictions, row beside row.
-        groupings: of the rows; a group of all items is put before them.
-        thresholds: of the champion and of the challenger.
-        metrics: which.
-        resampling: behind replicates; both models are drawn alike.
-        spec: how metrics are measured and intervals made.
+        aligned: their aligned predictions.
+        groupings: groupings of the rows; a group of all items is added before them.
+        thresholds: thresholds of the champion and of the challenger.
+        metrics: names of the metrics.
+        resampling: resampling of the replicates, identical for both models.
+        spec: settings of the metrics and intervals.
     """
     everything = np.zeros(len(aligned.targets_NL), np.int32)
     codes = [(everything, 1), *((grouping.codes_N, len(grouping.values)) for grouping in groupings)]
@@ -108,17 +108,17 @@ def paired_differences(
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
         both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric))
         parts.append(_of_metric(place, metric, both, spec.confidence))
-    whole = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    cells = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     known_GL, positive_GL = champion.known_GL, champion.positive_GL
-    group, label = whole["group_C"], whole["label_C"]
-    # The mean over labels rests on the targets of all of them.
+    group, label = cells["group_C"], cells["label_C"]
+    # The mean over labels has the targets of all of them.
     known = np.where(label >= 0, known_GL[group, label], known_GL.sum(axis=1)[group])
     positive = np.where(label >= 0, positive_GL[group, label], positive_GL.sum(axis=1)[group])
-    return PairedDifferences(**whole, known_C=known, positive_C=positive)
+    return PairedDifferences(**cells, known_C=known, positive_C=positive)
 
 
 class _UnitCounts:
-    """How many independent units there are of each kind, and in how many of them the models differ."""
+    """Number of independent units of each kind, and in how many of them the models differ."""
 
     def __init__(
         self,
@@ -141,11 +141,11 @@ class _UnitCounts:
         self._held: dict[str, Floats] = {}
 
     def of(self, metric: str) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """The units of a metric, those in which the models differ, and whether any probability differs, ``[G, L]`` each."""
+        """Return the units of a metric, those in which the models differ, and whether any probability does, ``[G, L]`` each."""
         moved = self._count("moved")
         if metric not in DECISION_METRICS:
-            # A model that is bolder than another loses a little on each item of one class and gains much on each of the other.
-            # Where the rarer class hardly occurs, all differences go one way by chance, so it is the rarer class that counts.
+            # A model with higher scores loses a little on each item of one class and gains much on each of the other. With few
+            # items of the rarer class, all differences may have one sign by chance, so the rarer class counts.
             units = np.minimum(self._count("positive"), self._count("negative"))
             return units, np.minimum(units, moved), moved > 0
         kind = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}.get(
@@ -172,7 +172,7 @@ class _UnitCounts:
 
 
 def _pairs(codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.integer]) -> tuple[Counts, Counts, int]:
-    """The number of each row's pair of group and unit, -1 for none; the group of each pair; how many groups."""
+    """Return the index of each row's pair of group and unit, -1 for none; the group of each pair; the number of groups."""
     joint_N = codes_N.astype(np.int64) * (int(units_N.max(initial=0)) + 1) + units_N
     there = codes_N >= 0
     numbers_N = np.full(len(codes_N), -1, np.int64)
@@ -181,18 +181,18 @@ def _pairs(codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.integer]
 
 
 def _units(pairs: tuple[Counts, Counts, int], mask_NL: NDArray[np.bool_]) -> Floats:
-    """In each group the units with at least one row of the mask, ``[G, L]``."""
+    """Return the number of units with at least one row of the mask in each group, ``[G, L]``."""
     numbers_N, group_P, groups = pairs
     counts = np.zeros((groups, mask_NL.shape[1]))
     for label in range(mask_NL.shape[1]):
         held = np.zeros(len(group_P) + 1, bool)
-        held[numbers_N[mask_NL[:, label]]] = True  # rows of no group mark the last place, which counts for none
+        held[numbers_N[mask_NL[:, label]]] = True  # Rows without a group mark the last entry, which is not counted.
         counts[:, label] = np.bincount(group_P[held[:-1]], minlength=groups)
     return counts
 
 
 class _MetricPair(NamedTuple):
-    """One metric of both models, ``[G, L]`` each: estimates, replicates of the difference, and what it rests on."""
+    """One metric of both models, ``[G, L]`` each: estimates, replicates of the difference, and sample sizes."""
 
     champion: Floats
     challenger: Floats
@@ -204,7 +204,7 @@ class _MetricPair(NamedTuple):
 
 
 def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -> dict[str, NDArray[Any]]:
-    """The cells of one metric: those of all groups and labels, then the means over labels."""
+    """Return the cells of one metric: all groups and labels, then the means over labels."""
     shape = sides.champion.shape
     several = sides.comparable.sum(axis=1) > 1 if shape[1] > 1 else np.zeros(shape[0], bool)
     group, label = (places.ravel() for places in np.indices(shape))
@@ -238,12 +238,12 @@ def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -
 
 
 def _means(sides: _MetricPair) -> _MetricPair:
-    """The means over the labels that can be compared, ``[G]`` each; units are effective ones."""
+    """Return the means over the comparable labels, ``[G]`` each; units are effective numbers."""
     comparable, there = sides.comparable, ~np.isnan(sides.drawn_RGL)
     labels = np.maximum(comparable.sum(axis=1), 1)
     one, other = (np.where(comparable, values, 0.0).sum(axis=1) / labels for values in (sides.champion, sides.challenger))
     drawn_RG = np.where(there, sides.drawn_RGL, 0).sum(axis=2) / np.maximum(there.sum(axis=2), 1)
-    # A mean whose spread comes from one label alone rests on no more units than that label does (Satterthwaite 1946).
+    # A mean whose variance comes from one label has no more effective units than that label (Satterthwaite 1946).
     spread = np.where(comparable, np.where(there, sides.drawn_RGL, 0).var(axis=0, dtype=np.float64), 0.0)
     effective = []
     for counts in (sides.units, sides.differing):
@@ -255,7 +255,7 @@ def _means(sides: _MetricPair) -> _MetricPair:
 
 
 def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:
-    """How far an interval reaches at least: as far as if one more decision had changed each way."""
+    """Return the smallest half-width of an interval: as if one more decision had changed each way."""
     from scipy.special import ndtri
 
     return np.asarray(
@@ -264,7 +264,7 @@ def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:
 
 
 def required_targets(metric: str) -> str:
-    """What a metric needs enough known targets of."""
+    """Return which known targets a metric needs."""
     if metric in (*RANKING_METRICS, "f1", "precision"):
         return "positives and negatives"
     return {"recall": "positives", "false_positive_rate": "negatives"}.get(metric, "known targets")

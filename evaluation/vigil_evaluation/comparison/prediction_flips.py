@@ -1,4 +1,4 @@
-"""Which decisions two models take differently, item by item, and whether that is for the better."""
+"""Prediction flips: decisions that differ between two models, and whether they improve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from vigil_evaluation.comparison.alignment import AlignedPredictions
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
 MAX_LISTED_FLIPS = 50
-"""How many flips the JSON and the page list: those with the largest change of probability."""
+"""Most flips in the JSON and the report: those with the largest change of probability."""
 
 MAX_TEXT_CHARACTERS = 300
-"""Characters of an item's text that are listed."""
+"""Listed characters of an item's text."""
 
 CHANGES = ("right_to_wrong", "wrong_to_right", "unknown")
 
@@ -24,13 +24,13 @@ class LabelFlips:
     """Flipped decisions of one label.
 
     Attributes:
-        items: whose decision differs.
-        flagged: of them, those that the challenger flags and the champion does not.
-        right_to_wrong: those that the champion decides rightly and the challenger wrongly.
-        wrong_to_right: likewise the other way.
-        unknown: those whose target is not known.
-        p_value: of McNemar's exact test, two-sided, that as many flips are for the worse as for the better; ``None`` without
-            flips of known targets. It takes items as independent and is not corrected for the number of labels.
+        items: items whose decision differs.
+        flagged: items that only the challenger flags.
+        right_to_wrong: items that only the champion decides correctly.
+        wrong_to_right: items that only the challenger decides correctly.
+        unknown: items of unknown target.
+        p_value: two-sided p-value of McNemar's exact test that as many flips are for the worse as for the better; ``None``
+            without flips of known targets. It assumes independent items and is not corrected for the number of labels.
     """
 
     items: int
@@ -43,17 +43,17 @@ class LabelFlips:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """One decision that differs.
+    """A decision that differs.
 
     Attributes:
-        id: of the item.
-        label: whose decision it is.
-        champion: its probability.
-        challenger: its probability.
+        id: id of the item.
+        label: the label.
+        champion: probability of the champion.
+        challenger: probability of the challenger.
         flagged_by: ``champion`` or ``challenger``.
-        target: ``None`` if not known.
+        target: the target; ``None`` if unknown.
         change: ``right_to_wrong``, ``wrong_to_right`` or ``unknown``.
-        text: the beginning of the item's text, where the table has it.
+        text: beginning of the item's text, if the table has it.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class ActionChange:
-    """How many items go from one action to another."""
+    """Number of items that change from one action to another."""
 
     champion: str
     challenger: str
@@ -77,12 +77,12 @@ class ActionChange:
 
 @dataclass(frozen=True, slots=True)
 class ActionFlips:
-    """What the two compiled policies do to the items.
+    """Actions that differ between two compiled policies.
 
     Attributes:
         changed: items that get another action.
-        review_changed: items that only one of the two has reviewed.
-        changes: every pair of actions that occurs and differs, the most frequent first.
+        review_changed: items that only one of the two sends to review.
+        changes: every pair of differing actions, the most frequent first.
     """
 
     changed: int
@@ -95,9 +95,9 @@ class PredictionFlips:
     """All decisions that differ.
 
     Attributes:
-        items: with at least one.
+        items: items with at least one flip.
         labels: label to its flips.
-        actions: by the policies; ``None`` unless both carry one that speaks of no other labels than those compared.
+        actions: differing actions; ``None`` unless both have a policy with no other labels than those compared.
         top: the flips with the largest change of probability.
     """
 
@@ -112,16 +112,16 @@ def find_flips(
     thresholds: tuple[Mapping[str, float], Mapping[str, float]],
     policies: tuple[CompiledPolicy | None, CompiledPolicy | None] = (None, None),
 ) -> tuple[PredictionFlips, pa.Table]:
-    """Find every decision that two models take differently.
+    """Find every decision that differs between two models.
 
     Args:
-        aligned: their predictions.
-        thresholds: of the champion and the challenger.
-        policies: likewise; actions are compared if both are given.
+        aligned: their aligned predictions.
+        thresholds: thresholds of the champion and the challenger.
+        policies: policies of the champion and the challenger; actions are compared if both are given.
 
     Returns:
-        The counts, and a table of all of them: a row for each label of an item whose decision differs, and one with ``label``
-        null for an item that the policies treat differently.
+        The counts, and a table of all flips: a row for each label of an item whose decision differs, and one with a null
+        ``label`` for each item whose action differs.
     """
     first, second = (
         probabilities >= np.array([cuts[label] for label in aligned.labels])
@@ -142,14 +142,14 @@ def find_flips(
 
 
 def mcnemar(worse: int, better: int) -> float | None:
-    """Two-sided p-value of McNemar's exact test: that flips go either way with the same chance.
+    """Return the two-sided p-value of McNemar's exact test: that flips in both directions are equally likely.
 
     Args:
         worse: flips from right to wrong.
         better: flips from wrong to right.
 
     Returns:
-        ``None`` without flips.
+        The p-value; ``None`` without flips.
     """
     from scipy.stats import binomtest
 
@@ -181,7 +181,7 @@ def _table(
 def _actions(
     aligned: AlignedPredictions, policies: tuple[CompiledPolicy | None, CompiledPolicy | None]
 ) -> tuple[ActionFlips | None, pa.Table]:
-    """What the policies do differently, and a row for each such item."""
+    """Return the differing actions, and a row for each such item."""
     first, second = policies
     nothing = aligned.table.select(["id"]).slice(0, 0)
     if first is None or second is None or not {*first.labels, *second.labels} <= set(aligned.labels):
@@ -240,5 +240,5 @@ def _top(
 
 
 def _beginning(text: str | list[str | None] | None) -> str | None:
-    whole = " ".join(part for part in text if part) if isinstance(text, list) else text
-    return whole if whole is None or len(whole) <= MAX_TEXT_CHARACTERS else whole[:MAX_TEXT_CHARACTERS] + "…"
+    complete = " ".join(part for part in text if part) if isinstance(text, list) else text
+    return complete if complete is None or len(complete) <= MAX_TEXT_CHARACTERS else complete[:MAX_TEXT_CHARACTERS] + "…"

@@ -1,7 +1,7 @@
-"""Is one model as good as another, in every metric, label and slice? What is asked of it, and what is found.
+"""Release gate and results of a comparison of two models, in every metric, label and slice.
 
-A regression is a cell (a metric of a label over a slice) that is worse by more than the tolerance, beyond what the worst of so
-many comparisons shows by chance. :mod:`vigil_evaluation.comparison.compare` makes the comparison.
+A regression is a cell (a metric of a label on a slice) that is worse by more than the tolerance, with a correction for the number
+of comparisons. :mod:`vigil_evaluation.comparison.compare` makes the comparison.
 """
 
 import json
@@ -18,10 +18,10 @@ from vigil_evaluation.stats.bootstrap import METRICS
 from vigil_evaluation.stats.intervals import Interval
 
 SCHEMA_VERSION = 1
-"""Of comparison.json, docs/compare.md; raised when a field changes its meaning or goes."""
+"""Version of comparison.json (docs/compare.md); incremented when a field is removed or changes its meaning."""
 
 GATED_METRICS = ("average_precision", "recall", "false_positive_rate", "brier")
-"""The metrics that are compared unless others are asked for: ranking, decisions both ways, and probabilities."""
+"""Default metrics: of ranking, of decisions in both directions, and of probabilities."""
 
 Require = Literal["no-regression", "non-inferiority"]
 CellVerdict = Literal["regression", "not shown", "improvement", "no evidence", "the same", "not comparable"]
@@ -29,16 +29,16 @@ CellVerdict = Literal["regression", "not shown", "improvement", "no evidence", "
 
 @dataclass(frozen=True, slots=True)
 class ReleaseGate:
-    """What must hold for the challenger to pass.
+    """Conditions for the challenger to pass.
 
     Attributes:
-        metrics: that are compared.
-        tolerance: the loss that is accepted, in the unit of the metric.
-        tolerances: metric to another tolerance.
-        alpha: largest chance that a challenger that is nowhere worse than the tolerance fails.
-        require: ``no-regression``: nothing is shown to be worse than the tolerance; ``non-inferiority``: everything is shown not
+        metrics: metrics to compare.
+        tolerance: accepted loss, in the unit of the metric.
+        tolerances: metric to its own tolerance.
+        alpha: largest probability that a challenger that is nowhere worse than the tolerance fails.
+        require: ``no-regression``: no cell is shown to be worse than the tolerance; ``non-inferiority``: every cell is shown not
             to be.
-        slices: further columns to compare by, which must be there.
+        slices: additional columns to slice by, which must exist.
     """
 
     metrics: tuple[str, ...] = GATED_METRICS
@@ -49,21 +49,21 @@ class ReleaseGate:
     slices: tuple[str, ...] = ()
 
     def tolerance_of(self, metric: str) -> float:
-        """The loss of a metric that is accepted."""
+        """Return the accepted loss of a metric."""
         return self.tolerances.get(metric, self.tolerance)
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
+        """Check the settings.
 
         Raises:
-            UserError: a line for each.
+            UserError: one line for each invalid setting.
         """
         problems = [_unknown(name) for name in dict.fromkeys([*self.metrics, *self.tolerances]) if name not in METRICS]
         if not self.metrics:
-            problems.append("no metric to compare; name one of " + ", ".join(METRICS))
+            problems.append("no metric to compare; name some of " + ", ".join(METRICS))
         given = {"": self.tolerance, **self.tolerances}
         problems += [
-            f"tolerance {f'of {name} ' if name else ''}{value}: must be a number from 0 on"
+            f"tolerance {f'of {name} ' if name else ''}{value}: must be a number of at least 0"
             for name, value in given.items()
             if not 0 <= value < float("inf")
         ]
@@ -75,14 +75,14 @@ class ReleaseGate:
 
 @dataclass(frozen=True, slots=True)
 class ComparedModel:
-    """One of the two models.
+    """One of the compared models.
 
     Attributes:
-        name: the path that was named.
+        name: its path, as given.
         kind: ``table``, ``run`` or ``bundle``.
-        thresholds: label to the lowest probability that is flagged.
-        policy: name and version of its compiled policy, if it carries one.
-        facts: what its predictions are of.
+        thresholds: label to the lowest flagged probability.
+        policy: name and version of its compiled policy, if any.
+        facts: provenance of its predictions, as text.
     """
 
     name: str
@@ -94,24 +94,24 @@ class ComparedModel:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonCell:
-    """One comparison: a metric of a label over a group of items.
+    """One comparison: a metric of a label on a group of items.
 
     Attributes:
-        metric: its name.
-        label: ``None`` for the mean over the labels that can be compared.
-        column: by which the items are grouped; ``None`` for all items.
-        value: what the items of the group share; ``None`` where the column is null.
+        metric: name of the metric.
+        label: the label; ``None`` for the mean over the comparable labels.
+        column: column of the group; ``None`` for all items.
+        value: value of the column; ``None`` for null.
         known: known targets.
-        positive: positive ones.
-        champion: its number; ``None`` if not defined.
-        challenger: its number.
-        delta: challenger less champion.
-        interval: of the delta, for this cell alone.
-        p_worse: that the challenger is no worse than the tolerance, corrected for the number of comparisons.
-        p_better: that it is no better at all, likewise.
+        positive: known positives.
+        champion: estimate of the champion; ``None`` if undefined.
+        challenger: estimate of the challenger.
+        delta: challenger minus champion.
+        interval: interval of the delta, not corrected.
+        p_worse: p-value of the hypothesis that the challenger is no worse than the tolerance, corrected.
+        p_better: p-value of the hypothesis that the challenger is no better, corrected.
         verdict: ``regression``, ``not shown`` (non-inferiority was required and is not shown), ``improvement``, ``no evidence``,
-            ``the same`` (the models differ in nothing that the metric sees) or ``not comparable``.
-        why: why it is not comparable.
+            ``the same`` (no difference that affects the metric) or ``not comparable``.
+        why: reason why it is not comparable.
     """
 
     metric: str
@@ -131,49 +131,49 @@ class ComparisonCell:
 
     @property
     def gain(self) -> float:
-        """The delta, turned so that more is better; 0 where there is none."""
+        """The delta, signed so that more is better; 0 if undefined."""
         return (self.delta or 0.0) * (-1 if self.metric in LOWER_IS_BETTER else 1)
 
     @property
     def where(self) -> str:
-        """The items, in words."""
+        """The group of items, for reports."""
         if self.column is None:
             return "all items"
         return f"{self.column} = {'null' if self.value is None else self.value}"
 
     @property
     def name(self) -> str:
-        """The cell, in words."""
+        """The cell, for reports."""
         what = f"mean {self.metric} over labels" if self.label is None else f"{self.metric} of {self.label}"
         return f"{what}, {self.where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a comparison of two models found.
+    """Comparison of two models.
 
     Attributes:
-        schema_version: of the JSON form.
-        passed: whether the challenger may replace the champion.
-        failures: why not, a line each, the clearest first.
-        champion: what is in use.
-        challenger: what is to replace it.
-        alignment: how the two tables were brought together.
-        labels: that are compared.
-        cluster: the column of the units that are resampled together; ``None`` if each item is its own.
-        units: how many units are resampled.
-        absent_slices: columns to compare by that neither table has.
-        metrics: that are compared.
-        tolerance: metric to the loss that is accepted.
-        alpha: largest chance of any false alarm.
+        schema_version: version of the JSON form.
+        passed: whether the challenger passes the gate.
+        failures: reasons why not, one line each, the clearest first.
+        champion: the model in use.
+        challenger: the candidate.
+        alignment: excluded items, labels and targets.
+        labels: compared labels.
+        cluster: column of the units that are resampled together; ``None`` if items are independent.
+        units: number of units.
+        absent_slices: requested columns that neither table has.
+        metrics: compared metrics.
+        tolerance: metric to the accepted loss.
+        alpha: largest probability of any false alarm.
         require: ``no-regression`` or ``non-inferiority``.
-        confidence: of each interval.
-        replicates: of the bootstrap.
-        enough: fewest known positives and negatives of a cell that is compared.
-        correction: for so many comparisons.
-        compared: cells that were compared.
-        tested: those of them in which the models differ; the correction is for these.
-        cells: all of them: those that decided first, then by metric, label and group.
+        confidence: confidence of each interval.
+        replicates: bootstrap replicates.
+        enough: fewest known positives and negatives of a compared cell.
+        correction: method of the correction for the number of comparisons.
+        compared: number of compared cells.
+        tested: number of those in which the models differ, which the correction is for.
+        cells: all cells, the decisive ones first, then by metric, label and group.
         flips: decisions that differ.
     """
 
@@ -201,16 +201,16 @@ class Comparison:
     flips: PredictionFlips
 
     def of(self, *verdicts: CellVerdict) -> list[ComparisonCell]:
-        """The cells with one of these verdicts, the clearest first."""
+        """Return the cells with one of these verdicts, the clearest first."""
         return [cell for cell in self.cells if cell.verdict in verdicts]
 
     def to_json(self) -> str:
-        """As JSON text, which docs/compare.md documents."""
+        """Return the JSON text; see docs/compare.md."""
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
 
 def describe_cell(cell: ComparisonCell, tolerance: float) -> str:
-    """A comparison in one line."""
+    """Describe a cell in one line."""
     assert cell.delta is not None
     moved = f"{cell.name}: {cell.champion:.3f} → {cell.challenger:.3f} ({cell.delta:+.3f}"
     interval = "" if cell.interval is None else f", interval {cell.interval.low:+.3f} to {cell.interval.high:+.3f}"

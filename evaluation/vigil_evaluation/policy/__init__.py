@@ -1,6 +1,45 @@
-"""Policies: constraints in words become thresholds that keep them, and thresholds become actions with reasons.
+"""Policies: constraints compiled into thresholds that satisfy them, and thresholds turned into actions with reasons.
 
-``specs`` is what a policy team writes, ``compile`` finds the thresholds or says that there are none, ``compiled`` decides (numpy
-and the standard library alone: the runtime loads it), ``outcome`` says what a compiled policy does to a table of predictions, and
-``replay`` sets two side by side.
+Example:
+    >>> compiled = compile_policy(policy, table, labels)
+    >>> compiled.decide(probabilities_NL, labels, presence_N)[0].action
+    'remove'
+
+Compiled policies need numpy and the standard library alone: the runtime loads them.
 """
+
+from typing import TYPE_CHECKING
+
+from vigil_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from vigil_evaluation.policy.compile import compile_policy as compile_policy
+    from vigil_evaluation.policy.compiled_policy import ActionDecision as ActionDecision
+    from vigil_evaluation.policy.compiled_policy import CompiledPolicy as CompiledPolicy
+    from vigil_evaluation.policy.compiled_policy import Reason as Reason
+    from vigil_evaluation.policy.constraints import ConstraintResult as ConstraintResult
+    from vigil_evaluation.policy.constraints import Rule as Rule
+    from vigil_evaluation.policy.impact import PolicyImpact as PolicyImpact
+    from vigil_evaluation.policy.impact import policy_impact as policy_impact
+    from vigil_evaluation.policy.infeasibility import InfeasiblePolicy as InfeasiblePolicy
+    from vigil_evaluation.policy.replay import Replay as Replay
+    from vigil_evaluation.policy.replay import ReplaySide as ReplaySide
+    from vigil_evaluation.policy.specs import Policy as Policy
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ActionDecision": "vigil_evaluation.policy.compiled_policy",
+        "CompiledPolicy": "vigil_evaluation.policy.compiled_policy",
+        "ConstraintResult": "vigil_evaluation.policy.constraints",
+        "InfeasiblePolicy": "vigil_evaluation.policy.infeasibility",
+        "Policy": "vigil_evaluation.policy.specs",
+        "PolicyImpact": "vigil_evaluation.policy.impact",
+        "Reason": "vigil_evaluation.policy.compiled_policy",
+        "Replay": "vigil_evaluation.policy.replay",
+        "ReplaySide": "vigil_evaluation.policy.replay",
+        "Rule": "vigil_evaluation.policy.constraints",
+        "compile_policy": "vigil_evaluation.policy.compile",
+        "policy_impact": "vigil_evaluation.policy.impact",
+    },
+)

@@ -1,13 +1,13 @@
-"""Compiles a policy: finds the lowest thresholds at which every constraint is shown to hold, or says what cannot be shown.
+"""Compile a policy: find the lowest thresholds at which every constraint is shown to hold, or report what is infeasible.
 
-Actions are taken in turn from the strictest on. Each label's threshold for it is the lowest that keeps the label's own rules, for
-that catches the most; what the labels share, such as the reviewers' time, is then given to where it catches the most harm
-(:mod:`vigil_evaluation.policy.shared_budget`). What a milder action gets is what the stricter ones have left.
+Actions are processed from the strictest to the mildest. Each label's threshold is the lowest that satisfies the label's own
+constraints, since that catches the most; shared budgets, such as reviewers' time, are then allocated where they catch the most
+harm (:mod:`vigil_evaluation.policy.shared_budget`). A milder action gets the items that the stricter ones leave.
 
-See :mod:`vigil_evaluation.policy.threshold_candidates` for the probability that the constraints hold on further items.
-Precision of a milder action speaks of the items between two thresholds, of which the upper is itself chosen on the items. That is
-safe: the stricter action stopped where it did because the items below looked worse than they are, if anything (Harris's
-inequality: what makes it stop there, and what makes the milder one pass, pull the targets of the items below opposite ways).
+:mod:`vigil_evaluation.policy.threshold_candidates` states the probability that the constraints hold on new items. The precision
+of a milder action is over the items between two thresholds, the upper of which is chosen on the same items. This is safe: the
+stricter action stopped there because the items below looked worse than they are, if anything (Harris's inequality: the events
+that stop it there and that let the milder one pass depend on the targets of the items below in opposite directions).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from vigil_data.errors import UserError
 from vigil_data.presence import PRESENCE
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraint_check import check_rules, decide_traffic, items_with_action
@@ -31,8 +32,10 @@ from vigil_evaluation.policy.specs import Policy
 from vigil_evaluation.policy.threshold_search import ThresholdSearch, rule_groups, search_thresholds
 
 MIN_ITEMS_HIT = 30
+"""Fewest affected items of an action for a note about unknown targets."""
+
 MIN_KNOWN_RATIO = 0.75
-"""Of the share of known targets among all items; if among those hit there are fewer, that is said."""
+"""Smallest ratio of the fraction of known targets among affected items to that among all items without a note."""
 
 PresenceCuts = dict[str, dict[str, dict[str | None, float]]]
 """Label, action and presence (``None`` for all others) to threshold."""
@@ -40,16 +43,16 @@ PresenceCuts = dict[str, dict[str, dict[str | None, float]]]
 
 @dataclass(frozen=True, slots=True)
 class _MarketCompilation:
-    """The compilation of one market.
+    """Compilation of one market.
 
     Attributes:
         policy: the policy.
-        scope: what holds in the market.
+        scope: constraints of the market.
         traffic: its items.
-        severities: of the labels.
-        cuts: what has been found.
-        problems: what has not.
-        notes: for the reader.
+        severities: label to the harm of a miss.
+        cuts: thresholds found so far.
+        problems: infeasible actions found so far.
+        notes: remarks for reports.
     """
 
     policy: Policy
@@ -64,7 +67,7 @@ class _MarketCompilation:
         return Rule(action, label, self.scope.market, "precision", 0.0, 0.0).place
 
     def above(self, label: str, action: str) -> Floats:
-        """Of each item the lowest threshold of the label's actions that go before this one, ``[N]``."""
+        """Return the lowest threshold of the label's actions that precede this one for each item, ``[N]``."""
         review = self.policy.review if REVIEW in self.policy.actions else None
         above_N = np.full(self.traffic.items, np.inf)
         for other in preceding_actions(action, review):
@@ -72,7 +75,7 @@ class _MarketCompilation:
         return above_N
 
     def per_item(self, by: Mapping[str | None, float]) -> Floats:
-        """Of each item its threshold, infinite without one, ``[N]``."""
+        """Return the threshold of each item, infinite without one, ``[N]``."""
         if PRESENCE not in self.traffic.columns or set(by) <= {None}:
             return np.full(self.traffic.items, by.get(None, np.inf))
         column = self.traffic.columns[PRESENCE]
@@ -88,46 +91,56 @@ def compile_policy(
     severities: Mapping[str, float] | None = None,
     cluster: str | None = None,
     facts: Mapping[str, str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CompiledPolicy | InfeasiblePolicy:
     """Find the thresholds of a policy on a calibration split.
 
-    Unknown targets are never taken for negatives: they count neither for nor against a label. Shares of traffic are of all rows.
+    Unknown targets are not negatives: they count neither for nor against a label. Shares of traffic are of all rows.
 
     Args:
-        policy: what is asked.
-        table: see :mod:`vigil_evaluation.predictions`, of items like those that the policy is to decide on, drawn at random from
-            them, and on which neither the model nor its calibration was fitted more than need be.
-        labels: that the table has.
-        severities: label to how much harm a miss does; 1 each where neither this nor the policy says.
-        cluster: column of the items that belong together, such as author; each item on its own if not given.
-        facts: what the table is of, for the reader.
-        progress: told what is being done.
+        policy: the policy.
+        table: see :mod:`vigil_evaluation.predictions`; a random sample of the items that the policy will decide on, which the
+            model was not trained on.
+        labels: labels of the table.
+        severities: label to the harm of a miss (default: 1); the policy's own take precedence.
+        cluster: column of the items that belong together, such as author (default: items are independent).
+        facts: provenance of the table, as text.
+        progress: called with ``searching thresholds``, the label-action pairs done and their number.
 
     Returns:
-        The compiled policy, or what cannot be shown and the nearest that can.
+        The compiled policy, or what is infeasible with the closest feasible bounds.
 
     Raises:
-        UserError: if the table lacks labels or columns that the policy speaks of, or a market has no items.
+        UserError: if the table lacks labels or columns of the policy, or a market has no items.
     """
     wanted = labels_of(policy)
     if absent := [label for label in wanted if label not in labels]:
-        raise UserError(f"the policy {policy.name} speaks of {', '.join(absent)}; the predictions have {', '.join(labels)}")
+        raise UserError(f"policy {policy.name}: no predictions of {', '.join(absent)}; there are {', '.join(labels)}")
     traffic = read_traffic(table, wanted, policy.columns, cluster)
     weights = {label: policy.severities.get(label, (severities or {}).get(label, 1.0)) for label in wanted}
     works = []
-    for scope in market_constraints(policy):
+    scopes = market_constraints(policy)
+    searches = sum(len(actions) for scope in scopes for actions in scope.labels.values())
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("searching thresholds", done, searches)
+
+    for scope in scopes:
         rows_N = traffic.in_market(scope.market, tuple(policy.markets))
         if not rows_N.any():
             which = "no named market" if scope.market is None else f"market {scope.market}"
-            raise UserError(f"no item of the predictions is in {which}; the policy {policy.name} cannot be compiled for it")
+            raise UserError(f"policy {policy.name}: no item of the predictions is in {which}, which it needs thresholds for")
         works.append(_MarketCompilation(policy, scope, traffic.take(rows_N), weights))
-        _compile_scope(works[-1], progress or (lambda _: None))
-    told = {**(facts or {}), "items": f"{traffic.items:,}", "unit": cluster or "item"}
+        _compile_market(works[-1], advance)
+    facts = {**(facts or {}), "items": f"{traffic.items:,}", "unit": cluster or "item"}
     if problems := [problem for work in works for problem in work.problems]:
-        return InfeasiblePolicy(policy.name, policy.version, tuple(problems), told)
+        return InfeasiblePolicy(policy.name, policy.version, tuple(problems), facts)
     notes = [note for work in works for note in work.notes]
-    return _compiled(works, weights, told, notes, traffic)
+    return _compiled(works, weights, facts, notes, traffic)
 
 
 def _compiled(
@@ -162,13 +175,13 @@ def _compiled(
         weights,
     )
     rules = [rule for work in works for rule in work.scope.rules]
-    told = tuple(check_rules(compiled, rules, traffic))
-    noted = {f"note {i}": note for i, note in enumerate([*notes, *_hardly_known(compiled, rules, traffic)], start=1)}
-    return replace(compiled, constraints=told, facts={**facts, **noted})
+    results = tuple(check_rules(compiled, rules, traffic))
+    numbered = {f"note {i}": note for i, note in enumerate([*notes, *_mostly_unknown(compiled, rules, traffic)], start=1)}
+    return replace(compiled, constraints=results, facts={**facts, **numbered})
 
 
-def _hardly_known(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffic) -> Iterator[str]:
-    """Actions that hit items of unknown target more than others do: what is shown of them speaks of the known ones."""
+def _mostly_unknown(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffic) -> Iterator[str]:
+    """Yield a note for each action whose items are of unknown target more often than all items."""
     codes = decide_traffic(policy, traffic)
     for place, label in enumerate(policy.labels):
         at = traffic.labels.index(label)
@@ -177,112 +190,114 @@ def _hardly_known(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffi
             hit_N = items_with_action(policy, codes, action) & (codes.label_N == place)
             if hit_N.sum() >= MIN_ITEMS_HIT and known_N[hit_N].mean() < MIN_KNOWN_RATIO * known_N.mean():
                 yield (
-                    f"{label}/{action}: of {hit_N.sum():,} items hit, the target is known of {known_N[hit_N].mean():.0%}, and of "
-                    f"all items of {known_N.mean():.0%}; what is shown speaks of the known ones, so label some of the others"
+                    f"{label}/{action}: the target of {known_N[hit_N].mean():.0%} of the {hit_N.sum():,} affected items is known "
+                    f"and of all items {known_N.mean():.0%}; label more of these, as constraints are tested on known targets"
                 )
 
 
-def _compile_scope(work: _MarketCompilation, say: Callable[[str], None]) -> None:
+def _compile_market(work: _MarketCompilation, advance: Callable[[], None]) -> None:
     for action in reversed(ACTIONS[1:]):
         labels = [label for label, may in work.scope.labels.items() if action in may]
         found: dict[str, ThresholdSearch] = {}
         for label in labels:
-            say(work.place(label, action))
-            mine = work.scope.of(action, label)
+            mine = work.scope.rules_of(action, label)
             one = search_thresholds(work.traffic, label, mine, work.above(label, action), work.place(label, action))
             if one.usable().any():
                 found[label] = one
             else:
                 work.problems.append(one.problem())
-        shared = work.scope.of(action, None)
+            advance()
+        shared = work.scope.rules_of(action, None)
         if found and shared:
-            _share(work, action, found, shared)
+            _share_budget(work, action, found, shared)
         else:
             for label, one in found.items():
                 cut = float(one.candidates.thresholds_K[np.flatnonzero(one.usable())[-1]])
                 split = None
-                if work.policy.presence == "where_it_pays" and not one.from_below:
+                if work.policy.presence == "where_it_pays" and not one.ceiling_rules:
                     split = split_by_presence(work.traffic, label, one.rules, work.above(label, action), cut)
                 work.cuts.setdefault(label, {})[action] = {None: cut} if split is None else split.cuts
                 if split is not None:
-                    work.notes.append(f"{one.place}: thresholds by presence, which {split.gain}")
+                    work.notes.append(f"{one.place}: thresholds by presence {split.gain}")
 
 
-def _share(work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]) -> None:
-    spent = _spend(work, action, found, rules)
-    if not spent.needed:
-        work.problems.append(_too_much_needed(work, action, found, rules))
+def _share_budget(work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]) -> None:
+    budget = _allocate(work, action, found, rules)
+    if not budget.feasible:
+        work.problems.append(_budget_too_small(work, action, found, rules))
         return
-    if max(spent.chosen) < 0:
-        work.problems.append(_nothing_to_spend(work, action, found, rules))
+    if max(budget.chosen) < 0:
+        work.problems.append(_budget_not_shown(work, action, found, rules))
         return
-    for (label, one), k in zip(found.items(), spent.chosen, strict=True):
+    for (label, one), k in zip(found.items(), budget.chosen, strict=True):
         if k >= 0:
             work.cuts.setdefault(label, {})[action] = {None: float(one.candidates.thresholds_K[k])}
         else:
-            work.notes.append(f"{one.place}: gets nothing of what the labels share; other labels catch more with it")
+            work.notes.append(f"{one.place}: gets no part of the shared budget; other labels catch more with it")
 
 
-def _spend(
+def _allocate(
     work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
 ) -> BudgetAllocation:
-    claims, free_N = [], np.ones(work.traffic.items, bool)
+    requests, free_N = [], np.ones(work.traffic.items, bool)
     for label in work.scope.labels:
         at = work.traffic.labels.index(label)
         free_N &= ~(work.traffic.probabilities_NL[:, at] >= work.above(label, action))
     for label, one in found.items():
         at = work.traffic.labels.index(label)
-        needed = int(np.flatnonzero(one.usable())[0]) if one.from_below else -1
-        above = one.usable(one.from_above)
+        required = int(np.flatnonzero(one.usable())[0]) if one.ceiling_rules else -1
+        usable_K = one.usable(one.floor_rules)
         positive_N, negative_N = work.traffic.positive_NL[:, at], work.traffic.negative_NL[:, at]
-        claims.append(BudgetRequest(one.candidates, above, needed, work.severities[label], positive_N, negative_N))
+        requests.append(BudgetRequest(one.candidates, usable_K, required, work.severities[label], positive_N, negative_N))
     appeals = work.policy.actions[action].appeals  # type: ignore[index]  # it is one of the actions
     wrong = appeals.wrong if appeals else 1.0
     everything_N = np.ones(work.traffic.items, bool)
-    told = [
+    limits = [
         (rule, wrong, [everything_N if within is None else within for _, within in rule_groups(rule, work.traffic)])
         for rule in rules
     ]
-    return allocate_budget(claims, free_N, told, work.traffic.units_N)
+    return allocate_budget(requests, free_N, limits, work.traffic.units_N)
 
 
-def _too_much_needed(
+def _budget_too_small(
     work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
 ) -> InfeasibleAction:
-    """What the labels must catch takes more than they may share."""
+    """Explain that what the labels must catch exceeds the shared budget."""
     ways = []
     for rule in rules:
         others = [other for other in rules if other is not rule]
-        at = closest_feasible_bound(rule, lambda other, others=others: _spend(work, action, found, [*others, other]).needed)  # type: ignore[misc]
+        at = closest_feasible_bound(rule, lambda other, others=others: _allocate(work, action, found, [*others, other]).feasible)  # type: ignore[misc]
         if at is not None:
             ways.append(f"{rule.metric.replace('_', ' ')} at most {format_percent(at)}")
     for label, one in found.items():
-        for i in one.from_below:
+        for i in one.ceiling_rules:
 
             def feasible(other: Rule, label: str = label, one: ThresholdSearch = one, i: int = i) -> bool:
                 changed = replace(one, rules=(*one.rules[:i], other, *one.rules[i + 1 :]))
-                return bool(changed.usable().any()) and _spend(work, action, {**found, label: changed}, rules).needed
+                return bool(changed.usable().any()) and _allocate(work, action, {**found, label: changed}, rules).feasible
 
             at = closest_feasible_bound(one.rules[i], feasible)
             if at is not None:
                 side = "least" if one.rules[i].at_least else "most"
                 ways.append(f"{label} with {one.rules[i].metric.replace('_', ' ')} at {side} {format_percent(at)}")
-    asked = [f"{label} with {one.rules[i]}" for label, one in found.items() for i in one.from_below]
-    why = f"{' and '.join(asked)} cannot be had within {' and '.join(map(str, rules))}"
+    asked = [f"{label} with {one.rules[i]}" for label, one in found.items() for i in one.ceiling_rules]
+    why = f"{' and '.join(asked)} is infeasible within {' and '.join(map(str, rules))}"
     return InfeasibleAction(work.place(None, action), why + (f"; feasible: {', or '.join(ways)}" if ways else ""), ())
 
 
-def _nothing_to_spend(
+def _budget_not_shown(
     work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
 ) -> InfeasibleAction:
-    """Not even the first step is shown to keep what the labels share."""
-    told = []
+    """Explain that not even the strictest thresholds are shown to satisfy the shared constraints."""
+    closest = []
     for rule in rules:
         others = [other for other in rules if other is not rule]
         at = closest_feasible_bound(
-            rule, lambda other, others=others: max(_spend(work, action, found, [*others, other]).chosen) >= 0
+            rule, lambda other, others=others: max(_allocate(work, action, found, [*others, other]).chosen) >= 0
         )  # type: ignore[misc]
-        told.append(ClosestFeasible(rule, feasible_at=at))
-    few = f"{work.traffic.items:,} items can show to be few enough"
-    why = f"even the strictest thresholds that keep the labels' own rules hit more than {few}"
-    return InfeasibleAction(work.place(None, action), why, tuple(told))
+        closest.append(ClosestFeasible(rule, feasible_at=at))
+    why = (
+        f"even the strictest thresholds that satisfy the labels' own constraints affect more items than can be shown to be few "
+        f"enough on {work.traffic.items:,} items"
+    )
+    return InfeasibleAction(work.place(None, action), why, tuple(closest))

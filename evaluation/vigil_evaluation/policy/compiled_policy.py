@@ -101,8 +101,8 @@ class CompiledPolicy:
         version: version of the policy.
         actions: its actions, from the mildest to the strictest; the first is ``allow``.
         labels: its labels; where two trigger the same action, the first decides.
-        review: ``before`` if an item sent to review waits there; ``alongside`` if the milder action that it qualifies for is taken
-            meanwhile; ``None`` if nothing is sent to review.
+        review: ``before`` if an item sent to review waits there; ``alongside`` if the milder action that it qualifies for is
+            taken meanwhile; ``None`` if nothing is sent to review.
         cells: market and presence to their thresholds; ``(None, None)`` always exists and holds for all others. A market's cell
             takes precedence over a presence's, and that of both over either.
         costs: action to its cost per item.

@@ -1,4 +1,4 @@
-"""What items say of the rules of a compiled policy, at its thresholds."""
+"""Check the constraints of a compiled policy on items, at its thresholds."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,7 +23,7 @@ from vigil_evaluation.policy.threshold_search import rule_groups
 
 
 def decide_traffic(policy: CompiledPolicy, traffic: Traffic) -> DecisionCodes:
-    """What a policy decides on each item."""
+    """Return a policy's decision on each item."""
     presence = traffic.columns[PRESENCE].texts() if PRESENCE in traffic.columns else None
     market = traffic.columns[MARKET].texts() if MARKET in traffic.columns else None
     given = None if presence is None else [value or "" for value in presence]
@@ -31,18 +31,18 @@ def decide_traffic(policy: CompiledPolicy, traffic: Traffic) -> DecisionCodes:
 
 
 def items_with_action(policy: CompiledPolicy, codes: DecisionCodes, action: str) -> NDArray[np.bool_]:
-    """Which items get an action; in review are all that people look at."""
+    """Return which items get an action; all reviewed items count for ``review``."""
     if action == REVIEW:
         return codes.review_N
     return np.asarray(codes.actions_N == policy.actions.index(action))
 
 
 def check_rules(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> Iterable[ConstraintResult]:
-    """What items say of rules at a policy's thresholds.
+    """Measure rules at a policy's thresholds.
 
     Args:
         policy: the policy.
-        rules: whose columns the traffic has.
+        rules: rules on columns that the traffic has.
         traffic: the items.
     """
     codes = decide_traffic(policy, traffic)
@@ -53,12 +53,11 @@ def check_rules(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic)
         if rule.metric == "overturned":
             yield _overturned(policy, rule, traffic, rows_N, cuts)
             continue
-        groups = _evidence(policy, rule, traffic, codes, rows_N=rows_N, cuts=cuts)
-        yield _told(rule, groups)
+        yield _worst_group(rule, _counts(policy, rule, traffic, codes, rows_N=rows_N, cuts=cuts))
 
 
 class ItemThresholds:
-    """Thresholds by item."""
+    """Thresholds of each item."""
 
     def __init__(self, policy: CompiledPolicy, traffic: Traffic) -> None:
         self._policy = policy
@@ -71,19 +70,19 @@ class ItemThresholds:
         self._place_N = np.fromiter((places[pair] for pair in pairs), np.int64, traffic.items)
 
     def of(self, label: str, action: str) -> Floats:
-        """The threshold of each item, infinite without one, ``[N]``."""
+        """Return the threshold of each item, infinite without one, ``[N]``."""
         each = [self._policy.thresholds(*pair).get(label, {}).get(action, np.inf) for pair in self._pairs]
         return np.array([*each, np.inf])[self._place_N]
 
     def above(self, label: str, action: str) -> Floats:
-        """The lowest threshold of the actions that go before, ``[N]``."""
+        """Return the lowest threshold of the preceding actions, ``[N]``."""
         above_N = np.full(len(self._place_N), np.inf)
         for other in preceding_actions(action, self._policy.review):
             above_N = np.minimum(above_N, self.of(label, other))
         return above_N
 
 
-def _evidence(
+def _counts(
     policy: CompiledPolicy, rule: Rule, traffic: Traffic, codes: DecisionCodes, *, rows_N: NDArray[np.bool_], cuts: ItemThresholds
 ) -> list[ConstraintCounts]:
     part = traffic.take(rows_N)
@@ -101,38 +100,38 @@ def _evidence(
             base = part.negative_NL[:, at] if rule.metric == "false_positive_rate" else part.positive_NL[:, at]
             reached = reached | (probabilities >= above)
     column = None if rule.column is None else part.columns[rule.column]
-    # On other items than those compiled on, no value of the column may be frequent enough: then nothing is known.
+    # On other items than those compiled on, no value of the column may be frequent enough.
     if column is not None and not (np.bincount(column.codes_N[column.codes_N >= 0], minlength=1) > rule.over).any():
         return []
     return count_at_candidates(np.where(reached, 0, 1), 1, base, event, units_M=part.units_N, groups=rule_groups(rule, part))
 
 
-def _told(rule: Rule, groups: Sequence[ConstraintCounts]) -> ConstraintResult:
-    """The group that does worst, in numbers."""
-    known = [evidence for evidence in groups if evidence.rows_K[0] > 0]
+def _worst_group(rule: Rule, groups: Sequence[ConstraintCounts]) -> ConstraintResult:
+    """Return the result of the group that does worst."""
+    known = [counts for counts in groups if counts.rows_K[0] > 0]
     if not known:
         return ConstraintResult(rule, None, None, None, None, None, None, 0, 0, None, None)
-    worst = max(known, key=lambda evidence: (float(p_values(rule, evidence)[0]), float(_off(rule, evidence))))
+    worst = max(known, key=lambda counts: (float(p_values(rule, counts)[0]), _excess(rule, counts)))
     estimate = float(metric_estimates(rule, worst)[0])
     low, high = confidence_bounds(rule, worst, rule.confidence)
     bound = float((low if rule.at_least else high)[0])
     margin = bound - rule.bound if rule.at_least else rule.bound - bound
     between = confidence_bounds(rule, worst, (1 + rule.confidence) / 2)
     ends = (float(between[0][0]), float(between[1][0]))
-    kept = estimate >= rule.bound if rule.at_least else estimate <= rule.bound
+    met = estimate >= rule.bound if rule.at_least else estimate <= rule.bound
     count, rows = int(worst.count_K[0]), int(worst.rows_K[0])
-    return ConstraintResult(rule, worst.group, estimate, *ends, bound, margin, count, rows, bool(kept), margin >= 0)
+    return ConstraintResult(rule, worst.group, estimate, *ends, bound, margin, count, rows, bool(met), margin >= 0)
 
 
-def _off(rule: Rule, evidence: ConstraintCounts) -> float:
-    estimate = float(metric_estimates(rule, evidence)[0])
+def _excess(rule: Rule, counts: ConstraintCounts) -> float:
+    estimate = float(metric_estimates(rule, counts)[0])
     return rule.bound - estimate if rule.at_least else estimate - rule.bound
 
 
 def _overturned(
     policy: CompiledPolicy, rule: Rule, traffic: Traffic, rows_N: NDArray[np.bool_], cuts: ItemThresholds
 ) -> ConstraintResult:
-    """Wrong calls for an action, summed over labels, times the share of them that is appealed."""
+    """Measure wrong actions, summed over labels, times the fraction of them that is appealed."""
     weight = policy.appeals[rule.action].wrong if rule.action in policy.appeals else 1.0
     taken_N = np.zeros(traffic.items, bool)
     for at, label in enumerate(traffic.labels):

@@ -1,4 +1,4 @@
-"""Constraints as a policy says them: ``false-positive rate at most 0.5 % in every language with over 500 items``."""
+"""Parse constraint sentences, such as ``false-positive rate at most 0.5 % in every language with over 500 items``."""
 
 import re
 from typing import Any
@@ -31,34 +31,34 @@ EXAMPLES = (
     "at most 2 % of traffic",
     "overturned at most 0.1 % of traffic",
 )
-"""One of each kind. Behind it may stand a column, the labels that are meant, and ``with 90 % confidence``."""
+"""One example per metric. A column, labels, and ``with 90 % confidence`` may follow."""
 
 
 def parse_constraint(sentence: str) -> dict[str, Any]:
-    """Read a constraint.
+    """Parse a constraint sentence.
 
     Args:
         sentence: one of :data:`EXAMPLES` with other numbers, columns and labels.
 
     Returns:
-        ``metric`` and ``bound``; where it says so ``column``, ``over``, ``labels`` and ``confidence``.
+        ``metric`` and ``bound``; if stated, also ``column``, ``over``, ``labels`` and ``confidence``.
 
     Raises:
-        ValueError: if it is not understood; the message gives the kinds that are.
+        ValueError: if it does not parse; the message lists the valid forms.
     """
     text = " ".join(sentence.split())
     for metric, head in _HEADS.items():
         if found := re.match(head, text, re.IGNORECASE):
             read = {"metric": metric, "bound": parse_share(found.group(1) + found.group(2))}
             return read | _tails(text[found.end() :], sentence)
-    raise ValueError(f"is not understood: {sentence!r}, which could be one of: {' | '.join(EXAMPLES)}")
+    raise ValueError(f"is not a constraint: {sentence!r}; write one of: {' | '.join(EXAMPLES)}")
 
 
 def parse_share(value: Any) -> Any:
-    """A share as a number: ``5 %`` is 0.05, and 0.05 is itself. What is neither is left for others to refuse."""
+    """Convert a fraction to a number: ``5 %`` is 0.05, and 0.05 is itself; other values are returned unchanged."""
     if isinstance(value, str) and (found := re.fullmatch(_NUMBER, value.strip())):
         number = float(found.group(1))
-        # Dividing by 100 gives the float nearest to what was written, which multiplying by 0.01 does not.
+        # Dividing by 100 gives the float closest to the written number, which multiplying by 0.01 does not.
         return number / 100 if found.group(2) else number
     return value
 
@@ -71,7 +71,7 @@ def _tails(rest: str, sentence: str) -> dict[str, Any]:
                 break
         else:
             raise ValueError(
-                f"is not understood from {rest.strip()!r} on, in {sentence!r}, behind the number may stand: "
+                f"does not parse from {rest.strip()!r} on, in {sentence!r}; after the number write: "
                 "in every COLUMN with over 500 items | for LABEL | with 90 % confidence"
             )
         if name == "column":

@@ -1,12 +1,12 @@
-"""What items say of a rule at each candidate threshold: counts, exact p-values, and bounds.
+"""Tests of a constraint at each candidate threshold: counts, exact p-values and confidence bounds.
 
-A p-value is that of the hypothesis that the rule is broken: the chance to see counts at least as good if the true metric lay just
-on the wrong side of what is promised. Counts are binomial, so it is exact (Clopper and Pearson 1934), however few they are.
+The null hypothesis of a p-value is that the constraint is violated: it is the probability of counts at least as good if the true
+metric equalled the bound. Counts are binomial, so p-values are exact for any number of items (Clopper and Pearson 1934).
 
-Items of one author resemble each other. Where units are given, counts are divided by the design effect 1 + r (m - 1): m is the
-mean size of a unit as an item of the sample meets it, r the correlation within units (Kish 1965; Korn and Graubard 1998 use
-effective counts in this way). r is measured where at least :data:`MIN_RARER_OUTCOMES` of the rarer outcome are seen, taken one standard error
-higher, and never below 0.
+Items of one unit, such as an author, are correlated. Where units are given, counts are divided by the design effect
+1 + r (m - 1): m is the mean size of the unit of an item, r the correlation within units (Kish 1965; Korn and Graubard 1998 use
+effective counts in this way). r is estimated where at least :data:`MIN_RARER_OUTCOMES` of the rarer outcome are observed, plus
+one standard error, and is at least 0.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,11 @@ from vigil_evaluation.policy.constraints import Rule
 from vigil_evaluation.stats.binomial import clopper_pearson_bounds, intraclass_correlation, kish_design_effect
 
 MIN_RARER_OUTCOMES = 30
+"""Fewest observations of the rarer outcome to estimate the correlation within units."""
 
 SIGNIFICANCE_FRACTION = 0.75
-"""Of the doubt that a rule allows, tests use so much. The rest is for what is not exact: design effects, and choices beside
-thresholds that are made on the same items (the order in which labels share a budget, thresholds by presence)."""
+"""Fraction of a constraint's error probability that tests use. The rest covers what is not exact: design effects, and other
+choices on the same items (the order in which labels share a budget, thresholds by presence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class ConstraintCounts:
     Attributes:
         group: value of the rule's column; ``None`` without one.
         count_K: items that count towards the metric.
-        rows_K: items that it is a share of.
-        effective_K: one divided by the design effect.
+        rows_K: items in its denominator.
+        effective_K: inverse of the design effect.
     """
 
     group: str | None
@@ -43,40 +44,40 @@ class ConstraintCounts:
     effective_K: Floats
 
     def scaled(self, by: float) -> "ConstraintCounts":
-        """As if there were ``by`` times as many items of the same kind."""
+        """Return the counts of ``by`` times as many items of the same kind."""
         return replace(self, count_K=self.count_K * by, rows_K=self.rows_K * by)
 
 
-def p_values(rule: Rule, evidence: ConstraintCounts) -> Floats:
-    """Of the hypothesis that the rule is broken, ``[K]``; 1 where there is nothing to go by."""
-    count_K, rows_K = evidence.count_K * evidence.effective_K, evidence.rows_K * evidence.effective_K
+def p_values(rule: Rule, counts: ConstraintCounts) -> Floats:
+    """Return the p-value of the hypothesis that the constraint is violated, ``[K]``; 1 where there are no items."""
+    count_K, rows_K = counts.count_K * counts.effective_K, counts.rows_K * counts.effective_K
     if rule.metric == "expected_miss_rate":
-        return np.where(_expected_miss(count_K, rows_K) <= rule.bound, 0.0, 1.0)
+        return np.where(_expected_miss_bound(count_K, rows_K) <= rule.bound, 0.0, 1.0)
     if rule.metric == "miss_rate":
         return _p_at_least(count_K, rows_K, 1 - rule.bound)
     return _p_at_least(count_K, rows_K, rule.bound) if rule.at_least else _p_at_most(count_K, rows_K, rule.bound)
 
 
 def significance_level(rule: Rule) -> float:
-    """The largest p-value with which a rule counts as shown."""
+    """Return the largest p-value at which a constraint is shown to hold."""
     return SIGNIFICANCE_FRACTION * (1 - rule.confidence)
 
 
-def metric_estimates(rule: Rule, evidence: ConstraintCounts) -> Floats:
-    """The metric as it is seen, ``[K]``; NaN where there is nothing to go by."""
+def metric_estimates(rule: Rule, counts: ConstraintCounts) -> Floats:
+    """Return the observed metric, ``[K]``; NaN where there are no items."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        share_K: Floats = evidence.count_K / evidence.rows_K
+        share_K: Floats = counts.count_K / counts.rows_K
     return 1 - share_K if rule.metric in ("miss_rate", "expected_miss_rate") else share_K
 
 
-def confidence_bounds(rule: Rule, evidence: ConstraintCounts, confidence: float) -> tuple[Floats, Floats]:
-    """One-sided lower and one-sided upper bound of the metric, each at a confidence, ``[K]``."""
-    count_K, rows_K = evidence.count_K * evidence.effective_K, evidence.rows_K * evidence.effective_K
+def confidence_bounds(rule: Rule, counts: ConstraintCounts, confidence: float) -> tuple[Floats, Floats]:
+    """Return the one-sided lower and the one-sided upper confidence bound of the metric, ``[K]`` each."""
+    count_K, rows_K = counts.count_K * counts.effective_K, counts.rows_K * counts.effective_K
     low_K, high_K = clopper_pearson_bounds(count_K, rows_K, confidence)
     if rule.metric in ("miss_rate", "expected_miss_rate"):
         low_K, high_K = 1 - high_K, 1 - low_K
     if rule.metric == "expected_miss_rate":
-        return low_K, _expected_miss(count_K, rows_K)
+        return low_K, _expected_miss_bound(count_K, rows_K)
     return low_K, high_K
 
 
@@ -89,20 +90,20 @@ def count_at_candidates(
     units_M: NDArray[np.int32] | None,
     groups: Sequence[tuple[str | None, NDArray[np.bool_] | None]],
 ) -> list[ConstraintCounts]:
-    """Count at every candidate threshold, from the strictest on.
+    """Count items at every candidate threshold, from the strictest on.
 
     Args:
-        first_M: of each item the first candidate that it reaches; ``candidates`` or more if it reaches none.
+        first_M: first candidate that each item reaches; ``candidates`` or more if it reaches none.
         candidates: K.
-        base_M: the items that the metric is a share of.
-        event_M: of those that reach a candidate, the ones that count (precision); ``None`` if reaching it is what counts.
-        units_M: see the module.
-        groups: name and items of each group; no items mean all.
+        base_M: items in the metric's denominator.
+        event_M: items that count among those that reach a candidate (precision); ``None`` if reaching it counts.
+        units_M: unit of each item; see the module.
+        groups: name and items of each group; ``None`` for all items.
     """
     correlation = 0.0
     if units_M is not None:
         count_K, rows_K = _counts(first_M, candidates, base_M, event_M)
-        at = _steady(count_K, rows_K)
+        at = _reference_candidate(count_K, rows_K)
         if at is not None:
             reached_M = base_M if event_M is None else base_M & (first_M <= at)
             outcome_M = first_M <= at if event_M is None else event_M
@@ -113,13 +114,13 @@ def count_at_candidates(
         count_K, rows_K = _counts(first_M, candidates, mine_M, event_M)
         effective_K = np.ones(candidates)
         if units_M is not None and correlation > 0:
-            effective_K = 1 / (1 + correlation * (_met_size(first_M, candidates, mine_M, event_M, units_M) - 1))
+            effective_K = 1 / (1 + correlation * (_mean_unit_size(first_M, candidates, mine_M, event_M, units_M) - 1))
         found.append(ConstraintCounts(name, count_K, rows_K, effective_K))
     return found
 
 
 def inverse_design_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None) -> float:
-    """One divided by the design effect of a share of all items."""
+    """Return the inverse of the design effect of a fraction of all items."""
     return 1 / kish_design_effect(outcome_N, units_N)
 
 
@@ -136,8 +137,8 @@ def _cumulated(first: NDArray[np.int64], candidates: int) -> Floats:
     return np.cumsum(np.bincount(np.minimum(first, candidates), minlength=candidates + 1)[:candidates]).astype(np.float64)
 
 
-def _steady(count_K: Floats, rows_K: Floats) -> int | None:
-    """The strictest candidate with enough of both outcomes, else the one that has most of the rarer; ``None`` without any."""
+def _reference_candidate(count_K: Floats, rows_K: Floats) -> int | None:
+    """Return the strictest candidate with enough of both outcomes, else that with most of the rarer; ``None`` without any."""
     rarer_K = np.minimum(count_K, rows_K - count_K)
     if not rarer_K.max(initial=0):
         return None
@@ -145,14 +146,14 @@ def _steady(count_K: Floats, rows_K: Floats) -> int | None:
     return int(enough[0]) if len(enough) else int(rarer_K.argmax())
 
 
-def _met_size(
+def _mean_unit_size(
     first_M: NDArray[np.int64],
     candidates: int,
     base_M: NDArray[np.bool_],
     event_M: NDArray[np.bool_] | None,
     units_M: NDArray[np.int32],
 ) -> Floats:
-    """Mean size of the unit of an item that the metric is a share of, ``[K]``."""
+    """Return the mean size of the unit of an item in the metric's denominator, ``[K]``."""
     if event_M is None:
         sizes = np.bincount(units_M[base_M]).astype(np.float64)
         return np.full(candidates, (sizes**2).sum() / max(sizes.sum(), 1.0))
@@ -166,7 +167,7 @@ def _met_size(
 
 
 def _p_at_least(count_K: ArrayLike, rows_K: ArrayLike, bound: float) -> Floats:
-    """Chance of at least so many if the true share were ``bound``."""
+    """Return the probability of at least this count if the true fraction is ``bound``."""
     from scipy.special import betainc
 
     count, rows = np.asarray(count_K, np.float64), np.asarray(rows_K, np.float64)
@@ -175,11 +176,11 @@ def _p_at_least(count_K: ArrayLike, rows_K: ArrayLike, bound: float) -> Floats:
 
 
 def _p_at_most(count_K: ArrayLike, rows_K: ArrayLike, bound: float) -> Floats:
-    """Chance of at most so many if the true share were ``bound``."""
+    """Return the probability of at most this count if the true fraction is ``bound``."""
     count, rows = np.asarray(count_K, np.float64), np.asarray(rows_K, np.float64)
     return _p_at_least(rows - count, rows, 1 - bound)
 
 
-def _expected_miss(caught_K: Floats, rows_K: Floats) -> Floats:
-    """What the miss rate of one further positive is expected to be at most (Angelopoulos et al. 2022, conformal risk control)."""
+def _expected_miss_bound(caught_K: Floats, rows_K: Floats) -> Floats:
+    """Return the upper bound of the expected miss rate of one new positive (conformal risk control, Angelopoulos et al. 2022)."""
     return (rows_K - caught_K + 1) / (rows_K + 1)

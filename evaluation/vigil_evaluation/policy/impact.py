@@ -1,4 +1,4 @@
-"""What a compiled policy does to a table's items: volumes, costs, appeals, harm that is caught, and whether it keeps its word."""
+"""Impact of a compiled policy on items: volumes, costs, appeals, harm caught, and whether its constraints hold."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from vigil_evaluation.stats.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class ActionImpact:
-    """What one action does.
+    """Impact of one action.
 
     Attributes:
-        action: which; ``review`` counts all items that people look at, whatever else is done with them meanwhile.
-        items: how many get it.
-        share: of all items.
-        interval: of the share.
-        judged: those whose decisive label has a known target.
-        right: share of the judged of which that label is true; ``None`` for ``allow`` and where none is judged.
-        right_interval: of that share.
-        cost: of all its items.
-        appeals: how many are expected to be appealed; ``None`` without appeals, or where too little is known.
-        overturned: how many of those are expected to be overturned.
-        appeals_cost: of the appeals.
+        action: the action; ``review`` counts all reviewed items, also those that get another action meanwhile.
+        items: items that get it.
+        share: fraction of all items.
+        interval: interval of the fraction.
+        judged: items whose decisive label has a known target.
+        right: fraction of these whose decisive label is true; ``None`` for ``allow`` and without such items.
+        right_interval: interval of that fraction.
+        cost: total cost of its items.
+        appeals: expected number of appeals; ``None`` without appeals, or if no target is known.
+        overturned: expected number of overturned appeals.
+        appeals_cost: expected cost of the appeals.
     """
 
     action: str
@@ -51,17 +51,17 @@ class ActionImpact:
 
 @dataclass(frozen=True, slots=True)
 class LabelImpact:
-    """What becomes of one label's positives.
+    """Impact on the positives of one label.
 
     Attributes:
-        label: which.
-        severity: how much harm a miss does.
-        positives: items known to be it.
-        caught: share of them that get any action, for whichever label; ``None`` without positives.
-        caught_interval: of that share.
-        by_action: action to the share of the positives that get it, ``allow`` included.
-        negatives: items known not to be it.
-        decided: items for which it is the decisive label.
+        label: the label.
+        severity: harm of a miss.
+        positives: known positives.
+        caught: fraction of them that get any action, for any label; ``None`` without positives.
+        caught_interval: interval of that fraction.
+        by_action: action to the fraction of the positives that get it, including ``allow``.
+        negatives: known negatives.
+        decided: items whose decisive label it is.
     """
 
     label: str
@@ -76,13 +76,13 @@ class LabelImpact:
 
 @dataclass(frozen=True, slots=True)
 class GroupImpact:
-    """What happens to the items of one value of a column.
+    """Impact on the items with one value of a column.
 
     Attributes:
-        column: which.
-        value: ``None`` where the column is null.
-        items: how many.
-        actions: action to the share of them that get it; items in review beside another action count under both.
+        column: the column.
+        value: the value; ``None`` for null.
+        items: items with the value.
+        actions: action to the fraction of them that get it; items reviewed alongside another action count for both.
     """
 
     column: str
@@ -93,21 +93,21 @@ class GroupImpact:
 
 @dataclass(frozen=True, slots=True)
 class PolicyImpact:
-    """What a policy does to some items.
+    """Impact of a policy on items.
 
     Attributes:
-        name: of the policy.
-        version: of the policy.
-        digest: of the policy.
+        name: name of the policy.
+        version: version of the policy.
+        digest: SHA-256 of the policy.
         review: whether review goes ``before`` milder actions or ``alongside`` them.
-        items: how many.
-        confidence: of the intervals.
-        actions: the mildest first.
-        labels: in the order of precedence.
-        constraints: each rule and what these items say of it.
-        harm_caught: share of the harm, known positives weighed by the severities of their labels, that gets any action.
-        cost: of all actions and appeals; ``None`` where appeals cannot be told.
-        by: presence, market, and the columns of which the policy speaks, value by value.
+        items: number of items.
+        confidence: confidence of the intervals.
+        actions: impact of each action, from the mildest to the strictest.
+        labels: impact on each label, in the order of precedence.
+        constraints: each rule, measured on these items.
+        harm_caught: fraction of the harm that gets any action: known positives weighted by the severities of their labels.
+        cost: expected cost of all actions and appeals; ``None`` if appeals cannot be estimated.
+        by: impact by value of presence, market and the policy's columns.
     """
 
     name: str
@@ -125,7 +125,7 @@ class PolicyImpact:
 
 
 MAX_COLUMN_VALUES = 50
-"""Values of a column that are listed; the rarer ones are left out."""
+"""Most listed values of a column; the rarest are omitted."""
 
 
 def policy_impact(
@@ -136,14 +136,14 @@ def policy_impact(
     cluster: str | None = None,
     confidence: float = 0.95,
 ) -> PolicyImpact:
-    """Find what a policy does to the items of a table.
+    """Measure the impact of a policy on the items of a table.
 
     Args:
         policy: the policy.
-        table: see :mod:`vigil_evaluation.predictions`; columns of which the policy speaks and that it lacks are passed over.
-        columns: by which the outcome is broken down further.
-        cluster: column of the items that belong together; each item on its own if not given.
-        confidence: of the intervals.
+        table: see :mod:`vigil_evaluation.predictions`; constraints on columns that it lacks are ignored.
+        columns: additional columns to break the impact down by.
+        cluster: column of the items that belong together (default: items are independent).
+        confidence: confidence of the intervals.
 
     Raises:
         UserError: if the table lacks a label of the policy.
@@ -153,7 +153,7 @@ def policy_impact(
 
 
 def evaluation_impact(policy: CompiledPolicy, data: EvaluationData) -> PolicyImpact:
-    """Return what a policy does to the items of an evaluation, broken down by its slices; see :func:`policy_impact`."""
+    """Measure the impact of a policy on the items of an evaluation, broken down by its slices; see :func:`policy_impact`."""
     columns = [*_constraint_columns(policy), *(name for name in data.spec.slices if name in data.columns)]
     return _impact(policy, evaluation_traffic(data, policy.labels, columns), columns, data.spec.confidence)
 
@@ -185,14 +185,14 @@ def _impact(policy: CompiledPolicy, traffic: Traffic, columns: Sequence[str], co
 
 
 def harm_caught(policy: CompiledPolicy, traffic: Traffic, acted_N: NDArray[np.bool_]) -> float | None:
-    """Share of the harm of known positives, by severity, of the items that are acted on; ``None`` without harm."""
+    """Return the fraction of harm, known positives weighted by severity, in items with an action; ``None`` without harm."""
     severity_L = np.array([policy.severities.get(label, 1.0) for label in traffic.labels])
-    whole = float((traffic.positive_NL @ severity_L).sum())
-    return float((traffic.positive_NL[acted_N] @ severity_L).sum()) / whole if whole else None
+    total = float((traffic.positive_NL @ severity_L).sum())
+    return float((traffic.positive_NL[acted_N] @ severity_L).sum()) / total if total else None
 
 
 class ShareEstimate(NamedTuple):
-    """A share and its interval; ``None`` where it is a share of nothing."""
+    """A fraction and its interval; ``None`` without items."""
 
     value: float | None
     interval: Interval | None
@@ -201,15 +201,15 @@ class ShareEstimate(NamedTuple):
 def estimate_share(
     outcome_N: NDArray[np.bool_], traffic: Traffic, within_N: NDArray[np.bool_], confidence: float
 ) -> ShareEstimate:
-    """A share of some items with its Clopper-Pearson interval, by effective counts where items belong together."""
+    """Estimate a fraction with its Clopper-Pearson interval, from effective counts if items have units."""
     rows = int(within_N.sum())
     if not rows:
         return ShareEstimate(None, None)
     rule = Rule("review", None, None, "share_of_traffic", 0.5, confidence)
     hit = outcome_N[within_N]
     effective = inverse_design_effect(hit, None if traffic.units_N is None else traffic.units_N[within_N])
-    evidence = ConstraintCounts(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]))
-    low, high = confidence_bounds(rule, evidence, (1 + confidence) / 2)
+    counts = ConstraintCounts(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]))
+    low, high = confidence_bounds(rule, counts, (1 + confidence) / 2)
     return ShareEstimate(float(hit.mean()), Interval(float(low[0]), float(high[0])))
 
 
@@ -224,12 +224,12 @@ def _action(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, acti
     right_N, wrong_N, _ = decisive_label_targets(policy, traffic, codes, action)
     judged_N = hit_N & (right_N | wrong_N)
     right = estimate_share(right_N, traffic, judged_N, confidence)
-    told = policy.appeals.get(action)
+    expected = policy.appeals.get(action)
     appeals = (None, None, None)
-    if told is not None and right.value is not None:
-        overturned = told.wrong * (1 - right.value) * items
-        appealed = overturned + told.right * right.value * items
-        appeals = (appealed, overturned, appealed * told.cost)
+    if expected is not None and right.value is not None:
+        overturned = expected.wrong * (1 - right.value) * items
+        appealed = overturned + expected.right * right.value * items
+        appeals = (appealed, overturned, appealed * expected.cost)
     judged = int(judged_N.sum())
     return ActionImpact(action, items, share.value or 0.0, share.interval, judged, right.value, right.interval, cost, *appeals)
 
@@ -237,13 +237,13 @@ def _action(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, acti
 def decisive_label_targets(
     policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, action: str | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Of each item whether its decisive label is known to be true, whether it is known not to be, and which label that is.
+    """Return whether each item's decisive label is known to be true, whether it is known to be false, and its index.
 
     Args:
         policy: the policy.
         traffic: the items.
-        codes: what the policy decides on them.
-        action: ``review`` asks for the label that sends an item to review, where that goes beside another action.
+        codes: the policy's decisions on them.
+        action: ``review`` selects the label that sends an item to review, where that goes alongside another action.
     """
     label_N = codes.label_N.astype(np.int64)
     if action == REVIEW and policy.review == "alongside":

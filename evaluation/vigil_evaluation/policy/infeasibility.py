@@ -1,4 +1,4 @@
-"""What a policy asks and the items cannot show, with the nearest that they can."""
+"""Infeasible policies: the constraints that cannot be shown to hold, with the closest feasible bounds."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -7,25 +7,25 @@ from typing import Any
 from vigil_evaluation.policy.constraints import Rule, format_percent
 
 BOUND_STEPS = 1000
-"""Feasible bounds are given in steps of one part in this, or for small bounds in a hundredth of them."""
+"""Feasible bounds are multiples of 1 / this; small ones, of a hundredth of that."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosestFeasible:
-    """How near the items come to one rule.
+    """The closest feasible bound of one constraint.
 
     Attributes:
-        rule: the rule.
-        bound: the best one-sided bound of its metric at any single threshold; ``None`` where nothing is known.
-        threshold: where that is.
+        rule: the constraint.
+        bound: best one-sided confidence bound of its metric at any threshold; ``None`` without known targets.
+        threshold: the threshold of that bound.
         count: items that count towards the metric there.
-        rows: items that it is a share of.
-        group: the value of the rule's column for which that is the worst.
-        feasible_at: the nearest bound to promise with which the policy could be kept, all else being the same.
-        more: about how many more labelled items would show what is promised, if they are like those that there are; ``None``
-            where no number would.
-        kind: of which items those are: ``positive`` or ``negative``; empty for any.
-        without: the label's other rules, if only without them ``feasible_at`` is feasible.
+        rows: items in its denominator.
+        group: value of the rule's column with the worst bound there.
+        feasible_at: the closest bound with which the policy is feasible, everything else unchanged.
+        more: approximate number of additional labelled items of the same kind with which the constraint is feasible; ``None`` if
+            no number is.
+        kind: kind of those items: ``positive`` or ``negative``; empty for any.
+        without: the label's other constraints, if ``feasible_at`` is feasible only without them.
     """
 
     rule: Rule
@@ -46,7 +46,7 @@ class ClosestFeasible:
             where = f"threshold {self.threshold:.4g}, " if self.threshold is not None else ""
             of = "" if self.group is None else f" for {self.group}"
             within = self.bound >= self.rule.bound if self.rule.at_least else self.bound <= self.rule.bound
-            but = ", too little for thresholds chosen among many" if within else ""
+            but = ", not enough for a threshold chosen among many" if within else ""
             words += f": the best {side} bound{of} at any threshold is {_short(self.bound)} ({where}{self._counted()}){but}"
         ways = []
         if self.feasible_at is not None:
@@ -55,28 +55,28 @@ class ClosestFeasible:
         if self.more is not None:
             ways.append(f"{'or ' if ways else 'feasible '}with about {self.more:,} more labelled {self.kind or 'item'}s")
         elif self.feasible_at is not None and self.kind:
-            ways.append("and more labels alone would not help")
+            ways.append("and more labels alone do not help")
         return words + ("; " + ", ".join(ways) if ways else "")
 
     def _counted(self) -> str:
         what = {
-            "precision": "right",
+            "precision": "correct",
             "recall": "caught",
             "miss_rate": "caught",
             "expected_miss_rate": "caught",
-            "false_positive_rate": "hit wrongly",
-        }.get(self.rule.metric, "hit")
+            "false_positive_rate": "wrongly affected",
+        }.get(self.rule.metric, "affected")
         return f"{self.count:,} of {self.rows:,} {what}"
 
 
 @dataclass(frozen=True, slots=True)
 class InfeasibleAction:
-    """Why one label's action, or one action of all labels, finds no threshold.
+    """Why an action of one label, or of all labels, has no feasible threshold.
 
     Attributes:
-        place: such as ``hate/remove``.
-        why: in words.
-        rules: how near the items come to the rules that stand in the way.
+        place: name of the label and action, such as ``hate/remove``.
+        why: the reason.
+        rules: closest feasible bounds of the violated constraints.
     """
 
     place: str
@@ -90,13 +90,13 @@ class InfeasibleAction:
 
 @dataclass(frozen=True, slots=True)
 class InfeasiblePolicy:
-    """A policy that cannot be shown to be kept.
+    """A policy whose constraints cannot all be shown to hold.
 
     Attributes:
-        name: of the policy.
-        version: of the policy.
-        problems: what stands in the way, all of it.
-        facts: what the policy was compiled on.
+        name: name of the policy.
+        version: version of the policy.
+        problems: every infeasible action.
+        facts: provenance of the items that it was compiled on.
     """
 
     name: str
@@ -106,20 +106,20 @@ class InfeasiblePolicy:
 
     @property
     def lines(self) -> list[str]:
-        """For people: what cannot be shown, and the nearest that can."""
+        """Message lines: what is infeasible, and the closest feasible bounds."""
         return [f"policy {self.name} version {self.version} is infeasible", *map(str, self.problems)]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         return {"feasible": False, **asdict(self)}
 
 
 def closest_feasible_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
-    """The bound nearest to the rule's with which it is feasible, rounded to the safe side; ``None`` if none is.
+    """Return the bound closest to the rule's that is feasible, rounded to the safe side; ``None`` if none is.
 
     Args:
-        rule: as it is promised; infeasible.
-        feasible: whether a rule like it can be kept.
+        rule: an infeasible constraint.
+        feasible: whether the constraint with another bound is feasible.
     """
     loosest = 0.0 if rule.at_least else 1.0
     if not feasible(replace(rule, bound=loosest + (1e-6 if rule.at_least else -1e-6))):
@@ -128,7 +128,7 @@ def closest_feasible_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> floa
     for _ in range(24):
         middle = (good + bad) / 2
         good, bad = (middle, bad) if feasible(replace(rule, bound=middle)) else (good, middle)
-    # Sequences begin elsewhere for another bound, so what is named is tried as it is named.
+    # Test sequences start elsewhere for another bound, so the rounded bound is tested again.
     unit = BOUND_STEPS if max(good, rule.bound) >= 0.05 else 100 * BOUND_STEPS
     step = (good * unit) // 1 if rule.at_least else -((-good * unit) // 1)
     for back in range(20):
@@ -139,7 +139,7 @@ def closest_feasible_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> floa
 
 
 def required_items_factor(feasible: Callable[[float], bool], most: float = 1000.0) -> float | None:
-    """By how much there must be more items of the same kind for a rule to be feasible; ``None`` if ``most`` is not enough."""
+    """Return the factor of items of the same kind with which a constraint is feasible; ``None`` if ``most`` is not enough."""
     if not feasible(most):
         return None
     low, high = 1.0, most

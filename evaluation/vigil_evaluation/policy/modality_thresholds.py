@@ -1,8 +1,8 @@
-"""Thresholds of their own for the modalities that are present, where that catches more.
+"""Separate thresholds by presence pattern, where they catch more.
 
-A model knows more of an item with text and picture than of one with a sound alone, so one threshold may be too strict for some
-and too lax for others. Each presence then keeps the rules by itself, with its part of the doubt, so that they hold for all
-together. That needs more evidence; whether it pays is measured on items held out.
+A model is more certain of an item with text and an image than of one with audio alone, so one threshold may be too strict for
+some patterns and too lax for others. Each pattern then satisfies the constraints by itself, with a part of the error probability,
+so that they hold for all patterns together. This needs more items; the gain is measured by cross-validation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from vigil_evaluation.policy.threshold_search import search_thresholds
 
 FOLDS = 5
 MIN_RECALL_GAIN = 0.01
-"""Recall that must be gained on held-out items."""
+"""Smallest gain of recall on held-out items."""
 
 MIN_GAIN_STANDARD_ERRORS = 2.0
-"""Standard errors over folds by which the gain must differ from none."""
+"""Smallest gain in standard errors over folds."""
 
 MIN_POSITIVES_PER_PRESENCE = 100
-"""A presence with fewer known positives is left with the others."""
+"""Patterns with fewer known positives share the threshold of all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceThresholds:
-    """Thresholds by presence, and in words what they gain."""
+    """Thresholds by presence pattern, and a description of their gain."""
 
     cuts: dict[str | None, float]
     gain: str
@@ -39,17 +39,17 @@ class PresenceThresholds:
 def split_by_presence(
     traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, cut: float
 ) -> PresenceThresholds | None:
-    """Thresholds by presence, if they catch more on held-out items than one for all.
+    """Find thresholds by presence pattern, if they catch more on held-out items than one for all.
 
     Args:
-        traffic: the items of a market.
+        traffic: items of a market.
         label: the label.
-        rules: that it keeps by itself, none of which keeps thresholds from rising.
-        above_N: of each item the lowest threshold of a stricter action.
-        cut: the one threshold for all.
+        rules: constraints that the label satisfies by itself, none of which keeps thresholds from rising.
+        above_N: lowest threshold of a stricter action for each item.
+        cut: the single threshold for all patterns.
 
     Returns:
-        ``None`` if it does not pay, or if a rule is for every value of a column.
+        The thresholds; ``None`` if there is no gain, or a rule is for every value of a column.
     """
     if PRESENCE not in traffic.columns or any(rule.column is not None for rule in rules) or not rules:
         return None
@@ -64,7 +64,7 @@ def split_by_presence(
     if gains.mean() < MIN_RECALL_GAIN or gains.mean() < MIN_GAIN_STANDARD_ERRORS * error:
         return None
     cuts = _cuts(traffic, label, rules, above_N, codes_N)
-    # A presence that cannot show the rules by itself would lose the action altogether; then all keep one threshold.
+    # A pattern whose items cannot show the constraints by themselves would lose the action; then all share one threshold.
     if cuts is None or all(found == cut for found in cuts.values()):
         return None
     named: dict[str | None, float] = {None if code < 0 else column.values[code]: found for code, found in cuts.items()}
@@ -74,7 +74,7 @@ def split_by_presence(
 
 
 def _gains(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, codes_N: NDArray[np.int32]) -> Floats:
-    """Recall that splitting gains in each fold; a presence without a threshold catches nothing."""
+    """Return the gain of recall in each fold; a pattern without a threshold catches nothing."""
     at = traffic.labels.index(label)
     units_N = np.arange(traffic.items) if traffic.units_N is None else traffic.units_N
     fold_N = np.random.default_rng(0).integers(0, FOLDS, int(units_N.max(initial=0)) + 1)[units_N]
@@ -96,7 +96,7 @@ def _gains(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats,
 def _cuts(
     traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, codes_N: NDArray[np.int32]
 ) -> Mapping[int, float] | None:
-    """Code of presence to threshold; ``None`` if one of them has none."""
+    """Return the threshold of each presence code; ``None`` if any has none."""
     present = np.unique(codes_N).tolist()
     shared = [replace(rule, confidence=1 - (1 - rule.confidence) / len(present)) for rule in rules]
     cuts = {}

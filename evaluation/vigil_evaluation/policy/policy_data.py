@@ -1,4 +1,4 @@
-"""A predictions table as the arrays that policies are compiled and measured on."""
+"""Read a predictions table into the arrays that policies are compiled and measured on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,33 +19,33 @@ MARKET = "market"
 
 @dataclass(frozen=True, slots=True)
 class CategoricalColumn:
-    """A column of plain values as numbers.
+    """A column of plain values as integer codes.
 
     Attributes:
-        values: the distinct ones, the most frequent first, without null.
-        codes_N: of each item the place of its value; -1 for null.
+        values: distinct values, the most frequent first, without null.
+        codes_N: index of each item's value; -1 for null.
     """
 
     values: tuple[str, ...]
     codes_N: NDArray[np.int32]
 
     def texts(self) -> list[str | None]:
-        """The value of each item."""
+        """Return the value of each item."""
         named = [*self.values, None]
         return [named[code] for code in self.codes_N.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Items with their probabilities, and their targets as far as these are known.
+    """Items with probabilities and targets.
 
     Attributes:
-        labels: of the columns.
+        labels: names of the columns.
         probabilities_NL: calibrated, float32.
-        positive_NL: whether the target is known to be at least 0.5.
-        negative_NL: whether it is known to be less.
-        columns: that a policy speaks of, by name, and ``presence`` and ``market`` where the table has them.
-        units_N: of each item the unit that it belongs to, such as its author; ``None`` if each is its own.
+        positive_NL: whether the target is known and at least 0.5.
+        negative_NL: whether the target is known and less than 0.5.
+        columns: columns of the policy by name, and ``presence`` and ``market`` if the table has them.
+        units_N: unit of each item, such as its author; ``None`` if items are independent.
     """
 
     labels: tuple[str, ...]
@@ -57,11 +57,11 @@ class Traffic:
 
     @property
     def items(self) -> int:
-        """How many there are."""
+        """Number of items."""
         return len(self.probabilities_NL)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Traffic":
-        """Some of the items."""
+        """Return the selected items."""
         return replace(
             self,
             probabilities_NL=self.probabilities_NL[rows],
@@ -72,7 +72,7 @@ class Traffic:
         )
 
     def in_market(self, market: str | None, named: Sequence[str]) -> NDArray[np.bool_]:
-        """The items of one market, or with ``None`` those of all markets that are not ``named``; ``[N]``."""
+        """Return which items are in a market, or with ``None`` in any market that is not ``named``; ``[N]``."""
         if MARKET not in self.columns:
             return np.full(self.items, market is None)
         column = self.columns[MARKET]
@@ -89,17 +89,18 @@ def read_traffic(
 
     Args:
         table: see :mod:`vigil_evaluation.predictions`.
-        labels: whose columns are read.
-        columns: by which a policy tells items apart.
+        labels: labels to read.
+        columns: columns that the policy uses.
         cluster: column of the items that belong together.
-        lenient: whether columns that the table lacks are passed over.
+        lenient: ignore columns that the table lacks.
+
 
     Raises:
         UserError: a line for each column that is absent or cannot be used.
     """
-    held = TableColumns(table)
-    _check(held, [*columns, *([cluster] if cluster is not None else [])], lenient=lenient)
-    return _traffic(held, labels, prediction_arrays(table, labels), columns, resampling_units(held, cluster))
+    table_columns = TableColumns(table)
+    _check(table_columns, [*columns, *([cluster] if cluster is not None else [])], lenient=lenient)
+    return _traffic(table_columns, labels, prediction_arrays(table, labels), columns, resampling_units(table_columns, cluster))
 
 
 def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Sequence[str]) -> Traffic:
@@ -113,34 +114,34 @@ def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Seq
     return _traffic(data.columns, labels, arrays, columns, data.resampling.clusters)
 
 
-def _check(held: TableColumns, columns: Sequence[str], *, lenient: bool) -> None:
+def _check(table_columns: TableColumns, columns: Sequence[str], *, lenient: bool) -> None:
     problems = []
     for name in dict.fromkeys(columns):
-        if name not in held:
+        if name not in table_columns:
             problems += [] if lenient else [f"predictions: column {name}, which the policy names, is absent"]
-        elif not held.groupable(name):
-            kind = held.table.column(name).type
-            problems.append(f"predictions: column {name} holds {kind}; a policy needs one plain value an item")
+        elif not table_columns.groupable(name):
+            kind = table_columns.table.column(name).type
+            problems.append(f"predictions: column {name} has type {kind}; a policy needs one plain value per item")
     if problems:
         raise UserError(*problems)
 
 
 def _traffic(
-    held: TableColumns,
+    table_columns: TableColumns,
     labels: Sequence[str],
     arrays: tuple[Floats, Floats],
     columns: Sequence[str],
     units_N: NDArray[np.int32] | None,
 ) -> Traffic:
     targets_NL, probabilities_NL = arrays
-    read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if held.groupable(name)]
+    read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if table_columns.groupable(name)]
     with np.errstate(invalid="ignore"):
         return Traffic(
             tuple(labels),
             probabilities_NL.astype(np.float32),
             targets_NL >= 0.5,
             targets_NL < 0.5,
-            {name: _column(held, name) for name in read},
+            {name: _column(table_columns, name) for name in read},
             units_N,
         )
 

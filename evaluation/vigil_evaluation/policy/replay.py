@@ -1,4 +1,4 @@
-"""Two policies, or two models, over the same traffic: every decision that changes, what it costs, and whom it hits."""
+"""Replay two policies, or two models, on the same traffic: changed decisions, their cost, and the affected groups."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +19,11 @@ from vigil_evaluation.policy.policy_data import MARKET, Traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
 
 REVIEW_SUFFIX = " + review"
-"""Behind an action that is taken while people look at the item."""
+"""Suffix of an action that is taken while the item is reviewed."""
 
 
 class ReplaySide(NamedTuple):
-    """One of the two that are compared: what it is called, its policy, and its predictions."""
+    """One side of a replay: its name, policy and predictions."""
 
     name: str
     policy: CompiledPolicy
@@ -32,14 +32,14 @@ class ReplaySide(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActionVolume:
-    """How many items get an action on each side; ``review`` counts all that people look at.
+    """Items with an action on each side; ``review`` counts all reviewed items.
 
     Attributes:
-        action: which.
+        action: the action.
         before: items of the first side.
-        after: items of the second.
-        difference: of the shares of all items, second minus first.
-        interval: of that difference, over the items that are paired.
+        after: items of the second side.
+        difference: fraction of all items, second minus first.
+        interval: interval of that difference over paired items.
     """
 
     action: str
@@ -51,15 +51,15 @@ class ActionVolume:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCounts:
-    """Changed decisions, as far as targets are known: by the label that decides the stricter of the two decisions.
+    """Counts of changed decisions, by the decisive label of the stricter of the two decisions.
 
     Attributes:
-        label: which; ``None`` for all.
-        stricter_right: decided more strictly now, and the label is true.
-        stricter_wrong: decided more strictly now, and the label is not true.
-        milder_right: decided more mildly now, and the label is not true.
-        milder_wrong: decided more mildly now, and the label is true.
-        unknown: of which the target is unknown.
+        label: the label; ``None`` for all.
+        stricter_right: stricter with the second side, and the label is true.
+        stricter_wrong: stricter with the second side, and the label is false.
+        milder_right: milder with the second side, and the label is false.
+        milder_wrong: milder with the second side, and the label is true.
+        unknown: changed, and the target is unknown.
     """
 
     label: str | None
@@ -82,17 +82,17 @@ class ChangeCounts:
 
 @dataclass(frozen=True, slots=True)
 class AffectedGroup:
-    """Whom the changes hit.
+    """Changed decisions on the items with one value of a column.
 
     Attributes:
-        column: by which items are told apart.
-        value: of the column; ``None`` where it is null.
-        items: how many have it.
-        changed: how many of them are decided differently.
-        share: the same as a share.
-        interval: of the share.
-        stricter: how many are decided more strictly.
-        milder: how many more mildly.
+        column: the column.
+        value: the value; ``None`` for null.
+        items: items with the value.
+        changed: items that are decided differently.
+        share: fraction of items that are decided differently.
+        interval: interval of the fraction.
+        stricter: items with a stricter decision.
+        milder: items with a milder decision.
     """
 
     column: str
@@ -107,27 +107,27 @@ class AffectedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What changes from the first side to the second.
+    """Changes from the first side to the second.
 
     Attributes:
         first: name of the first side.
-        second: name of the second.
-        items: that both have.
-        left_out: that only one of them has.
-        changed: that are decided differently.
-        share: the same as a share.
-        interval: of the share.
-        stricter: that are decided more strictly.
-        milder: that are decided more mildly; the others change only in whether people look at them.
-        outcomes: names of the rows and columns of ``transitions``, the mildest first.
+        second: name of the second side.
+        items: items of both sides.
+        left_out: items of one side only.
+        changed: items that are decided differently.
+        share: fraction of items that are decided differently.
+        interval: interval of the fraction.
+        stricter: items with a stricter decision.
+        milder: items with a milder decision; the other changes are in review only.
+        outcomes: names of the rows and columns of ``transitions``, from the mildest to the strictest.
         transitions: items by the first side's outcome (row) and the second's (column).
-        volumes: action by action.
-        verdicts: changes for better and worse, all together first, then label by label.
-        before: what the first side's policy does.
-        after: what the second's does.
-        units: items of one unit, such as an author, that are hit by a change; ``None`` without units.
-        affected: by presence, market, the policies' columns and those that were asked for.
-        confidence: of the intervals.
+        volumes: items by action.
+        verdicts: changes for better and worse: of all labels, then by label.
+        before: impact of the first side's policy.
+        after: impact of the second side's policy.
+        units: units, such as authors, with a changed item; ``None`` without units.
+        affected: changes by presence, market, the policies' columns and the requested ones.
+        confidence: confidence of the intervals.
     """
 
     first: str
@@ -150,12 +150,12 @@ class Replay:
     confidence: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         return asdict(self)
 
 
 class _DecidedTraffic(NamedTuple):
-    """One side, decided."""
+    """One side with its decisions."""
 
     policy: CompiledPolicy
     traffic: Traffic
@@ -167,21 +167,21 @@ class _DecidedTraffic(NamedTuple):
 def replay(
     first: ReplaySide, second: ReplaySide, *, columns: Sequence[str] = (), cluster: str | None = None, confidence: float = 0.95
 ) -> tuple[Replay, pa.Table]:
-    """Decide the same items twice.
+    """Decide the same items with two policies or models.
 
     Args:
-        first: what is.
-        second: what would be; its table may be the same.
-        columns: by which those affected are told apart, beside presence, market and what the policies speak of.
+        first: current policy and predictions.
+        second: candidate policy and predictions; the table may be the same.
+        columns: columns to group affected items by, in addition to presence, market and the policies' columns.
         cluster: column of the items that belong together, such as author.
-        confidence: of the intervals.
+        confidence: confidence of the intervals.
 
     Returns:
-        What changes, and a table of every changed decision: ``id``, the action, review and reasons on either side, whether it is
-        stricter or milder now, whether the change is right as far as that is known, and the columns.
+        The changes, and a table of every changed decision: ``id``, action, review and reasons of both sides, whether it became
+        stricter or milder, whether the change is correct (null if unknown), and the columns.
 
     Raises:
-        UserError: if the tables have no items in common, or lack labels or the columns that were asked for.
+        UserError: if the tables have no items in common, or lack labels or requested columns.
     """
     one_table, other_table, left_out = _paired(first.table, second.table)
     if absent := [name for name in (*columns, cluster) if name is not None and name not in one_table.column_names]:
@@ -220,13 +220,13 @@ def replay(
 
 
 def _paired(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table, int]:
-    """The rows of both tables whose id both have, in the first one's order."""
+    """Return the rows of both tables with common ids, in the order of the first."""
     if first is second or first.column("id").equals(second.column("id")):
         return first, second, 0
     places = {name: place for place, name in enumerate(second.column("id").to_pylist())}
     pairs = [(row, places[name]) for row, name in enumerate(first.column("id").to_pylist()) if name in places]
     if not pairs:
-        raise UserError("replay: the two sides have no item in common; they must be of the same dataset and split")
+        raise UserError("replay: the two sides have no item in common; predict both on the same dataset and split")
     left_out = first.num_rows + second.num_rows - 2 * len(pairs)
     return first.take([row for row, _ in pairs]), second.take([place for _, place in pairs]), left_out
 
@@ -236,9 +236,9 @@ def _decided(policy: CompiledPolicy, table: pa.Table, columns: Sequence[str], cl
     codes = decide_traffic(policy, traffic)
     severity = np.array([ACTIONS.index(action) for action in policy.actions])
     severity_N = severity[codes.actions_N]
-    # Under review beside another action comes right behind that action.
-    alongside_N = codes.review_N & (severity_N != ACTIONS.index(REVIEW))
-    return _DecidedTraffic(policy, traffic, codes, severity_N, 2 * severity_N + alongside_N)
+    # An action with review is ordered directly after the same action without.
+    reviewed_N = codes.review_N & (severity_N != ACTIONS.index(REVIEW))
+    return _DecidedTraffic(policy, traffic, codes, severity_N, 2 * severity_N + reviewed_N)
 
 
 def _named(outcome: int) -> str:
@@ -280,7 +280,7 @@ def _volumes(one: _DecidedTraffic, other: _DecidedTraffic, confidence: float) ->
 
 
 def mean_interval(values_N: Floats, units_N: NDArray[np.int32] | None, confidence: float) -> Interval | None:
-    """The interval of a mean by its standard error, units being drawn as a whole; ``None`` for fewer than two units."""
+    """Return the interval of a mean by its standard error over units; ``None`` for fewer than two units."""
     from scipy.special import ndtri
 
     units = np.arange(len(values_N)) if units_N is None else units_N
@@ -297,7 +297,7 @@ def mean_interval(values_N: Floats, units_N: NDArray[np.int32] | None, confidenc
 def _judged(
     one: _DecidedTraffic, other: _DecidedTraffic, stricter_N: NDArray[np.bool_], milder_N: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]]:
-    """Whether each change is right, whether it is wrong, and the label by which that is judged."""
+    """Return whether each change is correct, whether it is wrong, and the decisive label."""
     names = np.array([*dict.fromkeys([*one.policy.labels, *other.policy.labels]), ""])
     true_N, false_N, label_N = (
         np.zeros(len(stricter_N), bool),

@@ -1,14 +1,13 @@
-"""Sharing what an action may cost the traffic as a whole, such as the reviewers' time, between labels.
+"""Allocate a shared budget of an action, such as reviewers' time, among labels.
 
-All labels' thresholds come down one after another along a path, on which those steps come first that catch the most harm, by the
-labels' severities, for every item that they add. The path ends where a further step could break a rule. How far a rule lets it go
-is tested along the path, on which an item that two labels would send counts once. Volumes only grow along it, so the order of
-tests is fixed.
+The thresholds of all labels are lowered step by step along one path, in descending order of the harm caught per added item,
+weighted by the labels' severities. The path ends where a further step could violate a constraint. The limit of a constraint is
+tested along the path, on which an item that two labels trigger counts once. Volumes increase along it, so the order of tests is
+fixed.
 
-The harm of a step is estimated by the share of positives among its items, made to fall with the probability (isotonic
-regression). Targets decide in which order labels take turns, and so hardly bear on whether the volume, which rests on
-probabilities alone, is estimated too low. Where wrong calls are bounded they would, so there the probabilities are taken at their
-word.
+The harm of a step is estimated by the fraction of positives among its items, made monotone in the probability (isotonic
+regression). Targets only determine the order of labels, and so hardly bias the volume, which depends on probabilities alone.
+They would bias a bound on wrong actions; there the probabilities are used as they are.
 """
 
 from collections.abc import Sequence
@@ -24,92 +23,94 @@ from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates
 
 
 class BudgetRequest(NamedTuple):
-    """What one label would do with a budget.
+    """Candidate thresholds of one label that compete for a budget.
 
     Attributes:
-        candidates: its thresholds.
-        usable_K: those that keep the label's own rules.
-        needed: the candidate that it must come down to in any case; -1 for none.
-        severity: of the label.
+        candidates: candidate thresholds.
+        usable_K: whether a candidate satisfies the label's own constraints.
+        required: the candidate that must be reached; -1 for none.
+        severity: harm of a miss.
         positive_N: known positives.
         negative_N: known negatives.
     """
 
     candidates: ThresholdCandidates
     usable_K: NDArray[np.bool_]
-    needed: int
+    required: int
     severity: float
     positive_N: NDArray[np.bool_]
     negative_N: NDArray[np.bool_]
 
 
 class BudgetAllocation(NamedTuple):
-    """How far a budget goes.
+    """Allocation of a budget.
 
     Attributes:
-        chosen: of each claim its candidate; -1 if the label gets nothing.
-        stopped: the rule that lets the path go no farther; ``None`` if it goes to its end.
-        needed: whether what is needed in any case keeps the rules.
+        chosen: candidate of each label; -1 if it gets nothing.
+        limiting_rule: the constraint that ends the path; ``None`` if it reaches its end.
+        feasible: whether the required candidates satisfy the constraints.
     """
 
     chosen: list[int]
-    stopped: Rule | None
-    needed: bool
+    limiting_rule: Rule | None
+    feasible: bool
 
 
 def allocate_budget(
-    claims: Sequence[BudgetRequest],
+    requests: Sequence[BudgetRequest],
     free_N: NDArray[np.bool_],
     rules: Sequence[tuple[Rule, float, Sequence[NDArray[np.bool_]]]],
     units_N: NDArray[np.int32] | None,
 ) -> BudgetAllocation:
-    """Bring thresholds down as far as the rules allow.
+    """Lower thresholds as far as the constraints allow.
 
     Args:
-        claims: of each label.
+        requests: candidates of each label.
         free_N: items that no stricter action takes.
-        rules: on the traffic; with the share of wrong actions that count (1 but for ``overturned``), and the items of each group.
+        rules: constraints on the traffic, each with the fraction of wrong actions that count (1 except for ``overturned``) and
+            the items of each group.
         units_N: see :mod:`vigil_evaluation.policy.constraint_tests`.
     """
-    turns = _turns(claims, free_N, by_targets=all(rule.metric != "overturned" for rule, *_ in rules))
-    length = max((int(turn_K.max(initial=0)) for turn_K in turns), default=0) + 1
-    entries = [_entry(claim, turn_K, length) for claim, turn_K in zip(claims, turns, strict=True)]
+    steps = _path_steps(requests, free_N, by_targets=all(rule.metric != "overturned" for rule, *_ in rules))
+    length = max((int(step_K.max(initial=0)) for step_K in steps), default=0) + 1
+    entries = [_first_steps(request, step_K, length) for request, step_K in zip(requests, steps, strict=True)]
     entry_N = np.where(free_N, np.min(entries, axis=0), length)
-    farthest, stopped = length - 1, None
+    farthest, limiting = length - 1, None
     for rule, weight, groups in rules:
         if rule.metric == "overturned":
-            kept_J = _overturned(rule, weight, claims, entries, free_N=free_N, length=length, units_N=units_N)
+            kept_J = _overturned(rule, weight, requests, entries, free_N=free_N, length=length, units_N=units_N)
         else:
             kept_J = _volume(rule, entry_N, groups, length, units_N)
         reach = int(np.argmin(kept_J)) - 1 if not kept_J.all() else length - 1
         if reach < farthest:
-            farthest, stopped = reach, rule
+            farthest, limiting = reach, rule
     return BudgetAllocation(
-        [_reached(c, t, max(farthest, 0)) for c, t in zip(claims, turns, strict=True)], stopped, farthest >= 0
+        [_last_usable(c, t, max(farthest, 0)) for c, t in zip(requests, steps, strict=True)], limiting, farthest >= 0
     )
 
 
-def _turns(claims: Sequence[BudgetRequest], free_N: NDArray[np.bool_], by_targets: bool) -> list[NDArray[np.int64]]:
-    """Of each claim's candidates the place on the path where it is reached; 0 for those that are needed."""
+def _path_steps(requests: Sequence[BudgetRequest], free_N: NDArray[np.bool_], by_targets: bool) -> list[NDArray[np.int64]]:
+    """Return the step of the path at which each candidate is reached, for each label; 0 for required ones."""
     owners, worth = [], []
-    for i, claim in enumerate(claims):
+    for i, request in enumerate(requests):
         seen_N = free_N & by_targets
-        worth_K = claim.severity * isotonic_positive_share(claim.candidates, claim.positive_N & seen_N, claim.negative_N & seen_N)
+        worth_K = request.severity * isotonic_positive_share(
+            request.candidates, request.positive_N & seen_N, request.negative_N & seen_N
+        )
         owners.append(np.full(len(worth_K), i))
         worth.append(worth_K)
     owner, order = np.concatenate(owners), np.argsort(-np.concatenate(worth), kind="stable")
-    needed = np.concatenate([np.arange(len(w)) <= claim.needed for w, claim in zip(worth, claims, strict=True)])
+    required = np.concatenate([np.arange(len(w)) <= request.required for w, request in zip(worth, requests, strict=True)])
     place = np.zeros(len(owner), np.int64)
-    place[order] = np.cumsum(~needed[order])
-    place[needed] = 0
-    return [place[owner == i] for i in range(len(claims))]
+    place[order] = np.cumsum(~required[order])
+    place[required] = 0
+    return [place[owner == i] for i in range(len(requests))]
 
 
 def isotonic_positive_share(of: ThresholdCandidates, positive_N: NDArray[np.bool_], negative_N: NDArray[np.bool_]) -> Floats:
-    """Share of positives among the items that come in with each candidate, made never to rise, ``[K]``.
+    """Return the fraction of positives among the items that each candidate adds, made non-increasing, ``[K]``.
 
-    Steps of which no target is known are as the ones before. A label of which none is known takes its probabilities at their
-    word.
+    Candidates without known targets take the fraction of the one before; a label without any known target, its probabilities.
     """
     count = len(of.thresholds_K)
     positives, negatives = (
@@ -127,21 +128,21 @@ def isotonic_positive_share(of: ThresholdCandidates, positive_N: NDArray[np.bool
 
 
 def _rises(block: list[float], following: list[float]) -> bool:
-    """Whether the share of the following block is not smaller, or that of one of them unknown."""
+    """Return whether the fraction of the following block is not smaller, or that of either is unknown."""
     return not block[1] or not following[1] or following[0] * block[1] >= block[0] * following[1]
 
 
-def _entry(claim: BudgetRequest, turn_K: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Of each item the place on the path from which on the label calls for it; ``length`` if nowhere."""
-    count = len(turn_K)
-    following = np.append(np.where(claim.usable_K, turn_K, length), length)
-    # The first usable candidate at or after each: the path reaches candidates in order, so that is the least place behind.
+def _first_steps(request: BudgetRequest, step_K: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return the first step of the path at which the label triggers the action for each item; ``length`` if never."""
+    count = len(step_K)
+    following = np.append(np.where(request.usable_K, step_K, length), length)
+    # The path reaches candidates in order, so the first usable candidate at or after each has the smallest step of those.
     following = np.minimum.accumulate(following[::-1])[::-1]
-    return np.asarray(following[np.minimum(claim.candidates.first_N, count)])
+    return np.asarray(following[np.minimum(request.candidates.first_N, count)])
 
 
-def _reached(claim: BudgetRequest, turn_K: NDArray[np.int64], farthest: int) -> int:
-    reached = np.flatnonzero(claim.usable_K & (turn_K <= farthest))
+def _last_usable(request: BudgetRequest, step_K: NDArray[np.int64], farthest: int) -> int:
+    reached = np.flatnonzero(request.usable_K & (step_K <= farthest))
     return int(reached[-1]) if len(reached) else -1
 
 
@@ -152,7 +153,7 @@ def _volume(
     length: int,
     units_N: NDArray[np.int32] | None,
 ) -> NDArray[np.bool_]:
-    """Where on the path a share of traffic is shown to be small enough, ``[J]``."""
+    """Return where on the path a share of traffic is shown to be small enough, ``[J]``."""
     kept_J = np.ones(length, bool)
     for within_N in groups:
         count_J = np.cumsum(np.bincount(entry_N[within_N], minlength=length + 1)[:length]).astype(np.float64)
@@ -161,27 +162,27 @@ def _volume(
         effective = 1.0
         if units_N is not None and at >= 0:
             effective = inverse_design_effect(entry_N[within_N] <= at, units_N[within_N])
-        evidence = ConstraintCounts(None, count_J, np.full(length, rows), np.full(length, effective))
-        # Nothing at all is a share that needs no showing.
-        kept_J &= (p_values(rule, evidence) <= significance_level(rule)) | (count_J == 0)
+        counts = ConstraintCounts(None, count_J, np.full(length, rows), np.full(length, effective))
+        # A share of no items needs no test.
+        kept_J &= (p_values(rule, counts) <= significance_level(rule)) | (count_J == 0)
     return kept_J
 
 
 def _overturned(
     rule: Rule,
     weight: float,
-    claims: Sequence[BudgetRequest],
+    requests: Sequence[BudgetRequest],
     entries: Sequence[NDArray[np.int64]],
     *,
     free_N: NDArray[np.bool_],
     length: int,
     units_N: NDArray[np.int32] | None,
 ) -> NDArray[np.bool_]:
-    """Where on the path wrong calls that are overturned are shown to be few enough, ``[J]``."""
+    """Return where on the path overturned actions are shown to be few enough, ``[J]``."""
     wrong, known = [], []
-    for claim, entry_N in zip(claims, entries, strict=True):
-        known_N = claim.positive_N | claim.negative_N
-        called_N = np.where(claim.negative_N & free_N, entry_N, length)
+    for request, entry_N in zip(requests, entries, strict=True):
+        known_N = request.positive_N | request.negative_N
+        called_N = np.where(request.negative_N & free_N, entry_N, length)
         count_J = np.cumsum(np.bincount(called_N, minlength=length + 1)[:length]).astype(np.float64)
         at = int(np.searchsorted(count_J * weight, rule.bound * known_N.sum(), side="right")) - 1
         effective = 1.0
@@ -193,12 +194,12 @@ def _overturned(
 
 
 def weighted_upper(count_LJ: Floats, rows_L: Floats, confidence: float) -> Floats:
-    """Upper bound of a sum of small rates, each counted on rows of its own (Fay and Feuer 1997, gamma intervals), ``[J]``.
+    """Return the upper bound of a sum of small rates with separate denominators, ``[J]`` (gamma intervals, Fay and Feuer 1997).
 
     Args:
         count_LJ: events of each of L rates, in J cases.
-        rows_L: what each is a share of.
-        confidence: one-sided.
+        rows_L: denominator of each rate.
+        confidence: one-sided confidence.
     """
     from scipy.special import gammaincinv
 

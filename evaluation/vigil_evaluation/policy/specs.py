@@ -1,4 +1,4 @@
-"""What a policy team writes: labels, the actions that each may lead to, and what must hold for every action."""
+"""Schema of a policy's YAML: labels, the actions that each may lead to, and the constraints on every action."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ Metric = Literal[
 
 
 class Constraint(Spec):
-    """One thing that must hold for an action; written as a sentence."""
+    """A constraint on an action, written as a sentence."""
 
     metric: Metric
     bound: Annotated[float, Field(ge=0, le=1)]
@@ -35,79 +35,79 @@ class Constraint(Spec):
             return parse_constraint(value)
         if isinstance(value, Mapping):
             return value
-        raise ValueError("is to be a sentence, such as: precision at least 95 %")
+        raise ValueError("must be a sentence, such as: precision at least 95 %")
 
     @model_validator(mode="after")
     def _can_hold(self) -> "Constraint":
         if self.bound >= 1 and self.metric in LOWER_BOUNDED_METRICS:
-            raise ValueError("at least 100 % can never be shown on a sample; say less")
+            raise ValueError("at least 100 % can never be shown on a sample; lower the bound")
         if self.bound <= 0 and self.metric not in LOWER_BOUNDED_METRICS:
-            raise ValueError("at most 0 % can never be shown on a sample; say more")
+            raise ValueError("at most 0 % can never be shown on a sample; raise the bound")
         if self.labels and self.metric in TRAFFIC_METRICS:
-            raise ValueError("a share of traffic is one of all labels together; leave out for which labels")
+            raise ValueError("a share of traffic covers all labels; remove 'for LABEL'")
         if self.column is not None and self.metric == "overturned":
-            raise ValueError("overturned is a share of all traffic; leave out in every …")
+            raise ValueError("overturned is a share of all traffic; remove 'in every …'")
         return self
 
 
 class AppealsSpec(Spec):
-    """What is expected of the people whose items an action hits."""
+    """Expected appeals against an action."""
 
-    wrong: Proportion = Field(description="share of the wrong actions that are appealed, and then overturned")
+    wrong: Proportion = Field(description="fraction of the wrong actions that are appealed, and then overturned")
     right: Proportion = Field(
-        0.0, description="share of the right actions that are appealed, and then upheld", validate_default=True
+        0.0, description="fraction of the correct actions that are appealed, and then upheld", validate_default=True
     )
-    cost: float = Field(0.0, ge=0, description="of one appeal, in the unit of all costs")
+    cost: float = Field(0.0, ge=0, description="cost of one appeal, in the unit of all costs")
 
 
 class ActionSpec(Spec):
-    """What must hold for an action, and what it costs."""
+    """Constraints and costs of an action."""
 
-    must: tuple[Constraint, ...] = Field((), description="sentences; docs/policy.md has all kinds")
-    cost: float = Field(0.0, ge=0, description="of each item that gets the action")
+    must: tuple[Constraint, ...] = Field((), description="constraint sentences; see docs/policy.md")
+    cost: float = Field(0.0, ge=0, description="cost of each item that gets the action")
     appeals: AppealsSpec | None = None
 
 
 class MarketAction(Spec):
-    """What must hold for an action in one market."""
+    """Constraints on an action in one market."""
 
-    must: tuple[Constraint, ...] = Field(description="in place of what must hold elsewhere")
+    must: tuple[Constraint, ...] = Field(description="constraint sentences that replace the general ones")
 
 
 class Market(Spec):
-    """What is different in one market."""
+    """Exceptions of one market."""
 
-    actions: Mapping[Action, MarketAction] = Field({}, description="actions of which something else must hold here")
-    labels: Mapping[Label, tuple[Action, ...]] = Field({}, description="labels that lead to other actions here; to none if empty")
+    actions: Mapping[Action, MarketAction] = Field({}, description="actions with other constraints in this market")
+    labels: Mapping[Label, tuple[Action, ...]] = Field(
+        {}, description="labels with other actions in this market; an empty list for none"
+    )
 
 
 class Policy(Spec):
-    """Which label may lead to which action, and what must hold for each."""
+    """Actions that labels may lead to, and the constraints on each."""
 
     name: Name
     version: int = Field(1, ge=1)
-    description: str = Field("", description="for whoever reads it")
+    description: str = Field("", description="purpose of the policy")
     confidence: Annotated[float, BeforeValidator(parse_share), Field(gt=0.5, lt=1)] = Field(
-        0.95, description="with which each constraint is to hold, unless it says another"
+        0.95, description="confidence of each constraint that does not state its own"
     )
-    together: bool = Field(
-        False, description="whether all constraints are to hold together at that confidence, not each by itself"
-    )
+    together: bool = Field(False, description="whether all constraints must hold jointly at that confidence, not each by itself")
     review: Literal["before", "alongside"] = Field(
         "before",
-        description="before: what is sent to review waits there; alongside: the milder action it qualifies for is taken meanwhile",
+        description="before: an item sent to review waits there; alongside: a milder action that it qualifies for is taken",
     )
     presence: Literal["where_it_pays", "never"] = Field(
-        "where_it_pays", description="thresholds of their own for modalities present, where that catches more on held-out items"
+        "where_it_pays", description="separate thresholds by presence pattern, where they catch more on held-out items"
     )
-    actions: Mapping[Action, ActionSpec] = Field(min_length=1, description="the actions that are used")
+    actions: Mapping[Action, ActionSpec] = Field(min_length=1, description="the actions in use")
     labels: Mapping[Label, tuple[Action, ...]] = Field(
-        min_length=1, description="label to the actions it may lead to; where two call for the same, the first label decides"
+        min_length=1, description="label to the actions it may lead to; where two trigger the same one, the first label decides"
     )
     severities: Mapping[Label, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="how much harm a miss does, in place of the taxonomy's"
+        {}, description="harm of a miss, in place of the taxonomy's"
     )
-    markets: Mapping[str, Market] = Field({}, description="what is different where the column market has this value")
+    markets: Mapping[str, Market] = Field({}, description="exceptions where the column market has this value")
 
     @model_validator(mode="after")
     def _fits(self) -> "Policy":
@@ -115,23 +115,23 @@ class Policy(Spec):
         for market in self.markets:
             problems += _problems(self, market)
         if unknown := sorted(set(self.severities) - set(self.labels)):
-            problems += [f"severities.{label} is of a label that leads to no action" for label in unknown]
+            problems += [f"severities.{label}: the label leads to no action" for label in unknown]
         if problems:
             raise ValueError("\n".join(dict.fromkeys(problems)))
         return self
 
     def labels_of(self, market: str | None) -> dict[str, tuple[Action, ...]]:
-        """Label to its actions in a market; ``None`` for all that are not named."""
+        """Return the actions of each label in a market; ``None`` for all markets that are not named."""
         return {**self.labels, **({} if market is None else self.markets[market].labels)}
 
     def must(self, action: Action, market: str | None) -> tuple[Constraint, ...]:
-        """What must hold for an action in a market."""
+        """Return the constraints on an action in a market."""
         other = None if market is None else self.markets[market].actions.get(action)
         return self.actions[action].must if other is None else other.must
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the traffic that the policy reads, beside presence."""
+        """Columns that the policy reads, in addition to presence."""
         everywhere = [block.must for block in self.actions.values()]
         musts = everywhere + [block.must for market in self.markets.values() for block in market.actions.values()]
         named = [constraint.column for must in musts for constraint in must if constraint.column is not None]
@@ -139,7 +139,7 @@ class Policy(Spec):
 
 
 def _problems(policy: Policy, market: str | None) -> list[str]:
-    """What does not fit together, each with the key where it is said."""
+    """Return inconsistencies, each with the key of its value."""
     where = "" if market is None else f"markets.{market}."
     labels = policy.labels_of(market)
     used = {action for of in labels.values() for action in of}
@@ -170,10 +170,11 @@ def _problems_of_action(policy: Policy, market: str | None, action: Action, of: 
     problems = []
     if own or market is None:
         wrong = sorted({label for constraint in must for label in constraint.labels} - set(of))
-        problems += [f"{where}.must is for {label}, which does not lead to {action}" for label in wrong]
+        problems += [f"{where}.must constrains {label}, which does not lead to {action}" for label in wrong]
     if any(c.metric == "overturned" for c in must) and not (appeals and appeals.wrong):
-        problems.append(f"{where}.must says overturned, which needs appeals with the share of the wrong ones that are appealed")
+        problems.append(f"{where}.must constrains overturned, which needs appeals.wrong, the fraction of wrong actions appealed")
     free = [x for x in of if not any(c.metric in THRESHOLD_FLOOR_METRICS and (not c.labels or x in c.labels) for c in must)]
     if free:
-        problems.append(f"{where}.must keeps {', '.join(free)} from no item at all; add for example: precision at least 90 %")
+        problems.append(f"{where}.must sets no lower limit on thresholds of {', '.join(free)}; add, say: precision at least 90 %")
+
     return problems

@@ -1,15 +1,15 @@
-"""Candidate thresholds of one label, and which of them are shown to keep a rule.
+"""Candidate thresholds of one label, and which of them are shown to satisfy a constraint.
 
-Thresholds are chosen by looking at the items, and the best-looking of many thresholds looks better than it is. Learn then Test
-(Angelopoulos et al. 2021) keeps this honest: candidates are tested in an order that does not depend on the targets, so that the
-chance that any candidate passes which breaks the rule is at most the doubt that the rule allows.
+The best of many thresholds on the same items is biased towards looking good. Learn then Test (Angelopoulos et al. 2021) corrects
+for this: candidates are tested in an order that does not depend on the targets, so that the probability that any candidate that
+violates the constraint passes is at most the constraint's error probability.
 
-- Recall, false-positive and miss rates only grow from one candidate to the next, and so do p-values: testing from the safe end on
-  until one fails is testing in a fixed order, and costs nothing for being done many times.
-- Precision goes up and down. Candidates are tested from the strictest on until one fails, beginning anew at places with twice
-  as many items each time. The places share the doubt, and each takes along what the chain before it has not lost (fallback
-  procedure, Wiens and Dmitrienko 2005). Where few positives are expected, by the probabilities, there is one place alone.
-- A rule for every value of a column passes where it passes for each value, which needs no correction (an intersection-union test,
+- Recall, false-positive and miss rates are monotone in the threshold, and so are their p-values: testing from the safe end until
+  one fails is testing in a fixed sequence, which needs no correction for the number of tests.
+- Precision is not monotone. Sequences start at several candidates, each with twice as many items as the one before, and run until
+  a test fails. They divide the error probability, and each inherits what the sequence before it has not lost (fallback procedure,
+  Wiens and Dmitrienko 2005). Where few positives are expected, from the probabilities, there is only one sequence.
+- A constraint for every value of a column passes where it passes for each value, without correction (intersection-union test,
   Berger 1982).
 """
 
@@ -24,26 +24,26 @@ from vigil_evaluation.policy.constraint_tests import ConstraintCounts, p_values,
 from vigil_evaluation.policy.constraints import Rule
 
 CANDIDATE_GROWTH = 1.02
-"""From one candidate to the next so many more items are reached, once there are :data:`MAX_DENSE_CANDIDATES`."""
+"""Ratio of the items of successive candidates beyond the first :data:`MAX_DENSE_CANDIDATES`."""
 
 MAX_DENSE_CANDIDATES = 50
-"""Up to so many items each makes a candidate."""
+"""Number of the highest items each of which is a candidate."""
 
 MIN_ITEMS_FOR_PRECISION = 30
-"""A search for precision begins with no fewer items: of few, chance alone makes too many wrong."""
+"""Fewest items at the start of a sequence for precision."""
 
 MAX_SEQUENCES = 8
 _SEQUENCE_SPACING = 2.0
 _MIN_POSITIVES_RATIO = 4
-"""A search begins anew only where so many times as many positives are expected in all."""
+"""Another sequence starts only if this many times as many positives are expected in all."""
 
 
 class ThresholdCandidates(NamedTuple):
     """Candidate thresholds of one label.
 
     Attributes:
-        thresholds_K: float32 numbers, falling; between two neighbouring probabilities.
-        first_N: of each item the first candidate that it reaches; K if it reaches none.
+        thresholds_K: float32 numbers, descending, each between two neighbouring probabilities.
+        first_N: first candidate that each item reaches; K if it reaches none.
     """
 
     thresholds_K: Floats
@@ -51,12 +51,12 @@ class ThresholdCandidates(NamedTuple):
 
 
 def choose_candidates(probabilities_N: NDArray[np.float32], known_N: NDArray[np.bool_], below: float) -> ThresholdCandidates:
-    """Choose candidates by how many items, and how many of known target, reach them; targets are not looked at.
+    """Choose candidates by how many items, and how many of known target, reach them, independently of the targets.
 
     Args:
-        probabilities_N: of all items.
-        known_N: whose target is known.
-        below: candidates are below this, the threshold of a stricter action.
+        probabilities_N: probabilities of all items.
+        known_N: whether the target is known.
+        below: threshold of a stricter action; candidates are below it.
     """
     values, place_N = np.unique(probabilities_N, return_inverse=True)
     values, place_N = values[::-1].astype(np.float64), len(values) - 1 - place_N
@@ -80,37 +80,38 @@ def choose_candidates(probabilities_N: NDArray[np.float32], known_N: NDArray[np.
 
 
 def passing_candidates(rule: Rule, groups: Sequence[ConstraintCounts], expected: float) -> NDArray[np.bool_]:
-    """Which candidates are shown to keep a rule, ``[K]``.
+    """Return which candidates are shown to satisfy a constraint, ``[K]``.
 
     Args:
-        rule: the rule.
-        groups: what each group of items says.
-        expected: positives that the probabilities let expect; decides in how many places a search for precision begins.
+        rule: the constraint.
+        groups: counts of each group of items.
+        expected: positives expected from the probabilities, which determine the number of sequences for precision.
     """
-    p_K: Floats = np.max([p_values(rule, evidence) for evidence in groups], axis=0)
+    p_K: Floats = np.max([p_values(rule, counts) for counts in groups], axis=0)
     if rule.metric != "precision":
         return p_K <= significance_level(rule)
-    rows_K = np.min([evidence.rows_K * evidence.effective_K for evidence in groups], axis=0)
+    rows_K = np.min([counts.rows_K * counts.effective_K for counts in groups], axis=0)
     return _fallback(p_K, _starts(rows_K, rule.bound, significance_level(rule), expected), significance_level(rule))
 
 
 def would_pass(rule: Rule, groups: Sequence[ConstraintCounts], times: float) -> bool:
-    """Whether a rule would about be shown somewhere if there were ``times`` as many items of the same kind.
+    """Return whether a constraint would be shown at some candidate with ``times`` as many items of the same kind, approximately.
 
-    Candidates that few items reach now are passed over: what they say may be chance.
+    Candidates that few items reach now are ignored, since their counts may be due to chance.
     """
-    p_K: Floats = np.max([p_values(rule, evidence.scaled(times)) for evidence in groups], axis=0)
-    steady_K = np.min([evidence.rows_K for evidence in groups], axis=0) >= MAX_DENSE_CANDIDATES / 5
-    # With room for chance, and for the places in which a search for precision begins.
-    return bool((p_K[steady_K] <= significance_level(rule) / MAX_SEQUENCES).any())
+    p_K: Floats = np.max([p_values(rule, counts.scaled(times)) for counts in groups], axis=0)
+    reached_K = np.min([counts.rows_K for counts in groups], axis=0) >= MAX_DENSE_CANDIDATES / 5
+    # With a margin for chance, and for the sequences of precision.
+    return bool((p_K[reached_K] <= significance_level(rule) / MAX_SEQUENCES).any())
 
 
 def _starts(rows_K: Floats, bound: float, allowed: float, expected: float) -> Floats:
-    """The part of the doubt that each candidate brings along: of those where a search begins."""
+    """Return the fraction of the error probability of each candidate: positive where a sequence starts."""
     parts_K = np.zeros(len(rows_K))
     if not len(rows_K):
         return parts_K
-    # So many items, all of them right, could just pass with all of the doubt.
+    # The fewest items, all of them positive, that pass with the full error probability.
+
     fewest = max(np.log(allowed) / np.log(bound), MIN_ITEMS_FOR_PRECISION) if bound > 0 else MIN_ITEMS_FOR_PRECISION
     count = min(1 + int(np.log(max(expected / _MIN_POSITIVES_RATIO / fewest, 1.0)) / np.log(_SEQUENCE_SPACING)), MAX_SEQUENCES)
     needed = (

@@ -1,4 +1,4 @@
-"""All that is known of one label's action: its candidate thresholds, what the items say of each rule there, and what passes."""
+"""Threshold search for one label's action: candidates, counts for each constraint, and the candidates that pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,74 +15,72 @@ from vigil_evaluation.policy.policy_data import Traffic
 from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates, choose_candidates, passing_candidates, would_pass
 
 MIN_ITEMS_FACTOR = 1.1
-"""Where it is chance that a rule is not shown, so many times as many items are named at least."""
+"""Smallest reported factor of additional items, for constraints that fail by chance."""
 
 Groups = list[tuple[str | None, NDArray[np.bool_] | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdSearch:
-    """One label's action on some items.
+    """Search for the threshold of one label's action.
 
     Attributes:
-        place: such as ``hate/remove``.
-        candidates: the thresholds that come into question.
-        rules: that the label keeps by itself.
-        evidence: of each rule, group by group.
-        expected: positives to be expected among the items that a stricter action leaves.
-        known: positives and negatives of known target.
+        place: name of the label and action, such as ``hate/remove``.
+        candidates: candidate thresholds.
+        rules: constraints that the label satisfies by itself.
+        counts: counts for each rule, by group.
+        expected: expected positives among the items that stricter actions leave.
+        known: number of known positives and of known negatives.
     """
 
     place: str
     candidates: ThresholdCandidates
     rules: tuple[Rule, ...]
-    evidence: tuple[list[ConstraintCounts], ...]
+    counts: tuple[list[ConstraintCounts], ...]
     expected: float
     known: tuple[int, int]
 
     def passing(self, rule: Rule, i: int) -> NDArray[np.bool_]:
-        """Where the ``i``-th rule, perhaps with another bound, is shown, ``[K]``."""
+        """Return where the ``i``-th rule, possibly with another bound, is shown to hold, ``[K]``."""
         if not len(self.candidates.thresholds_K):
             return np.zeros(0, bool)
-        return passing_candidates(rule, self.evidence[i], self.expected)
+        return passing_candidates(rule, self.counts[i], self.expected)
 
     def usable(self, which: Sequence[int] | None = None) -> NDArray[np.bool_]:
-        """Where all rules, or some of them, are shown, ``[K]``."""
+        """Return where all rules, or the given ones, are shown to hold, ``[K]``."""
         usable_K = np.ones(len(self.candidates.thresholds_K), bool)
         for i in range(len(self.rules)) if which is None else which:
             usable_K &= self.passing(self.rules[i], i)
         return usable_K
 
     @property
-    def from_above(self) -> list[int]:
-        """The places of the rules that keep thresholds from falling."""
+    def floor_rules(self) -> list[int]:
+        """Indices of the rules that keep thresholds from falling."""
         return [i for i, rule in enumerate(self.rules) if rule.metric in THRESHOLD_FLOOR_METRICS]
 
     @property
-    def from_below(self) -> list[int]:
-        """The places of the others."""
+    def ceiling_rules(self) -> list[int]:
+        """Indices of the rules that keep thresholds from rising."""
         return [i for i, rule in enumerate(self.rules) if rule.metric not in THRESHOLD_FLOOR_METRICS]
 
     def problem(self) -> InfeasibleAction:
-        """Why no candidate keeps all rules, and the nearest that some candidate keeps."""
+        """Explain why no candidate satisfies all rules, with the closest feasible bounds."""
         if not len(self.candidates.thresholds_K):
-            return InfeasibleAction(
-                self.place, "a stricter action takes every item that it could take, so it would never be used", ()
-            )
+            return InfeasibleAction(self.place, "stricter actions leave no items, so it would never be used", ())
         alone = [i for i, rule in enumerate(self.rules) if not self.passing(rule, i).any()]
-        blamed = alone or list(range(len(self.rules)))
-        told = tuple(self._nearest(i, bool(alone)) for i in blamed)
+        closest = tuple(self._closest(i, bool(alone)) for i in alone or range(len(self.rules)))
         if alone:
-            return InfeasibleAction(self.place, "", told)
-        useful = tuple(nearest for nearest in told if nearest.feasible_at is not None)
+            return InfeasibleAction(self.place, "", closest)
         ways = [
-            f"{n.rule.metric.replace('_', ' ')} {_at(n.rule)} {format_percent(n.feasible_at)}" for n in useful if n.feasible_at
+            f"{c.rule.metric.replace('_', ' ')} {_at(c.rule)} {format_percent(c.feasible_at)}" for c in closest if c.feasible_at
         ]
         rules = " and ".join(map(str, self.rules))
-        why = f"no threshold is shown to keep {rules} at once" + (f"; feasible with {', or with '.join(ways)}" if ways else "")
+        why = f"no threshold is shown to satisfy {rules} together" + (
+            f"; feasible with {', or with '.join(ways)}" if ways else ""
+        )
         return InfeasibleAction(self.place, why, ())
 
-    def _nearest(self, i: int, alone: bool) -> ClosestFeasible:
+    def _closest(self, i: int, alone: bool) -> ClosestFeasible:
         rule = self.rules[i]
         others = [j for j in range(len(self.rules)) if j != i]
         within_K = self.usable(others)
@@ -91,7 +89,7 @@ class ThresholdSearch:
         if at is None and others:
             at = closest_feasible_bound(rule, lambda other: bool(self.passing(other, i).any()))
             without = tuple(str(self.rules[j]) for j in others) if at is not None else ()
-        times = required_items_factor(lambda by: would_pass(rule, self.evidence[i], by)) if alone else None
+        times = required_items_factor(lambda by: would_pass(rule, self.counts[i], by)) if alone else None
         kind = "negative" if rule.metric == "false_positive_rate" else "positive"
         more = None
         if times is not None:
@@ -99,35 +97,35 @@ class ThresholdSearch:
         return replace(self._best(i), feasible_at=at, more=more, kind=kind, without=without)
 
     def _best(self, i: int) -> ClosestFeasible:
-        """The candidate at which the rule is nearest to being shown, and the group that is worst there."""
+        """Return the candidate with the best bound for the rule, and the worst group there."""
         rule = self.rules[i]
         side = 0 if rule.at_least else 1
-        bound_GK = np.array([confidence_bounds(rule, evidence, rule.confidence)[side] for evidence in self.evidence[i]])
+        bound_GK = np.array([confidence_bounds(rule, counts, rule.confidence)[side] for counts in self.counts[i]])
         filled_GK = np.where(np.isnan(bound_GK), -1.0 if rule.at_least else 2.0, bound_GK)
         worst_K = filled_GK.min(axis=0) if rule.at_least else filled_GK.max(axis=0)
         k = int(worst_K.argmax() if rule.at_least else worst_K.argmin())
         g = int(filled_GK[:, k].argmin() if rule.at_least else filled_GK[:, k].argmax())
-        evidence = self.evidence[i][g]
+        counts = self.counts[i][g]
         if np.isnan(bound_GK[g, k]):
-            return ClosestFeasible(rule, group=evidence.group)
+            return ClosestFeasible(rule, group=counts.group)
         threshold = float(self.candidates.thresholds_K[k])
         return ClosestFeasible(
-            rule, float(bound_GK[g, k]), threshold, int(evidence.count_K[k]), int(evidence.rows_K[k]), evidence.group
+            rule, float(bound_GK[g, k]), threshold, int(counts.count_K[k]), int(counts.rows_K[k]), counts.group
         )
 
 
 def search_thresholds(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats, place: str) -> ThresholdSearch:
-    """Gather what the items say.
+    """Choose candidate thresholds and count items at each for every constraint.
 
     Args:
-        traffic: the items of a market.
+        traffic: items of a market.
         label: the label.
-        rules: that it keeps by itself.
-        above_N: of each item the lowest threshold of a stricter action, infinite without one.
-        place: for messages.
+        rules: constraints that the label satisfies by itself.
+        above_N: lowest threshold of a stricter action for each item, infinite without one.
+        place: name of the label and action, for messages.
 
     Raises:
-        UserError: if a rule speaks of values that are all too rare.
+        UserError: if all values of a constraint's column are too rare.
     """
     at = traffic.labels.index(label)
     probabilities_N = traffic.probabilities_NL[:, at]
@@ -136,20 +134,20 @@ def search_thresholds(traffic: Traffic, label: str, rules: Sequence[Rule], above
     taken_N = probabilities_N >= above_N
     found = choose_candidates(probabilities_N, known_N, float(above_N.max(initial=-np.inf)))
     count = len(found.thresholds_K)
-    evidence = []
+    counts = []
     for rule in rules:
         if rule.metric == "precision":
             given = (found.first_N, count, known_N & ~taken_N, positive_N)
         else:
             base_N = negative_N if rule.metric == "false_positive_rate" else positive_N
             given = (np.where(taken_N, 0, found.first_N), count, base_N, None)  # type: ignore[assignment]
-        evidence.append(count_at_candidates(*given, units_M=traffic.units_N, groups=rule_groups(rule, traffic)) if count else [])
+        counts.append(count_at_candidates(*given, units_M=traffic.units_N, groups=rule_groups(rule, traffic)) if count else [])
     expected = float(probabilities_N[known_N & ~taken_N].sum())
-    return ThresholdSearch(place, found, tuple(rules), tuple(evidence), expected, (int(positive_N.sum()), int(negative_N.sum())))
+    return ThresholdSearch(place, found, tuple(rules), tuple(counts), expected, (int(positive_N.sum()), int(negative_N.sum())))
 
 
 def rule_groups(rule: Rule, traffic: Traffic) -> Groups:
-    """The groups of items for which a rule is to hold.
+    """Return the groups of items for which a constraint must hold.
 
     Raises:
         UserError: if no value of its column has enough items.
@@ -161,13 +159,13 @@ def rule_groups(rule: Rule, traffic: Traffic) -> Groups:
     kept = [i for i, size in enumerate(sizes.tolist()) if size > rule.over]
     if not kept:
         raise UserError(
-            f"{rule.place}: {rule}: no value of {rule.column} has over {rule.over} of the {traffic.items} items; say fewer items"
+            f"{rule.place}: {rule}: no value of {rule.column} has over {rule.over} of the {traffic.items} items; require fewer"
         )
     return [(column.values[i], column.codes_N == i) for i in kept]
 
 
 def round_up(count: float) -> int:
-    """A number of items as one says it: two digits, rounded up, at least 1."""
+    """Round a number of items up to two significant digits, at least 1."""
     if count <= 1:
         return 1
     unit = 10 ** max(int(np.floor(np.log10(count))) - 1, 0)

@@ -1,7 +1,7 @@
-"""Minimal pairs: two items that differ in one thing, and whether the decision follows what is expected of both.
+"""Minimal pairs: two items that differ in one aspect, and whether the decisions on both are as expected.
 
-Where the gold label flips, the decision should flip with it (contrast sets, Gardner et al. 2020; Hatemoji, Kirk et al. 2022);
-where it stays, the decision should stay (invariance tests, Ribeiro et al. 2020, section 2.1).
+If the gold label flips, the decision should flip (contrast sets, Gardner et al. 2020; Hatemoji, Kirk et al. 2022); if it stays,
+the decision should stay (invariance tests, Ribeiro et al. 2020, section 2.1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,23 +19,23 @@ from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.proportions import MeanEstimate, Proportion, ResamplingUnits, group_means, group_proportions
 
 MAX_FAILED_PAIRS = 10
-"""Pairs listed for each label and each way to fail."""
+"""Most listed pairs for each label and kind of failure."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
-    """The pairs of one label.
+    """Metrics of one label over pairs.
 
     Attributes:
-        unknown: pairs of which nothing can be said, because a target is unknown.
-        follows: of the pairs whose gold label flips, those that are decided rightly on both sides.
-        stuck: of those pairs, how many are decided alike on both sides.
-        reversed: of those pairs, how many are decided wrongly on both sides.
-        rise: of those pairs, the mean of the positive side's probability less the negative side's.
-        changes: of the pairs whose gold label stays, those whose decision does not: failures of invariance.
-        shift: of those pairs, the mean distance of the two probabilities.
+        unknown: pairs that cannot be tested because a target is unknown.
+        follows: fraction of the pairs whose gold label flips that are decided correctly on both sides.
+        stuck: number of those pairs with the same decision on both sides.
+        reversed: number of those pairs with a wrong decision on both sides.
+        rise: mean probability of the positive side minus that of the negative side, over those pairs.
+        changes: fraction of the pairs whose gold label stays with different decisions: failures of invariance.
+        shift: mean absolute difference of the two probabilities, over those pairs.
     """
 
     unknown: int
@@ -49,7 +49,7 @@ class PairMetrics:
 
 @dataclass(frozen=True, slots=True)
 class PairGroup:
-    """The pairs that one perturbation makes, or all of them (``None``)."""
+    """Metrics of the pairs of one perturbation, or of all pairs (``None``)."""
 
     perturbation: str | None
     pairs: int
@@ -61,13 +61,13 @@ class FailedPair:
     """A pair that failed.
 
     Attributes:
-        label: of what.
-        failure: ``not followed`` where the gold label flips, ``changed`` where it stays.
-        original: id of the one item.
-        perturbed: id of the other.
-        perturbation: its name, if the table has it.
-        targets: of the two; ``None`` is unknown.
-        probabilities: of the two.
+        label: the label.
+        failure: ``not followed`` if the gold label flips, ``changed`` if it stays.
+        original: id of the original item.
+        perturbed: id of the perturbed item.
+        perturbation: name of the perturbation, if the table has it.
+        targets: targets of the two; ``None`` if unknown.
+        probabilities: probabilities of the two.
     """
 
     label: str
@@ -81,15 +81,15 @@ class FailedPair:
 
 @dataclass(frozen=True, slots=True)
 class MinimalPairResults:
-    """All pairs of a table.
+    """Results of all minimal pairs of a table.
 
     Attributes:
-        column: the column that links them.
-        pairs: how many.
-        alone: items that name a counterpart which the table does not have.
-        overall: all pairs.
-        by: the pairs of each perturbation; empty if the table does not tell them.
-        worst: the pairs that failed by most, label by label, at most ten of each way to fail.
+        column: column that links the pairs.
+        pairs: number of pairs.
+        alone: items whose counterpart is not in the table.
+        overall: metrics of all pairs.
+        by: metrics by perturbation; empty if the table has none.
+        worst: the worst failures by label, at most ten of each kind.
     """
 
     column: str
@@ -101,7 +101,7 @@ class MinimalPairResults:
 
 
 class PairLinks(NamedTuple):
-    """Rows of the P pairs, ``[P]`` each, and how many items have none to be paired with."""
+    """Rows of the P pairs, ``[P]`` each, and the number of items without a counterpart."""
 
     original_P: Rows
     perturbed_P: Rows
@@ -109,14 +109,14 @@ class PairLinks(NamedTuple):
 
 
 def link_pairs(ids: Sequence[str], values: Sequence[str | None]) -> PairLinks:
-    """Pair items up.
+    """Link the items of pairs.
 
-    A value is the id of the item's counterpart: the original that it was made from, or, given on both sides, the other half. If
-    no value is an item's id, items of the same value belong together, and each is paired with the first of them.
+    A value is the id of the item's counterpart: its original, or, if given on both sides, the other item. If no value is the id
+    of an item, each item is paired with the first item of the same value.
 
     Args:
-        ids: of the N items.
-        values: of the column, ``None`` where an item has no counterpart.
+        ids: ids of the N items.
+        values: values of the pair column; ``None`` for items without a counterpart.
     """
     row_of = {id_: row for row, id_ in enumerate(ids)}
     named = [(row, value) for row, value in enumerate(values) if value is not None]
@@ -131,23 +131,23 @@ def link_pairs(ids: Sequence[str], values: Sequence[str | None]) -> PairLinks:
     known: dict[tuple[int, int], tuple[int, int]] = {}
     for original, perturbed in edges:
         ends = (min(original, perturbed), max(original, perturbed))
-        # A pair that both sides name has no side that came first but in the order of the table.
+        # If both sides name each other, the first in the table is the original.
         known[ends] = ends if ends in known else (original, perturbed)
     pairs = np.array(list(known.values()), np.int64).reshape(-1, 2)
     return PairLinks(pairs[:, 0], pairs[:, 1], alone)
 
 
 def minimal_pair_results(data: EvaluationData, column: str, units: ResamplingUnits) -> MinimalPairResults | None:
-    """Find what becomes of minimal pairs.
+    """Compute the results of minimal pairs.
 
     Args:
-        data: the predictions table; its column ``perturbation`` names what made a pair, and ``pair_gold`` is ``stays`` where the
-            gold label does, which tells of items whose target is unknown.
-        column: the column that links the items.
-        units: what is resampled together; without one, the pairs of one original.
+        data: predictions; the column ``perturbation`` names the perturbation of a pair, and ``pair_gold`` is ``stays`` where the
+            gold label stays, which also holds for items of unknown target.
+        column: column that links the pairs.
+        units: units that are resampled together (without units: the pairs that share an item).
 
     Returns:
-        ``None`` if there is no pair.
+        The results; ``None`` without pairs.
     """
     table, spec = data.table, data.spec
     ids = table.column("id").to_pylist()
@@ -155,21 +155,21 @@ def minimal_pair_results(data: EvaluationData, column: str, units: ResamplingUni
     count = len(found.original_P)
     if not count:
         return None
-    kept, told = _optional_column(table, "pair_gold"), _optional_column(table, "perturbation")
-    names_P = [told[row] for row in found.perturbed_P.tolist()]
-    judged = _judge(data, found, names_P, np.array([kept[row] == "stays" for row in found.perturbed_P.tolist()]))
+    gold, perturbations = _optional_column(table, "pair_gold"), _optional_column(table, "perturbation")
+    names_P = [perturbations[row] for row in found.perturbed_P.tolist()]
+    outcomes = _outcomes(data, found, names_P, np.array([gold[row] == "stays" for row in found.perturbed_P.tolist()]))
     resampled = units.of(found.original_P) if units.codes_N is not None else ResamplingUnits(column, _together(found))
-    overall = _groups([None], np.zeros(count, np.int32), judged, resampled, spec)[0]
+    overall = _groups([None], np.zeros(count, np.int32), outcomes, resampled, spec)[0]
     by: list[PairGroup] = []
     if any(name is not None for name in names_P):
         grouped = grouping(TableColumns(pa.table({"perturbation": pa.array(names_P, pa.string())})), "perturbation")
-        by = [g for g in _groups(grouped.values, grouped.codes_N, judged, resampled, spec) if g.perturbation is not None]
-    worst = [failed for i in range(len(data.labels)) for failed in _worst(i, ids, data, found, judged)]
+        by = [g for g in _groups(grouped.values, grouped.codes_N, outcomes, resampled, spec) if g.perturbation is not None]
+    worst = [failed for i in range(len(data.labels)) for failed in _worst(i, ids, data, found, outcomes)]
     return MinimalPairResults(column, count, found.alone, overall, by, worst)
 
 
 class _PairOutcomes(NamedTuple):
-    """Of each pair and label, ``[P, L]``: 1 for yes, 0 for no, or a number; NaN where the pair is not of that sort."""
+    """Outcomes of each pair and label, ``[P, L]``: 1 for yes, 0 for no, or a number; NaN for pairs of the other kind."""
 
     labels: Sequence[str]
     names_P: Sequence[str | None]
@@ -181,12 +181,14 @@ class _PairOutcomes(NamedTuple):
     shift_PL: Floats
 
 
-def _judge(data: EvaluationData, found: PairLinks, names_P: Sequence[str | None], said_P: NDArray[np.bool_]) -> _PairOutcomes:
+def _outcomes(
+    data: EvaluationData, found: PairLinks, names_P: Sequence[str | None], stated_stays_P: NDArray[np.bool_]
+) -> _PairOutcomes:
     one, other = found.original_P, found.perturbed_P
     known_NL, gold_NL, flagged_NL = ~np.isnan(data.targets_NL), data.targets_NL >= 0.5, data.flagged_NL
     known_PL, alike_PL = known_NL[one] & known_NL[other], gold_NL[one] == gold_NL[other]
     flips_PL = known_PL & ~alike_PL
-    stays_PL = np.where(known_PL, alike_PL, said_P[:, None])
+    stays_PL = np.where(known_PL, alike_PL, stated_stays_P[:, None])
     same_PL = flagged_NL[one] == flagged_NL[other]
     right_PL = (flagged_NL[one] == gold_NL[one]) & (flagged_NL[other] == gold_NL[other])
     moved_PL = data.probabilities_NL[other] - data.probabilities_NL[one]
@@ -203,7 +205,7 @@ def _judge(data: EvaluationData, found: PairLinks, names_P: Sequence[str | None]
 
 
 def _together(found: PairLinks) -> NDArray[np.int32]:
-    """Of each pair its unit: pairs that share an item, directly or through others, are resampled together."""
+    """Return the unit of each pair: pairs that share an item, directly or through others, are resampled together."""
     parent: dict[int, int] = {}
 
     def root(row: int) -> int:
@@ -220,14 +222,14 @@ def _together(found: PairLinks) -> NDArray[np.int32]:
 def _groups(
     names: Sequence[str | None],
     codes_P: NDArray[np.int32],
-    judged: _PairOutcomes,
+    outcomes: _PairOutcomes,
     units: ResamplingUnits,
     spec: EvaluationSpec,
 ) -> list[PairGroup]:
     follows, changes = (
-        group_proportions(hits, codes_P, len(names), units, spec) for hits in (judged.follows_PL, judged.changes_PL)
+        group_proportions(hits, codes_P, len(names), units, spec) for hits in (outcomes.follows_PL, outcomes.changes_PL)
     )
-    rises, shifts = (group_means(values, codes_P, len(names), units, spec) for values in (judged.rise_PL, judged.shift_PL))
+    rises, shifts = (group_means(values, codes_P, len(names), units, spec) for values in (outcomes.rise_PL, outcomes.shift_PL))
     made = []
     for g, name in enumerate(names):
         inside = codes_P == g
@@ -235,23 +237,23 @@ def _groups(
             label: PairMetrics(
                 unknown=int(inside.sum()) - follows[g][i].count - changes[g][i].count,
                 follows=follows[g][i],
-                stuck=int(np.nansum(judged.stuck_PL[inside, i])),
-                reversed=int(np.nansum(judged.reversed_PL[inside, i])),
+                stuck=int(np.nansum(outcomes.stuck_PL[inside, i])),
+                reversed=int(np.nansum(outcomes.reversed_PL[inside, i])),
                 rise=rises[g][i],
                 changes=changes[g][i],
                 shift=shifts[g][i],
             )
-            for i, label in enumerate(judged.labels)
+            for i, label in enumerate(outcomes.labels)
         }
         made.append(PairGroup(name, int(inside.sum()), numbers))
     return made
 
 
-def _worst(i: int, ids: Sequence[str], data: EvaluationData, found: PairLinks, judged: _PairOutcomes) -> Iterator[FailedPair]:
-    """The pairs of label ``i`` that failed, by how much."""
+def _worst(i: int, ids: Sequence[str], data: EvaluationData, found: PairLinks, outcomes: _PairOutcomes) -> Iterator[FailedPair]:
+    """Yield the worst failures of label ``i``."""
     ways = (
-        ("not followed", judged.follows_PL[:, i] == 0, judged.rise_PL[:, i]),
-        ("changed", judged.changes_PL[:, i] == 1, -judged.shift_PL[:, i]),
+        ("not followed", outcomes.follows_PL[:, i] == 0, outcomes.rise_PL[:, i]),
+        ("changed", outcomes.changes_PL[:, i] == 1, -outcomes.shift_PL[:, i]),
     )
     targets_N, probabilities_N = data.targets_NL[:, i], data.probabilities_NL[:, i]
     for failure, failed_P, order_P in ways:
@@ -264,7 +266,7 @@ def _worst(i: int, ids: Sequence[str], data: EvaluationData, found: PairLinks, j
                 failure=failure,
                 original=ids[one],
                 perturbed=ids[other],
-                perturbation=judged.names_P[place],
+                perturbation=outcomes.names_P[place],
                 targets=(targets[0], targets[1]),
                 probabilities=(float(probabilities_N[one]), float(probabilities_N[other])),
             )

@@ -1,4 +1,4 @@
-"""What a model does in each functional test (HateCheck, Röttger et al. 2021), by label and by the group that items speak of."""
+"""Results of functional tests (HateCheck, Röttger et al. 2021), by label and by the group that items are about."""
 
 import json
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from vigil_evaluation.stats.proportions import Proportion, ResamplingUnits, grou
 from vigil_evaluation.suites.minimal_pairs import MinimalPairResults, minimal_pair_results
 
 SCHEMA_VERSION = 1
-"""Of the JSON form, docs/suites.md; raised when a field changes its meaning or goes."""
+"""Version of suite.json (docs/suites.md); incremented when a field is removed or changes its meaning."""
 
 MAX_GROUPS = 60
-"""The most groups of one column in the map of functionality by group; what is left out is counted."""
+"""Most groups of one column in the map of functionality by group; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteColumns:
-    """The columns of a table that say what its functional tests are.
+    """Names of the columns of a suite.
 
     Attributes:
-        targets: who an item speaks of; those that the table lacks are passed over. The spec's ``identities`` come first.
-        pair: the id of an item's counterpart.
-        template: what an item was made from; items of one template are resampled together.
+        targets: columns with the group that an item is about, after the spec's ``identities``; absent ones are ignored.
+        pair: column with the id of an item's counterpart.
+        template: column with the template of an item; items of one template are resampled together.
     """
 
     targets: tuple[str, ...] = ("identity", "target_identity")
@@ -38,13 +38,13 @@ class SuiteColumns:
 
 @dataclass(frozen=True, slots=True)
 class FunctionalityLabelResult:
-    """One label in one functional test.
+    """Result of one label in one functional test.
 
     Attributes:
-        positive: items of known target that are positive.
-        expected: their share; ``None`` if no target is known.
-        accuracy: the share of the known targets that are decided rightly at the label's threshold.
-        mean_probability: of the items of known target; ``None`` if there are fewer than ``enough``.
+        positive: known positives.
+        expected: fraction of positives among known targets; ``None`` if no target is known.
+        accuracy: fraction of known targets that are decided correctly at the label's threshold.
+        mean_probability: mean over items of known target; ``None`` if there are fewer than ``enough``.
     """
 
     positive: int
@@ -55,13 +55,13 @@ class FunctionalityLabelResult:
 
 @dataclass(frozen=True, slots=True)
 class FunctionalityResult:
-    """One functional test.
+    """Result of one functional test.
 
     Attributes:
         name: the functionality.
-        items: how many.
-        all_right: of the items of which any target is known, those whose every known target is decided rightly.
-        labels: label to what is found for it.
+        items: number of items.
+        all_right: fraction of items with all known targets decided correctly, among those with any known target.
+        labels: label to its result.
     """
 
     name: str
@@ -72,17 +72,17 @@ class FunctionalityResult:
 
 @dataclass(frozen=True, slots=True)
 class GroupAccuracyMap:
-    """Accuracy by functionality (rows) and by the group that items speak of (columns).
+    """Accuracy by functionality (rows) and by the group that items are about (columns).
 
     Attributes:
-        column: the column that names the group; ``identities`` for several columns of truth values or shares together.
-        functionalities: F of them, as in the findings.
+        column: column that names the group; ``identities`` for all boolean and numeric columns together.
+        functionalities: F functionalities, as in the results.
         values: V groups, the largest first.
-        values_left_out: how many groups beyond those there are.
-        items: ``[F][V]``.
-        known: label to ``[F][V]`` items of known target.
-        accuracy: label to ``[F][V]``; ``None`` where fewer than ``enough`` are known.
-        overall: label to ``[V]``: all functionalities together.
+        values_left_out: number of further groups.
+        items: number of items, ``[F][V]``.
+        known: label to the number of known targets, ``[F][V]``.
+        accuracy: label to the accuracy, ``[F][V]``; ``None`` where fewer than ``enough`` targets are known.
+        overall: label to the accuracy over all functionalities, ``[V]``.
     """
 
     column: str
@@ -97,19 +97,19 @@ class GroupAccuracyMap:
 
 @dataclass(frozen=True, slots=True)
 class FunctionalTestResults:
-    """All functional tests of a table.
+    """Results of all functional tests of a table.
 
     Attributes:
-        column: the column that names the functionality.
+        column: column that names the functionality.
         labels: the labels.
-        unit: the column whose rows are resampled together; ``None`` if each item stands for itself.
-        confidence: of each interval.
-        enough: fewest items that a number rests on; those that rest on fewer are null.
+        unit: column of the units that are resampled together; ``None`` if items are independent.
+        confidence: confidence of each interval.
+        enough: fewest items behind a number; those with fewer are null.
         items: items that belong to a functionality.
-        cases: the functionalities, in the order in which they appear in the table.
+        cases: results of the functionalities, in their order in the table.
         cases_left_out: functionalities beyond the 200 largest.
-        targets: maps by the groups that items speak of.
-        pairs: minimal pairs; ``None`` if there are none.
+        targets: accuracy by the groups that items are about.
+        pairs: results of the minimal pairs; ``None`` without pairs.
     """
 
     column: str
@@ -126,16 +126,16 @@ class FunctionalTestResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResults:
-    """A model on a suite.
+    """Results of a model on a suite: the content of suite.json.
 
     Attributes:
-        schema_version: of the JSON form.
-        suite: the suite's name.
-        facts: what was run on what; text.
+        schema_version: version of the JSON form.
+        suite: name of the suite.
+        facts: provenance, as text.
         descriptions: functionality to what it tests, where that is known.
-        thresholds: label to the lowest probability that is flagged.
-        skipped: labels of the suite that the model does not have.
-        findings: what was found.
+        thresholds: label to the lowest flagged probability.
+        skipped: labels of the suite that the model lacks.
+        findings: results of the functional tests.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -147,22 +147,22 @@ class SuiteResults:
     findings: FunctionalTestResults
 
     def to_json(self) -> str:
-        """The outcome as JSON text; a number that is not defined is null."""
+        """Return the JSON text; undefined numbers are null."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
 def functional_test_results(data: EvaluationData, columns: SuiteColumns | None = None) -> FunctionalTestResults | None:
-    """Find what becomes of each functional test.
+    """Compute the results of every functional test.
 
     Args:
-        data: the predictions table; its spec names the column of the functionality, in which null belongs to no test.
-        columns: names of the other columns (default: their usual names).
+        data: predictions; the spec names the column of the functionality, in which null belongs to no test.
+        columns: names of the other columns (default: see :class:`SuiteColumns`).
 
     Returns:
-        ``None`` if the table has no such column, or nothing in it.
+        The results; ``None`` if the table lacks the column or it is null everywhere.
 
     Raises:
-        UserError: if a column holds lists or the like.
+        UserError: if a column has an unsuitable type, such as lists.
     """
     spec, columns = data.spec, columns or SuiteColumns()
     name = spec.functionality
@@ -194,7 +194,7 @@ class _Groups:
 
 @dataclass(frozen=True, slots=True)
 class _SuiteData:
-    """All that numbers are made from."""
+    """Inputs of all results."""
 
     cases: _Groups
     data: EvaluationData
@@ -202,17 +202,17 @@ class _SuiteData:
 
 
 def _in_order(columns: TableColumns, column: str) -> _Groups:
-    """The values of a column but for null, in the order of the table."""
+    """Return the values of a column without null, in the order of the table."""
     found = grouping(columns, column)
     present, first = np.unique(found.codes_N, return_index=True)
     order = [int(code) for code in present[np.argsort(first)] if code >= 0 and found.values[code] is not None]
-    place = np.full(len(found.values) + 1, -1, np.int32)  # the last one is that of -1
+    place = np.full(len(found.values) + 1, -1, np.int32)  # The last entry belongs to -1.
     place[order] = np.arange(len(order))
     return _Groups([str(found.values[code]) for code in order], place[found.codes_N], found.values_left_out)
 
 
 def _units(data: EvaluationData, columns: SuiteColumns) -> ResamplingUnits:
-    """Templates where items share them, else what the spec resamples together."""
+    """Return templates as units if items share them, else the spec's cluster."""
     for name in (columns.template, data.spec.cluster):
         codes_N = resampling_units(data.columns, name)
         if name is not None and codes_N is not None and len(codes_N) and codes_N.max() + 1 < len(codes_N):

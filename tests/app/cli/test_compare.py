@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vigil import cli
-from vigil.cli import bundle, compare
+from vigil.cli import compare, export
 from vigil.workflows.release_gate import RegressionError
 from vigil_data.errors import UserError
 from vigil_training.runs.run import Run
@@ -23,7 +23,7 @@ QUICK = ("--replicates", "200")
 def call():
     app = typer.Typer()
     compare.register(app)
-    bundle.register(app)
+    export.register(app)
     return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "250"})
 
 
@@ -79,7 +79,7 @@ def test_compare_exits_with_0_1_and_2(tables, tmp_path, monkeypatch, capsys):
     assert flips.num_rows == found["flips"]["labels"]["hate"]["items"]
     code, said, errors = main(tables / "champion.parquet", tables / "absent.parquet")
     assert (code, said) == (2, "")
-    assert errors == f"error: {tables}/absent.parquet is not there; name one of these\n"
+    assert errors == f"error: {tables}/absent.parquet does not exist; name a run, a bundle, or a Parquet file of predictions\n"
 
 
 def test_compare_refuses_or_excludes_items_of_one_model(call, tables, tmp_path):
@@ -88,7 +88,7 @@ def test_compare_refuses_or_excludes_items_of_one_model(call, tables, tmp_path):
     assert "100 of the 6000 items" in line
     done = call("compare", tables / "champion.parquet", tmp_path / "few.parquet", "--common", *QUICK)
     assert done.exit_code == 0, done.output
-    assert "left out: 100 items of the champion alone, 0 of the challenger alone" in done.output
+    assert "excluded: 100 items of the champion only, 0 of the challenger only" in done.output
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_compare_refuses_or_excludes_items_of_one_model(call, tables, tmp_path):
     [
         (["--metrics", "recal"], "no such metric: recal (did you mean recall?)"),
         (["--tolerance", "x"], "--tolerance x: write a number such as 0.01, or METRIC=X such as recall=0.02"),
-        (["--tolerance", "recall=-1"], "tolerance of recall -1.0: must be a number from 0 on"),
+        (["--tolerance", "recall=-1"], "tolerance of recall -1.0: must be a number of at least 0"),
         (["--require", "nothing"], "--require nothing: write no-regression or non-inferiority"),
         (["--alpha", "2"], "alpha 2.0: must lie between 0 and 1"),
         (["--slices", "langage"], "slices: langage is in neither table; its columns are language, presence"),
         (["--replicates", "10"], "replicates 10: a comparison needs at least 200"),
         (["--confidence", "1.5"], "confidence"),
         (["--data", "nowhere"], "--data nowhere: "),
-        (["--challenger-threshold", "hat=0.3"], "a threshold is given for hat, of which it has no scores"),
+        (["--challenger-threshold", "hat=0.3"], "a threshold is given for hat, which it has no scores of"),
     ],
 )
 def test_compare_refuses_invalid_arguments_in_one_line(call, tables, arguments, message):
@@ -148,7 +148,7 @@ def test_compare_accepts_runs_and_tables(call, run, tmp_path):
         assert found["champion"]["thresholds"] == run.read_thresholds()
         assert found["alignment"]["items"] == 40
         assert found["tested"] == 0
-    assert "has thresholds of its own" in lines_of(call("compare", run.path, run.path, "--champion-threshold", "cat=0.3"))[0]
+    assert "has its own thresholds" in lines_of(call("compare", run.path, run.path, "--champion-threshold", "cat=0.3"))[0]
     assert "/gone" in lines_of(call("compare", run.path, elsewhere.path))[0]
 
 
@@ -178,9 +178,9 @@ def test_export_promote_refuses_a_regression(call, run, tmp_path):
     assert kept["passed"] is True
     assert kept["flips"]["top"] == []
     assert load_bundle(tmp_path / "bundle", check_hashes=False).metadata.labels == ("cat", "bright")
-    # The bundle is now what is in use: the run that it was made of passes against it, and it against the run.
+    # The bundle is now the champion: the run from which it was exported passes against it.
     again = call("compare", tmp_path / "bundle", run.path, *QUICK)
     assert again.exit_code == 0, again.output
     (line,) = lines_of(call("export", run.path, "--to", tmp_path / "b", "--promote", run.path, "--checkpoint", "last"))
-    assert "--promote judges the best checkpoint" in line
-    assert "goes with --promote" in lines_of(call("export", run.path, "--to", tmp_path / "b", "--data", tmp_path))[0]
+    assert "a promotion compares the best checkpoint" in line
+    assert "is used only with a promotion" in lines_of(call("export", run.path, "--to", tmp_path / "b", "--data", tmp_path))[0]

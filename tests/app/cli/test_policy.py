@@ -75,12 +75,12 @@ def test_policy_check_reports_every_mistake_with_its_line(call, good, tmp_path):
     (tmp_path / "bad.yaml").write_text(GOOD.replace("precision at", "precison at").replace("cost: 0.4", "costs: 0.4"))
     (tmp_path / "worse.yaml").write_text(GOOD.replace("spam: [review]", "spam: [limit]"))
     result = call("check", good, tmp_path / "bad.yaml", tmp_path / "worse.yaml")
-    assert f"ok  {good}: 2 labels, review, remove; 2 promises" in result.output
-    told = lines_of(result)
+    assert f"ok  {good}: 2 labels, review, remove; 2 constraints" in result.output
+    lines = lines_of(result)
     beginnings = ("bad.yaml:6: actions.remove.must[0]", "bad.yaml:8: actions.review.costs", "worse.yaml:11: labels.spam")
-    assert [line.startswith(f"{tmp_path}/{begin}") for line, begin in zip(told, beginnings, strict=True)] == [True] * 3
-    assert "did you mean cost?" in told[1]
-    assert "leads to limit, which is not under actions" in told[2]
+    assert [line.startswith(f"{tmp_path}/{begin}") for line, begin in zip(lines, beginnings, strict=True)] == [True] * 3
+    assert "did you mean cost?" in lines[1]
+    assert "leads to limit, which is not under actions" in lines[2]
     assert call("check", good).exit_code == 0
     assert str(tmp_path / "absent.yaml") in lines_of(call("check", tmp_path / "absent.yaml"))[0]
 
@@ -110,7 +110,7 @@ def test_policy_compile_show_and_replay(call, good, tables, tmp_path):
 
     models = call("replay", tables / "test.parquet", tables / "other-test.parquet", "--policy", one, "--cluster", "author")
     assert models.exit_code == 0, models.output
-    assert "authors, are hit by a change" in models.output
+    assert "authors, are affected" in models.output
 
 
 def test_policy_compile_infeasible_exits_with_1_and_writes_nothing(good, tables, tmp_path, monkeypatch, capsys):
@@ -127,13 +127,13 @@ def test_policy_compile_infeasible_exits_with_1_and_writes_nothing(good, tables,
     lines = told.splitlines()
     assert lines[0] == "error: policy house-rules version 4 is infeasible"
     assert "scam/remove: precision at least 99.9 % cannot be shown at 95 % confidence: the best lower bound" in lines[1]
-    assert lines[-1] == "error: nothing is written"
+    assert lines[-1] == "error: nothing was written"
     assert not (tmp_path / "x.json").exists()
     (tmp_path / "x.json").write_text("{}")
     assert (
         main("compile", good, tables / "validation.parquet", "--to", tmp_path / "x.json")[1]
         .splitlines()[-1]
-        .endswith("x.json is left as it was")
+        .endswith("x.json is unchanged")
     )
     assert main("check", tmp_path / "x.json", good)[0] == 2
 
@@ -158,17 +158,15 @@ def test_policy_compile_writes_into_a_run_and_replays(call, trained, tmp_path):
 
 def test_policy_refuses_invalid_arguments(call, good, tables, tmp_path):
     validation, one = tables / "validation.parquet", tmp_path / "one.json"
-    assert "say with --to where" in lines_of(call("compile", good, validation))[0]
+    assert "name the output file with --to" in lines_of(call("compile", good, validation))[0]
     assert call("compile", good, validation, "--to", one).exit_code == 0
-    assert "name the predictions that it is to decide on with --on" in lines_of(call("replay", one, one))[0]
-    assert (
-        "carries no policy; name a compiled one with --policy" in lines_of(call("replay", one, validation, "--on", validation))[0]
-    )
-    assert "a compiled policy is a .json file" in lines_of(call("show", good))[0]
+    assert "name the predictions with --on" in lines_of(call("replay", one, one))[0]
+    assert "has no policy; name a compiled one with --policy" in lines_of(call("replay", one, validation, "--on", validation))[0]
+    assert "not a compiled policy; name a .json file" in lines_of(call("show", good))[0]
     assert "cannot be read as a compiled policy" in lines_of(call("show", tmp_path / "absent.json"))[0]
     assert "column region is absent" in lines_of(call("replay", one, one, "--on", validation, "--by", "region"))[0]
     good.write_text(GOOD.replace("spam", "fraud"))
-    assert "speaks of fraud; the predictions have spam, scam" in lines_of(call("compile", good, validation, "--to", one))[0]
+    assert "no predictions of fraud; there are spam, scam" in lines_of(call("compile", good, validation, "--to", one))[0]
 
 
 def test_infeasible_error_is_a_failure():

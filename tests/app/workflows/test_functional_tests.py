@@ -13,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from vigil.cli import suite as cli
-from vigil.workflows.functional_tests import SuiteOptions, read_suite, run_suite
+from vigil.workflows.functional_tests import SuiteOptions, run_suite
+from vigil.workflows.suite_datasets import read_suite
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
@@ -126,13 +127,13 @@ def test_run_suite_equals_the_predictions_of_the_run(run, cats, tmp_path):
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert table.equals(ran.table)
     cut = run.read_thresholds()["cat"]
-    for case in ran.outcome.findings.cases:
+    for case in ran.results.findings.cases:
         rows = [row for row in table.to_pylist() if row["functionality"] == case.name]
         right = [(row["probability.cat"] >= cut) == (row["target.cat"] >= 0.5) for row in rows]
         assert (case.items, case.labels["cat"].accuracy.hits) == (len(rows), sum(right))
         assert case.labels["cat"].accuracy.interval is None
     again = run_suite(run.path, str(cats), to=tmp_path / "again", options=SuiteOptions(replicates=0))
-    assert again.outcome == ran.outcome
+    assert again.results == ran.results
     assert again.table.equals(ran.table)
 
 
@@ -140,12 +141,12 @@ def test_suite_run_of_a_built_dataset_equals_its_yaml(call, run, cats, tmp_path)
     done = call("make", cats, "--to", tmp_path / "made")
     assert done.exit_code == 0, done.output
     assert "169 items" in done.output
-    of_file = run_suite(run.path, str(cats), to=tmp_path / "a").outcome
-    of_dataset = run_suite(run.path, str(tmp_path / "made"), to=tmp_path / "b").outcome
+    of_file = run_suite(run.path, str(cats), to=tmp_path / "a").results
+    of_dataset = run_suite(run.path, str(tmp_path / "made"), to=tmp_path / "b").results
     assert of_dataset.findings == of_file.findings
     assert of_dataset.suite == "made"
     assert lines_of(call("make", cats, "--to", tmp_path / "made")) == (
-        f"dataset {tmp_path / 'made'} exists already; give another folder",
+        f"dataset {tmp_path / 'made'} exists already; name another folder",
     )
 
 
@@ -185,7 +186,7 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     said, other = f"{tmp_path}/wrong.yaml", f"{tmp_path}/other.yaml"
     assert lines_of(done) == (
         f"{said}:11: functionalities.said.expect.sumy: {unknown}",
-        f"{said}:12: functionalities.said.templates[0]: has the placeholder {{wrd}}, which no lexicon fills (did you mean word?)",
+        f"{said}:12: functionalities.said.templates[0]: has the placeholder {{wrd}}, without a lexicon (did you mean word?)",
         f"{other}:1: labels: is missing (labels that the suite speaks of, with what each means)",
         f"{other}:1: functionalities: is missing",
         f"{other}:2: labls: is not a key of a suite (did you mean labels?)",
@@ -194,7 +195,7 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     with pytest.raises(UserError) as caught:
         read_suite(tmp_path / "absent.yaml")
     assert caught.value.lines == (
-        f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: black.png does not exist beside the suite",
+        f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: black.png does not exist in the suite's folder",
     )
 
 
@@ -258,7 +259,7 @@ def test_run_suite_names_labels_without_known_targets(call, run, tmp_path):
     kept = [Item("x", ("red",), targets={"cat": None}, columns={"functionality": "f"}), Item("y", ("RED",), columns=stays)]
     write(tmp_path / "kept", kept)
     ran = run_suite(run.path, str(tmp_path / "kept"))
-    assert ran.outcome.findings.pairs.overall.labels["cat"].changes.count == 1
+    assert ran.results.findings.pairs.overall.labels["cat"].changes.count == 1
 
 
 # A public set
@@ -276,7 +277,7 @@ def test_run_suite_on_hatemoji_equals_a_loop_over_its_files(shared_data, tmp_pat
     options = SuiteOptions(
         functionality="hatemoji_type", pair="matched_id", targets=("hatemoji_target",), thresholds={"hate": 0.45}
     )
-    found = run_suite(tmp_path / "stub.parquet", str(tmp_path / "hatemoji"), options=options).outcome.findings
+    found = run_suite(tmp_path / "stub.parquet", str(tmp_path / "hatemoji"), options=options).results.findings
 
     score_of = dict(zip(ids, scores.tolist(), strict=True))
     rows = {}

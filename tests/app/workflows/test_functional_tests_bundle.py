@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from vigil.workflows.functional_tests import SuiteOptions, make_suite, run_suite
+from vigil.workflows.functional_tests import SuiteOptions, run_suite
+from vigil.workflows.suite_datasets import build_suite
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_serving.runtime.scorer import Scorer
@@ -40,9 +41,9 @@ def suite(tmp_path):
 
 def test_run_suite_of_a_bundle_equals_its_scorer(exported, suite, tmp_path):
     ran = run_suite(exported.bundle, str(suite), to=tmp_path / "out")
-    assert ran.outcome.skipped == ["weapons"]
-    assert ran.outcome.thresholds == {label: exported.thresholds[label] for label in ("scam", "tobacco")}
-    make_suite(suite, tmp_path / "made")
+    assert ran.results.skipped == ["weapons"]
+    assert ran.results.thresholds == {label: exported.thresholds[label] for label in ("scam", "tobacco")}
+    build_suite(suite, tmp_path / "made")
     dataset = Dataset(tmp_path / "made")
     items = dataset.take(dataset.rows())
     decisions = {decision.id: decision for decision in Scorer(exported.bundle).score(items)}
@@ -50,11 +51,11 @@ def test_run_suite_of_a_bundle_equals_its_scorer(exported, suite, tmp_path):
     for row in ran.table.to_pylist():
         assert row["probability.scam"] == pytest.approx(decisions[row["id"]].probabilities["scam"], abs=1e-6)
         assert row["presence"] == decisions[row["id"]].presence
-    case = next(case for case in ran.outcome.findings.cases if case.name == "written")
+    case = next(case for case in ran.results.findings.cases if case.name == "written")
     right = sum("scam" in decisions[item.id].labels for item in items if item.columns["functionality"] == "written")
     assert case.labels["scam"].accuracy.hits == right
     assert (case.items, case.labels["tobacco"].accuracy.count) == (30, 0)
-    assert ran.outcome.findings.pairs.overall.labels["tobacco"].follows.count == 6
+    assert ran.results.findings.pairs.overall.labels["tobacco"].follows.count == 6
 
 
 def test_run_suite_writes_next_to_the_bundle_by_default(bundle_copy, suite):
@@ -80,11 +81,11 @@ def test_run_suite_builds_the_demo_suite_from_its_seed(exported, tmp_path):
     assert one.table.num_rows == 24
     assert one.table.equals(again.table)
     assert not one.table.equals(other.table)
-    assert one.outcome.suite == "demo"
-    assert one.outcome.skipped == ["gambling", "weapons"]
-    assert one.outcome.facts["suite"] == "the demonstration's, seed 3"
-    assert one.outcome.findings.pairs.pairs == 12
-    assert "rendered_anew" in {case.name for case in one.outcome.findings.cases}
+    assert one.results.suite == "demo"
+    assert one.results.skipped == ["gambling", "weapons"]
+    assert one.results.facts["suite"] == "demonstration, seed 3"
+    assert one.results.findings.pairs.pairs == 12
+    assert "rerendered" in {case.name for case in one.results.findings.cases}
 
 
 def test_run_suite_of_a_bundle_does_not_import_torch(exported, suite, tmp_path):

@@ -53,8 +53,8 @@ def test_align_joins_tables_by_id(table_of):
     assert found.champion_NL[:, 0].tolist() == pytest.approx([0.9, 0.1, 0.2, 0.4])
     assert found.challenger_NL[:, 0].tolist() == pytest.approx([0.8, 0.3, 0.6, 0.7])
     assert np.isnan(found.targets_NL[:, 0]).tolist() == [False, False, True, True]
-    assert found.how.targets_of_one == {"x": 2}
-    assert found.how.columns_that_differ == {"language": 1}
+    assert found.summary.targets_of_one == {"x": 2}
+    assert found.summary.columns_that_differ == {"language": 1}
     assert found.table.column("language").to_pylist() == ["en", "de", "en", "de"]
     assert found.table.column("author").to_pylist() == ["a", "b", "c", "d"]
 
@@ -70,8 +70,8 @@ def test_align_refuses_other_items_without_common(table_of):
     assert "(--data)" in line
     assert "(--common)" in line
     found = align(contender(few), contender(more, "b"), common=True)
-    assert (found.how.items, found.how.only_champion, found.how.only_challenger) == (385, 5, 10)
-    with pytest.raises(UserError, match="no item is in both"):
+    assert (found.summary.items, found.summary.only_champion, found.summary.only_challenger) == (385, 5, 10)
+    with pytest.raises(UserError, match="no common item"):
         align(contender(table.slice(0, 5)), contender(table.slice(5), "b"), common=True)
 
 
@@ -80,16 +80,16 @@ def test_align_refuses_contradictory_targets(table_of):
     second = table_of({"x": ([1, 1, 1], [0.9, 0.1, 0.2]), "y": ([1, 1, 1], [0.9, 0.1, 0.2])})
     with pytest.raises(UserError) as caught:
         align(contender(first), contender(second, "b"))
-    says = "target x: 1 items have two, such as item-1, which is 0 in a and 1 in b; both must be judged by the same targets"
-    assert caught.value.lines == (says,)
+    line = "target x: 1 items have different targets, such as item-1: 0 in a and 1 in b; use the same targets for both"
+    assert caught.value.lines == (line,)
 
 
 def test_align_excludes_labels_of_one_model_and_names_them(table_of):
     x, y, z = (([1, 0] * 20, [0.9, 0.1] * 20) for _ in range(3))
     found = align(contender(table_of({"x": x, "y": y})), contender(table_of({"z": z, "y": y}), "b"))
     assert found.labels == ("y",)
-    assert (found.how.labels_only_champion, found.how.labels_only_challenger) == (["x"], ["z"])
-    with pytest.raises(UserError, match="no label is in both: a has x; b z"):
+    assert (found.summary.labels_only_champion, found.summary.labels_only_challenger) == (["x"], ["z"])
+    with pytest.raises(UserError, match="no common label: a has x; b z"):
         align(contender(table_of({"x": x})), contender(table_of({"z": z}), "b"))
 
 
@@ -166,7 +166,7 @@ def test_compare_lists_cells_with_too_few_known_targets(table_of):
     assert found.compared == len(found.cells) - len(missing)
     assert json.loads(found.to_json())["cells"][-1]["delta"] is None or found.compared
     none = table_of({"x": ([None] * 20, [0.5] * 20)})
-    with pytest.raises(UserError, match="nothing can be compared: no label has 5 known targets"):
+    with pytest.raises(UserError, match="no metric can be compared: no label has 5 known targets"):
         compare(contender(none), contender(none, "b"), QUICK)
 
 
@@ -198,7 +198,7 @@ def test_compare_refuses_invalid_settings_all_at_once(table_of):
         compare(contender(table), contender(table), QUICK, ReleaseGate(metrics=("recal",), tolerance=-1, alpha=0))
     assert [line.split(";")[0] for line in caught.value.lines] == [
         "no such metric: recal (did you mean recall?)",
-        "tolerance -1: must be a number from 0 on",
+        "tolerance -1: must be a number of at least 0",
         "alpha 0: must lie between 0 and 1",
     ]
     with pytest.raises(UserError, match="langage is in neither table; its columns are language"):

@@ -59,12 +59,12 @@ def test_parse_constraint_has_an_example_of_each_metric() -> None:
 @pytest.mark.parametrize(
     ("sentence", "message"),
     [
-        ("precison at least 95 %", "is not understood: 'precison at least 95 %', which could be one of: precision at least 95 %"),
-        ("precision at most 95 %", "is not understood"),
-        ("precision at least 95 % everywhere", "is not understood from 'everywhere' on"),
-        ("precision at least 95 % for hate for spam", "is not understood from 'for spam' on"),
-        ("precision at least 95 % in every language with over some items", "is not understood from 'with over some items' on"),
-        ("", "is not understood"),
+        ("precison at least 95 %", "is not a constraint: 'precison at least 95 %'; write one of: precision at least 95 %"),
+        ("precision at most 95 %", "is not a constraint"),
+        ("precision at least 95 % everywhere", "does not parse from 'everywhere' on"),
+        ("precision at least 95 % for hate for spam", "does not parse from 'for spam' on"),
+        ("precision at least 95 % in every language with over some items", "does not parse from 'with over some items' on"),
+        ("", "is not a constraint"),
     ],
 )
 def test_parse_constraint_refuses_other_sentences(sentence: str, message: str) -> None:
@@ -75,18 +75,18 @@ def test_parse_constraint_refuses_other_sentences(sentence: str, message: str) -
 @pytest.mark.parametrize(
     ("must", "message"),
     [
-        (["precision at least 100 %"], "can never be shown on a sample; say less"),
-        (["false-positive rate at most 0 %"], "can never be shown on a sample; say more"),
+        (["precision at least 100 %"], "can never be shown on a sample; lower the bound"),
+        (["false-positive rate at most 0 %"], "can never be shown on a sample; raise the bound"),
         (["precision at least 95"], "less than or equal to 1"),
-        (["precision at least 95 %", "overturned at most 1 % of traffic"], "says overturned, which needs appeals"),
-        (["recall at least 50 %"], "actions.limit.must keeps hate from no item at all"),
+        (["precision at least 95 %", "overturned at most 1 % of traffic"], "constrains overturned, which needs appeals.wrong"),
+        (["recall at least 50 %"], "actions.limit.must sets no lower limit on thresholds of hate"),
         (
             ["precision at least 95 % for spam", "at most 2 % of traffic"],
-            "actions.limit.must is for spam, which does not lead to limit",
+            "actions.limit.must constrains spam, which does not lead to limit",
         ),
-        (["at most 2 % of traffic for hate"], "a share of traffic is one of all labels together"),
+        (["at most 2 % of traffic for hate"], "a share of traffic covers all labels"),
         ([{"metric": "precision"}], "bound"),
-        ([7], "is to be a sentence"),
+        ([7], "must be a sentence"),
         (["precision at least 95 % with 40 % confidence"], "greater than or equal to 0.5"),
     ],
 )
@@ -105,7 +105,7 @@ def test_constraint_refuses_impossible_bounds(must: list, message: str) -> None:
         ({"labels": {"hate": ["remove", "remove"], "spam": ["review"]}}, "labels.hate names remove twice"),
         ({"labels": {"hate": ["remove"]}}, "actions.review has no label that leads to it"),
         ({"labels": {"hate": [], "spam": []}}, "labels lead to no action"),
-        ({"severities": {"scam": 1}}, "severities.scam is of a label that leads to no action"),
+        ({"severities": {"scam": 1}}, "severities.scam: the label leads to no action"),
         ({"markets": {"de": {"labels": {"spam": ["limit"]}}}}, "markets.de.labels.spam leads to limit"),
         (
             {"markets": {"de": {"actions": {"limit": {"must": []}}}}},
@@ -113,7 +113,7 @@ def test_constraint_refuses_impossible_bounds(must: list, message: str) -> None:
         ),
         (
             {"markets": {"de": {"actions": {"remove": {"must": ["recall at least 5 %"]}}}}},
-            "markets.de.actions.remove.must keeps hate from no item",
+            "markets.de.actions.remove.must sets no lower limit on thresholds of hate",
         ),
         ({"confidence": 0.5}, "greater than 0.5"),
         ({"confidence": "high"}, "valid number"),
@@ -159,8 +159,8 @@ def test_market_constraints_resolve_a_policy() -> None:
         ("review", "share of traffic at most 2 %", 0.9),
     ]
     assert list(german.labels) == ["hate"]
-    assert [str(rule) for rule in german.of("remove", "hate")] == ["precision at least 95 %", "recall at least 10 %"]
-    assert [str(rule) for rule in french.of("remove", "spam")] == ["false positive rate at most 1 % in every language"]
+    assert [str(rule) for rule in german.rules_of("remove", "hate")] == ["precision at least 95 %", "recall at least 10 %"]
+    assert [str(rule) for rule in french.rules_of("remove", "spam")] == ["false positive rate at most 1 % in every language"]
     assert french.labels == {"hate": ("review", "remove"), "spam": ("remove",), "scam": ("review",)}
     assert labels_of(policy) == ("hate", "spam", "scam")
     assert actions_of(policy) == ("allow", "review", "remove")

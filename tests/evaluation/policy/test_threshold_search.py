@@ -210,7 +210,7 @@ def test_allocate_budget_maximizes_the_harm_caught() -> None:
     spent = allocate_budget(claims, free, [(budget, 1.0, [free])], None)
     hit = [claim.candidates.first_N <= k for claim, k in zip(claims, spent.chosen, strict=True)]
     union = hit[0] | hit[1]
-    assert spent.stopped == budget
+    assert spent.limiting_rule == budget
     assert binom.cdf(union.sum(), n, 0.1) <= 0.05 < binom.cdf(union.sum() + 60, n, 0.1)
     most = 0.0
     for k in range(0, len(claims[0].candidates.thresholds_K), 4):
