@@ -108,7 +108,7 @@ def test_install_completion_writes_to_the_home_folder(tmp_path: Path) -> None:
     assert "vigil.sh" in (tmp_path / ".bashrc").read_text(encoding="utf-8")
 
 
-def test_help_names_every_command() -> None:
+def test_main_help_names_every_command() -> None:
     done = vigil("--help")
     assert done.returncode == 0
     for command in ("init", "doctor", "recipe", "data", "train", "evaluate", "export", "verify", "score", "demo"):

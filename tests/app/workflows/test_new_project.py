@@ -84,3 +84,22 @@ def test_create_project_reports_a_folder_that_cannot_be_written(tmp_path):
 )
 def test_project_name_is_a_valid_name(tmp_path, folder, name):
     assert project_name(tmp_path / folder) == name
+
+
+@pytest.mark.parametrize("guide", ["README.md", "docs/quickstart.md"])
+def test_guides_show_the_commands_of_a_new_project(repository, guide):
+    text = (repository / guide).read_text(encoding="utf-8")
+    steps = [step for line in commands("my_project") for step in line.split(" && ")]
+    assert [step for step in steps if step not in text] == []
+
+
+def test_quickstart_shows_the_error_that_a_recipe_gives(repository, tmp_path, monkeypatch):
+    import vigil
+
+    create_project(tmp_path / "posts")
+    monkeypatch.chdir(tmp_path / "posts")
+    recipe = tmp_path / "posts" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("optimizer: {lr:", "optimizer: {lrr:"))
+    with pytest.raises(UserError) as caught:
+        vigil.load_recipe("recipe.yaml")
+    assert f"error: {caught.value}" in (repository / "docs" / "quickstart.md").read_text(encoding="utf-8")
