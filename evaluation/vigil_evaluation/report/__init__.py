@@ -2,7 +2,7 @@
 
 Example:
     >>> from vigil_evaluation.report import render_evaluation_page
-    >>> render_evaluation_page(results, table, Path("report.html"))
+    >>> render_evaluation_page(results, data, "report.html")
 """
 
 from typing import TYPE_CHECKING

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from vigil_data.filesystem import StrPath
 from vigil_evaluation.comparison.paired_differences import LOWER_IS_BETTER
 from vigil_evaluation.comparison.results import Comparison, ComparisonCell
 from vigil_evaluation.report.axes import Axis, fit_axis
@@ -50,7 +50,7 @@ class MetricSection:
     slices: list[SliceTable]
 
 
-def render_comparison_page(comparison: Comparison, to: Path) -> None:
+def render_comparison_page(comparison: Comparison, to: StrPath) -> None:
     """Write the comparison page atomically.
 
     Args:

@@ -1,9 +1,9 @@
 """Evaluation report: one self-contained HTML page, which fetches nothing and executes nothing from the table."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
+from vigil_data.filesystem import StrPath
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import operating_points
 from vigil_evaluation.report import curves as plot
@@ -22,7 +22,7 @@ OPEN_LABELS = 3
 
 
 def render_evaluation_page(
-    results: EvaluationResults, data: EvaluationData, to: Path, examples: Mapping[str, ItemExample] = MappingProxyType({})
+    results: EvaluationResults, data: EvaluationData, to: StrPath, examples: Mapping[str, ItemExample] = MappingProxyType({})
 ) -> None:
     """Write the evaluation report atomically.
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vigil_data.filesystem import write_file
+from vigil_data.filesystem import StrPath, write_file
 from vigil_evaluation.report import axes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -19,7 +19,7 @@ FEW_ITEMS = 10
 """Numbers that rest on fewer positives or fewer negatives are marked."""
 
 
-def render_page(template: str, to: Path, **values: Any) -> None:
+def render_page(template: str, to: StrPath, **values: Any) -> None:
     """Render a template and write the page atomically.
 
     Args:
@@ -43,7 +43,7 @@ def render_page(template: str, to: Path, **values: Any) -> None:
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
-    write_file(to, html.encode(errors="replace"))
+    write_file(Path(to), html.encode(errors="replace"))
 
 
 @cache
