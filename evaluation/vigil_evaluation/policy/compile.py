@@ -293,8 +293,9 @@ def _budget_not_shown(
     for rule in rules:
         others = [other for other in rules if other is not rule]
         at = closest_feasible_bound(
-            rule, lambda other, others=others: max(_allocate(work, action, found, [*others, other]).chosen) >= 0
-        )  # type: ignore[misc]
+            rule,
+            lambda other, others=others: max(_allocate(work, action, found, [*others, other]).chosen) >= 0,  # type: ignore[misc]
+        )
         closest.append(ClosestFeasible(rule, feasible_at=at))
     why = (
         f"even the strictest thresholds that satisfy the labels' own constraints affect more items than can be shown to be few "
