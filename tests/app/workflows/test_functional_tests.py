@@ -113,8 +113,8 @@ def test_suite_run_of_a_run_on_a_custom_suite(call, run, cats):
     assert found["pairs"]["overall"]["labels"]["cat"]["follows"]["count"] == 54
     assert found["targets"][0]["values"] == ["dry", "wet"]
     said = done.output
-    assert "labels that the model does not have, skipped: sunny" in said
-    assert "intervals take items of one template together" in said
+    assert "skipped labels that the model lacks: sunny" in said
+    assert "intervals resample items of one template together" in said
     assert "not_said" in said
     assert "suite.html" in said
     page = Page((folder / "suite.html").read_text())
@@ -146,7 +146,7 @@ def test_suite_run_of_a_built_dataset_equals_its_yaml(call, run, cats, tmp_path)
     assert of_dataset.findings == of_file.findings
     assert of_dataset.suite == "made"
     assert lines_of(call("make", cats, "--to", tmp_path / "made")) == (
-        f"dataset {tmp_path / 'made'} exists already; name another folder",
+        f"dataset {tmp_path / 'made'} already exists; name another folder",
     )
 
 
@@ -186,8 +186,8 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     said, other = f"{tmp_path}/wrong.yaml", f"{tmp_path}/other.yaml"
     assert lines_of(done) == (
         f"{said}:11: functionalities.said.expect.sumy: {unknown}",
-        f"{said}:12: functionalities.said.templates[0]: has the placeholder {{wrd}}, without a lexicon (did you mean word?)",
-        f"{other}:1: labels: is missing (labels that the suite speaks of, with what each means)",
+        f"{said}:12: functionalities.said.templates[0]: has the placeholder {{wrd}} without a lexicon (did you mean word?)",
+        f"{other}:1: labels: is missing (labels of the suite, with a description of each)",
         f"{other}:1: functionalities: is missing",
         f"{other}:2: labls: is not a key of a suite (did you mean labels?)",
     )
@@ -202,15 +202,15 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
 @pytest.mark.parametrize(
     ("suite", "arguments", "message"),
     [
-        ("nowhere.yaml", [], "nowhere.yaml is not there; name the YAML of a suite, a dataset's folder, or demo"),
+        ("nowhere.yaml", [], "nowhere.yaml does not exist; name the YAML of a suite, a dataset's folder, or demo"),
         (".", [], "is a folder without a dataset"),
         ("demo", [], "have no label in common: the model has cat, bright; the suite tobacco, gambling, weapons, scam, promotion"),
-        ("data", [], "has no column functionality; name the one that tells its tests apart with --functionality: created_at,"),
+        ("data", [], "has no column functionality; name the column of the tests with --functionality: created_at,"),
         ("data", ["--functionality", "language", "--pair", "twin"], "--pair twin: data has no such column"),
         ("data", ["--functionality", "language", "--identity", "who"], "--identity who: data has no such column"),
         ("data", ["--functionality", "author"], "no item has a value in the column author"),
         ("data", ["--functionality", "language", "--split", "tset"], "has no split tset"),
-        ("cats.yaml", ["--threshold", "cat=0.3"], "--threshold: goes with a table of scores"),
+        ("cats.yaml", ["--threshold", "cat=0.3"], "--threshold: only for a table of scores"),
     ],
 )
 def test_suite_run_refuses_invalid_arguments_in_one_line(
@@ -225,11 +225,11 @@ def test_suite_run_refuses_invalid_arguments_in_one_line(
 
 def test_suite_run_refuses_paths_that_are_not_models(call, cats, tmp_path):
     assert lines_of(call("run", tmp_path / "no", cats)) == (
-        f"{tmp_path}/no is not there; name a run, a bundle, or a Parquet file of scores",
+        f"{tmp_path}/no does not exist; name a run, a bundle, or a Parquet file of predictions",
     )
     assert "not a readable Parquet file" in lines_of(call("run", cats, cats))[0]
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "t.parquet")
-    assert "has the columns id and probability.LABEL" in lines_of(call("run", tmp_path / "t.parquet", cats))[0]
+    assert "needs the columns id and probability.LABEL" in lines_of(call("run", tmp_path / "t.parquet", cats))[0]
 
 
 def test_suite_run_accepts_any_dataset_with_a_functionality(call, run, material):
@@ -253,7 +253,7 @@ def test_run_suite_names_labels_without_known_targets(call, run, tmp_path):
     assert (found["labels"], found["items"]) == (["cat"], 6)
     write(tmp_path / "unknown", [Item("x", ("red",), targets={"cat": None}, columns={"functionality": "f"})])
     assert lines_of(call("run", run.path, tmp_path / "unknown")) == (
-        "unknown: no target of cat is known, so that there is nothing to test",
+        "unknown: no target of cat is known, so there is nothing to test",
     )
     stays = {"functionality": "f", "pair": "x", "pair_gold": "stays"}
     kept = [Item("x", ("red",), targets={"cat": None}, columns={"functionality": "f"}), Item("y", ("RED",), columns=stays)]
