@@ -32,7 +32,7 @@ def table_of() -> Make:
 
 @pytest.fixture(scope="session")
 def random_table(table_of: Make) -> pa.Table:
-    """400 items, three labels of which one is never known, unknown targets, presence and two slices of which one has nulls."""
+    """400 items with unknown targets; three labels, one never known; presence and two slices, one with nulls."""
     random = np.random.default_rng(0)
     labels = {}
     for label, share in (("tobacco", 0.3), ("scams", 0.1), ("unlabelled", 0.0)):
@@ -99,7 +99,7 @@ POLICY = {
 
 
 def _forum(table_of: Make, labels: Sequence[str], seed: int) -> pa.Table:
-    """Items of which those in one language with an image, and those that speak of one group, are decided badly."""
+    """Items with poor decisions in one language with an image, and for one group of people."""
     random, rows = np.random.default_rng(seed), 1500
     presence = random.choice(["text", "text+image", "image", "text+audio"], rows, p=[0.6, 0.25, 0.1, 0.05])
     language = random.choice(["en", "de", "ar", "hi"], rows)

@@ -163,7 +163,7 @@ def evaluation_data(targets_NL, probabilities_NL, groupings=(), replicates=0, cl
 
 
 def check(cells, numbers, threshold, enough, approx):
-    """Each number of a group against the metric of its cells, which are all known."""
+    """Compare each metric of a group with the metric of its cells, all of which are known."""
     targets, scores = cells
     at = metrics.decisions_at(targets, scores, threshold)
     positive, negative = int((targets == 1).sum()), int((targets == 0).sum())
@@ -230,7 +230,7 @@ def test_evaluate_fills_every_part_of_the_results(random_table: pa.Table) -> Non
     who = [["x"] if i % 4 == 0 else None for i in range(400)]
     table = random_table.append_column("author", pa.array(author)).append_column("who", pa.array(who))
     spec = SPEC.model_copy(update={"replicates": 50, "cluster": "author", "identities": ("who",)})
-    said: list[str] = []
+    tasks: list[str] = []
     calibrated = fit_calibration(*prediction_arrays(table, LABELS), LABELS, spec)
     cells = {(None, None): {"scams": {"review": 0.6}, "tobacco": {"limit": 0.8}}}
     policy = CompiledPolicy("p", 1, ("allow", "limit", "review"), ("scams", "tobacco"), "alongside", cells)
@@ -242,7 +242,7 @@ def test_evaluate_fills_every_part_of_the_results(random_table: pa.Table) -> Non
         {"run": "r"},
         calibrated=calibrated,
         policy=policy,
-        progress=lambda task, *_: said.append(task),
+        progress=lambda task, *_: tasks.append(task),
     )
     assert isinstance(found, EvaluationResults)
     assert (found.schema_version, found.cluster, found.replicates, found.enough) == (2, "author", 50, 5)
@@ -259,8 +259,8 @@ def test_evaluate_fills_every_part_of_the_results(random_table: pa.Table) -> Non
     assert found.policy is not None
     assert {group.column for group in found.policy.by} >= {"presence", "language", "functionality"}
     json.loads(found.to_json())
-    assert said
-    assert "fairness by who: 1 groups" in said
+    assert tasks
+    assert "fairness by who: 1 groups" in tasks
 
 
 def test_evaluate_refuses_wrong_thresholds_and_slices(table_of: Make) -> None:

@@ -1,4 +1,4 @@
-"""Confusion between labels: how often another label, which does not hold, is flagged for the positives of one label."""
+"""Confusion between labels: rate at which another, negative label is flagged for the positives of one label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

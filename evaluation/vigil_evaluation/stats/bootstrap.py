@@ -68,7 +68,7 @@ class Resampling:
     clusters: Codes | None = None
 
     def units(self, rows: int) -> int:
-        """Return the number of units of a table with so many rows."""
+        """Return the number of units of a table with this number of rows."""
         return rows if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
 
@@ -324,8 +324,8 @@ def _fill(
 def _centre(estimates_GL: Floats, samples_RGL: NDArray[np.float32]) -> None:
     """Shift the calibration error's replicates so that their mean is the estimate.
 
-    A replicate varies around the data as the data around the truth, so its bins carry sampling error twice, of which debiasing
-    removes one part. docs/decisions/0009-intervals.md reports the coverage with and without the shift.
+    A replicate varies around the data as the data around the truth, so its bins carry sampling error twice, and
+    debiasing removes it once. docs/decisions/0009-intervals.md reports the coverage with and without the shift.
     """
     there = ~np.isnan(samples_RGL)
     means_GL = np.where(there, samples_RGL, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)

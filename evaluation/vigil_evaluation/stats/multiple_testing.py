@@ -1,6 +1,6 @@
 """Multiple testing: corrections that bound the probability of any false alarm (family-wise error rate).
 
-Two models compared in each metric, label and slice are compared thousands of times, and some of so many differences look large
+Two models compared in each metric, label and slice are compared thousands of times, and some of those differences look large
 by chance. :func:`step_down` is the step-down max-T method (Westfall and Young 1993; Romano and Wolf 2005): a difference counts if
 it exceeds the largest that chance would produce among all hypotheses not yet rejected. Their dependence is estimated from the
 bootstrap replicates, which all cells share, so that a hundred correlated metrics cost less than a hundred independent ones.

@@ -91,7 +91,7 @@ def test_brier_and_log_loss_equal_scikit_learn(pairs: list[tuple[float, float]])
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 10**6)), min_size=1, max_size=80, unique_by=lambda c: c[1]))
 def test_mass_bins_equal_scikit_learn(pairs: list[tuple[float, int]]) -> None:
     targets, scores = columns([(target, place / 10**6) for target, place in pairs])
-    # scikit-learn interpolates between probabilities to find the edges of its bins, where a rounding may put an edge beside the
+    # scikit-learn interpolates between probabilities to find the edges of its bins, where rounding may put an edge next to the
     # probability that it should be: the sizes tell. Without ties there is nothing else in which the two may differ.
     frequency, probability = calibration_curve(targets, scores, n_bins=10, strategy="quantile")
     found = metrics.reliability(targets, scores)
