@@ -1,7 +1,7 @@
-"""What can go wrong without an error in the code.
+"""Errors with one clear message, by exit status.
 
-A mistake of the user ends the command with exit status 2 and says what, where and the mend; a failure while running ends it with
-1. A medium that cannot be decoded ends nothing: its item is refused, counted and put in quarantine, and only too many of them
+A :class:`UserError` ends the command with exit status 2 and names what is wrong, where, and how to fix it; a :class:`Failure`
+while running ends it with 1. A :class:`MediaError` ends nothing: the item is quarantined and counted, and only too many of them
 stop a run.
 """
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command prints its lines and exits with status 2.
+    """Error that the user can fix; the command prints its lines and exits with status 2.
 
     Args:
-        lines: one clear line for each mistake found: what, where, and the mend.
+        lines: one clear line for each error found: where, what is wrong, and how to fix it.
 
     Attributes:
-        everywhere: whether every process of a run raises it, so that one of them need say it.
+        everywhere: whether every process of a run raises it, so that only one needs to print it.
     """
 
     everywhere = False
@@ -25,12 +25,12 @@ class UserError(Exception):
         self.lines: Sequence[str] = lines
 
 
-class Failure(Exception):  # noqa: N818 (neither a mistake of the user nor an error in the code)
-    """What was asked for was right, and yet cannot be done; the command prints the message's lines and exits with the status.
+class Failure(Exception):  # noqa: N818 (neither a user's error nor a bug)
+    """Failure of a valid request, such as a full disk; the command prints the message and exits with ``status``.
 
     Attributes:
-        status: of the command.
-        everywhere: whether every process of a run raises it, so that one of them need say it.
+        status: exit status of the command.
+        everywhere: whether every process of a run raises it, so that only one needs to print it.
     """
 
     status = 1
@@ -38,10 +38,10 @@ class Failure(Exception):  # noqa: N818 (neither a mistake of the user nor an er
 
 
 class MediaError(Exception):
-    """A text, picture or sound that cannot be decoded; the message is the reason that the quarantine table shows."""
+    """Error for a text, image or audio file that cannot be decoded; its message is the reason in the quarantine table."""
 
 
 def capped(problems: Sequence[str], most: int = 20) -> list[str]:
-    """The first ``most`` problems, and one line that counts the others."""
+    """Return the first ``most`` problems, and one line with the number of the others."""
     rest = len(problems) - most
     return [*problems[:most], *([f"… and {rest} more"] if rest > 0 else [])]

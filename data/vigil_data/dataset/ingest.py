@@ -1,4 +1,4 @@
-"""From items to tables that a dataset can store: what forbids storing an item, and which columns all of them make together."""
+"""Validation of items and their conversion to tables with one schema."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
@@ -12,7 +12,7 @@ from vigil_data.loading.packing import Refusal
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
 
 Probed = tuple[Item, tuple[float, ...]]
-"""An item and its facts, in the order of :data:`vigil_data.dataset.table_schema.FACTS`."""
+"""An item and its size, in the order of :data:`vigil_data.dataset.table_schema.FACTS`."""
 
 
 def admit(
@@ -22,20 +22,20 @@ def admit(
     problems: list[str],
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Probed]:
-    """Yield the items that may be stored, each with its facts.
+    """Yield the valid items, each with its size.
 
     Args:
-        items: in the order in which they are to be stored.
-        stored: ids already in the dataset.
-        refused: collects the items whose media cannot be decoded.
-        problems: collects one line for each mistake of the others.
+        items: items in storage order.
+        stored: ids in the dataset.
+        refused: collects the undecodable items.
+        problems: collects one line for each error of the other items.
         progress: called with the number of items read so far.
     """
     from vigil_data.decode import Undecodable, probe
 
     seen: set[str] = set()
     for count, item in enumerate(items, 1):
-        found = _mistakes(item, stored, seen)
+        found = _errors(item, stored, seen)
         seen.add(item.id)
         if found:
             problems += found
@@ -48,18 +48,18 @@ def admit(
             progress(count)
 
 
-def _mistakes(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
-    """What forbids storing the item, one line each."""
+def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
+    """Return one line for each reason why the item cannot be stored."""
     if not item.id:
         return ["an item has an empty id"]
     found = [f"item {item.id}: an earlier item has the same id"] if item.id in seen else []
     if item.id in stored:
-        found.append(f"item {item.id}: the dataset has an item of this id already")
+        found.append(f"item {item.id}: the dataset already has an item with this id")
     if storable(item.id) != item.id:
         found.append(f"item {item.id!r}: the id holds a lone surrogate, which UTF-8 cannot store")
     for label, value in item.targets.items():
         if not is_label(label):
-            found.append(f"item {item.id}: label {label!r} must be lower-case letters, digits and _, beginning with a letter")
+            found.append(f"item {item.id}: label {label!r} must be lower-case letters, digits and _, starting with a letter")
         if value is not None and not 0 <= value <= 1:
             found.append(f"item {item.id}: target of {label} is {value}, outside [0, 1]")
     return found + [
@@ -68,7 +68,7 @@ def _mistakes(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
 
 
 def tables(probed: Iterable[Probed], problems: list[str]) -> Iterator[pa.Table]:
-    """Gather items into tables of bounded rows and bytes; columns of mixed types are added to ``problems``."""
+    """Collect items into tables of bounded rows and bytes; report columns of mixed types in ``problems``."""
     chunk: list[Probed] = []
     size = 0
     for item, facts in probed:
@@ -87,8 +87,8 @@ def _table(chunk: Sequence[Probed], problems: list[str]) -> pa.Table:
     arrays["text"] = pa.array([[storable(text) for text in item.text] for item in items], PAYLOADS.field("text").type)
     for modality in ("image", "audio"):
         arrays[modality] = pa.array([list(getattr(item, modality)) for item in items], PAYLOADS.field(modality).type)
-    for place, field in enumerate(FACTS):
-        arrays[field.name] = pa.array([facts[place] for _, facts in chunk], field.type)
+    for index, field in enumerate(FACTS):
+        arrays[field.name] = pa.array([facts[index] for _, facts in chunk], field.type)
     for label in dict.fromkeys(label for item in items for label in item.targets):
         arrays[TARGET + label] = pa.array([item.targets.get(label) for item in items], pa.float32())
     for name in dict.fromkeys([*COLUMNS.names, *(name for item in items for name in item.columns)]):
@@ -96,19 +96,19 @@ def _table(chunk: Sequence[Probed], problems: list[str]) -> pa.Table:
         try:
             arrays[name] = pa.array(values, COLUMNS.field(name).type if name in COLUMNS.names else None)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            problems.append(f"column {name}: its values are of different types ({str(error).splitlines()[0]})")
+            problems.append(f"column {name}: its values have different types ({str(error).splitlines()[0]})")
     return pa.table(arrays)
 
 
 def joined_schema(old: pa.Schema | None, chunks: Sequence[pa.Schema]) -> pa.Schema:
-    """All columns of the old rows and the new ones; integers may widen to reals among new rows, but never in old ones.
+    """Return the schema of old and new rows together; integers may widen to floats among new rows, but not in old ones.
 
     Args:
         old: schema of the dataset; ``None`` for a new one.
         chunks: schemas of the new rows' tables.
 
     Raises:
-        UserError: a column has values of types that do not go together.
+        UserError: if a column has values of incompatible types.
     """
     types: dict[str, pa.DataType] = {field.name: field.type for field in old or ITEMS}
     fixed = dict(types)
@@ -126,7 +126,7 @@ def joined_schema(old: pa.Schema | None, chunks: Sequence[pa.Schema]) -> pa.Sche
             types[field.name] = before
     cased: dict[str, str] = {}
     problems += [
-        f"columns {cased[name.lower()]} and {name} differ in case alone, which SQL conditions ignore; rename one"
+        f"columns {cased[name.lower()]} and {name} differ only in case, which SQL conditions ignore; rename one"
         for name in types
         if cased.setdefault(name.lower(), name) != name
     ]

@@ -1,4 +1,4 @@
-"""The columns of a dataset's tables: their names, types and what may be called so."""
+"""Columns of a dataset's tables: names, types and naming rules."""
 
 import re
 
@@ -13,33 +13,33 @@ COLUMNS = pa.schema(
         *((name, pa.string()) for name in ("author", "content_type", "language", "source", "split")),
     ]
 )
-"""The columns that every dataset has and whose types are fixed; each may be null."""
+"""Columns of every dataset, with fixed types; each may be null."""
 
 PAYLOADS = pa.schema(
     [("text", pa.list_(pa.string())), ("image", pa.list_(pa.large_binary())), ("audio", pa.list_(pa.large_binary()))]
 )
-"""An item's payloads of each modality, in order; an empty list is none."""
+"""An item's media of each modality, in order."""
 
 FACTS = pa.schema([("characters", pa.int64()), ("images", pa.int64()), ("seconds", pa.float64())])
-"""What an item costs to read and encode, known from headers alone."""
+"""Size of an item, from headers: the basis of its cost."""
 
 ITEMS = pa.schema([("id", pa.string()), *COLUMNS, *PAYLOADS, *FACTS])
-"""The table of items before its first label and further column."""
+"""The table of items without labels and other columns."""
 
 QUARANTINE = pa.schema([("id", pa.string()), ("modality", pa.string()), ("index", pa.int64()), ("reason", pa.string())])
-"""The table of refused items."""
+"""The table of quarantined items."""
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TAKEN = {"id", *PAYLOADS.names, *FACTS.names}
 
 
 def is_label(name: str) -> bool:
-    """Whether a label may be called ``name``: what a taxonomy accepts."""
+    """Whether a taxonomy accepts ``name`` for a label."""
     return _LABEL.fullmatch(name) is not None
 
 
 def is_column(name: str) -> bool:
-    """Whether a column to slice by may be called ``name`` (SQL ignores case, so ``Author`` would be taken for ``author``)."""
+    """Whether ``name`` is valid for a column to slice by (SQL ignores case, so ``Author`` would clash with ``author``)."""
     if name in COLUMNS.names:
         return True
     lowered = name.lower()
@@ -48,7 +48,7 @@ def is_column(name: str) -> bool:
 
 
 def storable(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
+    """Return the text with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

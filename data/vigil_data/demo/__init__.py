@@ -1,46 +1,45 @@
-"""The embedded demonstration: a seeded dataset of posts, drawn pictures and spoken clips, made with nothing downloaded.
+"""The demonstration's dataset: seeded posts, drawn images and spoken clips, generated without downloads.
 
 Its subjects are harmless and its labels need all three modalities; see ``docs/demo.md``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from vigil_data.demo.scenarios import LABELS, Plan, compose, labels_of, post, styles_of
+from vigil_data.demo.scenarios import LABELS, PlannedPost, compose, labels_of, post, styles_of
 from vigil_data.demo.sentences import SPLITS
 from vigil_data.demo.speech import Sound, record, synthesise
 from vigil_data.items import Item
+from vigil_data.progress import ProgressCallback
 
 ITEMS = 5000
-"""Items of the demonstration."""
+"""Number of items of the demonstration."""
 
 UNKNOWN = 0.02
-"""Chance that a training target was never annotated."""
-
-Progress = Callable[[str, int, int], None]
+"""Probability that a training target is unknown."""
 
 
-def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: Progress | None = None) -> None:
-    """Make the demonstration's dataset.
+def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: ProgressCallback | None = None) -> None:
+    """Generate the demonstration's dataset.
 
-    The same seed and number of items give the same items, byte for byte, on the same versions of the libraries that make them.
+    The same seed and number of items give the same bytes on the same versions of the libraries.
 
     Args:
-        to: the dataset's folder, which must not hold one yet.
-        seed: of all that is random.
-        items: of all splits together.
-        progress: called with what is being done, how much of it is done, and how much there is to do.
+        to: the dataset's folder, which must not exist.
+        seed: random seed.
+        items: number of items of all splits.
+        progress: see :data:`vigil_data.progress.ProgressCallback`.
 
     Raises:
-        UserError: if a dataset is there already, or the synthesiser is not installed.
+        UserError: if there is a dataset already, or the speech synthesizer is not installed.
     """
     from vigil_data.dataset.dataset import exists, write
     from vigil_data.errors import UserError
 
     if exists(to):
-        raise UserError(f"dataset {to} exists already; give another folder")
+        raise UserError(f"dataset {to} exists already; name another folder")
     tell = progress or (lambda _stage, _done, _total: None)
     plans = {split: compose(split, round(items * share), Random(f"{seed} {split}")) for split, share in SPLITS.items()}
     total = sum(map(len, plans.values()))
@@ -49,7 +48,7 @@ def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: Progress | N
     write(to, _items(plans, sounds, seed), progress=lambda done: tell("drawing and recording", done, total))
 
 
-def _items(plans: Mapping[str, Sequence[Plan]], sounds: Mapping[str, Sound], seed: int) -> Iterator[Item]:
+def _items(plans: Mapping[str, Sequence[PlannedPost]], sounds: Mapping[str, Sound], seed: int) -> Iterator[Item]:
     number = 0
     for split, planned in plans.items():
         for plan in planned:
@@ -57,15 +56,15 @@ def _items(plans: Mapping[str, Sequence[Plan]], sounds: Mapping[str, Sound], see
             number += 1
 
 
-def render(plan: Plan, name: str, split: str, sounds: Mapping[str, Sound], rng: Random) -> Item:
-    """Write, draw and record what an item was planned to hold.
+def render(plan: PlannedPost, name: str, split: str, sounds: Mapping[str, Sound], rng: Random) -> Item:
+    """Return a planned item with its media.
 
     Args:
-        plan: what it holds.
-        name: its id.
-        split: whose styles its pictures have.
+        plan: the planned content.
+        name: id of the item.
+        split: its split, which determines the styles of its images.
         sounds: spoken sentences, from :func:`vigil_data.demo.speech.synthesise`.
-        rng: decides what plays no part in the labels.
+        rng: generator of everything that does not affect the labels.
     """
     from vigil_data.demo.pictures import draw
 

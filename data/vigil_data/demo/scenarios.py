@@ -1,7 +1,7 @@
-"""What the demonstration's items are made of: a case, the modalities present, what each holds, and the labels that follow.
+"""Planning of the demonstration's items: the case, the modalities, the content of each, and the resulting labels.
 
-A case (column ``functionality``) names what an item tests and what it must contain; whatever else is present is benign filler.
-Labels are computed from the contents by the policy's rules, in one place, so that no case can be labelled against another.
+A case (column ``functionality``) states what an item tests and what it must contain; other content is benign filler. Labels are
+computed from the content by one function, so that they are consistent across cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ PRESENCE: Mapping[tuple[Modality, ...], float] = {
     ("audio",): 0.09,
     ("image", "audio"): 0.07,
 }
-"""Which modalities an item has; most have text."""
+"""Probability of each presence pattern."""
 
 
 class Case(NamedTuple):
-    """A functional test: ``needs`` is what each modality must hold, with ``*`` for a subject drawn at random."""
+    """A functional test: ``needs`` is the required content of each modality, with ``*`` for a random subject."""
 
     functionality: str
     weight: float
@@ -67,31 +67,31 @@ FILLER: Mapping[Modality, Mapping[str, float]] = {
     "audio": {"chatter": 0.9, "*_negated": 0.1},
     "image": {"plain": 0.65, "*_lookalike": 0.25, "*_forbidden": 0.1},
 }
-"""What stands in a modality that the case says nothing of."""
+"""Probability of each kind of content in a modality without required content."""
 
 SECOND: Mapping[Modality, float] = {"text": 0.15, "image": 0.12, "audio": 0.06}
-"""Chance that an item has one more of a modality that it has."""
+"""Probability that an item has a second segment of a modality."""
 
 
 class Part(NamedTuple):
-    """One text, picture or clip: what it is (``kind``) and the sentence that it is made from (none for a picture)."""
+    """One text, image or clip: its kind, and its source sentence (none for an image)."""
 
     kind: str
     source: str = ""
 
 
-class Plan(NamedTuple):
-    """An item before anything is rendered."""
+class PlannedPost(NamedTuple):
+    """A planned item, before rendering."""
 
     functionality: str
     parts: Mapping[Modality, Sequence[Part]]
 
 
 def labels_of(parts: Mapping[Modality, Sequence[Part]]) -> dict[str, bool]:
-    """The policy's rules.
+    """Return the labels of an item by the policy's rules.
 
-    A subject is present where any part states, says or shows it. A scam stands in one part, or is a request in words beside an
-    account in a picture. A promotion is a call to buy beside a subject in another part.
+    A subject is present if any part states or shows it. A scam is in one part, or is a request in words with an account in an
+    image. A promotion is a call to buy with a subject in another part.
     """
     kinds = [part.kind for of_modality in parts.values() for part in of_modality]
     found = {subject: subject in kinds for subject in SUBJECTS}
@@ -101,7 +101,7 @@ def labels_of(parts: Mapping[Modality, Sequence[Part]]) -> dict[str, bool]:
 
 
 def styles_of(split: str) -> list[int]:
-    """The picture styles that a split has to itself."""
+    """Return the image styles of a split, which no other split has."""
     start = 0.0
     for name, share in SPLITS.items():
         if name == split:
@@ -110,13 +110,13 @@ def styles_of(split: str) -> list[int]:
     raise KeyError(split)
 
 
-def compose(split: str, count: int, rng: Random) -> list[Plan]:
-    """Plan ``count`` items of a split.
+def compose(split: str, count: int, rng: Random) -> list[PlannedPost]:
+    """PlannedPost ``count`` items of a split.
 
     Args:
-        split: whose sentences are used; see :data:`vigil_data.demo.sentences.SPLITS`.
-        count: items.
-        rng: decides everything.
+        split: split of the sentences; see :data:`vigil_data.demo.sentences.SPLITS`.
+        count: number of items.
+        rng: random generator.
     """
     written, spoken = sentences(TEXT, split), sentences(SPEECH, split)
     plans = []
@@ -131,12 +131,12 @@ def compose(split: str, count: int, rng: Random) -> list[Plan]:
                 kinds.insert(rng.randint(0, 1), _filler(modality, rng))
             pools = {"text": written, "audio": spoken}.get(modality)
             parts[modality] = [Part(kind, rng.choice(rng.choice(pools[kind])) if pools else "") for kind in kinds]
-        plans.append(Plan(case.functionality, parts))
+        plans.append(PlannedPost(case.functionality, parts))
     return plans
 
 
 def post(source: str, rng: Random) -> str:
-    """A source sentence as somebody may have typed it."""
+    """Return a source sentence in an informal variant."""
     text = rng.choice(LEADS) + source + rng.choice(TAILS)
     return text.lower() if rng.random() < 0.3 else text
 

@@ -1,7 +1,7 @@
-"""The demonstration's speech: each sentence synthesised once, then given another voice, room and background for every clip.
+"""Speech of the demonstration: each sentence is synthesized once, then varied in voice and background for every clip.
 
-The synthesiser, hibari, has one voice; resampling moves its pitch and pace as another speaker would. Voice and background are
-drawn independently of what is said, so that only the words tell.
+The synthesizer, hibari, has one voice; resampling changes its pitch and pace. Voice and background are independent of the words,
+so that only the words carry information about the labels.
 """
 
 import io
@@ -21,30 +21,28 @@ from numpy.typing import NDArray
 from vigil_data.errors import UserError
 
 RATE = 16_000
-"""Samples a second of the clips."""
+"""Sample rate of the clips in hertz."""
 
 Sound = NDArray[np.float32]
 
 
 def synthesise(sentences: Sequence[str], progress: Callable[[int, int], None] | None = None) -> dict[str, Sound]:
-    """Speak each sentence, in as many processes as there are cores (four at most).
+    """Synthesize each sentence, in up to four processes.
 
     Args:
-        sentences: each once.
-        progress: called with sentences spoken and sentences in all.
+        sentences: unique sentences.
+        progress: called with the number of finished sentences and their total.
 
     Returns:
-        Sentence to its sound, float32 ``[T]`` at :data:`RATE`.
+        Sentence to its signal, float32 ``[T]`` at :data:`RATE`.
 
     Raises:
-        UserError: if the synthesiser is not installed.
+        UserError: if the synthesizer is not installed.
     """
     try:
         import hibari  # noqa: F401
     except ImportError:
-        raise UserError(
-            "the demonstration needs its voice, hibari-tts, which is not installed: pip install 'vigil[demo]'"
-        ) from None
+        raise UserError("the demonstration needs the speech synthesizer hibari-tts: pip install 'vigil[demo]'") from None
     spoken: dict[str, Sound] = {}
     for sentence, sound in zip(sentences, _sounds(sentences), strict=True):
         spoken[sentence] = sound
@@ -55,7 +53,7 @@ def synthesise(sentences: Sequence[str], progress: Callable[[int, int], None] | 
 
 def _sounds(sentences: Sequence[str]) -> Iterator[Sound]:
     cores = min(os.cpu_count() or 1, 4)
-    if cores == 1 or len(sentences) < 100:  # a process takes about as long to start as it takes to speak 100 sentences
+    if cores == 1 or len(sentences) < 100:  # starting a process takes about as long as 100 sentences
         yield from map(_say, sentences)
         return
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
@@ -76,11 +74,11 @@ def _say(sentence: str) -> Sound:
 
 
 def record(sound: Sound, rng: Random) -> bytes:
-    """A clip of ``sound`` as FLAC: another pitch and pace, level, distance from the start, and background.
+    """Return a clip of ``sound`` as FLAC with random pitch and pace, level, offset and background.
 
     Args:
         sound: float32 ``[T]`` at :data:`RATE`.
-        rng: decides voice and background.
+        rng: random generator.
     """
     noise = np.random.default_rng(rng.getrandbits(32))
     voice = soxr.resample(sound, RATE * rng.uniform(0.9, 1.15), RATE)
@@ -94,7 +92,7 @@ def record(sound: Sound, rng: Random) -> bytes:
 
 
 def _background(samples: int, rng: Random, noise: np.random.Generator) -> Sound:
-    """Hiss, rumble, hum or a chord, of root mean square 1."""
+    """Return hiss, rumble, hum or a chord with a root mean square of 1."""
     kind = rng.choice(("hiss", "rumble", "hum", "chord"))
     if kind == "hiss":
         made = noise.standard_normal(samples)

@@ -1,6 +1,6 @@
-"""Items from a manifest: a table of texts, media paths and targets that lies beside the media.
+"""Import of manifests: tables of texts, media paths and targets.
 
-Every row is checked before the first medium is read, so that all mistakes come at once and within seconds.
+Every row is checked before the first media file is read, so that all errors are reported at once and within seconds.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
 from vigil_data.errors import UserError, capped
-from vigil_data.importers.table_reader import Row, read_rows
+from vigil_data.importers.table_reader import TableRow, read_rows
 from vigil_data.items import MODALITIES, Item
 
 Medium = Path | bytes
@@ -21,8 +21,8 @@ _DOTTED = "target."
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A row understood, its media not read yet; ``problems`` says what of it could not be."""
+class _ParsedRow:
+    """A parsed row whose media are not read yet, with one line for each of its errors in ``problems``."""
 
     id: str = ""
     text: list[str] = field(default_factory=list)
@@ -34,15 +34,15 @@ class _Draft:
 
 
 def check(file: Path) -> int:
-    """Check every row of a manifest without reading its media, and count the rows.
+    """Check every row of a manifest without reading its media; return the number of rows.
 
     Args:
         file: JSON Lines, CSV or Parquet. ``id`` is required; ``text`` is a string or a list; ``image`` and ``audio`` are a path
-            or a list of paths relative to the manifest's folder (in Parquet also the bytes); ``target.LABEL`` or, by label,
-            ``targets`` are numbers in [0, 1], absent or null where unknown; anything else is a column to slice by.
+            or a list of paths relative to the manifest's folder (in Parquet also bytes); ``target.LABEL`` columns or a mapping
+            ``targets`` hold numbers in [0, 1], absent or null where unknown; any other key is a column to slice by.
 
     Raises:
-        UserError: with one line for each mistake, by row; the first twenty and a count of the others.
+        UserError: one line for each error, by row; the first twenty and the number of the others.
     """
     problems: list[str] = []
     first: dict[str, str] = {}
@@ -52,28 +52,28 @@ def check(file: Path) -> int:
         rows += 1
         draft = _draft(row, file)
         content += any(modality in row.values for modality in MODALITIES)
-        if draft.id and (other := first.setdefault(draft.id, row.place)) != row.place:
-            draft.problems.append(f"id {draft.id} is that of {other} too; ids are unique")
+        if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
+            draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
         for name, value in ((name, value) for name, value in draft.columns.items() if value is not None):
             kind = _kind(value)
-            before, place = kinds.setdefault(name, (kind, row.place))
+            before, place = kinds.setdefault(name, (kind, row.position))
             if kind != before:
-                draft.problems.append(f"column {name} holds a {kind} here, but a {before} at {place}")
-        problems += [f"{row.place}: {problem}" for problem in draft.problems]
+                draft.problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
+        problems += [f"{row.position}: {problem}" for problem in draft.problems]
     if not rows and not problems:
         problems.append(f"{file} has no rows")
     elif not content and not problems:
-        problems.append(f"{file}: no row has a text, image or audio; is a column misspelt?")
+        problems.append(f"{file}: no row has text, image or audio; check the spelling of the columns")
     if problems:
         raise UserError(*capped(problems))
     return rows
 
 
 def read(file: Path) -> Iterator[Item]:
-    """Items of a manifest that :func:`check` has passed, in order.
+    """Yield the items of a manifest that :func:`check` has accepted, in order.
 
     Raises:
-        UserError: a medium is gone or unreadable.
+        UserError: if a media file is missing or unreadable.
     """
     for row in read_rows(file, []):
         draft = _draft(row, file)
@@ -87,17 +87,17 @@ def read(file: Path) -> Iterator[Item]:
         )
 
 
-def _payload(medium: Medium, row: Row) -> bytes:
+def _payload(medium: Medium, row: TableRow) -> bytes:
     if isinstance(medium, bytes):
         return medium
     try:
         return medium.read_bytes()
     except OSError as error:
-        raise UserError(f"{row.place}: {medium} cannot be read: {error.strerror}") from None
+        raise UserError(f"{row.position}: {medium} cannot be read: {error.strerror}") from None
 
 
-def _draft(row: Row, file: Path) -> _Draft:
-    draft = _Draft()
+def _draft(row: TableRow, file: Path) -> _ParsedRow:
+    draft = _ParsedRow()
     if row.values.get("id") is None:
         draft.problems.append("id is missing")
     for name, value in row.values.items():
@@ -110,14 +110,14 @@ def _draft(row: Row, file: Path) -> _Draft:
     return draft
 
 
-def _id(draft: _Draft, value: Any, file: Path) -> None:  # noqa: ARG001  the fields' readers are of one form
+def _id(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001  field readers share one signature
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         draft.id = str(value).strip()
     if not draft.id:
-        draft.problems.append(f"id is {_shown(value)}, not a text or whole number")
+        draft.problems.append(f"id is {_shown(value)}, not a string or integer")
 
 
-def _text(draft: _Draft, value: Any, file: Path) -> None:  # noqa: ARG001
+def _text(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001
     texts = value if isinstance(value, list) else [value]
     if all(isinstance(text, str) for text in texts):
         draft.text = texts
@@ -125,8 +125,8 @@ def _text(draft: _Draft, value: Any, file: Path) -> None:  # noqa: ARG001
         draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings")
 
 
-def _media(modality: str) -> Callable[[_Draft, Any, Path], None]:
-    def read_media(draft: _Draft, value: Any, file: Path) -> None:
+def _media(modality: str) -> Callable[[_ParsedRow, Any, Path], None]:
+    def read_media(draft: _ParsedRow, value: Any, file: Path) -> None:
         if isinstance(value, str) and value.startswith("[") and file.suffix.lower() == ".csv":
             try:
                 value = json.loads(value)
@@ -148,19 +148,19 @@ def _media(modality: str) -> Callable[[_Draft, Any, Path], None]:
     return read_media
 
 
-def _targets(draft: _Draft, value: Any, file: Path) -> None:  # noqa: ARG001
+def _targets(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001
     if not isinstance(value, Mapping):
         draft.problems.append(
-            f"targets is {_shown(value)}, not a mapping of labels to numbers; in CSV write columns target.LABEL"
+            f"targets is {_shown(value)}, not a mapping from label to number; in CSV write columns target.LABEL"
         )
         return
     for label, target in value.items():
         _target(draft, label, target)
 
 
-def _target(draft: _Draft, label: str, value: Any) -> None:
+def _target(draft: _ParsedRow, label: str, value: Any) -> None:
     if not is_label(label):
-        draft.problems.append(f"label {label!r} must be lower-case letters, digits and _, beginning with a letter")
+        draft.problems.append(f"label {label!r} must be lower-case letters, digits and _, starting with a letter")
     if label in draft.targets:
         draft.problems.append(f"the target of {label} is given twice")
     draft.targets[label] = None
@@ -172,14 +172,14 @@ def _target(draft: _Draft, label: str, value: Any) -> None:
         draft.problems.append(f"target.{label} is {_shown(value)}, not a number")
         return
     if math.isnan(target):
-        draft.problems.append(f"target.{label} is not a number; leave it empty where it is unknown")
+        draft.problems.append(f"target.{label} is NaN; leave it empty if it is unknown")
     elif not 0 <= target <= 1:
         draft.problems.append(f"target.{label} is {_shown(value)}, outside [0, 1]")
     else:
         draft.targets[label] = target
 
 
-def _column(draft: _Draft, name: str, value: Any) -> None:
+def _column(draft: _ParsedRow, name: str, value: Any) -> None:
     if not is_column(name):
         draft.problems.append(f"a column cannot be called {name!r}; rename it")
     elif value is None:
@@ -189,13 +189,13 @@ def _column(draft: _Draft, name: str, value: Any) -> None:
     elif name in COLUMNS.names and isinstance(value, int) and not isinstance(value, bool):
         draft.columns[name] = str(value)  # authors are often numbered
     elif _kind(value) == "other" or (name in COLUMNS.names and not isinstance(value, str)):
-        wanted = "text" if name in COLUMNS.names else "a text, number, truth value or time"
+        wanted = "a string" if name in COLUMNS.names else "a string, number, boolean or time"
         draft.problems.append(f"column {name} is {_shown(value)}, not {wanted}")
     else:
         draft.columns[name] = value
 
 
-def _time(draft: _Draft, value: Any) -> datetime | None:
+def _time(draft: _ParsedRow, value: Any) -> datetime | None:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -205,8 +205,8 @@ def _time(draft: _Draft, value: Any) -> datetime | None:
 
 
 def _kind(value: Any) -> str:
-    """What kind of value a column holds; a column's values are all of one kind."""
-    kinds = {bool: "truth value", str: "text", int: "number", float: "number", datetime: "time"}
+    """Return the kind of a column's value; all values of a column have the same kind."""
+    kinds = {bool: "boolean", str: "string", int: "number", float: "number", datetime: "time"}
     return next((kind for type_, kind in kinds.items() if isinstance(value, type_)), "other")
 
 
@@ -215,7 +215,7 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 40 else f"{shown[:37]}…"
 
 
-_FIELDS: dict[str, Callable[[_Draft, Any, Path], None]] = {
+_FIELDS: dict[str, Callable[[_ParsedRow, Any, Path], None]] = {
     "id": _id,
     "text": _text,
     "image": _media("image"),

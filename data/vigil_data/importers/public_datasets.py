@@ -1,6 +1,6 @@
-"""Public sets of labelled text, each described as data: which column is what, and what its values say of which label.
+"""Import of public datasets of labelled text, each described as data: its columns, and the target for each of their values.
 
-A label that a set does not speak of is unknown in its rows, which is what allows sets to be joined.
+A label that a dataset does not annotate is unknown in its rows, so that datasets can be joined.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vigil_data.errors import UserError, capped
-from vigil_data.importers.table_reader import Row, read_rows
+from vigil_data.importers.table_reader import TableRow, read_rows
 from vigil_data.items import Item
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PublicSet:
-    """How to read one public set.
+    """Description of one public dataset.
 
     Attributes:
-        title: what it is, with its paper.
-        files: names of its files, for when a folder is given.
-        id: the column that names a row, ``None`` for its number in the file, from 0; an item's id has the set's name before it.
-        text: the column of the text.
-        targets: label to the column that decides it and, by value of the column, the target (``None``: unknown).
-        splits: the column of the official split and our names by its values, or one split for all rows; without it the text's
-            hash decides.
-        left_out: values of the deciding column whose rows are no items (skipped by the annotators, say).
-        columns: columns to keep: our name to theirs and the type of its values.
-        derived: columns that are worked out: our name to a function of the row's values; a value of ``None`` is null.
+        title: description with the paper.
+        files: names of its files within a folder.
+        id: column of the row's id, or ``None`` for its number in the file, from 0; item ids are prefixed with the dataset's name.
+        text: column of the text.
+        targets: label to the annotation's column, and the target for each of its values (``None``: unknown).
+        splits: column of the official split and our split for each of its values, or one split for all rows; ``None`` splits by
+            the hash of the text.
+        skipped: values of the annotation's column whose rows are skipped (such as undecided ones).
+        columns: our name of a column to the dataset's name and the type of its values.
+        derived: our name of a computed column to a function of the row's values; ``None`` is null.
     """
 
     title: str
@@ -43,7 +43,7 @@ class PublicSet:
     text: str
     targets: Mapping[str, tuple[str, Mapping[str, float | None]]]
     splits: tuple[str, Mapping[str, str]] | str | None = None
-    left_out: frozenset[str] = frozenset()
+    skipped: frozenset[str] = frozenset()
     columns: Mapping[str, tuple[str, Callable[[str], Any]]] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ _TERMS = {
     "you_are_adj": re.compile(r"You are an? \S+ (.+)"),
     "name_adj": re.compile(r"\S+ is an? \S+ (.+)"),
 }
-"""Where the texts of a madlibs template have their identity term; the other template has an occupation in its place."""
+"""Template of madlibs to the pattern of its identity term; the remaining template has an occupation instead."""
 
 
 def _identity_term(values: Mapping[str, Any]) -> str | None:
@@ -93,7 +93,7 @@ SETS: dict[str, PublicSet] = {
         id="file_id",
         text="text",
         targets={"hate": ("label", {"hate": 1.0, "noHate": 0.0})},
-        left_out=frozenset({"relation", "idk/skip"}),
+        skipped=frozenset({"relation", "idk/skip"}),
     ),
     "hatemoji": PublicSet(
         title="adversarial text with emoji in minimal pairs, with official splits (Kirk et al. 2022)",
@@ -127,46 +127,46 @@ SETS: dict[str, PublicSet] = {
         derived={"identity": _identity_term},
     ),
 }
-"""Name of each set, as the command takes it, to its description."""
+"""Name of each dataset on the command line to its description."""
 
 _GUARDED = ("test", "validation", "train")
-"""Of equal texts in several splits of one import, the one in the first of these stays."""
+"""If equal texts are in several splits of one import, the one in the first of these is kept."""
 
 
 class Imported(NamedTuple):
-    """Items of a public set, and the number of rows that are not among them, by reason."""
+    """Items of a public dataset, and the number of skipped rows by reason."""
 
     items: list[Item]
-    left_out: dict[str, int]
+    skipped: dict[str, int]
 
 
 def normalised(text: str) -> str:
-    """The text without what hides that two are equal: case, compatibility forms and white space."""
+    """Return the text in NFKC, case-folded, with single spaces, to find equal texts."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def hashed_split(text: str) -> str:
-    """One of train (80 %), validation and test (10 % each), by the normalised text alone, whatever the set and its order."""
+    """Return train (80 %), validation or test (10 % each) from the hash of the normalised text."""
     share = int.from_bytes(hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
 
 
 def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Imported:
-    """Read a public set.
+    """Read a public dataset.
 
     Args:
         name: key of :data:`SETS`.
-        path: its file, or the folder that holds its files.
-        placed: normalised text to split of the items that the dataset has. A row whose text is in another split already is left
-            out and counted, so that nothing leaks from training into tests; so is one whose text stands in a more guarded split
-            of the same set.
+        path: its file, or the folder of its files.
+        placed: normalised text to split, of the items that the target dataset already has. A row whose text is in another split
+            is skipped and counted, so that nothing leaks from training into tests; so is one whose text is in an earlier split of
+            ``_GUARDED`` within the same import.
 
     Raises:
-        UserError: a file is absent or not of this set, or a row cannot be understood.
+        UserError: if a file is missing or belongs to another dataset, or a row has an unknown value.
     """
     description = SETS[name]
     problems: list[str] = []
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     items: list[Item] = []
     for file in _files(name, path):
         rows = 0
@@ -174,8 +174,8 @@ def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Impo
             rows += 1
             if rows == 1:
                 _check_columns(name, file, row)
-            if value := _left_out(row, description):
-                left_out[f"labelled {value}"] += 1
+            if value := _skipped(row, description):
+                skipped[f"labelled {value}"] += 1
             else:
                 items += _item(name, row, rows - 1, problems)
         if not rows and not problems:
@@ -184,8 +184,8 @@ def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Impo
         raise UserError(*capped(problems))
     kept = _without_leaks(items, placed or {})
     if leaks := len(items) - len(kept):
-        left_out["the same text is in another split"] = leaks
-    return Imported(kept, dict(left_out))
+        skipped["the same text is in another split"] = leaks
+    return Imported(kept, dict(skipped))
 
 
 def _files(name: str, path: Path) -> list[Path]:
@@ -193,37 +193,39 @@ def _files(name: str, path: Path) -> list[Path]:
         return [path]
     files = [path / file for file in SETS[name].files]
     if absent := [file.name for file in files if not file.is_file()]:
-        raise UserError(f"{path} does not hold {', '.join(absent)}, which {name} needs")
+        raise UserError(f"{path} lacks {', '.join(absent)}, which {name} needs")
     return files
 
 
-def _needed(description: PublicSet) -> list[str]:
-    deciding = [column for column, _ in description.targets.values()]
+def _required_columns(description: PublicSet) -> list[str]:
+    annotated = [column for column, _ in description.targets.values()]
     named = [description.id] if description.id is not None else []
-    return [*named, description.text, *deciding, *([description.splits[0]] if isinstance(description.splits, tuple) else [])]
+    return [*named, description.text, *annotated, *([description.splits[0]] if isinstance(description.splits, tuple) else [])]
 
 
-def _check_columns(name: str, file: Path, row: Row) -> None:
-    if absent := [column for column in dict.fromkeys(_needed(SETS[name])) if column not in row.values]:
+def _check_columns(name: str, file: Path, row: TableRow) -> None:
+    if absent := [column for column in dict.fromkeys(_required_columns(SETS[name])) if column not in row.values]:
         raise UserError(f"{file} is not a file of {name}: it lacks the column {', '.join(map(repr, absent))}")
 
 
-def _left_out(row: Row, description: PublicSet) -> str | None:
+def _skipped(row: TableRow, description: PublicSet) -> str | None:
     values = (row.values.get(column) for column, _ in description.targets.values())
-    return next((value for value in values if value in description.left_out), None)
+    return next((value for value in values if value in description.skipped), None)
 
 
-def _item(name: str, row: Row, number: int, problems: list[str]) -> list[Item]:
-    """The row's item; none, and a problem, where a value is not one that the set is known to have."""
+def _item(name: str, row: TableRow, number: int, problems: list[str]) -> list[Item]:
+    """Return the row's item, or none and a problem if a value is not documented for the dataset."""
     description, values = SETS[name], row.values
     found = [
-        f"{row.place}: column {column!r} is empty" for column in dict.fromkeys(_needed(description)) if values[column] is None
+        f"{row.position}: column {column!r} is empty"
+        for column in dict.fromkeys(_required_columns(description))
+        if values[column] is None
     ]
     answers_of: dict[str, Iterable[str]] = dict(description.targets.values())
     answers_of |= dict([description.splits]) if isinstance(description.splits, tuple) else {}
     for column, answers in answers_of.items():
         if values[column] is not None and values[column] not in answers:
-            found.append(f"{row.place}: {column} is {values[column]!r}, none of {', '.join(answers)}")
+            found.append(f"{row.position}: {column} is {values[column]!r}, none of {', '.join(answers)}")
     if found:
         problems += found
         return []
@@ -235,7 +237,7 @@ def _item(name: str, row: Row, number: int, problems: list[str]) -> list[Item]:
     return [Item(id_, (text,), targets=targets, columns={"source": name, "split": _split(description, row), **columns})]
 
 
-def _split(description: PublicSet, row: Row) -> str:
+def _split(description: PublicSet, row: TableRow) -> str:
     if isinstance(description.splits, tuple):
         column, ours = description.splits
         return ours[row.values[column]]
@@ -243,7 +245,7 @@ def _split(description: PublicSet, row: Row) -> str:
 
 
 def _without_leaks(items: Iterable[Item], placed: Mapping[str, str]) -> list[Item]:
-    """Items whose text is in no other split, neither of the dataset nor, more guarded, of the same import."""
+    """Return the items whose text is in no other split of the target dataset and no earlier split of this import."""
     texts = [(item, normalised(item.text[0])) for item in items]
     best: dict[str, str] = {}
     for item, text in texts:
@@ -252,7 +254,7 @@ def _without_leaks(items: Iterable[Item], placed: Mapping[str, str]) -> list[Ite
 
 
 def placed(dataset: "Dataset") -> dict[str, str]:
-    """Normalised text to the split of the items that hold it, of all items that have a split."""
+    """Return normalised text to split, for all items that have a split."""
     table = dataset.table(["text", "split"])
     texts, splits = table["text"].to_pylist(), table["split"].to_pylist()
     return {normalised("\n".join(text)): split for text, split in zip(texts, splits, strict=True) if text and split}

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines, CSV and Parquet files, each with the place that an error message names."""
+"""Reader of JSON Lines, CSV and Parquet rows, each with its position for error messages."""
 
 import csv
 import json
@@ -10,28 +10,28 @@ from typing import Any, NamedTuple
 from vigil_data.errors import UserError
 
 
-class Row(NamedTuple):
-    """One row of a file: where it stands (``FILE:LINE``, or ``FILE: row N`` of Parquet) and its values by column."""
+class TableRow(NamedTuple):
+    """One row of a file: its position (``FILE:LINE``, or ``FILE: row N`` for Parquet) and its values by column."""
 
-    place: str
+    position: str
     values: dict[str, Any]
 
 
-def read_rows(file: Path, problems: list[str]) -> Iterator[Row]:
-    """Read a file's rows, one at a time; ``.jsonl``, ``.csv`` and ``.parquet`` are known by the end of the name.
+def read_rows(file: Path, problems: list[str]) -> Iterator[TableRow]:
+    """Yield a file's rows; the format follows from the suffix ``.jsonl``, ``.csv`` or ``.parquet``.
 
-    An empty CSV cell is ``None``, as a JSON or Parquet null is.
+    An empty CSV cell is ``None``, as a JSON or Parquet null.
 
     Args:
         file: the file.
-        problems: collects one line for each row that cannot be read; such rows are not yielded.
+        problems: collects one line for each unreadable row, which is skipped.
 
     Raises:
-        UserError: the file cannot be read at all.
+        UserError: if the file cannot be read.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
-        raise UserError(f"{file}: a manifest's name ends in {', '.join(_READERS)}")
+        raise UserError(f"{file}: unknown format; a manifest's name ends in {', '.join(_READERS)}")
     if not file.is_file():
         raise UserError(f"{file} {'is a folder, not a file' if file.is_dir() else 'does not exist'}")
     try:
@@ -40,68 +40,68 @@ def read_rows(file: Path, problems: list[str]) -> Iterator[Row]:
         raise UserError(f"{file} cannot be read: {error.strerror or str(error).splitlines()[0]}") from None
 
 
-def _jsonl(file: Path, problems: list[str]) -> Iterator[Row]:
+def _jsonl(file: Path, problems: list[str]) -> Iterator[TableRow]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            place = f"{file}:{number}"
+            position = f"{file}:{number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
                 if not text:
                     continue
                 values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
             except UnicodeDecodeError as error:
-                problems.append(f"{place}: not UTF-8 (byte {error.start + 1} of the line)")
+                problems.append(f"{position}: not UTF-8 (byte {error.start + 1} of the line)")
             except json.JSONDecodeError as error:
-                problems.append(f"{place}: not JSON ({error.msg} at column {error.colno})")
+                problems.append(f"{position}: not JSON ({error.msg} at column {error.colno})")
             except (ValueError, RecursionError) as error:
-                problems.append(f"{place}: {error}")
+                problems.append(f"{position}: {error}")
             else:
                 if isinstance(values, dict):
-                    yield Row(place, values)
+                    yield TableRow(position, values)
                 else:
-                    problems.append(f"{place}: a row is a JSON object in braces, not a {type(values).__name__}")
+                    problems.append(f"{position}: a row must be a JSON object, not a {type(values).__name__}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)} stands twice")
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)} occurs twice")
     return values
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; leave an unknown value out, or write null")
+    raise ValueError(f"{name} is not JSON; omit an unknown value, or write null")
 
 
-def _csv(file: Path, problems: list[str]) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KB is less than a long text
+def _csv(file: Path, problems: list[str]) -> Iterator[TableRow]:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KB is too small for long texts
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header: list[str] = []
         start = 1
         try:
             for cells in reader:
-                place, start = f"{file}:{start}", reader.line_num + 1
+                position, start = f"{file}:{start}", reader.line_num + 1
                 if not cells:
                     continue
                 if any(re.search("[\udc80-\udcff]", cell) for cell in cells):
-                    problems.append(f"{place}: not UTF-8")
+                    problems.append(f"{position}: not UTF-8")
                     if not header:
                         return
                 elif not header:
                     header = cells
                     if repeated := sorted({name for name in header if header.count(name) > 1}):
-                        raise UserError(f"{place}: column {', '.join(repeated)} stands twice in the header")
+                        raise UserError(f"{position}: column {', '.join(repeated)} occurs twice in the header")
                 elif len(cells) != len(header):
-                    problems.append(f"{place}: {len(cells)} cells, but the header names {len(header)} columns")
+                    problems.append(f"{position}: {len(cells)} cells, but the header has {len(header)} columns")
                 else:
-                    yield Row(place, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                    yield TableRow(position, {name: cell or None for name, cell in zip(header, cells, strict=True)})
         except csv.Error as error:
             problems.append(f"{file}:{start}: not CSV ({error})")
 
 
-def _parquet(file: Path, problems: list[str]) -> Iterator[Row]:  # noqa: ARG001  a Parquet file is sound or it is not
+def _parquet(file: Path, problems: list[str]) -> Iterator[TableRow]:  # noqa: ARG001  a Parquet file has no unreadable rows
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,9 +111,9 @@ def _parquet(file: Path, problems: list[str]) -> Iterator[Row]:  # noqa: ARG001 
             for batch in table.iter_batches(batch_size=64):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"{file}: row {number}", values)
+                    yield TableRow(f"{file}: row {number}", values)
     except pa.ArrowInvalid as error:
         raise UserError(f"{file}: not Parquet ({str(error).splitlines()[0]})") from None
 
 
-_READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+_READERS: dict[str, Callable[[Path, list[str]], Iterator[TableRow]]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vigil_data.loading.batch import Batch, collate
-from vigil_data.loading.sampler import Plan, Rows, sequence
+from vigil_data.loading.sampler import EpochPlan, Rows, sequence
 from vigil_data.specs import BatchPlan, Inputs
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -90,7 +90,7 @@ class TrainingLoader:
         reader: Reader,
         rows: Rows,
         weights: NDArray[np.float64],
-        plan: Callable[[int], Plan],
+        plan: Callable[[int], EpochPlan],
         *,
         rank: int = 0,
         accumulate: int = 1,

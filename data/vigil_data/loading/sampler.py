@@ -17,7 +17,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EpochPlan:
     """The batches of one epoch.
 
     Attributes:
@@ -51,7 +51,7 @@ def costs(facts_N3: NDArray[np.float64], cost: Cost) -> NDArray[np.float64]:
     return total_N
 
 
-def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, world: int = 1) -> Plan:
+def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, world: int = 1) -> EpochPlan:
     """Return the batches of one epoch, with every item once.
 
     Args:
@@ -67,7 +67,7 @@ def plan(costs: NDArray[np.float64], spec: BatchPlan, seed: int, epoch: int, wor
     batches = _make_divisible(batches, world)
     by_cost = np.argsort([costs[rows].sum() for rows in batches], kind="stable")
     steps = random.permutation(len(batches) // world)
-    return Plan(tuple(batches[by_cost[step * world + rank]] for step in steps for rank in range(world)), world)
+    return EpochPlan(tuple(batches[by_cost[step * world + rank]] for step in steps for rank in range(world)), world)
 
 
 def sequence(costs: NDArray[np.float64], spec: BatchPlan) -> list[Rows]:

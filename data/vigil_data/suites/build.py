@@ -1,35 +1,36 @@
-"""From a suite to items: what was planned is written, drawn and spoken."""
+"""Items of a suite with their media: text, drawn images and spoken audio."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 from vigil_data.items import Item
+from vigil_data.progress import ProgressCallback
 from vigil_data.suites.media import picture_bytes, sound_bytes, speak
-from vigil_data.suites.planned_items import Draft, Drafts, draft
 from vigil_data.suites.planned_items import Path as KeyPath
+from vigil_data.suites.planned_items import PlannedItem, PlannedItems, plan_items
 from vigil_data.suites.specs import Composition, Exchange, Suite
 
 COLUMNS = ("functionality", "identity", "template", "pair", "pair_gold", "perturbation")
-"""What a suite's dataset says of each item beside the columns that every dataset has; docs/suites.md explains them."""
-
-Progress = Callable[[str, int, int], None]
+"""Columns of a suite's dataset, in addition to those of every dataset; see docs/suites.md."""
 
 
-def make(suite: Suite, folder: Path, planned: Drafts | None = None, progress: Progress | None = None) -> Iterator[Item]:
-    """The items of a suite; the same suite and seed make the same items on the same versions of the libraries.
+def make(
+    suite: Suite, folder: Path, planned: PlannedItems | None = None, progress: ProgressCallback | None = None
+) -> Iterator[Item]:
+    """Yield the items of a suite, which depend only on the suite, its seed and the versions of the libraries.
 
     Args:
-        suite: a sound one.
-        folder: to which its files are relative.
-        planned: what :func:`vigil_data.suites.planned_items.draft` planned; planned anew if not given.
-        progress: called with what is being done, how much of it is done, and how much there is to do.
+        suite: a validated suite.
+        folder: folder that its files are relative to.
+        planned: result of :func:`vigil_data.suites.planned_items.plan_items` (default: planned here).
+        progress: see :data:`vigil_data.progress.ProgressCallback`.
 
     Raises:
-        UserError: a file is gone, words cannot be written as a picture, or the voice is not installed.
+        UserError: if a file is missing, text cannot be drawn as an image, or the speech synthesizer is not installed.
     """
     tell = progress or (lambda _stage, _done, _total: None)
-    drafts = (planned or draft(suite)).items
+    drafts = (planned or plan_items(suite)).items
     sounds = [sound for item in drafts for sound in item.audio]
     spoken = speak(sounds, lambda done, total: tell("speaking", done, total))
     font = folder / suite.font if suite.font is not None else None
@@ -45,29 +46,31 @@ def make(suite: Suite, folder: Path, planned: Drafts | None = None, progress: Pr
         tell("writing and drawing", number, len(drafts))
 
 
-def _rng(suite: Suite, item: Draft, modality: str, index: int) -> Random:
-    """Style and voice of one segment: those of a pair are the same, so that it differs in what it should differ in alone."""
+def _rng(suite: Suite, item: PlannedItem, modality: str, index: int) -> Random:
+    """Return the generator of one segment's style and voice, which the items of a pair share."""
     return Random(f"{suite.seed} {item.pair or item.id} {modality} {index}")
 
 
-def _columns(item: Draft) -> dict[str, str | None]:
+def _columns(item: PlannedItem) -> dict[str, str | None]:
     return {name: getattr(item, name) for name in COLUMNS}
 
 
 def absent_files(suite: Suite, folder: Path) -> list[tuple[KeyPath, str]]:
-    """The files that a suite names and that are not there, each with its place in the suite's file."""
+    """Return the missing files of a suite, each with its position in the suite's file."""
     named: list[tuple[KeyPath, str]] = [] if suite.font is None else [(("font",), suite.font)]
     for name, functionality in suite.functionalities.items():
         holders: list[tuple[KeyPath, Composition | Exchange]] = [
-            (("functionalities", name, "items", place), composition) for place, composition in enumerate(functionality.items)
+            (("functionalities", name, "items", index), composition) for index, composition in enumerate(functionality.items)
         ]
-        exchanges = [(place, pair) for place, pair in enumerate(functionality.pairs) if isinstance(pair, Exchange)]
-        holders += [(("functionalities", name, "pairs", place), pair) for place, pair in exchanges]
+        exchanges = [(index, pair) for index, pair in enumerate(functionality.pairs) if isinstance(pair, Exchange)]
+        holders += [(("functionalities", name, "pairs", index), pair) for index, pair in exchanges]
         for path, holder in holders:
             for modality in ("image", "audio"):
                 parts = enumerate(getattr(holder, modality) or ())
                 named += [((*path, modality, index, "file"), part.file) for index, part in parts if part.file is not None]
-    return [(path, f"{file} {_absence(folder / file)} beside the suite") for path, file in named if not (folder / file).is_file()]
+    return [
+        (path, f"{file} {_absence(folder / file)} in the suite's folder") for path, file in named if not (folder / file).is_file()
+    ]
 
 
 def _absence(file: Path) -> str:

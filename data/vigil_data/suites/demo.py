@@ -1,33 +1,33 @@
-"""Functional tests of the demonstration: fresh items of its cases, each with a counterpart that makes a minimal pair with it.
+"""Functional tests of the demonstration: new items of its cases, each with a counterpart that forms a minimal pair.
 
-The sentences and picture styles are those of the demonstration's test split, which no model trained on it has seen.
+Sentences and image styles come from the demonstration's test split, which its models have not been trained on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
 from vigil_data.demo import render
-from vigil_data.demo.scenarios import CASES, SUBJECTS, Case, Part, Plan, compose, labels_of
+from vigil_data.demo.scenarios import CASES, SUBJECTS, Case, Part, PlannedPost, compose, labels_of
 from vigil_data.demo.sentences import SPEECH, TEXT, sentences
 from vigil_data.demo.speech import synthesise
 from vigil_data.items import Item, Modality
+from vigil_data.progress import ProgressCallback
 
 EXCHANGED = "decisive_part_exchanged"
-"""Functionality of an item whose one decisive text, picture or clip was exchanged for a harmless one."""
+"""Functionality of an item whose decisive text, image or clip was replaced by a harmless one."""
 
-RENDERED_ANEW = "rendered_anew"
-"""Functionality of an item that says and shows the same in another voice, style and wording of the frame."""
+RERENDERED = "rerendered"
+"""Functionality of an item with the same content in another voice, style and framing."""
 
 _HARMLESS: dict[Modality, str] = {"text": "chatter", "audio": "chatter", "image": "plain"}
-Progress = Callable[[str, int, int], None]
 
 
 class Test(NamedTuple):
-    """A planned item of the suite; of a counterpart, what makes it one."""
+    """A planned item of the suite, with its pairing if it is a counterpart."""
 
     id: str
-    plan: Plan
+    plan: PlannedPost
     seed: str
     pair: str | None = None
     perturbation: str | None = None
@@ -35,10 +35,10 @@ class Test(NamedTuple):
 
 
 def plan_tests(count: int, seed: int) -> list[Test]:
-    """Plan ``count`` items of the demonstration's cases, each followed by its counterpart.
+    """PlannedPost ``count`` items of the demonstration's cases, each followed by its counterpart.
 
-    Of every two counterparts one has a decisive part exchanged for a harmless one, by which the gold labels change as the
-    demonstration's rules say, and one is the same item rendered anew, by which they stay.
+    Counterparts alternate: the same item rendered again, with equal targets, and the item with a decisive part replaced by a
+    harmless one, with targets by the demonstration's rules.
     """
     rng = Random(f"suite {seed}")
     cases = {case.functionality: case for case in CASES}
@@ -46,44 +46,44 @@ def plan_tests(count: int, seed: int) -> list[Test]:
     for number, plan in enumerate(compose("test", count, rng)):
         original = Test(f"demo-suite-{number:05d}", plan, f"suite {seed} {number}")
         other = _exchanged(original, cases[plan.functionality], rng) if number % 2 else None
-        tests += [original, other or _anew(original)]
+        tests += [original, other or _rerendered(original)]
     return tests
 
 
-def _anew(original: Test) -> Test:
-    plan = original.plan._replace(functionality=RENDERED_ANEW)
-    return Test(f"{original.id}-anew", plan, f"{original.seed} anew", original.id, "rendered_anew", "stays")
+def _rerendered(original: Test) -> Test:
+    plan = original.plan._replace(functionality=RERENDERED)
+    return Test(f"{original.id}-rerendered", plan, f"{original.seed} rerendered", original.id, RERENDERED, "stays")
 
 
 def _exchanged(original: Test, case: Case, rng: Random) -> Test | None:
-    """The item with one part that its case needs exchanged; ``None`` if the case needs nothing."""
+    """Return the item with one part required by its case replaced, or ``None`` if the case requires none."""
     if not case.needs:
         return None
     modality = rng.choice(list(case.needs))
     parts = list(original.plan.parts[modality])
     wanted = {case.needs[modality].replace("*", subject) for subject in SUBJECTS}
-    place = next(place for place, part in enumerate(parts) if part.kind in wanted)
+    index = next(index for index, part in enumerate(parts) if part.kind in wanted)
     kind = _HARMLESS[modality]
     pools = {"text": TEXT, "audio": SPEECH}.get(modality)
     source = rng.choice(rng.choice(sentences(pools, "test")[kind])) if pools is not None else ""
-    parts[place] = Part(kind, source)
-    plan = Plan(EXCHANGED, {**original.plan.parts, modality: parts})
+    parts[index] = Part(kind, source)
+    plan = PlannedPost(EXCHANGED, {**original.plan.parts, modality: parts})
     flips = labels_of(plan.parts) != labels_of(original.plan.parts)
     return Test(
         f"{original.id}-exchanged", plan, original.seed, original.id, f"{modality}_exchanged", "flips" if flips else "stays"
     )
 
 
-def demo_items(count: int, seed: int = 1, progress: Progress | None = None) -> Iterator[Item]:
-    """The items of :func:`plan_tests`, written, drawn and spoken.
+def demo_items(count: int, seed: int = 1, progress: ProgressCallback | None = None) -> Iterator[Item]:
+    """Yield the items of :func:`plan_tests` with their media.
 
     Args:
-        count: originals; as many counterparts come with them.
-        seed: of all that is random.
-        progress: called with what is being done, how much of it is done, and how much there is to do.
+        count: number of originals; each has one counterpart.
+        seed: random seed.
+        progress: see :data:`vigil_data.progress.ProgressCallback`.
 
     Raises:
-        UserError: if the voice is not installed.
+        UserError: if the speech synthesizer is not installed.
     """
     tell = progress or (lambda _stage, _done, _total: None)
     tests = plan_tests(count, seed)

@@ -1,4 +1,4 @@
-"""The media of a suite's items: files as they are, words written as pictures, drawings, and words spoken."""
+"""Media of a suite's items: files, text drawn as images, drawings, and spoken text."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 WIDTH = 420
-"""Pixels within which words are broken into lines."""
+"""Maximum line width in pixels."""
 _MARGIN = 24
 _SIZE = 28
 _PAPERS = ("#ffffff", "#f6f1e4", "#e8f0fb", "#fdf3d6", "#eef7ee")
@@ -25,25 +25,22 @@ _INKS = ("#111111", "#1b2a4a", "#4a1b1b", "#16351f")
 
 
 def written(text: str, rng: Random, font: Path | None = None) -> bytes:
-    """Words as a picture, dark on light, in lines as wide as they fit.
+    """Draw text as a PNG image, dark on light, with line breaks.
 
     Args:
-        text: the words.
-        rng: decides the colours, which say nothing of the words.
-        font: a TrueType or OpenType file; Pillow's own font if not given.
-
-    Returns:
-        A PNG.
+        text: the text.
+        rng: generator of the colours, which are independent of the text.
+        font: a TrueType or OpenType file (default: Pillow's font).
 
     Raises:
-        UserError: if the font cannot be read, or has no form for one of the letters.
+        UserError: if the font cannot be read or lacks one of the characters.
     """
     from PIL import Image, ImageDraw
 
     face = _font(font)
-    if unknown := _without_form(text, face):
+    if unknown := _missing_glyphs(text, face):
         what = "the font" if font else "the built-in font"
-        raise UserError(f"{what} cannot write {', '.join(map(repr, unknown))}; name a font that can as `font`")
+        raise UserError(f"{what} lacks {', '.join(map(repr, unknown))}; set `font` to a font that has them")
     lines = _lines(text, face)
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), lines, font=face)
     size = (round(box[2] - box[0]) + 2 * _MARGIN, round(box[3] - box[1]) + 2 * _MARGIN)
@@ -62,16 +59,16 @@ def _font(path: Path | None) -> "Font":
     try:
         return ImageFont.truetype(str(path), _SIZE)
     except OSError as error:
-        raise UserError(f"{path} is not a font that can be read: {error}") from None
+        raise UserError(f"{path}: not a readable font: {error}") from None
 
 
-def _without_form(text: str, face: "Font") -> list[str]:
-    """The letters that the font draws as its sign for what it does not have."""
-    nothing = _form(face, "\U0010ffff")
-    return [letter for letter in dict.fromkeys(text) if not letter.isspace() and _form(face, letter) == nothing]
+def _missing_glyphs(text: str, face: "Font") -> list[str]:
+    """Return the characters that the font draws as its glyph for missing characters."""
+    missing = _glyph(face, "\U0010ffff")
+    return [letter for letter in dict.fromkeys(text) if not letter.isspace() and _glyph(face, letter) == missing]
 
 
-def _form(face: "Font", letter: str) -> tuple[Any, bytes]:
+def _glyph(face: "Font", letter: str) -> tuple[Any, bytes]:
     mask = face.getmask(letter)
     return mask.size, bytes(mask)
 
@@ -88,10 +85,10 @@ def _lines(text: str, face: "Font") -> str:
 
 
 def picture_bytes(picture: Picture, folder: Path, font: Path | None, rng: Random) -> bytes:
-    """An encoded picture.
+    """Return an encoded image.
 
     Raises:
-        UserError: a file cannot be read, or words cannot be written.
+        UserError: if a file cannot be read or text cannot be drawn.
     """
     if picture.file is not None:
         return read_file(folder / picture.file)
@@ -104,16 +101,16 @@ def picture_bytes(picture: Picture, folder: Path, font: Path | None, rng: Random
 
 
 def sound_bytes(sound: Sound, folder: Path, spoken: "Mapping[str, Spoken]", rng: Random) -> bytes:
-    """An encoded sound.
+    """Return an encoded audio file.
 
     Args:
-        sound: what it is.
-        folder: to which its file is relative.
-        spoken: of :func:`speak`.
-        rng: decides voice and background, which say nothing of the words.
+        sound: its description.
+        folder: folder that its file is relative to.
+        spoken: result of :func:`speak`.
+        rng: generator of voice and background, which are independent of the words.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: if a file cannot be read.
     """
     if sound.say is None:
         return read_file(folder / (sound.file or ""))
@@ -123,10 +120,10 @@ def sound_bytes(sound: Sound, folder: Path, spoken: "Mapping[str, Spoken]", rng:
 
 
 def speak(sounds: Sequence[Sound], progress: Callable[[int, int], None] | None = None) -> "dict[str, Spoken]":
-    """Speak what is to be said, each sentence once.
+    """Synthesize every sentence of ``sounds`` once.
 
     Raises:
-        UserError: if the voice is not installed.
+        UserError: if the speech synthesizer is not installed.
     """
     sentences = sorted({sound.say for sound in sounds if sound.say is not None})
     if not sentences:
@@ -134,19 +131,17 @@ def speak(sounds: Sequence[Sound], progress: Callable[[int, int], None] | None =
     from importlib.util import find_spec
 
     if find_spec("hibari") is None:
-        raise UserError(
-            f"{len(sentences)} sentences are to be spoken (say), which needs the voice hibari-tts: pip install 'vigil[demo]'"
-        )
+        raise UserError(f"`say` ({len(sentences)} sentences) needs the speech synthesizer hibari-tts: pip install 'vigil[demo]'")
     from vigil_data.demo.speech import synthesise
 
     return synthesise(sentences, progress)
 
 
 def read_file(file: Path) -> bytes:
-    """A medium's bytes.
+    """Return the bytes of a media file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: if it cannot be read.
     """
     try:
         return file.read_bytes()

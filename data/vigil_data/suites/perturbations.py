@@ -1,6 +1,6 @@
-"""Perturbations: what people do to a text by accident, for effect, or to get past a filter.
+"""Perturbations of text: typing errors, emphasis, and evasion of filters.
 
-Each takes a text and a random source, and gives the text altered; one that finds nothing to alter gives it back as it is.
+Each takes a text and a random generator and returns the perturbed text, or the text unchanged if nothing in it applies.
 """
 
 import re
@@ -12,7 +12,7 @@ from vigil_data.suites import specs
 from vigil_data.suites.templates import Filled, Fragment, Word, Words, lexicon_of, plain
 
 LEET: Mapping[str, str] = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
-"""Letter to the digit that looks like it."""
+"""Letter to a digit of similar shape."""
 
 HOMOGLYPHS: Mapping[str, str] = {
     "a": "\u0430",
@@ -38,7 +38,7 @@ HOMOGLYPHS: Mapping[str, str] = {
     "T": "\u0422",
     "X": "\u0425",
 }
-"""Latin letter to the Cyrillic one that looks the same."""
+"""Latin letter to the Cyrillic letter of the same shape."""
 
 EMOJI: Mapping[str, str] = {
     "cigarette": "\U0001f6ac",
@@ -62,7 +62,7 @@ EMOJI: Mapping[str, str] = {
     "fire": "\U0001f525",
     "sun": "\u2600\ufe0f",
 }
-"""Words that the perturbation ``emoji`` knows by itself."""
+"""Default words of the perturbation ``emoji``."""
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
@@ -70,7 +70,7 @@ _VOWEL = re.compile(r"[aeiouAEIOU]")
 
 
 def typos(text: str, rng: Random, words: int = 1) -> str:
-    """One slip in each of ``words`` words of four letters or more, chosen at random; first letters stay."""
+    """Make one typing error in each of ``words`` random words of four or more letters; first letters are unchanged."""
     found = list(_LONG_WORD.finditer(text))
     chosen = sorted(rng.sample(found, min(words, len(found))), key=re.Match.start, reverse=True)
     for word in chosen:
@@ -79,35 +79,35 @@ def typos(text: str, rng: Random, words: int = 1) -> str:
 
 
 def _slip(word: str, rng: Random) -> str:
-    """The word with one slip; whatever the slip, it is another word than before."""
-    place = rng.randrange(1, len(word))
-    letter = word[place]
-    made = {
-        "swap": word[: place - 1] + letter + word[place - 1] + word[place + 1 :] if place > 1 else word,
-        "drop": word[:place] + word[place + 1 :],
-        "double": word[:place] + letter + word[place:],
-        "beside": word[:place] + _beside(letter, rng) + word[place + 1 :],
+    """Return the word with one typing error, always different from ``word``."""
+    index = rng.randrange(1, len(word))
+    letter = word[index]
+    candidates = {
+        "swap": word[: index - 1] + letter + word[index - 1] + word[index + 1 :] if index > 1 else word,
+        "drop": word[:index] + word[index + 1 :],
+        "double": word[:index] + letter + word[index:],
+        "adjacent": word[:index] + _adjacent_key(letter, rng) + word[index + 1 :],
     }
-    return made[rng.choice([kind for kind, slipped in made.items() if slipped != word])]
+    return candidates[rng.choice([kind for kind, changed in candidates.items() if changed != word])]
 
 
-def _beside(letter: str, rng: Random) -> str:
-    """A letter whose key lies beside this one's; the letter itself if it is on no key."""
+def _adjacent_key(letter: str, rng: Random) -> str:
+    """Return a letter on an adjacent key, or the letter itself if it is on no key."""
     row = next((row for row in _ROWS if letter.lower() in row), None)
     if row is None:
         return letter
-    place = row.index(letter.lower())
-    other = rng.choice([row[p] for p in (place - 1, place + 1) if 0 <= p < len(row)])
+    index = row.index(letter.lower())
+    other = rng.choice([row[i] for i in (index - 1, index + 1) if 0 <= i < len(row)])
     return other.upper() if letter.isupper() else other
 
 
 def leetspeak(text: str) -> str:
-    """Digits for the letters that have one."""
+    """Replace letters by digits of similar shape."""
     return "".join(LEET.get(letter.lower(), letter) for letter in text)
 
 
 def spacing(text: str, how: str) -> str:
-    """Words joined, or their letters apart: by spaces (two between words), or by U+200B, which is not seen."""
+    """Join the words (``join``), or separate letters by spaces (``spread``) or by the invisible U+200B."""
     if how == "join":
         return "".join(text.split())
     between, gap = (" ", "  ") if how == "spread" else ("\u200b", " ")
@@ -115,7 +115,7 @@ def spacing(text: str, how: str) -> str:
 
 
 def casing(text: str, how: str) -> str:
-    """All upper case, all lower, or every second letter upper."""
+    """Change the case: ``upper``, ``lower``, or every second letter upper."""
     if how == "upper":
         return text.upper()
     if how == "lower":
@@ -128,28 +128,28 @@ def casing(text: str, how: str) -> str:
 
 
 def stretching(text: str, rng: Random) -> str:
-    """One vowel four times."""
+    """Repeat one vowel four times."""
     vowels = [vowel.start() for vowel in _VOWEL.finditer(text)]
     if not vowels:
         return text
-    place = rng.choice(vowels)
-    return text[:place] + text[place] * 3 + text[place:]
+    index = rng.choice(vowels)
+    return text[:index] + text[index] * 3 + text[index:]
 
 
 def homoglyphs(text: str, rng: Random, share: float = 0.5) -> str:
-    """A share of the letters that have a double in another alphabet, at least one, by their doubles."""
-    places = [place for place, letter in enumerate(text) if letter in HOMOGLYPHS]
-    chosen = set(rng.sample(places, min(len(places), max(1, round(share * len(places))))))
-    return "".join(HOMOGLYPHS[letter] if place in chosen else letter for place, letter in enumerate(text))
+    """Replace a share of the letters that have a homoglyph, at least one, by the homoglyph."""
+    indices = [index for index, letter in enumerate(text) if letter in HOMOGLYPHS]
+    chosen = set(rng.sample(indices, min(len(indices), max(1, round(share * len(indices))))))
+    return "".join(HOMOGLYPHS[letter] if index in chosen else letter for index, letter in enumerate(text))
 
 
 def replace(text: str, words: Mapping[str, str], *, any_case: bool = False) -> str:
-    """Words by others, all at once, so that two may change places; only whole words, the longer ones first.
+    """Replace complete words simultaneously, so that two can be exchanged; longer ones first.
 
     Args:
         text: the text.
-        words: what stands there to what shall.
-        any_case: whether ``Dice`` is ``dice``.
+        words: word to its replacement.
+        any_case: whether to ignore case.
     """
     known = {(word.lower() if any_case else word): other for word, other in words.items()}
     pattern = "|".join(re.escape(word) for word in sorted(known, key=len, reverse=True))
@@ -171,16 +171,17 @@ ALTERATIONS: Mapping[type[specs.Perturbation], Callable[[Any, str, Random], str]
     specs.Emoji: lambda asked, text, _: replace(text, {**EMOJI, **asked.words}, any_case=True),
     specs.Replace: lambda asked, text, _: replace(text, asked.words),
 }
-"""What each perturbation of the text alone does to it."""
+"""Spec of each text perturbation to its function."""
 
 
 def altered(texts: Sequence[Filled], asked: specs.AnyPerturbation, rng: Random) -> list[Filled]:
-    """The texts of an item, altered: each as a whole, or only the words that were filled in for some placeholders.
+    """Return the perturbed texts of an item.
 
     Args:
         texts: filled templates.
-        asked: one of :data:`ALTERATIONS`; its ``within`` are those placeholders.
-        rng: decides what is random in it.
+        asked: one of :data:`ALTERATIONS`; its ``within`` limits it to the words of some placeholders (default: the complete
+            text).
+        rng: random generator.
     """
     alter = ALTERATIONS[type(asked)]
     if not asked.within:
@@ -192,9 +193,9 @@ def altered(texts: Sequence[Filled], asked: specs.AnyPerturbation, rng: Random) 
 
 
 def swapped(chosen: Mapping[str, Word], lexicon: str, words: Words, rng: Random) -> dict[str, Word]:
-    """The filling with another word in each placeholder of a lexicon: of another group if it names groups.
+    """Return the filling with another word in each placeholder of a lexicon, of another group if the lexicon has groups.
 
-    A placeholder keeps its word where there is no other.
+    A placeholder without an alternative keeps its word.
     """
     made = dict(chosen)
     for name, word in chosen.items():

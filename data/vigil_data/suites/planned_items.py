@@ -1,4 +1,4 @@
-"""The items of a suite before any medium is made: which texts, pictures and sounds each has, and what is expected of it."""
+"""Planned items of a suite: the texts, images and audio of each, and its expected targets, before any media are made."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from vigil_data.suites.specs import AnyPerturbation, Composition, Exchange, Func
 from vigil_data.suites.templates import Filled, Fillings, Word, Words, fill, plain, words_of
 
 MOST = 100_000
-"""Items that a suite may make, perturbed ones included."""
+"""Maximum number of items of a suite, perturbed ones included."""
 
 Path = tuple[str | int, ...]
 Source = tuple[str, Path, Composition]
@@ -20,23 +20,23 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """One item, its media not made yet.
+class PlannedItem:
+    """One planned item.
 
     Attributes:
-        id: unique in the suite.
+        id: identifier, unique in the suite.
         functionality: the test that it belongs to.
-        template: what it was made from, such as ``negation-2``: the second template of ``negation``. Items that share nothing
-            written, but only what is drawn anew for each, have one of their own.
+        template: its template, such as ``negation-2`` for the second template of ``negation``. Items without text in common, such
+            as drawings, have a template of their own.
         text: its texts.
-        image: its pictures, their words filled in.
-        audio: its sounds, likewise.
+        image: its images, with filled text.
+        audio: its audio, with filled text.
         expected: label to target; ``None`` is unknown.
-        identity: the groups that its words name, with `` + `` between; ``None`` if they name none.
-        pair: id of the original that this one perturbs.
-        pair_gold: ``flips`` if the perturbation changes what is expected, else ``stays``; ``None`` for an original.
-        perturbation: its name.
-        path: where it comes from in the suite's file.
+        identity: the groups named by its words, joined by `` + ``; ``None`` if there are none.
+        pair: id of the original that this item perturbs.
+        pair_gold: ``flips`` if the perturbation changes the expected targets, else ``stays``; ``None`` for an original.
+        perturbation: name of the perturbation.
+        path: position of its definition in the suite's file.
     """
 
     id: str
@@ -54,43 +54,43 @@ class Draft:
 
     @property
     def content(self) -> tuple[tuple[str, ...], tuple[Picture, ...], tuple[Sound, ...]]:
-        """What is in it, by which two that are the same are noticed."""
+        """Its content, to find duplicates."""
         return self.text, self.image, self.audio
 
 
-class Drafts(NamedTuple):
-    """All items of a suite, and of each perturbation how many originals it left as they were."""
+class PlannedItems(NamedTuple):
+    """All items of a suite, and for each perturbation the number of originals that it did not change."""
 
-    items: list[Draft]
+    items: list[PlannedItem]
     unchanged: dict[Path, int]
 
 
 class _Original(NamedTuple):
-    """An original with what it was made from."""
+    """An original item with its composition and filling."""
 
-    draft: Draft
+    plan_items: PlannedItem
     composition: Composition
     chosen: Chosen
     filled: list[Filled]
 
 
 def compositions(name: str, functionality: Functionality) -> Iterator[Source]:
-    """All that items are made from, each with a name and its place in the file; a template is an item of one text."""
-    for place, template in enumerate(functionality.templates):
-        yield f"{name}-{place + 1}", ("functionalities", name, "templates", place), Composition(text=(template,))
-    for place, composition in enumerate(functionality.items):
-        yield f"{name}-item-{place + 1}", ("functionalities", name, "items", place), composition
+    """Yield all compositions with their names and positions in the file; a template is a composition of one text."""
+    for index, template in enumerate(functionality.templates):
+        yield f"{name}-{index + 1}", ("functionalities", name, "templates", index), Composition(text=(template,))
+    for index, composition in enumerate(functionality.items):
+        yield f"{name}-item-{index + 1}", ("functionalities", name, "items", index), composition
 
 
 def strings(composition: Composition) -> list[str]:
-    """Everything in it that may have placeholders."""
+    """Return every string that may have placeholders."""
     pictures = [picture.text for picture in composition.image if picture.text is not None]
     sounds = [sound.say for sound in composition.audio if sound.say is not None]
     return [*composition.text, *pictures, *sounds]
 
 
 def count(functionality: Functionality, name: str, words: Words) -> int:
-    """How many originals a functionality makes."""
+    """Return the number of original items of a functionality."""
     made = 0
     for _, _, composition in compositions(name, functionality):
         fillings = len(Fillings.of(strings(composition), words))
@@ -98,38 +98,38 @@ def count(functionality: Functionality, name: str, words: Words) -> int:
     return made
 
 
-def draft(suite: Suite) -> Drafts:
-    """Plan all items of a suite; the same suite and seed plan the same.
+def plan_items(suite: Suite) -> PlannedItems:
+    """Plan all items of a suite, deterministically for its seed.
 
     Args:
-        suite: a sound one.
+        suite: a validated suite.
     """
     words = words_of(suite)
-    items: list[Draft] = []
+    items: list[PlannedItem] = []
     unchanged: dict[Path, int] = {}
     for name, functionality in suite.functionalities.items():
         originals = [
             original for source in compositions(name, functionality) for original in _originals(suite, name, source, words)
         ]
-        items += [original.draft for original in originals]
-        for place, perturbation in enumerate(functionality.pairs):
-            path = ("functionalities", name, "pairs", place)
+        items += [original.plan_items for original in originals]
+        for index, perturbation in enumerate(functionality.pairs):
+            path = ("functionalities", name, "pairs", index)
             chosen = _sampled(originals, perturbation.sample, f"{suite.seed} {name} {name_of(perturbation)}")
             made = [_perturbed(suite, original, perturbation, path, words) for original in chosen]
             items += [item for item in made if item is not None]
             unchanged[path] = made.count(None)
-    return Drafts(items, unchanged)
+    return PlannedItems(items, unchanged)
 
 
 def name_of(perturbation: AnyPerturbation) -> str:
-    """The perturbation's name, its kind if it has none."""
+    """Return the perturbation's name (default: its kind)."""
     return perturbation.name or perturbation.kind
 
 
 def _sampled(entries: Sequence[T], most: int | None, seed: str) -> list[T]:
     if most is None or len(entries) <= most:
         return list(entries)
-    return [entries[place] for place in sorted(Random(seed).sample(range(len(entries)), most))]
+    return [entries[index] for index in sorted(Random(seed).sample(range(len(entries)), most))]
 
 
 def _originals(suite: Suite, name: str, source: Source, words: Words) -> Iterator[_Original]:
@@ -142,10 +142,10 @@ def _originals(suite: Suite, name: str, source: Source, words: Words) -> Iterato
         for again in range(composition.repeat):
             identifier = f"{template}-{number + 1}" + (f"-{again + 1}" if composition.repeat > 1 else "")
             filled = [fill(text, chosen) for text in composition.text]
-            made = Draft(
+            made = PlannedItem(
                 id=identifier,
                 functionality=name,
-                # Drawings without a word in common stand for themselves.
+                # Drawings share no text, so each is its own template.
                 template=template if written else identifier,
                 text=tuple(map(plain, filled)),
                 image=_pictures(composition, chosen),
@@ -176,20 +176,20 @@ def _identity(chosen: Chosen) -> str | None:
 
 
 def exchanged(composition: Composition, exchange: Exchange) -> Composition:
-    """The composition with other segments in the modalities that the exchange names."""
+    """Return the composition with other segments in the modalities of the exchange."""
     parts = {modality: getattr(exchange, modality) for modality in MODALITIES}
     return composition.model_copy(update={modality: part for modality, part in parts.items() if part is not None})
 
 
-def _refilled(composition: Composition, chosen: Chosen, before: Draft) -> Draft:
+def _refilled(composition: Composition, chosen: Chosen, before: PlannedItem) -> PlannedItem:
     texts = tuple(plain(fill(text, chosen)) for text in composition.text)
     image, audio = _pictures(composition, chosen), _sounds(composition, chosen)
     return replace(before, text=texts, image=image, audio=audio, identity=_identity(chosen))
 
 
-def _perturbed(suite: Suite, original: _Original, perturbation: AnyPerturbation, path: Path, words: Words) -> Draft | None:
-    """The original's counterpart; ``None`` if the perturbation finds nothing in it to alter."""
-    before, name = original.draft, name_of(perturbation)
+def _perturbed(suite: Suite, original: _Original, perturbation: AnyPerturbation, path: Path, words: Words) -> PlannedItem | None:
+    """Return the perturbed item, or ``None`` if the perturbation does not change the original."""
+    before, name = original.plan_items, name_of(perturbation)
     rng = Random(f"{suite.seed} {before.id} {name}")
     if isinstance(perturbation, Swap):
         after = _refilled(original.composition, swapped(original.chosen, perturbation.lexicon, words, rng), before)

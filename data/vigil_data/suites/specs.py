@@ -1,4 +1,4 @@
-"""What the YAML of a suite may hold: words, templates filled with them, what is expected, and perturbations for minimal pairs."""
+"""YAML schema of suites: lexicons, templates, expected targets, and perturbations for minimal pairs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -14,19 +14,19 @@ Expected = Mapping[Name, Target | None]
 
 
 class Picture(Spec):
-    """One picture of an item: exactly one of ``file``, ``text`` and ``draw``."""
+    """One image of an item: exactly one of ``file``, ``text`` and ``draw``."""
 
-    file: str | None = Field(None, description="a picture's file, relative to the suite's")
-    text: str | None = Field(None, description="words to be written as a picture; may have placeholders")
-    draw: str | None = Field(None, description="a kind of the demonstration's drawings, such as tobacco or plain")
-    forbidden: bool = Field(False, description="with draw: a prohibition sign around what is drawn")
+    file: str | None = Field(None, description="image file, relative to the suite's file")
+    text: str | None = Field(None, description="text to draw as an image; may have placeholders")
+    draw: str | None = Field(None, description="kind of the demonstration's drawings, such as tobacco or plain")
+    forbidden: bool = Field(False, description="with draw: add a prohibition sign")
 
 
 class Sound(Spec):
-    """One sound of an item: exactly one of ``file`` and ``say``."""
+    """One audio segment of an item: exactly one of ``file`` and ``say``."""
 
-    file: str | None = Field(None, description="a sound's file, relative to the suite's")
-    say: str | None = Field(None, description="words to be spoken by the demonstration's voice; may have placeholders")
+    file: str | None = Field(None, description="audio file, relative to the suite's file")
+    say: str | None = Field(None, description="text to synthesize as speech; may have placeholders")
 
 
 class Composition(Spec):
@@ -35,84 +35,84 @@ class Composition(Spec):
     text: tuple[str, ...] = Field((), description="texts; may have placeholders")
     image: tuple[Picture, ...] = ()
     audio: tuple[Sound, ...] = ()
-    repeat: int = Field(1, ge=1, description="items of each filling, which differ in how they are drawn and spoken")
+    repeat: int = Field(1, ge=1, description="items per filling, which differ in drawing style and voice")
 
 
 class Perturbation(Spec):
-    """What every perturbation says."""
+    """Keys of every perturbation."""
 
-    name: Name | None = Field(None, description="in the column perturbation; the kind if not given")
-    functionality: Name | None = Field(None, description="of the perturbed items; the perturbation's name if not given")
-    expect: Expected = Field({}, description="labels that the perturbation changes: a pair whose gold label flips")
-    within: tuple[str, ...] = Field((), description="placeholders whose words alone are altered; all text if not given")
-    sample: int | None = Field(None, ge=1, description="the most originals of the functionality that are perturbed")
+    name: Name | None = Field(None, description="name in the column perturbation (default: the kind)")
+    functionality: Name | None = Field(None, description="functionality of the perturbed items (default: its name)")
+    expect: Expected = Field({}, description="new targets of labels that the perturbation changes: a pair whose gold label flips")
+    within: tuple[str, ...] = Field((), description="placeholders whose words are perturbed (default: all text)")
+    sample: int | None = Field(None, ge=1, description="maximum number of originals to perturb")
 
 
 class Typos(Perturbation):
-    """Slips of the finger: letters swapped, left out, doubled, or hit beside."""
+    """Typing errors: letters swapped, dropped, doubled, or replaced by an adjacent key."""
 
     kind: Literal["typos"] = "typos"
-    words: int = Field(1, ge=1, description="words of four letters or more that get one slip each")
+    words: int = Field(1, ge=1, description="number of words of four or more letters that get one error each")
 
 
 class Leetspeak(Perturbation):
-    """Digits that look like letters."""
+    """Digits of similar shape instead of letters."""
 
     kind: Literal["leetspeak"] = "leetspeak"
 
 
 class Spacing(Perturbation):
-    """Spaces where none belong, or none where they do."""
+    """Added or removed spaces."""
 
     kind: Literal["spacing"] = "spacing"
     how: Literal["join", "spread", "zero_width"] = Field(
-        "spread", description="join: words without spaces; spread: a space behind each letter; zero_width: an unseen one"
+        "spread", description="join: remove spaces; spread: a space after each letter; zero_width: an invisible space"
     )
 
 
 class Casing(Perturbation):
-    """Another case."""
+    """Changed case."""
 
     kind: Literal["casing"] = "casing"
     how: Literal["upper", "lower", "alternate"] = "upper"
 
 
 class Stretching(Perturbation):
-    """Vowels that are held: `sooo`."""
+    """Repeated vowels: `sooo`."""
 
     kind: Literal["stretching"] = "stretching"
 
 
 class Homoglyphs(Perturbation):
-    """Letters of other alphabets that look the same."""
+    """Letters of other alphabets with the same shape."""
 
     kind: Literal["homoglyphs"] = "homoglyphs"
-    share: float = Field(0.5, gt=0, le=1, description="of the letters that have a double, at least one")
+    share: float = Field(0.5, gt=0, le=1, description="share of the letters with a homoglyph to replace, at least one")
 
 
 class Emoji(Perturbation):
-    """Words by the emoji that show them, as in Hatemoji (Kirk et al. 2022)."""
+    """Emoji instead of words, as in Hatemoji (Kirk et al. 2022)."""
 
     kind: Literal["emoji"] = "emoji"
-    words: Mapping[str, str] = Field({}, description="word to emoji, beside the few that are built in")
+    words: Mapping[str, str] = Field({}, description="word to emoji, in addition to the built-in ones")
 
 
 class Replace(Perturbation):
-    """Words by others that the author names: a negation, a synonym, a counter-statement."""
+    """Given words instead of others: a negation, a synonym, a counter-statement."""
 
     kind: Literal["replace"] = "replace"
-    words: Mapping[str, str] = Field(description="what stands in the text to what shall stand there")
+    words: Mapping[str, str] = Field(description="word to its replacement")
 
 
 class Swap(Perturbation):
-    """Another word of the same lexicon in the same place: with identities, a counterfactual (Garg et al. 2019)."""
+    """Another word of the same lexicon; with identities, a counterfactual (Garg et al. 2019)."""
 
     kind: Literal["swap"] = "swap"
-    lexicon: Name = Field(description="the lexicon, or the identities, whose placeholder gets another word")
+    lexicon: Name = Field(description="lexicon or identities whose placeholders get another word")
 
 
 class Exchange(Perturbation):
-    """Other segments in place of those of a modality; the rest of the item stays. An empty list takes the modality away."""
+    """Other segments for a modality of the item; an empty list removes the modality."""
 
     kind: Literal["exchange"] = "exchange"
     text: tuple[str, ...] | None = Field(None, description="texts; may have the original's placeholders")
@@ -127,15 +127,15 @@ AnyPerturbation = Annotated[
 
 
 class Functionality(Spec):
-    """One functional test: items that try one thing, and what is expected of all of them."""
+    """One functional test: items that test one ability, and their expected targets."""
 
     description: str = ""
-    expect: Expected = Field(description="label to 0 or 1; a label that is not named, or null, is unknown")
+    expect: Expected = Field(description="label to 0 or 1; an absent label, or null, is unknown")
     templates: tuple[str, ...] = Field((), description="items of one text, with placeholders in braces")
     items: tuple[Composition, ...] = Field((), description="items of several segments, or without text")
-    sample: int | None = Field(None, ge=1, description="the most items of one template; all fillings if not given")
+    sample: int | None = Field(None, ge=1, description="maximum number of items per template (default: all fillings)")
     pairs: tuple[AnyPerturbation, ...] = Field(
-        (), description="perturbations of the items, each a minimal pair with its original"
+        (), description="perturbations of the items; each forms a minimal pair with its original"
     )
 
 
@@ -148,14 +148,14 @@ class Suite(Spec):
     name: SuiteName
     version: int = Field(1, ge=1)
     description: str = ""
-    language: str | None = Field(None, description="of all items, as the column language has it")
-    seed: int = Field(0, ge=0, description="of all that is random")
+    language: str | None = Field(None, description="language of all items, for the column language")
+    seed: int = Field(0, ge=0, description="random seed")
     font: str | None = Field(
-        None, description="a font file for pictures of words, relative to the suite's; Pillow's own if not given"
+        None, description="font file for images of text, relative to the suite's file (default: Pillow's font)"
     )
-    labels: Mapping[Name, str] = Field(description="labels that the suite speaks of, with what each means")
-    lexicons: Mapping[Name, tuple[str, ...]] = Field({}, description="placeholder to the words that may stand there")
+    labels: Mapping[Name, str] = Field(description="labels of the suite, with a description of each")
+    lexicons: Mapping[Name, tuple[str, ...]] = Field({}, description="placeholder to its words")
     identities: Mapping[Name, Mapping[str, tuple[str, ...]]] = Field(
-        {}, description="placeholder to the groups that it may name, and to each group the words for it"
+        {}, description="placeholder to its groups, and each group to its words"
     )
     functionalities: Mapping[Name, Functionality]

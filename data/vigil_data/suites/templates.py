@@ -1,7 +1,7 @@
-"""Templates: text with placeholders in braces, and the ways in which words can fill them.
+"""Templates: text with placeholders in braces, and their fillings.
 
-``{person}`` stands for a word of the lexicon ``person``, the same wherever it stands in one item; ``{person2}`` for another
-word of it. ``{{`` and ``}}`` are braces.
+``{person}`` is replaced by a word of the lexicon ``person``, the same throughout one item, and ``{person2}`` by another word of
+it. ``{{`` and ``}}`` are literal braces.
 """
 
 import math
@@ -17,14 +17,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Word(NamedTuple):
-    """A word or phrase of a lexicon, and the group that it names if it is one of ``identities``."""
+    """A word or phrase of a lexicon, and its group if the lexicon is one of ``identities``."""
 
     text: str
     identity: str | None = None
 
 
 class Fragment(NamedTuple):
-    """A piece of filled text, and the placeholder that it was filled in for; ``None`` for what the template says itself."""
+    """A piece of filled text with its placeholder, or ``None`` for literal text of the template."""
 
     text: str
     placeholder: str | None = None
@@ -35,7 +35,7 @@ Words = Mapping[str, Sequence[Word]]
 
 
 def words_of(suite: Suite) -> dict[str, tuple[Word, ...]]:
-    """Placeholder to its words, of lexicons and identities alike."""
+    """Return placeholder to its words, from lexicons and identities."""
     words = {name: tuple(Word(text) for text in entries) for name, entries in suite.lexicons.items()}
     for name, groups in suite.identities.items():
         words[name] = tuple(Word(text, group) for group, entries in groups.items() for text in entries)
@@ -57,9 +57,11 @@ def parse(template: str) -> list[Fragment]:
             text += found[0]
         elif len(found) == 1:
             place = token.start() + 1
-            raise ValueError(f"has a {found} without its other half at character {place}; write {found * 2} for a brace")
+            raise ValueError(f"has an unmatched {found} at character {place}; write {found * 2} for a literal brace")
         elif not _NAME.fullmatch(token.group(1)):
-            raise ValueError(f"has a placeholder {found} that cannot name a lexicon; write {{{{ and }}}} for braces")
+            raise ValueError(
+                f"has a placeholder {found} that is not a valid lexicon name; write {{{{ and }}}} for literal braces"
+            )
         else:
             fragments += [Fragment(text), Fragment("", token.group(1))]
             text = ""
@@ -67,12 +69,12 @@ def parse(template: str) -> list[Fragment]:
 
 
 def placeholders(templates: Sequence[str]) -> list[str]:
-    """The placeholders of an item's templates, each once, in order."""
+    """Return the unique placeholders of an item's templates, in order."""
     return list(dict.fromkeys(f.placeholder for template in templates for f in parse(template) if f.placeholder is not None))
 
 
 def lexicon_of(placeholder: str, lexicons: Mapping[str, object]) -> str | None:
-    """The lexicon that fills a placeholder: the one of its name, or of its name without a number at the end."""
+    """Return the lexicon of a placeholder: the one of its name, or of its name without a trailing number."""
     if placeholder in lexicons:
         return placeholder
     bare = placeholder.rstrip("0123456789")
@@ -80,22 +82,22 @@ def lexicon_of(placeholder: str, lexicons: Mapping[str, object]) -> str | None:
 
 
 def fill(template: str, chosen: Mapping[str, Word]) -> Filled:
-    """The template with its placeholders filled."""
+    """Return the template with its placeholders filled."""
     return tuple(Fragment(chosen[f.placeholder].text, f.placeholder) if f.placeholder is not None else f for f in parse(template))
 
 
 def plain(filled: Filled) -> str:
-    """The text alone."""
+    """Return the filled text."""
     return "".join(fragment.text for fragment in filled)
 
 
 @dataclass(frozen=True, slots=True)
 class Fillings:
-    """All ways to fill placeholders: placeholders of one lexicon get different words of it.
+    """All fillings of placeholders; placeholders of one lexicon get different words.
 
     Attributes:
         names: the placeholders.
-        lexicons: of each, the lexicon that fills it.
+        lexicons: lexicon of each placeholder.
         words: lexicon to its words.
     """
 
@@ -105,24 +107,24 @@ class Fillings:
 
     @classmethod
     def of(cls, templates: Sequence[str], words: Words) -> "Fillings":
-        """The fillings of an item's templates together.
+        """Return the joint fillings of an item's templates.
 
         Raises:
-            KeyError: a placeholder that no lexicon fills.
+            KeyError: if a placeholder has no lexicon.
         """
         names = tuple(placeholders(templates))
         return cls(names, tuple(_lexicon(name, words) for name in names), words)
 
     @property
     def sizes(self) -> list[int]:
-        """Of each placeholder, the words that are left for it when those before it are filled."""
-        return [len(self.words[lexicon]) - self.lexicons[:place].count(lexicon) for place, lexicon in enumerate(self.lexicons)]
+        """Number of words left for each placeholder once the earlier ones are filled."""
+        return [len(self.words[lexicon]) - self.lexicons[:index].count(lexicon) for index, lexicon in enumerate(self.lexicons)]
 
     def __len__(self) -> int:
         return math.prod(max(size, 0) for size in self.sizes)
 
     def __getitem__(self, number: int) -> dict[str, Word]:
-        """The filling of this number; the last placeholder changes fastest."""
+        """Return a filling by number; the last placeholder varies fastest."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         digits = []

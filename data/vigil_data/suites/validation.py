@@ -1,4 +1,4 @@
-"""What is wrong in a suite beyond the type of each value: every mistake, with its place in the file."""
+"""Validation of suites beyond the type of each value: every error with its position in the file."""
 
 import difflib
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from vigil_data.suites.planned_items import MOST, Draft, Path, compositions, count, draft, exchanged, name_of, strings
+from vigil_data.suites.planned_items import MOST, Path, PlannedItem, compositions, count, exchanged, name_of, plan_items, strings
 from vigil_data.suites.specs import (
     AnyPerturbation,
     Composition,
@@ -23,7 +23,8 @@ from vigil_data.suites.specs import (
 )
 from vigil_data.suites.templates import Fillings, lexicon_of, parse, placeholders, words_of
 
-Mistake = tuple[Path, str]
+Finding = tuple[Path, str]
+"""Key path of an error, and its message."""
 
 
 class ValidatedSuite(Suite):
@@ -41,8 +42,8 @@ def _error(path: Path, message: str) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("suite", "{message}", {"message": message}), loc=path, input=None)
 
 
-def mistakes(suite: Suite) -> list[Mistake]:
-    """Everything that is wrong, each with its key path; none for a suite from which items can be made."""
+def mistakes(suite: Suite) -> list[Finding]:
+    """Return every error of a suite with its key path."""
     found = [*_lexicons(suite)]
     found += [(("labels",), "must not be empty")] if not suite.labels else []
     found += [(("functionalities",), "must not be empty")] if not suite.functionalities else []
@@ -52,14 +53,14 @@ def mistakes(suite: Suite) -> list[Mistake]:
     return found or [*_too_many(suite)] or [*_made(suite)]
 
 
-def _lexicons(suite: Suite) -> Iterator[Mistake]:
+def _lexicons(suite: Suite) -> Iterator[Finding]:
     for name, entries in suite.lexicons.items():
-        yield from _entries(("lexicons", name), [(("lexicons", name, place), word) for place, word in enumerate(entries)])
+        yield from _entries(("lexicons", name), [(("lexicons", name, index), word) for index, word in enumerate(entries)])
     for name, groups in suite.identities.items():
         if name in suite.lexicons:
             yield ("identities", name), "is a lexicon too; a placeholder has one meaning"
         places = [
-            (("identities", name, group, place), word) for group, words in groups.items() for place, word in enumerate(words)
+            (("identities", name, group, index), word) for group, words in groups.items() for index, word in enumerate(words)
         ]
         yield from _entries(("identities", name), places)
         for group, words in groups.items():
@@ -67,77 +68,77 @@ def _lexicons(suite: Suite) -> Iterator[Mistake]:
                 yield ("identities", name, group), "must not be empty"
 
 
-def _entries(path: Path, entries: Sequence[tuple[Path, str]]) -> Iterator[Mistake]:
+def _entries(path: Path, entries: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
     if not entries:
         yield path, "must not be empty"
     first: dict[str, Path] = {}
-    for place, word in entries:
+    for position, word in entries:
         if not word.strip():
-            yield place, "is blank"
+            yield position, "is blank"
         elif word in first:
-            yield place, "stands there twice"
-        first.setdefault(word, place)
+            yield position, "is a duplicate; remove it"
+        first.setdefault(word, position)
 
 
-def _functionality(suite: Suite, name: str, functionality: Functionality) -> Iterator[Mistake]:
+def _functionality(suite: Suite, name: str, functionality: Functionality) -> Iterator[Finding]:
     here: Path = ("functionalities", name)
     yield from _expected(suite, (*here, "expect"), functionality.expect)
     if not functionality.pairs and not any(target is not None for target in functionality.expect.values()):
-        yield (*here, "expect"), "expects nothing of any label, so that there is nothing to test"
+        yield (*here, "expect"), "expects nothing for any label, so there is nothing to test"
     if not functionality.templates and not functionality.items:
         yield here, "makes no items: write templates, or items for several segments"
     for _, path, composition in compositions(name, functionality):
         yield from _composition(suite, path, composition)
     names: set[str] = set()
-    for place, perturbation in enumerate(functionality.pairs):
-        path = (*here, "pairs", place)
+    for index, perturbation in enumerate(functionality.pairs):
+        path = (*here, "pairs", index)
         if name_of(perturbation) in names:
-            yield path, f"is the second perturbation called {name_of(perturbation)} here; give it a name of its own"
+            yield path, f"is the second perturbation named {name_of(perturbation)} here; give it another name"
         names.add(name_of(perturbation))
         yield from _perturbation(suite, path, functionality, perturbation)
 
 
-def _expected(suite: Suite, path: Path, expect: Mapping[str, float | None]) -> Iterator[Mistake]:
+def _expected(suite: Suite, path: Path, expect: Mapping[str, float | None]) -> Iterator[Finding]:
     for label in expect:
         if label not in suite.labels:
             known = ", ".join(suite.labels)
             yield (*path, label), f"is not a label of this suite{_nearest(label, suite.labels)}; its labels are {known}"
 
 
-def _composition(suite: Suite, path: Path, composition: Composition) -> Iterator[Mistake]:
+def _composition(suite: Suite, path: Path, composition: Composition) -> Iterator[Finding]:
     if not (composition.text or composition.image or composition.audio):
-        yield path, "holds nothing: give it text, image or audio"
+        yield path, "is empty; add text, image or audio"
     yield from _segments(suite, path, composition.text, composition.image, composition.audio)
     varies = any(p.draw is not None for p in composition.image) or any(s.say is not None for s in composition.audio)
     if composition.repeat > 1 and not varies:
-        yield (*path, "repeat"), "goes with draw or say; these items would all be the same"
+        yield (*path, "repeat"), "needs draw or say; without them, all repeated items would be equal"
     yield from _enough_words(suite, path, composition)
 
 
 def _segments(
     suite: Suite, path: Path, text: Sequence[str], image: Sequence[Picture], audio: Sequence[Sound]
-) -> Iterator[Mistake]:
-    for place, template in enumerate(text):
-        yield from _template(suite, path if "templates" in path else (*path, "text", place), template)
-    for place, picture in enumerate(image):
-        here: Path = (*path, "image", place)
+) -> Iterator[Finding]:
+    for index, template in enumerate(text):
+        yield from _template(suite, path if "templates" in path else (*path, "text", index), template)
+    for index, picture in enumerate(image):
+        here: Path = (*path, "image", index)
         if sum(value is not None for value in (picture.file, picture.text, picture.draw)) != 1:
             yield here, "must have exactly one of file, text and draw"
         if picture.forbidden and picture.draw is None:
-            yield (*here, "forbidden"), "goes with draw"
+            yield (*here, "forbidden"), "needs draw"
         if picture.text is not None:
             yield from _template(suite, (*here, "text"), picture.text)
         if picture.draw is not None:
             yield from _drawing((*here, "draw"), picture.draw)
-    for place, sound in enumerate(audio):
-        here = (*path, "audio", place)
+    for index, sound in enumerate(audio):
+        here = (*path, "audio", index)
         if (sound.file is None) == (sound.say is None):
             yield here, "must have exactly one of file and say"
         if sound.say is not None:
             yield from _template(suite, (*here, "say"), sound.say)
 
 
-def _template(suite: Suite, path: Path, template: str) -> Iterator[Mistake]:
+def _template(suite: Suite, path: Path, template: str) -> Iterator[Finding]:
     known = {**suite.lexicons, **suite.identities}
     if not template.strip():
         yield path, "is empty"
@@ -149,55 +150,55 @@ def _template(suite: Suite, path: Path, template: str) -> Iterator[Mistake]:
         return
     for name in dict.fromkeys(f.placeholder for f in fragments if f.placeholder is not None):
         if lexicon_of(name, known) is None:
-            yield path, f"has the placeholder {{{name}}}, which no lexicon fills{_nearest(name, known)}"
+            yield path, f"has the placeholder {{{name}}} without a lexicon{_nearest(name, known)}"
 
 
-def _drawing(path: Path, kind: str) -> Iterator[Mistake]:
+def _drawing(path: Path, kind: str) -> Iterator[Finding]:
     from vigil_data.demo.objects import OBJECTS
 
     if kind not in OBJECTS:
-        yield path, f"cannot be drawn{_nearest(kind, OBJECTS)}; what can is {', '.join(OBJECTS)}"
+        yield path, f"cannot be drawn{_nearest(kind, OBJECTS)}; use one of {', '.join(OBJECTS)}"
 
 
-def _enough_words(suite: Suite, path: Path, composition: Composition) -> Iterator[Mistake]:
+def _enough_words(suite: Suite, path: Path, composition: Composition) -> Iterator[Finding]:
     try:
         fillings = Fillings.of(strings(composition), words_of(suite))
     except (KeyError, ValueError):
-        return  # complained of already
+        return  # reported already
     for lexicon in dict.fromkeys(fillings.lexicons):
         wanted, has = fillings.lexicons.count(lexicon), len(fillings.words[lexicon])
         if 0 < has < wanted:
             yield path, f"has {wanted} placeholders for different words of {lexicon}, which has {has}"
 
 
-def _perturbation(suite: Suite, path: Path, functionality: Functionality, perturbation: "AnyPerturbation") -> Iterator[Mistake]:
+def _perturbation(suite: Suite, path: Path, functionality: Functionality, perturbation: "AnyPerturbation") -> Iterator[Finding]:
     yield from _expected(suite, (*path, "expect"), perturbation.expect)
     for label, target in perturbation.expect.items():
         if label in suite.labels and target == functionality.expect.get(label):
-            yield (*path, "expect", label), "is what the original has too; name the labels that the perturbation changes"
+            yield (*path, "expect", label), "equals the original's; name only labels that the perturbation changes"
     known = {**suite.lexicons, **suite.identities}
     used = _placeholders(functionality)
-    for place, name in enumerate(perturbation.within):
+    for index, name in enumerate(perturbation.within):
         if name not in used:
-            yield (*path, "within", place), f"is no placeholder of this functionality{_nearest(name, used)}"
+            yield (*path, "within", index), f"is not a placeholder of this functionality{_nearest(name, used)}"
     if perturbation.within and isinstance(perturbation, Swap | Exchange):
-        yield (*path, "within"), f"does not go with {perturbation.kind}"
+        yield (*path, "within"), f"cannot be combined with {perturbation.kind}"
     if isinstance(perturbation, Swap):
         if perturbation.lexicon not in known:
-            yield (*path, "lexicon"), f"is no lexicon{_nearest(perturbation.lexicon, known)}"
+            yield (*path, "lexicon"), f"is not a lexicon{_nearest(perturbation.lexicon, known)}"
         elif perturbation.lexicon not in {lexicon_of(name, known) for name in used}:
             yield (*path, "lexicon"), "fills no placeholder of this functionality"
     if isinstance(perturbation, Replace) and not perturbation.words:
         yield (*path, "words"), "must not be empty"
     if isinstance(perturbation, Replace | Emoji) and any(not word.strip() for word in perturbation.words):
-        yield (*path, "words"), "has a blank word to look for"
+        yield (*path, "words"), "has a blank word to search for"
     if isinstance(perturbation, Exchange):
         yield from _exchange(suite, path, functionality, perturbation)
 
 
-def _exchange(suite: Suite, path: Path, functionality: Functionality, exchange: Exchange) -> Iterator[Mistake]:
+def _exchange(suite: Suite, path: Path, functionality: Functionality, exchange: Exchange) -> Iterator[Finding]:
     if exchange.text is None and exchange.image is None and exchange.audio is None:
-        yield path, "exchanges nothing: name text, image or audio; an empty list takes it away"
+        yield path, "exchanges nothing; name text, image or audio (an empty list removes the modality)"
     found = [*_segments(suite, path, exchange.text or (), exchange.image or (), exchange.audio or ())]
     yield from found
     if found:
@@ -206,7 +207,7 @@ def _exchange(suite: Suite, path: Path, functionality: Functionality, exchange: 
         made = exchanged(composition, exchange)
         unfilled = sorted(_names(strings(made)) - _names(strings(composition)))
         if not (made.text or made.image or made.audio):
-            yield path, f"leaves nothing of {_shown(other)}"
+            yield path, f"removes all content of {_shown(other)}"
             return
         if unfilled:
             yield path, f"has the placeholder {{{unfilled[0]}}}, which {_shown(other)} does not fill"
@@ -218,7 +219,7 @@ def _placeholders(functionality: Functionality) -> set[str]:
 
 
 def _names(templates: Sequence[str]) -> set[str]:
-    """The placeholders of those templates that can be read."""
+    """Return the placeholders of the valid templates."""
     names: set[str] = set()
     for template in templates:
         try:
@@ -228,29 +229,29 @@ def _names(templates: Sequence[str]) -> set[str]:
     return names
 
 
-def _repeated_templates(suite: Suite) -> Iterator[Mistake]:
+def _repeated_templates(suite: Suite) -> Iterator[Finding]:
     first: dict[str, Path] = {}
     for name, functionality in suite.functionalities.items():
-        for place, template in enumerate(functionality.templates):
-            path = ("functionalities", name, "templates", place)
+        for index, template in enumerate(functionality.templates):
+            path = ("functionalities", name, "templates", index)
             if template.strip() and template in first:
-                yield path, f"stands in {_shown(first[template])} too"
+                yield path, f"is also at {_shown(first[template])}; remove one"
             first.setdefault(template, path)
 
 
-def _too_many(suite: Suite) -> Iterator[Mistake]:
+def _too_many(suite: Suite) -> Iterator[Finding]:
     words, total = words_of(suite), 0
     for name, functionality in suite.functionalities.items():
         originals = count(functionality, name, words)
         total += originals + sum(min(originals, p.sample or originals) for p in functionality.pairs)
         if total > MOST:
-            yield ("functionalities", name), f"brings the suite to {total:,} items, more than {MOST:,}; sample fewer"
+            yield ("functionalities", name), f"increases the suite to {total:,} items, more than {MOST:,}; set sample"
             return
 
 
-def _made(suite: Suite) -> Iterator[Mistake]:
-    """Mistakes that show in the items alone."""
-    made = draft(suite)
+def _made(suite: Suite) -> Iterator[Finding]:
+    """Yield errors that are visible only in the items."""
+    made = plan_items(suite)
     originals = [item for item in made.items if item.pair is None]
     yield from _repeated(originals)
     tried = Counter(item.functionality for item in originals)
@@ -258,18 +259,18 @@ def _made(suite: Suite) -> Iterator[Mistake]:
         of = str(path[1])
         sample = suite.functionalities[of].pairs[int(path[3])].sample
         if unchanged and unchanged == min(tried[of], sample or tried[of]):
-            yield path, f"alters none of the {unchanged} items: nothing in them is what it looks for"
+            yield path, f"changes none of the {unchanged} items; nothing in them matches"
 
 
-def _repeated(originals: Iterable[Draft]) -> Iterator[Mistake]:
-    """One mistake for each place in the file that makes an item which another place makes too."""
+def _repeated(originals: Iterable[PlannedItem]) -> Iterator[Finding]:
+    """Yield one error for each position in the file that makes a duplicate of another position's item."""
     first: dict[object, Path] = {}
-    complained: set[Path] = set()
+    reported: set[Path] = set()
     for item in originals:
         other = first.setdefault(item.content, item.path)
-        if other != item.path and item.path not in complained:
-            complained.add(item.path)
-            yield item.path, f"makes an item that {_shown(other)} makes too"
+        if other != item.path and item.path not in reported:
+            reported.add(item.path)
+            yield item.path, f"makes a duplicate of an item of {_shown(other)}"
 
 
 def _shown(path: Path) -> str:

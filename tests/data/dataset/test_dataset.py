@@ -178,21 +178,21 @@ def test_write_quarantines_undecodable_items(tmp_path: Path) -> None:
     ("items", "lines"),
     [
         ([Item("x"), Item("x")], ["item x: an earlier item has the same id"]),
-        ([Item("p1")], ["item p1: the dataset has an item of this id already"]),
+        ([Item("p1")], ["item p1: the dataset already has an item with this id"]),
         ([Item("")], ["an item has an empty id"]),
         ([Item("x\ud800")], ["item 'x\\ud800': the id holds a lone surrogate, which UTF-8 cannot store"]),
         ([Item("x", targets={"hate": 1.5})], ["item x: target of hate is 1.5, outside [0, 1]"]),
         ([Item("x", targets={"hate": float("nan")})], ["item x: target of hate is nan, outside [0, 1]"]),
         (
             [Item("x", targets={"Hate speech": 1})],
-            ["item x: label 'Hate speech' must be lower-case letters, digits and _, beginning with a letter"],
+            ["item x: label 'Hate speech' must be lower-case letters, digits and _, starting with a letter"],
         ),
         ([Item("x", columns={"a.b": 1})], ["item x: a column cannot be called 'a.b'; rename it"]),
         ([Item("x", columns={"image": 1})], ["item x: a column cannot be called 'image'; rename it"]),
         ([Item("x", columns={"Split": "a"})], ["item x: a column cannot be called 'Split'; rename it"]),
         (
             [Item("x", columns={"n": 1}), Item("y", columns={"N": 1})],
-            ["columns n and N differ in case alone, which SQL conditions ignore; rename one"],
+            ["columns n and N differ only in case, which SQL conditions ignore; rename one"],
         ),
         ([Item("x", columns={"likes": 1.5})], ["column likes: int64 in the dataset, but double in the new items"]),
     ],
@@ -249,7 +249,7 @@ def test_write_of_many_chunks_makes_one_version(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="column new: string after int64; a column has one type"):
         write(tmp_path, [Item("f", columns={"new": 1}), Item("g", columns={"new": "one"})], append=True)
     monkeypatch.setattr(ingest, "_CHUNK_ROWS", 9)
-    with pytest.raises(UserError, match="column new: its values are of different types"):
+    with pytest.raises(UserError, match="column new: its values have different types"):
         write(tmp_path, [Item("f", columns={"new": 1}), Item("g", columns={"new": "one"})], append=True)
 
 
@@ -267,7 +267,7 @@ def test_dataset_invalid_requests_are_one_line(tmp_path: Path) -> None:
     write(tmp_path, [Item("a", targets={"hate": 1}, columns={"split": "train"})])
     dataset = Dataset(tmp_path)
     requests: list[tuple[Callable[[], object], str]] = [
-        (lambda: write(tmp_path, []), "exists already; append to it, or give another folder"),
+        (lambda: write(tmp_path, []), "exists already; append to it, or name another folder"),
         (lambda: Dataset(tmp_path / "elsewhere"), "elsewhere is not a dataset"),
         (lambda: dataset.rows("tests"), "has no split tests; it has train"),
         (lambda: dataset.rows(where="likes > 3"), "condition 'likes > 3' cannot be read: .*No field named likes"),

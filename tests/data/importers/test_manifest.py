@@ -117,9 +117,9 @@ def test_manifest_import_stores_quarantines_and_appends(
     assert np.isnan(dataset.targets(["hate"], [6])).all()
 
     assert run(monkeypatch, "data", "import", "manifest", jsonl(media / "n.jsonl", rows[0]), "--to", to) == 2
-    assert capsys.readouterr().err == f"error: dataset {to} exists already; append to it, or give another folder\n"
+    assert capsys.readouterr().err == f"error: dataset {to} exists already; append to it, or name another folder\n"
     assert run(monkeypatch, "data", "import", "manifest", media / "n.jsonl", "--to", to, "--append") == 2
-    assert capsys.readouterr().err == "error: item t0: the dataset has an item of this id already\n"
+    assert capsys.readouterr().err == "error: item t0: the dataset already has an item with this id\n"
     more = jsonl(media / "o.jsonl", {"id": "new", "text": "x", "target.spam": 1})
     assert run(monkeypatch, "data", "import", "manifest", more, "--to", to, "--append") == 0
     assert Dataset(to).labels == ("hate", "spam")
@@ -145,15 +145,15 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "target.hate": NaN}\n',
-        ["m.jsonl:1: NaN is not JSON; leave an unknown value out, or write null"],
+        ["m.jsonl:1: NaN is not JSON; omit an unknown value, or write null"],
     ),
     (
         "m.jsonl",
         '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n',
-        ["m.jsonl:2: id a is that of m.jsonl:1 too; ids are unique"],
+        ["m.jsonl:2: id a is also at m.jsonl:1; ids must be unique"],
     ),
-    ("m.jsonl", '{"id": "a", "text": "x", "id": "b"}\n', ["m.jsonl:1: key id stands twice"]),
-    ("m.jsonl", '["a", "x"]\n', ["m.jsonl:1: a row is a JSON object in braces, not a list"]),
+    ("m.jsonl", '{"id": "a", "text": "x", "id": "b"}\n', ["m.jsonl:1: key id occurs twice"]),
+    ("m.jsonl", '["a", "x"]\n', ["m.jsonl:1: a row must be a JSON object, not a list"]),
     ("m.jsonl", b'{"id": "a", "text": "caf\xe9"}\n', ["m.jsonl:1: not UTF-8 (byte 25 of the line)"]),
     ("m.jsonl", '{"id": "a", "text": 5}\n', ["m.jsonl:1: text is 5, not a string or a list of strings"]),
     (
@@ -164,39 +164,39 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "n": 1}\n{"id": "b", "text": "x", "n": "one"}\n',
-        ["m.jsonl:2: column n holds a text here, but a number at m.jsonl:1"],
+        ["m.jsonl:2: column n has a text here, but a number at m.jsonl:1"],
     ),
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "tags": ["a"]}\n',
-        ["m.jsonl:1: column tags is ['a'], not a text, number, truth value or time"],
+        ["m.jsonl:1: column tags is ['a'], not a string, number, boolean or time"],
     ),
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "created_at": "yesterday"}\n',
         ["m.jsonl:1: created_at is 'yesterday', not a time such as 2026-11-24T18:30:00Z"],
     ),
-    ("m.jsonl", '{"id": "a", "txt": "x"}\n', ["m.jsonl: no row has a text, image or audio; is a column misspelt?"]),
+    ("m.jsonl", '{"id": "a", "txt": "x"}\n', ["m.jsonl: no row has text, image or audio; check the spelling of the columns"]),
     ("m.jsonl", "", ["m.jsonl has no rows"]),
-    ("m.csv", "id,text,target.hate\na,x,1\nb,x\n", ["m.csv:3: 2 cells, but the header names 3 columns"]),
-    ("m.csv", 'id,text\na,"one\ntwo"\nb,x,y\n', ["m.csv:4: 3 cells, but the header names 2 columns"]),
+    ("m.csv", "id,text,target.hate\na,x,1\nb,x\n", ["m.csv:3: 2 cells, but the header has 3 columns"]),
+    ("m.csv", 'id,text\na,"one\ntwo"\nb,x,y\n', ["m.csv:4: 3 cells, but the header has 2 columns"]),
     ("m.csv", 'id,text\na,"never closed\nb,x\n', ["m.csv:2: not CSV (unexpected end of data)"]),
-    ("m.csv", "id,text,text\na,x,y\n", ["m.csv:1: column text stands twice in the header"]),
+    ("m.csv", "id,text,text\na,x,y\n", ["m.csv:1: column text occurs twice in the header"]),
     ("m.csv", "id,text\n", ["m.csv has no rows"]),
     ("m.csv", b"id,text\na,caf\xe9\n", ["m.csv:2: not UTF-8"]),
     ("m.csv", "id,text\na,x\n".encode("utf-16"), ["m.csv:1: not UTF-8"]),
     (
         "m.csv",
         "id,text,target.hate\na,x,nan\n",
-        ["m.csv:2: target.hate is not a number; leave it empty where it is unknown"],
+        ["m.csv:2: target.hate is NaN; leave it empty if it is unknown"],
     ),
     (
         "m.csv",
         "id,text,target.Hate\na,x,1\n",
-        ["m.csv:2: label 'Hate' must be lower-case letters, digits and _, beginning with a letter"],
+        ["m.csv:2: label 'Hate' must be lower-case letters, digits and _, starting with a letter"],
     ),
     ("m.parquet", b"PAR1 and then nothing", ["m.parquet: not Parquet"]),
-    ("m.xlsx", b"PK", ["m.xlsx: a manifest's name ends in .jsonl, .csv, .parquet"]),
+    ("m.xlsx", b"PK", ["m.xlsx: unknown format; a manifest's name ends in .jsonl, .csv, .parquet"]),
 ]
 
 

@@ -36,7 +36,7 @@ def test_public_stormfront_skips_unjudged_sentences(tmp_path: Path) -> None:
     rows = ["1_1,hate,,one", "1_2,noHate,,two", "1_3,relation,,three", "1_4,idk/skip,,four", "1_5,relation,,five"]
     imported = public_datasets.read("stormfront", csv(tmp_path / "s.csv", "file_id,label,sampled_split,text", *rows))
     assert [item.targets for item in imported.items] == [{"hate": 1.0}, {"hate": 0.0}]
-    assert imported.left_out == {"labelled relation": 2, "labelled idk/skip": 1}
+    assert imported.skipped == {"labelled relation": 2, "labelled idk/skip": 1}
 
 
 def test_public_surge_is_a_test_set(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_public_evaluation_set_skips_training_texts(tmp_path: Path) -> None:
     file = csv(tmp_path / "toxicity_en.csv", "text,is_toxic", "Seen  before,Toxic", "new,Toxic")
     imported = public_datasets.read("surge", file, {"seen before": "train"})
     assert [item.id for item in imported.items] == ["surge-1"]
-    assert imported.left_out == {"the same text is in another split": 1}
+    assert imported.skipped == {"the same text is in another split": 1}
 
 
 EDOS = "rewire_id,text,label_sexist,label_category,label_vector,split"
@@ -116,7 +116,7 @@ def test_public_import_skips_texts_of_another_split(tmp_path: Path) -> None:
         ("edos-f", "test"),
         ("edos-g", "validation"),
     ]
-    assert imported.left_out == {"the same text is in another split": 2}
+    assert imported.skipped == {"the same text is in another split": 2}
 
 
 def test_hashed_split_depends_only_on_the_text() -> None:
@@ -137,7 +137,7 @@ def test_hashed_split_depends_only_on_the_text() -> None:
         ([EDOS, "a,x,perhaps,none,none,train"], "edos.csv:2: label_sexist is 'perhaps', none of sexist, not sexist"),
         ([EDOS, "a,x,sexist,none,none,later"], "edos.csv:2: split is 'later', none of train, dev, test"),
         ([EDOS, "a,,sexist,none,none,train"], "edos.csv:2: column 'text' is empty"),
-        ([EDOS, "a,x,sexist"], "edos.csv:2: 3 cells, but the header names 6 columns"),
+        ([EDOS, "a,x,sexist"], "edos.csv:2: 3 cells, but the header has 6 columns"),
         (["text,label", "x,1"], "is not a file of edos: it lacks the column 'rewire_id', 'label_sexist', 'split'"),
         ([EDOS], "edos.csv has no rows"),
     ],
@@ -150,7 +150,7 @@ def test_public_import_refuses_a_file_of_another_set(tmp_path: Path, lines: list
 
 
 def test_public_import_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not hold build_train\.csv, build_validation\.csv, build_test\.csv"):
+    with pytest.raises(UserError, match=r"lacks build_train\.csv, build_validation\.csv, build_test\.csv"):
         public_datasets.read("hatemoji", tmp_path)
     with pytest.raises(UserError, match=r"none\.csv does not exist"):
         public_datasets.read("edos", tmp_path / "none.csv")
@@ -162,7 +162,7 @@ def test_public_sets_join_with_unknown_labels(shared_data: Path, tmp_path: Path)
     for name, folder in folders.items():
         placed = public_datasets.placed(Dataset(tmp_path)) if name != "davidson" else {}
         imported = public_datasets.read(name, shared_data / "text" / folder, placed)
-        left_out[name] = imported.left_out
+        left_out[name] = imported.skipped
         write(tmp_path, imported.items, append=name != "davidson")
     dataset = Dataset(tmp_path)
     assert left_out["stormfront"] == {"labelled relation": 168, "labelled idk/skip": 73}

@@ -6,7 +6,7 @@ import pytest
 
 from vigil_data.demo.scenarios import CASES, LABELS, SUBJECTS, labels_of
 from vigil_data.demo.sentences import split_of
-from vigil_data.suites.demo import EXCHANGED, RENDERED_ANEW, demo_items, plan_tests
+from vigil_data.suites.demo import EXCHANGED, RERENDERED, demo_items, plan_tests
 
 
 def test_demo_suite_items_have_one_counterpart_that_differs_in_content():
@@ -23,7 +23,7 @@ def test_demo_suite_items_have_one_counterpart_that_differs_in_content():
         before, after = original.plan.parts, test.plan.parts
         assert set(before) == set(after)
         differing = {modality for modality in before if list(before[modality]) != list(after[modality])}
-        if test.perturbation == RENDERED_ANEW:
+        if test.perturbation == RERENDERED:
             assert not differing
             assert test.seed != original.seed
             assert test.pair_gold == "stays"

@@ -20,7 +20,7 @@ from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.suites import media, perturbations
 from vigil_data.suites.build import absent_files, make
-from vigil_data.suites.planned_items import draft
+from vigil_data.suites.planned_items import plan_items
 from vigil_data.suites.templates import Fillings, Word, fill, lexicon_of, parse, plain
 from vigil_data.suites.validation import ValidatedSuite
 
@@ -188,7 +188,7 @@ STATED = {
 
 
 def test_functionality_makes_every_filling_once():
-    made = draft(suite_of(stated=STATED)).items
+    made = plan_items(suite_of(stated=STATED)).items
     assert len(made) == 3 * 3 * 2 + 3 * 2
     assert len({item.text for item in made}) == len(made)
     assert len({item.id for item in made}) == len(made)
@@ -201,11 +201,11 @@ def test_functionality_makes_every_filling_once():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 20))
 def test_functionality_sample_is_a_subset_and_depends_only_on_the_seed(seed, sample):
-    everything = {item.id: item for item in draft(suite_of(base={"seed": seed}, stated=STATED)).items}
-    made = draft(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
+    everything = {item.id: item for item in plan_items(suite_of(base={"seed": seed}, stated=STATED)).items}
+    made = plan_items(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
     assert len(made) == min(18, sample) + min(6, sample)
     assert all(everything[item.id] == item for item in made)
-    assert made == draft(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
+    assert made == plan_items(suite_of(base={"seed": seed}, stated={**STATED, "sample": sample})).items
 
 
 PERTURBATIONS = [
@@ -232,7 +232,7 @@ PERTURBATIONS = [
 @given(st.integers(0, 10**6), st.lists(st.sampled_from(range(len(PERTURBATIONS))), unique=True, min_size=1))
 def test_pair_states_which_labels_flip(seed, chosen):
     asked = [PERTURBATIONS[place] for place in chosen]
-    made = draft(suite_of(base={"seed": seed}, stated={**STATED, "pairs": asked}))
+    made = plan_items(suite_of(base={"seed": seed}, stated={**STATED, "pairs": asked}))
     items = {item.id: item for item in made.items}
     assert len(items) == len(made.items)
     originals = [item for item in made.items if item.pair is None]
@@ -321,33 +321,33 @@ def test_validated_suite_reports_every_error_with_its_position():
     one, four = "functionalities.one", "functionalities.four"
     assert found == {
         f"{one}.expect.tobaco": "is not a label of this suite (did you mean tobacco?); its labels are tobacco, gambling",
-        f"{one}.templates.0": "has the placeholder {good}, which no lexicon fills (did you mean goods?)",
+        f"{one}.templates.0": "has the placeholder {good}, without a lexicon (did you mean goods?)",
         f"{one}.templates.1": "is empty",
-        f"{one}.templates.2": "has a { without its other half at character 3; write {{ for a brace",
+        f"{one}.templates.2": "has a { unmatched 3; write {{ for a brace",
         f"{one}.templates.4": "stands in functionalities.one.templates[3] too",
         f"{one}.templates.5": "has 3 placeholders for different words of place, which has 2",
-        f"{one}.pairs.1": "is the second perturbation called typos here; give it a name of its own",
-        f"{one}.pairs.2.within.0": "is no placeholder of this functionality (did you mean place?)",
-        f"{one}.pairs.2.within.1": "is no placeholder of this functionality",
-        f"{one}.pairs.3.lexicon": "is no lexicon (did you mean fans?)",
+        f"{one}.pairs.1": "is the second perturbation named typos here; give it another name",
+        f"{one}.pairs.2.within.0": "is not a placeholder of this functionality (did you mean place?)",
+        f"{one}.pairs.2.within.1": "is not a placeholder of this functionality",
+        f"{one}.pairs.3.lexicon": "is not a lexicon (did you mean fans?)",
         f"{one}.pairs.4.lexicon": "fills no placeholder of this functionality",
         f"{one}.pairs.5.words": "must not be empty",
-        f"{one}.pairs.5.expect.tobacco": "is what the original has too; name the labels that the perturbation changes",
-        f"{one}.pairs.6": "exchanges nothing: name text, image or audio; an empty list takes it away",
+        f"{one}.pairs.5.expect.tobacco": "equals the original's; name only labels that the perturbation changes",
+        f"{one}.pairs.6": "exchanges nothing; name text, image or audio (an empty list removes the modality)",
         f"{one}.pairs.7": "leaves nothing of functionalities.one.templates[0]",
         f"{one}.pairs.8": "has the placeholder {goods}, which functionalities.one.templates[0] does not fill",
-        "functionalities.two.expect": "expects nothing of any label, so that there is nothing to test",
+        "functionalities.two.expect": "expects nothing for any label, so there is nothing to test",
         "functionalities.three": "makes no items: write templates, or items for several segments",
-        f"{four}.items.0": "holds nothing: give it text, image or audio",
+        f"{four}.items.0": "is empty; add text, image or audio",
         f"{four}.items.1.image.0": "must have exactly one of file, text and draw",
         f"{four}.items.1.image.1.draw": found[f"{four}.items.1.image.1.draw"],
-        f"{four}.items.1.image.2.forbidden": "goes with draw",
+        f"{four}.items.1.image.2.forbidden": "needs draw",
         f"{four}.items.2.audio.0": "must have exactly one of file and say",
-        f"{four}.items.2.repeat": "goes with draw or say; these items would all be the same",
-        f"{four}.items.3.text.0": "has the placeholder {fens}, which no lexicon fills (did you mean fans?)",
+        f"{four}.items.2.repeat": "needs draw or say; without them, all repeated items would be equal",
+        f"{four}.items.3.text.0": "has the placeholder {fens}, without a lexicon (did you mean fans?)",
         "functionalities.five.templates.0": "stands in functionalities.one.templates[3] too",
     }
-    assert "(did you mean tobacco?); what can is tobacco," in found[f"{four}.items.1.image.1.draw"]
+    assert "(did you mean tobacco?); use one of tobacco," in found[f"{four}.items.1.image.1.draw"]
 
 
 def test_validated_suite_refuses_empty_lexicons_and_repeated_words():
@@ -359,10 +359,10 @@ def test_validated_suite_refuses_empty_lexicons_and_repeated_words():
         suite_of(base=base, one={"expect": {"tobacco": 1}, "templates": ["x"]})
     assert {".".join(map(str, error["loc"])): error["msg"] for error in caught.value.errors()} == {
         "lexicons.none": "must not be empty",
-        "lexicons.goods.1": "stands there twice",
+        "lexicons.goods.1": "is a duplicate; remove it",
         "lexicons.goods.2": "is blank",
         "identities.fans": "is a lexicon too; a placeholder has one meaning",
-        "identities.fans.city.1": "stands there twice",
+        "identities.fans.city.1": "is a duplicate; remove it",
         "identities.fans.rovers": "must not be empty",
         "identities.nobody": "must not be empty",
     }
@@ -378,15 +378,15 @@ def test_validated_suite_finds_errors_that_appear_only_in_the_items():
         two={"expect": {"tobacco": 0}, "templates": ["I like cigars."]},
     ) == {
         "functionalities.two.templates.0": "makes an item that functionalities.one.templates[0] makes too",
-        "functionalities.one.pairs.1": "alters none of the 3 items: nothing in them is what it looks for",
+        "functionalities.one.pairs.1": "changes none of the 3 items; nothing in them matches",
     }
 
 
 def test_validated_suite_refuses_too_many_items_before_making_them():
     many = {"lexicons": {"a": [f"word {n}" for n in range(400)]}}
-    with pytest.raises(ValidationError, match=r"160,400 items|159,600 items, more than 100,000; sample fewer"):
+    with pytest.raises(ValidationError, match=r"160,400 items|159,600 items, more than 100,000; set sample"):
         suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"]})
-    made = draft(suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"], "sample": 100}))
+    made = plan_items(suite_of(base=many, one={"expect": {"tobacco": 1}, "templates": ["{a} {a2}"], "sample": 100}))
     assert len(made.items) == 100
 
 
@@ -470,10 +470,10 @@ def test_absent_files_are_named_with_their_position(tmp_path):
     }
     (tmp_path / "dot.png").mkdir()
     assert absent_files(suite_of(base={"font": "my.ttf"}, **asked), tmp_path) == [
-        (("font",), "my.ttf does not exist beside the suite"),
-        (("functionalities", "spoken", "items", 0, "audio", 1, "file"), "tone.wav does not exist beside the suite"),
-        (("functionalities", "seen", "items", 0, "image", 2, "file"), "dot.png is not a file beside the suite"),
-        (("functionalities", "other", "pairs", 0, "image", 0, "file"), "none.png does not exist beside the suite"),
+        (("font",), "my.ttf does not exist in the suite's folder"),
+        (("functionalities", "spoken", "items", 0, "audio", 1, "file"), "tone.wav does not exist in the suite's folder"),
+        (("functionalities", "seen", "items", 0, "image", 2, "file"), "dot.png is not a file in the suite's folder"),
+        (("functionalities", "other", "pairs", 0, "image", 0, "file"), "none.png does not exist in the suite's folder"),
     ]
 
 
