@@ -83,8 +83,8 @@ def test_script_ends_and_requeues_by_the_status_of_srun(
 
 
 def test_script_prints_a_reported_failure_and_does_not_requeue(node: Node) -> None:
-    said = json.dumps({"rank": 1, "host": "n2", "status": 2, "lines": ["no dataset at x"]}, indent=2)
-    node.slurm.script("srun", f"cat >'{node.run}/failure.json' <<'END'\n{said}\nEND\nexit 85")
+    failure = json.dumps({"rank": 1, "host": "n2", "status": 2, "lines": ["no dataset at x"]}, indent=2)
+    node.slurm.script("srun", f"cat >'{node.run}/failure.json' <<'END'\n{failure}\nEND\nexit 85")
     done = node.start()
     assert (done.returncode, node.requeued) == (2, False)
     assert "no dataset at x" in done.stdout

@@ -24,15 +24,15 @@ from vigil_training.recipe.recipe import Recipe
 BATCHES = 7
 ACCUMULATE = 3
 """Optimizer steps of an epoch take 3, 3 and 1 batches."""
-FOREIGN = (
+LIGHTNING_WARNINGS = (
     r"The `srun` command is available on your system but is not used",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-"""Warnings of Lightning that say nothing of ZeRO; any other is an error."""
+"""Warnings of Lightning that are unrelated to ZeRO; any other is an error."""
 
 
 class Branch(nn.Module):
-    """Stands for a modality's encoder; its sizes divide by no number of ranks."""
+    """Stand-in for a modality's encoder; its sizes are divisible by no number of ranks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Model(nn.Module):
 
 
 class Batches:
-    """A loader of what it is given; Lightning takes a bare list for several loaders."""
+    """Loader of given batches; Lightning would treat a list as several loaders."""
 
     def __init__(self, batches: list[dict[str, Any]]) -> None:
         self.batches = batches
@@ -84,13 +84,13 @@ class Batches:
 
 
 def make_model(seed: int) -> Model:
-    """The model with the weights of a seed."""
+    """Return the model with the weights of a seed."""
     torch.manual_seed(seed)
     return Model()
 
 
 def make_batch(epoch: int, index: int, rank: int) -> dict[str, Any]:
-    """The rows of one rank; how many there are and which modalities they have differs from rank to rank."""
+    """Return the batch of one rank; its size and modalities differ between ranks."""
     random = torch.Generator().manual_seed(1000 * epoch + 10 * index + rank)
     rows = int(torch.randint(3, 9, (), generator=random))
     kinds = (("a",), ("b",), ("a", "b"))[int(torch.randint(3, (), generator=random))]
@@ -100,28 +100,28 @@ def make_batch(epoch: int, index: int, rank: int) -> dict[str, Any]:
 
 
 def batch_loss(logits: Tensor, batch: dict[str, Any]) -> Tensor:
-    """Summed over rows and labels."""
+    """Return the loss summed over rows and labels."""
     return nn.functional.binary_cross_entropy_with_logits(logits.float(), batch["targets"], reduction="sum")
 
 
 def group_of(index: int) -> range:
-    """The batches of the same optimizer step."""
+    """Return the batches of the same optimizer step."""
     first = index - index % ACCUMULATE
     return range(first, min(first + ACCUMULATE, BATCHES))
 
 
 def rows_of(epoch: int, index: int, world: int) -> int:
-    """Rows of an optimizer step over all its batches and ranks."""
+    """Count the rows of an optimizer step over all its batches and ranks."""
     return sum(len(make_batch(epoch, i, rank)["targets"]) for i in group_of(index) for rank in range(world))
 
 
 def rate(step: int) -> float:
-    """The learning rate at an optimizer step, relative to its peak."""
+    """Return the learning rate at an optimizer step, relative to its peak."""
     return 1.0 / (1 + 0.1 * step)
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Matrices decay and vectors do not, with rates of their own."""
+    """Return two groups: matrices with weight decay, vectors without, with different learning rates."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "lr": 0.01, "weight_decay": 0.1},
@@ -130,7 +130,7 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 class Pieces:
-    """A reader of fragments that were gathered from all ranks; refuses those that overlap or leave something out."""
+    """Reader of fragments gathered from all ranks; ``wrong`` lists tensors with overlaps or gaps."""
 
     def __init__(self, gathered: list[list[tuple[str, str, tuple[int, ...], int, Tensor]]]) -> None:
         self.tensors: dict[tuple[str, str], Tensor] = {}
@@ -150,7 +150,7 @@ class Pieces:
 
 
 def gather_fragments(strategy: Any, model: nn.Module) -> list[Any]:
-    """All ranks' fragments, on every rank: what :class:`Pieces` takes."""
+    """Gather the fragments of all ranks on every rank, for :class:`Pieces`."""
     own = [(f.kind, f.name, f.shape, f.start, f.values.detach().clone()) for f in strategy.fragments(model)]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, own)
@@ -158,7 +158,7 @@ def gather_fragments(strategy: Any, model: nn.Module) -> list[Any]:
 
 
 class Module(pl.LightningModule):
-    """Trains the model as a job's fit says, and notes what happens.
+    """Trains the model for one entry of the job, and records the results.
 
     Args:
         fit: the job's entry.
@@ -170,7 +170,7 @@ class Module(pl.LightningModule):
         self.model = make_model(fit["seed"])
         self.job = fit
         self.folder = folder
-        self.noted: dict[str, Any] = {"losses": [], "norms": [], "skipped": [], "validation": [], "bytes": {}, "dtypes": []}
+        self.recorded: dict[str, Any] = {"losses": [], "norms": [], "skipped": [], "validation": [], "bytes": {}, "dtypes": []}
 
     def train_dataloader(self) -> Any:
         epoch = self.current_epoch + self.job["first_epoch"]
@@ -185,24 +185,24 @@ class Module(pl.LightningModule):
         world = dist.get_world_size()
         logits = self.model(batch)
         loss = batch_loss(logits, batch) * ACCUMULATE * world / rows_of(batch["epoch"], batch["index"], world)
-        self.noted["losses"].append(float(loss.detach()) / ACCUMULATE / world)
-        self.noted["dtypes"] = [str(x.dtype) for x in (logits, batch["targets"], loss)]
+        self.recorded["losses"].append(float(loss.detach()) / ACCUMULATE / world)
+        self.recorded["dtypes"] = [str(x.dtype) for x in (logits, batch["targets"], loss)]
         if [batch["epoch"], batch["index"], batch["rank"]] in self.job["nan_at"]:
             loss = loss * float("nan")
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         del batch_idx
-        self.noted["validation"].append(float(batch_loss(self.model(batch), batch)))
+        self.recorded["validation"].append(float(batch_loss(self.model(batch), batch)))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         del optimizer
-        self.noted["bytes"] = self.trainer.strategy.allocated_bytes()
+        self.recorded["bytes"] = self.trainer.strategy.allocated_bytes()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.noted["norms"].append(float(self.trainer.strategy.gradient_norm()))
-        self.noted["skipped"].append(self.trainer.strategy.skipped_last_step)
+        self.recorded["norms"].append(float(self.trainer.strategy.gradient_norm()))
+        self.recorded["skipped"].append(self.trainer.strategy.skipped_last_step)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(parameter_groups(self.model), betas=(0.9, 0.99), fused=True)
@@ -229,7 +229,7 @@ class Module(pl.LightningModule):
 
 
 def run(fit: dict[str, Any], folder: Path) -> None:
-    """Do one fit of a job."""
+    """Run one fit of a job."""
     rank, world = dist.get_rank(), dist.get_world_size()
     place = World(rank, world, rank, world, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     recipe = Recipe.model_validate_json(json.dumps(fit["recipe"]))
@@ -252,13 +252,13 @@ def run(fit: dict[str, Any], folder: Path) -> None:
     )
     trainer.fit(module)
     entries = inventory(module.model).items()
-    module.noted["inventory"] = {name: [list(e.shape), e.dtype, e.trained, e.buffer, e.tied_to] for name, e in entries}
-    (folder / f"{fit['name']}-rank{rank}.json").write_text(json.dumps(module.noted))
+    module.recorded["inventory"] = {name: [list(e.shape), e.dtype, e.trained, e.buffer, e.tied_to] for name, e in entries}
+    (folder / f"{fit['name']}-rank{rank}.json").write_text(json.dumps(module.recorded))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    for message in FOREIGN:
+    for message in LIGHTNING_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -26,7 +26,7 @@ from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import CheckpointSpec
 
 def train(folder, rank, attempt, pace):
-    # Two ranks that keep step: rank 0 lets the other go on when a checkpoint is complete.
+    # Two ranks in lockstep: rank 0 signals the other when a checkpoint is complete.
     size, elements = 2, 400_000
     path = find_resumable(folder, "r" * 64)
     step = CheckpointReader(path).state["step"] if path else 0
@@ -46,7 +46,7 @@ def train(folder, rank, attempt, pace):
 
 folder = Path(sys.argv[1])
 for line in sys.stdin:
-    # One import of torch for all attempts; each attempt is a process group of its own.
+    # Torch is imported once for all attempts; each attempt has its own process group.
     pace = os.pipe()
     recover_checkpoints(folder)
     leader = os.fork()
@@ -73,14 +73,14 @@ def test_killing_two_writing_ranks_leaves_complete_checkpoints(tmp_path: Path, p
         for attempt in range(kills):
             process.stdin.write(f"{attempt}\n")
             process.stdin.flush()
-            # The first save may come before its process is named.
+            # The first save may be reported before the process.
             lines = [process.stdout.readline(), process.stdout.readline()]
             leader = int(next(line for line in lines if line.startswith("pid")).split()[1])
             time.sleep(draw.uniform(0, 0.1))
             os.killpg(leader, signal.SIGKILL)
             while (line := process.stdout.readline()) != "dead\n":
                 lines.append(line)
-            told = [int(line) for line in lines if line.strip().isdigit()]
+            reported = [int(line) for line in lines if line.strip().isdigit()]
             partial += any(path.name.endswith(".part") for path in tmp_path.iterdir())
             for path in list_checkpoints(tmp_path):
                 step = verify_checkpoint(path).step
@@ -88,7 +88,7 @@ def test_killing_two_writing_ranks_leaves_complete_checkpoints(tmp_path: Path, p
                 assert reader.state == {"step": step}
                 assert torch.equal(reader.read_full("weight", "w"), torch.full((400_000,), float(step)))
             newest = read_manifest(list_checkpoints(tmp_path)[-1]).step
-            assert newest >= max([saved, *told])
+            assert newest >= max([saved, *reported])
             saved = newest
         process.stdin.close()
         assert process.wait(60) == 0

@@ -31,7 +31,7 @@ NAN_STEP = 5 * 3
 
 
 def load_worker() -> Any:
-    """The worker's model, batches and reader; without torch.distributed or Lightning."""
+    """Import the worker's model, batches and reader."""
     spec = importlib.util.spec_from_file_location("zero_worker", WORKER)
     assert spec is not None
     assert spec.loader is not None
@@ -44,7 +44,7 @@ worker = load_worker()
 
 
 def launch(job: dict[str, Any], folder: Path) -> None:
-    """Run a job on two ranks, to the end."""
+    """Run a job on two ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,10 +67,10 @@ def launch(job: dict[str, Any], folder: Path) -> None:
 
 @dataclass
 class Truth:
-    """What the loop by hand did.
+    """Results of the reference loop.
 
     Attributes:
-        losses: of each optimizer step, the mean over its rows.
+        losses: of each optimizer step, mean over its rows.
         norms: of its gradients before clipping.
         weights: at the end, by name.
         middle: state after epoch 3 as the fragments of one rank.
@@ -130,7 +130,7 @@ def truth() -> Truth:
 def full_state(
     model: Any, moments: dict[Any, tuple[Tensor, Tensor]], taken: int
 ) -> list[tuple[str, str, tuple[int, ...], int, Tensor]]:
-    """The fragments of a rank that holds everything."""
+    """Return the fragments of a single rank."""
     tensors = [("weight", name, tensor) for name, tensor in model.state_dict().items() if name != "again.weight"]
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, (mean, square) in moments.items():
@@ -141,7 +141,7 @@ def full_state(
 
 @pytest.fixture(scope="module")
 def ran(make_recipe: Callable[..., Recipe], truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each stage trained, and trained again from the middle; the folder with what the ranks wrote."""
+    """Train each stage, and again from the middle; return the folder of results."""
     folder = tmp_path_factory.mktemp("zero")
     torch.save([truth.middle], folder / "one-rank.pt")
     fits = []
@@ -158,7 +158,7 @@ def ran(make_recipe: Callable[..., Recipe], truth: Truth, tmp_path_factory: pyte
         }
         fits.append({**fit, "name": f"stage{stage}"})
         fits.append({**fit, "name": f"again{stage}", "seed": 2, "first_epoch": 4, "epochs": 4, "load": f"stage{stage}-3"})
-    # State written under one stage is taken up by another.
+    # State of one stage is loaded under another.
     short = {"seed": 3, "first_epoch": 4, "epochs": 1, "save_after": [], "nan_at": []}
     for name, source, stage, changes in (
         ("from1to3", "stage1-3", 3, {}),
@@ -185,17 +185,17 @@ def recipe_of(make_recipe: Callable[..., Recipe], **changes: Any) -> dict[str, A
 
 
 def results(folder: Path, name: str) -> list[dict[str, Any]]:
-    """What each rank wrote of a fit."""
+    """Read the results of each rank."""
     return [json.loads((folder / f"{name}-rank{rank}.json").read_text()) for rank in range(WORLD)]
 
 
 def pieces(folder: Path, name: str) -> Any:
-    """The fragments of all ranks, put together."""
+    """Assemble the fragments of all ranks."""
     return worker.Pieces(torch.load(folder / f"{name}.pt"))
 
 
 def steps(batches: list[float]) -> list[float]:
-    """The losses of batches summed by optimizer step."""
+    """Sum the losses of batches by optimizer step."""
     count = worker.BATCHES
     epochs = [batches[i : i + count] for i in range(0, len(batches), count)]
     return [sum(e[i] for i in worker.group_of(first)) for e in epochs for first in range(0, count, worker.ACCUMULATE)]
@@ -302,7 +302,7 @@ def test_allocated_bytes_are_shared_between_ranks(ran: Path, stage: int) -> None
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     for rank in results(ran, f"stage{stage}"):
         held = rank["bytes"]
-        # Half of the state, more by what the last rank has of padding: an element of each parameter or group.
+        # Half of the state, plus padding on the last rank: one element per parameter or group.
         assert trained / WORLD <= held["masters"] <= trained / WORLD * 1.1
         assert held["optimizer"] == pytest.approx(2 * held["masters"], abs=16)
         assert held["weights"] < 0.8 * full if stage == 3 else held["weights"] >= full

@@ -117,9 +117,9 @@ def test_launch_forwards_signals_to_every_rank(name, launched):
     process = launched(WAITING)
     assert [process.stdout.readline()[:3] for _ in range(2)] == ["pid", "pid"]
     process.send_signal(getattr(signal, name))
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     number = int(getattr(signal, name))
-    assert sorted(said.split("\n")[:-1]) == [f"0 {number}", f"1 {number}"]
+    assert sorted(output.split("\n")[:-1]) == [f"0 {number}", f"1 {number}"]
     assert process.returncode == 85
 
 

@@ -96,13 +96,13 @@ def numbers(run, key="train/loss"):
 
 @pytest.fixture(scope="module")
 def one_process(run_strategy):
-    """The two ranks' batches in one process: each optimizer step takes both."""
+    """Train on the two ranks' batches in one process; each optimizer step takes both."""
     return run_strategy("one", {"kind": "single"}, {"as_world": 2}, training__accumulate=2)[0]
 
 
 @pytest.fixture(scope="module")
 def several(run_strategy):
-    """The run of a strategy, made once."""
+    """Train each strategy once, and return its run."""
     made = {}
 
     def several(name):
@@ -125,7 +125,7 @@ def test_strategies_have_the_losses_of_one_process(name, one_process, several, p
 
 
 def assert_some_steps_are_sparse(seen, dataset):
-    """In some steps one rank has pictures, or sound, and the other has none."""
+    """Check that in some steps one rank has images, or audio, and the other has none."""
     from vigil_data.dataset.dataset import Dataset
 
     opened = Dataset(dataset)
@@ -143,8 +143,7 @@ KEYS = ("query_key_value.bias", "key_value.bias", "qkv.bias", "key.bias")
 
 
 def cut_keys(name, bias):
-    """A bias without the part of attention's keys: a softmax does not change with it, so its gradient is rounding alone, which
-    Adam makes as large as any other."""
+    """Remove the keys' part of an attention bias: softmax is invariant to it, so Adam amplifies rounding in its gradient."""
     if name.endswith("key.bias"):
         return bias[:0]
     if name.endswith("qkv.bias") or "query_key_value" in name:

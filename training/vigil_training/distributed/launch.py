@@ -21,7 +21,7 @@ _LIBC = ctypes.CDLL(None)
 def launch(processes: int, command: Sequence[str], grace: float = 30.0) -> int:
     """Run a command as the ranks 0 to ``processes - 1`` of this machine.
 
-    SIGTERM, SIGUSR1 and SIGINT are forwarded. When a rank fails, the others have ``grace`` seconds to end by themselves. All
+    SIGTERM, SIGUSR1 and SIGINT are forwarded. When a rank fails, the others have ``grace`` seconds to end. All
     ranks end with this process, even if it is killed.
 
     Args:

@@ -78,9 +78,9 @@ class RankGroup:
             except BaseException as error:  # KeyboardInterrupt too: no rank continues without the others.
                 outcome = [None, error if _is_picklable(error) else RuntimeError(str(error))]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
-        value, error = outcome
-        if error is not None:
-            raise raised_on_all_ranks(error)
+        value, raised = outcome
+        if raised is not None:
+            raise raised_on_all_ranks(raised)
         return cast("T", value)
 
 

@@ -53,7 +53,7 @@ def open_session(recipe: Recipe, world: World, preemption: Preemption) -> Iterat
     strategy = recipe.strategy if isinstance(recipe.strategy, Ranks) else None
     if strategy is not None and strategy.world != world.size:
         raise UserError(
-            f"strategy: {strategy.nodes} nodes of {strategy.devices} ranks were asked for, but {world.size} "
+            f"strategy: needs {strategy.nodes} nodes of {strategy.devices} ranks, but {world.size} "
             "processes were started; set strategy.nodes and strategy.devices to what the launcher starts"
         )
     set_threads(recipe, world, device)

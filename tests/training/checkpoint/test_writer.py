@@ -28,7 +28,7 @@ def make(folder: Path, rank: int = 0, size: int = 1, token: str = "t", timeout: 
 def save(
     writer: CheckpointWriter, step: int, value: float | None = None, elements: int = 8, part: tuple[int, int] = (0, 1)
 ) -> None:
-    """Save this rank's share of a tensor that is filled with the step."""
+    """Save this rank's part of a tensor filled with the step."""
     rank, size = part
     share = elements // size
     values = torch.full((share,), float(step))
@@ -213,7 +213,7 @@ def test_steps_to_keep(values: dict[int, float | None], last: int, best: int, ev
     kept = steps_to_keep(values, spec, mode)
     for step, value in values.items():
         newer = sum(other > step for other in values)
-        # How many are better, or as good and earlier.
+        # Checkpoints that are better, or equal and earlier.
         ahead = sum(
             other is not None
             and value is not None

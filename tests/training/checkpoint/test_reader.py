@@ -39,7 +39,7 @@ KEEP_ALL = CheckpointSpec(keep_last=100)
 
 
 def save(folder: Path, ranks: list[list[Fragment]], inventory: dict[str, InventoryEntry], step: int = 1, **about: Any) -> Path:
-    """Write a checkpoint as so many ranks do."""
+    """Write a checkpoint on several ranks."""
     facts: dict[str, Any] = {"epoch": 0, "finished": False, "recipe": "r" * 64, "strategy": "deepspeed"}
     writers = [
         CheckpointWriter(folder, World(n, len(ranks), n, len(ranks)), KEEP_ALL, "max", token=f"t{step}")
@@ -58,7 +58,7 @@ def save(folder: Path, ranks: list[list[Fragment]], inventory: dict[str, Invento
 
 
 def cut(name: str, tensor: Tensor, places: list[int], owners: list[int], ranks: list[list[Fragment]]) -> None:
-    """Give pieces of a tensor to ranks."""
+    """Distribute pieces of a tensor over ranks."""
     flat, marks = tensor.reshape(-1), sorted({0, tensor.numel(), *(place % (tensor.numel() + 1) for place in places)})
     for n, (start, stop) in enumerate(pairwise(marks)):
         ranks[owners[n % len(owners)] % len(ranks)].append(Fragment("weight", name, tuple(tensor.shape), start, flat[start:stop]))
@@ -108,7 +108,7 @@ def test_reader_is_bitwise_for_any_fragments_on_any_ranks(
     for name, tensor in named.items():
         places, owners = data.draw(st.lists(st.integers(0, 300), max_size=6)), data.draw(st.lists(st.integers(0, 3), min_size=1))
         cut(name, tensor, places, owners, ranks)
-        # An empty shard, and a piece that another rank holds too.
+        # An empty fragment, and one that another rank holds too.
         start = data.draw(st.integers(0, tensor.numel()))
         stop = data.draw(st.integers(start, tensor.numel()))
         ranks[-1].append(Fragment("weight", name, tuple(tensor.shape), start, tensor.reshape(-1)[start:start]))
@@ -141,7 +141,7 @@ def test_rank_files_are_valid_safetensors(tmp_path: Path) -> None:
     content = (path / "rank-00000.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = {name: facts for name, facts in json.loads(content[8 : 8 + length]).items() if name != "__metadata__"}
-    # Mapped into memory, every element lies at a multiple of its size.
+    # In a memory map every element is aligned to its size.
     assert [n for n, facts in header.items() if (8 + length + facts["data_offsets"][0]) % found[n].element_size()] == []
 
 
@@ -201,9 +201,9 @@ def test_verify_checkpoint_names_a_damaged_file(tmp_path: Path, name: str, how: 
         (path / name).unlink()
     else:
         (path / name).write_bytes({"truncated": content[:-1], "empty": b"", "longer": content + b" "}[how])
-    said = {"truncated": f"{len(content) - 1} of {len(content)} bytes", "empty": f"0 of {len(content)} bytes"}
-    said |= {"longer": f"{len(content) + 1} of {len(content)} bytes", "missing": "missing"}
-    expected = "unreadable" if name == MANIFEST and how != "missing" else said[how]
+    problems = {"truncated": f"{len(content) - 1} of {len(content)} bytes", "empty": f"0 of {len(content)} bytes"}
+    problems |= {"longer": f"{len(content) + 1} of {len(content)} bytes", "missing": "missing"}
+    expected = "unreadable" if name == MANIFEST and how != "missing" else problems[how]
     with pytest.raises(DamagedCheckpointError, match=re.escape(str(path / name)) + f".*{expected}"):
         verify_checkpoint(path)
 
@@ -233,11 +233,11 @@ def test_find_resumable_falls_back_from_damaged_checkpoints(tmp_path: Path, capl
     (paths[1] / MANIFEST).unlink()
     with caplog.at_level(logging.WARNING, "vigil.checkpoint"):
         assert find_resumable(tmp_path, "r" * 64) == paths[0]
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert str(paths[2] / STATE) in said[0]
-    assert str(paths[1] / MANIFEST) in said[1]
-    assert all("using step-00000001 instead" in line for line in said)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert str(paths[2] / STATE) in messages[0]
+    assert str(paths[1] / MANIFEST) in messages[1]
+    assert all("using step-00000001 instead" in line for line in messages)
     (paths[0] / "rank-00000.safetensors").unlink()
     with pytest.raises(UserError) as caught:
         find_resumable(tmp_path, "r" * 64)
