@@ -34,7 +34,7 @@ def prune(folder: Path, spec: CheckpointSpec, mode: Literal["max", "min"], commi
     """Remove checkpoints that need not be kept; called by rank 0 when the checkpoint of the step ``committed`` is complete.
 
     Checkpoints of later steps are removed too: they were damaged, so the run was resumed from an earlier one, and as the newest
-        they would be mistaken for its present state. A checkpoint with an unreadable manifest is left in place.
+    they would be mistaken for its present state. A checkpoint with an unreadable manifest is left in place.
     """
     values: dict[int, float | None] = {}
     folders: dict[int, Path] = {}

@@ -23,8 +23,7 @@ STACK_DUMP_SECONDS = 10.0
 WINDOW_STEPS = 50
 SLOW_RATIO = 1.5
 SLOW_SECONDS = 0.05
-"""A rank is slow if over the window its own part of a step takes this many times as long as the others', and this much longer.
-"""
+"""A rank is slow if over the window its part of a step takes this many times as long as the others', and this much longer."""
 
 
 class Watchdog:

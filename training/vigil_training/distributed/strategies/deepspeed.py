@@ -41,7 +41,7 @@ class Float32Precision(DeepSpeedPrecision):
     """Precision plugin that converts nothing.
 
     It is used for bf16 too: DeepSpeed's engine turns off an autocast entered outside it, and enters its own
-        (:func:`zero_config`).
+    (:func:`zero_config`).
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Private attributes of DeepSpeed 0.19: the only module that uses them.
 
-DeepSpeed has no public way to save and fill the state of its ZeRO optimizers piece by piece: its own checkpoints are pickles
-    for one number of ranks.
+DeepSpeed has no public way to save and load the state of its ZeRO optimizers piece by piece: its own checkpoints are pickles for
+one number of ranks.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from torch import Tensor
 def disable_op_builders() -> None:
     """Report all compiled operators as incompatible, for the CPU.
 
-    Otherwise DeepSpeed compiles an all-reduce over shared memory on first use, which takes a minute and gloo replaces; already
-    the question which operators are compatible runs the compiler.
+    Otherwise DeepSpeed compiles an all-reduce over shared memory on first use, which takes a minute and gloo replaces; even
+    asking which operators are compatible runs the compiler.
     """
     import deepspeed
 
