@@ -8,8 +8,9 @@ Example:
     >>> vigil.evaluate(run, split="test").results.overall.items
     40
     >>> bundle = vigil.export(run, "bundles/tiny")
-    >>> vigil.Scorer(bundle).score([{"id": "1", "text": ["cat sun rain"]}])[0].labels
-    ('cat',)
+    >>> [decision] = vigil.Scorer(bundle).score([{"id": "1", "text": ["cat sun rain"]}])
+    >>> sorted(decision.probabilities)
+    ['bright', 'cat']
 """
 
 from typing import TYPE_CHECKING, Any
