@@ -1,11 +1,10 @@
-"""What a training step costs beside a loop written by hand: the same model, batches, loss, optimizer, clipping and precision.
+"""Overhead of a training step over a loop written by hand with the same model, batches, loss, optimizer, clipping and precision.
 
 usage: python benchmarks/step_overhead.py [--steps 60] [--repeats 5] [--precision fp32|bf16] [--clock wall|cpu]
 
-Both sides are measured in one process, in turns, on batches that were read beforehand, so that neither reading nor the
-machine's moods weigh on one side alone. The time of a side is the median step of each repeat; the table shows the median over
-repeats of their ratio. The target is 1.05 at most. On a machine that is busy with other things take the CPU clock and one
-thread (OMP_NUM_THREADS=1).
+Both sides are measured in turns in one process, on batches that are already in memory, so that neither loading nor the load of
+the machine affects one side only. The time of a side is the median step of each repeat; the table shows the median over repeats
+of their ratio. The target is 1.05 at most. On a busy machine use the CPU clock and one thread (OMP_NUM_THREADS=1).
 
 Last table (fp32, 20 steps, 3 repeats, 2 threads, wall clock, two idle cores of an AMD EPYC): ratios .870, .801, .899, median .87.
 Repeats scatter by about a tenth on this machine.
@@ -32,18 +31,23 @@ from tokenizers import Tokenizer, models
 from torch import nn
 
 from vigil_data.loading.batch import Batch, Segments
-from vigil_modeling.safety_model import SafetyModel
+from vigil_data.progress import Progress
+from vigil_modeling.loss import MaskedBCE
+from vigil_modeling.safety_model import SafetyModel, build_model
 from vigil_training.checkpoint.writer import CheckpointWriter
 from vigil_training.distributed.preemption import Preemption
 from vigil_training.distributed.session import open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.runs.assemble import assemble, loss
-from vigil_training.tracking.tracking import JsonLines, Recorder
-from vigil_training.trainer.callbacks import Checkpoints, RankSync
-from vigil_training.trainer.fit import make_trainer, without_noise
-from vigil_training.trainer.lightning_module import Quarantine, TrainingModule, parameter_groups, schedule_factor
+from vigil_training.tracking.local_metrics import JsonLinesLogger
+from vigil_training.trainer.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback, RankSync, TrainingProgress
+from vigil_training.trainer.lightning_module import TrainingModule
+from vigil_training.trainer.lightning_trainer import build_trainer
+from vigil_training.trainer.lr_scheduler import build_lr_scheduler
+from vigil_training.trainer.optimizer import build_optimizer
+from vigil_training.trainer.quarantine import Quarantine
+from vigil_training.trainer.warning_filters import ignore_expected_warnings
 
 TARGET = 1.05
 WARM_UP = 10
@@ -52,12 +56,12 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 
 def write_tokenizer(path: Path) -> None:
-    """Write a tokenizer of two words: the recipe has to name one, though the batches are made of numbers."""
+    """Write a tokenizer of two words: the recipe has to name one, although the batches hold random token ids."""
     Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
 
 
 def make_recipe(precision: str, tokenizer: Path) -> Recipe:
-    """A text encoder of MiniLM's shape (6 layers, width 384) and a small image encoder, with random weights."""
+    """Return a recipe of a text encoder of MiniLM's shape (6 layers, width 384) and a small image encoder, random weights."""
     bert = {
         "model_type": "bert",
         "vocab_size": 8000,
@@ -89,7 +93,7 @@ def make_recipe(precision: str, tokenizer: Path) -> Recipe:
 
 
 def make_batches(count: int, items: int = 16) -> list[Batch]:
-    """Batches as the loader makes them: every item with text, a quarter with a picture, a third of the targets unknown."""
+    """Return batches as the loader makes them: each item has text, a quarter an image; a third of the targets are unknown."""
     random = np.random.default_rng(0)
     batches = []
     for number in range(count):
@@ -107,11 +111,10 @@ def make_batches(count: int, items: int = 16) -> list[Batch]:
 
 
 def by_hand(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
-    """Seconds of each step of a plain PyTorch loop."""
-    spec, steps, criterion = recipe.optimizer, len(batches), loss(recipe)
-    groups = parameter_groups(model, recipe.model, spec)
-    optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule_factor(step, steps, spec.warmup, spec.lr_end))
+    """Return the seconds of each step of a plain PyTorch loop."""
+    criterion = MaskedBCE(recipe.loss, recipe.taxonomy)
+    optimizer = build_optimizer(model, recipe.model, recipe.optimizer)
+    scheduler = build_lr_scheduler(optimizer, recipe.optimizer, len(batches))
     model.train()
     ends = [now()]
     for batch in batches:
@@ -121,33 +124,33 @@ def by_hand(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Calla
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.training.clip or float("inf"))
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         value.item()
         ends.append(now())
     return [after - before for before, after in pairwise(ends)]
 
 
 class Clock(pl.Callback):
-    """Notes when each step ends, after everything else that a step does."""
+    """Records when each step ends, after all other callbacks."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.ends: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first step begins."""
+        """Record the start of the first step."""
         del trainer, pl_module
         self.ends = [self.now()]
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int) -> None:
-        """A step has ended, fetching of the next batch included."""
+        """Record the end of a step, which includes loading the next batch."""
         del trainer, pl_module, batch
         if batch_idx:
             self.ends.append(self.now())
 
 
-class Loaded:
-    """Batches in memory behind the interface of the loader."""
+class InMemoryLoader:
+    """Batches in memory with the interface of the loader."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self._batches = batches
@@ -160,26 +163,34 @@ class Loaded:
 
 
 def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
-    """Seconds of each step of the trainer that :func:`vigil_training.trainer.fit.fit` makes, with its callbacks."""
+    """Return the seconds of each step of the trainer of :func:`vigil_training.trainer.fit.fit_recipe`, with its callbacks."""
     clock = Clock(now)
     with (
         tempfile.TemporaryDirectory() as folder,
-        without_noise(),
+        ignore_expected_warnings(),
         open_session(recipe, World(), Preemption()) as session,
+        Progress("training", unit="steps") as progress,
     ):
         path = Path(folder)
-        module = TrainingModule(model, loss(recipe), recipe, len(batches), session.ranks)
+        module = TrainingModule(model, MaskedBCE(recipe.loss, recipe.taxonomy), recipe, len(batches), session.ranks)
         with closing(
             CheckpointWriter(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
         ) as writer:
-            pulse = RankSync(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
-            callbacks = [clock, Recorder(session.ranks, pulse), pulse, Checkpoints(recipe, "", writer, session, pulse)]
+            rank_sync = RankSync(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
+            callbacks = [
+                clock,
+                MetricsCallback(session.ranks, rank_sync),
+                rank_sync,
+                TrainingProgress(progress, len(batches), rank_sync),
+                EarlyStopping(recipe.training),
+                CheckpointCallback(recipe, "", writer, session, rank_sync),
+            ]
             strategy: Any = build_strategy(recipe, session.world, session.device)
             strategy.writer = writer
-            trainer = make_trainer(recipe, strategy, session, [JsonLines(path / "metrics.jsonl", 0)], callbacks)
+            trainer = build_trainer(recipe, strategy, session, [JsonLinesLogger(path / "metrics.jsonl", 0)], callbacks)
             trainer.limit_val_batches = 0
             warnings.filterwarnings("ignore", r"You defined a `validation_step` but have no `val_dataloader`")
-            trainer.fit(module, Loaded(batches))
+            trainer.fit(module, InMemoryLoader(batches))
     return [after - before for before, after in pairwise(clock.ends)]
 
 
@@ -197,15 +208,15 @@ def main() -> int:
 
 
 def measure(recipe: Recipe, steps: int, repeats: int, clock: str) -> int:
-    """Measure both sides in turns and print the table; gives the exit status."""
+    """Measure both sides in turns, print the table, and return the exit status."""
     batches = make_batches(steps)
     torch.manual_seed(0)
-    weights = assemble(recipe).state_dict()
+    weights = build_model(recipe.model, recipe.inputs, recipe.taxonomy).state_dict()
     sides: dict[str, Side] = {"by hand": by_hand, "vigil": by_vigil}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for repeat in range(repeats):
         for side in sides if repeat % 2 == 0 else reversed(sides):
-            model = assemble(recipe)
+            model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
             model.load_state_dict(weights)
             seconds[side].append(statistics.median(sides[side](recipe, model, batches, CLOCKS[clock])[WARM_UP:]))
     pairs = list(zip(seconds["by hand"], seconds["vigil"], strict=True))

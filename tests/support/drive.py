@@ -19,19 +19,18 @@ from pathlib import Path
 
 
 def watch(options: dict) -> None:
-    from vigil_training.tracking import tracking
-    from vigil_training.trainer import data_module
+    from vigil_training.trainer import callbacks, data_module
     from vigil_training.trainer.callbacks import RankSync
     from vigil_training.trainer.lightning_module import TrainingModule
 
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if options.get("every_step"):
-        tracking.EVERY = 1
+        callbacks.LOG_EVERY_N_STEPS = 1
     if world := options.get("as_world"):
-        from vigil_data.loading.sampler import Plan
+        from vigil_data.loading.sampler import EpochPlan
 
         plan = data_module.plan
-        data_module.plan = lambda *args: Plan(plan(*args[:4], world).batches, 1)
+        data_module.plan = lambda *args: EpochPlan(plan(*args[:4], world).batches, 1)
     if folder := options.get("seen"):
         step = TrainingModule.training_step
         (Path(folder) / f"rank-{rank}.pid").write_text(str(os.getpid()))

@@ -76,9 +76,9 @@ def train() -> Callable[[Recipe, Path], Run]:
     """Trains a recipe into a folder as `vigil train` does."""
 
     def train(recipe: Recipe, folder: Path) -> Run:
-        from vigil_training.trainer.fit import fit
+        from vigil_training.trainer.fit import fit_recipe
 
-        return fit(recipe, as_text(recipe), folder)
+        return fit_recipe(recipe, as_text(recipe), folder)
 
     return train
 

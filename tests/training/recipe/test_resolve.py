@@ -30,6 +30,7 @@ model:
   encoders:
     text:
       weights: {kind: random}
+      config: {model_type: bert}
     image:
       name: vit
       weights: {kind: local, path: w.pth}
@@ -65,7 +66,7 @@ def test_defaults_fill_what_the_file_leaves_out(folder: Path) -> None:
     assert resolved.recipe.optimizer.betas == (0.9, 0.999)
     assert resolved.recipe.model.fusion.kind == "transformer"
     assert resolved.recipe.taxonomy.labels == ("hate", "spam")
-    assert resolved.origins["optimizer", "lr"] == Origin("r.yaml", 24)
+    assert resolved.origins["optimizer", "lr"] == Origin("r.yaml", 25)
     assert resolved.origins["taxonomy", "heads", "main", "labels", "hate", "severity"] == Origin("r.yaml", 7)
     assert ("optimizer", "eps") not in resolved.origins
 
@@ -78,7 +79,7 @@ def test_order_is_defaults_extends_file_command_line(folder: Path) -> None:
     optimizer = resolved.recipe.optimizer
     assert (optimizer.lr_end, optimizer.lr, optimizer.eps, optimizer.warmup, optimizer.weight_decay) == (0, 1, 2, 0.3, 4)
     assert [str(resolved.origins["optimizer", key]) for key in ("lr", "eps", "warmup", "weight_decay")] == [
-        "base/a.yaml:24",
+        "base/a.yaml:25",
         "base/b.yaml:1",
         "r.yaml:3",
         "command line",
@@ -170,29 +171,29 @@ WRONG = {
     "key of another kind": (
         "{kind: transformer, layers: 1}",
         "{kind: gated, layers: 1}",
-        "r.yaml:22: model.fusion.layers: is not a key of model.fusion of kind gated; it is one of kind transformer",
+        "r.yaml:23: model.fusion.layers: is not a key of model.fusion of kind gated; it is one of kind transformer",
     ),
     "unknown key near to none": (
         "optimizer:\n",
         "checkpoint:\n  zzz: 1\noptimizer:\n",
-        "r.yaml:24: checkpoint.zzz: is not a key of checkpoint; its keys are " + CHECKPOINT_KEYS,
+        "r.yaml:25: checkpoint.zzz: is not a key of checkpoint; its keys are " + CHECKPOINT_KEYS,
     ),
     "duplicate key": (
         "  lr: 1e-4",
         "  lr: 1e-4\n  lr: 1e-3",
-        "r.yaml:25: optimizer.lr: is written twice, first on line 24; keep one",
+        "r.yaml:26: optimizer.lr: is written twice, first on line 25; keep one",
     ),
-    "duplicate block": ("optimizer:", "data: {}\noptimizer:", "r.yaml:23: data: is written twice, first on line 9; keep one"),
+    "duplicate block": ("optimizer:", "data: {}\noptimizer:", "r.yaml:24: data: is written twice, first on line 9; keep one"),
     "text for a number": ("width: 32", "width: wide", "r.yaml:15: model.width: must be a whole number, not 'wide'"),
     "number in quotes": ("width: 32", "width: '32'", "r.yaml:15: model.width: must be a whole number, not '32'"),
     "true for a number": ("width: 32", "width: true", "r.yaml:15: model.width: must be a whole number, not true"),
     "number for text": ("name: small", "name: 5", "r.yaml:1: name: must be text, not 5"),
     "fraction": ("width: 32", "width: 32.5", "r.yaml:15: model.width: must be a whole number, not 32.5"),
     "null": ("width: 32", "width:", "r.yaml:15: model.width: must be a whole number, not null"),
-    "too small": ("lr: 1e-4", "lr: -1", "r.yaml:24: optimizer.lr: must be greater than 0, not -1"),
+    "too small": ("lr: 1e-4", "lr: -1", "r.yaml:25: optimizer.lr: must be greater than 0, not -1"),
     "too large": ("name: small", "name: small\nseed: 4294967296", "r.yaml:2: seed: must be less than 4294967296, not 4294967296"),
-    "infinite": ("lr: 1e-4", "lr: .inf", "r.yaml:24: optimizer.lr: must be a finite number, not inf"),
-    "not a number": ("lr: 1e-4", "lr: .nan", "r.yaml:24: optimizer.lr: must be a finite number, not nan"),
+    "infinite": ("lr: 1e-4", "lr: .inf", "r.yaml:25: optimizer.lr: must be a finite number, not inf"),
+    "not a number": ("lr: 1e-4", "lr: .nan", "r.yaml:25: optimizer.lr: must be a finite number, not nan"),
     "not one of the words": (
         "{size: 64}",
         "{fit: crpo}",
@@ -217,23 +218,23 @@ WRONG = {
     "missing key": (
         "{dataset: datasets/x}",
         "{}",
-        "r.yaml:9: data.dataset: is missing (folder of the dataset, relative to where the command runs)",
+        "r.yaml:9: data.dataset: is missing (folder of the dataset, relative to the working directory)",
     ),
     "union of scalars": (
         "      name: vit",
         "      name: vit\n      frozen: some",
-        "r.yaml:21: model.encoders.image.frozen: must be true or false or a whole number, not 'some'",
+        "r.yaml:22: model.encoders.image.frozen: must be true or false or a whole number, not 'some'",
     ),
     "list too short": (
         "  lr: 1e-4",
         "  lr: 1e-4\n  betas: [0.9]",
-        "r.yaml:25: optimizer.betas: has too few entries: the list ends before entry 2",
+        "r.yaml:26: optimizer.betas: has too few entries: the list ends before entry 2",
     ),
-    "list too long": ("lr: 1e-4", "betas: [0, 0, 0]", "r.yaml:24: optimizer.betas: must have at most 2 entries, not 3"),
+    "list too long": ("lr: 1e-4", "betas: [0, 0, 0]", "r.yaml:25: optimizer.betas: must have at most 2 entries, not 3"),
     "wrong entry of a list": (
         "optimizer:\n",
         "evaluation:\n  slices:\n    - a\n    - 3\noptimizer:\n",
-        "r.yaml:26: evaluation.slices[1]: must be text, not 3",
+        "r.yaml:27: evaluation.slices[1]: must be text, not 3",
     ),
     "name of a label": (
         "        spam: {}",
@@ -258,7 +259,7 @@ WRONG = {
     "check across blocks": (
         "  image: {size: 64}\n",
         "",
-        "r.yaml:18: model.encoders.image is given but inputs.image is not",
+        "r.yaml:19: model.encoders.image is given but inputs.image is not",
     ),
     "check at a key": ("width: 32", "width: 33", "r.yaml:15: model.width 33 is not a multiple of model.fusion.heads 4"),
     "tab": ("  width: 32", "\twidth: 32", "r.yaml:15: is indented with a tab; YAML wants spaces"),
@@ -270,24 +271,24 @@ WRONG = {
     "merge key": (
         "  lr: 1e-4",
         "  <<: {lr: 1}",
-        "r.yaml:24: optimizer: merge keys (<<) are not supported; put what is shared into a file and name it in `extends`",
+        "r.yaml:25: optimizer: merge keys (<<) are not supported; put what is shared into a file and name it in `extends`",
     ),
-    "key that is no text": ("  lr: 1e-4", "  1: 2", "r.yaml:24: optimizer: keys are text, not 1; put it in quotes"),
+    "key that is no text": ("  lr: 1e-4", "  1: 2", "r.yaml:25: optimizer: keys are text, not 1; put it in quotes"),
     "tag": (
         "lr: 1e-4",
         "lr: !!python/name:os.system x",
-        "r.yaml:24: optimizer.lr: the tag !!python/name:os.system means nothing here; remove it",
+        "r.yaml:25: optimizer.lr: the tag !!python/name:os.system means nothing here; remove it",
     ),
     "alias of itself": (
         "{severity: 3}",
         "&a {parent: *a}",
         "r.yaml:7: taxonomy.heads.main.labels.hate.parent: an alias (*name) makes this endless or far too large",
     ),
-    "unknown alias": ("lr: 1e-4", "lr: *a", "r.yaml:24: is not YAML: found undefined alias 'a'"),
+    "unknown alias": ("lr: 1e-4", "lr: *a", "r.yaml:25: is not YAML: found undefined alias 'a'"),
     "two documents": (
         "optimizer:",
         "---\noptimizer:",
-        "r.yaml:23: a second document begins here (---); a recipe is one document",
+        "r.yaml:24: a second document begins here (---); a recipe is one document",
     ),
     "half a surrogate pair": (
         "name: small",
@@ -299,11 +300,11 @@ WRONG = {
         "name: small\nextends: [other.yaml]",
         "r.yaml:2: extends: there is no file other.yaml",
     ),
-    "extends itself": ("name: small", "name: small\nextends: r.yaml", "r.yaml:2: extends: goes in a circle: r.yaml -> r.yaml"),
+    "extends itself": ("name: small", "name: small\nextends: r.yaml", "r.yaml:2: extends: forms a cycle: r.yaml -> r.yaml"),
     "extends a number": (
         "name: small",
         "name: small\nextends:\n  - 3",
-        "r.yaml:3: extends: must be a list of files, each relative to this one",
+        "r.yaml:3: extends: must be a list of files, relative to this one",
     ),
 }
 
@@ -408,11 +409,11 @@ def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
     write("base.yaml", RECIPE + "  eps: small\n  eps: 1\nextends: [bad.yaml, gone.yaml]\n")
     lines = mistakes(write("r.yaml", "extends: base.yaml\nmodel: {widht: 3}\ntraining: {epochs: 0}\n"), "seed=x", "nonsense")
     assert lines == [
-        "base.yaml:26: optimizer.eps: is written twice, first on line 25; keep one",
+        "base.yaml:27: optimizer.eps: is written twice, first on line 26; keep one",
         "bad.yaml:2: is not YAML: expected the node content, but found '<stream end>', while parsing a flow node",
-        "base.yaml:27: extends: there is no file gone.yaml",
+        "base.yaml:28: extends: there is no file gone.yaml",
         "command line: 'nonsense' is not of the form key.path=value",
-        "base.yaml:25: optimizer.eps: must be a number, not 'small'",
+        "base.yaml:26: optimizer.eps: must be a number, not 'small'",
         "command line: seed: must be a whole number, not 'x'",
         "r.yaml:2: model.widht: is not a key of model (did you mean width?)",
         "r.yaml:3: training.epochs: must be at least 1, not 0",
@@ -422,7 +423,7 @@ def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
 def test_a_circle_of_files_names_them(folder: Path) -> None:
     write("a.yaml", "extends: sub/b.yaml\n")
     write("sub/b.yaml", "extends: ../a.yaml\n")
-    assert mistakes(Path("a.yaml")) == ["sub/b.yaml:1: extends: goes in a circle: a.yaml -> sub/b.yaml -> a.yaml"]
+    assert mistakes(Path("a.yaml")) == ["sub/b.yaml:1: extends: forms a cycle: a.yaml -> sub/b.yaml -> a.yaml"]
 
 
 def test_what_an_unreadable_file_might_have_held_is_not_missed(folder: Path) -> None:
@@ -452,7 +453,9 @@ def test_a_wrong_override_is_one_line(folder: Path, override: str, line: str) ->
 
 
 def test_a_resolved_recipe_reads_back_equal(folder: Path) -> None:
-    resolved = resolve_recipe(write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]'])
+    resolved = resolve_recipe(
+        write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]']
+    )
     assert read_recipe(write("resolved.yaml", dump_recipe(resolved))) == resolved.recipe
     assert read_recipe(write("resolved.yaml", dump_recipe(resolved, origins=True))) == resolved.recipe
     again = resolve_recipe(Path("resolved.yaml"))
@@ -477,7 +480,7 @@ def test_origins_stand_behind_their_values(folder: Path) -> None:
     lines = [line.strip() for line in text.splitlines()]
     assert "seed: 3 # r.yaml:2" in lines
     assert "width: 64 # command line" in lines
-    assert "lr: 0.0001 # base.yaml:24" in lines
+    assert "lr: 0.0001 # base.yaml:25" in lines
     assert "epochs: 1 # default" in lines
 
 

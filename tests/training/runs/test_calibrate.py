@@ -10,10 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from vigil.cli import evaluate
-from vigil.workflows.prediction_sources import predictions_of
+from vigil.workflows.prediction_sources import load_predictions
 from vigil_data.errors import UserError
-from vigil_evaluation.calibration.calibrators import Calibrated, Calibration, Calibrator, LabelCalibration
-from vigil_training.runs.predict import predict_rows, table_of
+from vigil_evaluation.calibration.calibrators import FittedCalibration, Calibration, Calibrator, LabelCalibration
+from vigil_training.runs.predict import predict_rows, outputs_to_table
 from vigil_training.runs.run import Run
 
 
@@ -33,7 +33,9 @@ def app():
 def hotter(labels, temperature):
     """Every label cooled by the same temperature."""
     calibrator = Calibrator("temperature", {"temperature": temperature})
-    return Calibrated(Calibration(None, {label: LabelCalibration(calibrator, {}, {}, 0, 0) for label in labels}), None, None)
+    return FittedCalibration(
+        Calibration(None, {label: LabelCalibration(calibrator, {}, {}, 0, 0) for label in labels}), None, None
+    )
 
 
 def test_training_leaves_a_calibration_of_all_labels(trained):
@@ -49,7 +51,7 @@ def test_a_predictions_table_holds_calibrated_probabilities(run):
     rows = dataset.rows("test")
     predicted = predict_rows(run, dataset, rows)
     hotter(["cat", "bright"], 2.0).write(run.calibration)
-    table = table_of(predicted, run, dataset, rows)
+    table = outputs_to_table(predicted, run, dataset, rows)
     wanted = 1 / (1 + np.exp(-predicted.logits_NL.astype(np.float64) / 2.0))
     found = np.stack([table.column(f"probability.{label}").to_numpy() for label in ("cat", "bright")], 1)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -90,10 +92,10 @@ def test_a_calibration_of_other_labels_is_refused(run):
 
 
 def test_a_run_and_its_table_are_the_same_predictions(run, tmp_path):
-    of_run = predictions_of(run.path)
+    of_run = load_predictions(run.path)
     assert (of_run.kind, of_run.labels, dict(of_run.thresholds)) == ("run", ("cat", "bright"), run.read_thresholds())
     pq.write_table(of_run.table, tmp_path / "table.parquet")
-    of_table = predictions_of(tmp_path / "table.parquet")
+    of_table = load_predictions(tmp_path / "table.parquet")
     assert (of_table.kind, of_table.labels) == ("table", ("cat", "bright"))
     assert of_table.table.equals(of_run.table)
 
@@ -102,7 +104,7 @@ def test_a_run_and_its_table_are_the_same_predictions(run, tmp_path):
 def test_something_else_is_refused(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="name one of these"):
-        predictions_of(tmp_path / name)
+        load_predictions(tmp_path / name)
 
 
 def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
@@ -117,4 +119,4 @@ def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
     done = CliRunner().invoke(app, ["evaluate", str(run.path)])
     assert isinstance(done.exception, UserError)
     assert "was compiled before the run was calibrated anew" in str(done.exception)
-    assert predictions_of(run.path).policy is not None, "or it could not be compiled again"
+    assert load_predictions(run.path).policy is not None, "or it could not be compiled again"

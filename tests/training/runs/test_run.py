@@ -8,7 +8,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loading.loader import Reader
 from vigil_training.checkpoint import reader as reader_module
-from vigil_training.runs.predict import predict, predict_rows, table_of
+from vigil_training.runs.predict import predict_batches, predict_rows, outputs_to_table
 from vigil_training.runs.run import Run
 
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_that_is_not_there_or_of_another_model_is_refused(trained, 
 
 def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, dataset):
     rows = dataset.rows("test")[::-1]
-    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
+    table = outputs_to_table(predict_rows(trained, dataset, rows), trained, dataset, rows)
     assert table.column("id").to_pylist() == [item.id for item in dataset.take(rows)]
     assert table.column_names == [
         "id",
@@ -82,7 +82,7 @@ def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, d
 
 def test_unknown_targets_are_null_in_predictions(trained, dataset):
     rows = dataset.rows("test")
-    table = table_of(predict_rows(trained, dataset, rows), trained, dataset, rows)
+    table = outputs_to_table(predict_rows(trained, dataset, rows), trained, dataset, rows)
     unknown = np.isnan(dataset.targets(["cat"], dataset.rows("test"))[:, 0])
     assert table.column("target.cat").null_count == unknown.sum() > 0
 
@@ -101,6 +101,6 @@ def test_a_modality_can_be_hidden(trained, dataset):
 
 def test_prediction_leaves_the_model_in_its_mode(trained):
     model = trained.model().train()
-    empty = predict(model, [])
+    empty = predict_batches(model, [])
     assert model.training
     assert empty.ids == []

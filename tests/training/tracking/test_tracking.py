@@ -49,7 +49,10 @@ def test_git_state_names_commit_and_changes(tmp_path):
 
 def test_read_job_environment():
     assert read_job_environment({}) == {}
-    assert read_job_environment({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "HOME": "/root"}) == {"job": "17", "restarts": "2"}
+    assert read_job_environment({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "HOME": "/root"}) == {
+        "job": "17",
+        "restarts": "2",
+    }
 
 
 def test_an_offline_run_holds_recipe_and_environment_and_is_continued(make_recipe, tmp_path):

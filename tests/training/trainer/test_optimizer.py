@@ -12,9 +12,9 @@ from torch import nn
 from vigil_data.loading.loader import Request
 from vigil_modeling.safety_model import build_model
 from vigil_training.checkpoint.reader import CheckpointReader
-from vigil_training.runs.assemble import assemble
 from vigil_training.trainer.data_module import DataModule
-from vigil_training.trainer.lightning_module import parameter_groups, schedule_factor
+from vigil_training.trainer.lr_scheduler import lr_multiplier
+from vigil_training.trainer.optimizer import parameter_groups
 
 
 def by_name(model, groups):
@@ -30,7 +30,7 @@ def test_each_weight_is_in_one_group_with_its_rate_and_decay(make_recipe):
         optimizer__lr=1.0,
         optimizer__weight_decay=0.3,
     )
-    model = assemble(recipe)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
     found = by_name(model, parameter_groups(model, recipe.model, recipe.optimizer))
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
@@ -46,7 +46,7 @@ def test_each_weight_is_in_one_group_with_its_rate_and_decay(make_recipe):
 
 def test_frozen_weights_are_in_no_group(make_recipe):
     recipe = make_recipe(model__encoders__text__frozen=True, model__encoders__image__frozen=1)
-    model = assemble(recipe)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
     found = by_name(model, parameter_groups(model, recipe.model, recipe.optimizer))
     assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any(name.startswith("encoders.text") for name in found)
@@ -56,7 +56,7 @@ def test_frozen_weights_are_in_no_group(make_recipe):
 @given(st.integers(1, 1000), st.floats(0, 0.99), st.floats(0, 1))
 def test_the_schedule_rises_to_one_and_falls_to_its_end(steps, warmup, end):
     rising = math.ceil(warmup * steps)
-    factors = [schedule_factor(step, steps, warmup, end) for step in range(steps)]
+    factors = [lr_multiplier(step, steps, warmup, end) for step in range(steps)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
     assert all(a < b for a, b in pairwise(factors[:rising]))
     assert all(a >= b - 1e-12 for a, b in pairwise(factors[rising:]))
@@ -95,7 +95,7 @@ def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, 
     )
     for number, group in enumerate(groups):
         for parameter_group in optimizer.param_groups:
-            parameter_group["lr"] = 0.003 * schedule_factor(number, len(groups), 0.1, 0.0)
+            parameter_group["lr"] = 0.003 * lr_multiplier(number, len(groups), 0.1, 0.0)
         loss, weight = torch.zeros(()), 0.0
         for step in group:
             batch = data.reader[Request(data.train_rows[plan.rows(step, 0)])]

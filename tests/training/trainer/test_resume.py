@@ -14,8 +14,7 @@ from vigil_data.errors import Failure
 from vigil_training.checkpoint.reader import last_checkpoint, list_checkpoints, read_manifest
 from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
 from vigil_training.distributed.preemption import Preempted
-from vigil_training.tracking.tracking import Recorder
-from vigil_training.trainer.callbacks import Checkpoints
+from vigil_training.trainer.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback
 
 DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 
@@ -83,7 +82,7 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
     recipe = make_recipe(training__epochs=2, **changes)
     train(recipe, tmp_path / "undisturbed")
     steps = read_manifest(last_checkpoint(tmp_path / "undisturbed" / "checkpoints")).step
-    record = Recorder.on_train_batch_end
+    record = MetricsCallback.on_train_batch_end
     for stop in range(1, steps + 1):
 
         def on_train_batch_end(self, trainer, *rest, stop=stop):
@@ -91,19 +90,19 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
             if trainer.global_step == stop and not trainer.fit_loop._should_accumulate():
                 raise Stop
 
-        monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+        monkeypatch.setattr(MetricsCallback, "on_train_batch_end", on_train_batch_end)
         if list_checkpoints(tmp_path / "run" / "checkpoints") and stop % 4:
             continue  # Resuming at every fourth step is enough where it was stopped before.
         with pytest.raises(Stop):
             train(recipe, tmp_path / "run")
-    monkeypatch.setattr(Recorder, "on_train_batch_end", record)
+    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", record)
     train(recipe, tmp_path / "run")
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
 
 
 @pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end", "on_train_end"])
 def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path):
-    original = getattr(Checkpoints, hook)
+    original = getattr(CheckpointCallback, hook)
     calls = []
 
     def stopping(self, trainer, module):
@@ -112,10 +111,10 @@ def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undi
         if len(calls) == (1 if hook == "on_train_end" else 2):
             raise Stop
 
-    monkeypatch.setattr(Checkpoints, hook, stopping)
+    monkeypatch.setattr(CheckpointCallback, hook, stopping)
     with pytest.raises(Stop):
         train(make_recipe(), tmp_path / "run")
-    monkeypatch.setattr(Checkpoints, hook, original)
+    monkeypatch.setattr(CheckpointCallback, hook, original)
     train(make_recipe(), tmp_path / "run")
     assert_same_run(undisturbed, tmp_path / "run")
 
@@ -148,7 +147,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_validation_end", stopping)
+        patch.setattr(CheckpointCallback, "on_validation_end", stopping)
         with pytest.raises(Stop):
             train(make_recipe(), tmp_path / "run")
     newest = last_checkpoint(tmp_path / "run" / "checkpoints") / "rank-00000.safetensors"
@@ -185,14 +184,14 @@ def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
 
 
 def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkeypatch, tmp_path):
-    record = Recorder.on_train_batch_end
+    record = MetricsCallback.on_train_batch_end
 
     def taking_over(self, trainer, *rest):
         record(self, trainer, *rest)
         if trainer.global_step == 5:
             (tmp_path / "run" / "attempt").write_text("another")
 
-    monkeypatch.setattr(Recorder, "on_train_batch_end", taking_over)
+    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", taking_over)
     with pytest.raises(Failure, match=r"another start of this run \(another\) has taken over"):
         train(make_recipe(checkpoint__background=False), tmp_path / "run")
     assert read_manifest(last_checkpoint(tmp_path / "run" / "checkpoints")).step == 4
@@ -201,13 +200,13 @@ def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkey
 def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, assert_same_run, monkeypatch, tmp_path):
     recipe = make_recipe(training__epochs=9, training__patience=1, training__max_steps=40, optimizer__lr=0.05)
     train(recipe, tmp_path / "undisturbed")
-    saved = Checkpoints.on_train_epoch_end
+    saved = CheckpointCallback.on_train_epoch_end
 
     def stopping(self, trainer, module):
         saved(self, trainer, module)
         raise Stop
 
-    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", stopping)
+    monkeypatch.setattr(CheckpointCallback, "on_train_epoch_end", stopping)
     for _ in range(9):
         try:
             train(recipe, tmp_path / "run")

@@ -27,9 +27,8 @@ from vigil_training.planning.memory import (
 )
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import DeepSpeed, Ranks, Single
-from vigil_training.runs.assemble import assemble
 from vigil_training.trainer.data_module import DataModule
-from vigil_training.trainer.lightning_module import parameter_groups
+from vigil_training.trainer.optimizer import parameter_groups
 
 GIB = 2**30
 CHARACTERS_OF_TOKEN = 4

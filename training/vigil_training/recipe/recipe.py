@@ -1,5 +1,6 @@
-"""The recipe: all that a run does, as one typed value composed of the specs that live beside their components."""
+"""The recipe: everything that a run does, as one typed value composed of the specs of its components."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -8,15 +9,25 @@ from vigil_data.items import MODALITIES
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.specs import EvaluationSpec
+from vigil_modeling.input_checks import find_input_problems
 from vigil_modeling.specs import BinaryCrossEntropy, LossSpec, ModelSpec
 from vigil_serving.specs import ExportSpec
-from vigil_training.recipe.specs import CheckpointSpec, OptimizerSpec, Single, StrategySpec, TrackingSpec, TrainingSpec
+from vigil_training.recipe.specs import (
+    CheckpointSpec,
+    OptimizerSpec,
+    Single,
+    StrategySpec,
+    TrackingSpec,
+    TrainingSpec,
+    validation_metric_names,
+)
+from vigil_training.recipe.yaml_tree import nearest
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
 
 class Recipe(Spec):
-    """Everything that a run does; ``resolved.yaml`` in the run folder is one of these, written out whole."""
+    """Everything that a run does; ``resolved.yaml`` in the run folder is one, with every default written out."""
 
     name: RunName = Field(description="names the run folder and the tracked run")
     seed: int = Field(0, ge=0, lt=2**32, description="of initial weights, the order of rows and dropout")
@@ -34,24 +45,31 @@ class Recipe(Spec):
     tracking: TrackingSpec = TrackingSpec()
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> "Recipe":
-        problems = []
-        for modality in MODALITIES:
-            has_input, has_encoder = (
-                getattr(self.inputs, modality) is not None,
-                getattr(self.model.encoders, modality) is not None,
-            )
-            if has_input != has_encoder:
-                given, absent = ("inputs", "model.encoders") if has_input else ("model.encoders", "inputs")
-                problems.append(f"{given}.{modality} is given but {absent}.{modality} is not")
-        for field in ("label_weights", "positive_weights"):
-            problems += [
-                f"loss.{field}.{name} is not a label of the taxonomy"
-                for name in getattr(self.loss, field)
-                if name not in self.taxonomy.labels
-            ]
+    def _blocks_agree(self) -> "Recipe":
+        """Check what concerns several blocks; each line starts with the key that is at fault."""
+        problems = [*self._modality_problems(), *self._label_problems()]
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
+        problems += find_input_problems(self.model.encoders, self.inputs)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
+
+    def _modality_problems(self) -> Iterator[str]:
+        for modality in MODALITIES:
+            has_input = getattr(self.inputs, modality) is not None
+            has_encoder = getattr(self.model.encoders, modality) is not None
+            if has_input != has_encoder:
+                given, absent = ("inputs", "model.encoders") if has_input else ("model.encoders", "inputs")
+                yield f"{given}.{modality} is given but {absent}.{modality} is not"
+
+    def _label_problems(self) -> Iterator[str]:
+        labels = self.taxonomy.labels
+        for field in ("label_weights", "positive_weights"):
+            for name in getattr(self.loss, field):
+                if name not in labels:
+                    yield f"loss.{field}.{name} is not a label of the taxonomy{nearest(name, labels)}"
+        monitor, names = self.training.monitor, validation_metric_names(labels)
+        if monitor not in names:
+            hint = nearest(monitor, names) or f"; the metrics are {', '.join(names)}"
+            yield f"training.monitor: {monitor!r} is not a metric of the validation{hint}"

@@ -1,8 +1,13 @@
-"""From a recipe file to the one typed value that a run follows.
+"""Resolution of recipes: files and overrides are merged into one validated value.
 
-Order: defaults, then the files of ``extends`` as listed (each with its own ``extends`` before it), then the file, then
-``key.path=value`` from the command line. Mappings merge, anything else replaces, and a block whose ``kind`` changes is replaced
-whole. ``null`` sets null. All mistakes are reported at once, each with file and line.
+Order: defaults, then the files of ``extends`` as listed (each after its own ``extends``), then the file, then
+``key.path=value`` overrides. Mappings merge, anything else replaces, and a block whose ``kind`` changes is replaced completely.
+``null`` sets null. All mistakes are reported at once, each with file and line.
+
+Example:
+    >>> resolved = resolve_recipe("recipes/demo.yaml", ["optimizer.lr=1e-4"])
+    >>> resolved.recipe.optimizer.lr
+    0.0001
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
@@ -32,7 +38,7 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as ``null``, which a reader sees, and not as nothing."""
+    """Writes null as ``null`` rather than as an empty value."""
 
 
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
@@ -40,12 +46,12 @@ _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipe:
-    """A recipe with its history.
+    """A recipe and where its values come from.
 
     Attributes:
         recipe: the validated recipe.
-        values: the same as plain data, defaults included.
-        origins: key path to where its value was written last; a path that is absent kept its default.
+        values: the same as plain data, with every default.
+        origins: where the value of each key path was written; a path that is absent kept its default.
     """
 
     recipe: Recipe
@@ -54,11 +60,11 @@ class ResolvedRecipe:
 
 
 def resolve_recipe(recipe: StrPath | Recipe, overrides: Sequence[str] = (), source: str = COMMAND_LINE) -> ResolvedRecipe:
-    """Compose and validate a recipe.
+    """Merge and validate a recipe.
 
     Args:
         recipe: the recipe file, or a recipe whose values the overrides replace.
-        overrides: ``key.path=value``, the value in YAML; of two for the same key the later one counts.
+        overrides: ``key.path=value``, the value in YAML; the later of two for the same key counts.
         source: where the overrides come from, for messages.
 
     Raises:
@@ -71,11 +77,11 @@ def resolve_recipe(recipe: StrPath | Recipe, overrides: Sequence[str] = (), sour
         origin = Origin(str(recipe), 1)
         complete, base = _with_extends(Path(recipe), mistakes, (), "")
     tree = merge(merge(defaults(Recipe), base), _override_tree(overrides, source, mistakes))
-    return _validated(tree, origin, complete, mistakes)
+    return _resolved(tree, origin, complete, mistakes)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe that is whole, such as the ``resolved.yaml`` of a run: one without ``extends``.
+    """Read a recipe without ``extends``, such as the ``resolved.yaml`` of a run.
 
     Raises:
         UserError: one line for each mistake found.
@@ -83,18 +89,20 @@ def read_recipe(path: Path) -> Recipe:
     mistakes: list[str] = []
     tree = read_file(path, mistakes)
     origin = Origin(str(path), 1)
-    return _validated(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
+    return _resolved(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
 
 
-def read_spec(spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None) -> AnySpec:
-    """Read a file of another kind than a recipe (a site profile, a policy, a suite) as recipes are read.
+def read_spec(
+    spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None
+) -> AnySpec:
+    """Read a file of another kind (a site profile, a policy, a suite) with the same errors as recipes.
 
     Args:
-        spec: what the file holds.
-        path: the file; ``None`` for the defaults alone.
+        spec: type of the content.
+        path: the file; ``None`` for the defaults only.
         kind: what the file is, for messages.
-        example: a key and value of such a file, likewise.
-        values: by key, from the command line; they replace the file's, and ``None`` does not.
+        example: a key and value of such a file, for messages.
+        values: values from the command line, by key; they replace the file's, and ``None`` is ignored.
 
     Raises:
         UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
@@ -103,28 +111,28 @@ def read_spec(spec: type[AnySpec], path: Path | None, kind: str, example: str, v
     origin = Origin(COMMAND_LINE if path is None else str(path), None if path is None else 1)
     tree = None if path is None else read_file(path, mistakes, kind=kind, example=example)
     given = {key: _plain_tree(value).value for key, value in (values or {}).items() if value is not None}
-    asked = Tree({key: Tree(value, Origin(COMMAND_LINE)) for key, value in given.items()})
-    whole = merge(merge(defaults(spec), tree or Tree({}, origin)), asked)
-    return _typed(spec, whole, origin, tree is not None or path is None, mistakes)
+    overrides = Tree({key: Tree(value, Origin(COMMAND_LINE)) for key, value in given.items()})
+    merged = merge(merge(defaults(spec), tree or Tree({}, origin)), overrides)
+    return _validate(spec, merged, origin, tree is not None or path is None, mistakes)
 
 
 def dump_recipe(resolved: ResolvedRecipe, origins: bool = False) -> str:
-    """The whole recipe as YAML that :func:`read_recipe` turns into an equal recipe.
+    """Return a recipe as YAML with every default, which :func:`read_recipe` reads back as an equal recipe.
 
     Args:
-        resolved: what :func:`resolve_recipe` gave.
-        origins: write behind each value, as a comment, the file and line that it came from.
+        resolved: from :func:`resolve_recipe`.
+        origins: append the file and line of each value as a comment.
     """
     yaml = YAML()
     yaml.width = 2**16
     yaml.Representer = _Representer
     stream = StringIO()
-    yaml.dump(_written(resolved.values, (), resolved.origins if origins else None), stream)
+    yaml.dump(_to_yaml(resolved.values, (), resolved.origins if origins else None), stream)
     return stream.getvalue()
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """Lay ``over`` onto ``base``: mappings merge key by key, unless ``kind`` changes; anything else replaces."""
+    """Merge ``over`` into ``base``: mappings key by key unless ``kind`` changes; anything else replaces."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     if _kind(over) is not None and _kind(base) is not None and _kind(over) != _kind(base):
@@ -136,7 +144,7 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def defaults(spec: type[Spec]) -> Tree:
-    """What a spec holds if nothing is said; blocks that are required contribute the defaults inside them."""
+    """Return the defaults of a spec, including those inside required blocks."""
     tree: dict[str, Tree] = {}
     for name, field in spec.model_fields.items():
         if not field.is_required():
@@ -163,11 +171,11 @@ def _plain_tree(value: Any) -> Tree:
 
 
 def _with_extends(path: Path, mistakes: list[str], above: tuple[Path, ...], named_at: str) -> tuple[bool, Tree]:
-    """The file on top of all that it extends, and whether all of them could be read."""
+    """Return whether a file and all that it extends could be read, and the merged tree."""
     nothing = Tree({}, Origin(str(path), 1))
     if path.resolve() in above:
-        circle = " -> ".join(_shown(p) for p in (*above[above.index(path.resolve()) :], path.resolve()))
-        mistakes.append(f"{named_at}goes in a circle: {circle}")
+        cycle = " -> ".join(_shown(p) for p in (*above[above.index(path.resolve()) :], path.resolve()))
+        mistakes.append(f"{named_at}forms a cycle: {cycle}")
         return False, nothing
     tree = read_file(path, mistakes, named_at)
     if tree is None or not isinstance(tree.value, dict):
@@ -187,7 +195,7 @@ def _extended(extends: Tree | None, mistakes: list[str]) -> list[Tree]:
         return []
     names = extends.value if isinstance(extends.value, list) else [extends]
     wrong = [name for name in names if not isinstance(name.value, str) or not name.value]
-    mistakes += [f"{name.origin}: extends: must be a list of files, each relative to this one" for name in wrong]
+    mistakes += [f"{name.origin}: extends: must be a list of files, relative to this one" for name in wrong]
     return [name for name in names if name not in wrong]
 
 
@@ -220,14 +228,14 @@ def _override_tree(overrides: Sequence[str], source: str, mistakes: list[str]) -
     return Tree(tree)
 
 
-def _validated(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> ResolvedRecipe:
-    recipe = _typed(Recipe, tree, file, complete, mistakes)
+def _resolved(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> ResolvedRecipe:
+    recipe = _validate(Recipe, tree, file, complete, mistakes)
     origins = {path: node.origin for path, node in tree.walk() if node.origin is not None}
     return ResolvedRecipe(recipe, recipe.model_dump(mode="json"), origins)
 
 
-def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
-    """Validate the merged tree; where a file could not be read, what it might have held is not missed."""
+def _validate(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
+    """Validate a merged tree; if a file could not be read, keys that it might have had are not reported as missing."""
     try:
         value = spec.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
@@ -237,18 +245,26 @@ def _typed(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistak
     return value
 
 
-def _written(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> CommentedMap:
-    """The values as ruamel writes them: lists on one line and, with ``origins``, a comment behind each value."""
+def _to_yaml(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> CommentedMap:
+    """Return the values as ruamel writes them: lists on one line and, with ``origins``, a comment after each value."""
     written = CommentedMap()
     for key, value in values.items():
         here = (*path, key)
         if isinstance(value, dict) and value:
-            written[key] = _written(value, here, origins)
+            written[key] = _to_yaml(value, here, origins)
             continue
-        written[key] = value
-        if isinstance(value, list):
-            written[key] = CommentedSeq(value)
-            written[key].fa.set_flow_style()
+        written[key] = _to_flow(value)
         if origins is not None:
             written.yaml_add_eol_comment(str(origins.get(here, "default")), key, column=0)
     return written
+
+
+def _to_flow(value: Any) -> Any:
+    """Return a value as ruamel writes it on one line; it leaves ``?0`` and ``:0`` unquoted, and cannot read them."""
+    if isinstance(value, list):
+        sequence = CommentedSeq(map(_to_flow, value))
+        sequence.fa.set_flow_style()
+        return sequence
+    if isinstance(value, dict):
+        return {_to_flow(key): _to_flow(child) for key, child in value.items()}
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and value.startswith(("?", ":")) else value

@@ -1,4 +1,4 @@
-"""What a recipe can say about a training: optimizer, length, strategy, checkpoints, tracking."""
+"""Specs of training: optimizer, length, strategy, checkpoints, tracking."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from vigil_data.specs import Spec
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(Spec):
@@ -17,12 +19,12 @@ class OptimizerSpec(Spec):
     lr_end: float = Field(0.0, ge=0, description="learning rate at the last step, relative to the peak")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises to its peak")
     weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms and other vectors")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
 
 
 class TrainingSpec(Spec):
-    """How long and how precisely a run trains."""
+    """Length and precision of a run."""
 
     epochs: int = Field(1, ge=1)
     max_steps: int | None = Field(None, ge=1, description="optimizer steps after which training ends, whatever the epochs")
@@ -30,21 +32,21 @@ class TrainingSpec(Spec):
         "fp32", description="bf16: weights stay in fp32 and layers compute in bf16 (autocast)"
     )
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    accumulate: int = Field(1, ge=1, description="batches whose gradients make one optimizer step")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null for no clipping")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the training process; torch's default if not given")
+    accumulate: int = Field(1, ge=1, description="batches of each optimizer step, whose gradients are accumulated")
+    clip: float | None = Field(1.0, gt=0, description="maximum norm of the gradient; null: no clipping")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the training process; null: torch's default")
     patience: int | None = Field(
         None, ge=1, description="validations without a better monitor after which training stops; null: never"
     )
     monitor: str = Field(
-        "validation/macro_ap", description="the metric by which the best checkpoint is chosen and training stopped"
+        "validation/macro_ap", description="validation metric that chooses the best checkpoint and decides early stopping"
     )
-    mode: Literal["max", "min"] = Field("max", description="whether more of the monitor is better")
+    mode: Literal["max", "min"] = Field("max", description="whether a higher or a lower monitor is better")
     activation_checkpointing: bool = Field(
-        False, description="keep only the inputs of each encoder layer and compute the rest again in the backward pass"
+        False, description="keep only the inputs of each encoder layer, and recompute the rest in the backward pass"
     )
     max_skipped: int = Field(
-        10, ge=0, description="optimizer steps in a run that are left out because their loss or gradient is not finite"
+        10, ge=0, description="optimizer steps that may be skipped in a run because the gradient is not finite"
     )
 
 
@@ -55,17 +57,17 @@ class Single(Spec):
 
 
 class Ranks(Spec):
-    """What every strategy of several processes has; a process is called a rank."""
+    """Settings of every strategy with several processes, called ranks."""
 
     nodes: int = Field(1, ge=1, description="machines")
     devices: int = Field(1, ge=1, description="ranks on each machine: one for each GPU, or processes on the CPU")
     timeout: float = Field(
-        1800.0, gt=0, description="seconds without an optimizer step or a validation batch after which a run hangs"
+        1800.0, gt=0, description="seconds without an optimizer step or a validation batch after which a run counts as hung"
     )
 
     @property
     def world(self) -> int:
-        """Ranks in all."""
+        """Number of ranks."""
         return self.nodes * self.devices
 
 
@@ -79,14 +81,14 @@ class DeepSpeed(Ranks):
     """ZeRO (Rajbhandari et al. 2020): ranks share optimizer state (stage 1), gradients too (2), and weights too (3)."""
 
     kind: Literal["deepspeed"] = "deepspeed"
-    stage: Literal[1, 2, 3] = Field(2, description="what is shared out: 1 optimizer state, 2 and gradients, 3 and weights")
+    stage: Literal[1, 2, 3] = Field(2, description="what is sharded: 1 optimizer state, 2 and gradients, 3 and weights")
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="where optimizer state is kept and stepped")
     offload_parameters: Literal["none", "cpu", "nvme"] = Field(
-        "none", description="where weights rest between uses; stage 3 alone"
+        "none", description="where weights are kept between uses; stage 3 only"
     )
     nvme_path: str | None = Field(None, description="folder on a fast local disk, for offloading to nvme")
     raw: Mapping[str, Any] = Field(
-        default_factory=dict, description="DeepSpeed's own configuration, laid over what the recipe gives; it is not checked"
+        default_factory=dict, description="DeepSpeed's own configuration, merged over the recipe's; it is not checked"
     )
 
     @model_validator(mode="after")
@@ -105,17 +107,17 @@ StrategySpec = Annotated[Single | DistributedDataParallel | DeepSpeed, Field(dis
 
 
 class CheckpointSpec(Spec):
-    """What is saved while a run trains, and what of it is kept."""
+    """When checkpoints are saved, and which are kept."""
 
     every_steps: int | None = Field(
-        200, ge=1, description="optimizer steps from one checkpoint to the next; null: at the end of each epoch"
+        200, ge=1, description="optimizer steps between two checkpoints; null: at the end of each epoch"
     )
-    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept; a damaged one falls back to the one before")
-    keep_best: int = Field(1, ge=1, description="checkpoints of the best validations that are kept")
+    keep_last: int = Field(2, ge=1, description="newest checkpoints to keep; if one is damaged, the one before it is used")
+    keep_best: int = Field(1, ge=1, description="checkpoints of the best validations to keep")
     keep_every: int | None = Field(
-        None, ge=1, description="a checkpoint at a multiple of so many optimizer steps is kept for good"
+        None, ge=1, description="checkpoints at multiples of so many optimizer steps are never removed"
     )
-    background: bool = Field(True, description="write while training goes on; the weights are copied first")
+    background: bool = Field(True, description="write while training continues; the weights are copied first")
 
 
 class TrackingSpec(Spec):
@@ -126,3 +128,9 @@ class TrackingSpec(Spec):
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()
+
+
+def validation_metric_names(labels: tuple[str, ...]) -> list[str]:
+    """Return the names of all validation metrics, any of which ``training.monitor`` may name."""
+    per_label = [f"validation/{metric}/{label}" for metric in ("ap", "auroc") for label in labels]
+    return ["validation/macro_ap", "validation/macro_auroc", "validation/loss", *per_label]

@@ -95,7 +95,7 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
             wanted.setdefault(path, []).append(what)
             found[path, "type"] = f"must be {' or '.join(wanted[path])}, not {describe(details['input'])}"
         elif details["type"] == "value_error":
-            for text in str(details["ctx"]["error"]).split("; "):
+            for text in str(details["ctx"]["error"]).splitlines():
                 path, what = _cross_check(text, place.path, tree)
                 found[path, what] = what
         else:
@@ -154,14 +154,14 @@ def _cross_check(text: str, path: KeyPath, tree: Tree) -> tuple[KeyPath, str]:
     """Place a validator's message at the key that its first word names, if there is such a key."""
     node = _node(tree, path)
     named: KeyPath = ()
-    for part in text.split(" ", 1)[0].split("."):
+    for part in text.split(" ", 1)[0].rstrip(":").split("."):
         node = _child(node, part)
         if node is None:
             break
         named = (*named, part)
     if not path:
         return named, text
-    return ((*path, *named), text.removeprefix(key_path(named)).strip()) if named else (path, text)
+    return ((*path, *named), text.removeprefix(key_path(named)).lstrip(":").strip()) if named else (path, text)
 
 
 def _unknown_key(place: _Place, spec: type[Spec]) -> str:

@@ -1,6 +1,6 @@
-"""What a model says of items: logits of batches, and the predictions table that evaluation reads."""
+"""Prediction with a run's model: logits of batches and of dataset rows, and the predictions table that evaluation reads."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,30 +9,31 @@ from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
-from vigil_data.items import MODALITIES, Modality, presence
+from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Reader, evaluation_loader
 from vigil_data.loading.packing import Refusal
 from vigil_data.loading.sampler import Rows, costs
+from vigil_data.presence import presence_of_segments
+from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
-from vigil_training.runs.calibrate import raw_probabilities
-from vigil_training.runs.prediction_table import groups_of, predictions_table
+from vigil_training.runs.prediction_table import calibration_groups, predictions_table
 from vigil_training.runs.run import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Predicted(NamedTuple):
-    """What a model said, in the order of the batches.
+class ModelOutputs(NamedTuple):
+    """What a model computed for N items.
 
     Attributes:
-        ids: of the N items.
-        logits_NL: float32.
-        targets_NL: float32, NaN for unknown.
-        presence: for each item the modalities that it has a segment of, such as ``text+image``.
-        refused: items that could not be decoded and are in none of the above.
+        ids: ids of the items.
+        logits_NL: float32 ``[N, L]``.
+        targets_NL: float32 ``[N, L]``, NaN where unknown.
+        presence: modalities that each item has a segment of, such as ``text+image``.
+        refused: items that could not be decoded; they are in none of the above.
     """
 
     ids: list[str]
@@ -42,13 +43,19 @@ class Predicted(NamedTuple):
     refused: list[Refusal]
 
 
-def predict(model: SafetyModel, batches: Iterable[Batch], progress: Callable[[int], None] | None = None) -> Predicted:
-    """Run a model over batches, without gradients and in evaluation mode.
+def predict_batches(
+    model: SafetyModel, batches: Iterable[Batch], progress: ProgressCallback | None = None, total: int | None = None
+) -> ModelOutputs:
+    """Run a model over batches, in evaluation mode and without gradients.
 
     Args:
-        model: it is left in the mode in which it was.
+        model: the model; its mode is restored.
         batches: on any device.
-        progress: told the number of items after each batch, refused ones included.
+        progress: called after each batch with ``predicting``, the items done and ``total``.
+        total: items in all, if known.
+
+    Returns:
+        The outputs, in the order of the batches.
     """
     device = next(model.parameters()).device
     ids: list[str] = []
@@ -66,19 +73,19 @@ def predict(model: SafetyModel, batches: Iterable[Batch], progress: Callable[[in
                     ids += batch.ids
                     logits.append(model(batch.to(device)).logits_NL.float().cpu().numpy())
                     targets.append(batch.targets.cpu().numpy())
-                    present += _presence(batch)
+                    present += presence_of_segments(len(batch), {m: s.item for m, s in batch.segments.items()})
                 if progress is not None:
-                    progress(len(batch) + len(batch.refused))
+                    progress("predicting", len(ids) + len(refused), total)
     finally:
         model.train(mode)
     if not logits:
-        return Predicted([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused)
-    return Predicted(ids, np.concatenate(logits), np.concatenate(targets), present, refused)
+        return ModelOutputs([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused)
+    return ModelOutputs(ids, np.concatenate(logits), np.concatenate(targets), present, refused)
 
 
-def join(parts: Sequence[Predicted]) -> Predicted:
-    """What several ranks, or several calls, predicted, as one; none of the parts may be empty."""
-    return Predicted(
+def concatenate_outputs(parts: Sequence[ModelOutputs]) -> ModelOutputs:
+    """Concatenate the outputs of several ranks; each part has at least one item."""
+    return ModelOutputs(
         [id_ for part in parts for id_ in part.ids],
         np.concatenate([part.logits_NL for part in parts]),
         np.concatenate([part.targets_NL for part in parts]),
@@ -94,80 +101,77 @@ def predict_rows(
     *,
     checkpoint: str = "best",
     only: Sequence[Modality] = (),
-    progress: Callable[[int, int], None] | None = None,
-) -> Predicted:
+    progress: ProgressCallback | None = None,
+) -> ModelOutputs:
     """Run a run's model over rows of a dataset.
 
     Args:
         run: a run with the checkpoint.
-        dataset: where the rows are.
+        dataset: the dataset.
         rows: row numbers, int64 ``[N]``.
         checkpoint: ``best``, ``last`` or a path.
-        only: modalities that the model may see; all of its own if empty.
-        progress: told the items done and their number.
+        only: modalities that the model may see (default: all that it takes).
+        progress: called after each batch with ``predicting``, the items done and their number.
 
     Returns:
-        The items in the order of ``rows``.
+        The outputs, in the order of ``rows``.
 
     Raises:
-        UserError: if ``only`` names a modality that the model does not have.
+        UserError: if ``only`` names a modality that the model does not take.
     """
     recipe = run.recipe
-    reader = Reader(dataset.path, dataset.version, restrict(recipe.inputs, only), recipe.taxonomy.labels)
-    prices = costs(dataset.facts(rows), recipe.data.batch.cost)
+    reader = Reader(dataset.path, dataset.version, restrict_inputs(recipe.inputs, only), recipe.taxonomy.labels)
+    row_costs = costs(dataset.facts(rows), recipe.data.batch.cost)
     loader = evaluation_loader(
-        reader, rows, prices, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
+        reader, rows, row_costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )
-    done = 0
-
-    def advance(items: int) -> None:
-        nonlocal done
-        done += items
-        if progress is not None:
-            progress(done, len(rows))
-
-    predicted = predict(run.model(checkpoint), loader, advance)
+    outputs = predict_batches(run.model(checkpoint), loader, progress, len(rows))
     place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}
-    order = np.argsort([place[id_] for id_ in predicted.ids]).astype(np.int64)
-    return Predicted(
-        [predicted.ids[i] for i in order],
-        predicted.logits_NL[order],
-        predicted.targets_NL[order],
-        [predicted.presence[i] for i in order],
-        predicted.refused,
+    order = np.argsort([place[id_] for id_ in outputs.ids]).astype(np.int64)
+    return ModelOutputs(
+        [outputs.ids[i] for i in order],
+        outputs.logits_NL[order],
+        outputs.targets_NL[order],
+        [outputs.presence[i] for i in order],
+        outputs.refused,
     )
 
 
-def table_of(predicted: Predicted, run: Run, dataset: Dataset, rows: Rows, columns: Sequence[str] = ()) -> "pa.Table":
-    """The predictions table: id, ``target.LABEL``, calibrated ``probability.LABEL``, presence, and the columns to slice by.
+def raw_probabilities(logits_NL: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the model's probabilities before calibration, float64 ``[N, L]``."""
+    probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-logits_NL.astype(np.float64)))
+    return probabilities
+
+
+def outputs_to_table(outputs: ModelOutputs, run: Run, dataset: Dataset, rows: Rows, columns: Sequence[str] = ()) -> "pa.Table":
+    """Make the predictions table: id, ``target.LABEL``, calibrated ``probability.LABEL``, presence, and columns for slices.
 
     Args:
-        predicted: what the run's model said of ``rows``.
-        run: names the labels and columns, and how it is calibrated; a column that the dataset does not have is left out.
-        dataset: where the columns are.
-        rows: the row numbers that were predicted; refused ones are not in the table.
-        columns: of the dataset, beside those that the recipe's evaluation names.
+        outputs: outputs of the run's model for ``rows``.
+        run: gives labels, calibration, and the columns that its recipe's evaluation names.
+        dataset: has the columns; those that it lacks are left out.
+        rows: row numbers that were predicted; undecodable items are not in the table.
+        columns: further columns of the dataset.
     """
     evaluation, labels, calibrated = run.recipe.evaluation, run.recipe.taxonomy.labels, run.read_calibrated()
-    groups = groups_of(calibrated.calibration.by, predicted.ids, predicted.presence, dataset)
-    probabilities_NL = raw_probabilities(predicted.logits_NL)
-    if predicted.ids:
+    groups = calibration_groups(calibrated.calibration.by, outputs.ids, outputs.presence, dataset)
+    probabilities_NL = raw_probabilities(outputs.logits_NL)
+    if outputs.ids:
         probabilities_NL = calibrated.calibration.apply(probabilities_NL, groups)
-    wanted = [*evaluation.columns, *columns]
     return predictions_table(
-        predicted.ids,
+        outputs.ids,
         labels,
-        predicted.targets_NL,
+        outputs.targets_NL,
         probabilities_NL,
-        predicted.presence,
+        outputs.presence,
         dataset=dataset,
         rows=rows,
-        columns=wanted,
+        columns=[*evaluation.columns, *columns],
     )
 
 
-def restrict(inputs: Inputs, only: Sequence[Modality]) -> Inputs:
-    """The inputs of ``only`` these modalities; all if empty.
+def restrict_inputs(inputs: Inputs, only: Sequence[Modality]) -> Inputs:
+    """Return the inputs with the modalities of ``only``; all if it is empty.
 
     Raises:
         UserError: if one of them is not an input.
@@ -176,11 +180,3 @@ def restrict(inputs: Inputs, only: Sequence[Modality]) -> Inputs:
     if wrong := [m for m in only if m not in has]:
         raise UserError(f"--only {','.join(only)}: the model has no {' and no '.join(wrong)}; it takes {', '.join(has)}")
     return inputs.model_copy(update={m: None for m in has if only and m not in only})
-
-
-def _presence(batch: Batch) -> list[str]:
-    has: list[list[str]] = [[] for _ in batch.ids]
-    for modality, segments in batch.segments.items():
-        for row in set(segments.item.tolist()):
-            has[row].append(modality)
-    return [presence(modalities) for modalities in has]

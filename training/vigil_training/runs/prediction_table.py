@@ -1,4 +1,4 @@
-"""A predictions table from a model's scores and a dataset's columns, whether a run or a bundle scored; torch is not needed."""
+"""The predictions table, from probabilities of a run or a bundle and the columns of a dataset; torch is not needed."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.loading.sampler import Rows
 
-ALWAYS = ("author", "language", "market", "content_type", "source")
-"""Columns that a predictions table has whenever the dataset does: policies, comparisons and clusters read them."""
+STANDARD_COLUMNS = ("author", "language", "market", "content_type", "source")
+"""Columns that a predictions table has whenever the dataset has them: policies, comparisons and clusters read them."""
 
 
 def predictions_table(
@@ -24,20 +24,20 @@ def predictions_table(
     rows: Rows,
     columns: Sequence[str],
 ) -> pa.Table:
-    """Put a predictions table together, whatever model made the probabilities.
+    """Make a predictions table.
 
     Args:
-        ids: of the N items, each among ``rows``.
-        labels: L labels.
-        targets_NL: NaN for unknown.
-        probabilities_NL: calibrated.
-        present: of each item, the modalities that it has.
-        dataset: where ``columns`` and :data:`ALWAYS` are; one that it lacks is left out,
-            and one of the latter that is null in all rows.
-        rows: row numbers that hold the items.
-        columns: to be taken over.
+        ids: ids of the N items, each among ``rows``.
+        labels: names of the L labels.
+        targets_NL: targets, NaN where unknown.
+        probabilities_NL: calibrated probabilities.
+        present: modalities that each item has.
+        dataset: has ``columns`` and :data:`STANDARD_COLUMNS`. Those that it lacks are left out, and so are standard columns that
+            are null in all rows.
+        rows: row numbers of the items.
+        columns: columns to copy.
     """
-    wanted = [name for name in dict.fromkeys([*columns, *ALWAYS]) if name in dataset.columns]
+    wanted = [name for name in dict.fromkeys([*columns, *STANDARD_COLUMNS]) if name in dataset.columns]
     known = dataset.table(["id", *wanted], rows)
     wanted = [name for name in wanted if name in columns or known.column(name).null_count < known.num_rows]
     place = {id_: i for i, id_ in enumerate(known.column("id").to_pylist())}
@@ -50,17 +50,17 @@ def predictions_table(
     return pa.table(made | {name: known.column(name) for name in wanted if name not in made})
 
 
-def groups_of(by: str | None, ids: Sequence[str], presence: Sequence[str], dataset: Dataset) -> list[str | None] | None:
-    """The value by which each item is calibrated.
+def calibration_groups(by: str | None, ids: Sequence[str], presence: Sequence[str], dataset: Dataset) -> list[str | None] | None:
+    """Return the group by which each item is calibrated.
 
     Args:
-        by: ``presence``, a column of the dataset, or ``None`` for no groups.
-        ids: of the items.
-        presence: of the items.
-        dataset: holds the column; where it does not, all items are calibrated by the pooled calibrator.
+        by: a column of the dataset, ``presence``, or ``None``.
+        ids: ids of the items.
+        presence: modalities that each item has.
+        dataset: has the column; if it does not, all items are calibrated by the pooled calibrator.
 
     Returns:
-        A value as text for each item; ``None`` without groups.
+        A group name for each item; ``None`` without groups.
     """
     if by is None or by not in ("presence", *dataset.columns):
         return None

@@ -1,4 +1,11 @@
-"""A run: the folder with all that a training left, and the model in it."""
+"""The run folder: what `vigil train` writes, and the model in it.
+
+Example:
+    >>> run = Run("runs/demo")
+    >>> run.finished, run.read_thresholds()["spam"]
+    (True, 0.42)
+    >>> model = run.model("best")
+"""
 
 import hashlib
 import json
@@ -8,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath
+from vigil_data.filesystem import StrPath, sha256_file, write_file
 from vigil_training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +29,7 @@ class Run:
     """The layout of a run folder.
 
     Args:
-        path: the folder; see ``docs/training.md`` for what lies in it.
+        path: the folder; ``docs/training.md`` lists its files.
 
     Raises:
         UserError: if it is not a run.
@@ -37,7 +44,7 @@ class Run:
 
     @property
     def resolved(self) -> Path:
-        """The whole recipe, as it was run."""
+        """The resolved recipe, with every default."""
         return self.path / "resolved.yaml"
 
     @property
@@ -47,27 +54,27 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint, sound or not."""
+        """Whether there is a checkpoint, intact or damaged."""
         return next(self.checkpoints.glob("step-*"), None) is not None
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: step, epoch and numbers."""
+        """Metrics, one JSON object a line: step, epoch and values."""
         return self.path / "metrics.jsonl"
 
     @property
     def thresholds(self) -> Path:
-        """Label to threshold, JSON; written when all else is done, so it marks a finished run."""
+        """Threshold of each label, JSON; written last, so it marks a finished run."""
         return self.path / "thresholds.json"
 
     @property
     def calibration(self) -> Path:
-        """How raw probabilities become calibrated ones, JSON."""
+        """Calibration of raw probabilities, JSON."""
         return self.path / "calibration.json"
 
     @property
     def policy(self) -> Path:
-        """The compiled policy, JSON; there once `vigil policy compile` has put it there."""
+        """Compiled policy, JSON; written by `vigil policy compile`."""
         return self.path / "policy.json"
 
     @property
@@ -77,26 +84,26 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What was said while it trained."""
+        """Log of rank 0."""
         return self.path / "train.log"
 
     def rank_log(self, rank: int) -> Path:
-        """What another rank than the first said."""
+        """Return the log of another rank."""
         return self.path / "ranks" / f"rank-{rank}.log"
 
     @property
     def attempt(self) -> Path:
-        """Token of the newest start of the run; an older one that still lives writes no checkpoint any more."""
+        """Token of the newest start of the run; an older start that is still alive writes no checkpoint."""
         return self.path / "attempt"
 
     @property
     def failure(self) -> Path:
-        """Why the last start failed, JSON; absent while it goes on, after it was preempted, and when it has finished."""
+        """Reason why the last start failed, JSON; absent while it runs, after a preemption, and when the run has finished."""
         return self.path / "failure.json"
 
     @property
     def stacks(self) -> Path:
-        """Where every rank was when the run hung: a folder for the start, with a file for each rank."""
+        """Stack traces of all ranks of a run that hung: a folder for each start, with a file for each rank."""
         return self.path / "stacks"
 
     @property
@@ -105,33 +112,37 @@ class Run:
         return self.path / "quarantine.jsonl"
 
     @property
+    def wandb_id(self) -> Path:
+        """Id of the tracked run in Weights & Biases."""
+        return self.path / "wandb_id"
+
+    @property
     def finished(self) -> bool:
-        """Whether training ended and thresholds were chosen."""
+        """Whether training has ended and thresholds were chosen."""
         return self.thresholds.is_file()
 
     def evaluation(self, name: str) -> Path:
-        """Folder of the evaluation on the split ``name``."""
+        """Return the folder of the evaluation on the split ``name``."""
         return self.path / "evaluation" / name
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that was run."""
+        """The recipe of the run."""
         from vigil_training.recipe.resolve import read_recipe
 
         return read_recipe(self.resolved)
 
     @property
     def tracked_id(self) -> str | None:
-        """The id of the tracked run in Weights & Biases; ``None`` where none was kept."""
-        path = self.path / "wandb_id"
-        return (path.read_text(encoding="utf-8").strip() or None) if path.is_file() else None
+        """The id in :attr:`wandb_id`; ``None`` if the run was not tracked."""
+        return (self.wandb_id.read_text(encoding="utf-8").strip() or None) if self.wandb_id.is_file() else None
 
     def read_environment(self) -> dict[str, Any]:
-        """What :attr:`environment` holds; empty if it is not there."""
+        """Read :attr:`environment`; empty if it is absent."""
         return dict(json.loads(self.environment.read_text())) if self.environment.is_file() else {}
 
     def read_thresholds(self) -> dict[str, float]:
-        """Label to the probability at which it is taken as given.
+        """Read the threshold of each label, on calibrated probabilities.
 
         Raises:
             UserError: if the run has not finished.
@@ -143,12 +154,12 @@ class Run:
         return dict(json.loads(self.thresholds.read_text()))
 
     def read_calibrated(self) -> "FittedCalibration":
-        """How raw probabilities become calibrated ones; as they are where the run has no calibration.
+        """Read the calibration; the identity if the run has none.
 
         Raises:
-            UserError: if the file cannot be read, or is of other labels.
+            UserError: if the file cannot be read, or has other labels.
         """
-        from vigil_evaluation.calibration.calibrators import FittedCalibration, Calibration
+        from vigil_evaluation.calibration.calibrators import Calibration, FittedCalibration
 
         labels = self.recipe.taxonomy.labels
         if not self.calibration.is_file():
@@ -156,7 +167,7 @@ class Run:
         return FittedCalibration.read(self.calibration, labels)
 
     def read_policy(self) -> "CompiledPolicy | None":
-        """The compiled policy, if there is one.
+        """Read the compiled policy, if there is one.
 
         Raises:
             UserError: if the file cannot be read.
@@ -168,43 +179,43 @@ class Run:
         return CompiledPolicy.read(self.policy)
 
     def current_policy(self) -> "CompiledPolicy | None":
-        """The compiled policy, if there is one, made for the calibration that the run has now.
+        """Read the compiled policy, if there is one, and check that it was compiled for the run's present calibration.
 
         Raises:
-            UserError: if the run was calibrated anew after the policy was compiled: its thresholds are of other probabilities.
+            UserError: if the run was recalibrated after the policy was compiled: its thresholds are on other probabilities.
         """
         policy = self.read_policy()
-        made_for = None if policy is None else policy.facts.get("calibration")
-        if made_for is not None and made_for != self.calibration_digest():
+        compiled_for = None if policy is None else policy.facts.get("calibration")
+        if compiled_for is not None and compiled_for != self.calibration_digest():
             raise UserError(
-                f"{self.policy}: was compiled before the run was calibrated anew, and its thresholds are of other probabilities; "
+                f"{self.policy}: was compiled before the run was recalibrated, and its thresholds are on other probabilities; "
                 f"compile it again with `vigil policy compile`, or delete it"
             )
         return policy
 
     def calibration_digest(self) -> str | None:
-        """SHA-256 of :attr:`calibration`; ``None`` where there is none."""
-        return hashlib.sha256(self.calibration.read_bytes()).hexdigest() if self.calibration.is_file() else None
+        """Return the SHA-256 of :attr:`calibration`; ``None`` if it is absent."""
+        return sha256_file(self.calibration) if self.calibration.is_file() else None
 
     def dataset(self) -> "Dataset":
-        """The dataset in the version that the run was trained on.
+        """Open the dataset in the version that the run was trained on.
 
         Raises:
-            UserError: if it is not there any more.
+            UserError: if it no longer exists.
         """
         from vigil_data.dataset.dataset import Dataset
 
-        began = self.read_environment()["dataset"]
-        return Dataset(Path(began["path"]), began["version"])
+        facts = self.read_environment()["dataset"]
+        return Dataset(Path(facts["path"]), facts["version"])
 
     def checkpoint(self, name: str = "best") -> Path:
-        """The folder of a checkpoint, or a file of weights made of one.
+        """Return the path of a checkpoint.
 
         Args:
-            name: ``best``, ``last``, the name of one of the run's checkpoints, or a path.
+            name: ``best``, ``last``, the name of a checkpoint's folder, or a path.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it does not exist.
         """
         from vigil_training.checkpoint import reader
 
@@ -214,41 +225,42 @@ class Run:
             return reader.last_checkpoint(self.checkpoints)
         path = self.checkpoints / name if (self.checkpoints / name).exists() else Path(name)
         if not path.exists():
-            raise UserError(
-                f"{path}: no such checkpoint; a run's checkpoints are best, last, or one that `vigil checkpoint` shows"
-            )
+            raise UserError(f"{path}: no such checkpoint; name best, last, or one that `vigil checkpoint` lists")
         return path
 
     def model(self, checkpoint: str = "best") -> "SafetyModel":
-        """The model with the weights of a checkpoint, in evaluation mode.
+        """Build the model with the weights of a checkpoint, in evaluation mode.
 
         Args:
             checkpoint: as for :meth:`checkpoint`.
 
         Raises:
-            UserError: if the checkpoint is not there, cannot be read, or is of another model.
+            UserError: if the checkpoint does not exist, cannot be read, or holds another model.
         """
+        from vigil_modeling.safety_model import build_model
         from vigil_training.checkpoint.reader import load_weights
-        from vigil_training.runs.assemble import assemble
 
-        path = self.checkpoint(checkpoint)
-        model = assemble(self.recipe, load_weights=False)
+        path, recipe = self.checkpoint(checkpoint), self.recipe
+        model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
         load_weights(model, path)
         return model.eval()
 
 
-def check_run(recipe: Recipe, folder: Path) -> bool:
-    """Whether a folder holds a run of a recipe that goes on; until something is saved in it, the recipe may still change.
+def check_run(recipe: Recipe, folder: StrPath) -> bool:
+    """Return whether a folder holds a run of a recipe that can be resumed; false if a new run may be started in it.
+
+    Until the first checkpoint is saved, the recipe may still change.
 
     Raises:
         UserError: if the folder holds something else, or a run of another recipe.
     """
+    folder = Path(folder)
     started = (folder / "resolved.yaml").is_file()
     if started and ((run := Run(folder)).finished or run.has_checkpoint):
-        if different := differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
+        if changed := differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
             raise UserError(
                 f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
-                *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in different),
+                *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in changed),
             )
         return True
     if not started and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -256,27 +268,26 @@ def check_run(recipe: Recipe, folder: Path) -> bool:
     return False
 
 
-def open_run(recipe: Recipe, resolved_text: str, folder: Path) -> Run:
-    """Make the run folder, or check that it is one of this recipe.
+def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:
+    """Make a run folder, or check that it is one of this recipe.
 
     Args:
-        recipe: what is to be run.
-        resolved_text: the same, written out whole.
+        recipe: the recipe to run.
+        resolved_text: the same as YAML, with every default.
         folder: absent, empty, or a run.
 
     Raises:
         UserError: as for :func:`check_run`.
     """
+    folder = Path(folder)
     if not check_run(recipe, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / ".resolved.yaml.part"
-        beside.write_text(resolved_text)
-        beside.replace(folder / "resolved.yaml")
+        write_file(folder / "resolved.yaml", resolved_text)
     return Run(folder)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values."""
+    """Return the dotted keys whose values differ, with both values."""
     found: list[tuple[str, Any, Any]] = []
     for key in [*old, *(k for k in new if k not in old)]:
         left, right, where = old.get(key), new.get(key), f"{path}{key}"
@@ -287,8 +298,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
     return found
 
 
-def digest(recipe: Recipe) -> str:
-    """SHA-256 of a resolved recipe, by which a checkpoint knows whose it is."""
+def recipe_digest(recipe: Recipe) -> str:
+    """Return the SHA-256 of a resolved recipe, which checkpoints carry."""
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The Lightning data module: which rows train and validate, and the loaders over them."""
+"""The Lightning data module: training and validation rows of a run, and the loaders over them."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
-from vigil_data.loading.sampler import Plan, costs, plan
+from vigil_data.loading.sampler import EpochPlan, costs, plan
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 
@@ -23,12 +23,17 @@ class DataModule(pl.LightningDataModule):
     """The rows of a run.
 
     Args:
-        recipe: says which rows, and how they become batches.
+        recipe: which rows, and how they become batches.
         version: version of the dataset; a resumed run reads the one it began with.
-        world: the place of this process among those that share the rows.
+        world: the place of this process among the ranks that share the rows.
+
+    Attributes:
+        train_rows: row numbers with at least one known target, int64 ``[N]``.
+        validation_rows: row numbers, int64 ``[N]``.
+        reader: reads batches of the dataset.
 
     Raises:
-        UserError: if there is nothing to train on, or no such split.
+        UserError: if there is nothing to train on, or a split does not exist.
     """
 
     def __init__(self, recipe: Recipe, version: int, world: World = World()) -> None:  # noqa: B008 (immutable)
@@ -47,11 +52,8 @@ class DataModule(pl.LightningDataModule):
                 f"{data.dataset}: split {data.train}{condition} has no item with a known target of {', '.join(labels)}; "
                 f"the dataset's splits: {splits}; its labels: {', '.join(dataset.labels) or 'none'}"
             )
-        log.info(
-            "training on %d items; %d have no known target and are left out",
-            len(self.train_rows),
-            len(rows) - len(self.train_rows),
-        )
+        left_out = len(rows) - len(self.train_rows)
+        log.info("training on %d items; %d have no known target and are left out", len(self.train_rows), left_out)
         for label in set(labels) - set(dataset.labels):
             log.info("label %s is unknown for every item: the dataset does not have it", label)
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
@@ -63,12 +65,12 @@ class DataModule(pl.LightningDataModule):
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
 
-    def plan(self, epoch: int) -> Plan:
-        """The batches of ``epoch``."""
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return the batches of ``epoch``."""
         return plan(self._costs, self._recipe.data.batch, self._recipe.seed, epoch, self._world.size)
 
-    def steps(self) -> int:
-        """Optimizer steps of the whole run, if it is not stopped early."""
+    def total_steps(self) -> int:
+        """Return the optimizer steps of the run, unless early stopping ends it before."""
         training, steps = self._recipe.training, 0
         for epoch in range(training.epochs):
             steps += math.ceil(self.plan(epoch).steps / training.accumulate)
@@ -77,7 +79,7 @@ class DataModule(pl.LightningDataModule):
         return steps
 
     def train_dataloader(self) -> TrainingLoader:
-        """The loader of this rank, at its epoch. Lightning asks before each one, as epochs differ in their number of batches."""
+        """Return this rank's loader at its epoch; Lightning asks before each epoch, as they differ in their number of batches."""
         if self.trainer is None:
             raise RuntimeError("the data module is not in a trainer")
         if self._train is None:
@@ -97,7 +99,7 @@ class DataModule(pl.LightningDataModule):
         return self._train
 
     def val_dataloader(self) -> EvaluationLoader:
-        """The validation rows, always in the same batches."""
+        """Return the loader of the validation rows, which gives the same batches each time."""
         if self._validation is None:
             data = self._recipe.data
             self._validation = evaluation_loader(
@@ -113,6 +115,6 @@ class DataModule(pl.LightningDataModule):
         return self._validation
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """The batch on ``device``."""
+        """Return the batch on ``device``."""
         del dataloader_idx
         return batch if device.type == "cpu" else batch.to(device, non_blocking=True)

