@@ -38,7 +38,7 @@ def main(home: Path) -> None:
     backend = server / "backends" / "onnxruntime"
     backend.mkdir()
     shutil.copy(Path(__file__).with_name("triton_onnxruntime.py"), backend / "model.py")
-    # The stub's interpreter is isolated and finds, beside its own library, what lies in the server's working folder.
+    # The stub's interpreter is isolated: it finds only its own library and the files in the server's working folder.
     subprocess.run([*pip, "install", "--target", str(home / "work"), *PACKAGES], check=True)
     repository = Path(__file__).resolve().parents[3]
     for package in ("data/vigil_data", "evaluation/vigil_evaluation", "serving/vigil_serving"):
@@ -46,7 +46,7 @@ def main(home: Path) -> None:
 
 
 def start(home: Path, models: Path, http: int, grpc: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start the server; it is ready when its health says so."""
+    """Start the server; it is ready when its health endpoint answers."""
     server = home / SERVER
     options = {
         "model-repository": models,
