@@ -41,7 +41,7 @@ def test_resolve_package_without_importing_it(tmp_path, monkeypatch):
         (Package(package=".relative"), "package .relative: not installed"),
         (Package(package="numpy", path="no/such.file"), "package numpy: has no file or folder no/such.file"),
         (Package(package="this", path="x"), "package this: is a single module"),
-        (Hub(id="not a name"), "hub not a name: is not a repository's name"),
+        (Hub(id="not a name"), "hub not a name: invalid repository name"),
     ],
 )
 def test_resolve_missing_source_is_one_clear_line(source, line):
@@ -90,7 +90,7 @@ def test_resolve_hub_absence_is_one_clear_line(hub_cache, source, line):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (errors.GatedRepoError, "asks for a licence"),
+        (errors.GatedRepoError, "gated; accept its licence"),
         (errors.RepositoryNotFoundError, "no such repository"),
         (errors.RevisionNotFoundError, "no such branch, tag or commit"),
         (ConnectionError, "cannot be downloaded"),

@@ -270,8 +270,8 @@ def test_dataset_invalid_requests_are_one_line(tmp_path: Path) -> None:
         (lambda: write(tmp_path, []), "exists already; append to it, or name another folder"),
         (lambda: Dataset(tmp_path / "elsewhere"), "elsewhere is not a dataset"),
         (lambda: dataset.rows("tests"), "has no split tests; it has train"),
-        (lambda: dataset.rows(where="likes > 3"), "condition 'likes > 3' cannot be read: .*No field named likes"),
-        (lambda: dataset.rows(where="split ="), "condition 'split =' cannot be read"),
+        (lambda: dataset.rows(where="likes > 3"), "invalid condition 'likes > 3': .*No field named likes"),
+        (lambda: dataset.rows(where="split ="), "invalid condition 'split ='"),
         (lambda: dataset.rows(where="target:hate = 1"), "in backquotes: `target:LABEL`"),
         (lambda: dataset.table(["likes"]), "has no column likes; it has id, created_at"),
     ]
@@ -282,7 +282,7 @@ def test_dataset_invalid_requests_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in caught.value.lines[0]
         assert ".rs:" not in caught.value.lines[0]
     for row in (1, -1):
-        with pytest.raises(IndexError, match="row numbers run from 0 to 0"):
+        with pytest.raises(IndexError, match="row numbers must be 0 to 0"):
             dataset.take([row])
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be made: File exists"):

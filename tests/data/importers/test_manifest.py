@@ -164,7 +164,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "n": 1}\n{"id": "b", "text": "x", "n": "one"}\n',
-        ["m.jsonl:2: column n has a text here, but a number at m.jsonl:1"],
+        ["m.jsonl:2: column n has a string here, but a number at m.jsonl:1"],
     ),
     (
         "m.jsonl",

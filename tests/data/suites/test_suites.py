@@ -321,10 +321,10 @@ def test_validated_suite_reports_every_error_with_its_position():
     one, four = "functionalities.one", "functionalities.four"
     assert found == {
         f"{one}.expect.tobaco": "is not a label of this suite (did you mean tobacco?); its labels are tobacco, gambling",
-        f"{one}.templates.0": "has the placeholder {good}, without a lexicon (did you mean goods?)",
+        f"{one}.templates.0": "has the placeholder {good} without a lexicon (did you mean goods?)",
         f"{one}.templates.1": "is empty",
-        f"{one}.templates.2": "has a { unmatched 3; write {{ for a brace",
-        f"{one}.templates.4": "stands in functionalities.one.templates[3] too",
+        f"{one}.templates.2": "has an unmatched { at character 3; write {{ for a literal brace",
+        f"{one}.templates.4": "is also at functionalities.one.templates[3]; remove one",
         f"{one}.templates.5": "has 3 placeholders for different words of place, which has 2",
         f"{one}.pairs.1": "is the second perturbation named typos here; give it another name",
         f"{one}.pairs.2.within.0": "is not a placeholder of this functionality (did you mean place?)",
@@ -334,7 +334,7 @@ def test_validated_suite_reports_every_error_with_its_position():
         f"{one}.pairs.5.words": "must not be empty",
         f"{one}.pairs.5.expect.tobacco": "equals the original's; name only labels that the perturbation changes",
         f"{one}.pairs.6": "exchanges nothing; name text, image or audio (an empty list removes the modality)",
-        f"{one}.pairs.7": "leaves nothing of functionalities.one.templates[0]",
+        f"{one}.pairs.7": "removes all content of functionalities.one.templates[0]",
         f"{one}.pairs.8": "has the placeholder {goods}, which functionalities.one.templates[0] does not fill",
         "functionalities.two.expect": "expects nothing for any label, so there is nothing to test",
         "functionalities.three": "makes no items: write templates, or items for several segments",
@@ -344,8 +344,8 @@ def test_validated_suite_reports_every_error_with_its_position():
         f"{four}.items.1.image.2.forbidden": "needs draw",
         f"{four}.items.2.audio.0": "must have exactly one of file and say",
         f"{four}.items.2.repeat": "needs draw or say; without them, all repeated items would be equal",
-        f"{four}.items.3.text.0": "has the placeholder {fens}, without a lexicon (did you mean fans?)",
-        "functionalities.five.templates.0": "stands in functionalities.one.templates[3] too",
+        f"{four}.items.3.text.0": "has the placeholder {fens} without a lexicon (did you mean fans?)",
+        "functionalities.five.templates.0": "is also at functionalities.one.templates[3]; remove one",
     }
     assert "(did you mean tobacco?); use one of tobacco," in found[f"{four}.items.1.image.1.draw"]
 
@@ -377,7 +377,7 @@ def test_validated_suite_finds_errors_that_appear_only_in_the_items():
         },
         two={"expect": {"tobacco": 0}, "templates": ["I like cigars."]},
     ) == {
-        "functionalities.two.templates.0": "makes an item that functionalities.one.templates[0] makes too",
+        "functionalities.two.templates.0": "makes a duplicate of an item of functionalities.one.templates[0]",
         "functionalities.one.pairs.1": "changes none of the 3 items; nothing in them matches",
     }
 
@@ -406,10 +406,10 @@ def test_picture_of_words_is_dark_on_light():
 
 
 def test_picture_of_words_names_letters_that_the_font_lacks(tmp_path):
-    with pytest.raises(UserError, match=r"the built-in font cannot write '\U0001f6ac'; name a font"):
+    with pytest.raises(UserError, match=r"the built-in font lacks '\U0001f6ac'; set `font`"):
         media.written("a \U0001f6ac", Random(0))
     (tmp_path / "font.ttf").write_bytes(b"no")
-    with pytest.raises(UserError, match="is not a font that can be read"):
+    with pytest.raises(UserError, match="not a readable font"):
         media.written("a", Random(0), tmp_path / "font.ttf")
 
 
@@ -481,6 +481,4 @@ def test_speak_without_the_voice_package_is_one_clear_line(beside, monkeypatch):
     monkeypatch.setitem(sys.modules, "hibari", None)
     with pytest.raises(UserError) as caught:
         list(make(suite_of(**MIXED), beside))
-    assert caught.value.lines == (
-        "2 sentences are to be spoken (say), which needs the voice hibari-tts: pip install 'vigil[demo]'",
-    )
+    assert caught.value.lines == ("`say` (2 sentences) needs the speech synthesizer hibari-tts: pip install 'vigil[demo]'",)
