@@ -285,5 +285,5 @@ def test_dataset_invalid_requests_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(IndexError, match="row numbers must be 0 to 0"):
             dataset.take([row])
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be made: File exists"):
+    with pytest.raises(UserError, match="cannot be created: File exists"):
         write(tmp_path / "file", [])
