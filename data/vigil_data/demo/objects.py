@@ -1,7 +1,7 @@
 """What the demonstration's pictures show: each object as a few shapes in the square from -1 to 1, y downwards.
 
-Each subject of the policy has objects of its own, and benign ones that look alike (a pencil beside a cigarette, letter cubes
-beside dice, a hair dryer beside a pistol). Shapes name a role, not a colour: the picture's style decides what each looks like.
+Each subject of the policy has its own objects and benign ones of similar shape (a pencil for a cigarette, letter cubes for
+dice, a hair dryer for a pistol). Shapes name a role, not a colour: the image's style determines the colours.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""The language of the demonstration: every sentence that a post may write or a clip may say, by what it does.
+"""Sentences of the demonstration's posts and clips, by kind.
 
-A kind is what a sentence means to the policy (``tobacco``, ``tobacco_negated``, ``call`` …); a template is a sentence with
-alternatives in braces. Kinds follow HateCheck's functional tests (Röttger et al. 2021, section 3): beside each subject stand its benign
-confounders: negation, reporting, and words that only look alike. A source sentence belongs to one split, so that no split has read another's.
+A kind is the meaning of a sentence to the policy (``tobacco``, ``tobacco_negated``, ``call`` …); a template is a sentence with
+alternatives in braces. Kinds follow HateCheck's functional tests (Röttger et al. 2021, section 3): each subject has benign confounders:
+negation, reporting, and homonyms. A source sentence belongs to one split, so that splits share no sentence.
 """
 
 import hashlib

@@ -282,7 +282,7 @@ def test_exchange_changes_only_its_modality(tmp_path):
         assert item.text == (() if kind == "written" else original.text)
         assert len(item.image) == (0 if kind == "alone" else 1)
         assert item.image != original.image
-    assert len({item.image for item in items.values() if item.columns["pair"] is None}) == 9  # each drawn anew
+    assert len({item.image for item in items.values() if item.columns["pair"] is None}) == 9  # each drawn separately
 
 
 # Mistakes
