@@ -44,7 +44,7 @@ def open_workdir(to: Path, job: JobSpec, *, restart: bool) -> Iterator[Shards]:
             recover_folder(to)
             yield Shards(folder, job)
         finally:
-            if not any(folder.glob("*.shard")):
+            if not any(folder.glob("[0-9]*.shard")):
                 remove_workdir(folder)
 
 
@@ -63,7 +63,7 @@ def _check_job(folder: Path, job: JobSpec) -> None:
         return
     kept = JobSpec.read(file)
     if kept != job:
-        count = sum(1 for _ in folder.glob("*.shard"))
+        count = sum(1 for _ in folder.glob("[0-9]*.shard"))
         raise UserError(
             f"{folder}: has {count} of {kept.shards} shards of another job: {'; '.join(job.differences(kept))}; "
             "run the same command as before to resume it, or discard its shards with --restart"
@@ -71,6 +71,6 @@ def _check_job(folder: Path, job: JobSpec) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for pattern in ("*.shard", _PARTIAL, _JOB):
+    for pattern in ("[0-9]*.shard", _PARTIAL, _JOB):
         for path in folder.glob(pattern):
             remove(path)

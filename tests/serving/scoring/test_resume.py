@@ -88,12 +88,12 @@ def _wait_for(moment: str, folder: Path, process: "subprocess.Popen[bytes]", dic
     if moment == "starting":
         time.sleep(dice.uniform(0, 1.5))
         return
-    before = len(list(folder.glob("*.shard")))
+    before = len(list(folder.glob("[0-9]*.shard")))
     wanted = before + dice.randint(1, 30)
     while process.poll() is None:
         if moment == "merging" and any(folder.parent.glob(".out.*.partial*")):
             break
-        if moment == "scoring" and len(list(folder.glob("*.shard"))) >= wanted:
+        if moment == "scoring" and len(list(folder.glob("[0-9]*.shard"))) >= wanted:
             break
         time.sleep(0.001)
     time.sleep(dice.uniform(0, 0.02))
@@ -111,7 +111,7 @@ def test_score_resumes_after_kills_at_random_moments(
     finished = kept = 0
     while sum(kills.values()) < wanted:
         moment = MOMENTS[sum(kills.values()) % len(MOMENTS)]
-        before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.shard")}
+        before = {path.name: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.shard")}
         process = subprocess.Popen(job.command(to, "--chunk", str(CHUNK)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         _wait_for(moment, folder, process, dice)
         process.kill()
@@ -121,7 +121,7 @@ def test_score_resumes_after_kills_at_random_moments(
         else:
             assert process.returncode == -9, stderr
             kills[moment] = kills.get(moment, 0) + 1
-            after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.shard")}
+            after = {path.name: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.shard")}
             if after and not to.exists():  # else it was killed while it cleaned up
                 assert before.items() <= after.items(), "written shards are not scored again"
                 kept = max(kept, len(after))
@@ -139,13 +139,13 @@ def test_score_logs_damaged_shards_and_scores_them_again(
 ) -> None:
     to = tmp_path / "out.parquet"
     with interrupted(job, tmp_path / "other.parquet", 30, where="id >= '0100'") as other, interrupted(job, to, 60) as folder:
-        files = sorted(folder.glob("*.shard"))
+        files = sorted(folder.glob("[0-9]*.shard"))
         assert len(files) == 12
         files[0].write_bytes(files[0].read_bytes()[:-100])
         content = bytearray(files[3].read_bytes())
         content[len(content) // 2] ^= 4
         files[3].write_bytes(content)
-        shutil.copy(min(other.glob("*.shard")), files[5])
+        shutil.copy(min(other.glob("[0-9]*.shard")), files[5])
         shutil.copy(files[8], files[7])
         files[9].write_bytes(b"")
     found = job.score(to)
@@ -193,7 +193,7 @@ def test_score_refuses_shards_of_another_job_without_restart(job: ScoringCase, t
         f"{folder}: has 4 of 100 shards of another job: where id >= '0100', not none; chunk 5, not 7; rows 500, not 600; "
         "run the same command as before to resume it, or discard its shards with --restart"
     )
-    assert len(list(folder.glob("*.shard"))) == 4
+    assert len(list(folder.glob("[0-9]*.shard"))) == 4
     assert job.score(to, restart=True).resumed == 0
     assert job.is_complete(to)
     assert list(tmp_path.iterdir()) == [to]

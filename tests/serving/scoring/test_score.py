@@ -118,7 +118,7 @@ def test_score_selects_rows_and_refuses_invalid_options(exported, bundle_copy: P
     assert pq.read_table(a).column_names == COLUMNS
     for asked, message in [
         ({"split": "nowhere"}, "has no split nowhere"),
-        ({"where": "m = 1"}, "condition 'm = 1' cannot be read"),
+        ({"where": "m = 1"}, "invalid condition 'm = 1'"),
         ({"variant": "int3"}, "has no variant int3; it has fp32"),
     ]:
         with pytest.raises(UserError, match=message):
