@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vigil_data.suites.planned_items import MOST, Path, PlannedItem, compositions, count, exchanged, name_of, plan_items, strings
@@ -29,6 +29,8 @@ Finding = tuple[Path, str]
 
 class ValidatedSuite(Suite):
     """A suite from which items can be made."""
+
+    model_config = ConfigDict(title="Suite")  # the name in messages
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -181,7 +181,7 @@ def _unknown_key(place: _Place, spec: type[Spec]) -> str:
 
 def _block_name(place: _Place, spec: type[Spec]) -> str:
     kind = _kinds([place.block]) if place.block and place.others else []
-    name = key_path(place.path[:-1]) or f"a {spec.__name__.lower()}"
+    name = key_path(place.path[:-1]) or f"a {(spec.model_config.get('title') or spec.__name__).lower()}"
     return f"{name} of kind {kind[0]}" if kind else name
 
 
