@@ -102,7 +102,7 @@ def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_s
     recipe = make_recipe(training__epochs=3, training__accumulate=2, training__max_steps=max_steps)
     data, epochs = DataModule(recipe, 1), make_report(recipe).epochs
     assert epochs is not None
-    assert epochs.run_steps == data.steps()
+    assert epochs.run_steps == data.total_steps()
     planned = [data.plan(epoch).batches for epoch in range(3)]
     run = [rows for batches in planned for rows in batches] if max_steps is None else planned[0][: 2 * steps]
     assert epochs.run_batches == len(run)
@@ -114,7 +114,7 @@ def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -
     report = make_report(recipe, memory=1.0)
     data = DataModule(recipe, 1, World(0, 2, 0, 2))
     assert report.epochs is not None
-    assert report.epochs.run_steps == data.steps()
+    assert report.epochs.run_steps == data.total_steps()
     assert report.epochs.batches == data.plan(0).steps
     assert report.epochs.samples == len(data.train_rows)
     assert [row.name for row in report.rows if row.chosen] == ["ZeRO-2"]
@@ -126,14 +126,14 @@ def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[...,
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.loading.loader import Request
     from vigil_data.loading.sampler import costs
-    from vigil_training.runs.assemble import assemble
+    from vigil_modeling.safety_model import build_model
 
     recipe = make_recipe()
     report = make_report(recipe)
     data = DataModule(recipe, 1)
     priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost)
     rows = max(data.plan(0).batches, key=lambda batch: float(priced[batch].sum()))
-    model = assemble(recipe, load_weights=False)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     saved: dict[int, torch.Tensor] = {}
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from vigil.cli import evaluate
 from vigil.workflows.prediction_sources import load_predictions
 from vigil_data.errors import UserError
-from vigil_evaluation.calibration.calibrators import FittedCalibration, Calibration, Calibrator, LabelCalibration
-from vigil_training.runs.predict import predict_rows, outputs_to_table
+from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
+from vigil_training.runs.predict import outputs_to_table, predict_rows
 from vigil_training.runs.run import Run
 
 

@@ -8,7 +8,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loading.loader import Reader
 from vigil_training.checkpoint import reader as reader_module
-from vigil_training.runs.predict import predict_batches, predict_rows, outputs_to_table
+from vigil_training.runs.predict import outputs_to_table, predict_batches, predict_rows
 from vigil_training.runs.run import Run
 
 

@@ -1,4 +1,4 @@
-"""What a run records of itself, and that a resumed run continues it."""
+"""Tracking: local metrics, environment and Weights & Biases, in fresh and resumed runs."""
 
 import json
 import subprocess
@@ -12,20 +12,27 @@ from vigil_training.distributed.preemption import Preemption
 from vigil_training.distributed.session import open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
-from vigil_training.tracking.tracking import JsonLines, git_state, trim, wandb_logger
-from vigil_training.trainer.fit import make_trainer
+from vigil_training.runs.run import open_run
+from vigil_training.tracking.environment import git_state
+from vigil_training.tracking.local_metrics import JsonLinesLogger, truncate_metrics
+from vigil_training.tracking.wandb_logger import open_wandb_logger, track_evaluation
+from vigil_training.trainer.lightning_trainer import build_trainer
 
 
-def test_metrics_are_lines_of_json(tmp_path):
-    lines = JsonLines(tmp_path / "metrics.jsonl", 0)
+def recipe_and_text(recipe):
+    return recipe, recipe.model_dump_json()
+
+
+def test_json_lines_logger_writes_null_for_nan(tmp_path):
+    lines = JsonLinesLogger(tmp_path / "metrics.jsonl", 0)
     lines.log_metrics({"a": 1.5, "b": float("nan")}, step=3)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "a": 1.5, "b": None}
 
 
-def test_lines_after_the_resumed_step_are_removed(tmp_path):
+def test_truncate_metrics_removes_lines_after_the_resumed_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 4}\n{"step": 5}\n{"step": 6, "a"')
-    trim(path, 4)
+    truncate_metrics(path, 4)
     assert path.read_text() == '{"step": 1}\n{"step": 4}\n'
 
 
@@ -55,13 +62,13 @@ def test_read_job_environment():
     }
 
 
-def test_an_offline_run_holds_recipe_and_environment_and_is_continued(make_recipe, tmp_path):
-    recipe = make_recipe(tracking__mode="offline", tracking__tags=["x"])
+def test_open_wandb_logger_continues_an_offline_run_with_recipe_and_environment(make_recipe, tmp_path):
+    opened = open_run(*recipe_and_text(make_recipe(tracking__mode="offline", tracking__tags=["x"])), tmp_path)
     seen = []
     for _ in range(2):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of wandb's own making
-            logger = wandb_logger(recipe, tmp_path, "name: tiny\n", {"python": "3"})
+            warnings.simplefilter("ignore")  # raised by wandb
+            logger = open_wandb_logger(opened, "name: tiny\n", {"python": "3"})
             logger.log_metrics({"train/loss": 0.5}, step=1)
             run = logger.experiment
             seen.append((run.id, run.config["recipe"]["name"], run.config["environment"]["python"]))
@@ -73,10 +80,11 @@ def test_an_offline_run_holds_recipe_and_environment_and_is_continued(make_recip
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
-def test_a_tracked_run_that_is_lost_ends_nothing(make_recipe, tmp_path, monkeypatch, caplog):
+def test_wandb_logger_stops_tracking_at_an_error_and_does_not_raise(make_recipe, tmp_path, monkeypatch, caplog):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of wandb's own making
-        logger = wandb_logger(make_recipe(tracking__mode="offline"), tmp_path, "", {})
+        warnings.simplefilter("ignore")  # raised by wandb
+        opened = open_run(*recipe_and_text(make_recipe(tracking__mode="offline")), tmp_path)
+        logger = open_wandb_logger(opened, "", {})
 
         def lose(*_, **__):
             raise ConnectionResetError("reset by peer")
@@ -86,31 +94,31 @@ def test_a_tracked_run_that_is_lost_ends_nothing(make_recipe, tmp_path, monkeypa
             logger.log_metrics({"a": 1.0}, step=1)
         logger.log_metrics({"a": 2.0}, step=2)
         logger.experiment.finish()
-    assert caplog.text.count("tracking has ended (ConnectionResetError: reset by peer); metrics.jsonl goes on") == 1
+    assert caplog.text.count("tracking stopped (ConnectionResetError: reset by peer); metrics.jsonl is still written") == 1
 
 
-def test_tracking_can_be_disabled(make_recipe, tmp_path):
-    assert wandb_logger(make_recipe(), tmp_path, "", {}) is None
-    assert not list(tmp_path.iterdir())
+def test_open_wandb_logger_opens_nothing_when_disabled(make_recipe, tmp_path):
+    opened = open_run(*recipe_and_text(make_recipe()), tmp_path)
+    assert open_wandb_logger(opened, "", {}) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["resolved.yaml"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_trainer_is_quiet_and_of_the_recipes_precision(precision, make_recipe):
+def test_build_trainer_has_the_precision_of_the_recipe_and_no_lightning_bar(precision, make_recipe):
     recipe = make_recipe(training__precision=precision)
     with open_session(recipe, World(), Preemption()) as session:
-        trainer = make_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
+        trainer = build_trainer(recipe, build_strategy(recipe, session.world, session.device), session, [], [])
     assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
-    assert trainer.progress_bar_callback is None  # standard error is not a terminal here
+    assert trainer.progress_bar_callback is None
 
 
-def test_an_evaluation_joins_the_tracked_run(make_recipe, train, tmp_path):
+def test_track_evaluation_adds_to_the_tracked_run(make_recipe, train, tmp_path):
     from vigil.workflows.evaluate import evaluate
-    from vigil_training.tracking.tracking import track_evaluation
 
     run = train(make_recipe(tracking__mode="offline", training__max_steps=2, evaluation__replicates=20), tmp_path / "run")
     evaluation = evaluate(run)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of wandb's own making
+        warnings.simplefilter("ignore")  # raised by wandb
         track_evaluation(run, evaluation.folder, evaluation.results)
     id_ = (run.path / "wandb_id").read_text().strip()
     folders = [path for path in (run.path / "wandb").iterdir() if path.name.startswith("offline-run-")]
@@ -121,8 +129,7 @@ def test_an_evaluation_joins_the_tracked_run(make_recipe, train, tmp_path):
     assert any("bright" in path.read_text() for path in media if path.name.endswith(".table.json"))
 
 
-def test_a_run_without_tracking_tracks_no_evaluation(trained, tmp_path):
-    from vigil_training.tracking.tracking import track_evaluation
+def test_track_evaluation_does_nothing_without_tracking(trained, tmp_path):
 
     before = sorted(path.name for path in trained.path.iterdir())
     track_evaluation(trained, tmp_path, None)

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and what it refuses."""
+"""fit_recipe: what a run writes to its folder, and what it refuses."""
 
 import importlib.metadata
 import json
@@ -13,15 +13,15 @@ from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
 from vigil_training.runs.run import differences
-from vigil_training.trainer.fit import fit_recipe
 from vigil_training.trainer.errors import TrainingFailure
+from vigil_training.trainer.fit import fit_recipe
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_leaves_everything_in_its_folder(trained):
+def test_fit_recipe_writes_every_file_of_the_run_folder(trained):
     assert {path.name for path in trained.path.iterdir()} == {
         "attempt",
         "checkpoints",
@@ -41,13 +41,13 @@ def test_a_run_leaves_everything_in_its_folder(trained):
     assert "12 have no known target and are left out" in trained.log.read_text()
 
 
-def test_it_learns(trained):
+def test_fit_recipe_learns(trained):
     values = [line["validation/ap/bright"] for line in lines(trained.metrics) if "validation/ap/bright" in line]
     assert len(values) == 3
     assert values[-1] > 0.95
 
 
-def test_the_numbers_of_validation_are_those_of_scikit_learn(trained):
+def test_validation_metrics_are_those_of_scikit_learn(trained):
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     from vigil_data.dataset.dataset import Dataset
@@ -67,21 +67,21 @@ def test_the_numbers_of_validation_are_those_of_scikit_learn(trained):
     assert found["validation/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_the_best_checkpoint_is_of_the_best_validation(trained):
+def test_best_checkpoint_is_of_the_best_validation(trained):
     best = CheckpointReader(trained.checkpoint("best")).manifest
     validations = {line["step"]: line["validation/macro_ap"] for line in lines(trained.metrics) if "validation/macro_ap" in line}
     assert best.value == pytest.approx(max(validations.values()))
     assert validations[best.step] == max(validations.values())
 
 
-def test_a_finished_run_is_left_alone(trained, make_recipe, train, caplog):
+def test_fit_recipe_leaves_a_finished_run_alone(trained, make_recipe, train, caplog):
     before = {path: path.stat().st_mtime_ns for path in trained.path.rglob("*") if path != trained.log}
     train(make_recipe(), trained.path)
     assert {path: path.stat().st_mtime_ns for path in trained.path.rglob("*") if path != trained.log} == before
     assert "has finished; nothing to do" in trained.log.read_text()
 
 
-def test_another_recipe_is_refused_with_the_keys_that_differ(trained, make_recipe, train):
+def test_fit_recipe_refuses_a_run_of_another_recipe_and_names_the_keys(trained, make_recipe, train):
     with pytest.raises(UserError) as caught:
         train(make_recipe(optimizer__lr=0.5, training__epochs=4), trained.path)
     assert caught.value.lines[0].startswith(f"{trained.path}: holds a run of a different recipe")
@@ -91,7 +91,7 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(trained, make_recip
     )
 
 
-def test_differences_name_keys_of_either_side():
+def test_differences_names_keys_of_either_side():
     assert differences({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1}, "d": [2], "e": 3}) == [
         ("a.c", 2, None),
         ("d", [1], [2]),
@@ -99,7 +99,7 @@ def test_differences_name_keys_of_either_side():
     ]
 
 
-def test_a_folder_of_something_else_is_refused(make_recipe, train, tmp_path):
+def test_fit_recipe_refuses_a_folder_that_is_not_a_run(make_recipe, train, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not a run and not an empty folder"):
         train(make_recipe(), tmp_path)
@@ -114,20 +114,16 @@ def test_a_folder_of_something_else_is_refused(make_recipe, train, tmp_path):
         ({"data__train": "trian"}, "has no split trian"),
         ({"data__where": "language = 'fr'"}, "has no item with a known target of cat, bright"),
         ({"data__version": 9}, "has no version 9"),
-        (
-            {"training__monitor": "validation/f1"},
-            "training.monitor: validation/f1 is not measured; it can be one of validation/macro_ap",
-        ),
     ],
 )
-def test_a_mistake_is_found_before_training_and_can_be_mended_in_place(changes, message, make_recipe, train, tmp_path):
+def test_fit_recipe_finds_a_mistake_before_training_and_accepts_its_correction(changes, message, make_recipe, train, tmp_path):
     with pytest.raises(UserError, match=message):
         train(make_recipe(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert train(make_recipe(training__max_steps=1), tmp_path / "run").finished
 
 
-def test_a_checkpoint_that_cannot_be_read_stops_the_run(make_recipe, train, tmp_path):
+def test_fit_recipe_stops_if_no_checkpoint_can_be_read(make_recipe, train, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError):
         train(make_recipe(data__train="trian"), run)
@@ -138,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_run(make_recipe, train, tmp_
         train(make_recipe(), run)
 
 
-def test_a_resumed_run_reads_the_version_it_began_with(make_recipe, train, material, monkeypatch, tmp_path):
+def test_fit_recipe_resumes_on_the_dataset_version_it_began_with(make_recipe, train, material, monkeypatch, tmp_path):
     import shutil
 
     from vigil_training.trainer import fit as module
@@ -160,9 +156,74 @@ def test_a_resumed_run_reads_the_version_it_began_with(make_recipe, train, mater
     assert run.read_environment()["dataset"]["version"] == 1
 
 
+def test_fit_recipe_writes_environment_json_atomically(make_recipe, train, monkeypatch, tmp_path):
+    """A kill while environment.json is written leaves the former one, by which the run resumes."""
+    from vigil_data import filesystem
+    from vigil_training.trainer import fit as module
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_calibrate", stop)
+        patch.setattr(module.CheckpointCallback, "on_train_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_recipe(), tmp_path / "run")
+    environment = (tmp_path / "run" / "environment.json").read_bytes()
+    sync = filesystem.sync
+
+    def killed(path):
+        if "environment" in path.name:
+            raise KeyboardInterrupt
+        sync(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "sync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_recipe(), tmp_path / "run")
+    assert (tmp_path / "run" / "environment.json").read_bytes() == environment
+    assert train(make_recipe(), tmp_path / "run").finished
+    assert "resuming" in (tmp_path / "run" / "train.log").read_text()
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_quarantine_continues_after_a_line_that_a_kill_cut_off(tmp_path):
+    from vigil_data.loading.packing import Refusal
+    from vigil_training.trainer.quarantine import Quarantine
+
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path, 10, 1.0).add([Refusal("a", "image", 0, "cut")])
+    line = path.read_text()
+    path.write_text(line + '{"id": "b", "moda')
+    resumed = Quarantine(path, 10, 1.0)
+    resumed.add([Refusal("a", "image", 0, "cut"), Refusal("b", "image", 0, "cut")])
+    assert [entry["id"] for entry in lines(path)] == ["a", "b"]
+
+
+def test_training_progress_reports_steps_items_and_loss(make_recipe, train, monkeypatch, tmp_path):
+    from vigil_data.progress import Progress
+
+    reported = []
+    report = Progress.__call__
+
+    def record(self, task, done=0, total=None, detail="", unit=None):
+        reported.append((task, done, total, detail))
+        report(self, task, done, total, detail, unit)
+
+    monkeypatch.setattr(Progress, "__call__", record)
+    train(make_recipe(training__epochs=1, training__accumulate=2), tmp_path / "run")
+    steps = [(done, total, detail) for task, done, total, detail in reported if task == "training"]
+    assert [done for done, *_ in steps] == list(range(1, steps[0][1] + 1))
+    assert all("items/s, loss 0." in detail for *_, detail in steps)
+    validation = [(task, done, total) for task, done, total, _ in reported if task.startswith("validation")]
+    assert validation[-1] == (f"validation after step {steps[-1][0]}", validation[-1][2], validation[-1][2])
+    predicting = [(done, total) for task, done, total, _ in reported if task == "predicting"]
+    assert predicting[-1] == (40, 40)
+
+
 @pytest.fixture
 def cut_pictures(material, tmp_path):
-    """A dataset of which every tenth picture is cut off behind its header."""
+    """A dataset in which each tenth item's picture is truncated after its header, and the ids of those that a run reads."""
     from vigil_data.dataset.dataset import Dataset
 
     original = Dataset(material / "dataset")
@@ -179,25 +240,29 @@ def cut_pictures(material, tmp_path):
         for n, item in enumerate(items)
     ]
     write(tmp_path / "dataset", cut)
-    return tmp_path / "dataset", {item.id for n, item in enumerate(items) if n % 10 == 0 and item.image}
+    read = {"train": lambda item: any(value is not None for value in item.targets.values()), "validation": lambda item: True}
+    ids = {
+        item.id
+        for n, item in enumerate(items)
+        if n % 10 == 0 and item.image and (reads := read.get(item.columns["split"])) and reads(item)
+    }
+    return tmp_path / "dataset", ids
 
 
-def test_undecodable_items_are_counted_and_stop_the_run_beyond_the_limit(cut_pictures, make_recipe, train, tmp_path):
+def test_quarantine_lists_undecodable_items_and_stops_the_run_above_the_limit(cut_pictures, make_recipe, train, tmp_path):
     dataset, cut = cut_pictures
     run = train(make_recipe(data__dataset=str(dataset), data__quarantine_limit=0.2, training__epochs=1), tmp_path / "run")
     refused = lines(run.quarantine)
-    assert {line["id"] for line in refused} == {id_ for id_ in cut if not id_.startswith("test")} & {
-        line["id"] for line in refused
-    }
+    assert {line["id"] for line in refused} == cut
     assert len(refused) == len({line["id"] for line in refused}) > 3
     assert all(line["modality"] == "image" and line["reason"] for line in refused)
     with pytest.raises(
-        TrainingFailure, match=r"items cannot be decoded, more than data.quarantine_limit 0.01; the last: item .*"
+        TrainingFailure, match=r"items cannot be decoded, more than data.quarantine_limit 0.01; the last is item .*"
     ):
         train(make_recipe(data__dataset=str(dataset)), tmp_path / "strict")
 
 
-def test_a_gradient_that_is_not_finite_is_left_out(make_recipe, train, saved, monkeypatch, tmp_path):
+def test_train_step_skips_a_gradient_that_is_not_finite(make_recipe, train, saved, monkeypatch, tmp_path):
     from vigil_modeling.loss import MaskedBCE
 
     forward, calls = MaskedBCE.forward, []
@@ -226,21 +291,21 @@ def test_a_gradient_that_is_not_finite_is_left_out(make_recipe, train, saved, mo
 @pytest.mark.parametrize(
     "changes", [{"training__precision": "bf16"}, {"training__clip": None}, {"model__encoders__text__frozen": True}]
 )
-def test_it_trains_in_other_ways(changes, make_recipe, train, tmp_path):
+def test_fit_recipe_trains_with_other_settings(changes, make_recipe, train, tmp_path):
     run = train(make_recipe(training__epochs=1, **changes), tmp_path / "run")
     weights = CheckpointReader(run.checkpoint("last")).weights()
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in weights.values())
     if "model__encoders__text__frozen" in changes:
-        from vigil_training.runs.assemble import assemble
+        from vigil_modeling.safety_model import build_model
 
         torch.manual_seed(run.recipe.seed)
-        initial = assemble(run.recipe).state_dict()
+        initial = build_model(run.recipe.model, run.recipe.inputs, run.recipe.taxonomy).state_dict()
         moved = {name for name, value in initial.items() if not torch.equal(weights[name], value)}
         assert moved
         assert not any(name.startswith("encoders.text") for name in moved)
 
 
-def test_training_leaves_logging_as_it_was(trained, make_recipe, train):
+def test_log_to_run_restores_logging(trained, make_recipe, train):
     logger = logging.getLogger("vigil")
     before = (logger.level, logger.propagate, list(logger.handlers))
     fit_recipe(make_recipe(), "", trained.path)

@@ -15,6 +15,7 @@ from vigil_training.checkpoint.reader import last_checkpoint, list_checkpoints, 
 from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
 from vigil_training.distributed.preemption import Preempted
 from vigil_training.trainer.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback
+from vigil_training.trainer.lightning_internals import ends_optimizer_step
 
 DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 
@@ -87,7 +88,7 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
 
         def on_train_batch_end(self, trainer, *rest, stop=stop):
             record(self, trainer, *rest)
-            if trainer.global_step == stop and not trainer.fit_loop._should_accumulate():
+            if trainer.global_step == stop and ends_optimizer_step(trainer):
                 raise Stop
 
         monkeypatch.setattr(MetricsCallback, "on_train_batch_end", on_train_batch_end)
@@ -102,7 +103,8 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
 
 @pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end", "on_train_end"])
 def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path):
-    original = getattr(CheckpointCallback, hook)
+    callback = EarlyStopping if hook == "on_validation_end" else CheckpointCallback
+    original = getattr(callback, hook)
     calls = []
 
     def stopping(self, trainer, module):
@@ -111,10 +113,10 @@ def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undi
         if len(calls) == (1 if hook == "on_train_end" else 2):
             raise Stop
 
-    monkeypatch.setattr(CheckpointCallback, hook, stopping)
+    monkeypatch.setattr(callback, hook, stopping)
     with pytest.raises(Stop):
         train(make_recipe(), tmp_path / "run")
-    monkeypatch.setattr(CheckpointCallback, hook, original)
+    monkeypatch.setattr(callback, hook, original)
     train(make_recipe(), tmp_path / "run")
     assert_same_run(undisturbed, tmp_path / "run")
 
@@ -131,7 +133,7 @@ def test_a_run_that_is_stopped_while_thresholds_are_chosen_only_chooses_them(
         return until_asked(batches, session)
 
     monkeypatch.setattr(module, "_until_asked", asked)
-    with pytest.raises(Preempted, match="while it was calibrated"):
+    with pytest.raises(Preempted, match="during calibration"):
         train(make_recipe(), tmp_path / "run")
     monkeypatch.setattr(module, "_until_asked", until_asked)
     train(make_recipe(), tmp_path / "run")
@@ -147,7 +149,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointCallback, "on_validation_end", stopping)
+        patch.setattr(EarlyStopping, "on_validation_end", stopping)
         with pytest.raises(Stop):
             train(make_recipe(), tmp_path / "run")
     newest = last_checkpoint(tmp_path / "run" / "checkpoints") / "rank-00000.safetensors"
