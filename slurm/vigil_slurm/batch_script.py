@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -33,8 +34,8 @@ class BatchJob:
     """
 
     name: str
-    run: Path
-    directory: Path
+    run: str | PathLike[str]
+    directory: str | PathLike[str]
     nodes: int = 1
     devices: int = 1
     gpus: bool = False
@@ -146,7 +147,7 @@ def _mounts(container: Apptainer | Pyxis) -> str:
     return ",".join([own, *map(shlex.quote, container.mounts)])
 
 
-def _check_path(path: Path, site: Site) -> None:
+def _check_path(path: str | PathLike[str], site: Site) -> None:
     text = str(path)
     if "\\" in text or any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise UserError(f"{text!r}: Slurm does not support a backslash or a control character in a path; use another")

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from vigil_data.errors import Failure, UserError
@@ -109,7 +110,7 @@ def find_queued_job(job: str) -> QueuedJob | None:
     return next((queued for queued in queued_jobs() if queued.job == job), None)
 
 
-def cancel_job(job: str, run: Path, signal: str | None) -> str:
+def cancel_job(job: str, run: str | PathLike[str], signal: str | None) -> str:
     """End a job, and mark the run as stopped, so that its batch script does not requeue it.
 
     Args:
@@ -127,7 +128,7 @@ def cancel_job(job: str, run: Path, signal: str | None) -> str:
     queued = find_queued_job(job)
     if queued is None:
         raise UserError(f"{job}: not in the queue; `vigil jobs` shows how it ended")
-    stop = run / "slurm" / "stop"
+    stop = Path(run) / "slurm" / "stop"
     try:
         stop.touch()
     except OSError as error:

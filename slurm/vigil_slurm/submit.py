@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from vigil_data.errors import UserError
@@ -40,7 +41,7 @@ def parse_array(text: str) -> list[int]:
     return sorted(indices)
 
 
-def refuse_queued(runs: Sequence[Path]) -> None:
+def refuse_queued(runs: Sequence[str | PathLike[str]]) -> None:
     """Refuse run folders that already have a job in the queue.
 
     Args:
@@ -56,7 +57,7 @@ def refuse_queued(runs: Sequence[Path]) -> None:
         raise UserError(*(f"{job.run}: job {job.job} is {job.state}; vigil cancel {job.job} ends it" for job in queued))
 
 
-def submit_batch_script(script: str, runs: Sequence[Path], tasks: Sequence[int] | None, nodes: int) -> str:
+def submit_batch_script(script: str, runs: Sequence[str | PathLike[str]], tasks: Sequence[int] | None, nodes: int) -> str:
     """Write the batch script into each run folder, submit it, and return the job's id.
 
     Args:
@@ -68,7 +69,8 @@ def submit_batch_script(script: str, runs: Sequence[Path], tasks: Sequence[int] 
     Raises:
         Failure: if a folder cannot be written or sbatch fails.
     """
-    for run in runs:
+    folders = [Path(run) for run in runs]
+    for run in folders:
         try:
             # Slurm does not make folders for a log, and drops the log of a job whose folder is missing.
             (run / "slurm").mkdir(exist_ok=True)
@@ -76,8 +78,8 @@ def submit_batch_script(script: str, runs: Sequence[Path], tasks: Sequence[int] 
         except OSError as error:
             raise write_failure(run, error) from None
         write_file(run / "job.sh", script)
-    job = run_command("sbatch", "--parsable", str(runs[0] / "job.sh")).strip().partition(";")[0]
+    job = run_command("sbatch", "--parsable", str(folders[0] / "job.sh")).strip().partition(";")[0]
     now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     names = [job] if tasks is None else [f"{job}_{task}" for task in tasks]
-    register_jobs([SubmittedJob(name, str(run), now, nodes) for name, run in zip(names, runs, strict=True)])
+    register_jobs([SubmittedJob(name, str(run), now, nodes) for name, run in zip(names, folders, strict=True)])
     return job

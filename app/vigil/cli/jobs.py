@@ -88,7 +88,7 @@ def cancel(
     from vigil_slurm.jobs import cancel_job, find_job
 
     job, run = find_job(name)
-    typer.echo(cancel_job(job, Path(run), signal))
+    typer.echo(cancel_job(job, run, signal))
 
 
 _HEADER = ("job", "run", "state", "nodes", "elapsed", "epoch", "step", "loss", "restarts", "log")
