@@ -59,10 +59,11 @@ def run(
     """
     from vigil.cli.evaluate import parse_thresholds
     from vigil.workflows.functional_tests import SuiteOptions, run_suite
+    from vigil.workflows.model_source import find_source_kind
     from vigil_data.errors import UserError
     from vigil_data.progress import Progress
 
-    if threshold and not model.is_file():
+    if threshold and find_source_kind(model) in ("run", "bundle"):
         raise UserError("--threshold: only for a table of scores; a run and a bundle have their own thresholds")
     given = {
         "functionality": functionality,

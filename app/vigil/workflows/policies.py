@@ -188,7 +188,7 @@ def _side(
 
 
 def _policy_of(path: Path, spare: CompiledPolicy | None) -> CompiledPolicy:
-    if path.is_file() and not _is_policy(path):
+    if find_source_kind(path) == "table" and not _is_policy(path):
         if spare is None:
             raise UserError(f"{path} has no policy; name a compiled one with --policy")
         return spare
@@ -202,7 +202,7 @@ def _is_policy(path: Path) -> bool:
 def _find_policy(path: Path) -> CompiledPolicy | None:
     if _is_policy(path) or not path.exists():
         return CompiledPolicy.read(path)
-    if path.is_file():
+    if find_source_kind(path) == "table":
         raise UserError(f"{path}: not a compiled policy; name a .json file that `vigil policy compile` wrote")
     file = path / "policy.json"
     return CompiledPolicy.read(file) if file.is_file() else None

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigil.workflows.model_source import find_source_kind, recipe_file
+from vigil.workflows.model_source import find_source_kind, recipe_file, source_kind
 from vigil.workflows.prediction_sources import Predictions, load_predictions, score_rows, training_dataset
 from vigil_data.errors import Failure, UserError, capped
 from vigil_data.filesystem import StrPath, replaced_file, write_file
@@ -170,9 +170,10 @@ def _predictions(  # noqa: PLR0917 (the settings of one side)
     progress: ProgressCallback | None,
 ) -> Predictions:
     """Predict the given dataset, by default the challenger's, also with a champion that was trained on another one."""
-    if source.is_file() and other.is_dir():
+    kinds = source_kind(source), source_kind(other)
+    if kinds[0] == "table" and kinds[1] != "table":  # A table takes no dataset.
         data = None
-    if data is None and is_champion and source.is_dir() and other.is_dir():
+    if data is None and is_champion and "table" not in kinds:
         own, others = training_dataset(source), training_dataset(other)
         if others is not None and (own is None or _resolved(own) != _resolved(others)):
             from vigil_data.dataset.dataset import Dataset

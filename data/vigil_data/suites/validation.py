@@ -36,7 +36,7 @@ class ValidatedSuite(Suite):
     def _check(self) -> Self:
         if found := mistakes(self):
             # Raised as pydantic's own error, so that each error keeps its position in the file.
-            raise ValidationError.from_exception_data(Suite, [_error(path, message) for path, message in found])
+            raise ValidationError.from_exception_data("Suite", [_error(path, message) for path, message in found])
         return self
 
 

@@ -1,4 +1,4 @@
-"""`vigil compare` and `vigil export --promote`: tables, runs and bundles are compared, and the exit status is a gate."""
+"""`vigil compare` and `vigil export --promote` with tables, runs and bundles, and their exit status."""
 
 import json
 import shutil
@@ -29,13 +29,13 @@ def call():
 
 @pytest.fixture(scope="module")
 def run(trained, tmp_path_factory):
-    """A copy of the trained run, which evaluations may be added to."""
+    """Return a copy of the trained run, for evaluations."""
     return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("compare") / "run"))
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Three models' scores of the same 6,000 items: one in use, one as good, one that is worse in a slice of 2 %."""
+    """Write three models' scores of the same 6,000 items: in use, equally good, and worse in a slice of 2 %."""
     folder, random, items = tmp_path_factory.mktemp("tables"), np.random.default_rng(0), 6000
     language = random.choice(["en", "de", "fi"], items, p=[0.7, 0.28, 0.02])
     positive = random.random(items) < 0.3
@@ -178,7 +178,7 @@ def test_export_promote_refuses_a_regression(call, run, tmp_path):
     assert kept["passed"] is True
     assert kept["flips"]["top"] == []
     assert load_bundle(tmp_path / "bundle", check_hashes=False).metadata.labels == ("cat", "bright")
-    # The bundle is now the champion: the run from which it was exported passes against it.
+    # The bundle is the champion now: the run that it was exported from passes.
     again = call("compare", tmp_path / "bundle", run.path, *QUICK)
     assert again.exit_code == 0, again.output
     (line,) = lines_of(call("export", run.path, "--to", tmp_path / "b", "--promote", run.path, "--checkpoint", "last"))

@@ -1,4 +1,4 @@
-"""`vigil policy`: policies are checked with every mistake, compiled or told to be infeasible, shown, and replayed."""
+"""`vigil policy`: check with all mistakes, compile or report as infeasible, show, and replay."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def call():
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Predictions of a validation and a test split, and of another model on the test split."""
+    """Write predictions of a validation and a test split, and of another model on the test split."""
     folder = tmp_path_factory.mktemp("tables")
     for seed, split in enumerate(("validation", "test")):
         random, n = np.random.default_rng(seed), 8000

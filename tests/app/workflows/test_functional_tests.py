@@ -1,4 +1,4 @@
-"""`vigil suite`: suites are checked with file and line, made, and run over a run and over tables of scores."""
+"""`vigil suite`: suites are checked with file and line, built, and run on runs and tables of scores."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ functionalities:
 
 @pytest.fixture(scope="module")
 def run(trained, tmp_path_factory):
-    """A copy of the trained run, which evaluations may be added to."""
+    """Return a copy of the trained run, for evaluations."""
     return Run(shutil.copytree(trained.path, tmp_path_factory.mktemp("suites") / "run"))
 
 
@@ -75,7 +75,7 @@ def lines_of(result):
 
 
 class Page(HTMLParser):
-    """The texts of a page, and whatever it would fetch."""
+    """Texts of a page, and URLs that it would fetch."""
 
     def __init__(self, text):
         super().__init__()
@@ -195,7 +195,10 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     with pytest.raises(UserError) as caught:
         read_suite(tmp_path / "absent.yaml")
     assert caught.value.lines == (
-        f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: black.png does not exist in the suite's folder",
+        (
+            f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: "
+            "black.png does not exist in the suite's folder"
+        ),
     )
 
 
@@ -262,7 +265,7 @@ def test_run_suite_names_labels_without_known_targets(call, run, tmp_path):
     assert ran.results.findings.pairs.overall.labels["cat"].changes.count == 1
 
 
-# A public set
+# A public dataset
 
 
 def test_run_suite_on_hatemoji_equals_a_loop_over_its_files(shared_data, tmp_path):

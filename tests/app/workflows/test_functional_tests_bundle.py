@@ -1,4 +1,4 @@
-"""A suite run over a bundle: every modality, no torch, and the numbers that the scorer itself gives."""
+"""Suite runs on a bundle: all modalities, without torch, with the scorer's numbers."""
 
 import subprocess
 import sys

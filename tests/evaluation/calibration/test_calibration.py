@@ -1,4 +1,4 @@
-"""Calibration: monotone and bound to [0, 1] whatever comes, fitted as scikit-learn fits, and no worse than doing nothing."""
+"""Calibration: always monotone and in [0, 1], equal to scikit-learn's fits, and no worse than no calibration."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ probabilities = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 1e-30, 1 - 2.0**-24]),
 
 @st.composite
 def calibrators(draw: st.DrawFn, *, strict: bool = False) -> Calibrator:
-    """Any calibrator that can be read; if ``strict``, one whose slope is such that float32 can show it."""
+    """Strategy of valid calibrators; if ``strict``, with a slope that float32 can resolve."""
     slopes = st.floats(0.01, 20) if strict else st.one_of(st.floats(1e-300, 1e300), st.floats(0.01, 20))
     shifts = st.floats(-5, 5) if strict else st.one_of(st.floats(-1e300, 1e300), st.floats(-5, 5))
     method = draw(st.sampled_from(["temperature", "platt", "beta", *([] if strict else ["none", "isotonic"])]))
@@ -161,7 +161,7 @@ def test_calibration_summaries() -> None:
 
 
 def example() -> FittedCalibration:
-    """Fitted on all that there is: groups, conformal thresholds, presence; of one label nothing is known."""
+    """Fit groups, conformal thresholds and presence; one label has no known target."""
     random = np.random.default_rng(3)
     odds = random.normal(-1, 2, (900, 3))
     targets = (random.random((900, 3)) < expit(0.5 * odds - 1)).astype(float)
@@ -203,7 +203,7 @@ def test_fitted_calibration_round_trips_through_a_file(tmp_path: Path) -> None:
 
 
 def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Replace, or with ``...`` remove, what lies at a path of keys."""
+    """Replace the value at a path of keys, or remove it (``...``)."""
 
     def change(whole: Any) -> None:
         *keys, last = path.split("/")
@@ -311,7 +311,7 @@ def test_calibrators_import_numpy_and_the_standard_library_alone() -> None:
 def simulated(
     items: int, map_: Callable[[np.ndarray], np.ndarray], seed: int, mean: float = -2.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and raw probabilities; the true log odds are a map of the model's."""
+    """Return targets and raw probabilities; the true log odds are a map of the model's."""
     random = np.random.default_rng(seed)
     odds = random.normal(mean, 2, items)
     return (random.random(items) < expit(map_(odds))).astype(float), expit(odds)

@@ -1,4 +1,4 @@
-"""Conformal thresholds: the guarantees hold in simulation, break under a planted shift, and that is then said."""
+"""Conformal thresholds: the guarantees hold in simulation, and planted drift that breaks them is reported."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def traffic(random: np.random.Generator, items: int, *, hard: float = 0.1, offset: float = 0.0, labels: int = 1) -> Arrays:
-    """Targets and probabilities ``[N, L]``: of the positives, a share is of a hard kind that scores as negatives do.
+    """Return targets and probabilities ``[N, L]``; a fraction of the positives is hard and scores as negatives do.
 
     Args:
         random: where chance comes from.
@@ -93,7 +93,7 @@ def test_risk_control_bounds_the_expected_loss_of_the_next_item(proofs: Callable
     for items in (12, 60):
         total = []
         for _ in range(tries):
-            # A loss that is neither 0 nor 1: the share of an item's parts that the choice does not reach.
+            # A loss between 0 and 1: the fraction of an item's parts that the choice does not reach.
             depth = random.beta(1, 3, (items + 1, 1)) * random.random((items + 1, 5))
             losses = (depth[:, :, None] > np.linspace(0, 1, 101)).mean(axis=1)
             place = risk_control(losses[:-1], 0.2)
@@ -130,7 +130,7 @@ def test_fit_calibration_keeps_the_guarantees_on_the_same_rows(by: str | None, p
     tries, spec = proofs(12, 600), EvaluationSpec(calibration=CalibrationSpec(by=by))
 
     def spoken(random: np.random.Generator, items: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Calibration differs by language, which the model does not know."""
+        """Return items whose calibration differs by language, which is not an input of the model."""
         language = random.integers(0, 3, items)
         odds = random.normal(-2, 2, items)
         targets = random.random(items) < expit(0.7 * odds + 0.5 + np.array([0, 1.5, -1.5])[language])
@@ -214,13 +214,13 @@ def test_fit_conformal_refuses_wrong_shapes_and_nan() -> None:
         fit_conformal(np.zeros((3, 1)), np.full((3, 1), np.nan), ["a"], ConformalSpec())
 
 
-# findings
+# coverage
 
 
 def fitted(
     targets: np.ndarray, probabilities: np.ndarray, labels: list[str], presence: list[str] | None = None
 ) -> FittedCalibration:
-    """As fitted, with probabilities as they are."""
+    """Fit conformal thresholds and the reference without calibrators."""
     conformal = fit_conformal(targets, probabilities, labels, ConformalSpec())
     return FittedCalibration(Calibration.identity(labels), conformal, DriftReference.of(probabilities, conformal, presence))
 
@@ -286,7 +286,7 @@ def test_conformal_coverage_warns_of_planted_drift(proofs: Callable[[int, int], 
         conformal = made.conformal
         assert conformal is not None
         same, hard = traffic(random, 3000, labels=3), traffic(random, 3000, hard=0.5, labels=3)
-        # As many items of each score as ever, but a fifth of the items below the threshold that were negative now are positive.
+        # The scores are unchanged, but a fifth of the negatives below the threshold become positive.
         targets, probabilities = traffic(random, 3000, labels=3)
         turned = np.where(~conformal.reviewed(probabilities) & (random.random(targets.shape) < 0.05), 1.0, targets)
         for name, rows in zip(counts, (same, hard, (turned, probabilities)), strict=True):
@@ -321,7 +321,7 @@ def test_conformal_coverage_warnings_name_the_broken_guarantee() -> None:
 
 
 def test_conformal_coverage_attributes_errors_to_few_calibration_items() -> None:
-    """Nine positives carry a threshold, but a weak one: its miss rate may well be 25 % without any shift."""
+    """A threshold fitted on nine positives may have a miss rate of 25 % without drift."""
     targets = np.concatenate([np.ones(9), np.zeros(200)])[:, None]
     probabilities = np.concatenate([np.linspace(0.5, 0.9, 9), np.linspace(0, 0.4, 200)])[:, None]
     made = fitted(targets, probabilities, ["a"])
@@ -338,7 +338,7 @@ def test_conformal_coverage_attributes_errors_to_few_calibration_items() -> None
 
 
 def test_conformal_coverage_on_real_text(shared_data: Path) -> None:
-    """Naive Bayes is too sure of itself; calibrated on the dev split, it keeps its word on the test split, and not elsewhere."""
+    """Naive Bayes is overconfident; calibrated on dev, the guarantee holds on the test split, and not on other sources."""
     folder, names = shared_data / "text", ("text", "split", "label_sexist", "label_category")
     with (folder / "edos" / "edos_labelled_aggregated.csv").open(encoding="utf-8") as file:
         text, split, sexist, category = np.array([[row[name] for name in names] for row in csv.DictReader(file)], object).T

@@ -1,4 +1,4 @@
-"""Shift: alarms are as rare as stated when nothing has moved, and sure when the guarantee breaks."""
+"""Drift: false alarms are as rare as stated, and drift that breaks the guarantee is detected."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Items = tuple[np.ndarray, np.ndarray, list[str]]
 def traffic(
     random: np.random.Generator, items: int, *, hard: float = 0.1, prevalence: float = 0.15, images: float = 0.25, step: float = 0
 ) -> Items:
-    """Targets and probabilities of five labels that depend on each other, and presence.
+    """Return targets and probabilities of five correlated labels, and presence.
 
     Args:
         random: where chance comes from.
@@ -59,7 +59,7 @@ def sketched(items: Items) -> DriftReference:
 
 @pytest.mark.prove
 def test_detect_drift_keeps_the_stated_false_alarm_rate(proofs: Callable[[int, int], int]) -> None:
-    """Before 5,000 items and 300, new traffic is 50 to 50,000 items; scores without ties and with many."""
+    """Calibration splits of 300 and 5,000 items, traffic of 50 to 50,000; scores without ties and with many."""
     tries = proofs(40, 2000)
     alarms, significant, tested = {}, 0, 0
     for before, now, step in ((300, 50, 0), (300, 5000, 0), (5000, 300, 0.0), (5000, 5000, 0.5), (1000, 50_000, 0)):
@@ -106,7 +106,7 @@ def test_detect_drift_finds_drift_that_breaks_the_guarantee(proofs: Callable[[in
 
 
 def test_detect_drift_ignores_negligible_drift_of_a_million_rows() -> None:
-    """Log odds rise by 0.05: with so many rows it is sure, and for every purpose nothing."""
+    """Log odds rise by 0.05: significant with so many rows, and negligible."""
     random = np.random.default_rng(0)
     items = traffic(random, 200_000)
     odds = np.log(items[1]) - np.log1p(-items[1]) + 0.05
@@ -120,7 +120,7 @@ def test_detect_drift_ignores_negligible_drift_of_a_million_rows() -> None:
 
 
 def test_detect_drift_warns_of_a_rare_label_by_its_thresholds() -> None:
-    """The positives of a label of 2 % have gone: no more than 2 % of the items have moved."""
+    """The positives of a label of 2 % disappear: at most 2 % of the items have moved."""
     random = np.random.default_rng(1)
     reference = sketched(traffic(random, 20_000, prevalence=0.02))
     _, probabilities, presence = traffic(random, 20_000, prevalence=0.0)

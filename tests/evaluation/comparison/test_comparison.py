@@ -1,4 +1,4 @@
-"""Comparing two models: items side by side, differences as scikit-learn has them, flips as a loop counts them, and the page."""
+"""Comparison of two models: alignment, differences equal to scikit-learn's, flips equal to a loop's, and the report."""
 
 import json
 from html.parser import HTMLParser
@@ -27,7 +27,7 @@ def contender(table, name="a", threshold=0.5, **more):
 
 
 def small(table_of, shift=0.0, items=400, seed=0, **columns):
-    """Two labels; ``shift`` lowers the scores of the positives."""
+    """Return a table with two labels; ``shift`` lowers the scores of the positives."""
     random = np.random.default_rng(seed)
     labels = {}
     for label, share in (("scams", 0.3), ("tobacco", 0.1)):
@@ -273,11 +273,11 @@ def test_find_flips_compares_actions_of_two_policies(table_of):
     assert alone.flips.actions is None
 
 
-# The page
+# Report
 
 
 class Page(HTMLParser):
-    """The texts of a page, and whatever it would fetch."""
+    """Texts of a page, and URLs that it would fetch."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Traffic to compile policies on."""
+"""Simulated traffic to compile policies on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,5 +36,5 @@ def traffic() -> Callable[..., pa.Table]:
 
 @pytest.fixture(scope="session")
 def written() -> Callable[[str], Policy]:
-    """A policy of YAML text without its name."""
+    """Read a policy from YAML text without its name."""
     return lambda text: Policy.model_validate({"name": "test", **yaml.safe_load(text)})

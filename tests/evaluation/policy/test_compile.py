@@ -1,4 +1,4 @@
-"""Compiling: what is found is confirmed on its items, and what cannot be shown is said with the nearest that can."""
+"""Policy compilation: constraints are confirmed on the items, and infeasible ones reported with the closest feasible bound."""
 
 from collections.abc import Callable
 
@@ -66,7 +66,7 @@ def test_compile_policy_counts_constraints_as_by_hand(traffic: Make, written: Wr
 
 
 def test_compile_policy_ignores_unknown_targets(traffic: Make, written: Written) -> None:
-    """Rows whose targets are all unknown move no threshold that rests on targets, wherever their probabilities lie."""
+    """Rows with unknown targets only do not change thresholds that depend on targets, whatever their probabilities."""
     policy = written(
         "presence: never\nactions: {remove: {must: [precision at least 85 %]}}\nlabels: {spam: [remove], scam: [remove]}"
     )
@@ -74,7 +74,7 @@ def test_compile_policy_ignores_unknown_targets(traffic: Make, written: Written)
     more = traffic(seed=1, unknown=1.1).set_column(0, "id", pa.array([f"more-{i}" for i in range(8000)]))
     one, other = compiled(policy, table), compiled(policy, pa.concat_tables([table, more]))
     for a, b in zip(one.constraints, other.constraints, strict=True):
-        # Candidates lie elsewhere between the same known items, so counts may differ by a step of the grid.
+        # Candidates differ between the same known items, so counts may differ by a step of the grid.
         assert b.rows == pytest.approx(a.rows, rel=0.06)
         assert b.confirmed
 
@@ -105,7 +105,7 @@ def test_compile_policy_places_thresholds_in_gaps(traffic: Make, written: Writte
 
 
 def test_compile_policy_is_conservative_with_clustered_items(traffic: Make, written: Written) -> None:
-    """Every item ten times over, by one author, is no more evidence than once."""
+    """Ten copies of every item by one author count as one item."""
     table = traffic(3000)
     policy = written("presence: never\nactions: {remove: {must: [precision at least 80 %]}}\nlabels: {scam: [remove]}")
     copies = pa.concat_tables([table.set_column(0, "id", pa.array([f"{k}-{i}" for i in range(3000)])) for k in range(10)])
@@ -128,7 +128,7 @@ def test_compile_policy_gives_markets_their_own_thresholds(traffic: Make, writte
     assert found.thresholds(market="fr") == found.thresholds(market="us")
     german = [shown for shown in found.constraints if shown.rule.market == "de"]
     assert german[-1].rows == table.column("market").to_pylist().count("de")
-    # What holds elsewhere is found on the other markets' items alone.
+    # The general thresholds are found on the other markets' items only.
     elsewhere = table.filter(pa.array([market == "us" for market in table.column("market").to_pylist()]))
     assert compiled(written(SIMPLE), elsewhere).thresholds() == found.thresholds()
 
@@ -169,7 +169,7 @@ def test_compile_policy_reports_the_closest_feasible_bound(bound: str, traffic: 
     p, t = (np.asarray(table.column(f"{kind}.hate").to_numpy(), float) for kind in ("probability", "target"))
     hit = (p >= nearest.threshold) & ~np.isnan(t)
     assert (nearest.count, nearest.rows) == (int(t[hit].sum()), int(hit.sum()))
-    # The nearest is feasible, and much nearer ones are not.
+    # The reported bound is feasible, and a much closer one is not.
     compiled(written(text % f"{100 * nearest.feasible_at:.1f} %"), table)
     infeasible(written(text % f"{100 * nearest.feasible_at + 3:.1f} %"), table)
     assert found.to_dict()["problems"][0]["rules"][0]["feasible_at"] == nearest.feasible_at
@@ -282,7 +282,7 @@ def test_compile_policy_refuses_tables_that_do_not_fit(traffic: Make, written: W
 
 
 def test_compile_policy_notes_actions_on_mostly_unknown_items(traffic: Make, written: Written) -> None:
-    """A label that only some sources know, and that is called for most often on the others."""
+    """A label that is known for some sources only, and triggered most often in the others."""
     policy = written("presence: never\nactions: {remove: {must: [precision at least 85 %]}}\nlabels: {scam: [remove]}")
     table = traffic()
     assert not [name for name in compiled(policy, table).facts if name.startswith("note")]

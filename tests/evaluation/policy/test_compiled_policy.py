@@ -1,4 +1,4 @@
-"""A compiled policy decides what its thresholds say, alone or in a batch, and is read back as it was written."""
+"""Compiled policies: decisions equal a loop over thresholds, alone and in batches; files round-trip."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def policy(cells: Mapping, review: str | None = "before", labels: tuple[str, ...
 
 
 def slowly(of: CompiledPolicy, probabilities: Mapping[str, float], presence: str, market: str | None) -> tuple[str, bool, set]:
-    """One item's action, whether it goes to review, and what each label calls for, by hand and in float64."""
+    """Return one item's action, whether it is reviewed, and the action of each label, computed by a loop in float64."""
     known = {(market, presence): 0, (market, None): 1, (None, presence): 2, (None, None): 3}
     thresholds = of.cells[min((cell for cell in of.cells if cell in known), key=known.__getitem__)]
     called = {
@@ -90,7 +90,7 @@ def test_decide_equals_a_loop(base: dict, others: dict, review: str, rows: list)
             assert first.action == action
             assert first.label == next(label for label in LABELS if (label, action) in told)
             assert codes.label_N[i] == LABELS.index(first.label)
-        # Alone an item is decided as in a batch.
+        # An item is decided alone as in a batch.
         assert made.decide(values[i : i + 1], columns, presence[i : i + 1], market[i : i + 1]) == [verdicts[i]]
 
 

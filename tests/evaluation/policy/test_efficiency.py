@@ -1,4 +1,4 @@
-"""Being sure costs little: what compiled thresholds catch, against an oracle that knows the true rates, and after calibration."""
+"""Efficiency of compiled thresholds, compared with an oracle that knows the true rates, also after calibration."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def as_table(random: np.random.Generator, items: dict[str, np.ndarray]) -> pa.Ta
 
 
 def precision(label: str, score: float) -> float:
-    """Of the items whose score is at least this, worked out."""
+    """Return the true rate of the items whose score is at least this."""
     prevalence, distance = PREVALENCE[label]
     right = prevalence * norm.sf(score - distance)
     return right / (right + (1 - prevalence) * norm.sf(score))
@@ -51,7 +51,7 @@ def score_of(label: str, probability: float) -> float:
 
 @pytest.mark.prove
 def test_compile_policy_loses_little_against_an_oracle(written: Written, proofs) -> None:
-    """The oracle has the lowest threshold of the stated true precision, and spends a budget exactly on what is worth most."""
+    """The oracle has the lowest threshold with the required true precision, and uses a budget optimally."""
     policy = written(
         """
         presence: never
@@ -93,7 +93,7 @@ def test_compile_policy_loses_little_against_an_oracle(written: Written, proofs)
 @pytest.mark.prove
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_compile_policy_keeps_constraints_with_calibration_on_the_same_items(method: str, written: Written, proofs) -> None:
-    """Calibrators are fitted on the targets that thresholds are then chosen by; how often is a promise broken because of that?"""
+    """Calibrators and thresholds are fitted on the same targets; constraints are still violated rarely enough."""
     from vigil_evaluation.calibration.fit import fit_calibrators
     from vigil_evaluation.specs import CalibrationSpec
 
@@ -111,7 +111,7 @@ def test_compile_policy_keeps_constraints_with_calibration_on_the_same_items(met
         compiled = compile_policy(policy, table.set_column(place, "probability.spam", pa.array(calibrated)), ["spam"])
         if isinstance(compiled, CompiledPolicy):
             cut = np.float32(compiled.thresholds()["spam"]["remove"])
-            # The lowest raw probability that is calibrated to the threshold or more; the map never falls.
+            # The lowest raw probability that is calibrated to at least the threshold; the map is non-decreasing.
             grid = np.linspace(0, 1, 100_001)
             reached = calibration.apply(grid[:, None], None)[:, 0].astype(np.float32) >= cut
             broken += precision("spam", score_of("spam", min(max(grid[reached.argmax()], 1e-6), 1 - 1e-6))) < 0.9
@@ -125,7 +125,7 @@ def test_compile_policy_keeps_constraints_with_calibration_on_the_same_items(met
     [("recall at least 89.2 %", 0.892), ("miss rate at most 10.8 %", 0.108), ("expected miss rate at most 11 %", 0.11)],
 )
 def test_compile_policy_rarely_accepts_recall_at_the_edge(sentence: str, bound: float, written: Written, proofs) -> None:
-    """Within its false-positive rate the label catches about what is promised or a little less: not to be promised."""
+    """The false-positive rate allows a recall of about the bound or slightly less, which must be infeasible."""
     policy = written(
         f"presence: never\nactions: {{label: {{must: [false-positive rate at most 2.7 %, {sentence}]}}}}\n"
         "labels: {spam: [label]}"

@@ -1,4 +1,4 @@
-"""Compiled thresholds keep their word on fresh items: simulated traffic whose true rates are known, compiled again and again.
+"""Compiled thresholds satisfy their constraints on new items: repeated compilations on simulated traffic with known true rates.
 
 Each scenario draws calibration splits, compiles, and works the metrics of each rule out on four million fresh items, by counting
 in this file. A rule may be broken in at most as many repetitions as its confidence leaves, but for the chance of the simulation.
@@ -23,7 +23,7 @@ from vigil_evaluation.policy.specs import Policy
 
 @dataclass(frozen=True)
 class World:
-    """Where items come from: for each label its prevalence and how far its positives' scores lie from the negatives'."""
+    """Distribution of items: prevalence of each label, and the distance of its positives' scores from the negatives'."""
 
     labels: Mapping[str, tuple[float, float]]
     unknown: float = 0.3
@@ -47,7 +47,7 @@ class World:
         ]
         for label, (prevalence, distance) in self.labels.items():
             if self.plateau is not None:
-                # A tenth of the items have scores that tell nothing beyond being high.
+                # A tenth of the items have high scores without information.
                 high = random.random(n) < 0.1
                 positive = random.random(n) < np.where(high, self.plateau, 0.01)
                 p = np.where(high, 0.6 + 0.4 * random.random(n), 0.5 * random.random(n))
@@ -83,7 +83,7 @@ def as_table(items: Mapping[str, Any], labels: Mapping[str, Any]) -> pa.Table:
 
 
 class Truth:
-    """True rates of rules on fresh items, counted directly."""
+    """True rates of rules on new items, counted directly."""
 
     def __init__(self, world: World, items: int, seed: int = 10**6) -> None:
         self.labels, self.items, self.count = tuple(world.labels), world.draw(items, seed), items
@@ -116,7 +116,7 @@ class Truth:
         return taken
 
     def rate(self, policy: CompiledPolicy, rule: Rule) -> float:
-        """The true metric, of the worst value of the rule's column; NaN if it is a share of nothing."""
+        """Return the true metric of the worst value of the rule's column; NaN without items."""
         of = [label for label in self.labels if label in policy.labels]
         within = np.ones(self.count, bool)
         if rule.market == "de":
@@ -293,7 +293,7 @@ def test_compile_policy_constraints_hold_on_fresh_items(name: str, proofs: Calla
         broken = int(wrong_R.sum())
         print(f"  {rule.place}: {rule}: broken in {broken} of {repetitions}, {np.nanmean(values):.4f} on average")
         if rule.metric == "expected_miss_rate":
-            # Where nothing was promised, no promise is broken.
+            # An infeasible policy violates nothing.
             assert values.sum() / repetitions <= rule.bound + 3 * values.std() / np.sqrt(repetitions)
         else:
             assert broken <= binom.ppf(0.999, repetitions, 1 - rule.confidence), f"{rule.place}: {rule}"

@@ -1,4 +1,4 @@
-"""What a policy does to a table, against counting by hand."""
+"""Impact of a policy on a table, compared with counting by hand."""
 
 import json
 from collections.abc import Callable
@@ -61,11 +61,11 @@ def test_policy_impact_equals_hand_counts(small: pa.Table, policy: CompiledPolic
     found = policy_impact(policy, small)
     by = {outcome.action: outcome for outcome in found.actions}
     assert {action: outcome.items for action, outcome in by.items()} == {"allow": 1, "limit": 2, "review": 2, "remove": 2}
-    # b is limited for spam, which it is not; c's target is unknown.
+    # b is limited for spam, wrongly; c's target is unknown.
     assert (by["limit"].judged, by["limit"].right) == (1, 0)
     # b is sent to review for spam, d for scam; both are wrong.
     assert (by["review"].judged, by["review"].right, by["review"].cost) == (2, 0, 1.0)
-    # a is spam; f is removed for scam, and is it.
+    # a is spam; f is removed for scam, correctly.
     assert (by["remove"].judged, by["remove"].right) == (2, 1)
     assert (by["remove"].overturned, by["remove"].appeals, by["remove"].appeals_cost) == (
         0,
@@ -82,7 +82,7 @@ def test_policy_impact_equals_hand_counts(small: pa.Table, policy: CompiledPolic
         "remove": pytest.approx(1 / 3),
     }
     assert (scam.positives, scam.caught, scam.decided) == (3, 1, 2)
-    # Three spam of which one is let pass, three scams of weight 3.
+    # Three spam items, one of them allowed; three scams of weight 3.
     assert found.harm_caught == pytest.approx(11 / 12)
     assert found.cost == pytest.approx(1.4)
     assert [(g.value, g.items) for g in found.by if g.column == "presence"] == [("text", 3), ("image", 2), (None, 1)]

@@ -1,4 +1,4 @@
-"""Two policies, or two models, over the same items, against comparing verdicts one by one."""
+"""Replay of two policies or models, compared with decisions item by item."""
 
 import json
 from collections import Counter
@@ -116,7 +116,7 @@ def test_replay_refuses_sides_that_do_not_fit(traffic: Make) -> None:
 
 @pytest.mark.prove
 def test_mean_interval_covers_a_difference_of_clustered_items(proofs) -> None:
-    """Authors draw their items together, and so does the interval."""
+    """Items of an author are drawn together, and resampled together by the interval."""
     repetitions = proofs(400, 4000)
     random = np.random.default_rng(0)
     units = np.repeat(np.arange(300), 4).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Policies as they are written: what sentences mean, and what does not fit together."""
+"""Policy YAML: parsing of constraints, and inconsistent policies."""
 
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def test_market_constraints_resolve_a_policy() -> None:
     assert told == [
         ("hate/remove", "precision at least 95 %", 0.9),
         ("hate/remove", "recall at least 10 %", 0.9),
-        # What is said for spam takes the place of what is said of all labels.
+        # The constraint for spam replaces the one for all labels.
         ("spam/remove", "precision at least 80 %", 0.99),
         ("spam/remove", "recall at least 10 %", 0.9),
         ("review", "share of traffic at most 2 %", 0.9),

@@ -1,4 +1,4 @@
-"""The statistics under a compiled policy, against other ways to work them out."""
+"""Statistics of policy compilation, compared with other ways to compute them."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_p_values_of_no_items_are_one() -> None:
     for metric in ("precision", "false_positive_rate", "recall", "miss_rate"):
         assert p_values(rule(metric, 0.5), counted(0, 0))[0] == 1
         assert np.isnan(metric_estimates(rule(metric, 0.5), counted(0, 0))[0])
-    # One further positive, of which nothing is known, may be missed.
+    # One new positive may be missed.
     assert confidence_bounds(rule("expected_miss_rate", 0.5), counted(0, 0), 0.95)[1][0] == 1
 
 
@@ -96,7 +96,7 @@ def test_inverse_design_effect_is_that_of_the_variance() -> None:
     units = np.repeat(np.arange(400), random.integers(1, 9, 400)).astype(np.int32)
     shares, effects = [], []
     for _ in range(400):
-        # Of an author either most items are positive or few.
+        # Either most items of an author are positive, or few.
         rate = np.where(random.random(400) < 0.5, 0.8, 0.2)[units]
         outcome = random.random(len(units)) < rate
         shares.append(outcome.mean())
@@ -140,7 +140,7 @@ def test_passing_candidates_of_precision_would_pass_alone(seed: int, bound: floa
 
 @pytest.mark.prove
 def test_passing_candidates_rarely_errs_at_the_edge_of_precision(proofs) -> None:
-    """The hardest case: at every threshold the precision is a hair below the promise. The smallest p-value alone errs often."""
+    """Hardest case: precision is slightly below the bound at every threshold. The smallest p-value alone errs often."""
     repetitions = proofs(300, 5000)
     random = np.random.default_rng(0)
     precise = rule("precision", 0.9)
@@ -190,13 +190,13 @@ def test_isotonic_positive_share_never_increases() -> None:
     first = found.first_N[known]
     assert np.allclose(share_K[first], wanted.predict(p[known]), atol=0.08)
     assert (np.diff(share_K) <= 1e-12).all()
-    # A label of which nothing is known is taken at its word.
+    # A label without known targets uses its probabilities.
     nothing = np.zeros(800, bool)
     assert (isotonic_positive_share(found, nothing, nothing) == found.thresholds_K).all()
 
 
 def test_allocate_budget_maximizes_the_harm_caught() -> None:
-    """Two labels with the same probabilities, one of which does three times the harm, and the optimum by brute force."""
+    """Two labels with equal probabilities, one with three times the severity, and the optimum by brute force."""
     random = np.random.default_rng(5)
     n, free = 3000, np.ones(3000, bool)
     claims, harm = [], np.zeros((2, n))

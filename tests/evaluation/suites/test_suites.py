@@ -1,4 +1,4 @@
-"""Functional tests: every number equals what a plain loop counts, unknown is never negative, and intervals cover."""
+"""Functional tests: numbers equal those of a plain loop, and unknown is never negative."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def functional_test_results(table, labels, thresholds, spec, columns=None):
 
 
 def table_of(rows, labels=("a", "b")):
-    """A predictions table of dictionaries; what a row does not have is null."""
+    """Return a predictions table of dictionaries; absent keys are null."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     for label in labels:
@@ -169,14 +169,14 @@ def test_minimal_pair_results_equal_a_loop(seed, told):
 
 
 def perturbed_of(ends, named_by, by_id):
-    """The side that names the other; of a pair that both sides name, the later one."""
+    """Return the side that names the other; if both do, the later one."""
     one, other = (by_id[id_] for id_ in ends)
     if one["pair"] == other["id"] and other["pair"] == one["id"]:
         return max((one, other), key=lambda row: int(row["id"].removeprefix("item-")))
     return named_by
 
 
-# What a pair is
+# Linking pairs
 
 
 def test_link_pairs_by_one_side_both_sides_or_a_shared_value():
@@ -243,7 +243,7 @@ def test_minimal_pair_results_use_pair_gold_where_targets_are_unknown():
     assert (numbers.changes.hits, numbers.changes.count, numbers.unknown) == (1, 1, 1)
 
 
-# What is not there
+# Absent columns and targets
 
 
 def test_functional_test_results_are_none_without_functional_tests(random_table):
