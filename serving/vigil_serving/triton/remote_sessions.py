@@ -53,8 +53,8 @@ class RemoteSession:
 
     def __init__(self, model: str, graph: Graph) -> None:
         self.model = model
-        self._inputs = [TensorInfo(name, facts.shape) for name, facts in graph.inputs.items()]
-        self._outputs = [TensorInfo(name, facts.shape) for name, facts in graph.outputs.items()]
+        self._inputs = [TensorInfo(name, spec.shape) for name, spec in graph.inputs.items()]
+        self._outputs = [TensorInfo(name, spec.shape) for name, spec in graph.outputs.items()]
 
     def get_inputs(self) -> list[TensorInfo]:
         """Return the inputs in the order of the graph."""
