@@ -40,7 +40,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Poli
     """
     from vigil.workflows.policies import read_policy
     from vigil_data.errors import UserError
-    from vigil_evaluation.policy.market_constraints import actions_of, labels_of, market_constraints
+    from vigil_evaluation.policy.specs import actions_of, labels_of, market_constraints
 
     mistakes: list[str] = []
     for file in files:

@@ -4,7 +4,7 @@ Actions are processed from the strictest to the mildest. Each label's threshold 
 constraints, since that catches the most; shared budgets, such as reviewers' time, are then allocated where they catch the most
 harm (:mod:`vigil_evaluation.policy.shared_budget`). A milder action gets the items that the stricter ones leave.
 
-:mod:`vigil_evaluation.policy.threshold_candidates` states the probability that the constraints hold on new items. The precision
+:mod:`vigil_evaluation.policy.threshold_search` states the probability that the constraints hold on new items. The precision
 of a milder action is over the items between two thresholds, the upper of which is chosen on the same items. This is safe: the
 stricter action stopped there because the items below looked worse than they are, if anything (Harris's inequality: the events
 that stop it there and that let the milder one pass depend on the targets of the items below in opposite directions).
@@ -24,11 +24,10 @@ from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraint_check import check_rules, decide_traffic, items_with_action
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, Appeals, CellKey, Rule, format_percent, preceding_actions
 from vigil_evaluation.policy.infeasibility import ClosestFeasible, InfeasibleAction, InfeasiblePolicy, closest_feasible_bound
-from vigil_evaluation.policy.market_constraints import MarketConstraints, actions_of, labels_of, market_constraints
 from vigil_evaluation.policy.modality_thresholds import split_by_presence
 from vigil_evaluation.policy.policy_data import Traffic, read_traffic
 from vigil_evaluation.policy.shared_budget import BudgetAllocation, BudgetRequest, allocate_budget
-from vigil_evaluation.policy.specs import Policy
+from vigil_evaluation.policy.specs import MarketConstraints, Policy, actions_of, labels_of, market_constraints
 from vigil_evaluation.policy.threshold_search import ThresholdSearch, rule_groups, search_thresholds
 
 MIN_ITEMS_HIT = 30

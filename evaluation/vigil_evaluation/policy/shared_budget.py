@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.constraint_tests import ConstraintCounts, inverse_design_effect, p_values, significance_level
 from vigil_evaluation.policy.constraints import Rule
-from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates
+from vigil_evaluation.policy.threshold_search import ThresholdCandidates
 
 
 class BudgetRequest(NamedTuple):

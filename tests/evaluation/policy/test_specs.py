@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from vigil_evaluation.policy.constraint_parser import EXAMPLES, parse_constraint
 from vigil_evaluation.policy.constraints import METRICS
-from vigil_evaluation.policy.market_constraints import actions_of, labels_of, market_constraints
-from vigil_evaluation.policy.specs import Policy
+from vigil_evaluation.policy.specs import Policy, actions_of, labels_of, market_constraints
 
 GOOD = """
 name: good

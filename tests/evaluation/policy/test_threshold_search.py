@@ -19,7 +19,7 @@ from vigil_evaluation.policy.constraint_tests import (
 from vigil_evaluation.policy.constraints import Rule
 from vigil_evaluation.policy.infeasibility import closest_feasible_bound, required_items_factor
 from vigil_evaluation.policy.shared_budget import BudgetRequest, allocate_budget, isotonic_positive_share, weighted_upper
-from vigil_evaluation.policy.threshold_candidates import ThresholdCandidates, choose_candidates, passing_candidates
+from vigil_evaluation.policy.threshold_search import ThresholdCandidates, choose_candidates, passing_candidates
 
 
 def rule(metric: str, bound: float, confidence: float = 0.95) -> Rule:
