@@ -104,9 +104,7 @@ def calibrate(
     task = f"predicting {split or opened.recipe.data.validation}"
     with Progress(task) as progress:
         dataset = Dataset(data) if data is not None else None
-        items = recalibrate(
-            opened, spec, dataset, split, checkpoint=checkpoint, progress=progress
-        )
+        items = recalibrate(opened, spec, dataset, split, checkpoint=checkpoint, progress=progress)
     _show_calibration(opened.path, items)
 
 
@@ -125,11 +123,10 @@ def _evaluate_run(
     opened = Run(run)
     spec = evaluation_settings(opened.recipe.evaluation, settings, asked)
 
-    from vigil_training.tracking.wandb_logger import track_evaluation
-
     from vigil.workflows.evaluate import evaluate as evaluate_run
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.progress import Progress
+    from vigil_training.tracking.wandb_logger import track_evaluation
 
     with Progress(f"predicting {split}") as progress:
         evaluation = evaluate_run(

@@ -220,7 +220,6 @@ def _column(table: "pa.Table", name: str | None) -> list[str | None] | None:
     return [None if value is None else str(value) for value in table.column(name).to_pylist()]
 
 
-
 def _suffix(checkpoint: str, only: Sequence[Modality]) -> str:
     checkpoint_part = "" if checkpoint == "best" else f"-{Path(checkpoint).stem}"
     return checkpoint_part + (f"-only-{'+'.join(only)}" if only else "")
