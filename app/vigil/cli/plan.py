@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vigil_training.planning.plan import Report
+    from vigil_training.planning.plan import RunPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -33,19 +33,19 @@ def plan(
     import json
 
     from vigil_data.errors import UserError
-    from vigil_training.planning.plan import make_report
+    from vigil_training.planning.plan import plan_run
     from vigil_training.recipe.resolve import resolve_recipe
 
     if memory is not None and memory <= 0:
         raise UserError(f"--memory {memory:g}: give the GiB of one GPU, more than 0")
-    report = make_report(resolve_recipe(recipe, overrides or []).recipe, nodes, gpus, memory)
+    report = plan_run(resolve_recipe(recipe, overrides or []).recipe, nodes, gpus, memory)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:
         _show(report)
 
 
-def _show(report: "Report") -> None:
+def _show(report: "RunPlan") -> None:
     """Print the tables and the verdict."""
     from rich.console import Console
     from rich.table import Table

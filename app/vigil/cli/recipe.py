@@ -1,4 +1,4 @@
-"""`vigil recipe`: check recipes, show what one resolves to, and write the JSON Schema for editors."""
+"""`vigil recipe`: check recipes, show a resolved recipe, and write the JSON Schema for editors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,22 +18,24 @@ def register(app: typer.Typer) -> None:
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Recipes.")],
 ) -> None:
-    """Check recipes whole: every mistake of every file, with its line.
+    """Check recipes: every mistake of every file, with its line.
 
-    Exit status 0 if all are right and 2 if one is not. Nothing is trained, loaded or downloaded.
+    Exit status 0 if all are valid, 2 otherwise. Nothing is trained, loaded or downloaded.
     """
     from vigil_data.errors import UserError
+    from vigil_training.recipe.requirements import check_installed
     from vigil_training.recipe.resolve import resolve_recipe
 
     mistakes: list[str] = []
     for file in files:
         try:
-            strategy = resolve_recipe(file).recipe.strategy
+            resolved = resolve_recipe(file)
+            check_installed(resolved)
         except UserError as error:
             mistakes += error.lines
         else:
-            raw = ", ".join(getattr(strategy, "raw", ()))
-            unchecked = f" (but for strategy.raw, which DeepSpeed alone knows: {raw})" if raw else ""
+            raw = ", ".join(getattr(resolved.recipe.strategy, "raw", ()))
+            unchecked = f" (except strategy.raw, which only DeepSpeed can check: {raw})" if raw else ""
             typer.echo(f"ok  {file}{unchecked}")
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
@@ -44,29 +46,32 @@ def show(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Values that replace the recipe's.")
     ] = None,
-    origins: Annotated[bool, typer.Option("--origins", help="Say behind each value which file and line it came from.")] = False,
+    origins: Annotated[bool, typer.Option("--origins", help="Append the file and line of each value.")] = False,
 ) -> None:
-    """Print the recipe that a run would follow: defaults, extended files and overrides merged and checked."""
+    """Print the resolved recipe: defaults, extended files and overrides, merged and checked."""
     from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 
     typer.echo(dump_recipe(resolve_recipe(file, overrides or ()), origins), nl=False)
 
 
 def schema(
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it there and not to standard output.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Write to this file (default: standard output).")
+    ] = None,
 ) -> None:
-    """Print the JSON Schema of recipe files, by which an editor completes keys and explains them.
+    """Print the JSON Schema of recipe files, with which editors complete and explain keys.
 
     A recipe names it in its first line: # yaml-language-server: $schema=schema.json
     """
-    from vigil_data.errors import UserError
+    from vigil_data.errors import Failure, UserError
+    from vigil_data.filesystem import write_file
     from vigil_training.recipe.json_schema import recipe_schema_text
 
     if to is None:
         typer.echo(recipe_schema_text(), nl=False)
         return
     try:
-        to.write_text(recipe_schema_text(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {to}: {error.strerror}") from error
+        write_file(to, recipe_schema_text())
+    except Failure as error:
+        raise UserError(str(error)) from error
     typer.echo(f"wrote {to}")

@@ -57,6 +57,7 @@ def submit(
     """
     from vigil_slurm.batch_script import render_batch_script
     from vigil_slurm.site import Site, find_site
+    from vigil_training.recipe.requirements import check_installed
     from vigil_training.recipe.resolve import read_spec
 
     options = {
@@ -69,6 +70,8 @@ def submit(
     }
     site = read_spec(Site, find_site(profile), "site profile", "partition: gpu", options)
     resolved = _resolve(recipe, overrides or [], nodes, gpus_per_node)
+    if site.container.kind == "none":  # A container has packages of its own.
+        check_installed(resolved)
     folder = Path(os.path.abspath(run or Path("runs") / resolved.recipe.name))  # noqa: PTH100 (resolve() would follow links)
     job = _make_job(resolved, site, folder, array, after)
     seeds = _parse_seeds(array, overrides or [])

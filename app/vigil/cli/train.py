@@ -1,4 +1,4 @@
-"""`vigil train`: a recipe into a run folder; the same command resumes what was interrupted."""
+"""`vigil train`: train a recipe into a run folder, or resume the run in it."""
 
 import sys
 from pathlib import Path
@@ -20,38 +20,40 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.", metavar="DIR")] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder (default: runs/NAME).", metavar="DIR")] = None,
 ) -> None:
-    """Train a recipe into a run folder, or go on where an interrupted run stopped.
+    """Train a recipe into a run folder, or resume an interrupted run.
 
-    The folder holds all that the run leaves: the resolved recipe, checkpoints, metrics, environment, log, thresholds. The same
-    command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy of several ranks starts
-    them on this machine, unless srun or torchrun did so already. Exit status 85 means stopped with a checkpoint: start it again.
+    The folder holds everything that the run writes: the resolved recipe, checkpoints, metrics, environment, log, thresholds. The
+    same command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy with several ranks
+    starts them on this machine, unless srun or torchrun did. Exit status 85: stopped with a checkpoint; start it again.
     """
     from vigil_training.distributed.preemption import Preemption
     from vigil_training.distributed.world import World, find_world
+    from vigil_training.recipe.requirements import check_installed
     from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
     from vigil_training.recipe.specs import Ranks
 
     resolved = resolve_recipe(recipe, overrides or [])
+    check_installed(resolved)
     folder = run or Path("runs") / resolved.recipe.name
     strategy, world = resolved.recipe.strategy, find_world()
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
         _launch(strategy)
-    # A job may be asked to stop while all is being imported, which takes some seconds.
+    # Signals are handled from here, as the imports take seconds in which a job may be preempted.
     with Preemption(ignore_on_exit=True) as preemption:
-        from vigil_training.trainer.fit import fit
+        from vigil_training.trainer.fit import fit_recipe
 
-        fit(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
+        fit_recipe(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
     if world is None or world.is_main:
         typer.echo(f"next: vigil evaluate {folder}")
 
 
 def _launch(strategy: "Ranks") -> NoReturn:
-    """Start this same command once for each rank of this machine, and exit as they did.
+    """Run this command once for each rank of this machine, and exit with their status.
 
     Raises:
-        UserError: if the recipe wants several machines.
+        UserError: if the recipe names several machines.
     """
     from vigil_data.errors import UserError
     from vigil_training.distributed.launch import launch

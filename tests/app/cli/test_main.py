@@ -167,7 +167,7 @@ def test_recipe_schema_to_writes_the_schema(tmp_path: Path) -> None:
 def test_recipe_schema_to_reports_an_unwritable_file(tmp_path: Path) -> None:
     done = vigil("recipe", "schema", "--to", "no/such/folder/schema.json", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: cannot write no/such/folder/schema.json: No such file or directory\n"
+    assert done.stderr == "error: no/such/folder/schema.json: cannot be written: No such file or directory\n"
 
 
 def exit_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int | str | None:

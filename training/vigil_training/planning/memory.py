@@ -1,4 +1,4 @@
-"""What a rank needs of memory: state by arithmetic, activations by a forward pass that computes nothing.
+"""Memory of a rank: state by arithmetic, activations by a forward pass that computes nothing.
 
 State is what DeepSpeed 0.19 and DDP hold when weights are float32 and the optimizer is AdamW; ``benchmarks/rank_state.py``
 measures the same on real ranks.
@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import Batch, Segments
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.safety_model import SafetyModel, build_model
+from vigil_training.planning.torch_internals import FakeTensorMode, storage_key
 from vigil_training.recipe.recipe import Recipe
 
 Sharding = Literal["ddp", 1, 2, 3]
@@ -30,13 +30,13 @@ ALIGNMENT = 2
 
 @dataclass(frozen=True, slots=True)
 class StateBytes:
-    """Bytes of state on the rank that holds most.
+    """Bytes of state on the rank with the most.
 
     Attributes:
-        weights: that layers compute with, frozen ones included.
-        gradients: of trained weights, as kept for the optimizer step.
+        weights: weights that layers compute with, frozen ones included.
+        gradients: gradients kept for the optimizer step.
         optimizer: AdamW's two moments.
-        masters: the copy that ZeRO steps, which DeepSpeed makes though weights are float32 already.
+        masters: copy of the weights that ZeRO steps, which DeepSpeed makes although weights are float32 already.
     """
 
     weights: int
@@ -46,11 +46,11 @@ class StateBytes:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the four."""
         return self.weights + self.gradients + self.optimizer + self.masters
 
     def __add__(self, other: "StateBytes") -> "StateBytes":
-        """Of two groups of weights together."""
+        """Add the states of two groups of weights."""
         return StateBytes(
             self.weights + other.weights,
             self.gradients + other.gradients,
@@ -60,19 +60,19 @@ class StateBytes:
 
 
 def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, world: int) -> StateBytes:
-    """State of one rank (Rajbhandari et al. 2020, section 5, for weights in float32).
+    """Return the state of one rank (Rajbhandari et al. 2020, section 5, for weights in float32).
 
     Args:
-        parameters: elements of each weight, and whether it is trained; in the optimizer's order. Of several of its groups each
-            is shared out by itself: add up their states.
-        strategy: how state is shared out.
-        world: ranks.
+        parameters: number of elements of each weight and whether it is trained, in the optimizer's order. Its groups are sharded
+            separately: add up their states.
+        strategy: how state is sharded.
+        world: number of ranks.
 
     Raises:
-        ValueError: if there is no rank.
+        ValueError: if ``world`` is less than 1.
     """
     if world < 1:
-        raise ValueError(f"world is {world}, and must be at least 1")
+        raise ValueError(f"world is {world}, but must be at least 1")
     trained = sum(numel for numel, is_trained in parameters if is_trained)
     frozen = sum(numel for numel, is_trained in parameters if not is_trained)
     if strategy == "ddp":
@@ -88,7 +88,7 @@ def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, worl
 
 
 def _gradients_touched(numels: Sequence[int], part: int, world: int) -> int:
-    """Elements of the gradients that the busiest rank keeps in stages 1 and 2: whole ones also of weights that a border cuts."""
+    """Gradient elements of the rank with the most, in stages 1 and 2: weights that a border cuts count on both sides."""
     ends = list(accumulate_sum(numels))
     most = part
     for rank in range(world):
@@ -100,10 +100,10 @@ def _gradients_touched(numels: Sequence[int], part: int, world: int) -> int:
 
 
 def persistent_bytes(numels: Iterable[int], threshold: int, most: int) -> int:
-    """Bytes of the small weights that ZeRO-3 keeps whole on every rank, beside its part of them.
+    """Return the bytes of small weights that ZeRO-3 keeps unsharded on every rank, in addition to the rank's shard.
 
     Args:
-        numels: elements of each weight, in the model's order.
+        numels: number of elements of each weight, in the model's order.
         threshold: ``stage3_param_persistence_threshold``.
         most: ``stage3_model_persistence_threshold``, elements in all.
     """
@@ -117,14 +117,14 @@ def persistent_bytes(numels: Iterable[int], threshold: int, most: int) -> int:
 def buffer_bytes(
     parameters: Sequence[tuple[int, bool]], state: StateBytes, strategy: Sharding, zero: dict[str, Any], accumulate: int = 1
 ) -> dict[str, int]:
-    """What a rank needs beside its state, by name: an upper allowance for what exists for a while.
+    """Return the memory that a rank needs in addition to its state, by name: an upper bound for temporary buffers.
 
     Args:
         parameters: elements of each weight, and whether it is trained, in the model's order.
-        state: of this rank, all groups together.
-        strategy: how state is shared out.
+        state: state of this rank, all groups together.
+        strategy: how state is sharded.
         zero: ``zero_optimization`` of DeepSpeed's configuration; unused for ``ddp``.
-        accumulate: batches of an optimizer step.
+        accumulate: batches of each optimizer step.
     """
     if strategy == "ddp":
         return {}  # Gradients are views of the buckets in which they are reduced.
@@ -146,7 +146,7 @@ def buffer_bytes(
 
 
 def _further_gradients(numels: Sequence[int], state: StateBytes, stage: Sharding, zero: dict[str, Any], accumulate: int) -> int:
-    """Bytes of gradients in stages 1 and 2 beside those kept for the step: the most of what there is at different times.
+    """Bytes of gradients in stages 1 and 2 in addition to those kept for the step: the maximum over time.
 
     Args:
         numels: elements of each trained weight.
@@ -167,54 +167,58 @@ def _further_gradients(numels: Sequence[int], state: StateBytes, stage: Sharding
 
 
 @dataclass(frozen=True, slots=True)
-class Activations:
-    """What a forward pass keeps for the backward pass.
+class ActivationEstimate:
+    """Memory that a forward pass keeps for the backward pass.
 
     Attributes:
-        bytes: of tensors saved for the backward pass, each memory once, weights and buffers excluded.
-        how: on what it was found, in words.
+        bytes: bytes of saved tensors, shared memory counted once, weights and buffers excluded.
+        how: how it was measured, for the user.
     """
 
     bytes: int
     how: str
 
 
-def build_abstract(recipe: Recipe, assemble: Callable[[Recipe, bool], SafetyModel]) -> tuple[SafetyModel, str]:
-    """The recipe's model without memory for its weights, and a note (empty if it could be built so)."""
+def build_abstract(recipe: Recipe) -> tuple[SafetyModel, str]:
+    """Build the recipe's model without memory for its weights, and a note, empty if that was possible."""
+
+    def build() -> SafetyModel:
+        return build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
+
     try:
         with torch.device("meta"):
-            return assemble(recipe, False), ""
+            return build(), ""
     except (NotImplementedError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        return assemble(recipe, False), f"the model was built in the CPU's memory, as it cannot be built without ({reason})"
+        return build(), f"the model was built in CPU memory, as it cannot be built without ({reason})"
 
 
-def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_all: bool = False) -> Activations:
-    """Run a forward pass and add up what it saves.
+def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_all: bool = False) -> ActivationEstimate:
+    """Run a forward pass and add up the tensors that it saves.
 
-    On tensors that have shape and no memory if the model allows it, else on the CPU. The model is not to be used afterwards.
+    It runs on tensors without memory if the model allows it, else on the CPU. The model cannot be used afterwards.
 
     Args:
-        model: as :func:`build_abstract` gives it, activation checkpointing set up.
+        model: from :func:`build_abstract`, with activation checkpointing set up.
         batch: on the CPU; only its shapes count.
         precision: ``fp32`` or ``bf16`` (autocast).
-        touch_all: as for :meth:`SafetyModel.forward`; so it is where there are several ranks.
+        touch_all: see :meth:`SafetyModel.forward`; true with several ranks.
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            _refill(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
+            _replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
             fake = Batch(
                 batch.ids, {m: s.map(mode.from_tensor) for m, s in batch.segments.items()}, mode.from_tensor(batch.targets)
             )
-            return Activations(_saved_bytes(model, fake, precision, touch_all), "on tensors without memory")
-    except Exception as error:  # what a library raises where a value would decide a shape is of no one kind
-        _refill(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+            return ActivationEstimate(_saved_bytes(model, fake, precision, touch_all), "on tensors without memory")
+    except Exception as error:  # libraries raise various errors where a value decides a shape
+        _replace_tensors(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))
         how = f"on the CPU with zero weights, as it could not be done without memory ({type(error).__name__})"
-        return Activations(_saved_bytes(model, batch, precision, touch_all), how)
+        return ActivationEstimate(_saved_bytes(model, batch, precision, touch_all), how)
 
 
 def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: int, labels: int) -> Batch:
-    """A batch of blank segments, one to an item: for planning without a dataset."""
+    """Return a batch of blank segments, one for each item, to plan without a dataset."""
     made: dict[Modality, Segments] = {}
     for modality, count in segments.items():
         inputs = {}
@@ -227,12 +231,12 @@ def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: i
 
 
 def _saved_bytes(model: SafetyModel, batch: Batch, precision: str, touch_all: bool) -> int:
-    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    own = {storage_key(t) for t in [*model.parameters(), *model.buffers()]}
     saved: dict[int, Tensor] = {}  # Holds the tensors, so that no storage is freed and its address used again.
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own:
-            saved.setdefault(tensor.untyped_storage()._cdata, tensor)
+        if storage_key(tensor) not in own:
+            saved.setdefault(storage_key(tensor), tensor)
         return tensor
 
     model.train()
@@ -244,17 +248,14 @@ def _saved_bytes(model: SafetyModel, batch: Batch, precision: str, touch_all: bo
     return total
 
 
-def _refill(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Put new tensors in the place of all parameters and buffers; what is tied stays tied."""
+def _replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    """Replace all parameters and buffers by new tensors; tied ones stay tied."""
     made: dict[int, Any] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                new = made.setdefault(id(parameter), nn.Parameter(make(parameter), parameter.requires_grad))
-                module._parameters[name] = new
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = made.setdefault(id(buffer), make(buffer))
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, made.setdefault(id(parameter), nn.Parameter(make(parameter), parameter.requires_grad)))
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(module, name, made.setdefault(id(buffer), make(buffer)))
 
 
 def _ceil(numel: int, parts: int) -> int:

@@ -1,1 +1,26 @@
-"""Weights & Biases and local metrics."""
+"""Tracking of a run: ``metrics.jsonl``, ``environment.json``, and Weights & Biases.
+
+Example:
+    >>> logger = open_wandb_logger(run, resolved_text, describe_environment(run.recipe, dataset_version=1))
+    >>> track_evaluation(run, run.evaluation("test"), results)
+"""
+
+from typing import TYPE_CHECKING
+
+from vigil_data.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from vigil_training.tracking.environment import describe_environment as describe_environment
+    from vigil_training.tracking.local_metrics import JsonLinesLogger as JsonLinesLogger
+    from vigil_training.tracking.wandb_logger import open_wandb_logger as open_wandb_logger
+    from vigil_training.tracking.wandb_logger import track_evaluation as track_evaluation
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "JsonLinesLogger": "vigil_training.tracking.local_metrics",
+        "describe_environment": "vigil_training.tracking.environment",
+        "open_wandb_logger": "vigil_training.tracking.wandb_logger",
+        "track_evaluation": "vigil_training.tracking.wandb_logger",
+    },
+)
