@@ -8,6 +8,7 @@ problem; a failure while running raises :class:`vigil_data.errors.Failure`. ``pr
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -365,7 +366,11 @@ def _launch_ranks(resolved: "ResolvedRecipe", folder: Path, strategy: Any) -> "R
             f"strategy.nodes: {strategy.nodes} machines are started by `vigil submit`, or by torchrun on each of them"
         )
     run = open_run(resolved.recipe, dump_recipe(resolved), folder)
-    status = launch(strategy.devices, [sys.executable, "-m", "vigil", "train", str(run.resolved), "--run", str(run.path)])
+    command = [sys.executable, "-m", "vigil", "train", str(run.resolved), "--run", str(run.path)]
+    with warnings.catch_warnings():
+        # The forked process executes the command at once and does not use Lance.
+        warnings.filterwarnings("ignore", "lance is not fork-safe")
+        status = launch(strategy.devices, command)
     if status:
         failed = TrainingFailed(f"{run.path}: a rank ended with exit status {status}; see {run.log}")
         failed.status = status
