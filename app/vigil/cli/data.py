@@ -62,7 +62,7 @@ def _public_import(name: str) -> Callable[..., None]:
         with Progress(f"reading {name}"):
             placed = public_datasets.placed(Dataset(to)) if append and exists(to) else {}
             imported = public_datasets.read(name, path, placed)
-        _write(to, imported.items, append, len(imported.items), imported.left_out)
+        _write(to, imported.items, append, len(imported.items), imported.skipped)
 
     return import_public
 
