@@ -5,7 +5,7 @@ constraints, since that catches the most; shared budgets, such as reviewers' tim
 harm (:mod:`vigil_evaluation.policy.shared_budget`). A milder action gets the items that the stricter ones leave.
 
 :mod:`vigil_evaluation.policy.threshold_search` states the probability that the constraints hold on new items. The precision
-of a milder action is over the items between two thresholds, the upper of which is chosen on the same items. This is safe: the
+of a milder action is over the items between two thresholds, and the upper one is chosen on the same items. This is safe: the
 stricter action stopped there because the items below looked worse than they are, if anything (Harris's inequality: the events
 that stop it there and that let the milder one pass depend on the targets of the items below in opposite directions).
 """

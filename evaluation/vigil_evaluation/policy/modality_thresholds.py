@@ -44,7 +44,7 @@ def split_by_presence(
     Args:
         traffic: items of a market.
         label: the label.
-        rules: constraints that the label satisfies by itself, none of which keeps thresholds from rising.
+        rules: constraints that the label satisfies by itself, without any that keeps thresholds from rising.
         above_N: lowest threshold of a stricter action for each item.
         cut: the single threshold for all patterns.
 

@@ -37,7 +37,7 @@ CANDIDATE_GROWTH = 1.02
 """Ratio of the items of successive candidates beyond the first :data:`MAX_DENSE_CANDIDATES`."""
 
 MAX_DENSE_CANDIDATES = 50
-"""Number of the highest items each of which is a candidate."""
+"""Number of the highest items that are all candidates."""
 
 MIN_ITEMS_FOR_PRECISION = 30
 """Fewest items at the start of a sequence for precision."""

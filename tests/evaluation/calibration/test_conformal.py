@@ -375,4 +375,4 @@ def test_conformal_coverage_on_real_text(shared_data: Path) -> None:
     column = max(rows[0], key=lambda name: len(rows[0][name]))
     elsewhere = made.calibration.apply(scores(np.array([row[column] for row in rows], object)))
     assert made.reference is not None
-    assert len(detect_drift(made.reference, elsewhere).warnings) == 5, "another forum, of which the split says nothing"
+    assert len(detect_drift(made.reference, elsewhere).warnings) == 5, "another forum than that of the split"
