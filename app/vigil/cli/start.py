@@ -1,6 +1,9 @@
 """`vigil init`, `vigil doctor` and `vigil demo`: the first commands on a new machine."""
 
+import os
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,9 +76,12 @@ def demo(
     Each stage is a command that is printed before it runs, so that you can run it yourself. Nothing is downloaded. The same
     command resumes an interrupted demonstration after its last finished stage.
     """
-    from vigil.workflows.demo_pipeline import run_demo
+    from vigil.workflows.demo_pipeline import BACKGROUND_LOG, run_demo
 
     vigil = context.find_root().command
+    cores = len(os.sched_getaffinity(0))
+    # Two lanes of stages share the cores; more threads than cores would wait for each other at every operation.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // 2, 1)))
 
     def run(stage: "Stage", number: int, total: int) -> None:
         typer.secho(f"\n[{number}/{total}] $ vigil {shlex.join(stage.command)}", bold=True)
@@ -84,7 +90,16 @@ def demo(
             raise typer.Exit(int(status))
         typer.echo(f"[{number}/{total}] {stage.name}: {time.perf_counter() - start:.1f} s")
 
-    _show_summary(run_demo(folder, seed, run), folder)
+    def start(stage: "Stage", log: Path) -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            output.write(f"\n$ vigil {shlex.join(stage.command)}\n".encode())
+            output.flush()
+            command = [sys.executable, "-m", "vigil", *stage.command]
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
+
+    if cores > 1:
+        typer.echo(f"baselines of one modality run at the same time; their output is in {folder / BACKGROUND_LOG}")
+    _show_summary(run_demo(folder, seed, run, start if cores > 1 else None), folder)
 
 
 def _show_summary(summary: "Summary", folder: Path) -> None:
@@ -97,7 +112,7 @@ def _show_summary(summary: "Summary", folder: Path) -> None:
     times.add_column("seconds", justify="right")
     for stage, seconds in summary.seconds.items():
         times.add_row(stage, f"{seconds:.1f}")
-    times.add_row("all", f"{sum(summary.seconds.values()):.1f}", style="bold")
+    times.add_row("all", f"{summary.total_seconds:.1f}", style="bold")
     metrics = Table("trained on", box=None, pad_edge=False, header_style="bold")
     metrics.add_column("macro average precision (test)", justify="right")
     metrics.add_row("all three, fused", f"{summary.fused_macro_ap:.3f}", style="bold")

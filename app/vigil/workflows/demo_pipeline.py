@@ -4,25 +4,43 @@ Each stage is a `vigil` command. Finished stages are not repeated, so the same c
 """
 
 import json
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple
 
-from vigil_data.errors import UserError
+from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import write_json
 from vigil_data.items import MODALITIES
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 """The checkout's recipes, which are in none of the packages."""
 
+COMPARE = "compare"
+"""The stage that needs a baseline."""
+
+BACKGROUND_LOG = "baselines.log"
+"""Output of the stages that run in the background."""
+
 
 class Stage(NamedTuple):
-    """A command, and the file whose existence shows that it has finished."""
+    """A command, and the file whose existence shows that it has finished.
+
+    Attributes:
+        name: name of the stage.
+        command: arguments of `vigil`.
+        product: the file.
+        baseline: whether it belongs to a single-modality baseline, which no stage but ``compare`` needs.
+    """
 
     name: str
     command: Sequence[str]
     product: Path
+    baseline: bool = False
 
 
 class Summary(NamedTuple):
@@ -31,7 +49,8 @@ class Summary(NamedTuple):
     Attributes:
         fused_macro_ap: macro average precision of the fused model on the test split.
         single_macro_ap: the same for each modality, of a model trained on that modality alone.
-        seconds: duration of each stage.
+        seconds: duration of each stage; baselines run at the same time as the other stages.
+        total_seconds: duration of all stages together.
         report: evaluation report of the fused model.
         comparison: comparison of the text model with the fused model.
         suite: results of the bundle in each functional test.
@@ -41,6 +60,7 @@ class Summary(NamedTuple):
     fused_macro_ap: float
     single_macro_ap: dict[str, float]
     seconds: dict[str, float]
+    total_seconds: float
     report: str
     comparison: str
     suite: str
@@ -59,59 +79,84 @@ def stages(folder: Path, seed: int) -> list[Stage]:
     for name in ("fused", *MODALITIES):
         recipe = _shown(RECIPES / ("demo.yaml" if name == "fused" else f"demo-{name}.yaml"))
         values = [f"data.dataset={dataset}", f"seed={seed}"]
-        planned.append(
-            Stage(f"train {name}", ["train", recipe, "--run", str(folder / name), *values], folder / name / "thresholds.json")
-        )
+        baseline, train = name != "fused", ["train", recipe, "--run", str(folder / name), *values]
+        planned.append(Stage(f"train {name}", train, folder / name / "thresholds.json", baseline))
         if name == "fused":
             policy = _shown(RECIPES / "policies" / "demo.yaml")
             planned.append(Stage("policy", ["policy", "compile", policy, str(folder / name)], folder / name / "policy.json"))
-        planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _metrics_file(folder, name)))
+        planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _metrics_file(folder, name), baseline))
     comparison, suite = folder / "comparison", folder / "suite"
+    compare = ["compare", str(folder / "text"), str(folder / "fused"), "--to", str(comparison)]
     return [
         *planned,
-        Stage(
-            "compare",
-            ["compare", str(folder / "text"), str(folder / "fused"), "--to", str(comparison)],
-            comparison / "comparison.json",
-        ),
         Stage("export", ["export", str(folder / "fused"), "--to", str(bundle)], bundle / "manifest.json"),
         Stage("verify", ["verify", str(bundle)], bundle / "manifest.json"),
         Stage("suite", ["suite", "run", str(bundle), "demo", "--to", str(suite)], suite / "suite.json"),
         Stage("score", ["score", str(bundle), str(dataset), "--to", str(scores), "--split", "test"], scores),
+        Stage(COMPARE, compare, comparison / "comparison.json"),
     ]
 
 
-def run_demo(folder: Path, seed: int, run: Callable[[Stage, int, int], None]) -> Summary:
+def run_demo(
+    folder: Path,
+    seed: int,
+    run: Callable[[Stage, int, int], None],
+    start: Callable[[Stage, Path], "subprocess.Popen[bytes]"] | None = None,
+) -> Summary:
     """Run the stages that have not finished yet, and summarise the results.
 
     Args:
         folder: the folder to write; it may hold an interrupted or finished demonstration with the same seed.
         seed: random seed of the dataset and of training.
         run: called with a stage, its number from 1, and the number of stages; raises if the stage fails.
+        start: starts a baseline's stage as a process with its output in a log file, so that the baselines run one after the other
+            at the same time as the other stages (default: all stages run in order).
 
     Raises:
         UserError: if the recipes are absent, or the folder holds a demonstration with another seed, or something else.
+        Failure: if a stage in the background fails.
     """
     if not (RECIPES / "demo.yaml").is_file():
         raise UserError(
             f"{RECIPES}: the demonstration's recipes are absent; install Vigil from a checkout with `pip install -e '.[demo]'`"
         )
     record = folder / "stages.json"
-    done = _read_record(folder, record, seed)
+    known = _read_record(folder, record, seed)
+    done, total, begin, lock = known["seconds"], known["total_seconds"], time.perf_counter(), Lock()
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"seed": seed, "seconds": done})
     planned = stages(folder, seed)
-    for number, stage in enumerate(planned, start=1):
-        if stage.name in done and stage.product.exists():
-            continue
-        start = time.perf_counter()
-        run(stage, number, len(planned))
-        done[stage.name] = round(time.perf_counter() - start, 1)
-        write_json(record, {"seed": seed, "seconds": done})
+
+    def finish(stage: Stage | None, seconds: float) -> None:
+        with lock:
+            if stage is not None:
+                done[stage.name] = round(seconds, 1)
+            ordered = {stage.name: done[stage.name] for stage in planned if stage.name in done}
+            elapsed = round(total + time.perf_counter() - begin, 1)
+            write_json(record, {"seed": seed, "seconds": ordered, "total_seconds": elapsed})
+
+    finish(None, 0.0)
+    pending = [(number, stage) for number, stage in enumerate(planned, 1) if not (stage.name in done and stage.product.exists())]
+    first = [(number, stage) for number, stage in pending if stage.name == "dataset"]
+    background = [stage for _, stage in pending if stage.baseline and start is not None]
+    rest = [(number, stage) for number, stage in pending if stage not in background and (number, stage) not in first]
+
+    def run_all(numbered: Sequence[tuple[int, Stage]], wait: Callable[[], None] = lambda: None) -> None:
+        for number, stage in numbered:
+            if stage.name == COMPARE:
+                wait()
+            began = time.perf_counter()
+            run(stage, number, len(planned))
+            finish(stage, time.perf_counter() - began)
+
+    run_all(first)
+    with _started(background, folder / BACKGROUND_LOG, start, finish) as wait:
+        run_all(rest, wait)
+    record_now = json.loads(record.read_text())
     summary = Summary(
         _macro_ap(folder, "fused"),
         {modality: _macro_ap(folder, modality) for modality in MODALITIES},
-        done,
+        record_now["seconds"],
+        record_now["total_seconds"],
         str(_metrics_file(folder, "fused").with_name("report.html")),
         str(folder / "comparison" / "comparison.html"),
         str(folder / "suite" / "suite.html"),
@@ -121,16 +166,52 @@ def run_demo(folder: Path, seed: int, run: Callable[[Stage, int, int], None]) ->
     return summary
 
 
-def _read_record(folder: Path, record: Path, seed: int) -> dict[str, float]:
-    """Return the finished stages with their durations in seconds."""
+@contextmanager
+def _started(
+    background: Sequence[Stage],
+    log: Path,
+    start: Callable[[Stage, Path], "subprocess.Popen[bytes]"] | None,
+    finish: Callable[[Stage, float], None],
+) -> Iterator[Callable[[], None]]:
+    """Run stages one after the other in the background; yield a function that waits for them, which the exit calls too.
+
+    If the block fails, the running stage is terminated and no other one starts.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    stopped = False
+
+    def run_in_background() -> None:
+        for stage in background:
+            if stopped or start is None:
+                return
+            began = time.perf_counter()
+            processes.append(start(stage, log))
+            if status := processes[-1].wait():
+                raise Failure(f"{stage.name}: exit status {status}; its output is in {log}")
+            finish(stage, time.perf_counter() - began)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_in_background)
+        try:
+            yield running.result
+            running.result()
+        except BaseException:
+            stopped = True
+            for process in processes:
+                process.terminate()
+            raise
+
+
+def _read_record(folder: Path, record: Path, seed: int) -> dict[str, Any]:
+    """Return the finished stages with their durations in seconds, and the total duration so far."""
     if not record.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: neither a demonstration nor an empty folder; name another one with --dir")
-        return {}
-    known = json.loads(record.read_text())
+        return {"seconds": {}, "total_seconds": 0.0}
+    known: dict[str, Any] = json.loads(record.read_text())
     if known["seed"] != seed:
         raise UserError(f"{folder}: holds a demonstration with seed {known['seed']}; name another folder with --dir")
-    return dict(known["seconds"])
+    return known
 
 
 def _metrics_file(folder: Path, name: str) -> Path:

@@ -1,12 +1,14 @@
 """The demonstration: each stage runs once, an interrupted one resumes, and the results are summarised."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from vigil.workflows.demo_pipeline import run_demo, stages
-from vigil_data.errors import UserError
+from vigil_data.errors import Failure, UserError
 from vigil_data.items import MODALITIES
 
 STAGES = [stage.name for stage in stages(Path(), 0)]
@@ -74,3 +76,56 @@ def test_run_demo_refuses_a_folder_of_something_else(tmp_path):
     with pytest.raises(UserError, match="neither a demonstration nor an empty folder"):
         run_demo(tmp_path, 0, runner([]))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+WRITE = """
+import sys
+from pathlib import Path
+product = Path(sys.argv[1])
+product.parent.mkdir(parents=True, exist_ok=True)
+product.write_text(sys.argv[2])
+print(sys.argv[3])
+"""
+
+
+def starter(started, fails_at=None, command=WRITE):
+    """Starts processes that write what the baselines' commands would."""
+
+    def start(stage, log):
+        started.append(stage.name)
+        _, _, model = stage.name.partition("evaluate ")
+        text = json.dumps({"overall": {"macro": {"average_precision": {"value": FOUND[model], "labels": 5}}}}) if model else ""
+        code = "raise SystemExit(3)" if stage.name == fails_at else command
+        with log.open("ab") as output:
+            return subprocess.Popen([sys.executable, "-c", code, str(stage.product), text, stage.name], stdout=output)
+
+    return start
+
+
+def test_run_demo_runs_baselines_in_the_background_before_the_comparison(tmp_path):
+    ran, started = [], []
+    summary = run_demo(tmp_path, 0, runner(ran), starter(started))
+    baselines = [stage.name for stage in stages(tmp_path, 0) if stage.baseline]
+    assert started == baselines
+    assert ran == [name for name in STAGES if name not in baselines]
+    assert ran[-1] == "compare"
+    assert list(summary.seconds) == STAGES
+    assert summary.single_macro_ap == {modality: FOUND[modality] for modality in MODALITIES}
+    assert (tmp_path / "baselines.log").read_text().split("\n")[:-1] == baselines
+
+
+def test_run_demo_reports_a_baseline_that_fails(tmp_path):
+    ran, started = [], []
+    with pytest.raises(Failure, match=r"train image: exit status 3; its output is in .*baselines\.log"):
+        run_demo(tmp_path, 0, runner(ran), starter(started, fails_at="train image"))
+    assert "compare" not in ran
+    assert started[-1] == "train image"
+    run_demo(tmp_path, 0, runner(ran), starter(started))
+    assert started[3:] == ["train image", "evaluate image", "train audio", "evaluate audio"]
+
+
+def test_run_demo_ends_the_baselines_if_a_stage_fails(tmp_path):
+    started = []
+    with pytest.raises(Broken):
+        run_demo(tmp_path, 0, runner([], breaks_at="policy"), starter(started, command="import time; time.sleep(600)"))
+    assert started in ([], ["train text"])
