@@ -1,4 +1,4 @@
-"""Every shipped recipe is right, and editors are told the truth about them."""
+"""Shipped recipes are valid, and so is the JSON Schema for editors."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is planned is what ranks hold, and what a run does."""
+"""Planning: memory against what ranks hold, and steps against what a run does."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ WEIGHTS = st.lists(st.tuples(st.integers(1, 5000), st.booleans()), max_size=30)
 WORLDS = st.integers(1, 64)
 
 
-def test_ranks_hold_what_was_planned() -> None:
+def test_state_bytes_are_what_ranks_hold() -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "rank_state.py"), "--ranks", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def test_ranks_hold_what_was_planned() -> None:
 
 
 @given(WEIGHTS, WORLDS)
-def test_more_is_shared_out_from_stage_to_stage(weights: list[tuple[int, bool]], world: int) -> None:
+def test_state_bytes_shrink_from_stage_to_stage(weights: list[tuple[int, bool]], world: int) -> None:
     one, two, three = (state_bytes(weights, stage, world) for stage in (1, 2, 3))
     slack = 4 * (world + 2 * len(weights) + 2)
     assert one == two
@@ -45,14 +45,16 @@ def test_more_is_shared_out_from_stage_to_stage(weights: list[tuple[int, bool]],
 
 
 @given(WEIGHTS, st.sampled_from([1, 2, 3]), WORLDS, st.integers(2, 4))
-def test_more_ranks_hold_less_each(weights: list[tuple[int, bool]], stage: Sharding, world: int, times: int) -> None:
+def test_state_bytes_shrink_with_the_number_of_ranks(
+    weights: list[tuple[int, bool]], stage: Sharding, world: int, times: int
+) -> None:
     few, many = state_bytes(weights, stage, world), state_bytes(weights, stage, world * times)
     assert many.optimizer <= few.optimizer
     assert many.masters <= few.masters
 
 
 @given(WEIGHTS, st.sampled_from([1, 2, 3]), WORLDS)
-def test_all_ranks_together_hold_the_whole_and_padding(weights: list[tuple[int, bool]], stage: Sharding, world: int) -> None:
+def test_state_bytes_of_all_ranks_are_the_model_and_padding(weights: list[tuple[int, bool]], stage: Sharding, world: int) -> None:
     state, whole = state_bytes(weights, stage, world), state_bytes(weights, "ddp", world)
     padding = 4 * world * (2 if stage != 3 else len(weights))
     assert whole.optimizer <= state.optimizer * world <= whole.optimizer + 2 * padding
@@ -64,19 +66,19 @@ def test_all_ranks_together_hold_the_whole_and_padding(weights: list[tuple[int, 
         assert whole.weights <= state.weights <= whole.weights + padding
 
 
-def test_a_gradient_that_a_border_cuts_is_whole_on_both_ranks() -> None:
+def test_state_bytes_count_a_split_gradient_on_both_ranks() -> None:
     assert state_bytes([(4, True), (8, True), (4, True)], 2, 2).gradients == 4 * 12
     assert state_bytes([(8, True), (8, True)], 2, 2).gradients == 4 * 8
 
 
-def test_frozen_weights_have_no_state() -> None:
+def test_state_bytes_of_frozen_weights_are_the_weights() -> None:
     assert state_bytes([(100, False)], 2, 4).total == 400
     assert state_bytes([(100, False)], 3, 4).total == 100
     with pytest.raises(ValueError, match="world is 0"):
         state_bytes([], 1, 0)
 
 
-def test_small_weights_are_kept_whole_up_to_a_limit() -> None:
+def test_persistent_bytes_stop_at_the_limit() -> None:
     assert persistent_bytes([10, 50, 5, 4], threshold=20, most=15) == 4 * 15
 
 
@@ -89,7 +91,7 @@ def test_small_weights_are_kept_whole_up_to_a_limit() -> None:
         (2, 2, 114),  # of this batch beside those of the last
     ],
 )
-def test_gradients_beside_those_that_are_kept(stage: Sharding, accumulate: int, elements: int) -> None:
+def test_buffer_bytes_count_further_gradients(stage: Sharding, accumulate: int, elements: int) -> None:
     weights = [(100, True), (14, True), (38, True)]
     state = state_bytes(weights, stage, 4)
     zero = {"reduce_bucket_size": 50, "overlap_comm": True}
@@ -98,7 +100,9 @@ def test_gradients_beside_those_that_are_kept(stage: Sharding, accumulate: int, 
 
 
 @pytest.mark.parametrize(("max_steps", "steps"), [(None, 0), (1, 1)])
-def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_steps: int | None, steps: int) -> None:
+def test_plan_run_ends_within_an_epoch_at_max_steps(
+    make_recipe: Callable[..., Recipe], max_steps: int | None, steps: int
+) -> None:
     recipe = make_recipe(training__epochs=3, training__accumulate=2, training__max_steps=max_steps)
     data, epochs = DataModule(recipe, 1), plan_run(recipe).epochs
     assert epochs is not None
@@ -109,7 +113,7 @@ def test_a_run_may_end_within_an_epoch(make_recipe: Callable[..., Recipe], max_s
     assert epochs.run_samples == sum(len(rows) for rows in run)
 
 
-def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -> None:
+def test_plan_run_counts_the_steps_of_the_run(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2}, training__accumulate=2)
     report = plan_run(recipe, memory=1.0)
     data = DataModule(recipe, 1, World(0, 2, 0, 2))
@@ -122,7 +126,7 @@ def test_the_plan_counts_what_the_run_does(make_recipe: Callable[..., Recipe]) -
     assert "fits" in report.verdict
 
 
-def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[..., Recipe]) -> None:
+def test_plan_run_has_the_activations_of_a_real_forward_pass(make_recipe: Callable[..., Recipe]) -> None:
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.loading.loader import Request
     from vigil_data.loading.sampler import costs
@@ -149,14 +153,14 @@ def test_activations_are_those_of_a_real_forward_pass(make_recipe: Callable[...,
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_less_is_saved_when_layers_are_computed_again(make_recipe: Callable[..., Recipe], precision: str) -> None:
+def test_plan_run_saves_less_with_activation_checkpointing(make_recipe: Callable[..., Recipe], precision: str) -> None:
     plain, again = (
         plan_run(make_recipe(training__precision=precision, training__activation_checkpointing=on)) for on in (False, True)
     )
     assert again.rows[0].activations < plain.rows[0].activations
 
 
-def test_offload_moves_state_to_the_host(make_recipe: Callable[..., Recipe]) -> None:
+def test_plan_run_moves_offloaded_state_to_the_host(make_recipe: Callable[..., Recipe]) -> None:
     report = plan_run(make_recipe(strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"}))
     plain = next(row for row in report.rows if row.name == "ZeRO-2")
     chosen = next(row for row in report.rows if row.chosen)
@@ -189,7 +193,7 @@ def file(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_prints_a_table_and_a_verdict(command: Callable[..., str], file: Path) -> None:
+def test_plan_command_prints_a_table_and_a_verdict(command: Callable[..., str], file: Path) -> None:
     shown = command(file, "--memory", "80")
     assert "ZeRO-3" in shown
     assert shown.splitlines()[-1].startswith("single on 1 GPU of 80 GiB needs ")
@@ -197,7 +201,7 @@ def test_the_command_prints_a_table_and_a_verdict(command: Callable[..., str], f
     assert "does not fit; nor does any other strategy" in command(file, "--memory", "0.00001")
 
 
-def test_without_a_dataset_memory_alone_is_planned(command: Callable[..., str], file: Path, tmp_path: Path) -> None:
+def test_plan_command_plans_memory_without_a_dataset(command: Callable[..., str], file: Path, tmp_path: Path) -> None:
     absent = f"data.dataset={tmp_path / 'absent'}"
     said = json.loads(command(file, absent, "--nodes", 2, "--gpus", 4, "--json"))
     assert said["epochs"] is None
@@ -208,7 +212,7 @@ def test_without_a_dataset_memory_alone_is_planned(command: Callable[..., str], 
         assert row["total"] == sum(row["state"].values()) + row["activations"] + sum(row["buffers"].values())
 
 
-def test_wrong_arguments_are_mistakes_of_the_user(command: Callable[..., str], file: Path) -> None:
+def test_plan_command_refuses_wrong_arguments(command: Callable[..., str], file: Path) -> None:
     with pytest.raises(UserError, match="--memory 0: give the GiB"):
         command(file, "--memory", 0)
     with pytest.raises(UserError, match="no_such"):

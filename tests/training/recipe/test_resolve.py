@@ -1,4 +1,4 @@
-"""Recipes: what is laid over what, and that each mistake is told once, with its place and the mend."""
+"""Recipes: merging, and one line for each mistake with its place and the fix."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def mistakes(path: Path, *overrides: str) -> list[str]:
     return list(caught.value.lines)
 
 
-def test_defaults_fill_what_the_file_leaves_out(folder: Path) -> None:
+def test_resolve_recipe_fills_defaults(folder: Path) -> None:
     resolved = resolve_recipe(write("r.yaml", RECIPE))
     assert resolved.recipe.optimizer.lr == 1e-4
     assert resolved.recipe.optimizer.betas == (0.9, 0.999)
@@ -71,7 +71,7 @@ def test_defaults_fill_what_the_file_leaves_out(folder: Path) -> None:
     assert ("optimizer", "eps") not in resolved.origins
 
 
-def test_order_is_defaults_extends_file_command_line(folder: Path) -> None:
+def test_resolve_recipe_merges_defaults_extends_file_and_command_line_in_order(folder: Path) -> None:
     write("base/a.yaml", RECIPE.replace("lr: 1e-4", "lr: 1\n  eps: 1\n  warmup: 0.1\n  weight_decay: 1"))
     write("base/b.yaml", "optimizer: {eps: 2, warmup: 0.2, weight_decay: 2}\n")
     file = write("r.yaml", "extends: [base/a.yaml, base/b.yaml]\noptimizer:\n  warmup: 0.3\n  weight_decay: 3\n")
@@ -360,7 +360,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_line_with_its_place(folder: Path, name: str) -> None:
+def test_resolve_recipe_reports_a_mistake_on_one_line_with_its_place(folder: Path, name: str) -> None:
     old, new, line = WRONG[name]
     assert RECIPE.count(old) >= 1
     assert mistakes(write("r.yaml", RECIPE.replace(old, new, 1))) == [line]
@@ -378,7 +378,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_recipe_is_one_line(folder: Path, name: str) -> None:
+def test_resolve_recipe_reports_a_hostile_file_on_one_line(folder: Path, name: str) -> None:
     content, line = HOSTILE[name]
     Path("r.yaml").write_bytes(content)
     assert mistakes(Path("r.yaml")) == [line]
@@ -425,7 +425,7 @@ WORDS = [
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
-def test_any_text_is_a_tree_or_a_mistake(text: str) -> None:
+def test_parse_gives_a_tree_or_a_mistake_for_any_text(text: str) -> None:
     found: list[str] = []
     tree = parse(text, "r.yaml", found)
     assert tree is not None or len(found) == 1
@@ -454,7 +454,7 @@ def test_what_is_not_a_file_is_said(folder: Path) -> None:
     assert mistakes(Path("/dev/null")) == ["/dev/null is not an ordinary file"]
 
 
-def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
+def test_resolve_recipe_reports_all_mistakes_of_all_files_at_once(folder: Path) -> None:
     write("bad.yaml", "seed: [\n")
     write("base.yaml", RECIPE + "  eps: small\n  eps: 1\nextends: [bad.yaml, gone.yaml]\n")
     lines = mistakes(write("r.yaml", "extends: base.yaml\nmodel: {widht: 3}\ntraining: {epochs: 0}\n"), "seed=x", "nonsense")
@@ -470,7 +470,7 @@ def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
     ]
 
 
-def test_a_circle_of_files_names_them(folder: Path) -> None:
+def test_resolve_recipe_names_the_files_of_a_cycle(folder: Path) -> None:
     write("a.yaml", "extends: sub/b.yaml\n")
     write("sub/b.yaml", "extends: ../a.yaml\n")
     assert mistakes(Path("a.yaml")) == ["sub/b.yaml:1: extends: forms a cycle: a.yaml -> sub/b.yaml -> a.yaml"]
@@ -498,11 +498,11 @@ def test_what_an_unreadable_file_might_have_held_is_not_missed(folder: Path) -> 
         ("model={width: 64, width: 32}", "command line: model.width: is written twice; keep one"),
     ],
 )
-def test_a_wrong_override_is_one_line(folder: Path, override: str, line: str) -> None:
+def test_resolve_recipe_reports_a_wrong_override_on_one_line(folder: Path, override: str, line: str) -> None:
     assert mistakes(write("r.yaml", RECIPE), override) == [line]
 
 
-def test_a_resolved_recipe_reads_back_equal(folder: Path) -> None:
+def test_dump_recipe_reads_back_equal(folder: Path) -> None:
     resolved = resolve_recipe(
         write("r.yaml", RECIPE), ["optimizer.eps=1e-12", 'tracking.tags=["1e-4", "no", "null", "a: b", ""]']
     )
@@ -524,7 +524,7 @@ def test_the_labels_keep_their_order_through_a_resolved_recipe(folder: Path) -> 
     assert read_recipe(write("resolved.yaml", dump_recipe(resolved))).taxonomy.labels == resolved.recipe.taxonomy.labels
 
 
-def test_origins_stand_behind_their_values(folder: Path) -> None:
+def test_dump_recipe_appends_origins(folder: Path) -> None:
     write("base.yaml", RECIPE)
     text = dump_recipe(resolve_recipe(write("r.yaml", "extends: base.yaml\nseed: 3\n"), ["model.width=64"]), origins=True)
     lines = [line.strip() for line in text.splitlines()]
@@ -546,7 +546,9 @@ VALUES = st.recursive(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(options=st.dictionaries(TEXT, VALUES, max_size=4), lr=st.floats(1e-300, 1e300), tags=st.lists(TEXT, max_size=3))
-def test_whatever_a_recipe_holds_reads_back_equal(folder: Path, options: dict[str, object], lr: float, tags: list[str]) -> None:
+def test_dump_recipe_reads_back_equal_for_any_values(
+    folder: Path, options: dict[str, object], lr: float, tags: list[str]
+) -> None:
     base = resolve_recipe(write("r.yaml", RECIPE)).values
     base["model"]["encoders"]["image"]["options"] = options
     base["optimizer"]["lr"] = lr
@@ -565,7 +567,7 @@ MAPPINGS = st.dictionaries(st.sampled_from("abc"), TREES, max_size=3).map(Tree)
 
 
 @given(MAPPINGS, MAPPINGS, MAPPINGS)
-def test_merging_is_associative_and_the_last_word_counts(a: Tree, b: Tree, c: Tree) -> None:
+def test_merge_is_associative_and_the_last_value_counts(a: Tree, b: Tree, c: Tree) -> None:
     assert merge(merge(a, b), b).plain() == merge(a, b).plain()
     assert merge(Tree({}), a).plain() == a.plain() == merge(a, Tree({})).plain()
     merged = merge(merge(a, b), c).plain()

@@ -1,4 +1,4 @@
-"""A run is calibrated when it has trained, and anew on demand; everything that predicts takes its probabilities from there."""
+"""Calibration of a run: after training and again on demand; all predictions use it."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def hotter(labels, temperature):
     )
 
 
-def test_training_leaves_a_calibration_of_all_labels(trained):
+def test_fit_recipe_calibrates_all_labels(trained):
     found = trained.read_calibrated().calibration
     assert list(found.labels) == ["cat", "bright"]
     known = json.loads((trained.path / "calibration.json").read_text())["calibration"]["labels"]["bright"]["known"]
@@ -46,7 +46,7 @@ def test_training_leaves_a_calibration_of_all_labels(trained):
     assert known == int((~np.isnan(targets)).sum())
 
 
-def test_a_predictions_table_holds_calibrated_probabilities(run):
+def test_outputs_to_table_has_calibrated_probabilities(run):
     dataset = run.dataset()
     rows = dataset.rows("test")
     predicted = predict_rows(run, dataset, rows)
@@ -58,7 +58,7 @@ def test_a_predictions_table_holds_calibrated_probabilities(run):
     assert {"language", "presence"} <= set(table.column_names)
 
 
-def test_calibrate_fits_anew_and_chooses_thresholds(app, run):
+def test_calibrate_fits_again_and_chooses_thresholds(app, run):
     hotter(["cat", "bright"], 7.0).write(run.calibration)
     (run.path / "thresholds.json").write_text(json.dumps({"cat": 0.123, "bright": 0.123}))
     done = CliRunner().invoke(app, ["calibrate", str(run.path), "--split", "train", "--by", "language", "--methods", "platt"])
@@ -79,19 +79,19 @@ def test_calibrate_fits_anew_and_chooses_thresholds(app, run):
         (["--checkpoint", "worst"], "no such checkpoint"),
     ],
 )
-def test_mistakes_are_user_errors(app, run, arguments, message):
+def test_calibrate_refuses_mistakes(app, run, arguments, message):
     done = CliRunner().invoke(app, ["calibrate", str(run.path), *arguments])
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
 
 
-def test_a_calibration_of_other_labels_is_refused(run):
+def test_read_calibrated_refuses_other_labels(run):
     hotter(["another"], 2.0).write(run.calibration)
     with pytest.raises(UserError, match="another"):
         run.read_calibrated()
 
 
-def test_a_run_and_its_table_are_the_same_predictions(run, tmp_path):
+def test_load_predictions_gives_the_same_for_a_run_and_its_table(run, tmp_path):
     of_run = load_predictions(run.path)
     assert (of_run.kind, of_run.labels, dict(of_run.thresholds)) == ("run", ("cat", "bright"), run.read_thresholds())
     pq.write_table(of_run.table, tmp_path / "table.parquet")
@@ -101,13 +101,13 @@ def test_a_run_and_its_table_are_the_same_predictions(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
-def test_something_else_is_refused(name, tmp_path):
+def test_load_predictions_refuses_other_folders(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="name one of these"):
         load_predictions(tmp_path / name)
 
 
-def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
+def test_current_policy_refuses_a_policy_older_than_the_calibration(app, run):
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
     facts = {"calibration": run.calibration_digest()}
@@ -118,5 +118,5 @@ def test_a_policy_that_is_older_than_the_calibration_decides_nothing(app, run):
     hotter(["cat", "bright"], 3.0).write(run.calibration)
     done = CliRunner().invoke(app, ["evaluate", str(run.path)])
     assert isinstance(done.exception, UserError)
-    assert "was compiled before the run was calibrated anew" in str(done.exception)
+    assert "was compiled before the run was recalibrated" in str(done.exception)
     assert load_predictions(run.path).policy is not None, "or it could not be compiled again"

@@ -1,4 +1,4 @@
-"""The run folder, and the model and predictions that come out of it."""
+"""The run folder, its model, and predictions."""
 
 import numpy as np
 import pytest
@@ -17,32 +17,32 @@ def dataset(material):
     return Dataset(material / "dataset")
 
 
-def test_the_recipe_is_the_one_that_was_run(trained, make_recipe):
+def test_run_has_its_recipe(trained, make_recipe):
     assert trained.recipe == make_recipe()
 
 
-def test_what_is_not_a_run_is_refused(tmp_path):
+def test_run_refuses_other_folders(tmp_path):
     with pytest.raises(UserError, match="no such run folder"):
         Run(tmp_path / "absent")
     with pytest.raises(UserError, match=r"not a run: it has no resolved\.yaml"):
         Run(tmp_path)
 
 
-def test_an_unfinished_run_has_no_thresholds(tmp_path):
+def test_read_thresholds_refuses_an_unfinished_run(tmp_path):
     (tmp_path / "resolved.yaml").write_text("")
     with pytest.raises(UserError, match="has not finished"):
         Run(tmp_path).read_thresholds()
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_the_model_has_the_checkpoints_weights(name, trained):
+def test_model_has_the_weights_of_the_checkpoint(name, trained):
     model = trained.model(name)
     saved = reader_module.CheckpointReader(trained.checkpoint(name)).weights()
     assert not model.training
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 
 
-def test_a_checkpoint_that_is_not_there_or_of_another_model_is_refused(trained, make_recipe, train, tmp_path):
+def test_model_refuses_a_missing_checkpoint_and_another_model(trained, make_recipe, train, tmp_path):
     with pytest.raises(UserError, match="no such checkpoint"):
         trained.model("worst")
     other = train(make_recipe(model__width=8, training__max_steps=1), tmp_path / "other")
@@ -50,7 +50,7 @@ def test_a_checkpoint_that_is_not_there_or_of_another_model_is_refused(trained, 
         trained.model(str(other.checkpoint("last")))
 
 
-def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, dataset):
+def test_predict_rows_keeps_row_order_and_equals_one_item_at_a_time(trained, dataset):
     rows = dataset.rows("test")[::-1]
     table = outputs_to_table(predict_rows(trained, dataset, rows), trained, dataset, rows)
     assert table.column("id").to_pylist() == [item.id for item in dataset.take(rows)]
@@ -80,14 +80,14 @@ def test_predictions_are_in_row_order_and_equal_to_one_item_at_a_time(trained, d
         assert table.column("language")[place].as_py() == item.columns["language"]
 
 
-def test_unknown_targets_are_null_in_predictions(trained, dataset):
+def test_outputs_to_table_has_null_for_unknown_targets(trained, dataset):
     rows = dataset.rows("test")
     table = outputs_to_table(predict_rows(trained, dataset, rows), trained, dataset, rows)
     unknown = np.isnan(dataset.targets(["cat"], dataset.rows("test"))[:, 0])
     assert table.column("target.cat").null_count == unknown.sum() > 0
 
 
-def test_a_modality_can_be_hidden(trained, dataset):
+def test_predict_rows_can_hide_a_modality(trained, dataset):
     rows = dataset.rows("test")
     whole, text = predict_rows(trained, dataset, rows), predict_rows(trained, dataset, rows, only=["text"])
     assert set(text.presence) == {"text", "none"}
@@ -99,7 +99,7 @@ def test_a_modality_can_be_hidden(trained, dataset):
         predict_rows(trained, dataset, rows, only=["audio"])
 
 
-def test_prediction_leaves_the_model_in_its_mode(trained):
+def test_predict_batches_restores_the_mode_of_the_model(trained):
     model = trained.model().train()
     empty = predict_batches(model, [])
     assert model.training

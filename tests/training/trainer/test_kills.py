@@ -1,4 +1,4 @@
-"""Killed anywhere, again and again, by any signal, on any rank: the run ends where one that was never stopped does."""
+"""Kills at random moments, by any signal, on any rank: the run ends like one that was never stopped."""
 
 import json
 import os
@@ -43,8 +43,8 @@ class Attempts:
 
     def finish(self) -> None:
         process = self.start()
-        _, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said
+        _, output = process.communicate(timeout=180)
+        assert process.returncode == 0, output
 
     def pid(self, rank: int) -> int | None:
         file = self.seen / f"rank-{rank}.pid"
@@ -80,7 +80,7 @@ def changed(folder: Path) -> list[str]:
 
 @pytest.mark.prove
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_kills_at_any_moment(name, make_recipe, proofs, assert_same_run, tmp_path):
+def test_fit_recipe_survives_kills_at_any_moment(name, make_recipe, proofs, assert_same_run, tmp_path):
     recipe = make_recipe(name=name, training__epochs=EPOCHS, checkpoint__every_steps=3, strategy=STRATEGIES[name])
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.model_dump_json())
@@ -130,11 +130,11 @@ def one_kill(attempts: Attempts, dice: random.Random, ranks: int, number: int) -
         per_epoch = 7 if ranks > 1 else 10
         step = dice.randrange(EPOCHS) * per_epoch + per_epoch if moment == "validation" else dice.randrange(2, EPOCHS * per_epoch)
         process = attempts.start(kill={"signal": name, "rank": rank, "when": moment, "step": step, "or_later": True})
-    _, said = process.communicate(timeout=180)
+    _, output = process.communicate(timeout=180)
     status = process.returncode
     if status == 0:
         return True, (name, moment)
     lost = -signal.SIGKILL if ranks == 1 else 85
-    assert status == (lost if name == "SIGKILL" else 85), said
-    assert not (attempts.run / "failure.json").exists(), said
+    assert status == (lost if name == "SIGKILL" else 85), output
+    assert not (attempts.run / "failure.json").exists(), output
     return False, (name, moment)

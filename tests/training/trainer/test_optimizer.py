@@ -1,4 +1,4 @@
-"""What a step does to the weights: groups, schedule, and a whole epoch against a loop written by hand."""
+"""The optimizer step: parameter groups, schedule, and an epoch against a hand-written loop."""
 
 import math
 from itertools import pairwise
@@ -22,7 +22,7 @@ def by_name(model, groups):
     return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 
-def test_each_weight_is_in_one_group_with_its_rate_and_decay(make_recipe):
+def test_parameter_groups_give_each_weight_its_rate_and_decay(make_recipe):
     recipe = make_recipe(
         model__encoders__text__lr_factor=0.5,
         model__encoders__text__layer_decay=0.1,
@@ -44,7 +44,7 @@ def test_each_weight_is_in_one_group_with_its_rate_and_decay(make_recipe):
         assert found[name] == (pytest.approx(factor), 0.3 if parameter.ndim > 1 else 0.0), name
 
 
-def test_frozen_weights_are_in_no_group(make_recipe):
+def test_parameter_groups_leave_out_frozen_weights(make_recipe):
     recipe = make_recipe(model__encoders__text__frozen=True, model__encoders__image__frozen=1)
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
     found = by_name(model, parameter_groups(model, recipe.model, recipe.optimizer))
@@ -54,7 +54,7 @@ def test_frozen_weights_are_in_no_group(make_recipe):
 
 
 @given(st.integers(1, 1000), st.floats(0, 0.99), st.floats(0, 1))
-def test_the_schedule_rises_to_one_and_falls_to_its_end(steps, warmup, end):
+def test_lr_multiplier_rises_to_one_and_falls_to_its_end(steps, warmup, end):
     rising = math.ceil(warmup * steps)
     factors = [lr_multiplier(step, steps, warmup, end) for step in range(steps)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
@@ -66,7 +66,7 @@ def test_the_schedule_rises_to_one_and_falls_to_its_end(steps, warmup, end):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_an_epoch_equals_a_loop_written_by_hand(accumulate, make_recipe, train, tmp_path):
+def test_train_step_equals_a_loop_written_by_hand(accumulate, make_recipe, train, tmp_path):
     """Each step minimises the mean over all known targets of its batches, however unequal they are; the last group is short."""
     weights = {"cat": 2.0, "bright": 0.5}
     recipe = make_recipe(

@@ -1,4 +1,4 @@
-"""A run that was stopped and started again ends with bitwise the weights of one that was not, whatever stopped it."""
+"""Resuming: a run that was stopped, by whatever means, ends with bitwise the weights of one that was not."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 
 
 class Stop(Exception):
-    """What stops a run in these tests."""
+    """Stops a run in these tests."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def start(recipe: Path, run: Path, **options) -> int:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_process_is_resumed_by_the_same_command(workers, make_recipe, undisturbed, assert_same_run, tmp_path):
+def test_fit_recipe_resumes_a_killed_process(workers, make_recipe, undisturbed, assert_same_run, tmp_path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(make_recipe(data__workers=workers).model_dump_json())
     # It returns only when the workers have ended too: they hold the other end of its standard error.
@@ -50,7 +50,7 @@ def test_a_killed_process_is_resumed_by_the_same_command(workers, make_recipe, u
 
 
 @pytest.mark.parametrize(("name", "when"), [("SIGTERM", "step"), ("SIGUSR1", "step"), ("SIGUSR1", "validation")])
-def test_a_signal_saves_and_asks_to_be_started_again(name, when, make_recipe, undisturbed, assert_same_run, tmp_path):
+def test_preemption_saves_a_checkpoint_and_exits_with_85(name, when, make_recipe, undisturbed, assert_same_run, tmp_path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(make_recipe(checkpoint__every_steps=None).model_dump_json())
     lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
@@ -79,7 +79,7 @@ def assert_weights(left: Path, right: Path) -> None:
         {"checkpoint__every_steps": None, "checkpoint__background": False},
     ],
 )
-def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_same_run, monkeypatch, tmp_path):
+def test_fit_recipe_resumes_from_any_step(changes, make_recipe, train, assert_same_run, monkeypatch, tmp_path):
     recipe = make_recipe(training__epochs=2, **changes)
     train(recipe, tmp_path / "undisturbed")
     steps = read_manifest(last_checkpoint(tmp_path / "undisturbed" / "checkpoints")).step
@@ -102,7 +102,9 @@ def test_a_run_may_be_stopped_at_any_step(changes, make_recipe, train, assert_sa
 
 
 @pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end", "on_train_end"])
-def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path):
+def test_fit_recipe_resumes_from_the_end_of_an_epoch(
+    hook, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path
+):
     callback = EarlyStopping if hook == "on_validation_end" else CheckpointCallback
     original = getattr(callback, hook)
     calls = []
@@ -121,7 +123,7 @@ def test_a_run_may_be_stopped_where_an_epoch_ends(hook, make_recipe, train, undi
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_run_that_is_stopped_while_thresholds_are_chosen_only_chooses_them(
+def test_fit_recipe_only_calibrates_after_a_stop_during_calibration(
     make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path
 ):
     from vigil_training.trainer import fit as module
@@ -142,7 +144,7 @@ def test_a_run_that_is_stopped_while_thresholds_are_chosen_only_chooses_them(
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "absent"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+def test_fit_recipe_resumes_from_the_checkpoint_before_a_damaged_one(
     damage, make_recipe, train, undisturbed, assert_same_run, monkeypatch, tmp_path
 ):
     def stopping(self, trainer, module):
@@ -166,16 +168,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
-    make_recipe, train, undisturbed, assert_same_run, small_disk, tmp_path
-):
+def test_fit_recipe_resumes_after_a_full_disk(make_recipe, train, undisturbed, assert_same_run, small_disk, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").symlink_to(small_disk)
     (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
     filler = small_disk / ".filler"
     filler.write_bytes(bytes(1_300_000))
-    with pytest.raises(Failure, match=r"cannot be written \(No space left on device; free some space\)"):
+    with pytest.raises(Failure, match="cannot be written: No space left on device; free some space"):
         train(make_recipe(checkpoint__keep_last=2), run)
     assert json.loads((run / "failure.json").read_text())["status"] == 1
     assert list_checkpoints(run / "checkpoints")
@@ -185,7 +185,7 @@ def test_a_full_disk_stops_the_run_and_costs_it_nothing_else(
     assert_same_run(undisturbed, run)
 
 
-def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkeypatch, tmp_path):
+def test_checkpoint_writer_of_a_superseded_start_writes_nothing(make_recipe, train, monkeypatch, tmp_path):
     record = MetricsCallback.on_train_batch_end
 
     def taking_over(self, trainer, *rest):
@@ -199,7 +199,7 @@ def test_an_older_start_of_a_run_writes_no_checkpoint(make_recipe, train, monkey
     assert read_manifest(last_checkpoint(tmp_path / "run" / "checkpoints")).step == 4
 
 
-def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, assert_same_run, monkeypatch, tmp_path):
+def test_early_stopping_resumes_patience_and_max_steps(make_recipe, train, assert_same_run, monkeypatch, tmp_path):
     recipe = make_recipe(training__epochs=9, training__patience=1, training__max_steps=40, optimizer__lr=0.05)
     train(recipe, tmp_path / "undisturbed")
     saved = CheckpointCallback.on_train_epoch_end
@@ -219,7 +219,7 @@ def test_early_stopping_and_a_limit_of_steps_are_resumed(make_recipe, train, ass
     assert read_manifest(last_checkpoint(tmp_path / "run" / "checkpoints")).step <= 40
 
 
-def test_the_random_state_is_all_of_it():
+def test_rng_state_covers_python_numpy_and_torch():
     import random
 
     import numpy as np

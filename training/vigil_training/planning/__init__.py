@@ -1,9 +1,9 @@
 """Planning: memory of each strategy on each GPU, and optimizer steps, before anything is queued.
 
 Example:
-    >>> plan = plan_run(recipe, nodes=2, gpus=8, memory=80)
+    >>> plan = plan_run(recipe, memory=80)
     >>> plan.verdict
-    'ZeRO-2 on 2 × 8 GPUs of 80 GiB needs 41.27 GiB a GPU: fits; single fits too'
+    'single on 1 GPU of 80 GiB needs 41.27 GiB a GPU: fits'
 """
 
 from typing import TYPE_CHECKING

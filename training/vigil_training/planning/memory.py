@@ -135,7 +135,7 @@ def buffer_bytes(
         return {
             "reduce buckets": 2 * bucket,  # one that gradients are put into, one that they are reduced from
             "gathered weights": FLOAT32 * int(zero["stage3_max_live_parameters"]) + largest,
-            "weights kept whole": persistent_bytes((numel for numel, _ in parameters), threshold, most),
+            "unsharded weights": persistent_bytes((numel for numel, _ in parameters), threshold, most),
         }
     return {
         "reduce buckets": (2 if zero.get("overlap_comm", False) else 1) * bucket,
