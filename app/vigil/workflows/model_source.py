@@ -32,7 +32,7 @@ def source_kind(path: StrPath) -> SourceKind:
     """
     kind = find_source_kind(path)
     if kind is None:
-        what = "is not a run, a bundle or a Parquet file of predictions" if Path(path).exists() else "does not exist"
+        what = "is neither a run nor a bundle" if Path(path).exists() else "does not exist"
         raise UserError(f"{path} {what}; name a run, a bundle, or a Parquet file of predictions")
     return kind
 

@@ -103,7 +103,7 @@ def test_load_predictions_gives_the_same_for_a_run_and_its_table(run, tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_load_predictions_refuses_other_folders(name, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="name one of these"):
+    with pytest.raises(UserError, match="name a run, a bundle, or a Parquet file of predictions"):
         load_predictions(tmp_path / name)
 
 
