@@ -1,10 +1,10 @@
-"""What each rank holds of weights, gradients and optimizer state under DDP and ZeRO-1, 2, 3, beside what `vigil plan` predicts.
+"""Weights, gradients and optimizer state of each rank under DDP and ZeRO-1, 2, 3, against what `vigil plan` predicts.
 
 usage: python benchmarks/rank_state.py [--ranks 1 2 4] [--json]
 
 Ranks are processes on this machine (gloo). Each trains a model of about 1.3 million weights, 29 % of them frozen, with odd
-sizes, with DeepSpeed or DDP themselves, configured as a run is; the storages of what is held are added up after
-a step and the next backward pass. A strategy's row is the rank that holds most. Fails if a total is more than 5 % off.
+sizes, with DeepSpeed or DDP configured as in a run; storages are added up after a step and the next backward pass. A row has
+the rank with the most. Fails if a total differs by more than 5 %.
 
 Last table (DeepSpeed 0.19.8, MB on a rank, measured / predicted):
 
@@ -40,7 +40,7 @@ STRATEGIES: tuple[Literal["ddp", 1, 2, 3], ...] = ("ddp", 1, 2, 3)
 
 
 def make_model() -> Any:
-    """About 1.3 million weights whose sizes divide by no number of ranks."""
+    """Return a model of about 1.3 million weights whose sizes are not divisible by any number of ranks."""
     from torch import nn
 
     layers = [nn.Sequential(nn.Linear(WIDTH, 3 * WIDTH), nn.GELU(), nn.Linear(3 * WIDTH, WIDTH)) for _ in range(3)]
@@ -50,7 +50,7 @@ def make_model() -> Any:
 
 
 def make_zero(stage: int, numel: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run."""
+    """Return DeepSpeed's configuration in a run."""
     from types import SimpleNamespace
 
     from vigil_training.distributed.strategies.deepspeed import zero_config
@@ -61,7 +61,7 @@ def make_zero(stage: int, numel: int) -> dict[str, Any]:
 
 
 def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
-    """What this rank holds after the second backward pass."""
+    """Return the bytes of this rank after the second backward pass."""
     import torch
     import torch.distributed as dist
 
@@ -104,7 +104,7 @@ def _bytes(tensors: Any) -> int:
 
 
 def predict(strategy: Literal["ddp", 1, 2, 3], world: int) -> dict[str, int]:
-    """The same by the plan."""
+    """Return the bytes that the plan predicts."""
     from vigil_training.planning.memory import StateBytes, persistent_bytes, state_bytes
 
     model = make_model()
@@ -128,7 +128,7 @@ def predict(strategy: Literal["ddp", 1, 2, 3], world: int) -> dict[str, int]:
 
 
 def run_ranks(world: int) -> list[list[dict[str, int]]]:
-    """Measure every strategy on ``world`` processes: for each strategy, what each rank holds."""
+    """Measure every strategy on ``world`` processes: bytes of each rank, by strategy."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -153,7 +153,7 @@ def run_ranks(world: int) -> list[list[dict[str, int]]]:
 
 
 def work(folder: Path) -> None:
-    """Be one rank."""
+    """Run one rank."""
     import torch.distributed as dist
 
     warnings.simplefilter("ignore")

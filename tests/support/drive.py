@@ -1,9 +1,9 @@
-"""`vigil train` with an eye on it, run as a process of its own by the tests; VIGIL_TEST_DRIVE says what it does beside training.
+"""`vigil train` under observation, which tests run as a process; VIGIL_TEST_DRIVE has the options.
 
 usage: VIGIL_TEST_DRIVE='{...}' drive.py train RECIPE --run RUN
 
-as_world    plan the batches of so many ranks, though this is one process: its batches are theirs, in turn
-every_step  write the numbers of each step to metrics.jsonl
+as_world    use the batches of that many ranks in one process, in turn
+every_step  log the metrics of each step to metrics.jsonl
 seen        folder in which each rank writes which items it trained on: epoch, step, ids
 kill        {"step": n, "signal": name, "rank": r, "when": "step" | "validation" | "writing", "or_later": true}: send itself a
             signal, once

@@ -1,4 +1,4 @@
-"""A tiny dataset and recipe of text and pictures, on which a run takes a second or two."""
+"""A tiny dataset and recipe of text and images, on which a run takes a second or two."""
 
 import io
 import json
@@ -67,13 +67,13 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_recipe(material: Path) -> Callable[..., Recipe]:
-    """Makes the tiny recipe; keyword arguments change values, named by their path with ``__`` for the dots."""
+    """A function that makes the tiny recipe; keyword arguments change values, with ``__`` for the dots of a key path."""
     return lambda **changes: Recipe.model_validate(recipe_values(material, **changes))
 
 
 @pytest.fixture(scope="session")
 def train() -> Callable[[Recipe, Path], Run]:
-    """Trains a recipe into a folder as `vigil train` does."""
+    """A function that trains a recipe into a folder as `vigil train` does."""
 
     def train(recipe: Recipe, folder: Path) -> Run:
         from vigil_training.trainer.fit import fit_recipe
@@ -85,7 +85,7 @@ def train() -> Callable[[Recipe, Path], Run]:
 
 @pytest.fixture(scope="session")
 def saved() -> Callable[[Path], dict[tuple[str, str], Any]]:
-    """Reads a checkpoint: kind and name to tensor, weights and the optimizer's moments alike."""
+    """A function that reads a checkpoint: kind and name to tensor, for weights and the optimizer's moments."""
 
     def saved(path: Path) -> dict[tuple[str, str], Any]:
         from vigil_training.checkpoint.reader import CheckpointReader
@@ -99,7 +99,7 @@ def saved() -> Callable[[Path], dict[tuple[str, str], Any]]:
 
 @pytest.fixture(scope="session")
 def assert_same_run(saved: Callable[[Path], dict[tuple[str, str], Any]]) -> Callable[[Path, Path], None]:
-    """Two runs left the same: weights and moments bit by bit, numbers, thresholds."""
+    """A function that asserts that two runs are equal: weights and moments bitwise, metrics, thresholds."""
 
     def assert_same(left: Path, right: Path) -> None:
         import torch
@@ -115,7 +115,7 @@ def assert_same_run(saved: Callable[[Path], dict[tuple[str, str], Any]]) -> Call
         assert (left / "thresholds.json").read_text() == (right / "thresholds.json").read_text()
 
     def numbers(run: Path) -> list[dict[str, Any]]:
-        """Without those of the clock."""
+        """Return the metrics without those of the clock."""
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [{key: value for key, value in line.items() if not key.startswith("ranks/")} for line in lines]
 
@@ -126,7 +126,7 @@ def assert_same_run(saved: Callable[[Path], dict[tuple[str, str], Any]]) -> Call
 def trained(
     make_recipe: Callable[..., Recipe], train: Callable[[Recipe, Path], Run], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    """The tiny recipe, trained once; not to be changed."""
+    """The tiny recipe, trained once; tests do not change it."""
     return train(make_recipe(), tmp_path_factory.mktemp("runs") / "tiny")
 
 

@@ -1,4 +1,4 @@
-"""`vigil plan`: what a run needs of each GPU and how long its epochs are, before anything is queued."""
+"""`vigil plan`: memory on each GPU and length of the epochs, before anything is queued."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,16 +19,16 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines; the recipe's if not given.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs on each machine; the recipe's if not given.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines (default: the recipe's).")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs on each machine (default: the recipe's).")] = None,
     memory: Annotated[float | None, typer.Option(help="Memory of each GPU in GiB.", metavar="GIB")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON, in bytes.")] = False,
 ) -> None:
-    """Say what each strategy needs per GPU, what fits, and how many steps an epoch has.
+    """Print the memory that each strategy needs on each GPU, whether it fits, and the steps of an epoch.
 
-    Nothing is trained. The model is built without memory for its weights, and one forward pass over the dearest batch, which
-    computes nothing, finds its activations. Without --memory there is no verdict.
+    Nothing is trained. The model is built without memory for its weights, and activations are measured by a forward pass over the
+    most expensive batch that computes nothing. Without --memory there is no verdict.
     """
     import json
 
@@ -53,7 +53,7 @@ def _show(report: "RunPlan") -> None:
     from vigil_training.planning.plan import gib
 
     columns = ("weights", "gradients", "optimizer", "masters", "activations", "buffers", "total")
-    # A table that is piped is not cut to 80 columns.
+    # Piped tables are wider than 80 columns.
     console = Console() if Console().is_terminal else Console(width=130)
     table = Table("strategy", *columns, "host", "fits", title="GiB on each GPU")
     for row in report.rows:

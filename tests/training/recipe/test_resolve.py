@@ -290,8 +290,8 @@ WRONG = {
         "      config: {model_type: bert}\n",
         "",
         (
-            "r.yaml:17: model.encoders.text.config: random weights need the model's configuration, with model_type: bert or another "
-            "architecture"
+            "r.yaml:17: model.encoders.text.config: random weights need the model's configuration, "
+            "with model_type: bert or another architecture"
         ),
     ),
     "passages longer than the encoder takes": (

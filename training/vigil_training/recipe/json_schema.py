@@ -1,7 +1,6 @@
-"""The JSON Schema of a recipe *file*, by which editors complete and explain keys.
+"""JSON Schema of recipe files, with which editors complete and explain keys.
 
-A file may leave anything out, since ``extends`` or the command line may supply it, so nothing is required here;
-``vigil recipe check`` knows the rest.
+Nothing is required here, since ``extends`` or the command line may supply any key; `vigil recipe check` checks the rest.
 """
 
 import json
@@ -10,13 +9,13 @@ from typing import Any
 from vigil_training.recipe.recipe import Recipe
 
 _EXTENDS = {
-    "description": "files that this one is laid over, in order, each relative to this file",
+    "description": "files that this one is merged over, in order, relative to this file",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema as data."""
+    """Return the schema as data."""
     schema: dict[str, Any] = _optional(Recipe.model_json_schema())
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Vigil recipe"
@@ -25,12 +24,12 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def recipe_schema_text() -> str:
-    """The schema as it is written to ``recipes/schema.json``."""
+    """Return the schema as the text of ``recipes/schema.json``."""
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _optional(node: Any) -> Any:
-    """The schema with nothing required; a block without ``kind`` may then fit several members of a union, hence ``anyOf``."""
+    """Remove ``required``; a block without ``kind`` may then match several members of a union, hence ``anyOf``."""
     if isinstance(node, list):
         return [_optional(child) for child in node]
     if not isinstance(node, dict):

@@ -1,7 +1,7 @@
-"""pydantic's complaints in the words of a recipe: file, line, key path, what is wrong, and the nearest thing that would be right.
+"""Translation of pydantic errors into messages with file, line, key path, what is wrong, and the nearest valid value.
 
-pydantic names the place of a mistake by a path in which the chosen members of unions are mixed with keys; here the specs are
-walked along that path to leave those out and to know which keys or kinds would have been valid.
+pydantic locates an error by a path in which members of unions are mixed with keys; the specs are walked along that path to remove
+them, and to find which keys or kinds are valid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WANTED = {
     "list_type": "a list",
     "finite_number": "a finite number",
 }
-"""What was wanted, for errors that say only that a value is of the wrong type."""
+"""Expected values, for errors of type."""
 
 _MESSAGES = {
     "greater_than": "must be greater than {gt:.12g}, not {given}",
@@ -47,19 +47,19 @@ _PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "be made of a-z, 0-9 and _ and begin with a letter",
     r"^[a-z0-9][a-z0-9_-]*$": "be made of a-z, 0-9, _ and - and begin with a letter or digit",
 }
-"""The specs' patterns in words."""
+"""Descriptions of the patterns in specs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an error is.
+    """Location of an error.
 
     Attributes:
         path: the key path, as in the file.
-        annotation: the type of what stands there; ``None`` for an unknown key.
-        block: the spec whose key this is, if it is one's.
-        others: specs that could stand in the block's place, of another ``kind``.
-        description: of the key.
+        annotation: type of the value; ``None`` for an unknown key.
+        block: the spec that has the key, if any.
+        others: specs of another ``kind`` that are allowed in place of the block.
+        description: description of the key.
     """
 
     path: KeyPath = ()
@@ -70,14 +70,14 @@ class _Place:
 
 
 def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file: Origin, complete: bool) -> list[str]:
-    """One line for each mistake, in the order of files and lines.
+    """Return one line for each mistake, in the order of files and lines.
 
     Args:
-        error: what validating the tree raised.
-        spec: what it was validated as.
+        error: error of the validation.
+        spec: the type that was validated.
         tree: the merged tree.
-        file: shown for what is written nowhere.
-        complete: false if some file could not be read: then nothing is reported that the file might have mended.
+        file: origin of values that are not written in any file.
+        complete: false if a file could not be read; then keys that it might have had are not reported as missing.
     """
     found: dict[tuple[KeyPath, str], str] = {}
     wanted: dict[KeyPath, list[str]] = {}
@@ -89,7 +89,7 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
         if (node := _node(tree, path)) is not None and node.unreadable:
             continue
         if details["type"] in _WANTED:
-            # The members of a union complain one by one; the last of them names all that was wanted.
+            # Each member of a union has its own error; the last one names all expected types.
             kinds = _kinds(_specs(place.annotation))
             what = f"a mapping with kind: {_either(kinds)}" if len(kinds) > 1 else _WANTED[details["type"]]
             wanted.setdefault(path, []).append(what)
@@ -107,7 +107,7 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
 
 
 def _origin(path: KeyPath, tree: Tree, file: Origin) -> Origin:
-    """Where the value was written, or else the innermost block around it that was."""
+    """Return where the value, or else the innermost block around it, was written."""
     origin = file
     node: Tree | None = tree
     for part in path:
@@ -151,7 +151,7 @@ def _not_one_of(given: Any, expected: str) -> str:
 
 
 def _cross_check(text: str, path: KeyPath, tree: Tree) -> tuple[KeyPath, str]:
-    """Place a validator's message at the key that its first word names, if there is such a key."""
+    """Move a validator's message to the key that its first word names, if there is such a key."""
     node = _node(tree, path)
     named: KeyPath = ()
     for part in text.split(" ", 1)[0].rstrip(":").split("."):
@@ -186,7 +186,7 @@ def _block_name(place: _Place, spec: type[Spec]) -> str:
 
 
 def _all_keys(spec: type[Spec], path: KeyPath) -> Iterator[str]:
-    """Key paths of a spec and of the specs in it, but for what only some kinds of a union have."""
+    """Yield the key paths of a spec and of the specs in it, except those that only some kinds of a union have."""
     for name, field in spec.model_fields.items():
         yield key_path((*path, name))
         inner = _specs(field.annotation)
@@ -195,7 +195,7 @@ def _all_keys(spec: type[Spec], path: KeyPath) -> Iterator[str]:
 
 
 def _place(location: Sequence[str | int], spec: type[Spec]) -> _Place:
-    """Follow pydantic's location from spec to spec; a part that is neither a key nor an index tells the member of a union."""
+    """Follow pydantic's location from spec to spec; a part that is neither a key nor an index names the member of a union."""
     place = _Place(annotation=spec)
     for part in location:
         specs = _specs(place.annotation)
@@ -220,7 +220,7 @@ def _place(location: Sequence[str | int], spec: type[Spec]) -> _Place:
 
 
 def _specs(annotation: Any) -> list[type[Spec]]:
-    """The specs that may stand where ``annotation`` is written."""
+    """Return the specs that an annotation allows."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return [annotation] if issubclass(annotation, Spec) else []
     if get_origin(annotation) is Annotated:
@@ -231,7 +231,7 @@ def _specs(annotation: Any) -> list[type[Spec]]:
 
 
 def _inside(annotation: Any) -> Any:
-    """The type of the values of a mapping or of the entries of a list; ``None`` for anything else."""
+    """Return the type of a mapping's values or a list's entries; ``None`` for other types."""
     if get_origin(annotation) in (Union, types.UnionType):
         return next((inner for member in get_args(annotation) if (inner := _inside(member)) is not None), None)
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -1,7 +1,7 @@
-"""YAML files as trees that remember where each value was written, so that a mistake can be shown by file and line.
+"""YAML files as trees that record where each value was written, so that errors have file and line.
 
-YAML 1.2 is read: ``1e-4`` is a number and ``yes`` is text. Aliases work; merge keys (``<<``) and tags of one's own do not, since
-``extends`` does the first job and nothing needs the second. Mistakes are collected in a list rather than raised, so that one
+YAML 1.2 is read: ``1e-4`` is a number and ``yes`` is text. Aliases work; merge keys (``<<``) and custom tags do not, since
+``extends`` replaces the former and nothing needs the latter. Mistakes are collected in a list rather than raised, so that one
 check shows them all.
 """
 
@@ -22,9 +22,9 @@ from ruamel.yaml.reader import ReaderError
 Scalar = str | int | float | bool | None
 KeyPath = tuple[str | int, ...]
 
-_MOST_VALUES = 100_000
-"""Aliases of aliases can blow a small file up; no recipe is near this."""
-_DEEPEST = 50
+_MAX_VALUES = 100_000
+"""Aliases of aliases can make a small file enormous; no recipe comes near this."""
+_MAX_DEPTH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Tree:
     Attributes:
         value: children or a scalar.
         origin: where it was written; ``None`` for defaults.
-        unreadable: the value was complained of already and ``None`` stands in for it.
+        unreadable: whether a mistake in the value is reported already; its value is ``None``.
     """
 
     value: dict[str, Tree] | list[Tree] | Scalar
@@ -53,7 +53,7 @@ class Tree:
     unreadable: bool = False
 
     def plain(self) -> object:
-        """The value alone, as dicts, lists and scalars."""
+        """Return the value without origins, as dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -61,7 +61,7 @@ class Tree:
         return self.value
 
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Tree]]:
-        """Every node with its path, parents first."""
+        """Yield every node with its path, parents first."""
         yield path, self
         if isinstance(self.value, dict):
             for key, child in self.value.items():
@@ -72,7 +72,7 @@ class Tree:
 
 
 def key_path(path: KeyPath) -> str:
-    """Write a path as the user does: ``model.encoders.text``; an index of a list in brackets."""
+    """Format a path as users write it: ``model.encoders.text``, with indices of lists in brackets."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -87,12 +87,12 @@ def read_file(
     Args:
         path: the file; shown in messages as it is given here.
         mistakes: one line is appended for each mistake.
-        named_at: the place that named the file, shown before a complaint that there is no such file.
+        named_at: place that names the file, shown if the file does not exist.
         kind: what the file should be, for messages.
-        example: a key and value of such a file, likewise.
+        example: a key and value of such a file, for messages.
 
     Returns:
-        the tree, or ``None`` if the file could not be read as a mapping at all.
+        The tree, or ``None`` if the file could not be read as a mapping.
     """
     if not path.is_file():
         mistakes.append(named_at + _not_a_file(path, kind))
@@ -133,10 +133,10 @@ def parse(text: str, file: str, mistakes: list[str], under: KeyPath = ()) -> Tre
         text: the document.
         file: how messages name it.
         mistakes: one line is appended for each mistake.
-        under: for a value from the command line, the key that it is for; such a value has no lines.
+        under: key of a value from the command line, which has no lines.
 
     Returns:
-        the tree, or ``None`` if the text is not YAML.
+        The tree, or ``None`` if the text is not YAML.
     """
     reader = _Reader(file, mistakes, not under)
     yaml = YAML(typ="safe", pure=True)
@@ -145,10 +145,10 @@ def parse(text: str, file: str, mistakes: list[str], under: KeyPath = ()) -> Tre
         node = yaml.compose(StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reader.complain(mark.line + 1 if mark is not None else 1, under, _syntax(error, text))
+        reader.report(mark.line + 1 if mark is not None else 1, under, _syntax(error, text))
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        reader.complain(line, under, f"holds the control character {chr(error.character)!r}, which YAML forbids")
+        reader.report(line, under, f"holds the control character {chr(error.character)!r}, which YAML forbids")
     except RecursionError:
         mistakes.append(f"{file}: is nested too deeply")
     else:
@@ -168,13 +168,13 @@ def _syntax(error: MarkedYAMLError, text: str) -> str:
 
 @dataclass
 class _Reader:
-    """Turns composed nodes into trees.
+    """Converts composed nodes to trees.
 
     Attributes:
         file: how messages name the document.
-        mistakes: what was found.
-        has_lines: whether lines mean anything to the user.
-        open: ids of the nodes that are being read, by which one that holds itself is noticed.
+        mistakes: mistakes found so far.
+        has_lines: whether line numbers are shown.
+        open: ids of the nodes being read, to detect a node that contains itself.
         count: values read so far.
     """
 
@@ -187,18 +187,18 @@ class _Reader:
     def origin(self, line: int) -> Origin:
         return Origin(self.file, line if self.has_lines else None)
 
-    def complain(self, line: int, path: KeyPath, what: str) -> None:
+    def report(self, line: int, path: KeyPath, what: str) -> None:
         self.mistakes.append(f"{self.origin(line)}: {key_path(path)}: {what}" if path else f"{self.origin(line)}: {what}")
 
     def tree(self, node: Node, path: KeyPath, line: int) -> Tree:
-        """The tree of a node; ``line`` is that of its key, or its own in a list."""
+        """Return the tree of a node; ``line`` is the line of its key, or its own in a list."""
         self.count += 1
-        if id(node) in self.open or self.count > _MOST_VALUES:
-            if self.count <= _MOST_VALUES + 1:
-                self.complain(line, path, "an alias (*name) makes this endless or far too large")
+        if id(node) in self.open or self.count > _MAX_VALUES:
+            if self.count <= _MAX_VALUES + 1:
+                self.report(line, path, "an alias (*name) makes this endless or far too large")
             return Tree(None, self.origin(line), unreadable=True)
-        if len(self.open) > _DEEPEST:
-            self.complain(line, path[:3], "is nested too deeply")
+        if len(self.open) > _MAX_DEPTH:
+            self.report(line, path[:3], "is nested too deeply")
             return Tree(None, self.origin(line), unreadable=True)
         outer, self.open = self.open, (*self.open, id(node))
         unreadable = False
@@ -213,30 +213,30 @@ class _Reader:
             else:
                 raise ValueError(f"the tag {_tag(node)} means nothing here; remove it")
         except ValueError as error:
-            self.complain(line, path, str(error))
+            self.report(line, path, str(error))
             unreadable = True
         self.open = outer
         return Tree(value, self.origin(line), unreadable)
 
     def mapping(self, node: Node, path: KeyPath) -> dict[str, Tree]:
-        """A mapping's children; a key that cannot be one is complained of and left out."""
+        """Return a mapping's children; invalid keys are reported and left out."""
         children: dict[str, Tree] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if _tag(key_node) == "!!merge":
-                self.complain(
+                self.report(
                     line, path, "merge keys (<<) are not supported; put what is shared into a file and name it in `extends`"
                 )
                 continue
             try:
                 key = _key(key_node)
             except ValueError as error:
-                self.complain(line, path, str(error))
+                self.report(line, path, str(error))
                 continue
             if key in children:
                 first = f", first on line {lines[key]}" if self.has_lines else ""
-                self.complain(line, (*path, key), f"is written twice{first}; keep one")
+                self.report(line, (*path, key), f"is written twice{first}; keep one")
                 continue
             lines[key] = line
             children[key] = self.tree(value_node, (*path, key), line)
@@ -255,7 +255,7 @@ def _key(node: Node) -> str:
 
 
 def _scalar(tag: str, text: str) -> Scalar:
-    """The value of a scalar; a date stays text."""
+    """Return the value of a scalar; dates stay text."""
     if tag == "!!null":
         return None
     if tag == "!!bool" and text.lower() in ("true", "false"):
@@ -286,7 +286,7 @@ def _float(text: str) -> float:
 
 
 def describe(value: object) -> str:
-    """Name a value in a message, briefly."""
+    """Describe a value briefly, for a message."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -299,6 +299,6 @@ def describe(value: object) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)`` with the known word nearest to ``word``, or nothing."""
+    """Return ``(did you mean x?)`` with the known word nearest to ``word``, or an empty string."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""

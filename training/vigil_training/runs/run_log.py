@@ -14,7 +14,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
     """A handler that looks up ``sys.stderr`` at each line, since a progress bar replaces it to print lines above itself."""
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stderr
 
     @stream.setter

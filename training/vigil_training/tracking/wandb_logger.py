@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
 
@@ -144,6 +144,6 @@ def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> No
         log.warning("the evaluation is not tracked (%s: %s); %s has all of it", type(error).__name__, error, folder)
 
 
-def _resume(spec: TrackingSpec) -> str | None:
+def _resume(spec: TrackingSpec) -> Literal["allow"] | None:
     # Offline there is no server to ask; `wandb sync` joins the parts of a run by the id.
     return "allow" if spec.mode == "online" else None

@@ -116,7 +116,7 @@ class RankSync(pl.Callback):
         own_seconds = self._loading_seconds + module.forward_seconds
         self._loading_seconds, module.forward_seconds = 0.0, 0.0
         own = [session.preemption.asked is not None, self._writer.error is not None, len(module.refused), own_seconds]
-        own += [len(module.step_ids), module.step_metrics.get("train/loss", math.nan)]
+        own += [len(module.step_ids), float(module.step_metrics.get("train/loss", math.nan))]
         asked, failed, refused, seconds, items, losses = self._ranks.gather([float(value) for value in own]).T
         self.metrics = self._times.add(seconds)
         # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
