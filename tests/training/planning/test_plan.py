@@ -88,7 +88,7 @@ def test_persistent_bytes_stop_at_the_limit() -> None:
         (1, 1, 100),  # too large for the bucket, and freed at the end of backward alone
         (2, 1, 38),  # joined for the step
         (1, 2, 152),  # whole until the last batch
-        (2, 2, 114),  # of this batch beside those of the last
+        (2, 2, 114),  # of this batch and those of the last
     ],
 )
 def test_buffer_bytes_count_further_gradients(stage: Sharding, accumulate: int, elements: int) -> None:

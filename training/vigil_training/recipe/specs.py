@@ -131,6 +131,6 @@ class TrackingSpec(Spec):
 
 
 def validation_metric_names(labels: tuple[str, ...]) -> list[str]:
-    """Return the names of all validation metrics, any of which ``training.monitor`` may name."""
+    """Return the names of all validation metrics, which are the valid values of ``training.monitor``."""
     per_label = [f"validation/{metric}/{label}" for metric in ("ap", "auroc") for label in labels]
     return ["validation/macro_ap", "validation/macro_auroc", "validation/loss", *per_label]
