@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigil.cli.score import score as command
+from vigil.cli.serve import score as command
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
@@ -150,10 +150,10 @@ def test_score_command_imports_neither_torch_nor_ray(exported, dataset: Path, tm
     program = """
 import sys
 import typer
-from vigil.cli import score
+from vigil.cli import serve
 app = typer.Typer()
-score.register(app)
-app(sys.argv[1:], standalone_mode=False)
+serve.register(app)
+app(["score", *sys.argv[1:]], standalone_mode=False)
 loaded = {"torch", "transformers", "timm", "lightning", "ray"} & set(sys.modules)
 assert not loaded, loaded
 """
