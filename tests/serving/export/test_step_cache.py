@@ -18,7 +18,7 @@ class Reported(list[tuple[str, bool]]):
 
 
 def _run_two(folder: Path, base: dict[str, int], depends_on: dict[str, int] | None = None) -> Reported:
-    """Run two steps, the second of which uses the files of the first."""
+    """Run two steps; the second uses the files of the first."""
     reported = Reported()
     cache = StepCache(folder, base, report=reported)
     first = cache.run("the first, of two", lambda to: (to / "a.txt").write_text("a") and None, depends_on=depends_on)
