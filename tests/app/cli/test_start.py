@@ -53,9 +53,9 @@ def test_doctor_of_this_machine_finds_nothing_broken(call):
 
 
 def test_demo_runs_stages_as_commands_and_prints_the_summary(call, tmp_path, monkeypatch):
-    summary = Summary(0.95, {"text": 0.5}, {"init": 1.0}, "report.html", "comparison.html", "suite.html", "bundle")
+    summary = Summary(0.95, {"text": 0.5}, {"init": 1.0}, 1.0, "report.html", "comparison.html", "suite.html", "bundle")
 
-    def run_demo(folder, seed, run):
+    def run_demo(folder, seed, run, start):
         assert (folder, seed) == (tmp_path, 3)
         run(Stage("init", ["init", str(tmp_path / "posts")], tmp_path), 1, 2)
         return summary
@@ -70,7 +70,7 @@ def test_demo_runs_stages_as_commands_and_prints_the_summary(call, tmp_path, mon
 
 
 def test_demo_ends_with_the_status_of_a_stage(call, tmp_path, monkeypatch):
-    def run_demo(folder, seed, run):
+    def run_demo(folder, seed, run, start):
         run(Stage("doctor", ["doctor"], tmp_path), 1, 1)
 
     monkeypatch.setattr(demo_pipeline, "run_demo", run_demo)
