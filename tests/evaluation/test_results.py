@@ -163,7 +163,7 @@ def evaluation_data(targets_NL, probabilities_NL, groupings=(), replicates=0, cl
 
 
 def check(cells, numbers, threshold, enough, approx):
-    """Compare each metric of a group with the metric of its cells, all of which are known."""
+    """Compare each metric of a group with the metric of its cells, which are all known."""
     targets, scores = cells
     at = metrics.decisions_at(targets, scores, threshold)
     positive, negative = int((targets == 1).sum()), int((targets == 0).sum())

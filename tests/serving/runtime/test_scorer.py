@@ -290,4 +290,4 @@ def test_media_encoder_streams_an_hour_of_audio(exported) -> None:
     windows = len(encoded.tokens("audio"))
     assert windows == 60 * 60 * 4
     tokens = sum(token.nbytes + 300 for token in encoded.tokens("audio"))
-    assert peak < 20_000_000 + 4 * tokens, f"{peak / 1e6:.0f} MB at the peak, of which {tokens / 1e6:.0f} MB are embeddings"
+    assert peak < 20_000_000 + 4 * tokens, f"{peak / 1e6:.0f} MB at the peak, with {tokens / 1e6:.0f} MB of embeddings"

@@ -1,4 +1,4 @@
-"""`vigil score --engine ray`: two real nodes on this machine, one of which is killed while it scores."""
+"""`vigil score --engine ray`: two real nodes on this machine; one is killed while it scores."""
 
 import os
 import subprocess

@@ -56,7 +56,7 @@ def inventory(model: nn.Module) -> dict[str, InventoryEntry]:
 
 
 def shards(model: nn.Module, world: int) -> list[list[Fragment]]:
-    """Split every stored tensor into equal parts, the last of which may be shorter or empty, as in ZeRO."""
+    """Split every stored tensor into equal parts, with a last part that may be shorter or empty, as in ZeRO."""
     ranks: list[list[Fragment]] = [[] for _ in range(world)]
     tensors = model.state_dict()
     for name, entry in inventory(model).items():
