@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--replicates", type=int, default=1000)
-    parser.add_argument("--calls", type=int, default=12, help="timed calls of scikit-learn over all items, and as many over slices")
+    parser.add_argument("--calls", type=int, default=12, help="timed calls of scikit-learn over all items, and over slices")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")

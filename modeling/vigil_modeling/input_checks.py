@@ -63,9 +63,7 @@ def _text_problems(spec: TransformersText, inputs: TextInput) -> list[str]:
 def _transformers_audio_problems(spec: TransformersAudio, inputs: AudioInput) -> list[str]:
     problems = _config_problems(spec, "model.encoders.audio")
     if inputs.rate != TRANSFORMERS_AUDIO_RATE:
-        problems.append(
-            f"inputs.audio.rate: is {inputs.rate}, but encoders of kind transformers take {TRANSFORMERS_AUDIO_RATE} samples a second"
-        )
+        problems.append(f"inputs.audio.rate: is {inputs.rate}, but transformers audio encoders take {TRANSFORMERS_AUDIO_RATE} Hz")
     elif inputs.samples < MIN_TRANSFORMERS_AUDIO_SAMPLES:
         problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the encoder")
     return problems

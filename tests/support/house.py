@@ -78,9 +78,8 @@ def lengths(checkout: Path) -> tuple[list[int], list[int]]:
         text = file.read_text(encoding="utf-8")
         if file.name != "__init__.py" or len(text.splitlines()) > 3:
             files.append(len(text.splitlines()))
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                functions.append((node.end_lineno or node.lineno) - node.lineno + 1)
+        nodes = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+        functions += [(node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes]
     return files, functions
 
 

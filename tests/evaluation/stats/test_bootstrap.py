@@ -91,9 +91,7 @@ def test_replicate_estimates_equal_the_plain_metrics(targets: Any, probabilities
 
 
 @pytest.mark.parametrize(("digits", "clustered"), [(1, False), (9, True)])
-def test_replicate_samples_equal_scikit_learn_with_weights(
-    digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replicate_samples_equal_scikit_learn_with_weights(digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "widen", lambda *_: None)
     targets, probabilities = make(150, 2, digits=digits)
     codes = np.random.default_rng(1).integers(-1, 3, 150).astype(np.int32)
