@@ -86,7 +86,9 @@ def stages(folder: Path, seed: int) -> list[Stage]:
             planned.append(Stage("policy", ["policy", "compile", policy, str(folder / name)], folder / name / "policy.json"))
         planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _metrics_file(folder, name), baseline))
     comparison, suite = folder / "comparison", folder / "suite"
-    compare = ["compare", str(folder / "text"), str(folder / "fused"), "--to", str(comparison)]
+    # Metrics of ranking: the thresholds of the two models lie at different false-positive rates.
+    compare = ["compare", str(folder / "text"), str(folder / "fused"), "--metrics", "average_precision,auroc"]
+    compare += ["--to", str(comparison)]
     return [
         *planned,
         Stage("export", ["export", str(folder / "fused"), "--to", str(bundle)], bundle / "manifest.json"),
