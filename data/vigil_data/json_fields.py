@@ -1,4 +1,4 @@
-"""Values read out of JSON, each checked: a mistake is one line that says where it is and what is wrong."""
+"""Checked values from JSON: an error is one line with its position and reason."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from vigil_data.errors import UserError
 
 
 class Range(NamedTuple):
-    """Limits of a number, both included: ``Annotated[float, Range(0, 1)]`` is a type that :func:`structure` checks."""
+    """Inclusive limits of a number: :func:`structure` checks ``Annotated[float, Range(0, 1)]``."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -30,20 +30,20 @@ Fraction = Annotated[float, Range(0, 1)]
 
 
 def wrong(where: str, problem: str) -> NoReturn:
-    """Refuse what stands at ``where``."""
+    """Raise the error of a value at ``where``."""
     raise UserError(f"{where}: {problem}")
 
 
 def mapping(value: Any, where: str, names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """An object of JSON.
+    """Return a JSON object.
 
     Args:
-        value: what was read.
-        where: its place in the file, such as ``calibration.labels.spam``.
-        names: the names that it must have, and no others; any if not given.
+        value: the parsed value.
+        where: its position in the file, such as ``calibration.labels.spam``.
+        names: the names that it must have, and no others (default: any).
 
     Raises:
-        UserError: if it is no object, or has other names.
+        UserError: if it is not an object, or has other names.
     """
     if not isinstance(value, dict):
         wrong(where, f"must be an object, not {_short(value)}")
@@ -55,28 +55,28 @@ def mapping(value: Any, where: str, names: tuple[str, ...] | None = None) -> dic
 
 
 def items(value: Any, where: str) -> list[Any]:
-    """A list of JSON.
+    """Return a JSON list.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not a list.
     """
     return value if isinstance(value, list) else wrong(where, f"must be a list, not {_short(value)}")
 
 
 def text(value: Any, where: str) -> str:
-    """A string.
+    """Return a string.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not a string.
     """
     return value if isinstance(value, str) else wrong(where, f"must be text, not {_short(value)}")
 
 
 def count(value: Any, where: str) -> int:
-    """A whole number of at least 0.
+    """Return a non-negative integer.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not one.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         wrong(where, f"must be a count, not {_short(value)}")
@@ -84,16 +84,16 @@ def count(value: Any, where: str) -> int:
 
 
 def number(value: Any, where: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """A finite number in a range.
+    """Return a finite number in a range.
 
     Args:
-        value: what was read.
-        where: its place in the file.
-        least: the smallest that is allowed.
-        most: the largest that is allowed.
+        value: the parsed value.
+        where: its position in the file.
+        least: minimum.
+        most: maximum.
 
     Raises:
-        UserError: if it is no number, not finite, or outside the range.
+        UserError: if it is not a number, not finite, or outside the range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:
         wrong(where, f"must be a finite number, not {_short(value)}")
@@ -103,22 +103,22 @@ def number(value: Any, where: str, least: float = -math.inf, most: float = math.
 
 
 def numbers(value: Any, where: str, least: float = -math.inf, most: float = math.inf) -> list[float]:
-    """A list of finite numbers in a range; see :func:`number`."""
+    """Return a list of finite numbers in a range; see :func:`number`."""
     return [number(entry, f"{where}.{i}", least, most) for i, entry in enumerate(items(value, where))]
 
 
 def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one for each kind)
-    """Build what a type describes out of JSON: frozen dataclasses of plain values, tuples and mappings, nested at will.
+    """Build a value of a type from JSON: nested frozen dataclasses, plain values, tuples and mappings.
 
     Args:
         kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``, ``tuple[X, ...]``, ``list[X]``,
             ``Mapping[str, X]``, a union of these, or one of them ``Annotated`` with :class:`Range` or :class:`OneOf`. A field
             of a dataclass that has a default may be absent.
-        value: what was read.
-        where: its place in the file.
+        value: the parsed value.
+        where: its position in the file.
 
     Raises:
-        UserError: one line, if the value is of another form.
+        UserError: one line, if the value does not have the type.
     """
     if kind is Any:
         return value
@@ -150,7 +150,7 @@ def _within(value: Any, limit: Range | OneOf, where: str) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The first of several types that the value is of; the last one says what is wrong if none is."""
+    """Return the value as the first type that accepts it; the last type raises the error if none does."""
     if value is None and type(None) in kinds:
         return None
     *others, last = (kind for kind in kinds if kind is not type(None))

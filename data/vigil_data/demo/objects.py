@@ -1,4 +1,4 @@
-"""What the demonstration's pictures show: each object as a few shapes in the square from -1 to 1, y downwards.
+"""Objects of the demonstration's images, each as a few shapes in the square from -1 to 1 with y downwards.
 
 Each subject of the policy has its own objects and benign ones of similar shape (a pencil for a cigarette, letter cubes for
 dice, a hair dryer for a pistol). Shapes name a role, not a colour: the image's style determines the colours.
@@ -393,4 +393,4 @@ OBJECTS: Mapping[str, Objects] = {
     "account": (qr_code, login_form, bank_card),
     "plain": (fruit, cup, house, tree, fish, car, flower),
 }
-"""Kind of picture to the objects that it may show."""
+"""Kind of image to its possible objects."""

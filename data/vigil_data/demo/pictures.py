@@ -1,6 +1,6 @@
-"""The demonstration's pictures, drawn with Pillow: an object, somewhere, at some angle, among clutter.
+"""Images of the demonstration, drawn with Pillow: an object at a random position and angle, with clutter.
 
-The style (palette, background, outline, softness) is drawn independently of what is shown, so it says nothing of the label.
+The style (palette, background, outline, softness) is independent of the object, so it carries no information about the label.
 """
 
 import colorsys
@@ -17,7 +17,7 @@ from vigil_data.demo.shapes import Point, Shape, line, oval
 RGB = tuple[int, int, int]
 
 STYLES = 60
-"""Number of styles; which splits share them is decided by :func:`vigil_data.demo.scenarios.styles_of`."""
+"""Number of styles; :func:`vigil_data.demo.scenarios.styles_of` assigns them to splits."""
 
 ROLES: dict[str, tuple[float | None, float, float]] = {
     "paper": (0.13, 0.06, 0.97),
@@ -41,7 +41,7 @@ ROLES: dict[str, tuple[float | None, float, float]] = {
 
 
 class Style(NamedTuple):
-    """How a picture looks, whatever it shows."""
+    """Visual style of an image."""
 
     palette: dict[str, RGB]
     ground: tuple[RGB, RGB]
@@ -59,14 +59,14 @@ class Place(NamedTuple):
     side: int = 1
 
     def put(self, point: Point) -> Point:
-        """A point of the unit square, in pixels."""
+        """Return a point of the unit square in pixels."""
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         x, y = point[0] * self.side * self.size, point[1] * self.size
         return self.centre[0] + x * cosine - y * sine, self.centre[1] + x * sine + y * cosine
 
 
 def style(number: int) -> Style:
-    """The style of this number: palette, background, outline and softness."""
+    """Return a style by number: palette, background, outline and softness."""
     rng = Random(f"style {number}")
     palette = {}
     for role, (hue, saturation, value) in ROLES.items():
@@ -82,7 +82,7 @@ def style(number: int) -> Style:
 
 
 def draw(kind: str, number: int, rng: Random, *, forbidden: bool = False) -> bytes:
-    """Draw a picture and encode it as JPEG.
+    """Draw an image and encode it as JPEG.
 
     Args:
         kind: a key of :data:`vigil_data.demo.objects.OBJECTS`.

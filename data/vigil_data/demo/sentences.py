@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
-"""Share of the source sentences, picture styles and items that each split has."""
+"""Share of the source sentences, image styles and items of each split."""
 
 CHATTER = (
     "{The bus was|My train was|Our flight was} {late|early|crowded|empty} {again today|this morning|on Friday|as usual}.",
@@ -148,16 +148,16 @@ SPEECH: Mapping[str, Sequence[str]] = {
 }
 
 LEADS = ("", "", "", "", "ok so ", "honestly, ", "well, ", "update: ", "hey all, ", "so ")
-"""What a post may open with, whatever it says."""
+"""Openings of a post."""
 
 TAILS = ("", "", "", "", " :)", " !!", " #weekend", " #life", " what a day", " lol")
-"""What a post may end with, whatever it says."""
+"""Endings of a post."""
 
 _BRACES = re.compile(r"\{([^}]*)\}")
 
 
 def expand(template: str) -> list[str]:
-    """All sentences of a template, in the order of its alternatives.
+    """Return all sentences of a template, in the order of its alternatives.
 
     Args:
         template: a sentence with alternatives in braces, ``{a|b}``.
@@ -168,7 +168,7 @@ def expand(template: str) -> list[str]:
 
 
 def split_of(source: str) -> str:
-    """The split that a source sentence belongs to, by its hash, so that no item can carry it into another."""
+    """Return the split of a source sentence, by its hash, so that no sentence is in two splits."""
     share = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big") / 2**32
     for split, size in SPLITS.items():
         if share < size:

@@ -43,10 +43,10 @@ def words_of(suite: Suite) -> dict[str, tuple[Word, ...]]:
 
 
 def parse(template: str) -> list[Fragment]:
-    """Cut a template into what it says and its placeholders, whose fragments are empty.
+    """Split a template into literal fragments and placeholders, whose fragments are empty.
 
     Raises:
-        ValueError: a brace without its other half, or a placeholder that cannot be a lexicon's name.
+        ValueError: for an unmatched brace, or a placeholder that is not a valid lexicon name.
     """
     fragments, text, start = [], "", 0
     for token in _TOKEN.finditer(template):

@@ -30,7 +30,7 @@ def fit_calibration_and_thresholds(
         run: the run.
         outputs: the model's outputs for the calibration rows; ``None`` if there are no rows, and nothing can be fitted.
         dataset: the dataset of those rows.
-        spec: how to calibrate (default: as the recipe says).
+        spec: how to calibrate (default: the recipe's settings).
     """
     from vigil_evaluation.calibration.fit import fit_calibration
 

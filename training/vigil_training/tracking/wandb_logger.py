@@ -55,7 +55,7 @@ def open_wandb_logger(run: Run, resolved_text: str, environment: Mapping[str, An
     """Open the tracked run of a run folder; ``None`` if ``tracking.mode`` is ``disabled``.
 
     Args:
-        run: says how to track. ``wandb/`` in its folder holds offline runs.
+        run: the run; its recipe has the tracking settings, and ``wandb/`` in its folder holds offline runs.
         resolved_text: the resolved recipe as YAML, added to the tracked run's files.
         environment: added to the tracked run's configuration, as is the recipe.
     """

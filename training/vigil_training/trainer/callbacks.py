@@ -211,7 +211,7 @@ class CheckpointCallback(Checkpoint):
     ``Checkpoint`` last.
 
     Args:
-        recipe: says when to save.
+        recipe: recipe with the schedule of checkpoints.
         digest: digest of the recipe, see :func:`vigil_training.runs.run.recipe_digest`.
         writer: writes the checkpoints.
         session: the ranks.
