@@ -136,7 +136,7 @@ def test_the_guide_shows_what_a_wrong_recipe_brings(tmp_path: Path, monkeypatch:
 
 def test_the_guide_names_every_block() -> None:
     guide = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
-    table = guide.partition("| key | says | spec |")[2].partition("\n\n")[0]
+    table = guide.partition("| key | contents | spec |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(
         Recipe.model_fields
     )

@@ -62,7 +62,8 @@ def test_compare_exits_with_0_1_and_2(tables, tmp_path, monkeypatch, capsys):
         return ended.value.code, *capsys.readouterr()
 
     code, said, errors = main(tables / "champion.parquet", tables / "equal.parquet")
-    assert (code or 0, errors) == (0, "")
+    assert code in (None, 0)
+    assert [line for line in errors.splitlines() if not line.startswith("comparing")] == [], "nothing but progress"
     assert said.startswith("pass")
     code, said, errors = main(tables / "champion.parquet", tables / "worse.parquet", "--to", tmp_path / "out")
     assert code == 1

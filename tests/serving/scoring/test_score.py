@@ -161,7 +161,7 @@ assert not loaded, loaded
     command = [sys.executable, "-c", program, str(exported.bundle), str(dataset), "--to", str(to), "--threads", "1"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line for line in done.stderr.splitlines() if not line.startswith("scoring")] == [], "nothing but progress"
     assert pq.read_table(to).num_rows == 12
     assert "12 items in" in done.stdout
     assert " items/s): " in done.stdout
