@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 
 .PHONY: help setup demo test check docs picture tests prove bench constraints clean
 
-help: ## say what there is
+help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install Vigil and all that tests need into .venv
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
-demo: $(READY) ## do the main job end to end on the embedded data (under ten minutes on two cores)
+demo: $(READY) ## do the main job end to end on the embedded data (about four minutes on two cores)
 	vigil demo --dir runs/demo
 
 test: check tests ## check the code, then run every test
