@@ -29,7 +29,7 @@ def test_install_hint_of_a_package_that_vigil_does_not_use() -> None:
 
 
 def test_extras_are_those_of_the_metadata() -> None:
-    declared = {name for name in importlib.metadata.metadata("vigil").get_all("Provides-Extra")} - {"dev", "docs"}
+    declared = set(importlib.metadata.metadata("vigil").get_all("Provides-Extra")) - {"dev", "docs"}
     assert declared == set(EXTRAS)
     assert {extra for extra, _ in requirements()} == {"", "dev", "docs", *EXTRAS}
 
