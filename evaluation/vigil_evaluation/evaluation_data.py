@@ -18,6 +18,7 @@ from vigil_data.presence import PRESENCE
 from vigil_evaluation.fairness.identity_columns import IdentityGroups, identity_groups
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.predictions import prediction_arrays
+from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
 from vigil_evaluation.slices.grouping import Grouping, TableColumns, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import Resampling
@@ -34,6 +35,7 @@ class EvaluationData:
         thresholds: label to the lowest probability that is flagged, in the order of the arrays' columns.
         resampling: of the bootstrap behind the intervals, with the unit of each row.
         spec: settings.
+        weights: number of items that each row represents.
         groupings: by ``presence``, the slices and the crosses.
         identities: groups of people that the identity columns name.
         absent_slices: requested columns that the table lacks.
@@ -46,6 +48,7 @@ class EvaluationData:
     thresholds: Mapping[str, float]
     resampling: Resampling
     spec: EvaluationSpec
+    weights: SamplingWeights = SamplingWeights()  # noqa: RUF009  it is frozen
     groupings: Sequence[Grouping] = ()
     identities: Sequence[IdentityGroups] = ()
     absent_slices: Sequence[str] = ()
@@ -84,6 +87,7 @@ class EvaluationData:
             {label: float(thresholds[label]) for label in labels},
             Resampling(spec.replicates, spec.seed, units_N),
             spec,
+            read_sampling_weights(table, targets_NL),
             by,
             identities,
             absent,

@@ -12,6 +12,7 @@ from vigil_data.presence import PRESENCE
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.predictions import prediction_arrays
+from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
 from vigil_evaluation.slices.grouping import TableColumns, resampling_units
 
 MARKET = "market"
@@ -46,6 +47,7 @@ class Traffic:
         negative_NL: whether the target is known and less than 0.5.
         columns: columns of the policy by name, and ``presence`` and ``market`` if the table has them.
         units_N: unit of each item, such as its author; ``None`` if items are independent.
+        weights: number of items that each row represents.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +56,7 @@ class Traffic:
     negative_NL: NDArray[np.bool_]
     columns: Mapping[str, CategoricalColumn]
     units_N: NDArray[np.int32] | None
+    weights: SamplingWeights = SamplingWeights()  # noqa: RUF009  it is frozen
 
     @property
     def items(self) -> int:
@@ -69,6 +72,7 @@ class Traffic:
             negative_NL=self.negative_NL[rows],
             columns={name: CategoricalColumn(column.values, column.codes_N[rows]) for name, column in self.columns.items()},
             units_N=None if self.units_N is None else self.units_N[rows],
+            weights=self.weights.take(rows),
         )
 
     def in_market(self, market: str | None, named: Sequence[str]) -> NDArray[np.bool_]:
@@ -100,7 +104,9 @@ def read_traffic(
     """
     table_columns = TableColumns(table)
     _check(table_columns, [*columns, *([cluster] if cluster is not None else [])], lenient=lenient)
-    return _traffic(table_columns, labels, prediction_arrays(table, labels), columns, resampling_units(table_columns, cluster))
+    arrays = prediction_arrays(table, labels)
+    weights = read_sampling_weights(table, arrays[0])
+    return _traffic(table_columns, labels, arrays, columns, units_N=resampling_units(table_columns, cluster), weights=weights)
 
 
 def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Sequence[str]) -> Traffic:
@@ -111,7 +117,7 @@ def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Seq
         arrays = data.targets_NL[:, places], data.probabilities_NL[:, places]
     else:
         arrays = prediction_arrays(data.table, labels)
-    return _traffic(data.columns, labels, arrays, columns, data.resampling.clusters)
+    return _traffic(data.columns, labels, arrays, columns, units_N=data.resampling.clusters, weights=data.weights)
 
 
 def _check(table_columns: TableColumns, columns: Sequence[str], *, lenient: bool) -> None:
@@ -131,7 +137,9 @@ def _traffic(
     labels: Sequence[str],
     arrays: tuple[Floats, Floats],
     columns: Sequence[str],
+    *,
     units_N: NDArray[np.int32] | None,
+    weights: SamplingWeights,
 ) -> Traffic:
     targets_NL, probabilities_NL = arrays
     read = [name for name in dict.fromkeys([PRESENCE, MARKET, *columns]) if table_columns.groupable(name)]
@@ -143,6 +151,7 @@ def _traffic(
             targets_NL < 0.5,
             {name: _column(table_columns, name) for name in read},
             units_N,
+            weights,
         )
 
 
