@@ -22,16 +22,16 @@ class Label(Spec):
 class Head(Spec):
     """A group of labels that share the model's last layers."""
 
-    description: str = ""
-    labels: Mapping[Name, Label] = Field(min_length=1)
+    description: str = Field("", description="what the labels of the head have in common")
+    labels: Mapping[Name, Label] = Field(min_length=1, description="label to its properties")
 
 
 class Taxonomy(Spec):
     """All labels; every ``[.., L]`` array follows their order, head by head as written."""
 
-    name: Name
-    version: int = Field(1, ge=1)
-    heads: Mapping[Name, Head] = Field(min_length=1)
+    name: Name = Field(description="name of the taxonomy")
+    version: int = Field(1, ge=1, description="raised with every change of meaning")
+    heads: Mapping[Name, Head] = Field(min_length=1, description="head, a group of labels, to its properties")
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

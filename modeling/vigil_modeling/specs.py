@@ -116,7 +116,7 @@ class TransformerFusion(Spec):
 
     kind: Literal["transformer"] = "transformer"
     layers: int = Field(2, ge=0, description="self-attention layers over an item's segments")
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, description="attention heads; a divisor of the model's width")
     feedforward: float = Field(2.0, gt=0, description="width of the feed-forward layers, relative to the model's width")
 
 

@@ -35,31 +35,31 @@ def name(path: Path) -> str:
     return str(path.relative_to(REPOSITORY / "recipes"))
 
 
-def test_there_are_recipes() -> None:
+def test_recipes_exist() -> None:
     assert RECIPES, f"no recipe in {REPOSITORY / 'recipes'}"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_shipped_recipe_is_right_and_survives_being_written_out(path: Path, tmp_path: Path) -> None:
+def test_recipe_is_valid_and_reads_back_equal(path: Path, tmp_path: Path) -> None:
     resolved = resolve_recipe(path)
     (tmp_path / "resolved.yaml").write_text(dump_recipe(resolved), encoding="utf-8")
     assert read_recipe(tmp_path / "resolved.yaml") == resolved.recipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_shipped_recipe_is_called_as_its_run(path: Path) -> None:
+def test_recipe_file_is_named_as_its_run(path: Path) -> None:
     assert resolve_recipe(path).recipe.name == path.stem
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_shipped_file_names_the_schema_in_its_first_line(path: Path) -> None:
+def test_recipe_names_the_schema_in_its_first_line(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     prefix = "# yaml-language-server: $schema="
     assert first.startswith(prefix)
     assert (path.parent / first.removeprefix(prefix)).resolve() == REPOSITORY / "recipes" / "schema.json"
 
 
-def test_the_schema_is_up_to_date() -> None:
+def test_schema_is_current() -> None:
     written = (REPOSITORY / "recipes" / "schema.json").read_text(encoding="utf-8")
     assert written == recipe_schema_text(), "run: vigil recipe schema --to recipes/schema.json"
 
@@ -95,7 +95,7 @@ def plain(text: str) -> Any:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_shipped_file_fits_the_schema(path: Path) -> None:
+def test_schema_accepts_a_shipped_file(path: Path) -> None:
     schema = json.loads(recipe_schema_text())
     assert fits(plain(path.read_text(encoding="utf-8")), schema, schema)
 
@@ -116,12 +116,12 @@ def test_a_shipped_file_fits_the_schema(path: Path) -> None:
         ("inputs: {image: {fit: crpo}}", False),
     ],
 )
-def test_the_schema_knows_right_from_wrong(text: str, right: bool) -> None:
+def test_schema_accepts_valid_and_rejects_invalid_recipes(text: str, right: bool) -> None:
     schema = json.loads(recipe_schema_text())
     assert fits(plain(text), schema, schema) is right
 
 
-def test_the_guide_shows_what_a_wrong_recipe_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guide_shows_the_messages_of_an_invalid_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guide = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     shown = re.search(r"```yaml\n([^`]*name: Oops[^`]*)```\n\ncomes\n\n```\n(.*?)```", guide, re.DOTALL)
     assert shown is not None
@@ -134,7 +134,7 @@ def test_the_guide_shows_what_a_wrong_recipe_brings(tmp_path: Path, monkeypatch:
     assert "".join(f"error: {line}\n" for line in caught.value.lines) == lines
 
 
-def test_the_guide_names_every_block() -> None:
+def test_guide_names_every_block() -> None:
     guide = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     table = guide.partition("| key | contents | spec |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(

@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SUITES = sorted((REPOSITORY / "recipes" / "suites").glob("*.yaml"))
 
 
-def test_there_are_suites():
+def test_suites_exist():
     assert SUITES
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_a_shipped_suite_is_right_and_has_every_modality(path):
+def test_suite_is_valid_and_has_every_modality(path):
     suite = read_suite(path)
     items = plan_items(suite).items
     assert any(item.text and item.image for item in items)
@@ -28,12 +28,12 @@ def test_a_shipped_suite_is_right_and_has_every_modality(path):
     assert {item.pair_gold for item in items} == {None, "flips", "stays"}
 
 
-def test_the_demonstrations_suite_speaks_of_its_labels():
+def test_suite_of_the_demonstration_names_its_labels():
     taxonomy = Taxonomy.model_validate(read_file(REPOSITORY / "recipes" / "taxonomies" / "demo.yaml", []).plain()["taxonomy"])
     assert set(read_suite(REPOSITORY / "recipes" / "suites" / "demo.yaml").labels) <= set(taxonomy.labels)
 
 
-def test_the_documented_suite_is_right(tmp_path):
+def test_suite_of_the_guide_is_valid(tmp_path):
     text = (REPOSITORY / "docs" / "suites.md").read_text(encoding="utf-8")
     (written,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "suite.yaml").write_text(written, encoding="utf-8")

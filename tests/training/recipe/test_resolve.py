@@ -86,13 +86,13 @@ def test_resolve_recipe_merges_defaults_extends_file_and_command_line_in_order(f
     ]
 
 
-def test_extends_is_relative_to_the_file_that_says_it_and_may_be_a_single_name(folder: Path) -> None:
+def test_extends_is_relative_to_its_file_and_may_be_a_single_name(folder: Path) -> None:
     write("base/deep/c.yaml", RECIPE)
     write("base/a.yaml", "extends: deep/c.yaml\nseed: 5\n")
     assert resolve_recipe(write("runs/r.yaml", "extends: ../base/a.yaml\n")).recipe.seed == 5
 
 
-def test_a_file_may_be_reached_twice_without_a_circle(folder: Path) -> None:
+def test_extends_may_reach_a_file_twice(folder: Path) -> None:
     write("base.yaml", RECIPE)
     write("a.yaml", "extends: base.yaml\nseed: 1\n")
     write("b.yaml", "extends: base.yaml\ntraining: {epochs: 3}\n")
@@ -100,14 +100,14 @@ def test_a_file_may_be_reached_twice_without_a_circle(folder: Path) -> None:
     assert recipe.training.epochs == 3
 
 
-def test_mappings_merge_and_lists_replace(folder: Path) -> None:
+def test_merge_joins_mappings_and_replaces_lists(folder: Path) -> None:
     write("base.yaml", RECIPE + "  betas: [0.8, 0.9]\nevaluation: {slices: [a, b], false_positive_rate: 0.05}\n")
     recipe = resolve_recipe(write("r.yaml", "extends: base.yaml\nevaluation: {slices: [c]}\n")).recipe
     assert recipe.evaluation.slices == ("c",)
     assert recipe.evaluation.false_positive_rate == 0.05
 
 
-def test_a_changed_kind_replaces_its_block_and_the_same_kind_merges(folder: Path) -> None:
+def test_merge_replaces_a_block_of_another_kind(folder: Path) -> None:
     write("base.yaml", RECIPE)
     changed = resolve_recipe(write("r.yaml", "extends: base.yaml\nmodel: {fusion: {kind: gated}}\n")).recipe
     assert changed.model.fusion.model_dump() == {"kind": "gated", "hidden": 128}
@@ -115,23 +115,23 @@ def test_a_changed_kind_replaces_its_block_and_the_same_kind_merges(folder: Path
     assert merged.model.fusion.model_dump() == {"kind": "transformer", "layers": 1, "heads": 8, "feedforward": 2.0}
 
 
-def test_a_default_block_can_be_changed_without_naming_its_kind(folder: Path) -> None:
+def test_override_of_a_default_block_needs_no_kind(folder: Path) -> None:
     file = write("r.yaml", RECIPE.replace("  fusion: {kind: transformer, layers: 1}\n", ""))
     assert resolve_recipe(file, ["model.fusion.layers=4"]).recipe.model.fusion.model_dump()["layers"] == 4
 
 
-def test_the_order_of_overrides_of_a_changed_kind_does_not_matter(folder: Path) -> None:
+def test_overrides_of_a_changed_kind_commute(folder: Path) -> None:
     file = write("r.yaml", RECIPE)
     overrides = ["model.fusion.hidden=7", "model.fusion.kind=gated"]
     assert resolve_recipe(file, overrides).recipe == resolve_recipe(file, overrides[::-1]).recipe
     assert resolve_recipe(file, overrides).recipe.model.fusion.model_dump() == {"kind": "gated", "hidden": 7}
 
 
-def test_the_later_of_two_overrides_counts(folder: Path) -> None:
+def test_overrides_later_wins(folder: Path) -> None:
     assert resolve_recipe(write("r.yaml", RECIPE), ["seed=1", "seed=2"]).recipe.seed == 2
 
 
-def test_null_sets_null(folder: Path) -> None:
+def test_override_null_sets_null(folder: Path) -> None:
     write("base.yaml", RECIPE)
     file = write("r.yaml", "extends: base.yaml\ninputs: {image: null}\nmodel: {encoders: {image: null}}\n")
     assert resolve_recipe(file).recipe.inputs.image is None
@@ -142,13 +142,13 @@ def test_null_sets_null(folder: Path) -> None:
     ("text", "value"),
     [("1e-4", 1e-4), ("5E-3", 5e-3), (".5", 0.5), ("1_000", 1000.0), ("+2", 2.0), ("0x10", 16.0), ("1.e-2", 0.01)],
 )
-def test_numbers_are_numbers_in_files_and_overrides(folder: Path, text: str, value: float) -> None:
+def test_parse_reads_numbers_in_files_and_overrides(folder: Path, text: str, value: float) -> None:
     file = write("r.yaml", RECIPE.replace("1e-4", text))
     assert resolve_recipe(file).recipe.optimizer.lr == value
     assert resolve_recipe(file, [f"optimizer.eps={text}"]).recipe.optimizer.eps == value
 
 
-def test_aliases_are_copies(folder: Path) -> None:
+def test_parse_copies_aliases(folder: Path) -> None:
     file = write(
         "r.yaml",
         RECIPE.replace("weights: {kind: random}", "weights: &w {kind: random}").replace("{kind: local, path: w.pth}", "*w"),
@@ -425,14 +425,14 @@ WORDS = [
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
-def test_parse_gives_a_tree_or_a_mistake_for_any_text(text: str) -> None:
+def test_parse_returns_a_tree_or_a_problem_for_any_text(text: str) -> None:
     found: list[str] = []
     tree = parse(text, "r.yaml", found)
     assert tree is not None or len(found) == 1
     assert all(mistake.startswith("r.yaml") and "\n" not in mistake for mistake in found)
 
 
-def test_aliases_of_aliases_cannot_fill_the_memory(folder: Path) -> None:
+def test_parse_bounds_nested_aliases(folder: Path) -> None:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     lines = mistakes(write("r.yaml", "\n".join(rows)))
@@ -440,14 +440,14 @@ def test_aliases_of_aliases_cannot_fill_the_memory(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 100, 150, 200, 300])
-def test_deep_nesting_is_a_mistake_at_any_depth(folder: Path, depth: int) -> None:
+def test_parse_rejects_deep_nesting(folder: Path, depth: int) -> None:
     options = "{a: " * depth + "1" + "}" * depth
     lines = mistakes(write("r.yaml", RECIPE.replace("name: vit", f"name: vit\n      options: {options}")))
     assert len(lines) == 1
     assert lines[0].endswith("is nested too deeply")
 
 
-def test_what_is_not_a_file_is_said(folder: Path) -> None:
+def test_resolve_recipe_rejects_what_is_not_a_file(folder: Path) -> None:
     write("recipe.yaml", RECIPE)
     assert mistakes(Path("recipes.yaml")) == ["there is no file recipes.yaml (did you mean recipe.yaml?)"]
     assert mistakes(Path()) == [". is a folder, not a recipe file"]
@@ -476,7 +476,7 @@ def test_resolve_recipe_names_the_files_of_a_cycle(folder: Path) -> None:
     assert mistakes(Path("a.yaml")) == ["sub/b.yaml:1: extends: forms a cycle: a.yaml -> sub/b.yaml -> a.yaml"]
 
 
-def test_what_an_unreadable_file_might_have_held_is_not_missed(folder: Path) -> None:
+def test_resolve_recipe_does_not_report_keys_an_unreadable_file_may_hold(folder: Path) -> None:
     write("r.yaml", "extends: gone.yaml\nname: x\n")
     assert mistakes(Path("r.yaml")) == ["r.yaml:1: extends: there is no file gone.yaml"]
 
@@ -512,12 +512,12 @@ def test_dump_recipe_reads_back_equal(folder: Path) -> None:
     assert dump_recipe(again) == dump_recipe(resolved)
 
 
-def test_a_resolved_recipe_extends_nothing(folder: Path) -> None:
+def test_dump_recipe_extends_nothing(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^resolved.yaml:1: extends: is not a key of a recipe"):
         read_recipe(write("resolved.yaml", "extends: x.yaml\n" + RECIPE))
 
 
-def test_the_labels_keep_their_order_through_a_resolved_recipe(folder: Path) -> None:
+def test_dump_recipe_keeps_the_order_of_labels(folder: Path) -> None:
     file = write("r.yaml", RECIPE.replace("spam: {}", "spam: {}\n        kind: {}\n        abuse: {}"))
     resolved = resolve_recipe(file)
     assert resolved.recipe.taxonomy.labels == ("hate", "spam", "kind", "abuse")

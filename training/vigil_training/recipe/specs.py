@@ -19,19 +19,19 @@ class OptimizerSpec(Spec):
     lr_end: float = Field(0.0, ge=0, description="learning rate at the last step, relative to the peak")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises to its peak")
     weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms and other vectors")
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of the two moment estimates of AdamW")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator of the update")
 
 
 class TrainingSpec(Spec):
     """Length and precision of a run."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="passes over the training split")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps after which training ends, whatever the epochs")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: weights stay in fp32 and layers compute in bf16 (autocast)"
     )
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="device; auto: CUDA where there is one, else the CPU")
     accumulate: int = Field(1, ge=1, description="batches of each optimizer step, whose gradients are accumulated")
     clip: float | None = Field(1.0, gt=0, description="maximum norm of the gradient; null: no clipping")
     threads: int | None = Field(None, ge=1, description="CPU threads of the training process; null: torch's default")
@@ -124,10 +124,10 @@ class TrackingSpec(Spec):
     """Weights & Biases; a run folder has all the numbers without it."""
 
     mode: Literal["offline", "online", "disabled"] = Field("offline", description="offline runs are sent later by `wandb sync`")
-    project: str = "vigil"
-    entity: str | None = None
-    group: str | None = None
-    tags: tuple[str, ...] = ()
+    project: str = Field("vigil", description="W&B project")
+    entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
+    group: str | None = Field(None, description="group of the run in W&B")
+    tags: tuple[str, ...] = Field((), description="tags of the run in W&B")
 
 
 def validation_metric_names(labels: tuple[str, ...]) -> list[str]:
