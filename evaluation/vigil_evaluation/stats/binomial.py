@@ -113,38 +113,46 @@ def _variance_ratio(spread: float, units: int, total: float, share: float) -> fl
     return max(units / (units - 1) * spread / (total * share * (1 - share)), 1.0)
 
 
-def kish_design_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None) -> float:
-    """Return the design effect ``1 + r (m - 1)`` of a share of items, at least 1 (Kish 1965).
+def kish_design_effect(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32] | None, weights_N: Floats | None = None) -> float:
+    """Return the design effect ``1 + r (m - 1)`` that units have on a share of items, at least 1 (Kish 1965).
 
-    ``r`` is :func:`intraclass_correlation`, and ``m`` the mean size of the unit of an item.
+    ``r`` is :func:`intraclass_correlation`, and ``m`` the mean size of the unit of an item; with weights, that of the squared sum
+    of a unit's weights to the sum of squares. The effect of unequal weights themselves is not included.
 
     Args:
         outcome_N: whether each item is a success.
         units_N: unit of each item, from 0; ``None`` if each item is its own.
+        weights_N: number of items that each represents; ``None`` if all count the same.
     """
     if units_N is None or not len(outcome_N):
         return 1.0
-    sizes = np.bincount(units_N).astype(np.float64)
-    return 1 + intraclass_correlation(outcome_N, units_N) * (float((sizes**2).sum() / sizes.sum()) - 1)
+    sizes = np.bincount(units_N, weights_N).astype(np.float64)
+    squares = float(sizes.sum() if weights_N is None else (weights_N**2).sum())
+    size = float((sizes**2).sum() / squares) if squares else 1.0
+    return 1 + intraclass_correlation(outcome_N, units_N, weights_N) * (size - 1)
 
 
-def intraclass_correlation(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32]) -> float:
+def intraclass_correlation(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int32], weights_N: Floats | None = None) -> float:
     """Return the correlation of two outcomes within a unit, by moments, plus one standard error so that it errs upwards.
 
     Args:
         outcome_N: whether each item is a success.
         units_N: unit of each item, from 0.
+        weights_N: number of items that each represents; ``None`` if all count the same.
 
     Returns:
         A number in [0, 1]; 0 where it cannot be estimated.
     """
-    mean = float(outcome_N.mean()) if len(outcome_N) else 0.0
+    if weights_N is not None and not weights_N.sum():
+        return 0.0
+    mean = float(np.average(outcome_N, weights=weights_N)) if len(outcome_N) else 0.0
     if not 0 < mean < 1:
         return 0.0
-    off = outcome_N - mean
-    sums, squares, sizes = (np.bincount(units_N, weights=values) for values in (off, off**2, np.ones_like(off)))
-    alike, pairs = sums**2 - squares, (sizes**2 - sizes) * mean * (1 - mean)
-    if not pairs.sum():
+    one_N = np.ones(len(outcome_N)) if weights_N is None else weights_N
+    off = (outcome_N - mean) * one_N
+    sums, squares, sizes, same = (np.bincount(units_N, weights=values) for values in (off, off**2, one_N, one_N**2))
+    alike, pairs = sums**2 - squares, (sizes**2 - same) * mean * (1 - mean)
+    if not pairs.sum() > 0:
         return 0.0
     correlation = float(alike.sum() / pairs.sum())
     error = float(np.sqrt(((alike - correlation * pairs) ** 2).sum()) / pairs.sum())
