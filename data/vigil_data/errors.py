@@ -41,7 +41,67 @@ class MediaError(Exception):
     """Error for a text, image or audio file that cannot be decoded; its message is the reason in the quarantine table."""
 
 
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def one_line(text: str) -> str:
+    """Return the text with control characters escaped: file names and ids may hold line breaks and terminal codes."""
+    return text.translate(_CONTROLS)
+
+
+class Problems:
+    """Errors of a file's rows: each distinct message once, with its first position and the number of other rows that have it.
+
+    Memory is bounded: messages after the first :data:`MOST_MESSAGES` distinct ones are only counted.
+    """
+
+    MOST_MESSAGES = 1000
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._rows: dict[str, int] = {}
+        self._uncollected = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._first)
+
+    def add(self, position: str, message: str) -> None:
+        """Add an error at a position such as ``posts.jsonl:17``."""
+        if message in self._rows:
+            self._rows[message] += 1
+        elif len(self._first) < self.MOST_MESSAGES:
+            self._first[message], self._rows[message] = position, 1
+        else:
+            self._uncollected += 1
+
+    def raise_if_any(self, most: int = 20) -> None:
+        """Raise the first ``most`` errors, and one line with the number of the others.
+
+        Raises:
+            UserError: if any error was added.
+        """
+        if not self:
+            return
+        lines = [one_line(f"{position}: {message}{_others(self._rows[message] - 1)}") for message, position in self._first.items()]
+        rest = len(lines) - most + self._uncollected
+        raise UserError(*lines[:most], *([f"… and {rest:,} more"] if rest > 0 else []))
+
+
+def _others(rows: int) -> str:
+    return f" (and in {rows:,} more {'row' if rows == 1 else 'rows'})" if rows else ""
+
+
 def capped(problems: Sequence[str], most: int = 20) -> list[str]:
     """Return the first ``most`` problems, and one line with the number of the others."""
     rest = len(problems) - most
     return [*problems[:most], *([f"… and {rest} more"] if rest > 0 else [])]
+
+
+def percent_hint(given: float) -> str:
+    """Return a hint for a percentage that was given where a share of at most 1 is wanted; empty for other numbers.
+
+    Example:
+        >>> percent_hint(80.0)
+        ' (did you mean 0.8, which is 80 %?)'
+    """
+    return f" (did you mean {given / 100:.12g}, which is {given:.12g} %?)" if 1 < given <= 100 else ""

@@ -17,7 +17,7 @@ from vigil_data.errors import UserError
 from vigil_data.presence import PRESENCE
 from vigil_evaluation.fairness.identity_columns import IdentityGroups, identity_groups
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.predictions import prediction_arrays
+from vigil_evaluation.predictions import prediction_arrays, with_probabilities
 from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
 from vigil_evaluation.slices.grouping import Grouping, TableColumns, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
@@ -100,11 +100,9 @@ class EvaluationData:
         Args:
             probabilities_NL: in [0, 1]; rounded to float32.
         """
-        table, rounded_NL = self.table, probabilities_NL.astype(np.float32)
-        for label, rounded_N in zip(self.labels, rounded_NL.T, strict=True):
-            name = f"probability.{label}"
-            table = table.set_column(table.column_names.index(name), name, pa.array(rounded_N))
-        return replace(self, columns=TableColumns(table), probabilities_NL=rounded_NL.astype(np.float64))
+        table = with_probabilities(self.table, self.labels, probabilities_NL)
+        rounded_NL = probabilities_NL.astype(np.float32).astype(np.float64)
+        return replace(self, columns=TableColumns(table), probabilities_NL=rounded_NL)
 
     @property
     def table(self) -> pa.Table:

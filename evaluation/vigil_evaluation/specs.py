@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from vigil_data.specs import Spec
 
@@ -15,7 +15,12 @@ SUITE_COLUMNS = ("identity", "target_identity", "pair", "pair_gold", "perturbati
 
 
 class CalibrationSpec(Spec):
-    """Calibration of raw probabilities; each label gets the method with the best cross-validated log loss."""
+    """Calibration of raw probabilities; each label gets the simplest method that is not clearly worse than the best.
+
+    The method is selected by cross-validated log loss: the simplest one within one standard error of the lowest.
+    """
+
+    model_config = ConfigDict(title="Calibration block")  # the name in messages
 
     methods: tuple[Method, ...] = Field(
         ("temperature", "platt", "beta", "isotonic"), description="candidate methods in addition to none"
@@ -42,6 +47,8 @@ class ConformalSpec(Spec):
 
 class EvaluationSpec(Spec):
     """Metrics, intervals, slices and calibration of an evaluation."""
+
+    model_config = ConfigDict(title="Evaluation block")  # the name in messages
 
     false_positive_rate: float = Field(
         0.01, gt=0, lt=1, description="rate at which recall is reported, and upper limit of the partial AUROC"

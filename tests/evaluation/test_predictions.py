@@ -1,5 +1,6 @@
 """read_predictions and prediction_arrays: every mistake of a table is reported at once, one line each."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.predictions import prediction_arrays, prediction_labels, read_predictions
+from vigil_evaluation.predictions import labelled, prediction_arrays, prediction_labels, read_predictions, scored_items
 
 LABELS = ("tobacco", "scams", "unlabelled")
 
@@ -25,11 +26,11 @@ def test_prediction_arrays_reports_every_mistake_at_once() -> None:
     with pytest.raises(UserError) as raised:
         prediction_arrays(table, ("x", "y"))
     assert list(raised.value.lines) == [
-        "predictions: 1 rows have no id",
-        "predictions: 1 rows repeat an id, the first is a",
-        "predictions: column target.x has 1 values that are not in [0, 1], the first 2.0 in row 2",
-        "predictions: column probability.x has 2 values that are not in [0, 1], the first nan in row 1",
-        "predictions: column target.y is not numeric",
+        "predictions: rows without an id: 1",
+        "predictions: rows that repeat an id: 1, the first id is a",
+        "predictions: column target.x has 1 value outside [0, 1], the first 2 in row 3",
+        "predictions: column probability.x has 2 values outside [0, 1], the first null in row 2",
+        "predictions: column target.y has type string; it must be numeric",
         "predictions: column probability.y is absent",
     ]
 
@@ -51,6 +52,36 @@ def test_read_predictions_refuses_other_files_in_one_line(content: bytes | None,
         read_predictions(path)
     assert len(raised.value.lines) == 1
     assert str(path) in raised.value.lines[0]
-    pq.write_table(pa.table({"id": ["a"]}), path)
-    with pytest.raises(UserError, match="no label has both columns"):
-        read_predictions(path)
+    for table, message in (
+        (pa.table({"id": ["a"], "target.x": [1.0]}), "has no column probability.LABEL; its columns are id, target.x"),
+        (pa.table({"id": pa.array([], pa.string()), "probability.x": pa.array([], pa.float32())}), "the table has no rows"),
+    ):
+        pq.write_table(table, path)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {message}"):
+            read_predictions(path)
+
+
+def test_prediction_arrays_reads_truth_values_as_targets() -> None:
+    table = pa.table({"id": ["a", "b", "c"], "target.x": [True, None, False], "probability.x": [0.5, 0.25, 1.0]})
+    targets_NL, probabilities_NL = prediction_arrays(table, ("x",))
+    np.testing.assert_array_equal(targets_NL[:, 0], [1.0, np.nan, 0.0])
+    np.testing.assert_array_equal(probabilities_NL[:, 0], [0.5, 0.25, 1.0])
+    with pytest.raises(UserError, match=r"column probability.x has type bool; it must be numeric"):
+        prediction_arrays(table.set_column(2, "probability.x", [[True, True, False]]), ("x",))
+
+
+def test_prediction_arrays_of_a_table_without_targets_are_unknown() -> None:
+    table = pa.table({"id": ["a", "b"], "probability.x": [0.5, 0.25], "target.y": [1.0, None], "probability.y": [1.0, 0.0]})
+    assert prediction_labels(table) == ("x", "y")
+    assert labelled(table, ("x", "y")) == ("y",)
+    targets_NL, _ = prediction_arrays(table, ("x", "y"))
+    np.testing.assert_array_equal(targets_NL, [[np.nan, 1.0], [np.nan, np.nan]])
+
+
+def test_scored_items_leaves_out_items_with_an_error() -> None:
+    table = pa.table({"id": ["a", "b"], "probability.x": [0.5, None], "error": [None, "image 1: truncated"]})
+    kept, failed = scored_items(table, "scores.parquet")
+    assert (kept.column("id").to_pylist(), failed) == (["a"], 1)
+    with pytest.raises(UserError, match=r"^scores.parquet: all 1 items have an error and no probabilities, the first: image 1"):
+        scored_items(table.slice(1), "scores.parquet")
+    assert scored_items(kept.drop_columns(["error"]), "scores.parquet")[1] == 0

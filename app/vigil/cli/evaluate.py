@@ -179,17 +179,18 @@ def parse_thresholds(given: list[str]) -> dict[str, float]:
     Raises:
         UserError: for the first that is malformed, or whose probability is outside [0, 1].
     """
-    from vigil_data.errors import UserError
+    from vigil_data.errors import UserError, percent_hint
 
     thresholds: dict[str, float] = {}
     for text in given:
-        label, equals, value = text.partition("=")
+        label, _, value = text.partition("=")
         try:
-            thresholds[label] = float(value)
+            thresholds[label] = number = float(value)
         except ValueError:
-            equals = ""
-        if not equals or not 0 <= thresholds.get(label, -1) <= 1:
-            raise UserError(f"--threshold {text}: write LABEL=P with a probability from 0 to 1, such as hate=0.7")
+            number = -1.0
+        if not 0 <= number <= 1:
+            hint = percent_hint(number) or ", such as hate=0.7"
+            raise UserError(f"--threshold {text}: write LABEL=P with a probability from 0 to 1{hint}")
     return thresholds
 
 

@@ -12,7 +12,8 @@ from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_jso
 from vigil_data.progress import ProgressCallback
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
-from vigil_evaluation.policy.specs import Policy
+from vigil_evaluation.policy.specs import Policy, labels_of
+from vigil_evaluation.predictions import labelled
 from vigil_training.recipe.resolve import read_spec
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def compile_policy(
     predictions = load_predictions(source, data=data, split=split, columns=columns, progress=progress)
     if cluster is None and unit not in predictions.table.column_names:
         unit = None
+    given = [label for label in labels_of(spec) if label in predictions.labels]
+    if given and not labelled(predictions.table, given):
+        raise UserError(f"{source}: no target (column target.LABEL) is known; a policy is compiled on labelled items")
     facts = {"policy": str(policy), **predictions.facts}
     if (calibration := Path(source) / "calibration.json").is_file():
         facts["calibration"] = sha256_file(calibration)

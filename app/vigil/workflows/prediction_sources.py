@@ -17,7 +17,7 @@ from vigil.workflows.model_source import SourceKind, source_kind
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
-from vigil_evaluation.predictions import prediction_labels, read_predictions
+from vigil_evaluation.predictions import prediction_labels, read_predictions, scored_items
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,11 +138,11 @@ def _read_table(source: Path, data: StrPath | None, split: str | None) -> Predic
 
     if data is not None:
         raise UserError(f"--data {data}: {source} is a table of predictions; leave --data out")
-    table = read_predictions(source)
+    table, failed = scored_items(read_predictions(source), str(source))
     if split is not None and "split" in table.column_names and pc.any(pc.equal(table.column("split"), split)).as_py():
         table = table.filter(pc.equal(table.column("split"), split))
     labels = prediction_labels(table)
-    facts = {"predictions": str(source), "items": str(table.num_rows)}
+    facts = {"predictions": str(source), "items": str(table.num_rows), **({"undecodable": str(failed)} if failed else {})}
     return Predictions(str(source), "table", table, labels, dict.fromkeys(labels, 0.5), None, None, facts)
 
 

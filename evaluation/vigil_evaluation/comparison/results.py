@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
-from vigil_data.errors import UserError
+from vigil_data.errors import UserError, percent_hint
 from vigil_evaluation.comparison.alignment import AlignmentSummary
 from vigil_evaluation.comparison.paired_differences import LOWER_IS_BETTER
 from vigil_evaluation.comparison.prediction_flips import PredictionFlips
@@ -67,8 +67,13 @@ class ReleaseGate:
             for name, value in given.items()
             if not 0 <= value < float("inf")
         ]
+        problems += [
+            f"tolerance {f'of {name} ' if name else ''}{value:g}: a loss of more than 1 is impossible{percent_hint(value)}"
+            for name, value in given.items()
+            if 1 < value < float("inf") and name != "log_loss" and (name or "log_loss" not in self.metrics)
+        ]
         if not 0 < self.alpha < 1:
-            problems.append(f"alpha {self.alpha}: must lie between 0 and 1")
+            problems.append(f"alpha {self.alpha:g}: must lie between 0 and 1{percent_hint(self.alpha)}")
         if problems:
             raise UserError(*problems)
 

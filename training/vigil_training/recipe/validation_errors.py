@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from vigil_data.errors import percent_hint
 from vigil_data.specs import Spec
 from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, describe, key_path, nearest
 
@@ -140,7 +141,9 @@ def _value_mistake(kind: str, context: Mapping[str, Any], details: ErrorDetails)
     if kind == "too_short" and context["actual_length"] == 0:
         return "must not be empty"
     if kind in _MESSAGES:
-        return _MESSAGES[kind].format(given=describe(details["input"]), **context)
+        upper = context.get("lt", context.get("le"))
+        hint = percent_hint(details["input"]) if upper == 1 and isinstance(details["input"], int | float) else ""
+        return _MESSAGES[kind].format(given=describe(details["input"]), **context) + hint
     return details["msg"]
 
 
@@ -181,7 +184,8 @@ def _unknown_key(place: _Place, spec: type[Spec]) -> str:
 
 def _block_name(place: _Place, spec: type[Spec]) -> str:
     kind = _kinds([place.block]) if place.block and place.others else []
-    name = key_path(place.path[:-1]) or f"a {(spec.model_config.get('title') or spec.__name__).lower()}"
+    kind_of_file = (spec.model_config.get("title") or spec.__name__).lower()
+    name = key_path(place.path[:-1]) or f"{'an' if kind_of_file[0] in 'aeiou' else 'a'} {kind_of_file}"
     return f"{name} of kind {kind[0]}" if kind else name
 
 
