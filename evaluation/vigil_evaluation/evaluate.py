@@ -16,6 +16,7 @@ from vigil_evaluation.slices.breakdown import measure_groups
 from vigil_evaluation.slices.discovery import discover_slices
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.suites.results import functional_test_results
+from vigil_evaluation.volumes import measure_volumes
 
 if TYPE_CHECKING:
     from vigil_evaluation.calibration.calibrators import FittedCalibration
@@ -65,6 +66,8 @@ def evaluate_data(
     """Evaluate a parsed predictions table; see :func:`evaluate_table` for the arguments."""
     progress, spec = progress or (lambda *_: None), data.spec
     overall, by = measure_groups(data, progress)
+    progress("volumes", 0, None)
+    volumes = measure_volumes(data)
     progress("worst slices", 0, None)
     return EvaluationResults(
         facts=dict(facts),
@@ -77,6 +80,7 @@ def evaluate_data(
         enough=spec.enough,
         overall=overall,
         by=by,
+        volumes=volumes,
         absent_slices=list(data.absent_slices),
         worst=discover_slices(data.columns, data.searched_columns, data.right_N, data.resampling, spec.confidence),
         fairness=measure_fairness(data, {name: m.auroc for name, m in overall.labels.items()}, progress)

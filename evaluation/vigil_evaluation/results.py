@@ -11,6 +11,7 @@ from vigil_evaluation.policy.impact import PolicyImpact
 from vigil_evaluation.slices.discovery import SliceDiscovery
 from vigil_evaluation.slices.results import Breakdown, GroupMetrics
 from vigil_evaluation.suites.results import FunctionalTestResults
+from vigil_evaluation.volumes import Volumes
 
 SCHEMA_VERSION = 2
 """Version of the JSON form, docs/metrics.schema.json; raised when a field changes its meaning or is removed."""
@@ -32,6 +33,7 @@ class EvaluationResults:
         enough: fewest known positives (negatives) for a metric that needs them.
         overall: all items.
         by: breakdowns by ``presence``, the slices and the crosses, in this order.
+        volumes: share of the items that are flagged, in the groups of ``overall`` and ``by``.
         absent_slices: requested columns that the table lacks.
         worst: slices with the worst decisions.
         fairness: subgroups by the identity columns; ``None`` if none was requested.
@@ -53,6 +55,7 @@ class EvaluationResults:
     enough: int
     overall: GroupMetrics
     by: list[Breakdown]
+    volumes: Volumes
     absent_slices: list[str]
     worst: SliceDiscovery | None = None
     fairness: FairnessResults | None = None
@@ -61,6 +64,11 @@ class EvaluationResults:
     calibration: dict[str, CalibrationSummary] = field(default_factory=dict)
     functionality: FunctionalTestResults | None = None
     policy: PolicyImpact | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the target of any label of any item is known."""
+        return self.overall.judged > 0
 
     def to_json(self) -> str:
         """Return the results as JSON text (docs/metrics.md); undefined numbers are null."""
