@@ -255,7 +255,7 @@ def _allocate(
         (rule, wrong, [everything_N if within is None else within for _, within in rule_groups(rule, work.traffic)])
         for rule in rules
     ]
-    return allocate_budget(requests, free_N, limits, work.traffic.units_N)
+    return allocate_budget(requests, free_N, limits, work.traffic.units_N, work.traffic.weights)
 
 
 def _budget_too_small(

@@ -15,6 +15,7 @@ from vigil_evaluation.policy.constraint_tests import (
     inverse_design_effect,
     metric_estimates,
     p_values,
+    weight_sums,
 )
 from vigil_evaluation.policy.constraints import REVIEW, ConstraintResult, Rule, preceding_actions
 from vigil_evaluation.policy.policy_data import MARKET, Traffic
@@ -87,7 +88,9 @@ def _counts(
 ) -> list[ConstraintCounts]:
     part = traffic.take(rows_N)
     event: NDArray[np.bool_] | None = None
+    possible, weights = None, part.weights.label_N
     if rule.label is None:
+        weights = part.weights.item_N
         base, reached = np.ones(part.items, bool), items_with_action(policy, codes, rule.action)[rows_N]
     else:
         at = traffic.labels.index(rule.label)
@@ -95,7 +98,7 @@ def _counts(
         reached = probabilities >= cuts.of(rule.label, rule.action)[rows_N]
         if rule.metric == "precision":
             base, event = part.positive_NL[:, at] | part.negative_NL[:, at], part.positive_NL[:, at]
-            reached = reached & (probabilities < above)
+            reached, possible = reached & (probabilities < above), probabilities < above
         else:
             base = part.negative_NL[:, at] if rule.metric == "false_positive_rate" else part.positive_NL[:, at]
             reached = reached | (probabilities >= above)
@@ -103,7 +106,16 @@ def _counts(
     # On other items than those compiled on, no value of the column may be frequent enough.
     if column is not None and not (np.bincount(column.codes_N[column.codes_N >= 0], minlength=1) > rule.over).any():
         return []
-    return count_at_candidates(np.where(reached, 0, 1), 1, base, event, units_M=part.units_N, groups=rule_groups(rule, part))
+    return count_at_candidates(
+        np.where(reached, 0, 1),
+        1,
+        base,
+        event,
+        units_M=part.units_N,
+        groups=rule_groups(rule, part),
+        weights_M=weights,
+        possible_M=possible,
+    )
 
 
 def _worst_group(rule: Rule, groups: Sequence[ConstraintCounts]) -> ConstraintResult:
@@ -136,23 +148,35 @@ def _overturned(
     taken_N = np.zeros(traffic.items, bool)
     for at, label in enumerate(traffic.labels):
         taken_N |= traffic.probabilities_NL[:, at] >= cuts.above(label, rule.action)
-    counts, rows, estimate = [], [], 0.0
+    weights_N = traffic.weights.label_N
+    one_N = np.ones(traffic.items) if weights_N is None else weights_N
+    counts, rows, squares, largest = [], [], [], []
+    number, items, estimate = 0.0, 0, 0.0
     for at, label in enumerate(traffic.labels):
         cut_N = cuts.of(label, rule.action)
         if not np.isfinite(cut_N[rows_N]).any():
             continue
         known_N = rows_N & (traffic.positive_NL[:, at] | traffic.negative_NL[:, at])
-        wrong_N = known_N & traffic.negative_NL[:, at] & (traffic.probabilities_NL[:, at] >= cut_N) & ~taken_N
-        effective = inverse_design_effect(wrong_N[known_N], None if traffic.units_N is None else traffic.units_N[known_N])
-        counts.append(wrong_N.sum() * effective)
-        rows.append(known_N.sum() * effective)
-        estimate += weight * float(wrong_N.sum()) / float(known_N.sum()) if known_N.any() else np.nan
+        hit_N = (traffic.probabilities_NL[:, at] >= cut_N) & ~taken_N
+        wrong_N = known_N & traffic.negative_NL[:, at] & hit_N
+        sums, _ = weight_sums(np.where(hit_N, 0, 1), 1, wrong_N, None, one_N, rows_N)
+        units = None if traffic.units_N is None else traffic.units_N[known_N]
+        effective = inverse_design_effect(wrong_N[known_N], units, None if weights_N is None else weights_N[known_N])
+        whole = float(one_N[known_N].sum())
+        counts.append(sums.sum_K * effective)
+        squares.append(sums.squares_K * effective)
+        largest.append(sums.largest_K)
+        rows.append(whole * effective)
+        number, items = number + wrong_N.sum() * effective, max(items, int(known_N.sum() * effective))
+        estimate += weight * float(sums.sum_K[0]) / whole if known_N.any() else np.nan
     if not rows or not np.isfinite(estimate):
         return ConstraintResult(rule, None, None, None, None, None, None, 0, 0, None, None)
-    upper = weight * float(weighted_upper(np.array(counts)[:, None], np.array(rows), rule.confidence)[0])
-    high = weight * float(weighted_upper(np.array(counts)[:, None], np.array(rows), (1 + rule.confidence) / 2)[0])
-    number = round(sum(counts))
+    sums_of = None if weights_N is None else (np.array(squares), np.array(largest))
+    upper, high = (
+        weight * float(weighted_upper(np.array(counts), np.array(rows), confidence, sums_of)[0])
+        for confidence in (rule.confidence, (1 + rule.confidence) / 2)
+    )
     return ConstraintResult(
-        rule, None, estimate, None, min(high, 1.0), min(upper, 1.0), rule.bound - upper, number, int(max(rows)),
+        rule, None, estimate, None, min(high, 1.0), min(upper, 1.0), rule.bound - upper, round(number), items,
         estimate <= rule.bound, upper <= rule.bound,
     )  # fmt: skip

@@ -80,7 +80,7 @@ class ConstraintResult:
     Attributes:
         rule: the constraint.
         group: the value of the rule's column with the worst result; ``None`` without a column.
-        estimate: the metric on these items; ``None`` where no target is known.
+        estimate: the metric on these items, weighted if they have weights; ``None`` where no target is known.
         low: lower end of its two-sided interval at the rule's confidence.
         high: upper end.
         bound: one-sided confidence bound of the metric, compared with the rule's bound: a lower bound for "at least".

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from vigil_data.presence import PRESENCE
 from vigil_evaluation.evaluation_data import EvaluationData
+from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
 from vigil_evaluation.policy.constraint_check import ItemThresholds, check_rules, decide_traffic, items_with_action
-from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, inverse_design_effect
+from vigil_evaluation.policy.constraint_tests import ConstraintCounts, confidence_bounds, inverse_design_effect, weight_sums
 from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, ConstraintResult, Rule
 from vigil_evaluation.policy.policy_data import MARKET, Traffic, evaluation_traffic, read_traffic
 from vigil_evaluation.stats.intervals import Interval
@@ -25,12 +26,12 @@ class ActionImpact:
     Attributes:
         action: the action; ``review`` counts all reviewed items, also those that get another action meanwhile.
         items: items that get it.
-        share: fraction of all items.
+        share: fraction of all items, by their weights.
         interval: interval of the fraction.
         judged: items whose decisive label has a known target.
         right: fraction of these whose decisive label is true; ``None`` for ``allow`` and without such items.
         right_interval: interval of that fraction.
-        cost: total cost of its items.
+        cost: total cost of its items; with weights, costs and appeals are those of as many items of the weighted traffic.
         appeals: expected number of appeals; ``None`` without appeals, or if no target is known.
         overturned: expected number of overturned appeals.
         appeals_cost: expected cost of the appeals.
@@ -82,7 +83,7 @@ class GroupImpact:
         column: the column.
         value: the value; ``None`` for null.
         items: items with the value.
-        actions: action to the fraction of them that get it; items reviewed alongside another action count for both.
+        actions: action to the weighted fraction of them that get it; items reviewed alongside another action count for both.
     """
 
     column: str
@@ -187,8 +188,11 @@ def _impact(policy: CompiledPolicy, traffic: Traffic, columns: Sequence[str], co
 def harm_caught(policy: CompiledPolicy, traffic: Traffic, acted_N: NDArray[np.bool_]) -> float | None:
     """Return the fraction of harm, known positives weighted by severity, in items with an action; ``None`` without harm."""
     severity_L = np.array([policy.severities.get(label, 1.0) for label in traffic.labels])
-    total = float((traffic.positive_NL @ severity_L).sum())
-    return float((traffic.positive_NL[acted_N] @ severity_L).sum()) / total if total else None
+    harm_N = traffic.positive_NL @ severity_L
+    if traffic.weights.label_N is not None:
+        harm_N = harm_N * traffic.weights.label_N
+    total = float(harm_N.sum())
+    return float(harm_N[acted_N].sum()) / total if total else None
 
 
 class ShareEstimate(NamedTuple):
@@ -199,36 +203,45 @@ class ShareEstimate(NamedTuple):
 
 
 def estimate_share(
-    outcome_N: NDArray[np.bool_], traffic: Traffic, within_N: NDArray[np.bool_], confidence: float
+    outcome_N: NDArray[np.bool_],
+    traffic: Traffic,
+    within_N: NDArray[np.bool_],
+    confidence: float,
+    weights_N: Floats | None = None,
 ) -> ShareEstimate:
-    """Estimate a fraction with its Clopper-Pearson interval, from effective counts if items have units."""
+    """Estimate a fraction with its Clopper-Pearson interval, from effective counts if items have units or weights."""
     rows = int(within_N.sum())
     if not rows:
         return ShareEstimate(None, None)
     rule = Rule("review", None, None, "share_of_traffic", 0.5, confidence)
-    hit = outcome_N[within_N]
-    effective = inverse_design_effect(hit, None if traffic.units_N is None else traffic.units_N[within_N])
-    counts = ConstraintCounts(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]))
+    hit, weights, sums = outcome_N[within_N], None, None
+    if weights_N is not None:
+        weights, everything = weights_N[within_N], np.ones(rows, bool)
+        sums = weight_sums(np.where(hit, 0, 1), 1, everything, None, weights, everything)
+    effective = inverse_design_effect(hit, None if traffic.units_N is None else traffic.units_N[within_N], weights)
+    counts = ConstraintCounts(None, np.array([float(hit.sum())]), np.array([float(rows)]), np.array([effective]), sums)
     low, high = confidence_bounds(rule, counts, (1 + confidence) / 2)
-    return ShareEstimate(float(hit.mean()), Interval(float(low[0]), float(high[0])))
+    return ShareEstimate(float(np.average(hit, weights=weights)), Interval(float(low[0]), float(high[0])))
 
 
 def _action(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, action: str, confidence: float) -> ActionImpact:
     hit_N = items_with_action(policy, codes, action)
     everything_N = np.ones(traffic.items, bool)
-    share = estimate_share(hit_N, traffic, everything_N, confidence)
-    items, cost = int(hit_N.sum()), policy.costs.get(action, 0.0) * int(hit_N.sum())
+    share = estimate_share(hit_N, traffic, everything_N, confidence, traffic.weights.item_N)
+    items = int(hit_N.sum())
+    volume = items if traffic.weights.item_N is None or share.value is None else share.value * traffic.items
+    cost = policy.costs.get(action, 0.0) * volume
     if action == ACTIONS[0] or not items:
         appeals = (0.0, 0.0, 0.0) if action in policy.appeals else (None, None, None)
         return ActionImpact(action, items, share.value or 0.0, share.interval, 0, None, None, cost, *appeals)
     right_N, wrong_N, _ = decisive_label_targets(policy, traffic, codes, action)
     judged_N = hit_N & (right_N | wrong_N)
-    right = estimate_share(right_N, traffic, judged_N, confidence)
+    right = estimate_share(right_N, traffic, judged_N, confidence, traffic.weights.label_N)
     expected = policy.appeals.get(action)
     appeals = (None, None, None)
     if expected is not None and right.value is not None:
-        overturned = expected.wrong * (1 - right.value) * items
-        appealed = overturned + expected.right * right.value * items
+        overturned = expected.wrong * (1 - right.value) * volume
+        appealed = overturned + expected.right * right.value * volume
         appeals = (appealed, overturned, appealed * expected.cost)
     judged = int(judged_N.sum())
     return ActionImpact(action, items, share.value or 0.0, share.interval, judged, right.value, right.interval, cost, *appeals)
@@ -258,7 +271,9 @@ def decisive_label_targets(
 def _label(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, label: str, confidence: float) -> LabelImpact:
     at = traffic.labels.index(label)
     positive_N = traffic.positive_NL[:, at]
-    caught = estimate_share(codes.actions_N > 0, traffic, positive_N, confidence)
+    weights_N = traffic.weights.label_N
+    caught = estimate_share(codes.actions_N > 0, traffic, positive_N, confidence, weights_N)
+    weights = None if weights_N is None else weights_N[positive_N]
     by: Mapping[str, NDArray[np.bool_]] = {
         action: items_with_action(policy, codes, action)[positive_N] for action in policy.actions
     }
@@ -268,7 +283,7 @@ def _label(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, label
         int(positive_N.sum()),
         caught.value,
         caught.interval,
-        {action: float(hit.mean()) if len(hit) else None for action, hit in by.items()},
+        {action: float(np.average(hit, weights=weights)) if len(hit) else None for action, hit in by.items()},
         int(traffic.negative_NL[:, at].sum()),
         int((codes.label_N == policy.labels.index(label)).sum()),
     )
@@ -281,6 +296,10 @@ def _groups(policy: CompiledPolicy, traffic: Traffic, codes: DecisionCodes, colu
         for place, value in [*enumerate(column.values[:MAX_COLUMN_VALUES]), (-1, None)]:
             rows_N = column.codes_N == place
             if rows_N.any():
-                shares = {action: float(items_with_action(policy, codes, action)[rows_N].mean()) for action in policy.actions}
+                weights = None if traffic.weights.item_N is None else traffic.weights.item_N[rows_N]
+                shares = {
+                    action: float(np.average(items_with_action(policy, codes, action)[rows_N], weights=weights))
+                    for action in policy.actions
+                }
                 found.append(GroupImpact(name, value, int(rows_N.sum()), shares))
     return found

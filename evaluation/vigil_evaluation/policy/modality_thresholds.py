@@ -89,7 +89,9 @@ def _gains(traffic: Traffic, label: str, rules: Sequence[Rule], above_N: Floats,
             continue
         probabilities, codes = traffic.probabilities_NL[held_N, at], codes_N[held_N]
         mine = np.array([cuts.get(code, np.inf) for code in codes.tolist()])
-        gains[fold] = (probabilities >= mine).mean() - (probabilities >= (np.inf if one is None else one)).mean()
+        weights_M = None if traffic.weights.label_N is None else traffic.weights.label_N[held_N]
+        caught = [probabilities >= mine, probabilities >= (np.inf if one is None else one)]
+        gains[fold] = np.subtract(*(np.average(hit_M, weights=weights_M) for hit_M in caught))
     return gains
 
 

@@ -193,7 +193,7 @@ def replay(
     changed_N = one.outcome_N != other.outcome_N
     stricter_N, milder_N = other.severity_N > one.severity_N, other.severity_N < one.severity_N
     everything_N = np.ones(one.traffic.items, bool)
-    share = estimate_share(changed_N, one.traffic, everything_N, confidence)
+    share = estimate_share(changed_N, one.traffic, everything_N, confidence, one.traffic.weights.item_N)
     names, transitions = _transitions(one, other)
     right_N, wrong_N, label_N = _judged(one, other, stricter_N, milder_N)
     found = Replay(
@@ -272,20 +272,23 @@ def _volumes(one: _DecidedTraffic, other: _DecidedTraffic, confidence: float) ->
                 action,
                 int(before_N.sum()),
                 int(after_N.sum()),
-                float(change_N.mean()),
-                mean_interval(change_N, one.traffic.units_N, confidence),
+                float(np.average(change_N, weights=one.traffic.weights.item_N)),
+                mean_interval(change_N, one.traffic.units_N, confidence, one.traffic.weights.item_N),
             )
         )
     return found
 
 
-def mean_interval(values_N: Floats, units_N: NDArray[np.int32] | None, confidence: float) -> Interval | None:
+def mean_interval(
+    values_N: Floats, units_N: NDArray[np.int32] | None, confidence: float, weights_N: Floats | None = None
+) -> Interval | None:
     """Return the interval of a mean by its standard error over units; ``None`` for fewer than two units."""
     from scipy.special import ndtri
 
     units = np.arange(len(values_N)) if units_N is None else units_N
-    sizes = np.bincount(units)
-    sums, sizes = np.bincount(units, weights=values_N)[sizes > 0], sizes[sizes > 0]
+    counts, sizes = np.bincount(units), np.bincount(units, weights_N)
+    sums = np.bincount(units, weights=values_N if weights_N is None else values_N * weights_N)
+    sums, sizes = sums[counts > 0], sizes[counts > 0]
     if len(sums) < 2:
         return None
     mean = float(sums.sum() / sizes.sum())
@@ -335,7 +338,7 @@ def _affected(
     for name, column in traffic.columns.items():
         for place, value in [*enumerate(column.values[:MAX_COLUMN_VALUES]), (-1, None)]:
             rows_N = column.codes_N == place
-            share = estimate_share(changed_N, traffic, rows_N, confidence)
+            share = estimate_share(changed_N, traffic, rows_N, confidence, traffic.weights.item_N)
             if share.value is not None:
                 counts = (int((rows_N & way_N).sum()) for way_N in (stricter_N, milder_N))
                 changed = int((rows_N & changed_N).sum())

@@ -9,13 +9,14 @@ violates the constraint passes is at most the constraint's error probability.
 - Precision is not monotone. Sequences start at several candidates, each with twice as many items as the one before, and run until
   a test fails. They divide the error probability, and each inherits what the sequence before it has not lost (fallback procedure,
   Wiens and Dmitrienko 2005). Where few positives are expected, from the probabilities, there is only one sequence.
+- With weights, p-values of rates need not be monotone; candidates are then tested one after the other until one fails.
 - A constraint for every value of a column passes where it passes for each value, without correction (intersection-union test,
   Berger 1982).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,8 +105,12 @@ def passing_candidates(rule: Rule, groups: Sequence[ConstraintCounts], expected:
     """
     p_K: Floats = np.max([p_values(rule, counts) for counts in groups], axis=0)
     if rule.metric != "precision":
-        return p_K <= significance_level(rule)
-    rows_K = np.min([counts.rows_K * counts.effective_K for counts in groups], axis=0)
+        passed_K = p_K <= significance_level(rule)
+        if groups[0].weights is None:
+            return passed_K
+        from_safe_end = slice(None, None, 1 if rule.metric in THRESHOLD_FLOOR_METRICS else -1)
+        return np.asarray(np.logical_and.accumulate(passed_K[from_safe_end])[from_safe_end])
+    rows_K = np.min([counts.effective_rows_K for counts in groups], axis=0)
     return _fallback(p_K, _starts(rows_K, rule.bound, significance_level(rule), expected), significance_level(rule))
 
 
@@ -261,16 +266,24 @@ def search_thresholds(traffic: Traffic, label: str, rules: Sequence[Rule], above
     known_N = positive_N | negative_N
     taken_N = probabilities_N >= above_N
     found = choose_candidates(probabilities_N, known_N, float(above_N.max(initial=-np.inf)))
-    count = len(found.thresholds_K)
+    count, weights_N = len(found.thresholds_K), traffic.weights.label_N
     counts = []
     for rule in rules:
+        possible_N = None
         if rule.metric == "precision":
-            given = (found.first_N, count, known_N & ~taken_N, positive_N)
+            given, possible_N = (found.first_N, count, known_N & ~taken_N, positive_N), ~taken_N
         else:
             base_N = negative_N if rule.metric == "false_positive_rate" else positive_N
             given = (np.where(taken_N, 0, found.first_N), count, base_N, None)  # type: ignore[assignment]
-        counts.append(count_at_candidates(*given, units_M=traffic.units_N, groups=rule_groups(rule, traffic)) if count else [])
-    expected = float(probabilities_N[known_N & ~taken_N].sum())
+        more: dict[str, Any] = {"weights_M": weights_N, "possible_M": possible_N}
+        groups = rule_groups(rule, traffic)
+        counts.append(count_at_candidates(*given, units_M=traffic.units_N, groups=groups, **more) if count else [])
+    open_N = known_N & ~taken_N
+    expected = float(probabilities_N[open_N].sum())
+    if weights_N is not None and open_N.any():
+        # Of as many items as the weighted ones are worth (Kish 1965).
+        weights = weights_N[open_N]
+        expected = float(weights @ probabilities_N[open_N] * weights.sum() / (weights**2).sum())
     return ThresholdSearch(place, found, tuple(rules), tuple(counts), expected, (int(positive_N.sum()), int(negative_N.sum())))
 
 

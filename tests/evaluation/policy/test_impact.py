@@ -125,8 +125,8 @@ def test_policy_impact_skips_constraints_on_absent_columns(small: pa.Table, poli
 
 
 def test_policy_impact_refuses_a_table_without_the_labels(small: pa.Table, policy: CompiledPolicy) -> None:
-    with pytest.raises(UserError, match=r"column target\.scam is absent"):
-        policy_impact(policy, small.drop_columns(["target.scam"]))
+    with pytest.raises(UserError, match=r"column probability\.scam is absent"):
+        policy_impact(policy, small.drop_columns(["probability.scam"]))
 
 
 def test_policy_impact_agrees_with_decide(traffic: Make, written: Callable[[str], Policy]) -> None:
