@@ -103,6 +103,13 @@ class ConstraintResult:
     met: bool | None
     confirmed: bool | None
 
+    @property
+    def status(self) -> str:
+        """The result in a word or two: ``confirmed``, ``not confirmed`` (may hold by chance), ``violated`` or ``unknown``."""
+        if self.estimate is None:
+            return "unknown"
+        return "confirmed" if self.confirmed else "not confirmed" if self.met else "violated"
+
 
 @dataclass(frozen=True, slots=True)
 class Appeals:
