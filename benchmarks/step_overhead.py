@@ -32,7 +32,7 @@ from torch import nn
 
 from vigil_data.loading.batch import Batch, Segments
 from vigil_data.progress import Progress
-from vigil_modeling.loss import MaskedBCE
+from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import SafetyModel, build_model
 from vigil_training.checkpoint.writer import CheckpointWriter
 from vigil_training.distributed.preemption import Preemption
@@ -112,7 +112,7 @@ def make_batches(count: int, items: int = 16) -> list[Batch]:
 
 def by_hand(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Callable[[], float]) -> list[float]:
     """Return the seconds of each step of a plain PyTorch loop."""
-    criterion = MaskedBCE(recipe.loss, recipe.taxonomy)
+    criterion = MaskedLoss(recipe.loss, recipe.taxonomy)
     optimizer = build_optimizer(model, recipe.model, recipe.optimizer)
     scheduler = build_lr_scheduler(optimizer, recipe.optimizer, len(batches))
     model.train()
@@ -172,7 +172,7 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
         Progress("training", unit="steps") as progress,
     ):
         path = Path(folder)
-        module = TrainingModule(model, MaskedBCE(recipe.loss, recipe.taxonomy), recipe, len(batches), session.ranks)
+        module = TrainingModule(model, MaskedLoss(recipe.loss, recipe.taxonomy), recipe, len(batches), session.ranks)
         with closing(
             CheckpointWriter(path / "checkpoints", session.world, recipe.checkpoint, recipe.training.mode, token="bench")
         ) as writer:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vigil_modeling.encoders import build_encoder as build_encoder
     from vigil_modeling.fusion import Fusion as Fusion
     from vigil_modeling.fusion import build_fusion as build_fusion
-    from vigil_modeling.loss import MaskedBCE as MaskedBCE
+    from vigil_modeling.losses import MaskedLoss as MaskedLoss
     from vigil_modeling.safety_model import Prediction as Prediction
     from vigil_modeling.safety_model import SafetyModel as SafetyModel
     from vigil_modeling.safety_model import build_model as build_model
@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "Encoder": "vigil_modeling.encoders",
         "Fusion": "vigil_modeling.fusion",
-        "MaskedBCE": "vigil_modeling.loss",
+        "MaskedLoss": "vigil_modeling.losses",
         "ModelSpec": "vigil_modeling.specs",
         "Prediction": "vigil_modeling.safety_model",
         "SafetyModel": "vigil_modeling.safety_model",

@@ -14,6 +14,7 @@ class Random(Spec):
     kind: Literal["random"] = "random"
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[Hub | Local | Package | Random, Field(discriminator="kind")]
 
 
@@ -132,14 +133,52 @@ class ModelSpec(Spec):
     fusion: FusionSpec = TransformerFusion()
 
 
-class BinaryCrossEntropy(Spec):
-    """Binary cross-entropy on known targets, which may be soft."""
+class LossOptions(Spec):
+    """Weights and corrections that every kind of loss accepts."""
 
-    kind: Literal["bce"] = "bce"
     label_weights: Mapping[str, float] = Field(default_factory=dict, description="label to its weight in the loss (default: 1)")
     positive_weights: Mapping[str, float] = Field(
         default_factory=dict, description="label to the weight of its positive targets (default: 1)"
     )
+    class_balance: float | None = Field(
+        None, gt=0, lt=1, description="beta of class-balanced weights of positives and negatives, such as 0.999; null: none"
+    )
+    logit_adjustment: float | None = Field(
+        None, gt=0, description="factor of the log odds of a label's positives that the loss adds to its logits; null: none"
+    )
+    unlabeled: Mapping[str, Share] = Field(
+        default_factory=dict,
+        description="label whose unknown targets are unlabelled items, to the share of positives among them",
+    )
 
 
-LossSpec = BinaryCrossEntropy
+class BinaryCrossEntropy(LossOptions):
+    """Binary cross-entropy on known targets, which may be soft."""
+
+    kind: Literal["bce"] = "bce"
+
+
+class FocalLoss(LossOptions):
+    """Focal loss: easy targets weigh less (Lin et al. 2017, section 3); its alpha is ``positive_weights``."""
+
+    kind: Literal["focal"] = "focal"
+    gamma: float = Field(2.0, ge=0, description="focusing exponent; 0 is binary cross-entropy")
+
+
+class AsymmetricLoss(LossOptions):
+    """Asymmetric loss: easy negatives weigh less than easy positives (Ridnik et al. 2021, section 2)."""
+
+    kind: Literal["asymmetric"] = "asymmetric"
+    gamma_positive: float = Field(0.0, ge=0, description="focusing exponent of positives")
+    gamma_negative: float = Field(4.0, ge=0, description="focusing exponent of negatives")
+    margin: float = Field(0.05, ge=0, lt=1, description="negatives with a lower probability have no loss")
+
+
+class GeneralizedCrossEntropy(LossOptions):
+    """Generalized cross-entropy: wrong targets weigh less (Zhang and Sabuncu 2018, section 3.2)."""
+
+    kind: Literal["gce"] = "gce"
+    q: float = Field(0.7, gt=0, le=1, description="near 0 it is cross-entropy, at 1 the mean absolute error")
+
+
+LossSpec = Annotated[BinaryCrossEntropy | FocalLoss | AsymmetricLoss | GeneralizedCrossEntropy, Field(discriminator="kind")]

@@ -42,7 +42,7 @@ def test_contracts_hold(copied_packages: Path, repository: Path) -> None:
         ("slurm/vigil_slurm/job_environment.py", "import vigil_training.recipe.specs", "Imports run one way"),
         ("evaluation/vigil_evaluation/specs.py", "import vigil_modeling.specs", "Evaluation works on arrays"),
         ("evaluation/vigil_evaluation/metrics/__init__.py", "import torch", "Evaluation works on arrays"),
-        ("modeling/vigil_modeling/loss.py", "import lightning", "Lightning, DeepSpeed and Weights & Biases"),
+        ("modeling/vigil_modeling/losses/cells.py", "import lightning", "Lightning, DeepSpeed and Weights & Biases"),
         ("slurm/vigil_slurm/job_environment.py", "import wandb", "Lightning, DeepSpeed and Weights & Biases"),
         ("serving/vigil_serving/runtime/scorer.py", "import torch", "without torch"),
         ("data/vigil_data/decode/image.py", "import torchvision", "without torch"),

@@ -263,15 +263,15 @@ def test_quarantine_lists_undecodable_items_and_stops_the_run_above_the_limit(cu
 
 
 def test_train_step_skips_a_gradient_that_is_not_finite(make_recipe, train, saved, monkeypatch, tmp_path):
-    from vigil_modeling.loss import MaskedBCE
+    from vigil_modeling.losses import MaskedLoss
 
-    forward, calls = MaskedBCE.forward, []
+    forward, calls = MaskedLoss.forward, []
 
     def spoilt(self, logits, targets):
         calls.append(logits.requires_grad)
         return forward(self, logits, targets) * (float("nan") if sum(calls) in bad and logits.requires_grad else 1.0)
 
-    monkeypatch.setattr(MaskedBCE, "forward", spoilt)
+    monkeypatch.setattr(MaskedLoss, "forward", spoilt)
     bad = {4}
     run = train(make_recipe(training__epochs=1, checkpoint__every_steps=1, checkpoint__keep_last=99), tmp_path / "run")
     assert "step 4: the gradient is not finite, so the step is skipped; its items: train-" in run.log.read_text()
@@ -289,7 +289,14 @@ def test_train_step_skips_a_gradient_that_is_not_finite(make_recipe, train, save
 
 
 @pytest.mark.parametrize(
-    "changes", [{"training__precision": "bf16"}, {"training__clip": None}, {"model__encoders__text__frozen": True}]
+    "changes",
+    [
+        {"training__precision": "bf16"},
+        {"training__clip": None},
+        {"model__encoders__text__frozen": True},
+        {"loss": {"kind": "asymmetric", "class_balance": 0.99, "logit_adjustment": 1.0}},
+        {"loss": {"kind": "gce", "unlabeled": {"cat": 0.3}}},
+    ],
 )
 def test_fit_recipe_trains_with_other_settings(changes, make_recipe, train, tmp_path):
     run = train(make_recipe(training__epochs=1, **changes), tmp_path / "run")

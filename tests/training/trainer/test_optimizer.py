@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vigil_data.loading.loader import Request
+from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import build_model
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.trainer.data_module import DataModule
@@ -78,6 +79,7 @@ def test_train_step_equals_a_loop_written_by_hand(accumulate, make_recipe, train
         model__dropout=0.0,
         model__encoders__text__config__hidden_dropout_prob=0.0,
         model__encoders__text__config__attention_probs_dropout_prob=0.0,
+        loss__kind="bce",
         loss__label_weights=weights,
     )
     run = train(recipe, tmp_path / "run")
@@ -114,3 +116,16 @@ def test_train_step_equals_a_loop_written_by_hand(accumulate, make_recipe, train
     trained = CheckpointReader(run.checkpoint("last")).weights()
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(trained[name], expected, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_data_module_counts_unlabelled_items_in_the_loss(make_recipe):
+    known = DataModule(make_recipe(), 1)
+    counted = DataModule(make_recipe(loss={"kind": "bce", "unlabeled": {"cat": 0.3}}), 1)
+    assert len(counted.train_rows) == 120 > len(known.train_rows)
+    loss = MaskedLoss(counted._recipe.loss, counted._recipe.taxonomy, counted.target_counts)
+    batch = counted.reader[Request(counted.train_rows)]
+    assert (
+        counted._weights.sum()
+        == loss.weight(batch.targets).item()
+        == 120 + counted.target_counts.positive_L[1] + (counted.target_counts.negative_L[1])
+    )

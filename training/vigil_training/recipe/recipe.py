@@ -65,7 +65,7 @@ class Recipe(Spec):
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels
-        for field in ("label_weights", "positive_weights"):
+        for field in ("label_weights", "positive_weights", "unlabeled"):
             for name in getattr(self.loss, field):
                 if name not in labels:
                     yield f"loss.{field}.{name} is not a label of the taxonomy{nearest(name, labels)}"

@@ -92,8 +92,13 @@ def read_recipe(path: Path) -> Recipe:
     return _resolved(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
 
 
-def read_spec(
-    spec: type[AnySpec], path: Path | None, kind: str, example: str, values: Mapping[str, Any] | None = None
+def read_spec(  # noqa: PLR0917 (the file, and values in place of it)
+    spec: type[AnySpec],
+    path: Path | None,
+    kind: str,
+    example: str,
+    values: Mapping[str, Any] | None = None,
+    source: str = COMMAND_LINE,
 ) -> AnySpec:
     """Read a file of another kind (a site profile, a policy, a suite) with the same errors as recipes.
 
@@ -103,15 +108,16 @@ def read_spec(
         kind: what the file is, for messages.
         example: a key and value of such a file, for messages.
         values: values from the command line, by key; they replace the file's, and ``None`` is ignored.
+        source: where the values come from, for messages.
 
     Raises:
         UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
     """
     mistakes: list[str] = []
-    origin = Origin(COMMAND_LINE if path is None else str(path), None if path is None else 1)
+    origin = Origin(source if path is None else str(path), None if path is None else 1)
     tree = None if path is None else read_file(path, mistakes, kind=kind, example=example)
     given = {key: _plain_tree(value).value for key, value in (values or {}).items() if value is not None}
-    overrides = Tree({key: Tree(value, Origin(COMMAND_LINE)) for key, value in given.items()})
+    overrides = Tree({key: Tree(value, Origin(source)) for key, value in given.items()})
     merged = merge(merge(defaults(spec), tree or Tree({}, origin)), overrides)
     return _validate(spec, merged, origin, tree is not None or path is None, mistakes)
 

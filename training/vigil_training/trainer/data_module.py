@@ -13,6 +13,7 @@ from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.loading.sampler import EpochPlan, costs, plan
+from vigil_modeling.losses import TargetCounts
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 
@@ -28,7 +29,8 @@ class DataModule(pl.LightningDataModule):
         world: the place of this process among the ranks that share the rows.
 
     Attributes:
-        train_rows: row numbers with at least one known target, int64 ``[N]``.
+        train_rows: row numbers with at least one target that counts in the loss, int64 ``[N]``.
+        target_counts: known targets of the training split.
         validation_rows: row numbers, int64 ``[N]``.
         reader: reads batches of the dataset.
 
@@ -43,8 +45,11 @@ class DataModule(pl.LightningDataModule):
         data, labels = recipe.data, recipe.taxonomy.labels
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
-        known_NL = ~np.isnan(dataset.targets(labels, rows))
-        self.train_rows = rows[known_NL.any(axis=1)]
+        targets_NL = dataset.targets(labels, rows)
+        # What counts in the loss: known targets, and those of labels whose unknown targets are unlabelled items.
+        counts_NL = ~np.isnan(targets_NL) | np.isin(labels, list(recipe.loss.unlabeled))
+        self.train_rows = rows[counts_NL.any(axis=1)]
+        self.target_counts = TargetCounts((targets_NL >= 0.5).sum(axis=0), (targets_NL < 0.5).sum(axis=0))
         if not len(self.train_rows):
             condition = f" where {data.where}" if data.where else ""
             splits = ", ".join(f"{split} {count}" for split, count in dataset.splits().items()) or "none"
@@ -57,7 +62,7 @@ class DataModule(pl.LightningDataModule):
         for label in set(labels) - set(dataset.labels):
             log.info("label %s is unknown for every item: the dataset does not have it", label)
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
-        self._weights = known_NL[known_NL.any(axis=1)] @ weights_L
+        self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
         self._costs = costs(dataset.facts(self.train_rows), data.batch.cost)
         self.validation_rows = dataset.rows(data.validation)
         self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost)

@@ -19,7 +19,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.filesystem import StrPath, write_file, write_json
 from vigil_data.loading.batch import Batch
 from vigil_data.progress import Progress
-from vigil_modeling.loss import MaskedBCE
+from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import SafetyModel, build_model
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
@@ -127,13 +127,18 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
             write_json(run.environment, environment)
     session.watchdog.beat("preflight")
     data = DataModule(recipe, version, session.world)
-    if trains:
-        spec, mode = recipe.checkpoint, recipe.training.mode
-        with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
-            tracked = open_wandb_logger(run, resolved_text, environment) if session.world.is_main else None
-            _train(run, data, model, reader, session, writer=writer, tracked=tracked)
-    _calibrate(run, data, session)
-    log.info("finished; the run is in %s", run.path)
+    tracked: FaultTolerantWandbLogger | None = None
+    try:
+        if trains:
+            spec, mode = recipe.checkpoint, recipe.training.mode
+            with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
+                tracked = open_wandb_logger(run, resolved_text, environment) if session.world.is_main else None
+                _train(run, data, model, reader, session, writer=writer, tracked=tracked)
+        _calibrate(run, data, session)
+        log.info("finished; the run is in %s", run.path)
+    finally:
+        if tracked is not None:
+            tracked.join_upload()
 
 
 def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
@@ -169,7 +174,9 @@ def _train(
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
-    module = TrainingModule(model, MaskedBCE(recipe.loss, recipe.taxonomy), recipe, total_steps, session.ranks)
+    module = TrainingModule(
+        model, MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts), recipe, total_steps, session.ranks
+    )
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
-from vigil_modeling.loss import MaskedBCE
+from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
@@ -46,7 +46,7 @@ class TrainingModule(pl.LightningModule):
         validation_metrics: metrics of the last validation, the same on every rank.
     """
 
-    def __init__(self, model: SafetyModel, loss: MaskedBCE, recipe: Recipe, total_steps: int, ranks: RankGroup) -> None:
+    def __init__(self, model: SafetyModel, loss: MaskedLoss, recipe: Recipe, total_steps: int, ranks: RankGroup) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
