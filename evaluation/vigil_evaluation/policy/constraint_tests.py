@@ -85,14 +85,19 @@ class ConstraintCounts:
         weights = None if self.weights is None else (self.weights[0].scaled(by), self.weights[1].scaled(by))
         return replace(self, count_K=self.count_K * by, rows_K=self.rows_K * by, weights=weights)
 
-    @property
-    def effective_rows_K(self) -> Floats:
-        """Effective number of items in the denominator, independent of the outcomes, ``[K]`` (Kish 1965 for weights)."""
+    def effective_rows(self, bound: float) -> Floats:
+        """Return the effective number of items in the denominator if all count, and independently of which do, ``[K]``.
+
+        Args:
+            bound: share that is tested.
+        """
         if self.weights is None:
             return self.rows_K * self.effective_K
         count, rest = self.weights
-        squares_K = np.maximum(count.squares_K + rest.squares_K, np.finfo(np.float64).tiny)
-        return (count.sum_K + rest.sum_K) ** 2 / squares_K * self.effective_K
+        sum_K = count.sum_K + rest.sum_K
+        mean_K = (count.squares_K + rest.squares_K) / np.where(sum_K > 0, sum_K, 1.0)
+        rows_K: Floats = sum_K / ((1 - bound) * mean_K + bound * rest.largest_K) * self.effective_K
+        return rows_K
 
 
 def p_values(rule: Rule, counts: ConstraintCounts) -> Floats:

@@ -110,7 +110,7 @@ def passing_candidates(rule: Rule, groups: Sequence[ConstraintCounts], expected:
             return passed_K
         from_safe_end = slice(None, None, 1 if rule.metric in THRESHOLD_FLOOR_METRICS else -1)
         return np.asarray(np.logical_and.accumulate(passed_K[from_safe_end])[from_safe_end])
-    rows_K = np.min([counts.effective_rows_K for counts in groups], axis=0)
+    rows_K = np.min([counts.effective_rows(rule.bound) for counts in groups], axis=0)
     return _fallback(p_K, _starts(rows_K, rule.bound, significance_level(rule), expected), significance_level(rule))
 
 
@@ -278,12 +278,7 @@ def search_thresholds(traffic: Traffic, label: str, rules: Sequence[Rule], above
         more: dict[str, Any] = {"weights_M": weights_N, "possible_M": possible_N}
         groups = rule_groups(rule, traffic)
         counts.append(count_at_candidates(*given, units_M=traffic.units_N, groups=groups, **more) if count else [])
-    open_N = known_N & ~taken_N
-    expected = float(probabilities_N[open_N].sum())
-    if weights_N is not None and open_N.any():
-        # Of as many items as the weighted ones are worth (Kish 1965).
-        weights = weights_N[open_N]
-        expected = float(weights @ probabilities_N[open_N] * weights.sum() / (weights**2).sum())
+    expected = float(probabilities_N[known_N & ~taken_N].sum())
     return ThresholdSearch(place, found, tuple(rules), tuple(counts), expected, (int(positive_N.sum()), int(negative_N.sum())))
 
 
