@@ -1,5 +1,6 @@
 """`vigil score` and `vigil serve`: decisions of a bundle for a dataset, and over HTTP."""
 
+import os
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -104,8 +105,33 @@ def _print_summary(summary: "ScoringSummary", seconds: float, to: Path) -> None:
 def serve(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder, or a symbolic link to it.", metavar="BUNDLE")],
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all. Others than loopback need an API key or --no-auth.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one, which is logged.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="API keys, one a line, read again when the file changes (or set VIGIL_API_KEY, keys by spaces)."
+        ),
+    ] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Listen on any address without API keys.")] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Another name of this server in the header Host; *.NAME are its subdomains. Repeatable."
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="Another site whose pages may use this server, such as https://app.example.com. Repeatable."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate chain; with --tls-key the server uses TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's private key, unencrypted.")] = None,
     variant: Annotated[str, typer.Option(help="Variant of the encoders: fp32, or int8 if the bundle has it.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads within an operator (default: all cores).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Batches scored at the same time.")] = 2,
@@ -121,19 +147,20 @@ def serve(
     shadow: Annotated[Path | None, typer.Option(metavar="BUNDLE", help="Second bundle, scored after the response.")] = None,
     shadow_log: Annotated[Path | None, typer.Option(metavar="FILE", help="File for its differences, as JSON lines.")] = None,
     shadow_tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of a probability to ignore.")] = 1e-3,
-    admin_token: Annotated[
-        str | None,
-        typer.Option(envvar="VIGIL_ADMIN_TOKEN", help="Token that allows reloading; prefer the environment variable."),
-    ] = None,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Maximum time to answer open requests when stopping.")] = 30,
-    upload_seconds: Annotated[float, typer.Option(min=0.1, help="Maximum time for a body to arrive.")] = 30,
+    upload_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Maximum time for the head of a request to arrive, and for its body.")
+    ] = 30,
+    max_connections: Annotated[int, typer.Option(min=1, help="Maximum open connections; requests on others get 503.")] = 1000,
     public_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Refuse bundles that are not signed by this key.")
     ] = None,
 ) -> None:
     """Serve a bundle's decisions over HTTP: JSON, forms, the KServe V2 protocol, metrics, and a page to try the bundle.
 
-    SIGHUP reloads the bundle from its path. SIGTERM and Ctrl-C answer open requests and stop.
+    Secrets come from the environment, not from options, which everyone can see: VIGIL_API_KEY (API keys, separated by spaces) and
+    VIGIL_ADMIN_TOKEN (allows POST /v1/reload). SIGHUP reloads the bundle, the file of API keys and the certificate. SIGTERM and
+    Ctrl-C answer open requests and stop.
     """
     from vigil_serving.server.main import serve as run
     from vigil_serving.server.settings import RequestLimits, ServerSettings
@@ -141,6 +168,15 @@ def serve(
     limits = RequestLimits(max_bytes, max_items, max_media, max_pixels, max_seconds, max_characters)
     settings = ServerSettings(
         bundle=bundle,
+        host=host,
+        port=port,
+        api_keys=tuple(os.environ.get("VIGIL_API_KEY", "").split()),
+        api_key_file=api_key_file,
+        no_auth=no_auth,
+        allow_hosts=tuple(allow_host or ()),
+        allow_origins=tuple(allow_origin or ()),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         variant=variant,
         threads=threads,
         workers=workers,
@@ -151,9 +187,10 @@ def serve(
         shadow=shadow,
         shadow_log=shadow_log,
         shadow_tolerance=shadow_tolerance,
-        admin_token=admin_token,
+        admin_token=os.environ.get("VIGIL_ADMIN_TOKEN"),
         drain_seconds=drain_seconds,
         upload_seconds=upload_seconds,
+        max_connections=max_connections,
         public_key=public_key,
     )
-    run(settings, host, port)
+    run(settings)

@@ -2,7 +2,7 @@
 
 Example:
     >>> from vigil_serving.server import ServerSettings, serve
-    >>> serve(ServerSettings("bundles/demo"), host="127.0.0.1", port=8000)
+    >>> serve(ServerSettings("bundles/demo", host="127.0.0.1", port=8000))
 """
 
 from typing import TYPE_CHECKING

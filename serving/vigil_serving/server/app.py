@@ -26,6 +26,7 @@ from vigil_data.errors import UserError
 from vigil_serving.protocol.errors import RequestError, invalid
 from vigil_serving.protocol.strict_json import loads
 from vigil_serving.server import kserve
+from vigil_serving.server.access import bearer_token
 from vigil_serving.server.api_types import (
     BundleInfo,
     ModelReady,
@@ -86,7 +87,7 @@ def create_app(service: Service) -> Starlette:
 
     app = Starlette(
         routes=[ApiRoute(path, method, handler) for path, method, handler in Endpoints(service).table()],
-        middleware=[Middleware(RequestMiddleware, admission=service.admission, metrics=service.metrics)],
+        middleware=[Middleware(RequestMiddleware, access=service.access, admission=service.admission, metrics=service.metrics)],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
@@ -174,8 +175,8 @@ class Endpoints:
         token, models = self._service.settings.admin_token, self._service.models
         if token is None:
             raise RequestError(403, "reloading over HTTP is off; start the server with an admin token", "forbidden")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        given = bearer_token(request.headers.get("authorization", ""))
+        if given is None or not hmac.compare_digest(given, token.encode()):
             raise RequestError(
                 401, "Authorization: send the admin token as Bearer", "unauthorised", {"WWW-Authenticate": "Bearer"}
             )

@@ -1,21 +1,28 @@
-"""Process of ``vigil serve``: socket, uvicorn and signal handlers.
+"""Process of ``vigil serve``: socket, TLS, connections, uvicorn and signal handlers.
 
 SIGTERM and SIGINT: the server reports not ready, refuses new requests, answers the admitted ones and exits. A second signal exits
-at once. SIGHUP: the bundle is reloaded from its path.
+at once. SIGHUP: the bundle, the API keys and the TLS certificate are reloaded from their paths.
 """
 
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
+import ssl
 import sys
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vigil_data.errors import UserError
 from vigil_serving.server.app import create_app
+from vigil_serving.server.batching import traceback_summary
+from vigil_serving.server.middleware import OVER_LIMIT
 from vigil_serving.server.service import Service
 from vigil_serving.server.settings import ServerSettings
 
@@ -26,25 +33,33 @@ KEEP_ALIVE_SECONDS = 75
 """Timeout of idle connections; longer than that of load balancers, which would otherwise use a connection that just closes."""
 FLUSH_SECONDS = 3
 """Time for written responses to reach their clients when the server stops."""
+UNREAD_SECONDS = 60
+"""Time after which a client that reads nothing of what was sent to it is disconnected."""
+OTHER_OPEN_FILES = 256
+"""Open files that are not connections of clients, at most."""
+REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-def serve(settings: ServerSettings, host: str, port: int) -> None:
+def serve(settings: ServerSettings) -> None:
     """Serve until a signal; exits with status 1 if admitted requests were not answered within ``drain_seconds``.
 
     Args:
         settings: settings of the server.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one, which is logged.
 
     Raises:
-        UserError: if the address is not available, or the bundle is refused.
+        UserError: if the address is not available, or the bundle, the API keys or the certificate are refused.
     """
     _log_to_stderr()
     service = Service(settings)
-    listener = _listen(host, port)
+    tls = _tls_context(settings)
+    _allow_open_files(settings.max_connections + OTHER_OPEN_FILES)
+    host, listener = settings.host, _listen(settings.host, settings.port)
+    limits = {"head_seconds": settings.upload_seconds, "max_connections": settings.max_connections}
     # No access log: paths and queries are content too.
     config = uvicorn.Config(
         create_app(service),
+        http=type("LimitedConnection", (Connection,), limits),
+        ssl_context_factory=None if tls is None else lambda *_: tls,
         log_config=None,
         access_log=False,
         ws="none",
@@ -54,9 +69,11 @@ def serve(settings: ServerSettings, host: str, port: int) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         backlog=BACKLOG,
     )
-    server = _Server(config, service)
+    server = _Server(config, service, tls)
     shown = f"[{host}]" if ":" in host else host
-    _log.info("listening on http://%s:%d", shown, listener.getsockname()[1])
+    _log.info("listening on %s://%s:%d", "http" if tls is None else "https", shown, listener.getsockname()[1])
+    if settings.no_auth:
+        _log.warning("--no-auth: everyone who can reach this address can use the server")
     server.run([listener])
     if service.failed is not None:
         raise service.failed
@@ -73,15 +90,16 @@ class _Server(uvicorn.Server):
     Args:
         config: configuration of uvicorn.
         service: drained and reloaded on signals.
+        tls: reloaded on SIGHUP.
 
     Attributes:
         unanswered: requests that were open when the server stopped.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self.unanswered = 0
-        self._service = service
+        self._service, self._tls = service, tls
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         service.on_failure = self._exit
@@ -89,8 +107,17 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and handle SIGHUP."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self._service.reload_soon)
+        self._loop.set_exception_handler(_log_loop_error)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().startup(sockets)
+
+    def _reload(self) -> None:
+        self._service.reload_soon()
+        if self._tls is not None:
+            try:
+                _load_certificate(self._tls, self._service.settings)
+            except UserError as refused:
+                _log.error("certificate not replaced: %s", refused)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """Drain at the first signal; exit at the second."""
@@ -116,6 +143,87 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class Connection(H11Protocol):
+    """HTTP connection of one client, with limits on time and number that uvicorn does not have.
+
+    Attributes:
+        head_seconds: maximum time for the head of a request to arrive, and for the rest of a refused body.
+        max_connections: maximum open connections; requests on others are refused.
+    """
+
+    head_seconds = 30.0
+    max_connections = 1000
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's signature
+        """Start the time for the first head."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self.app_state = {**self.app_state, OVER_LIMIT: True}
+        self._timer = self.loop.call_later(self.head_seconds, self._time_out)
+
+    def data_received(self, data: bytes) -> None:
+        """Start the time when a head begins, and stop it when the head is complete."""
+        try:
+            super().data_received(data)
+        except h11.LocalProtocolError:  # a malformed rest of a body that was refused: nothing can be answered any more
+            self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.head_seconds, self._time_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self) -> None:
+        if self.conn.our_state is h11.IDLE:
+            self.transport.write(REQUEST_TIMEOUT)
+        self.transport.close()
+
+
+def _tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_certificate(context, settings)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, settings: ServerSettings) -> None:
+    """Load the certificate and its key; connections that are open keep the previous one.
+
+    Raises:
+        UserError: if the files are missing, encrypted, or do not belong together.
+    """
+    assert settings.tls_cert is not None
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")  # without one OpenSSL asks on the terminal
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UserError(
+            f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: not a certificate and its unencrypted key in PEM: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
+def _allow_open_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and count > hard:
+        raise UserError(
+            f"--max-connections: this process may have {hard} open files, but needs {count}; choose fewer, or raise `ulimit -Hn`"
+        )
+    if soft != resource.RLIM_INFINITY and count > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
 def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -123,6 +231,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # Inherited by connections. asyncio does not set it for a socket that it did not create, and a head and a body in two
         # packets then take 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -131,9 +240,24 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Formatter(logging.Formatter):
+    """Formatter without messages of exceptions, which may contain content."""
+
+    def formatException(self, ei: Any) -> str:
+        """Return the type of an exception and its last lines of code."""
+        return traceback_summary(ei[1])
+
+
+def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error in a callback of the event loop, without the values that asyncio would show."""
+    error = context.get("exception")
+    _log.error("event loop: %s", context["message"] if error is None else traceback_summary(error))
+
+
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().handlers = [handler]
     for name in ("vigil.serve", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

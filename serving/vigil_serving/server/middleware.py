@@ -1,4 +1,4 @@
-"""Middleware around every request: admission, error responses, headers and request metrics."""
+"""Middleware around every request: access, admission, error responses, headers and request metrics."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vigil_serving.protocol.errors import RequestError, unavailable
+from vigil_serving.server.access import HEALTH_PATHS, PREFLIGHT_HEADERS, AccessControl
 from vigil_serving.server.batching import ScoringError, traceback_summary
 from vigil_serving.server.metrics import ServerMetrics
 
@@ -23,6 +24,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+CLOSING = {"Connection": "close", "Retry-After": "5"}
+OVER_LIMIT = "over_limit"
+"""Key of a request's state: its connection was opened beyond the limit."""
 
 
 class AdmissionController:
@@ -88,12 +92,13 @@ class RequestMiddleware:
 
     Args:
         app: the routes.
+        access: checks who sends a request.
         admission: admits requests for decisions.
         metrics: counts requests.
     """
 
-    def __init__(self, app: ASGIApp, admission: AdmissionController, metrics: ServerMetrics) -> None:
-        self._app, self._admission, self._metrics = app, admission, metrics
+    def __init__(self, app: ASGIApp, access: AccessControl, admission: AdmissionController, metrics: ServerMetrics) -> None:
+        self._app, self._access, self._admission, self._metrics = app, access, admission, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -107,12 +112,19 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name.lower() for name, _ in message["headers"]}
-                added = {**HEADERS, **({"Connection": "close"} if self._admission.draining else {})}
+                closing = {"Connection": "close"} if self._admission.draining else {}
+                added = {**HEADERS, **self._access.cors_headers(scope), **closing}
                 encoded = [(name.lower().encode(), value.encode()) for name, value in added.items()]
                 message["headers"] = [*message["headers"], *((name, value) for name, value in encoded if name not in given)]
             await send(message)
 
         try:
+            self._access.check(scope)
+            if scope.get("state", {}).get(OVER_LIMIT) and scope["path"] not in HEALTH_PATHS:
+                raise RequestError(503, "too many connections; try again later", "connections", CLOSING)
+            if self._access.is_preflight(scope):
+                await Response(None, 204, PREFLIGHT_HEADERS)(scope, receive, send_with_headers)
+                return
             await self._handle_admitted(scope, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as error:
             # uvicorn cancels requests that are open after the time to drain; they are answered with an error.

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from vigil_data.errors import Failure, UserError
 from vigil_data.items import Item
 from vigil_serving.protocol.errors import RequestError, busy
+from vigil_serving.server.access import AccessControl, ApiKeys
 from vigil_serving.server.batching import Batcher, ScoringResult
 from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.middleware import AdmissionController
@@ -39,6 +40,9 @@ class Service:
         settings: settings of the server.
         loading: loads a bundle from its folder (default: :func:`vigil_serving.server.model_manager.load` with the settings).
 
+    Raises:
+        UserError: if the API keys cannot be read, or a host or an origin has another form.
+
     Attributes:
         failed: error of the first load, after which the server stops.
         on_failure: called when the first load failed.
@@ -51,6 +55,8 @@ class Service:
             load, variant=settings.variant, threads=settings.threads, public_key=settings.public_key
         )
         self.models = ModelManager(settings.bundle, self._loading, self.metrics)
+        keys = ApiKeys(settings.api_keys, settings.api_key_file) if settings.api_keys or settings.api_key_file else None
+        self.access = AccessControl(settings.host, keys, settings.allow_hosts, settings.allow_origins)
         self.admission = AdmissionController(lambda: self.models.ready)
         self.body_memory = BodyMemoryBudget(settings.body_memory_bytes)
         self.shadow: Shadow | None = None
@@ -84,7 +90,8 @@ class Service:
             await asyncio.to_thread(self.shadow.close)
 
     def reload_soon(self) -> None:
-        """Reload the bundle from the same path in the background; a refusal is logged."""
+        """Reload the API keys, and the bundle from the same path in the background; a refusal is logged."""
+        self.access.reread_keys()
         self._spawn(self._reload())
 
     @asynccontextmanager

@@ -77,7 +77,7 @@ def malformed_request(chance: random.Random, media: list[bytes]) -> tuple[str, b
     if kind == "kserve":
         return kind, _tensor(chance), False
     lines = "\r\n".join(chance.choice(HEADS))
-    return kind, f"POST /v1/score HTTP/1.1\r\nHost: s\r\n{lines}\r\n\r\n{{}}".encode("latin-1"), True
+    return kind, f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n{{}}".encode("latin-1"), True
 
 
 def _json(chance: random.Random, media: list[bytes]) -> tuple[bytes, bool]:

@@ -83,7 +83,7 @@ def play(work: Coroutine[Any, Any, T]) -> T:
 
 def post(path: str, body: bytes, kind: str = "application/json", *headers: str) -> bytes:
     """Return a request as bytes."""
-    lines = [f"POST {path} HTTP/1.1", "Host: server", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 

@@ -30,7 +30,7 @@ async def client_of(service: Service, ready: bool = True):
         if ready:
             await until(lambda: service.models.ready)
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
 
@@ -323,7 +323,8 @@ def test_score_removes_a_disconnected_client_from_the_queue(make_service) -> Non
         messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
         scope = {
             "type": "http", "method": "POST", "path": "/v1/score", "raw_path": b"/v1/score", "query_string": b"",
-            "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http", "server": ("s", 1),
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            "http_version": "1.1", "scheme": "http", "server": ("s", 1),
             "client": ("c", 1), "root_path": "",
         }  # fmt: skip
 
@@ -339,7 +340,7 @@ def test_score_removes_a_disconnected_client_from_the_queue(make_service) -> Non
         app = create_app(service)
         async with app.router.lifespan_context(app):
             await until(lambda: service.models.ready)
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 busy = asyncio.create_task(client.post("/v1/score", json={"items": [{"id": "busy"}]}))
                 await until(lambda: any("busy" in call for call in scorer.calls))
                 await send_and_disconnect(app)
@@ -358,7 +359,7 @@ def test_score_removes_a_disconnected_client_from_the_queue(make_service) -> Non
     [
         ({"queue": 5}, "--queue 5"),
         ({"shadow_log": "x"}, "--shadow-log"),
-        ({"admin_token": "short"}, "--admin-token"),
+        ({"admin_token": "short"}, "VIGIL_ADMIN_TOKEN: must have at least 16"),
     ],
 )
 def test_server_settings_refuse_inconsistent_values(tmp_path, settings, message: str) -> None:

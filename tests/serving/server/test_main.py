@@ -194,7 +194,7 @@ from vigil_serving.server.settings import ServerSettings
 bundle = SimpleNamespace(digest="d" * 64, metadata=SimpleNamespace(name="stuck"), policy=None)
 scorer = SimpleNamespace(bundle=bundle, score=lambda items: threading.Event().wait(60))
 service.load = lambda path, **_: LoadedBundle(path, scorer)
-serve(ServerSettings(Path("nowhere"), drain_seconds=0.5), "127.0.0.1", 0)
+serve(ServerSettings(Path("nowhere"), drain_seconds=0.5, port=0))
 """
 
 
