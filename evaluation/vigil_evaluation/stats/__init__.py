@@ -30,12 +30,17 @@ if TYPE_CHECKING:
     from vigil_evaluation.stats.multiple_testing import step_down as step_down
     from vigil_evaluation.stats.proportions import group_means as group_means
     from vigil_evaluation.stats.proportions import group_proportions as group_proportions
+    from vigil_evaluation.stats.selection_tests import LabelDependence as LabelDependence
+    from vigil_evaluation.stats.selection_tests import LabelSelection as LabelSelection
+    from vigil_evaluation.stats.selection_tests import label_selection as label_selection
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "METRICS": "vigil_evaluation.stats.bootstrap",
         "Interval": "vigil_evaluation.stats.intervals",
+        "LabelDependence": "vigil_evaluation.stats.selection_tests",
+        "LabelSelection": "vigil_evaluation.stats.selection_tests",
         "MetricParameters": "vigil_evaluation.stats.bootstrap",
         "Replicates": "vigil_evaluation.stats.bootstrap",
         "Resampling": "vigil_evaluation.stats.bootstrap",
@@ -47,6 +52,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "holm": "vigil_evaluation.stats.multiple_testing",
         "interval": "vigil_evaluation.stats.intervals",
         "kish_design_effect": "vigil_evaluation.stats.binomial",
+        "label_selection": "vigil_evaluation.stats.selection_tests",
         "korn_graubard": "vigil_evaluation.stats.binomial",
         "replicate": "vigil_evaluation.stats.bootstrap",
         "replicate_ratio": "vigil_evaluation.stats.bootstrap",
