@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.items import Modality
     from vigil_evaluation.comparison.results import Comparison, ReleaseGate
+    from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_evaluation.specs import EvaluationSpec
     from vigil_serving.bundle.load import Bundle
     from vigil_serving.parity.verify import Verification
@@ -107,21 +108,25 @@ def evaluate(
     to: StrPath | None = None,
     calibrate_on: "StrPath | pa.Table | None" = None,
     thresholds: Mapping[str, float] | None = None,
+    policy: "StrPath | CompiledPolicy | None" = None,
     progress: ProgressCallback | None = None,
     **settings: Any,
 ) -> "Evaluation":
     """Evaluate a run on a split, or any model's table of scores; write predictions, metrics and a report.
 
     Args:
-        source: a run, or a table of scores with the columns ``id``, ``target.LABEL`` and ``probability.LABEL`` (a Parquet file
-            or a :class:`pyarrow.Table`).
+        source: a run, or a table of scores with the columns ``id``, ``probability.LABEL`` and ``target.LABEL`` (a Parquet file
+            or a :class:`pyarrow.Table`). Without targets there are volumes, actions and drift instead of metrics.
         dataset: of a run: the dataset (default: the run's own, in the version it was trained on).
         split: of a run: which rows.
         checkpoint: of a run: ``best``, ``last`` or a path.
         only: of a run: the modalities that the model sees (default: all).
-        to: of a table: the folder to write.
-        calibrate_on: of a table: scores of other items, on which calibration and thresholds are chosen.
-        thresholds: of a table: label to threshold (default: 0.5).
+        to: the folder to write (default, of a run: ``RUN/evaluation/SPLIT``).
+        calibrate_on: of a table: scores of other, labelled items, on which calibration and thresholds are chosen, and with
+            which the items are compared for drift.
+        thresholds: of a table: label to threshold (default: chosen on ``calibrate_on``, or else 0.5).
+        policy: compiled policy, or its file, or a run or bundle that has one; its actions, and its constraints measured again
+            (default: the run's).
         progress: called with (task, done, total).
         settings: keys of a recipe's ``evaluation`` block, such as ``slices``, ``cluster`` or ``replicates``.
 
@@ -135,21 +140,23 @@ def evaluate(
         >>> sorted(path.name for path in evaluation.folder.iterdir())
         ['metrics.json', 'predictions.parquet', 'report.html']
         >>> table = vigil.evaluate(evaluation.folder / "predictions.parquet", to="reports/tiny", replicates=0)
-        >>> table.results.overall.items
-        40
+        >>> table.results.overall.items, table.results.labelled
+        (40, True)
     """
     from vigil.workflows import evaluate as workflow
     from vigil_data.dataset.dataset import Dataset
     from vigil_training.runs.run import Run
 
     if isinstance(source, Run) or (isinstance(source, str | os.PathLike) and Path(source).is_dir()):
-        given = {"to": to, "calibrate_on": calibrate_on, "thresholds": thresholds}
+        given = {"calibrate_on": calibrate_on, "thresholds": thresholds}
         if wrong := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"{', '.join(wrong)}: only for a table of scores; a run has its own folder and calibration")
+            raise UserError(f"{', '.join(wrong)}: only for a table of scores; a run has its own calibration and thresholds")
         run = source if isinstance(source, Run) else Run(source)
         opened = Dataset(dataset) if isinstance(dataset, str | os.PathLike) else dataset
         spec = _settings(run.recipe.evaluation, settings)
-        return workflow.evaluate(run, opened, split, checkpoint=checkpoint, only=only, spec=spec, progress=progress)
+        return workflow.evaluate(
+            run, opened, split, checkpoint=checkpoint, only=only, spec=spec, to=to, policy=_policy(policy), progress=progress
+        )
     if to is None:
         raise UserError("a table of scores: name the folder of the report with to=")
     table, name = _table(source), str(source) if isinstance(source, str | os.PathLike) else "table"
@@ -158,8 +165,9 @@ def evaluate(
         name,
         _settings(None, settings),
         to=Path(to),
-        calibrate_on=None if calibrate_on is None else _table(calibrate_on),
+        calibrate_on=_optional_table(calibrate_on),
         thresholds=thresholds,
+        policy=_policy(policy),
         progress=progress,
     )
 
@@ -207,6 +215,7 @@ def compare(
     split: str | None = "test",
     common: bool = False,
     thresholds: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+    calibrate_on: "tuple[StrPath | pa.Table | None, StrPath | pa.Table | None]" = (None, None),
     gate: "ReleaseGate | None" = None,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
@@ -220,7 +229,10 @@ def compare(
         data: the dataset that runs and bundles predict (default: the challenger's).
         split: which rows.
         common: compare the items that both have, rather than refuse predictions of different ones.
-        thresholds: of the champion's and the challenger's table: label to threshold (default: 0.5).
+        thresholds: of the champion's and the challenger's table: label to threshold (default: chosen on ``calibrate_on``, or
+            else 0.5).
+        calibrate_on: of the champion's and the challenger's table: each model's own scores of other, labelled items, on which
+            its calibration and thresholds are chosen.
         gate: what must hold for the challenger to pass (default: no regression by more than 0.01).
         to: folder for comparison.json, comparison.html and flips.parquet.
         progress: called with (task, done, total).
@@ -248,6 +260,7 @@ def compare(
         split=split,
         common=common,
         thresholds=thresholds,
+        calibrate_on=(_optional_table(calibrate_on[0]), _optional_table(calibrate_on[1])),
         progress=progress,
     )
     if to is not None:
@@ -384,13 +397,25 @@ def _settings(own: "EvaluationSpec | None", settings: Mapping[str, Any]) -> "Eva
 
     base = {} if own is None else own.model_dump(mode="json")
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-    return read_spec(EvaluationSpec, None, "evaluation settings", "slices: [language]", {**base, **given})
+    return read_spec(
+        EvaluationSpec, None, "evaluation settings", "slices: [language]", {**base, **given}, source="evaluation settings"
+    )
 
 
 def _table(source: "StrPath | pa.Table") -> "pa.Table":
     from vigil_evaluation.predictions import read_predictions
 
     return read_predictions(Path(source)) if isinstance(source, str | os.PathLike) else source
+
+
+def _optional_table(source: "StrPath | pa.Table | None") -> "pa.Table | None":
+    return None if source is None else _table(source)
+
+
+def _policy(policy: "StrPath | CompiledPolicy | None") -> "CompiledPolicy | None":
+    from vigil.workflows.policies import read_compiled_policy
+
+    return read_compiled_policy(policy) if isinstance(policy, str | os.PathLike) else policy
 
 
 def _folder(source: "StrPath | Run") -> StrPath:

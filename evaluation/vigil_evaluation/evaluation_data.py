@@ -6,7 +6,7 @@ Example:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from vigil_data.errors import UserError
 from vigil_data.presence import PRESENCE
 from vigil_evaluation.fairness.identity_columns import IdentityGroups, identity_groups
 from vigil_evaluation.metrics import Floats
-from vigil_evaluation.predictions import prediction_arrays, with_probabilities
+from vigil_evaluation.predictions import prediction_arrays
 from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
 from vigil_evaluation.slices.grouping import Grouping, TableColumns, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
@@ -93,16 +93,6 @@ class EvaluationData:
             absent,
             absent_identities,
         )
-
-    def with_probabilities(self, probabilities_NL: Floats) -> "EvaluationData":
-        """Return the same items with other probabilities, such as calibrated ones, in the arrays and in the table.
-
-        Args:
-            probabilities_NL: in [0, 1]; rounded to float32.
-        """
-        table = with_probabilities(self.table, self.labels, probabilities_NL)
-        rounded_NL = probabilities_NL.astype(np.float32).astype(np.float64)
-        return replace(self, columns=TableColumns(table), probabilities_NL=rounded_NL)
 
     @property
     def table(self) -> pa.Table:

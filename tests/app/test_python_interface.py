@@ -148,11 +148,13 @@ def test_train_starts_the_ranks_of_a_strategy(project: Path, monkeypatch: pytest
 
 
 def test_evaluate_refuses_what_does_not_fit_its_source(project: Path, trained: vigil.Run) -> None:
-    with pytest.raises(UserError, match="to: only for a table"):
-        vigil.evaluate(trained, to="reports")
+    with pytest.raises(UserError, match="thresholds: only for a table"):
+        vigil.evaluate(trained, thresholds={"cat": 0.5})
     with pytest.raises(UserError, match="name the folder of the report with to="):
         vigil.evaluate(project / "scores.parquet")
-    with pytest.raises(UserError, match="slice"):
+    with pytest.raises(
+        UserError, match=r"^evaluation settings: slice: is not a key of an evaluation block \(did you mean slices"
+    ):
         vigil.evaluate(trained, slice=["language"])
 
 

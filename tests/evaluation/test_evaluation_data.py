@@ -42,14 +42,6 @@ def test_evaluation_data_decisions_equal_a_loop_over_the_items(data: EvaluationD
     assert list(data.absent_slices) == ["author"]
 
 
-def test_with_probabilities_replaces_arrays_and_table(data: EvaluationData) -> None:
-    other = data.with_probabilities(1 - data.probabilities_NL)
-    np.testing.assert_allclose(other.probabilities_NL, 1 - data.probabilities_NL, atol=1e-6)
-    np.testing.assert_array_equal(other.table.column("probability.scams").to_numpy(), other.probabilities_NL[:, 1])
-    assert (other.flagged_NL != data.flagged_NL).any()
-    assert other.table.column("language").equals(data.table.column("language"))
-
-
 def test_evaluation_parses_the_table_once(report_case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, labels = report_case["data"].table, report_case["data"].labels
     parsed: list[str] = []

@@ -9,7 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from vigil_data.errors import UserError
-from vigil_evaluation.predictions import labelled, prediction_arrays, prediction_labels, read_predictions, scored_items
+from vigil_evaluation.predictions import (
+    labelled,
+    prediction_arrays,
+    prediction_labels,
+    read_predictions,
+    scored_items,
+    with_probabilities,
+)
 
 LABELS = ("tobacco", "scams", "unlabelled")
 
@@ -85,3 +92,12 @@ def test_scored_items_leaves_out_items_with_an_error() -> None:
     with pytest.raises(UserError, match=r"^scores.parquet: all 1 items have an error and no probabilities, the first: image 1"):
         scored_items(table.slice(1), "scores.parquet")
     assert scored_items(kept.drop_columns(["error"]), "scores.parquet")[1] == 0
+
+
+def test_with_probabilities_replaces_the_columns_of_the_labels(random_table: pa.Table) -> None:
+    _, probabilities_NL = prediction_arrays(random_table, ("scams",))
+    table = with_probabilities(random_table, ("scams",), 1 - probabilities_NL)
+    assert table.column_names == random_table.column_names
+    np.testing.assert_allclose(table.column("probability.scams").to_numpy(), 1 - probabilities_NL[:, 0], atol=1e-6)
+    unchanged = [name for name in table.column_names if name != "probability.scams"]
+    assert table.select(unchanged).equals(random_table.select(unchanged))

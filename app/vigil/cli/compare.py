@@ -67,6 +67,16 @@ def compare(
     challenger_threshold: Annotated[
         list[str] | None, typer.Option(metavar="LABEL=P", help="Threshold of a label in the challenger's table (default: 0.5).")
     ] = None,
+    champion_calibrate_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The champion's scores of other, labelled items, to calibrate its table and choose thresholds on.",
+        ),
+    ] = None,
+    challenger_calibrate_on: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The challenger's scores of such items, for its table.")
+    ] = None,
 ) -> None:
     """Compare two models on the same items, in every metric, label and slice; exit with 1 if the challenger is a regression.
 
@@ -79,7 +89,9 @@ def compare(
 
     from vigil.workflows.release_gate import compare_sources, raise_on_regression, spec_of, write_comparison
     from vigil_data.progress import Progress
+    from vigil_evaluation.predictions import read_predictions
 
+    others = tuple(None if file is None else read_predictions(file) for file in (champion_calibrate_on, challenger_calibrate_on))
     asked: dict[str, Any] = {"cluster": cluster, "confidence": confidence, "replicates": replicates, "enough": enough}
     own = spec_of(challenger, champion) if settings is None else None
     spec = evaluation_settings(own, settings, asked)
@@ -92,6 +104,7 @@ def compare(
             split=split,
             common=common,
             thresholds=(cuts[0], cuts[1]),
+            calibrate_on=(others[0], others[1]),
             progress=progress,
         )
     if to is not None:

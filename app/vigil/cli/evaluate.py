@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vigil.workflows.evaluate import Evaluation
+    from vigil_evaluation.policy.impact import PolicyImpact
+    from vigil_evaluation.results import EvaluationResults
     from vigil_evaluation.specs import EvaluationSpec
 
 Data = Annotated[Path | None, typer.Option(help="The dataset (default: the run's own).", metavar="DATASET")]
@@ -29,13 +33,28 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Instead of a run: a table of any model's scores.", metavar="FILE.parquet")
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="With --predictions: the output folder.", metavar="DIR")] = None,
+    to: Annotated[Path | None, typer.Option(help="The output folder (default: RUN/evaluation/SPLIT).", metavar="DIR")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compiled policy, or a run or bundle that has one: its actions, and its constraints measured again "
+            "(default: the run's).",
+            metavar="POLICY.json",
+        ),
+    ] = None,
     calibrate_on: Annotated[
         Path | None,
-        typer.Option(help="With --predictions: scores of other items, to calibrate and choose thresholds on.", metavar="FILE"),
+        typer.Option(
+            help="With --predictions: scores of other, labelled items, to calibrate and choose thresholds on, and to test for "
+            "drift against.",
+            metavar="FILE",
+        ),
     ] = None,
     threshold: Annotated[
-        list[str] | None, typer.Option(help="With --predictions: threshold of a label (default: 0.5).", metavar="LABEL=P")
+        list[str] | None,
+        typer.Option(
+            help="With --predictions: threshold of a label (default: chosen on --calibrate-on, or 0.5).", metavar="LABEL=P"
+        ),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="Settings: YAML with the keys of a recipe's `evaluation` block.", metavar="FILE.yaml")
@@ -52,7 +71,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run on a split, or any model's scores: metrics with intervals, slices, fairness, and an HTML report.
 
-    A table of scores has the columns id, target.LABEL (null where unknown), probability.LABEL, and any others to slice by.
+    A table of scores has the columns id, probability.LABEL, target.LABEL (null where unknown), and any others to slice by.
+    Without targets, such as in the table of `vigil score`, it gives volumes, actions (--policy) and drift (--calibrate-on).
     """
     from vigil_data.errors import UserError
 
@@ -62,12 +82,15 @@ def evaluate(
     if predictions is not None:
         if to is None:
             raise UserError("--predictions: name the output folder with --to DIR")
-        _evaluate_table(predictions, to, calibrate_on, threshold or [], evaluation_settings(None, settings, asked))
+        spec = evaluation_settings(None, settings, asked)
+        _evaluate_table(predictions, spec, to=to, calibrate_on=calibrate_on, threshold=threshold or [], policy=policy)
         return
-    if wrong := [n for n, v in {"--to": to, "--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
-        raise UserError(f"{', '.join(wrong)}: only with --predictions; a run has its own folder, calibration and thresholds")
+    if wrong := [n for n, v in {"--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
+        raise UserError(f"{', '.join(wrong)}: only with --predictions; a run has its own calibration and thresholds")
     assert run is not None
-    _evaluate_run(run, data=data, split=split, checkpoint=checkpoint, only=only, settings=settings, asked=asked)
+    _evaluate_run(
+        run, data=data, split=split, checkpoint=checkpoint, only=only, settings=settings, asked=asked, to=to, policy=policy
+    )
 
 
 def calibrate(
@@ -109,7 +132,16 @@ def calibrate(
 
 
 def _evaluate_run(
-    run: Path, *, data: Path | None, split: str, checkpoint: str, only: str, settings: Path | None, asked: dict[str, Any]
+    run: Path,
+    *,
+    data: Path | None,
+    split: str,
+    checkpoint: str,
+    only: str,
+    settings: Path | None,
+    asked: dict[str, Any],
+    to: Path | None,
+    policy: Path | None,
 ) -> None:
     from vigil_data.errors import UserError
     from vigil_data.items import MODALITIES, Modality
@@ -124,6 +156,7 @@ def _evaluate_run(
     spec = evaluation_settings(opened.recipe.evaluation, settings, asked)
 
     from vigil.workflows.evaluate import evaluate as evaluate_run
+    from vigil.workflows.policies import read_compiled_policy
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.progress import Progress
     from vigil_training.tracking.wandb_logger import track_evaluation
@@ -136,6 +169,8 @@ def _evaluate_run(
             checkpoint=checkpoint,
             only=cast("list[Modality]", modalities),
             spec=spec,
+            to=to,
+            policy=None if policy is None else read_compiled_policy(policy),
             progress=progress,
         )
         progress("tracking")
@@ -143,17 +178,21 @@ def _evaluate_run(
     _show(evaluation)
 
 
-def _evaluate_table(file: Path, to: Path, calibrate_on: Path | None, threshold: list[str], spec: "EvaluationSpec") -> None:
+def _evaluate_table(
+    file: Path, spec: "EvaluationSpec", *, to: Path, calibrate_on: Path | None, threshold: list[str], policy: Path | None
+) -> None:
     from vigil.workflows.evaluate import evaluate_table
+    from vigil.workflows.policies import read_compiled_policy
     from vigil_data.progress import Progress
     from vigil_evaluation.predictions import read_predictions
 
     thresholds = parse_thresholds(threshold)
     table = read_predictions(file)
     other = read_predictions(calibrate_on) if calibrate_on is not None else None
+    compiled = read_compiled_policy(policy) if policy is not None else None
     with Progress(f"evaluating {file.name}") as progress:
         evaluation = evaluate_table(
-            table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds or None, progress=progress
+            table, str(file), spec, to=to, calibrate_on=other, thresholds=thresholds, policy=compiled, progress=progress
         )
     _show(evaluation)
 
@@ -195,13 +234,29 @@ def parse_thresholds(given: list[str]) -> dict[str, float]:
 
 
 def _show(evaluation: "Evaluation") -> None:
-    """Print a row for each label, the highlights, and the path of the report."""
+    """Print a row for each label, the policy's constraints and actions, what stands out, and the path of the report."""
     from rich.console import Console
-    from rich.table import Table
 
     from vigil_evaluation.report.summary import remarks
 
-    results = evaluation.results
+    results, console = evaluation.results, Console()
+    if results.labelled:
+        console.print(_metrics_table(results))
+    else:
+        console.print("No item has a known target: there are volumes, but no metrics.", highlight=False)
+        console.print(_volumes_table(results))
+    if results.policy is not None:
+        _show_policy(results.policy)
+    for remark in remarks(results):
+        console.print(f"- {remark.text}", markup=False, highlight=False)
+    if evaluation.refused:
+        console.print(f"{len(evaluation.refused)} items could not be decoded and are not evaluated")
+    typer.echo(f"report: {evaluation.folder / 'report.html'}")
+
+
+def _metrics_table(results: "EvaluationResults") -> "Table":
+    from rich.table import Table
+
     metrics = ("average_precision", "auroc", "f1", "recall_at_fpr")
     table = Table("label", box=None, pad_edge=False, header_style="bold")
     for head in ("positive of known", "AP", "AUROC", "F1", f"recall at {results.false_positive_rate:.2g} FPR", "threshold"):
@@ -213,13 +268,42 @@ def _show(evaluation: "Evaluation") -> None:
     means = [_with_interval(macro[metric].value, macro[metric].interval) for metric in metrics]
     table.add_row()
     table.add_row("mean", "", *means, "")
-    console = Console()
+    return table
+
+
+def _volumes_table(results: "EvaluationResults") -> "Table":
+    from rich.table import Table
+
+    volumes = results.volumes.overall
+    table = Table("label", box=None, pad_edge=False, header_style="bold")
+    for head in ("items", "flagged", "interval", "threshold"):
+        table.add_column(head, justify="right")
+    for name, share in [*volumes.labels.items(), ("any label", volumes.any_label)]:
+        cut = _number(results.overall.labels[name].threshold) if name in volumes.labels else ""
+        table.add_row(name, f"{volumes.items:,}", _percent(share.value), _percents(share.interval), cut)
+    return table
+
+
+def _show_policy(impact: "PolicyImpact") -> None:
+    """Print the constraints of a policy as measured on these items, and the share of the items that gets each action."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console() if Console().is_terminal else Console(width=160)
+    table = Table(title=Text(f"policy {impact.name} version {impact.version} on these items"), title_justify="left")
+    for head in ("constraint", "on"):
+        table.add_column(head, overflow="fold")
+    for head in ("value", "interval", "bound", "of items", "status"):
+        table.add_column(head, justify="right")
+    for found in impact.constraints:
+        between = None if found.low is None or found.high is None else (found.low, found.high)
+        group = f" ({found.group})" if found.group is not None else ""
+        numbers = (_percent(found.estimate), _percents(between), _percent(found.bound), f"{found.count:,} / {found.rows:,}")
+        table.add_row(Text(f"{found.rule}{group}"), Text(found.rule.place), *numbers, found.status)
     console.print(table)
-    for remark in remarks(results):
-        console.print(f"- {remark.text}", markup=False, highlight=False)
-    if evaluation.refused:
-        console.print(f"{len(evaluation.refused)} items could not be decoded and are not evaluated")
-    typer.echo(f"report: {evaluation.folder / 'report.html'}")
+    taken = ", ".join(f"{action.action} {_percent(action.share)} ({_percents(action.interval)})" for action in impact.actions)
+    console.print(f"- actions: {taken}", markup=False, highlight=False)
 
 
 def _show_calibration(run: Path, items: int) -> None:
@@ -250,6 +334,14 @@ def _with_interval(value: float | None, interval: "tuple[float, float] | None") 
 
 def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _percents(interval: "tuple[float, float] | None") -> str:
+    return "" if interval is None else f"{interval[0]:.1%}-{interval[1]:.1%}"
 
 
 def _number(value: float | None) -> str:

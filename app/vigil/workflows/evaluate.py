@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vigil_data.dataset.dataset import Dataset
-from vigil_data.errors import UserError
+from vigil_data.errors import UserError, percent_hint
 from vigil_data.filesystem import StrPath, replaced_file, write_file
 from vigil_data.items import Modality
 from vigil_data.presence import PRESENCE
@@ -48,6 +48,8 @@ def evaluate(
     checkpoint: str = "best",
     only: Sequence[Modality] = (),
     spec: EvaluationSpec | None = None,
+    to: StrPath | None = None,
+    policy: "CompiledPolicy | None" = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Predict a split with a run's model, and write predictions.parquet, metrics.json and report.html.
@@ -59,10 +61,9 @@ def evaluate(
         checkpoint: ``best``, ``last`` or the path of one.
         only: modalities that the model sees (default: all).
         spec: settings (default: the recipe's).
+        to: the folder (default: ``RUN/evaluation/SPLIT``; its name includes the checkpoint and modalities if not the defaults).
+        policy: the compiled policy that acts on the items (default: the run's).
         progress: called with (task, done, total).
-
-    Returns:
-        The results in ``RUN/evaluation/SPLIT``; the folder's name includes the checkpoint and modalities if not the defaults.
 
     Raises:
         UserError: if the split is empty, the run unfinished, or a modality not among the model's.
@@ -72,7 +73,8 @@ def evaluate(
     from vigil_evaluation.evaluation_data import EvaluationData
     from vigil_training.runs.predict import outputs_to_table, predict_rows
 
-    thresholds, policy, spec = run.read_thresholds(), run.current_policy(), spec or run.recipe.evaluation
+    thresholds, spec = run.read_thresholds(), spec or run.recipe.evaluation
+    policy = run.current_policy() if policy is None else policy
     dataset = dataset or run.dataset()
     own = dataset.path.resolve() == Path(run.read_environment()["dataset"]["path"])
     name = split if own else f"{dataset.path.name}-{split}"
@@ -92,7 +94,7 @@ def evaluate(
     }
     if own and checkpoint == "best" and not only:
         table = table.replace_schema_metadata({FINGERPRINT_KEY: predictions_fingerprint(run, dataset, split)})
-    folder = run.evaluation(name + _suffix(checkpoint, only))
+    folder = run.evaluation(name + _suffix(checkpoint, only)) if to is None else Path(to)
     results = write_evaluation(
         EvaluationData.from_table(table, run.recipe.taxonomy.labels, thresholds, spec),
         facts,
@@ -155,46 +157,123 @@ def evaluate_table(
     to: StrPath,
     calibrate_on: "pa.Table | None" = None,
     thresholds: Mapping[str, float] | None = None,
+    policy: "CompiledPolicy | None" = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate a table of any model's scores, and write predictions.parquet, metrics.json and report.html.
 
     Args:
-        table: see :mod:`vigil_evaluation.predictions`.
+        table: see :mod:`vigil_evaluation.predictions`. Without targets there are no metrics, but volumes, actions and drift.
         name: name of the table for readers.
         spec: settings.
         to: the folder.
-        calibrate_on: predictions of the same model for other items, on which probabilities are calibrated and thresholds chosen.
+        calibrate_on: predictions of the same model for other, labelled items, on which probabilities are calibrated and
+            thresholds chosen, and with which these items are compared for drift.
         thresholds: label to the lowest probability that is flagged (default: chosen on ``calibrate_on``, or else 0.5).
+        policy: the compiled policy that acts on the items; its constraints are measured on them again.
         progress: called with (task, done, total).
 
     Raises:
-        UserError: if a table or a threshold is malformed.
+        UserError: if a table or a threshold is malformed, or the policy has a label that the table lacks.
     """
     from vigil_evaluation.evaluation_data import EvaluationData
-    from vigil_evaluation.metrics.thresholds import DEFAULT_THRESHOLD
-    from vigil_evaluation.predictions import prediction_labels
+    from vigil_evaluation.predictions import check_predictions, prediction_labels, scored_items
 
+    check_predictions(table, name)
+    table, failed = scored_items(table, name)
     labels = prediction_labels(table)
-    facts = {"predictions": name, "items": str(table.num_rows)}
-    calibrated = None
-    if calibrate_on is not None:
-        if missing := [label for label in labels if label not in prediction_labels(calibrate_on)]:
-            raise UserError(f"--calibrate-on: has no columns target and probability of {', '.join(missing)}")
-        if progress is not None:
-            progress("calibration", 0, None)
-        calibrated, chosen = calibrate_table(calibrate_on, labels, spec)
-        thresholds = thresholds or chosen
-        facts["calibrated on"] = f"{calibrate_on.num_rows} other items"
-    if thresholds is not None and (unknown := sorted(set(thresholds) - set(labels))):
-        raise UserError(f"thresholds: {', '.join(unknown)} are no labels of the table, which has {', '.join(labels)}")
-    cuts = {label: (thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in labels}
-    data = EvaluationData.from_table(table, labels, cuts, spec)
-    if calibrated is not None:
-        groups = _column(table, calibrated.calibration.by)
-        data = data.with_probabilities(calibrated.calibration.apply(data.probabilities_NL, groups))
-    results = write_evaluation(data, facts, to=to, calibrated=calibrated, progress=progress)
+    if policy is not None and (absent := [label for label in policy.labels if label not in labels]):
+        raise UserError(f"{name}: has no column probability.{absent[0]}, and the policy {policy.name} acts on {absent[0]}")
+    scores = calibrate_scores(table, name, labels, spec, calibrate_on=calibrate_on, thresholds=thresholds, progress=progress)
+    facts = {
+        "predictions": name,
+        "items": str(table.num_rows),
+        **({"undecodable": str(failed)} if failed else {}),
+        **scores.facts,
+    }
+    data = EvaluationData.from_table(scores.table, labels, scores.thresholds, spec)
+    results = write_evaluation(data, facts, to=to, calibrated=scores.calibrated, policy=policy, progress=progress)
     return Evaluation(Path(to), results, data.table, ())
+
+
+class CalibratedScores(NamedTuple):
+    """A predictions table with calibrated probabilities.
+
+    Attributes:
+        table: the table.
+        thresholds: label to the lowest probability that is flagged.
+        calibrated: what was fitted; ``None`` for probabilities that are taken as they are.
+        facts: provenance, as text.
+    """
+
+    table: "pa.Table"
+    thresholds: dict[str, float]
+    calibrated: "FittedCalibration | None"
+    facts: dict[str, str]
+
+
+def calibrate_scores(
+    table: "pa.Table",
+    name: str,
+    labels: Sequence[str],
+    spec: EvaluationSpec,
+    *,
+    calibrate_on: "pa.Table | None" = None,
+    thresholds: Mapping[str, float] | None = None,
+    progress: ProgressCallback | None = None,
+) -> CalibratedScores:
+    """Calibrate a table of scores on another one, if there is one, and choose thresholds.
+
+    Args:
+        table: see :mod:`vigil_evaluation.predictions`.
+        name: name of the table for messages.
+        labels: labels of the table.
+        spec: settings of the calibration.
+        calibrate_on: predictions of the same model for other, labelled items.
+        thresholds: label to the lowest flagged probability (default: chosen on ``calibrate_on``, or else 0.5).
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: if a table is malformed, nothing is labelled in ``calibrate_on``, or a threshold is out of range or of a label
+            that the table lacks.
+    """
+    from vigil_evaluation.metrics.thresholds import DEFAULT_THRESHOLD
+    from vigil_evaluation.predictions import (
+        check_predictions,
+        labelled,
+        prediction_arrays,
+        prediction_labels,
+        scored_items,
+        with_probabilities,
+    )
+
+    unknown = [label for label in thresholds or {} if label not in labels]
+    has = f"its labels are {', '.join(labels)}"
+    problems = [f"{name}: no label {label}, for which a threshold is given; {has}" for label in unknown]
+    for label, cut in (thresholds or {}).items():
+        if not 0 <= cut <= 1:
+            problems.append(f"{name}: the threshold of {label} must be a probability from 0 to 1, not {cut:g}{percent_hint(cut)}")
+    if problems:
+        raise UserError(*problems)
+    cuts = dict.fromkeys(labels, DEFAULT_THRESHOLD)
+    if calibrate_on is None:
+        return CalibratedScores(table, cuts | dict(thresholds or {}), None, {})
+    where = f"calibration of {name}"
+    check_predictions(calibrate_on, where)
+    calibrate_on, _ = scored_items(calibrate_on, where)
+    if missing := [label for label in labels if label not in prediction_labels(calibrate_on)]:
+        raise UserError(f"{where}: the table to calibrate on has no column probability.{', probability.'.join(missing)}")
+    if not labelled(calibrate_on, labels):
+        raise UserError(
+            f"{where}: the table to calibrate on has no known target (column target.LABEL); calibrate on labelled items"
+        )
+    if progress is not None:
+        progress("calibration", 0, None)
+    calibrated, chosen = calibrate_table(calibrate_on, labels, spec)
+    _, raw_NL = prediction_arrays(table, labels)
+    read_NL = calibrated.calibration.apply(raw_NL, _column(table, calibrated.calibration.by))
+    facts = {"calibrated on": f"{calibrate_on.num_rows} other items"}
+    return CalibratedScores(with_probabilities(table, labels, read_NL), cuts | chosen | dict(thresholds or {}), calibrated, facts)
 
 
 def calibrate_table(

@@ -37,6 +37,7 @@ def compare_sources(
     split: str | None = "test",
     common: bool = False,
     thresholds: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+    calibrate_on: "tuple[pa.Table | None, pa.Table | None]" = (None, None),
     progress: ProgressCallback | None = None,
 ) -> "tuple[Comparison, pa.Table]":
     """Compare two models, after predicting with those that are runs or bundles.
@@ -50,6 +51,8 @@ def compare_sources(
         split: split of the dataset; all rows if ``None``.
         common: compare the common items instead of refusing predictions of different items.
         thresholds: label to the lowest flagged probability, of the champion and of the challenger; for tables only.
+        calibrate_on: predictions of the champion and of the challenger for other, labelled items, on which each side is
+            calibrated and its thresholds are chosen; for tables only.
         progress: called with (task, done, total).
 
     Returns:
@@ -64,8 +67,8 @@ def compare_sources(
     columns = (*spec.columns, *(gate.slices if gate is not None else ()))
     pairs = ((champion, challenger), (challenger, champion))
     models = [
-        _scored_model(_predictions(source, other, source == champion, data, split, columns, progress), given)
-        for (source, other), given in zip(pairs, thresholds, strict=True)
+        _scored_model(_predictions(source, other, source == champion, data, split, columns, progress), spec, given, on, progress)
+        for (source, other), given, on in zip(pairs, thresholds, calibrate_on, strict=True)
     ]
     return compare(models[0], models[1], spec, gate, common=common, progress=progress)
 
@@ -188,13 +191,21 @@ def _resolved(dataset: tuple[str, int | None]) -> tuple[Path, int | None]:
     return Path(dataset[0]).resolve(), dataset[1]
 
 
-def _scored_model(predictions: Predictions, thresholds: Mapping[str, float]) -> "ScoredModel":
+def _scored_model(
+    predictions: Predictions,
+    spec: "EvaluationSpec",
+    thresholds: Mapping[str, float],
+    calibrate_on: "pa.Table | None",
+    progress: ProgressCallback | None,
+) -> "ScoredModel":
+    from vigil.workflows.evaluate import calibrate_scores
     from vigil_evaluation.comparison.alignment import ScoredModel
 
     name, labels = predictions.name, predictions.labels
-    if thresholds and predictions.kind != "table":
-        raise UserError(f"{name} has its own thresholds; thresholds can be given for tables only")
-    if unknown := [label for label in thresholds if label not in labels]:
-        raise UserError(f"{name}: a threshold is given for {', '.join(unknown)}, which it has no scores of")
-    cuts = {**predictions.thresholds, **thresholds}
-    return ScoredModel(name, predictions.table, labels, cuts, predictions.kind, predictions.policy, predictions.facts)
+    table, cuts, facts = predictions.table, predictions.thresholds, predictions.facts
+    if predictions.kind == "table":
+        scores = calibrate_scores(table, name, labels, spec, calibrate_on=calibrate_on, thresholds=thresholds, progress=progress)
+        table, cuts, facts = scores.table, scores.thresholds, {**facts, **scores.facts}
+    elif thresholds or calibrate_on is not None:
+        raise UserError(f"{name} has its own calibration and thresholds; those of a table of scores alone can be given")
+    return ScoredModel(name, table, labels, cuts, predictions.kind, predictions.policy, facts)

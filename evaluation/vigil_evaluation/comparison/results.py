@@ -73,7 +73,7 @@ class ReleaseGate:
             if 1 < value < float("inf") and name != "log_loss" and (name or "log_loss" not in self.metrics)
         ]
         if not 0 < self.alpha < 1:
-            problems.append(f"alpha {self.alpha:g}: must lie between 0 and 1{percent_hint(self.alpha)}")
+            problems.append(f"alpha {self.alpha}: must lie between 0 and 1{percent_hint(self.alpha)}")
         if problems:
             raise UserError(*problems)
 

@@ -104,7 +104,7 @@ def test_compare_refuses_or_excludes_items_of_one_model(call, tables, tmp_path):
         (["--replicates", "10"], "replicates 10: a comparison needs at least 200"),
         (["--confidence", "1.5"], "confidence"),
         (["--data", "nowhere"], "--data nowhere: "),
-        (["--challenger-threshold", "hat=0.3"], "a threshold is given for hat, which it has no scores of"),
+        (["--challenger-threshold", "hat=0.3"], "no label hat, for which a threshold is given"),
     ],
 )
 def test_compare_refuses_invalid_arguments_in_one_line(call, tables, arguments, message):
@@ -149,7 +149,10 @@ def test_compare_accepts_runs_and_tables(call, run, tmp_path):
         assert found["champion"]["thresholds"] == run.read_thresholds()
         assert found["alignment"]["items"] == 40
         assert found["tested"] == 0
-    assert "has its own thresholds" in lines_of(call("compare", run.path, run.path, "--champion-threshold", "cat=0.3"))[0]
+    assert (
+        "has its own calibration and thresholds"
+        in lines_of(call("compare", run.path, run.path, "--champion-threshold", "cat=0.3"))[0]
+    )
     assert "/gone" in lines_of(call("compare", run.path, elsewhere.path))[0]
 
 
