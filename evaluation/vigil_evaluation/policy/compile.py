@@ -29,6 +29,8 @@ from vigil_evaluation.policy.policy_data import Traffic, read_traffic
 from vigil_evaluation.policy.shared_budget import BudgetAllocation, BudgetRequest, allocate_budget
 from vigil_evaluation.policy.specs import MarketConstraints, Policy, actions_of, labels_of, market_constraints
 from vigil_evaluation.policy.threshold_search import ThresholdSearch, rule_groups, search_thresholds
+from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY
+from vigil_evaluation.stats.selection_tests import label_selection
 
 MIN_ITEMS_HIT = 30
 """Fewest affected items of an action for a note about unknown targets."""
@@ -89,20 +91,23 @@ def compile_policy(
     *,
     severities: Mapping[str, float] | None = None,
     cluster: str | None = None,
+    assume_random: bool = False,
     facts: Mapping[str, str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompiledPolicy | InfeasiblePolicy:
     """Find the thresholds of a policy on a calibration split.
 
-    Unknown targets are not negatives: they count neither for nor against a label. Shares of traffic are of all rows.
+    Unknown targets are not negatives: they count neither for nor against a label. Shares of traffic are of all rows. Rows that
+    were labelled with different probabilities count by them (:mod:`vigil_evaluation.sampling_weights`).
 
     Args:
         policy: the policy.
         table: see :mod:`vigil_evaluation.predictions`; a random sample of the items that the policy will decide on, which the
-            model was not trained on.
+            model was not trained on. Its labelled rows are a random sample of them, or have inclusion probabilities.
         labels: labels of the table.
         severities: label to the harm of a miss (default: 1); the policy's own take precedence.
         cluster: column of the items that belong together, such as author (default: items are independent).
+        assume_random: compile although the labelled items are shown not to be a random sample; the policy records it.
         facts: provenance of the table, as text.
         progress: called with ``searching thresholds``, the label-action pairs done and their number.
 
@@ -110,15 +115,17 @@ def compile_policy(
         The compiled policy, or what is infeasible with the closest feasible bounds.
 
     Raises:
-        UserError: if the table lacks labels or columns of the policy, or a market has no items.
+        UserError: if the table lacks labels or columns of the policy, a market has no items, or the labelled items are not a
+            random sample and the table states no inclusion probabilities.
     """
     wanted = labels_of(policy)
     if absent := [label for label in wanted if label not in labels]:
         raise UserError(f"policy {policy.name}: no predictions of {', '.join(absent)}; there are {', '.join(labels)}")
     traffic = read_traffic(table, wanted, policy.columns, cluster)
+    scopes = market_constraints(policy)
+    selected = _selection_notes(policy, traffic, scopes, assume_random=assume_random)
     weights = {label: policy.severities.get(label, (severities or {}).get(label, 1.0)) for label in wanted}
     works = []
-    scopes = market_constraints(policy)
     searches = sum(len(actions) for scope in scopes for actions in scope.labels.values())
     done = 0
 
@@ -138,8 +145,44 @@ def compile_policy(
     facts = {**(facts or {}), "items": f"{traffic.items:,}", "unit": cluster or "item"}
     if problems := [problem for work in works for problem in work.problems]:
         return InfeasiblePolicy(policy.name, policy.version, tuple(problems), facts)
-    notes = [note for work in works for note in work.notes]
+    notes = [*selected, *(note for work in works for note in work.notes)]
     return _compiled(works, weights, facts, notes, traffic)
+
+
+def _selection_notes(policy: Policy, traffic: Traffic, scopes: Sequence[MarketConstraints], *, assume_random: bool) -> list[str]:
+    """Return a note for each label whose known targets depend on a score or a column, and whose constraints need them.
+
+    Raises:
+        UserError: if the table states no inclusion probabilities, and the labelled items are not assumed to be a random sample.
+    """
+    rules = [rule for scope in scopes for rule in scope.rules]
+    constrained = {rule.label for rule in rules if rule.label is not None}
+    overturned = {rule.action for rule in rules if rule.metric == "overturned"}
+    constrained |= {label for scope in scopes for label, may in scope.labels.items() if overturned & set(may)}
+    known_NL = traffic.positive_NL | traffic.negative_NL
+    selection = label_selection(
+        known_NL, traffic.probabilities_NL, traffic.labels, traffic.columns, traffic.units_N, traffic.weights
+    )
+    lines = (
+        []
+        if selection is None
+        else [line for label, line in zip(selection.labels, selection.lines, strict=True) if label in constrained]
+    )
+    if _states_inclusion(traffic):
+        return [f"{line}; the constraints hold if the probabilities are right" for line in lines]
+    if lines and not assume_random:
+        raise UserError(
+            *(f"policy {policy.name}: {line}" for line in lines),
+            "constraints shown on such items say nothing about the others; add a column "
+            f"{INCLUSION_PROBABILITY}, the probability with which each row was chosen to be labelled, or accept guarantees for "
+            "items like the labelled ones: --assume-random",
+        )
+    return [f"guarantees hold for items like the labelled ones only; {line}" for line in lines]
+
+
+def _states_inclusion(traffic: Traffic) -> bool:
+    """Return whether the table states with which probabilities rows were chosen to be labelled."""
+    return traffic.weights.label_N is not traffic.weights.item_N
 
 
 def _compiled(
@@ -180,7 +223,9 @@ def _compiled(
 
 
 def _mostly_unknown(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffic) -> Iterator[str]:
-    """Yield a note for each action whose items are of unknown target more often than all items."""
+    """Yield a note for each action whose items are of unknown target more often than all items, without this being stated."""
+    if _states_inclusion(traffic):
+        return
     codes = decide_traffic(policy, traffic)
     for place, label in enumerate(policy.labels):
         at = traffic.labels.index(label)

@@ -1,6 +1,6 @@
 """Policy compilation: constraints are confirmed on the items, and infeasible ones reported with the closest feasible bound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +110,9 @@ def test_compile_policy_is_conservative_with_clustered_items(traffic: Make, writ
     policy = written("presence: never\nactions: {remove: {must: [precision at least 80 %]}}\nlabels: {scam: [remove]}")
     copies = pa.concat_tables([table.set_column(0, "id", pa.array([f"{k}-{i}" for i in range(3000)])) for k in range(10)])
     copies = copies.set_column(copies.column_names.index("author"), "author", pa.array(list(range(3000)) * 10))
-    once, careless, careful = compiled(policy, table), compiled(policy, copies), compiled(policy, copies, cluster="author")
+    once, careful = compiled(policy, table), compiled(policy, copies, cluster="author")
+    # As independent items, the copies seem to be labelled by their scores.
+    careless = compiled(policy, copies, assume_random=True)
     cut = [found.thresholds()["scam"]["remove"] for found in (once, careless, careful)]
     assert cut[1] < cut[0]
     assert cut[2] == pytest.approx(cut[0], abs=0.05)
@@ -292,6 +294,95 @@ def test_compile_policy_notes_actions_on_mostly_unknown_items(traffic: Make, wri
     high = pa.array(np.full(8000, 0.999, np.float32))
     elsewhere = elsewhere.set_column(table.column_names.index("probability.scam"), "probability.scam", high)
     elsewhere = elsewhere.set_column(0, "id", pa.array([f"elsewhere-{i}" for i in range(8000)]))
-    (note,) = [fact for name, fact in compiled(policy, pa.concat_tables([table, elsewhere])).facts.items() if "note" in name]
+    everywhere = pa.concat_tables([table, elsewhere])
+    first, note = [fact for name, fact in compiled(policy, everywhere, assume_random=True).facts.items() if "note" in name]
+    assert first.startswith("guarantees hold for items like the labelled ones only; label scam: ")
     assert note.startswith("scam/remove: the target of ")
     assert " of the 8,740 affected items is known and of all items 35%;" in note
+
+
+REVIEW = (
+    "presence: never\nactions: {remove: {must: [precision at least 80 %]}, review: {must: [at most 8 % of traffic]}}\n"
+    "labels: {scam: [review, remove], spam: [review]}"
+)
+
+
+def reviewed(table: pa.Table, by: str = "scam", labels: Sequence[str] = LABELS) -> pa.Table:
+    """Keep the targets of items with a probability of at least 0.5, and of a fifth of the others; state the probabilities."""
+    p = table.column(f"probability.{by}").to_numpy()
+    inclusion = np.where(p >= 0.5, 1.0, 0.2)
+    known = np.random.default_rng(0).random(len(p)) < inclusion
+    for name in (f"target.{label}" for label in labels):
+        target = np.where(known, table.column(name).to_numpy(zero_copy_only=False), np.nan)
+        table = table.set_column(table.column_names.index(name), name, pa.array(target, from_pandas=True))
+    return table.append_column("inclusion_probability", pa.array(inclusion))
+
+
+def test_compile_policy_refuses_labels_that_depend_on_the_score(traffic: Make, written: Written) -> None:
+    stated = reviewed(traffic(unknown=0))
+    table = stated.drop_columns(["inclusion_probability"])
+    with pytest.raises(UserError) as refused:
+        compile_policy(written(REVIEW), table, LABELS)
+    first, last = refused.value.lines
+    assert first.startswith("policy test: label scam: the labelled items are not a random sample: 100 % of the items with")
+    assert "add a column inclusion_probability" in last
+    assert "--assume-random" in last
+    assumed = compiled(written(REVIEW), table, assume_random=True)
+    assert assumed.facts["note 1"].startswith("guarantees hold for items like the labelled ones only; label scam: ")
+    # The stated probabilities fit, so nothing is noted.
+    assert not [name for name in compiled(written(REVIEW), stated).facts if name.startswith("note")]
+
+
+def test_compile_policy_notes_inclusion_probabilities_that_do_not_fit(traffic: Make, written: Written) -> None:
+    table = reviewed(traffic(unknown=0))
+    place = table.column_names.index("inclusion_probability")
+    wrong = table.set_column(place, "inclusion_probability", pa.array(np.full(table.num_rows, 0.25)))
+    note = compiled(written(REVIEW), wrong).facts["note 1"]
+    assert note.startswith("label scam: the labelled items were not chosen as inclusion_probability states: ")
+    assert note.endswith("; the constraints hold if the probabilities are right")
+
+
+def test_compile_policy_accepts_any_labels_where_no_constraint_needs_targets(traffic: Make, written: Written) -> None:
+    """The labels of spam depend on its score, but only a share of traffic is promised for it."""
+    table = reviewed(traffic(unknown=0), "spam", ["spam"]).drop_columns(["inclusion_probability"])
+    assert not [name for name in compiled(written(REVIEW), table).facts if name.startswith("note")]
+
+
+def test_compile_policy_with_equal_weights_is_that_without(traffic: Make, written: Written) -> None:
+    text = """
+    review: alongside
+    actions:
+      remove:
+        must: [precision at least 80 %, false-positive rate at most 2 % in every language, overturned at most 1 % of traffic]
+        appeals: {wrong: 0.5}
+      review: {must: [at most 4 % of traffic in every language, recall at least 20 %]}
+      limit: {must: [precision at least 10 %, expected miss rate at most 80 %]}
+    labels: {scam: [limit, review, remove], spam: [review, remove]}
+    """
+    table = traffic(12_000, unknown=0)
+    for cluster in (None, "author"):
+        plain = compiled(written(text), table, cluster=cluster)
+        for name, value in (("weight", 7.0), ("inclusion_probability", 0.25)):
+            weighted = compiled(written(text), table.append_column(name, pa.array([value] * 12_000)), cluster=cluster)
+            assert weighted.cells == plain.cells
+            for one, other in zip(weighted.constraints, plain.constraints, strict=True):
+                ends = [(shown.estimate, shown.bound, shown.high) for shown in (one, other)]
+                assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+def test_compile_policy_counts_weighted_items(traffic: Make, written: Written) -> None:
+    """Estimates are ratios of sums of weights, over the items that represent each other."""
+    table = reviewed(traffic(12_000, unknown=0))
+    weight = np.random.default_rng(1).choice([1.0, 3.0], 12_000)
+    table = table.append_column("weight", pa.array(weight))
+    found = compiled(written(REVIEW), table, assume_random=True)
+    cut = found.thresholds()
+    p, t = (table.column(f"{kind}.scam").to_numpy(zero_copy_only=False).astype(float) for kind in ("probability", "target"))
+    label_weight = weight / table.column("inclusion_probability").to_numpy()
+    hit = (p >= cut["scam"]["remove"]) & ~np.isnan(t)
+    precision, share = found.constraints[0], found.constraints[-1]
+    assert precision.estimate == pytest.approx((label_weight * t)[hit].sum() / label_weight[hit].sum())
+    assert (precision.count, precision.rows) == (int(t[hit].sum()), int(hit.sum()))
+    removed = p >= cut["scam"]["remove"]
+    seen = (p >= cut["scam"]["review"]) | (table.column("probability.spam").to_numpy() >= cut["spam"]["review"])
+    assert share.estimate == pytest.approx(weight[seen & ~removed].sum() / weight.sum())
