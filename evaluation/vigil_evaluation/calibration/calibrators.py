@@ -41,16 +41,16 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 }
 """Parameters of each method, from the simplest method to the most flexible."""
 
-_BELOW_FLOAT32 = 2.0**-150
+BELOW_FLOAT32 = 2.0**-150
 """Replaces an exact 0: half the smallest float32."""
 
-_ABOVE_FLOAT32 = 2.0**-26
+ABOVE_FLOAT32 = 2.0**-26
 """Replaces 1 - p of an exact 1: numbers that float32 rounds to 1 lie within twice this."""
 
-_GRID = 2.0**40
+GRID = 2.0**40
 """Log odds are rounded to multiples of 1 / this, so that an error of the last bit in exp cannot change the ranking."""
 
-_MAX_LOG_ODDS = 700.0
+MAX_LOG_ODDS = 700.0
 """Largest absolute log odds; exp of more overflows."""
 
 
@@ -351,14 +351,14 @@ def log_probabilities(probabilities_N: ArrayLike) -> tuple[Floats, Floats]:
         probabilities_N: in [0, 1]; read in float32.
     """
     read_N = np.ascontiguousarray(probabilities_N, np.float32).astype(np.float64)
-    log_yes_N = np.log(np.where(read_N == 0, _BELOW_FLOAT32, read_N))
-    log_no_N = np.log1p(np.where(read_N == 1, _ABOVE_FLOAT32 - 1, -read_N))
+    log_yes_N = np.log(np.where(read_N == 0, BELOW_FLOAT32, read_N))
+    log_no_N = np.log1p(np.where(read_N == 1, ABOVE_FLOAT32 - 1, -read_N))
     return log_yes_N, log_no_N
 
 
 def logistic(log_odds_N: Floats) -> Floats:
     """Return probabilities of log odds, non-decreasing; equal where log odds differ by less than 1e-12."""
-    rounded_N = np.rint(np.clip(log_odds_N, -_MAX_LOG_ODDS, _MAX_LOG_ODDS) * _GRID) / _GRID
+    rounded_N = np.rint(np.clip(log_odds_N, -MAX_LOG_ODDS, MAX_LOG_ODDS) * GRID) / GRID
     small_N = np.exp(-np.abs(rounded_N))
     return np.asarray(np.where(rounded_N >= 0, 1.0, small_N) / (1 + small_N))
 

@@ -31,6 +31,7 @@ MODEL_CARD = "README.md"
 GOLDEN_ITEMS = "golden/items.jsonl"
 GOLDEN_INPUTS = "golden/inputs.npz"
 GOLDEN_OUTPUTS = "golden/outputs.npz"
+GOLDEN_DECISIONS = "golden/decisions.jsonl"
 
 _UNLISTED = (MANIFEST, SIGNATURE_FILE)
 """The manifest cannot hold its own hash, and the signature is over the manifest."""

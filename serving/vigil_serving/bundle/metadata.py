@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vigil_data.items import Modality
 
-FORMAT: Literal[4] = 4
+FORMAT: Literal[5] = 5
 """Version of the bundle's layout; a bundle of another version is refused."""
 
 
@@ -34,11 +34,14 @@ class Graph:
         file: path within the bundle.
         inputs: inputs in the order in which the file takes them.
         outputs: outputs in the order in which the file returns them.
+        codes: integer input that stands for text (a column such as ``market``) to the values; a value's code is its place among
+            them, and -1 is any other value.
     """
 
     file: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Parity:
         cases: number of batches.
         items: number of items.
         decisions: items times labels.
-        max_difference: largest difference of a raw probability.
+        max_difference: largest difference of a raw probability, or of a calibrated one where the backend calibrates.
         flips: decisions that differ.
         on_threshold: decisions that differ where the expected probability is within 1e-6 of the threshold; not counted as flips.
         action_flips: items on which the policy's action differs.
@@ -137,7 +140,7 @@ class BundleMetadata:
         created_at: time of the export, ISO 8601, UTC.
         modalities: modalities that the model takes, in the order of the graphs' inputs.
         labels: labels in the order of every ``[.., L]`` axis.
-        graphs: name to file and tensors: the encoders, ``fusion``, and the other exported formats.
+        graphs: name to file and tensors: the encoders, ``fusion``, ``decisions``, and the other exported formats.
         variants: name (``fp32`` always) to the graph of each modality's encoder.
         versions: versions of the libraries that exported, decoded and compared.
         parity: agreement of each backend with the trained model.
@@ -147,7 +150,7 @@ class BundleMetadata:
         lineage: run, dataset and its version, git state, as far as the exporter knew them.
     """
 
-    format: Literal[4]
+    format: Literal[5]
     name: str
     created_at: str
     modalities: tuple[Modality, ...]

@@ -1,7 +1,7 @@
 """Build the graphs of every requested format, each in a cached step."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -11,6 +11,8 @@ from vigil_data.filesystem import remove, write_json
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.bundle.decisions_graph import decisions_graph
+from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.bundle.manifest import read_json
 from vigil_serving.bundle.metadata import Graph, TensorSpec
 from vigil_serving.export import float16, onnx_export, torch_export, torchscript
@@ -186,17 +188,51 @@ class GraphBuilder:
             depends_on: what the graphs depend on besides what all steps do.
             after: graphs that they are built from.
         """
-
-        def make(to: Path) -> None:
-            write_json(to / GRAPHS, {graph: asdict(spec) for graph, spec in build(to).items()})
-
-        step = self.cache.run(name, make, depends_on=depends_on, after=[one.step for one in (after or {}).values()])
-        link_files(step, self.folder, skip=GRAPHS)
-        specs = read_json(step.folder / GRAPHS).items()
-        return {graph: BuiltGraph(json_fields.structure(Graph, spec, GRAPHS), step) for graph, spec in specs}
+        steps = [one.step for one in (after or {}).values()]
+        return _build_step(self.cache, self.folder, name, build, depends_on=depends_on, after=steps)
 
     def _load(self, built: BuiltGraph) -> onnx.ModelProto:
         return onnx.load(self.folder / built.graph.file)
+
+
+def add_decisions(built: BuiltGraphs, model: ExportedModel, opset: int, fingerprint: str, cache: StepCache) -> BuiltGraphs:
+    """Add the graph of calibration, thresholds and policy, which every bundle has.
+
+    Args:
+        built: the graphs of the encoders and the fusion.
+        model: the same as a model, with its calibration, thresholds and policy.
+        opset: ONNX opset.
+        fingerprint: digest of calibration, thresholds and policy.
+        cache: runs the step.
+    """
+
+    def decisions(to: Path) -> dict[str, Graph]:
+        proto, codes = decisions_graph(model, opset=opset)
+        return {name: replace(graph, codes=codes) for name, graph in _write_onnx(proto, "decisions", to).items()}
+
+    depends_on = {"opset": opset, "decisions": fingerprint}
+    added = _build_step(cache, built.folder, "ONNX decisions", decisions, depends_on=depends_on)
+    return BuiltGraphs(built.folder, built.modalities, {**built.graphs, **added}, built.variants)
+
+
+def _build_step(
+    cache: StepCache,
+    folder: Path,
+    name: str,
+    build: Callable[[Path], Mapping[str, Graph]],
+    *,
+    depends_on: Mapping[str, object] | None = None,
+    after: Sequence[Step] = (),
+) -> dict[str, BuiltGraph]:
+    """Build graphs in a cached step, and link their files into ``folder``."""
+
+    def make(to: Path) -> None:
+        write_json(to / GRAPHS, {graph: asdict(spec) for graph, spec in build(to).items()})
+
+    step = cache.run(name, make, depends_on=depends_on, after=after)
+    link_files(step, folder, skip=GRAPHS)
+    specs = read_json(step.folder / GRAPHS).items()
+    return {graph: BuiltGraph(json_fields.structure(Graph, spec, GRAPHS), step) for graph, spec in specs}
 
 
 def _write_onnx(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]:

@@ -21,11 +21,11 @@ from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.load import Bundle
 from vigil_serving.bundle.manifest import check_target
 from vigil_serving.export.gate import run_gate
-from vigil_serving.export.graph_builder import build_graphs
+from vigil_serving.export.graph_builder import add_decisions, build_graphs
 from vigil_serving.export.int8 import quantize
 from vigil_serving.export.modules import inference_network
 from vigil_serving.export.publish import Provenance, publish
-from vigil_serving.export.reference import compute_reference, decision_settings
+from vigil_serving.export.reference import compute_reference, decision_settings, exported_model
 from vigil_serving.export.step_cache import StepReport, model_fingerprint, open_step_cache
 from vigil_serving.specs import ExportSpec
 
@@ -86,8 +86,9 @@ def export_model(
     base = model_fingerprint(network, inputs)
     with open_step_cache(to, base, restart=restart, progress=progress, report=report) as cache:
         built = build_graphs(network, inputs, spec, cache)
-        reference = compute_reference(network, inputs, examples, cache)
         settings = decision_settings(inputs, taxonomy.labels, thresholds, calibrated, policy)
+        built = add_decisions(built, exported_model(built, settings), spec.opset, settings.fingerprint(), cache)
+        reference = compute_reference(network, inputs, examples, cache)
         quantization = quantize(built, reference, measure, calibration, settings=settings, spec=spec, cache=cache)
         gate = run_gate(quantization, reference, settings, spec, cache)
         return publish(to, gate, taxonomy, provenance, sign)

@@ -80,7 +80,7 @@ def publish(
             (folder / manifest.TOKENIZER).parent.mkdir()
             shutil.copyfile(model.inputs.text.tokenizer, folder / manifest.TOKENIZER)
         write_metadata(folder, metadata, model, taxonomy)
-        write_golden(folder, gate.reference.cases, gate.outputs)
+        write_golden(folder, model, gate.reference.cases, gate.outputs)
         if provenance.recipe is not None:
             (folder / manifest.RECIPE).write_text(provenance.recipe, encoding="utf-8")
         if provenance.comparison is not None:

@@ -1,7 +1,7 @@
 """Backends of an exported model: what the gate of ``vigil export`` and ``vigil verify`` compare."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.parity.cases import Case
-from vigil_serving.parity.compare import Backend, input_arrays, runtime_backend
+from vigil_serving.parity.compare import Backend, CaseDecisions, input_arrays, runtime_backend
 from vigil_serving.runtime.onnx_sessions import open_session, open_sessions, run
 from vigil_serving.runtime.scorer import Scorer
 
@@ -22,7 +22,12 @@ BFLOAT16_SUFFIX = ".bf16"
 def load_backends(model: ExportedModel) -> Iterator[Backend]:
     """Load each backend of a model in turn; those that need torch only where it is installed."""
     scorer = Scorer(model, cache_bytes=0)
-    yield Backend("ONNX, graph by graph", "fp32", lambda case: run(scorer.sessions, case.packed).probabilities_NL)
+    yield Backend(
+        "ONNX, graph by graph",
+        "fp32",
+        lambda case: run(scorer.sessions, case.packed).probabilities_NL,
+        _decisions_graph(model) if "decisions" in model.graphs else None,
+    )
     yield runtime_backend(scorer)
     if "model" in model.graphs:
         single, inputs = open_session(model.graph("model")), model.graphs["model"].inputs
@@ -40,6 +45,31 @@ def load_backends(model: ExportedModel) -> Iterator[Backend]:
         for suffix, name, variant in (("", "torch.export", "fp32"), (BFLOAT16_SUFFIX, "torch.export, bf16", "bf16")):
             if program_name(model.modalities[0]) + suffix in model.graphs:
                 yield Backend(name, variant, _torch_export(model, suffix))
+
+
+def _decisions_graph(model: ExportedModel) -> Callable[[Case, NDArray[np.floating]], CaseDecisions]:
+    """Decide by the graph of calibration, thresholds and policy, without Vigil's own code for them."""
+    session, graph = open_session(model.graph("decisions")), model.graphs["decisions"]
+
+    def decide(case: Case, raw_NL: NDArray[np.floating]) -> CaseDecisions:
+        columns = {
+            name: np.array([_code(item.columns.get(name.removeprefix("column_")), values) for item in case.items], np.int64)
+            for name, values in graph.codes.items()
+        }
+        packed = input_arrays(case.packed, graph.inputs)
+        feeds = {**packed, **columns, "probabilities": raw_NL.astype(np.float32)}
+        outputs = dict(zip(graph.outputs, session.run(list(graph.outputs), feeds), strict=True))
+        actions: list[tuple[str, bool]] = []
+        if model.policy is not None:
+            names = model.policy.actions
+            actions = [(names[a], r) for a, r in zip(outputs["action"].tolist(), outputs["review"].tolist(), strict=True)]
+        return CaseDecisions(outputs["calibrated"], outputs["labels"], actions)
+
+    return decide
+
+
+def _code(value: object, values: Sequence[str]) -> int:
+    return values.index(str(value)) if value is not None and str(value) in values else -1
 
 
 def program_name(part: str) -> str:

@@ -37,11 +37,14 @@ class Backend(NamedTuple):
         name: such as ``ONNX, single graph``.
         variant: precision of the encoders.
         run: maps a batch to raw probabilities ``[N, L]``.
+        decide: maps a batch and its raw probabilities to decisions; ``None`` if it leaves them to the model's calibration,
+            thresholds and policy.
     """
 
     name: str
     variant: str
     run: Callable[[Case], NDArray[np.floating]]
+    decide: "Callable[[Case, NDArray[np.floating]], CaseDecisions] | None" = None
 
 
 def runtime_backend(scorer: Scorer) -> Backend:
@@ -54,10 +57,17 @@ class ParityError(Failure):
 
 
 class CaseDecisions(NamedTuple):
-    """Calibrated probabilities ``[N, L]`` of a batch, and the policy's action and review for each item."""
+    """Decisions on a batch.
+
+    Attributes:
+        probabilities_NL: calibrated probabilities.
+        labels_NL: whether each label is decided.
+        actions: the policy's action and review for each item; empty without a policy.
+    """
 
     probabilities_NL: NDArray[np.float32]
-    actions: list[tuple[str | None, bool]]
+    labels_NL: NDArray[np.bool_]
+    actions: list[tuple[str, bool]]
 
 
 def run_backend(
@@ -101,6 +111,8 @@ def compare_outputs(
 ) -> Parity:
     """Compare the outputs of a backend with the expected ones, and the decisions that follow from both.
 
+    The largest difference is of a raw probability, or of the calibrated ones of a backend that calibrates.
+
     Args:
         backend: what gave the outputs.
         outputs: raw probabilities of each batch, ``[N, L]``; see :func:`run_backend`.
@@ -114,8 +126,12 @@ def compare_outputs(
     largest, flips, real_flips, on_threshold, action_flips = 0.0, 0, 0, 0, 0
     for case, output_NL, expected_NL in zip(cases, outputs, expected, strict=True):
         largest = max(largest, largest_difference(output_NL, expected_NL))
-        actual, due = (_decide(model, case, raw_NL) for raw_NL in (output_NL, expected_NL))
-        differs_NL = (actual.probabilities_NL >= thresholds_L) != (due.probabilities_NL >= thresholds_L)
+        actual, due = (decide_case(model, case, raw_NL) for raw_NL in (output_NL, expected_NL))
+        if backend.decide is not None:
+            here = backend.decide(case, output_NL)
+            largest = max(largest, largest_difference(here.probabilities_NL, actual.probabilities_NL))
+            actual = here
+        differs_NL = actual.labels_NL != due.labels_NL
         near_NL = np.abs(due.probabilities_NL - thresholds_L) <= THRESHOLD_MARGIN
         flipped = int((differs_NL & ~near_NL).sum())
         flips += flipped
@@ -145,14 +161,16 @@ def largest_difference(output_NL: NDArray[np.floating], expected_NL: NDArray[np.
     return min(float(np.where(np.isnan(difference_NL), 1.0, difference_NL).max(initial=0.0)), 1.0)
 
 
-def _decide(model: ExportedModel, case: Case, raw_NL: NDArray[np.floating]) -> CaseDecisions:
+def decide_case(model: ExportedModel, case: Case, raw_NL: NDArray[np.floating]) -> CaseDecisions:
+    """Decide a batch from its raw probabilities ``[N, L]`` by the model's calibration, thresholds and policy."""
     columns = [item.columns for item in case.items]
     probabilities_NL, present = calibrate(model, raw_NL, case.packed, columns)
+    labels_NL = probabilities_NL >= np.array([model.thresholds[label] for label in model.labels], np.float64)
     if model.policy is None:
-        return CaseDecisions(probabilities_NL, [])
+        return CaseDecisions(probabilities_NL, labels_NL, [])
     markets = [known.get("market") for known in columns]
     verdicts = model.policy.decide(probabilities_NL, model.labels, present, markets)
-    return CaseDecisions(probabilities_NL, [(verdict.action, verdict.review) for verdict in verdicts])
+    return CaseDecisions(probabilities_NL, labels_NL, [(verdict.action, verdict.review) for verdict in verdicts])
 
 
 def average_precision_change(

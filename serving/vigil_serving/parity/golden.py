@@ -1,6 +1,7 @@
-"""Golden cases: synthetic items in the bundle, the arrays that they decode to, and the probabilities recorded at the export.
+"""Golden cases: synthetic items in the bundle, the arrays that they decode to, and the outputs recorded at the export.
 
-They let any deployment (another machine, Triton, C++) check both steps: bytes to arrays, and arrays to probabilities.
+They let any deployment (another machine, Triton, C++) check all steps: bytes to arrays, arrays to probabilities, and
+probabilities to decisions.
 """
 
 import base64
@@ -8,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,8 +22,8 @@ from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Packed, PackedSegments, pack
 from vigil_data.progress import ProgressCallback
 from vigil_data.settings import Settings
-from vigil_serving.bundle.load import Bundle
-from vigil_serving.bundle.manifest import GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS, golden_outputs
+from vigil_serving.bundle.load import Bundle, ExportedModel
+from vigil_serving.bundle.manifest import GOLDEN_DECISIONS, GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS, golden_outputs
 from vigil_serving.bundle.metadata import Parity, Tolerance
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import (
@@ -30,6 +32,7 @@ from vigil_serving.parity.compare import (
     Backend,
     ParityError,
     compare_outputs,
+    decide_case,
     failure,
     largest_difference,
     run_backend,
@@ -38,6 +41,8 @@ from vigil_serving.parity.compare import (
 # Other versions of the decoding libraries may round differently: one grey level of 255, and sound at -80 dB.
 PIXELS_TOLERANCE = 1
 WAVEFORM_TOLERANCE = 1e-4
+CALIBRATED_TOLERANCE = 1e-6
+"""Difference of a calibrated probability between versions of numpy: the last bits of log and exp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +52,35 @@ class GoldenCases:
     Attributes:
         cases: the batches.
         outputs: variant to the raw probabilities ``[N, L]`` of each batch at the export; ``fp32`` has those of the trained model.
+        decisions: decisions on each batch that follow from the trained model's probabilities, as JSON.
     """
 
     cases: Sequence[Case]
     outputs: Mapping[str, Sequence[NDArray[np.float32]]]
+    decisions: Sequence[Sequence[Mapping[str, Any]]]
 
     def expected(self, variant: str) -> Sequence[NDArray[np.float32]]:
         """Return the recorded outputs of a variant, or of the trained model where the variant has none of its own."""
         return self.outputs.get(variant, self.outputs["fp32"])
 
 
-def write_golden(folder: Path, cases: Sequence[Case], outputs: Mapping[str, Sequence[NDArray[np.floating]]]) -> None:
-    """Write the golden cases with their outputs.
+def write_golden(
+    folder: Path, model: ExportedModel, cases: Sequence[Case], outputs: Mapping[str, Sequence[NDArray[np.floating]]]
+) -> None:
+    """Write the golden cases with their outputs and decisions.
 
     Args:
         folder: the bundle's folder.
+        model: its calibration, thresholds and policy decide.
         cases: all compared batches; only the golden ones are written.
         outputs: variant to raw probabilities ``[N, L]`` of each of ``cases``; ``fp32`` has those of the trained model.
     """
     (folder / GOLDEN_ITEMS).parent.mkdir(parents=True, exist_ok=True)
     golden = [case for case in cases if case.golden]
-    lines = (json.dumps({"case": case.name, "items": [_to_json(i) for i in case.items]}, ensure_ascii=False) for case in golden)
-    (folder / GOLDEN_ITEMS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    _write_lines(folder / GOLDEN_ITEMS, ({"case": case.name, "items": [_to_json(i) for i in case.items]} for case in golden))
+    pairs = [(case, p_NL.astype(np.float32)) for case, p_NL in zip(cases, outputs["fp32"], strict=True) if case.golden]
+    decided = ({"case": case.name, "decisions": _decisions(model, case, raw_NL)} for case, raw_NL in pairs)
+    _write_lines(folder / GOLDEN_DECISIONS, decided)
     inputs = {
         f"{case.name}/{modality}/{name}": array
         for case in golden
@@ -91,15 +103,17 @@ def read_golden(folder: StrPath) -> GoldenCases:
     try:
         with np.load(folder / GOLDEN_INPUTS) as inputs:
             arrays = dict(inputs)
-        lines = [json.loads(line) for line in (folder / GOLDEN_ITEMS).read_text(encoding="utf-8").splitlines()]
+        lines = _read_lines(folder / GOLDEN_ITEMS)
         cases = [_case(line["case"], tuple(_from_json(item) for item in line["items"]), arrays) for line in lines]
         variants = [path.name.split(".")[1] for path in folder.glob(golden_outputs("*"))]
         outputs = {variant: _read_outputs(folder / _outputs_file(variant), cases) for variant in ("fp32", *variants)}
+        recorded = {line["case"]: line["decisions"] for line in _read_lines(folder / GOLDEN_DECISIONS)}
+        decisions = [recorded[case.name] for case in cases]
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(
             f"{folder}: the golden cases cannot be read ({type(error).__name__}: {error}); export the bundle again"
         ) from None
-    return GoldenCases(cases, outputs)
+    return GoldenCases(cases, outputs, decisions)
 
 
 def check_golden_outputs(
@@ -151,6 +165,57 @@ def _golden_tolerance(variant: str, bundle: Bundle) -> Tolerance:
         return TOLERANCES[variant]
     measured = [p.max_difference for p in bundle.metadata.parity if p.variant == variant]
     return Tolerance(max([INT8_KERNEL_DIFFERENCE, *measured]), flips=1.0)
+
+
+def decision_differences(golden: GoldenCases, bundle: Bundle) -> list[str]:
+    """Decide the golden cases from their recorded probabilities, and compare with the recorded decisions.
+
+    Returns:
+        One line for each batch on which this machine calibrates or decides otherwise than the exporting one.
+    """
+    found = []
+    for case, raw_NL, recorded in zip(golden.cases, golden.outputs["fp32"], golden.decisions, strict=True):
+        here = _decisions(bundle, case, raw_NL)
+        if not _agree(here, recorded):
+            found.append(f"{case.name}: the recorded probabilities give other decisions than at the export")
+    return found
+
+
+def _decisions(model: ExportedModel, case: Case, raw_NL: NDArray[np.floating]) -> list[dict[str, Any]]:
+    decided = decide_case(model, case, raw_NL)
+    actions: Sequence[tuple[str | None, bool]] = decided.actions or [(None, False)] * len(case.items)
+    return [
+        {
+            "id": item.id,
+            "probabilities": dict(zip(model.labels, map(float, probabilities_L), strict=True)),
+            "labels": [label for label, is_decided in zip(model.labels, decided_L, strict=True) if is_decided],
+            "action": action,
+            "review": review,
+        }
+        for item, probabilities_L, decided_L, (action, review) in zip(
+            case.items, decided.probabilities_NL, decided.labels_NL, actions, strict=True
+        )
+    ]
+
+
+def _agree(here: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> bool:
+    if [{**decision, "probabilities": None} for decision in here] != [
+        {**decision, "probabilities": None} for decision in recorded
+    ]:
+        return False
+    pairs = [(ours["probabilities"], theirs["probabilities"]) for ours, theirs in zip(here, recorded, strict=True)]
+    return all(
+        ours.keys() == theirs.keys() and all(abs(ours[label] - theirs[label]) <= CALIBRATED_TOLERANCE for label in ours)
+        for ours, theirs in pairs
+    )
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _outputs_file(variant: str) -> str:

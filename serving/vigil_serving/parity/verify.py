@@ -9,7 +9,7 @@ from vigil_serving.bundle.load import Bundle, load_bundle
 from vigil_serving.bundle.manifest import list_files
 from vigil_serving.bundle.metadata import Parity
 from vigil_serving.parity.backends import load_backends
-from vigil_serving.parity.golden import check_golden_outputs, decoding_differences, read_golden
+from vigil_serving.parity.golden import check_golden_outputs, decision_differences, decoding_differences, read_golden
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ def verify_bundle(path: StrPath, progress: ProgressCallback | None = None, publi
     report("decoding", 0, None)
     if differences := decoding_differences(golden.cases, bundle.inputs):
         raise UserError(*(f"{path}: {line}" for line in differences), f"{path}: {_exporting_versions(bundle)}")
+    if differences := decision_differences(golden, bundle):
+        raise UserError(*(f"{path}: {line}" for line in differences))
     parity = check_golden_outputs(bundle, load_backends(bundle), golden, progress)
     return Verification(bundle.digest, len(list_files(bundle.path)), parity)
 

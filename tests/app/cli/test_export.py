@@ -73,7 +73,7 @@ def test_export_records_lineage_and_licences(trained, call, tmp_path) -> None:
     assert metadata.lineage["dataset"]["version"] == Run(run).read_environment()["dataset"]["version"]
     assert "commit" in metadata.lineage["git"]
     assert metadata.licences["tokenizer"].name == "not stated"
-    assert set(metadata.graphs) == {*metadata.modalities, "fusion"}
+    assert set(metadata.graphs) == {*metadata.modalities, "fusion", "decisions"}
     assert all(p.real_items == 6 for p in metadata.parity)
 
 

@@ -38,7 +38,7 @@ def test_export_model_writes_all_files(exported) -> None:
             "tokenizer/tokenizer.json",
         ),
         *("onnx/text.onnx", "onnx/image.onnx", "onnx/audio.onnx", "onnx/fusion.onnx", "onnx/model.onnx", "torchscript/model.pt"),
-        *("golden/items.jsonl", "golden/inputs.npz", "golden/outputs.npz"),
+        *("onnx/decisions.onnx", "golden/items.jsonl", "golden/inputs.npz", "golden/outputs.npz", "golden/decisions.jsonl"),
     }
     assert {path.relative_to(exported.bundle).as_posix() for path in exported.bundle.rglob("*") if path.is_file()} == expected
     assert not list(exported.bundle.parent.glob(".*"))

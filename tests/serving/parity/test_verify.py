@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from vigil_data.errors import UserError
+from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
 from vigil_serving.bundle import manifest
+from vigil_serving.bundle.decisions_graph import decisions_graph
+from vigil_serving.bundle.load import load_bundle
 from vigil_serving.parity.verify import verify_bundle
 
 
@@ -19,7 +23,7 @@ def test_verify_accepts_an_unaltered_bundle(exported) -> None:
     found = verify_bundle(str(exported.bundle), lambda task, *_: tasks.append(task))
     assert len(found.parity) == 4
     assert all(p.cases == 21 and p.flips == 0 and p.max_difference <= 1e-4 for p in found.parity)
-    assert found.files == 17
+    assert found.files == 19
     assert list(dict.fromkeys(tasks))[:3] == ["hashes", "decoding", "ONNX, graph by graph"]
 
 
@@ -61,3 +65,38 @@ def test_verify_refuses_damaged_golden_cases(bundle_copy: Path) -> None:
     manifest.write_manifest(bundle_copy)
     with pytest.raises(UserError, match="golden cases cannot be read"):
         verify_bundle(bundle_copy)
+
+
+def test_verify_refuses_a_decisions_graph_with_other_thresholds(bundle_copy: Path) -> None:
+    graph = onnx.load(bundle_copy / "onnx" / "decisions.onnx")
+    [thresholds] = [tensor for tensor in graph.graph.initializer if list(tensor.dims) == [3] and tensor.data_type == 11]
+    thresholds.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(thresholds) + 0.1, thresholds.name))
+    onnx.save(graph, bundle_copy / "onnx" / "decisions.onnx")
+    manifest.write_manifest(bundle_copy)
+    with pytest.raises(UserError, match=r"ONNX, graph by graph: golden case .* of \d+ decisions differ") as caught:
+        verify_bundle(bundle_copy)
+    assert len(caught.value.lines) == 1, "no other backend uses the graph"
+
+
+def test_verify_refuses_a_decisions_graph_with_another_calibration(bundle_copy: Path) -> None:
+    calibrator = Calibrator("platt", {"slope": 1.0, "intercept": 0.002})
+    bundle = load_bundle(bundle_copy)
+    label = LabelCalibration(calibrator, {}, {}, 0, 0)
+    other = FittedCalibration(Calibration(None, dict.fromkeys(bundle.labels, label)), None, None)
+    onnx.save(decisions_graph(replace(bundle, calibrated=other)).proto, bundle_copy / "onnx" / "decisions.onnx")
+    manifest.write_manifest(bundle_copy)
+    with pytest.raises(UserError, match=r"ONNX, graph by graph: .*probabilities differ by up to [45]\.\de-04"):
+        verify_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("change", [("labels", ["tobacco"]), ("action", "remove"), ("probabilities", {"scam": 0.1})])
+def test_verify_refuses_other_golden_decisions(bundle_copy: Path, change: tuple[str, object]) -> None:
+    file = bundle_copy / "golden" / "decisions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[3]["decisions"][0] |= dict([change])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest.write_manifest(bundle_copy)
+    with pytest.raises(UserError, match="the recorded probabilities give other decisions than at the export") as caught:
+        verify_bundle(bundle_copy)
+    assert len(caught.value.lines) == 1
+    assert lines[3]["case"] in caught.value.lines[0]
