@@ -4,16 +4,16 @@ from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
-from vigil_evaluation.metrics.arrays import known_items
+from vigil_evaluation.metrics.arrays import weighted_items
 
 
 class Confusion(NamedTuple):
-    """Counts of decisions at one threshold over known targets; rates with an empty denominator are ``None``."""
+    """Counts, or sums of weights, of decisions at one threshold; rates with an empty denominator are ``None``."""
 
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-    true_negatives: int
+    true_positives: float
+    false_positives: float
+    false_negatives: float
+    true_negatives: float
 
     @property
     def precision(self) -> float | None:
@@ -49,26 +49,30 @@ class Confusion(NamedTuple):
         return self.true_positives + self.false_negatives > 0 and self.false_positives + self.true_negatives > 0
 
 
-def decisions_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> Confusion:
+def decisions_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float, weights_N: ArrayLike | None = None) -> Confusion:
     """Count correct and wrong decisions if scores of at least ``threshold`` are flagged.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
         scores_N: on the scale of ``threshold``.
         threshold: the lowest score that is flagged.
+        weights_N: number of items that each represents; ``None`` for 1 each.
     """
-    targets, scores = known_items(targets_N, scores_N)
+    targets, scores, weights = weighted_items(targets_N, scores_N, weights_N)
     positive, flagged = targets >= 0.5, scores >= threshold
     counts = (positive & flagged, ~positive & flagged, positive & ~flagged, ~positive & ~flagged)
-    return Confusion(*(int(count.sum()) for count in counts))
+    if weights is None:
+        return Confusion(*(int(count.sum()) for count in counts))
+    return Confusion(*(float(weights[count].sum()) for count in counts))
 
 
-def f1_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float) -> float | None:
+def f1_at(targets_N: ArrayLike, scores_N: ArrayLike, threshold: float, weights_N: ArrayLike | None = None) -> float | None:
     """Return F1 at a threshold; :class:`Confusion` has the other metrics of a threshold.
 
     Args:
         targets_N: in [0, 1], NaN for unknown.
         scores_N: on the scale of ``threshold``.
         threshold: the lowest score that is flagged.
+        weights_N: number of items that each represents; ``None`` for 1 each.
     """
-    return decisions_at(targets_N, scores_N, threshold).f1
+    return decisions_at(targets_N, scores_N, threshold, weights_N).f1

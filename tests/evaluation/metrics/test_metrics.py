@@ -21,6 +21,14 @@ RANKED: dict[str, Callable[..., float | None]] = {
     "recall_at_precision": lambda t, s: metrics.recall_at_precision(t, s, 0.7),
     "f1_at": lambda t, s: metrics.f1_at(t, s, 0.5),
 }
+WEIGHTED: dict[str, Callable[..., float | None]] = {
+    "average_precision": metrics.average_precision,
+    "auroc": metrics.auroc,
+    "partial_auroc": lambda t, s, weights_N=None: metrics.partial_auroc(t, s, 0.2, weights_N),
+    "recall_at_fpr": lambda t, s, weights_N=None: metrics.recall_at_fpr(t, s, 0.2, weights_N),
+    "recall_at_precision": lambda t, s, weights_N=None: metrics.recall_at_precision(t, s, 0.7, weights_N),
+    "f1_at": lambda t, s, weights_N=None: metrics.f1_at(t, s, 0.5, weights_N),
+}
 MEANS = (metrics.brier, metrics.log_loss, metrics.calibration_error)
 
 
@@ -78,6 +86,108 @@ def test_decisions_at_equals_scikit_learn(pairs: list[tuple[float, float]], thre
     for name, value in wanted.items():
         found = getattr(at, name)
         assert found is None if value is None else found == pytest.approx(value, abs=1e-12), name
+
+
+weighted_cells = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+        probabilities,
+        st.one_of(st.sampled_from([0.0, 1.0, 10.0, 0.25]), st.floats(0.01, 100)),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(weighted_cells)
+def test_weighted_metrics_equal_scikit_learn(rows: list[tuple[float, float, float]]) -> None:
+    targets, scores, weights = (np.array(column) for column in zip(*rows, strict=True))
+    counted = weights > 0
+    t, s, w = targets[counted], scores[counted], weights[counted]
+    positive = t >= 0.5
+    found = {name: metric(targets, scores, weights_N=weights) for name, metric in WEIGHTED.items()}
+    at = metrics.decisions_at(targets, scores, 0.5, weights)
+    if not len(t):
+        assert {*found.values(), at.accuracy, at.recall, at.false_positive_rate} == {None}
+        return
+    hard = positive.astype(float)
+    assert metrics.brier(hard, s, w) == pytest.approx(peer.brier_score_loss(hard, s, sample_weight=w, pos_label=1), abs=1e-12)
+    assert metrics.log_loss(hard, s, w) == pytest.approx(
+        peer.log_loss(hard, s, labels=[0, 1], sample_weight=w), rel=1e-12, abs=1e-12
+    )
+    assert at.accuracy == pytest.approx(peer.accuracy_score(positive, s >= 0.5, sample_weight=w), abs=1e-12)
+    if positive.all() or not positive.any():
+        assert {found[name] for name in RANKED} == {None}
+        return
+    rates, recalls, _ = peer.roc_curve(positive, s, sample_weight=w, drop_intermediate=False)
+    precisions, at_precision, _ = peer.precision_recall_curve(positive, s, sample_weight=w)
+    expected = {
+        "average_precision": peer.average_precision_score(positive, s, sample_weight=w),
+        "auroc": peer.roc_auc_score(positive, s, sample_weight=w),
+        "partial_auroc": peer.roc_auc_score(positive, s, sample_weight=w, max_fpr=0.2),
+        "f1_at": peer.f1_score(positive, s >= 0.5, sample_weight=w, zero_division=0),
+    }
+    if not np.isclose(rates, 0.2, atol=1e-9).any():
+        expected["recall_at_fpr"] = recalls[rates <= 0.2].max()
+    if not np.isclose(precisions, 0.7, atol=1e-9).any():
+        expected["recall_at_precision"] = at_precision[:-1][precisions[:-1] >= 0.7].max(initial=0)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+    assert at.recall == pytest.approx(peer.recall_score(positive, s >= 0.5, sample_weight=w), abs=1e-12)
+    if (s >= 0.5).any():
+        assert at.precision == pytest.approx(peer.precision_score(positive, s >= 0.5, sample_weight=w), abs=1e-12)
+    assert at.false_positive_rate == pytest.approx(np.average(s[~positive] >= 0.5, weights=w[~positive]), abs=1e-12)
+
+
+@given(cells(probabilities), st.lists(st.integers(0, 4), min_size=60, max_size=60), st.sampled_from([1.0, 0.25, 8.0]))
+def test_an_item_of_integer_weight_counts_as_copies(pairs: list[tuple[float, float]], copies: list[int], scale: float) -> None:
+    targets, scores = columns(pairs)
+    times = np.array(copies[: len(targets)])
+    copied = np.repeat(targets, times), np.repeat(scores, times)
+    for name, metric in (WEIGHTED | {"brier": metrics.brier, "log_loss": metrics.log_loss}).items():
+        assert metric(targets, scores, weights_N=scale * times) == pytest.approx(metric(*copied), abs=1e-9), name
+    assert metrics.choose_thresholds(targets[:, None], scores[:, None], times) == metrics.choose_thresholds(
+        copied[0][:, None], copied[1][:, None]
+    )
+
+
+@given(cells(probabilities), st.sampled_from([0.1, 1.0, 1 / 3, 100.0]))
+def test_equal_weights_change_nothing(pairs: list[tuple[float, float]], weight: float) -> None:
+    targets, scores = columns(pairs)
+    weights = np.full(len(targets), weight)
+    np.testing.assert_array_equal(metrics.mass_bins(scores, 10, weights), metrics.mass_bins(scores))
+    assert metrics.calibration_error(targets, scores, weights_N=weights) == pytest.approx(
+        metrics.calibration_error(targets, scores), abs=1e-9
+    )
+    found, plain = metrics.reliability(targets, scores, weights_N=weights), metrics.reliability(targets, scores)
+    np.testing.assert_allclose(found.target, plain.target)
+    np.testing.assert_allclose(found.mass, weight * plain.items)
+    assert metrics.effective_items(weights) == pytest.approx(len(weights))
+
+
+def test_weighted_calibration_error_equals_a_loop() -> None:
+    random = np.random.default_rng(0)
+    scores, weights = random.random(3000), random.choice([1.0, 10.0], 3000)
+    targets = (random.random(3000) < scores**2).astype(float)
+    place, error = metrics.mass_bins(scores, 10, weights), 0.0
+    masses = np.bincount(place, weights=weights)
+    assert masses.max() - masses.min() <= 40, "bins have equal mass"
+    for one in range(10):
+        w, d = weights[place == one], (targets - scores)[place == one]
+        mean = np.average(d, weights=w)
+        deviation = np.sqrt((w**2 * (d - mean) ** 2).sum()) / w.sum()
+        chance = foldnorm.mean(abs(mean) / deviation, scale=deviation)
+        error += w.sum() / weights.sum() * (2 * abs(mean) - chance)
+    assert metrics.calibration_error(targets, scores, weights_N=weights) == pytest.approx(error, abs=1e-12)
+    diagram = metrics.reliability(targets, scores, weights_N=weights)
+    np.testing.assert_allclose(diagram.mass, masses)
+    np.testing.assert_allclose(diagram.target[3], np.average(targets[place == 3], weights=weights[place == 3]))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [np.nan, 1.0], [np.inf, 1.0]])
+def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="must be 2 finite numbers of at least 0"):
+        metrics.auroc([0, 1], [0.1, 0.9], weights)
 
 
 @given(cells(probabilities))
