@@ -94,8 +94,8 @@ def threshold_explorer(points: OperatingPoints, probabilities_N: Floats, thresho
     columns = zip(candidates.tolist(), true_positives.tolist(), false_positives.tolist(), flagged.tolist(), strict=True)
     return ThresholdExplorer(
         [CandidateThreshold(*numbers, current=numbers[0] == threshold) for numbers in columns],
-        points.positives,
-        points.negatives,
+        int(points.positives),
+        int(points.negatives),
         len(probabilities_N),
     )
 
