@@ -33,7 +33,7 @@ KEEP_ALIVE_SECONDS = 75
 """Timeout of idle connections; longer than that of load balancers, which would otherwise use a connection that just closes."""
 FLUSH_SECONDS = 3
 """Time for written responses to reach their clients when the server stops."""
-UNREAD_SECONDS = 60
+UNREAD_SECONDS = 20
 """Time after which a client that reads nothing of what was sent to it is disconnected."""
 OTHER_OPEN_FILES = 256
 """Open files that are not connections of clients, at most."""
@@ -262,4 +262,4 @@ def _log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
     _log.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about malformed requests

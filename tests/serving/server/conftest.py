@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,35 +43,46 @@ class ServerProcess:
     base: str
     process: subprocess.Popen[bytes]
     log: Path
+    verify: ssl.SSLContext | bool = True
 
     @property
     def port(self) -> int:
         return int(self.base.rpartition(":")[2])
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.base + path, timeout=20, **options)
+        return httpx.get(self.base + path, timeout=20, verify=self.verify, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.base + path, timeout=20, **options)
+        return httpx.post(self.base + path, timeout=20, verify=self.verify, **options)
 
     def stop(self, sig: signal.Signals = signal.SIGTERM, seconds: float = 30) -> int:
         self.process.send_signal(sig)
         return self.process.wait(seconds)
 
 
-def launch(bundle: Path, log: Path, *options: str) -> ServerProcess:
+PROGRAM = "from vigil.cli import main; main()"
+
+
+def launch(
+    bundle: Path,
+    log: Path,
+    *options: str,
+    program: str = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
+) -> ServerProcess:
     """Start `vigil serve` at a free port and wait until it is ready."""
-    program = "from vigil.cli import main; main()"
     command = [sys.executable, "-W", "error", "-c", program, "serve", str(bundle), "--port", "0", "--threads", "1", *options]
+    environment = {**os.environ, "VIGIL_ADMIN_TOKEN": TOKEN, **(environment or {})}
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "VIGIL_ADMIN_TOKEN": TOKEN})
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
         found = re.search(r"listening on (\S+)", log.read_text())
         if found:
-            running = ServerProcess(found[1], process, log)
+            running = ServerProcess(found[1].replace("//0.0.0.0", "//127.0.0.1"), process, log, verify)
             try:
                 if running.get("/health/ready").status_code == 200:
                     return running
@@ -86,8 +98,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start servers that are killed at the end of the test."""
     started: list[ServerProcess] = []
 
-    def begin(bundle: Path, *options: str) -> ServerProcess:
-        started.append(launch(bundle, tmp_path / f"server{len(started)}.log", *options))
+    def begin(bundle: Path, *options: str, **how: Any) -> ServerProcess:
+        started.append(launch(bundle, tmp_path / f"server{len(started)}.log", *options, **how))
         return started[-1]
 
     yield begin

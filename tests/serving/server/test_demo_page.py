@@ -167,6 +167,32 @@ def test_demo_page_shows_errors_of_the_server(browser: Browser, strict: Path, tm
         browser.messages.clear()
 
 
+def test_demo_page_asks_for_the_api_key(browser: Browser, strict: Path, tmp_path: Path) -> None:
+    key = "page-key-0123456789"
+    running = launch(strict, tmp_path / "log", environment={"VIGIL_API_KEY": key})
+    try:
+        browser.open(running.base + "/")
+        browser.wait("!byId('access').hidden && document.activeElement.id === 'key'")
+        assert "needs an API key" in browser.evaluate("byId('facts').innerText")
+        browser.type("another-key-0123456")
+        browser.evaluate("document.querySelector('#access button').click()")
+        browser.wait("byId('facts').innerText.includes('the API key is wrong')")
+        browser.evaluate("byId('key').value = ''")
+        browser.type(key)
+        browser.evaluate("document.querySelector('#access button').click()")
+        browser.wait("bundle !== null")
+        assert browser.evaluate("byId('access').hidden")
+        browser.evaluate("byId('text').value = 'Call now'; byId('decide').click()")
+        assert "limit" in decided(browser)
+        stored = "JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])"
+        assert key not in browser.evaluate(stored)
+        assert browser.evaluate("byId('key').type") == "password"
+    finally:
+        running.process.kill()
+        running.process.wait()
+        browser.messages.clear()  # Chromium reports each 401
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dark", [False, True])
 def test_demo_page_fits_and_is_readable(
