@@ -10,25 +10,20 @@ stricter action stopped there because the items below looked worse than they are
 that stop it there and that let the milder one pass depend on the targets of the items below in opposite directions).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 
 from vigil_data.errors import UserError
-from vigil_data.presence import PRESENCE
 from vigil_data.progress import ProgressCallback
-from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraint_check import check_rules, decide_traffic, items_with_action
-from vigil_evaluation.policy.constraints import ACTIONS, REVIEW, Appeals, CellKey, Rule, format_percent, preceding_actions
-from vigil_evaluation.policy.infeasibility import ClosestFeasible, InfeasibleAction, InfeasiblePolicy, closest_feasible_bound
-from vigil_evaluation.policy.modality_thresholds import split_by_presence
+from vigil_evaluation.policy.constraints import REVIEW, Appeals, CellKey, Rule
+from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
+from vigil_evaluation.policy.market_compilation import MarketCompilation, compile_market
 from vigil_evaluation.policy.policy_data import Traffic, read_traffic
-from vigil_evaluation.policy.shared_budget import BudgetAllocation, BudgetRequest, allocate_budget
 from vigil_evaluation.policy.specs import MarketConstraints, Policy, actions_of, labels_of, market_constraints
-from vigil_evaluation.policy.threshold_search import ThresholdSearch, rule_groups, search_thresholds
 from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY
 from vigil_evaluation.stats.selection_tests import label_selection
 
@@ -37,51 +32,6 @@ MIN_ITEMS_HIT = 30
 
 MIN_KNOWN_RATIO = 0.75
 """Smallest ratio of the fraction of known targets among affected items to that among all items without a note."""
-
-PresenceCuts = dict[str, dict[str, dict[str | None, float]]]
-"""Label, action and presence (``None`` for all others) to threshold."""
-
-
-@dataclass(frozen=True, slots=True)
-class _MarketCompilation:
-    """Compilation of one market.
-
-    Attributes:
-        policy: the policy.
-        scope: constraints of the market.
-        traffic: its items.
-        severities: label to the harm of a miss.
-        cuts: thresholds found so far.
-        problems: infeasible actions found so far.
-        notes: remarks for reports.
-    """
-
-    policy: Policy
-    scope: MarketConstraints
-    traffic: Traffic
-    severities: Mapping[str, float]
-    cuts: PresenceCuts = field(default_factory=dict)
-    problems: list[InfeasibleAction] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def place(self, label: str | None, action: str) -> str:
-        return Rule(action, label, self.scope.market, "precision", 0.0, 0.0).place
-
-    def above(self, label: str, action: str) -> Floats:
-        """Return the lowest threshold of the label's actions that precede this one for each item, ``[N]``."""
-        review = self.policy.review if REVIEW in self.policy.actions else None
-        above_N = np.full(self.traffic.items, np.inf)
-        for other in preceding_actions(action, review):
-            above_N = np.minimum(above_N, self.per_item(self.cuts.get(label, {}).get(other, {})))
-        return above_N
-
-    def per_item(self, by: Mapping[str | None, float]) -> Floats:
-        """Return the threshold of each item, infinite without one, ``[N]``."""
-        if PRESENCE not in self.traffic.columns or set(by) <= {None}:
-            return np.full(self.traffic.items, by.get(None, np.inf))
-        column = self.traffic.columns[PRESENCE]
-        values = [by.get(value, by.get(None, np.inf)) for value in (*column.values, None)]
-        return np.array(values)[column.codes_N]
 
 
 def compile_policy(
@@ -140,8 +90,8 @@ def compile_policy(
         if not rows_N.any():
             which = "no named market" if scope.market is None else f"market {scope.market}"
             raise UserError(f"policy {policy.name}: no item of the predictions is in {which}, which it needs thresholds for")
-        works.append(_MarketCompilation(policy, scope, traffic.take(rows_N), weights))
-        _compile_market(works[-1], advance)
+        works.append(MarketCompilation(policy, scope, traffic.take(rows_N), weights))
+        compile_market(works[-1], advance)
     facts = {**(facts or {}), "items": f"{traffic.items:,}", "unit": cluster or "item"}
     if problems := [problem for work in works for problem in work.problems]:
         return InfeasiblePolicy(policy.name, policy.version, tuple(problems), facts)
@@ -186,7 +136,7 @@ def _states_inclusion(traffic: Traffic) -> bool:
 
 
 def _compiled(
-    works: Sequence[_MarketCompilation],
+    works: Sequence[MarketCompilation],
     weights: Mapping[str, float],
     facts: Mapping[str, str],
     notes: Sequence[str],
@@ -237,112 +187,3 @@ def _mostly_unknown(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traf
                     f"{label}/{action}: the target of {known_N[hit_N].mean():.0%} of the {hit_N.sum():,} affected items is known "
                     f"and of all items {known_N.mean():.0%}; label more of these, as constraints are tested on known targets"
                 )
-
-
-def _compile_market(work: _MarketCompilation, advance: Callable[[], None]) -> None:
-    for action in reversed(ACTIONS[1:]):
-        labels = [label for label, may in work.scope.labels.items() if action in may]
-        found: dict[str, ThresholdSearch] = {}
-        for label in labels:
-            mine = work.scope.rules_of(action, label)
-            one = search_thresholds(work.traffic, label, mine, work.above(label, action), work.place(label, action))
-            if one.usable().any():
-                found[label] = one
-            else:
-                work.problems.append(one.problem())
-            advance()
-        shared = work.scope.rules_of(action, None)
-        if found and shared:
-            _share_budget(work, action, found, shared)
-        else:
-            for label, one in found.items():
-                cut = float(one.candidates.thresholds_K[np.flatnonzero(one.usable())[-1]])
-                split = None
-                if work.policy.presence == "where_it_pays" and not one.ceiling_rules:
-                    split = split_by_presence(work.traffic, label, one.rules, work.above(label, action), cut)
-                work.cuts.setdefault(label, {})[action] = {None: cut} if split is None else split.cuts
-                if split is not None:
-                    work.notes.append(f"{one.place}: thresholds by presence {split.gain}")
-
-
-def _share_budget(work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]) -> None:
-    budget = _allocate(work, action, found, rules)
-    if not budget.feasible:
-        work.problems.append(_budget_too_small(work, action, found, rules))
-        return
-    if max(budget.chosen) < 0:
-        work.problems.append(_budget_not_shown(work, action, found, rules))
-        return
-    for (label, one), k in zip(found.items(), budget.chosen, strict=True):
-        if k >= 0:
-            work.cuts.setdefault(label, {})[action] = {None: float(one.candidates.thresholds_K[k])}
-        else:
-            work.notes.append(f"{one.place}: gets no part of the shared budget; other labels catch more with it")
-
-
-def _allocate(
-    work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
-) -> BudgetAllocation:
-    requests, free_N = [], np.ones(work.traffic.items, bool)
-    for label in work.scope.labels:
-        at = work.traffic.labels.index(label)
-        free_N &= ~(work.traffic.probabilities_NL[:, at] >= work.above(label, action))
-    for label, one in found.items():
-        at = work.traffic.labels.index(label)
-        required = int(np.flatnonzero(one.usable())[0]) if one.ceiling_rules else -1
-        usable_K = one.usable(one.floor_rules)
-        positive_N, negative_N = work.traffic.positive_NL[:, at], work.traffic.negative_NL[:, at]
-        requests.append(BudgetRequest(one.candidates, usable_K, required, work.severities[label], positive_N, negative_N))
-    appeals = work.policy.actions[action].appeals  # type: ignore[index]  # it is one of the actions
-    wrong = appeals.wrong if appeals else 1.0
-    everything_N = np.ones(work.traffic.items, bool)
-    limits = [
-        (rule, wrong, [everything_N if within is None else within for _, within in rule_groups(rule, work.traffic)])
-        for rule in rules
-    ]
-    return allocate_budget(requests, free_N, limits, work.traffic.units_N, work.traffic.weights)
-
-
-def _budget_too_small(
-    work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
-) -> InfeasibleAction:
-    """Explain that what the labels must catch exceeds the shared budget."""
-    ways = []
-    for rule in rules:
-        others = [other for other in rules if other is not rule]
-        at = closest_feasible_bound(rule, lambda other, others=others: _allocate(work, action, found, [*others, other]).feasible)  # type: ignore[misc]
-        if at is not None:
-            ways.append(f"{rule.metric.replace('_', ' ')} at most {format_percent(at)}")
-    for label, one in found.items():
-        for i in one.ceiling_rules:
-
-            def feasible(other: Rule, label: str = label, one: ThresholdSearch = one, i: int = i) -> bool:
-                changed = replace(one, rules=(*one.rules[:i], other, *one.rules[i + 1 :]))
-                return bool(changed.usable().any()) and _allocate(work, action, {**found, label: changed}, rules).feasible
-
-            at = closest_feasible_bound(one.rules[i], feasible)
-            if at is not None:
-                side = "least" if one.rules[i].at_least else "most"
-                ways.append(f"{label} with {one.rules[i].metric.replace('_', ' ')} at {side} {format_percent(at)}")
-    asked = [f"{label} with {one.rules[i]}" for label, one in found.items() for i in one.ceiling_rules]
-    why = f"{' and '.join(asked)} is infeasible within {' and '.join(map(str, rules))}"
-    return InfeasibleAction(work.place(None, action), why + (f"; feasible: {', or '.join(ways)}" if ways else ""), ())
-
-
-def _budget_not_shown(
-    work: _MarketCompilation, action: str, found: Mapping[str, ThresholdSearch], rules: Sequence[Rule]
-) -> InfeasibleAction:
-    """Explain that not even the strictest thresholds are shown to satisfy the shared constraints."""
-    closest = []
-    for rule in rules:
-        others = [other for other in rules if other is not rule]
-        at = closest_feasible_bound(
-            rule,
-            lambda other, others=others: max(_allocate(work, action, found, [*others, other]).chosen) >= 0,  # type: ignore[misc]
-        )
-        closest.append(ClosestFeasible(rule, feasible_at=at))
-    why = (
-        f"even the strictest thresholds that satisfy the labels' own constraints affect more items than can be shown to be few "
-        f"enough on {work.traffic.items:,} items"
-    )
-    return InfeasibleAction(work.place(None, action), why, tuple(closest))

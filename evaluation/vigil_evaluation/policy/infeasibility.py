@@ -1,13 +1,27 @@
 """Infeasible policies: the constraints that cannot be shown to hold, with the closest feasible bounds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from vigil_evaluation.policy.constraints import Rule, format_percent
 
 BOUND_STEPS = 1000
 """Feasible bounds are multiples of 1 / this; small ones, of a hundredth of that."""
+
+STRICTER_BOUNDS = 12
+"""Bounds between a constraint's and the strictest one that are tried, since a range of them may be feasible."""
+
+
+ConflictElement = Rule | str
+"""A constraint, or a stricter action that takes items."""
+
+
+class Conflict(NamedTuple):
+    """Constraints that conflict, and the stricter actions whose items they lack."""
+
+    rules: list[Rule]
+    takers: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,50 @@ def closest_feasible_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> floa
         if 0 < named < 1 and feasible(replace(rule, bound=named)):
             return float(named)
     return None
+
+
+def closest_stricter_bound(rule: Rule, feasible: Callable[[Rule], bool]) -> float | None:
+    """Return the stricter bound closest to the rule's that is feasible, rounded to the safe side; ``None`` if none is.
+
+    Args:
+        rule: a constraint that allows a stricter action too many items.
+        feasible: whether the constraint with another bound is feasible.
+    """
+    strictest, bad = 1.0 if rule.at_least else 0.0, rule.bound
+    for i in range(1, STRICTER_BOUNDS):
+        good = rule.bound + (strictest - rule.bound) * i / STRICTER_BOUNDS
+        if feasible(replace(rule, bound=good)):
+            break
+        bad = good
+    else:
+        return None
+    unit = BOUND_STEPS if rule.bound >= 0.05 else 100 * BOUND_STEPS
+    for _ in range(24):
+        if abs(good - bad) <= 1 / (2 * unit):
+            break
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if feasible(replace(rule, bound=middle)) else (good, middle)
+    step = -((-good * unit) // 1) if rule.at_least else (good * unit) // 1
+    for back in range(5):
+        named = (step + back if rule.at_least else step - back) / unit
+        if 0 < named < 1 and feasible(replace(rule, bound=named)):
+            return float(named)
+    return None
+
+
+def minimal_conflict(elements: Sequence[ConflictElement], infeasible: Callable[[Sequence[ConflictElement]], bool]) -> Conflict:
+    """Return elements that are infeasible together, and without any of them are not (deletion filter).
+
+    Args:
+        elements: elements that are infeasible together; earlier ones are left out first.
+        infeasible: whether some of them are infeasible together.
+    """
+    kept = list(elements)
+    for element in elements:
+        without = [other for other in kept if other is not element]
+        if infeasible(without):
+            kept = without
+    return Conflict([each for each in kept if isinstance(each, Rule)], [each for each in kept if isinstance(each, str)])
 
 
 def required_items_factor(feasible: Callable[[float], bool], most: float = 1000.0) -> float | None:

@@ -7,8 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from vigil_data.specs import Spec
-from vigil_evaluation.policy.constraint_parser import parse_constraint, parse_share
-from vigil_evaluation.policy.constraints import ACTIONS, LOWER_BOUNDED_METRICS, THRESHOLD_FLOOR_METRICS, TRAFFIC_METRICS, Rule
+from vigil_evaluation.policy.constraints import (
+    ACTIONS,
+    LOWER_BOUNDED_METRICS,
+    THRESHOLD_FLOOR_METRICS,
+    TRAFFIC_METRICS,
+    Rule,
+    parse_constraint,
+    parse_share,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]

@@ -30,8 +30,8 @@ from vigil_evaluation.policy.constraint_tests import (
     p_values,
     significance_level,
 )
-from vigil_evaluation.policy.constraints import THRESHOLD_FLOOR_METRICS, Rule, format_percent
-from vigil_evaluation.policy.infeasibility import ClosestFeasible, InfeasibleAction, closest_feasible_bound, required_items_factor
+from vigil_evaluation.policy.constraints import THRESHOLD_FLOOR_METRICS, Rule
+from vigil_evaluation.policy.infeasibility import ClosestFeasible, closest_feasible_bound, required_items_factor
 from vigil_evaluation.policy.policy_data import Traffic
 
 CANDIDATE_GROWTH = 1.02
@@ -196,33 +196,30 @@ class ThresholdSearch:
         """Indices of the rules that keep thresholds from rising."""
         return [i for i, rule in enumerate(self.rules) if rule.metric not in THRESHOLD_FLOOR_METRICS]
 
-    def problem(self) -> InfeasibleAction:
-        """Explain why no candidate satisfies all rules, with the closest feasible bounds."""
-        if not len(self.candidates.thresholds_K):
-            return InfeasibleAction(self.place, "stricter actions leave no items, so it would never be used", ())
-        alone = [i for i, rule in enumerate(self.rules) if not self.passing(rule, i).any()]
-        closest = tuple(self._closest(i, bool(alone)) for i in alone or range(len(self.rules)))
-        if alone:
-            return InfeasibleAction(self.place, "", closest)
-        ways = [
-            f"{c.rule.metric.replace('_', ' ')} {_at(c.rule)} {format_percent(c.feasible_at)}" for c in closest if c.feasible_at
-        ]
-        rules = " and ".join(map(str, self.rules))
-        why = f"no threshold is shown to satisfy {rules} together" + (
-            f"; feasible with {', or with '.join(ways)}" if ways else ""
-        )
-        return InfeasibleAction(self.place, why, ())
+    def with_rule(self, rule: Rule, other: Rule) -> "ThresholdSearch":
+        """Return the search with another rule."""
+        return replace(self, rules=tuple(other if each is rule else each for each in self.rules))
 
-    def _closest(self, i: int, alone: bool) -> ClosestFeasible:
+    def restricted(self, rules: Sequence[Rule]) -> "ThresholdSearch":
+        """Return the search with only those of its rules that are among the given ones."""
+        kept = [i for i, rule in enumerate(self.rules) if rule in rules]
+        return replace(self, rules=tuple(self.rules[i] for i in kept), counts=tuple(self.counts[i] for i in kept))
+
+    def closest_bound(self, i: int, *, alone: bool = False) -> float | None:
+        """Return the closest feasible bound of the ``i``-th rule, with the other rules or without them."""
+        within_K = self.usable([] if alone else [j for j in range(len(self.rules)) if j != i])
+        return closest_feasible_bound(self.rules[i], lambda other: bool((self.passing(other, i) & within_K).any()))
+
+    def closest_feasible(self, i: int) -> ClosestFeasible:
+        """Explain why the ``i``-th rule is infeasible by itself."""
         rule = self.rules[i]
-        others = [j for j in range(len(self.rules)) if j != i]
-        within_K = self.usable(others)
-        at = closest_feasible_bound(rule, lambda other: bool((self.passing(other, i) & within_K).any()))
+        others = tuple(str(other) for j, other in enumerate(self.rules) if j != i)
+        at = self.closest_bound(i)
         without: tuple[str, ...] = ()
         if at is None and others:
-            at = closest_feasible_bound(rule, lambda other: bool(self.passing(other, i).any()))
-            without = tuple(str(self.rules[j]) for j in others) if at is not None else ()
-        times = required_items_factor(lambda by: would_pass(rule, self.counts[i], by)) if alone else None
+            at = self.closest_bound(i, alone=True)
+            without = others if at is not None else ()
+        times = required_items_factor(lambda by: would_pass(rule, self.counts[i], by))
         kind = "negative" if rule.metric == "false_positive_rate" else "positive"
         more = None
         if times is not None:
@@ -306,7 +303,3 @@ def round_up(count: float) -> int:
         return 1
     unit = 10 ** max(int(np.floor(np.log10(count))) - 1, 0)
     return int(-(-count // unit) * unit)
-
-
-def _at(rule: Rule) -> str:
-    return "at least" if rule.at_least else "at most"

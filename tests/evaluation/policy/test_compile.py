@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
 from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
+from vigil_evaluation.policy.infeasibility import InfeasiblePolicy, minimal_conflict
 from vigil_evaluation.policy.specs import Policy
 
 LABELS = ["spam", "scam", "hate"]
@@ -221,6 +223,68 @@ def test_compile_policy_names_conflicting_constraints_together(traffic: Make, wr
         other = "recall at least 95 %" if metric == "precision" else "precision at least 85 %"
         text = f"actions: {{remove: {{must: [{metric} at least {bound}, {other}]}}}}"
         compiled(written(text + "\nlabels: {scam: [remove]}"), traffic())
+
+
+def test_compile_policy_names_the_stricter_action_that_takes_too_much(traffic: Make, written: Written) -> None:
+    """Review may take so many items that the false-positive rate of limit, which counts them, is exceeded before limit begins."""
+    text = """
+    actions:
+      review: {must: [at most %s of traffic]}
+      limit: {must: [false-positive rate at most %s, recall at least 10 %%]}
+    labels: {scam: [limit, review]}
+    """
+    table = traffic(unknown=0)
+    (line,) = infeasible(written(text % ("15 %", "3 %")), table).lines[1:]
+    begin = (
+        "scam/limit: no threshold below review (share of traffic at most 15 %) is shown to satisfy "
+        "false positive rate at most 3 %; feasible with "
+    )
+    assert line.startswith(begin)
+    own, budget = line.removeprefix(begin).split(", or with ")
+    rate, share = own.removeprefix("false positive rate at most "), budget.split(" for review")[0].split("at most ")[1]
+    compiled(written(text % ("15 %", rate)), table)
+    compiled(written(text % (share, "3 %")), table)
+    infeasible(written(text % (f"{float(share[:-2]) + 0.3} %", "3 %")), table)
+    infeasible(written(text % ("15 %", f"{float(rate[:-2]) - 0.2} %")), table)
+
+
+def test_compile_policy_names_the_stricter_label_action_that_takes_too_much(traffic: Make, written: Written) -> None:
+    text = """
+    presence: never
+    actions:
+      remove: {must: [precision at least %s]}
+      limit: {must: [precision at least 60 %%]}
+    labels: {scam: [limit, remove]}
+    """
+    table = traffic(unknown=0)
+    (line,) = infeasible(written(text % "80 %"), table).lines[1:]
+    assert line.startswith(
+        "scam/limit: no threshold below remove (precision at least 80 %) is shown to satisfy precision at least"
+    )
+    stricter = line.split("or with precision at least ")[1].removesuffix(" for scam/remove")
+    compiled(written(text % stricter), table)
+
+
+def test_compile_policy_leaves_out_what_does_not_conflict(traffic: Make, written: Written) -> None:
+    """Recall of scam exceeds the budget by itself; recall of spam and precision do not matter."""
+    policy = written(
+        "actions: {review: {must: [at most 7 % of traffic, recall at least 90 % for scam, recall at least 20 % for spam, "
+        "precision at least 5 %]}}\nlabels: {scam: [review], spam: [review]}"
+    )
+    (line,) = infeasible(policy, traffic()).lines[1:]
+    assert line.startswith("review: scam with recall at least 90 % is infeasible within share of traffic at most 7 %; feasible: ")
+    assert "spam" not in line
+    assert "precision" not in line
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefg"), min_size=1), min_size=1))
+def test_minimal_conflict_is_infeasible_and_minimal(causes: list[set[str]]) -> None:
+    def unsatisfiable(kept: Sequence[object]) -> bool:
+        return any(cause <= set(kept) for cause in causes)
+
+    found = minimal_conflict("abcdefg", unsatisfiable).takers
+    assert unsatisfiable(found)
+    assert not any(unsatisfiable([other for other in found if other != each]) for each in found)
 
 
 def test_compile_policy_reports_a_budget_smaller_than_the_labels_need(traffic: Make, written: Written) -> None:

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from vigil_evaluation.policy.constraint_parser import EXAMPLES, parse_constraint
-from vigil_evaluation.policy.constraints import METRICS
+from vigil_evaluation.policy.constraints import EXAMPLES, METRICS, parse_constraint
 from vigil_evaluation.policy.specs import Policy, actions_of, labels_of, market_constraints
 
 GOOD = """
