@@ -78,7 +78,7 @@ def report_case(table_of: Make) -> dict[str, Any]:
     facts = {"run": "winter", "split": "test"}
     data = EvaluationData.from_table(table, labels, dict.fromkeys(labels, 0.4), spec)
     results = evaluate_data(data, facts, calibrated=calibrated, policy=policy)
-    return {"data": data, "results": results, "spec": spec, "calibrated": calibrated}
+    return {"data": data, "results": results, "spec": spec, "calibrated": calibrated, "policy": policy}
 
 
 def _calibrated(table: pa.Table, probabilities_NL: Any, labels: Sequence[str]) -> pa.Table:

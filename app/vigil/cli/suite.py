@@ -123,10 +123,12 @@ def make(
 
 
 def _show(outcome: "SuiteResults") -> None:
-    """Print accuracy by functionality and label, and the results of the minimal pairs."""
+    """Print accuracy by functionality and label, the results of the minimal pairs, and what stands out."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from vigil_evaluation.report.suite_page import suite_remarks
 
     found = outcome.findings
     # Piped tables are not cut to 80 columns.
@@ -155,6 +157,8 @@ def _show(outcome: "SuiteResults") -> None:
                 shift,
             )
         console.print(pairs)
+    for remark in suite_remarks(outcome):
+        console.print(f"- {remark.text}", markup=False, highlight=False)
     for line in _notes(outcome, found):
         console.print(f"- {line}", markup=False, highlight=False)
 
@@ -162,15 +166,11 @@ def _show(outcome: "SuiteResults") -> None:
 def _notes(outcome: "SuiteResults", found: "FunctionalTestResults") -> Iterator[str]:
     from vigil.workflows.functional_tests import EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT
 
-    if outcome.skipped:
-        yield f"skipped labels that the model lacks: {', '.join(outcome.skipped)}"
     if found.unit is not None:
         yield f"intervals resample items of one {found.unit} together"
     for name, fact in outcome.facts.items():
         if name in (EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT) or (name == "undecodable" and fact != "0"):
             yield f"{name}: {fact}"
-    if found.pairs is not None and found.pairs.alone:
-        yield f"{found.pairs.alone} items name an absent counterpart"
 
 
 def _share(share: "Proportion") -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vigil_evaluation.report.evidence import SegmentEvidence as SegmentEvidence
     from vigil_evaluation.report.hardest_errors import hardest_error_ids as hardest_error_ids
     from vigil_evaluation.report.suite_page import render_suite_page as render_suite_page
+    from vigil_evaluation.report.suite_page import suite_remarks as suite_remarks
     from vigil_evaluation.report.summary import Remark as Remark
     from vigil_evaluation.report.summary import remarks as remarks
     from vigil_evaluation.report.summary import summary_sentences as summary_sentences
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "render_comparison_page": "vigil_evaluation.report.comparison_page",
         "render_evaluation_page": "vigil_evaluation.report.evaluation_page",
         "render_suite_page": "vigil_evaluation.report.suite_page",
+        "suite_remarks": "vigil_evaluation.report.suite_page",
         "summary_sentences": "vigil_evaluation.report.summary",
     },
 )

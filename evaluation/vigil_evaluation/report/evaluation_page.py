@@ -12,7 +12,7 @@ from vigil_evaluation.report.evidence import ItemExample
 from vigil_evaluation.report.fairness_heatmap import HEATMAP_COLUMNS, MAX_SUBGROUPS, heatmap_rows
 from vigil_evaluation.report.hardest_errors import hardest_errors
 from vigil_evaluation.report.rendering import render_page
-from vigil_evaluation.report.slice_plot import slice_plot
+from vigil_evaluation.report.slice_plot import slice_plots
 from vigil_evaluation.report.summary import remarks, summary_sentences
 from vigil_evaluation.report.threshold_explorer import threshold_explorer
 from vigil_evaluation.results import EvaluationResults
@@ -59,7 +59,7 @@ def render_evaluation_page(
         summary=summary_sentences(results),
         remarks=remarks(results),
         labels=sections,
-        slices=[slice_plot(breakdown, results.overall) for breakdown in results.by if breakdown.groups],
+        slices=slice_plots(results),
         heatmaps={label: heatmap_rows(results, label) for label in data.labels} if results.fairness is not None else {},
         heatmap_columns=HEATMAP_COLUMNS,
         max_subgroups=MAX_SUBGROUPS,

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vigil_data.filesystem import StrPath, write_file
-from vigil_evaluation.report import axes
+from vigil_evaluation.report import axes, glossary
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -61,7 +61,7 @@ def environment() -> Environment:
         "diverging": axes.diverging_class,
         "error_rate": axes.error_rate_class,
     }
-    made.globals |= {"axes": axes}
+    made.globals |= {"axes": axes, "glossary": glossary, "terms": glossary.TERMS}
     return made
 
 

@@ -20,6 +20,10 @@ MIN_UNITS_FOR_RELIABLE_INTERVALS = 30
 POORLY_CALIBRATED = 0.1
 """Calibration error from which a label is named."""
 
+EXTREME_VOLUME = 0.5
+"""Share of all items above which a volume is named, since flagging, reviewing or acting on more than half of them selects little.
+Flags are not named if as large a share of the known targets is positive."""
+
 MAX_LISTED = 3
 """Slices, and gaps, named in the summary."""
 
@@ -43,9 +47,18 @@ def summary_sentences(results: EvaluationResults) -> list[str]:
     """Return the main results in sentences that require no knowledge of metrics."""
     overall, count = results.overall, len(results.overall.labels)
     scored = f"{overall.items:,} items were scored for {count} label{'' if count == 1 else 's'}"
+    if not results.labelled:
+        return [
+            f"{scored}. No item has a known target: nothing is labelled, so there is no metric such as precision or recall.",
+            _volume_sentence(results),
+            *([_drift_sentence(results)] if results.conformal is not None and results.conformal.drift is not None else []),
+            *([_policy_sentence(results.policy)] if results.policy is not None else []),
+        ]
     if overall.all_right is None:
-        return [f"{scored}. No item has a known target, so there is nothing to measure."]
-    correct = _with_interval(overall.all_right, overall.all_right_interval)
+        return [
+            f"{scored}. Only {overall.judged:,} have a known target, fewer than {results.enough}, too few to measure anything."
+        ]
+    correct = share_with_interval(overall.all_right, overall.all_right_interval)
     known = f"{overall.judged:,} items with a known target"
     sentences = [f"{scored}. At the thresholds below, {correct} of the {known} have no wrong decision."]
     phrases = {
@@ -71,7 +84,8 @@ def remarks(results: EvaluationResults) -> list[Remark]:
     return [
         *_policy(results),
         *_abstention(results),
-        *_labels(results),
+        *_volumes(results),
+        *(_labels(results) if results.labelled else ()),
         *_slices(results),
         *_fairness(results),
         *_functional_tests(results),
@@ -155,7 +169,7 @@ def _functional_tests(results: EvaluationResults) -> Iterator[Remark]:
     ]
     if cases:
         worst = min(cases, key=lambda case: case.all_right.value or 0.0)
-        correct = _with_interval(worst.all_right.value or 0.0, worst.all_right.interval)
+        correct = share_with_interval(worst.all_right.value or 0.0, worst.all_right.interval)
         text = f"{worst.name} has the lowest accuracy: {correct} of {worst.all_right.count:,} items have no wrong decision."
         yield Remark("Functional test", text, "functional-tests")
 
@@ -188,8 +202,58 @@ def _policy(results: EvaluationResults) -> Iterator[Remark]:
             )
             yield Remark("Constraint violated", text, "policy")
     if unconfirmed := sum(bool(result.met) and not result.confirmed for result in constraints):
-        text = f"{unconfirmed} of {len(constraints)} constraints hold on these items, but not with the required confidence."
+        hold = "holds" if unconfirmed == 1 else "hold"
+        text = f"{unconfirmed} of {len(constraints)} constraints {hold} on these items, but not with the required confidence."
         yield Remark("Not confirmed", text, "policy")
+    if unknown := sum(result.estimate is None for result in constraints):
+        text = f"{unknown} of {len(constraints)} constraints cannot be measured, because no target that they concern is known."
+        yield Remark("Not measured", text, "policy")
+
+
+def _volumes(results: EvaluationResults) -> Iterator[Remark]:
+    """Yield volumes of more than :data:`EXTREME_VOLUME` of all items, and of none."""
+    conformal, items = results.conformal, results.overall.items
+    if items < MIN_ITEMS_FOR_REMARK:
+        return
+    if conformal is not None and (reviewed := conformal.reviewed_any) is not None and reviewed > EXTREME_VOLUME:
+        most = max(conformal.labels.items(), key=lambda label: label[1].reviewed or 0.0)
+        by = f", {format_percent(most[1].reviewed or 0.0)} that of {most[0]}" if len(conformal.labels) > 1 else ""
+        text = (
+            f"{format_percent(reviewed)} of all {items:,} items reach the review threshold{' of some label' if by else ''}{by}."
+        )
+        yield Remark("Most items reviewed", text, "abstention")
+    for label, share in results.volumes.overall.labels.items():
+        n = results.overall.labels[label]
+        positive = n.positive / n.known if n.known else 0.0
+        if share.value is not None and share.value > max(EXTREME_VOLUME, positive):
+            known = f"; {format_percent(positive)} of the {n.known:,} known ones are positive" if n.known else ""
+            text = f"{label} flags {share_with_interval(share.value, share.interval)} of all {items:,} items{known}."
+            yield Remark("Most items flagged", text, "labels" if results.labelled else "volumes")
+    if idle := [k for k, share in results.volumes.overall.labels.items() if share.value == 0 and not results.labelled]:
+        yield Remark("Never flagged", f"None of {items:,} items reaches the threshold of {', '.join(idle)}.", "volumes")
+    for action in results.policy.actions[1:] if results.policy is not None else []:
+        if action.share > EXTREME_VOLUME:
+            text = f"{share_with_interval(action.share, action.interval)} of all {items:,} items get the action {action.action}."
+            yield Remark("Most items acted on", text, "policy")
+
+
+def _volume_sentence(results: EvaluationResults) -> str:
+    volumes = results.volumes.overall
+    total = share_with_interval(volumes.any_label.value or 0.0, volumes.any_label.interval)
+    if len(volumes.labels) == 1:
+        return f"At the threshold below, {total} of the items are flagged."
+    return f"At the thresholds below, {total} of the items are flagged for at least one label."
+
+
+def _drift_sentence(results: EvaluationResults) -> str:
+    assert results.conformal is not None
+    assert results.conformal.drift is not None
+    drift = results.conformal.drift
+    if not drift.warnings:
+        return "Their probabilities do not differ noticeably from those of the calibration split."
+    drifted = [label for label, test in drift.labels.items() if test.warning is not None]
+    drifted += ["the mix of modalities"] if drift.presence is not None and drift.presence.warning is not None else []
+    return f"They differ from the calibration split in {', '.join(drifted)}, so calibration and guarantees may not hold for them."
 
 
 def _abstention(results: EvaluationResults) -> Iterator[Remark]:
@@ -199,12 +263,10 @@ def _abstention(results: EvaluationResults) -> Iterator[Remark]:
 
 def _policy_sentence(policy: PolicyImpact) -> str:
     shares = [f"{impact.action} {format_percent(impact.share)}" for impact in policy.actions if impact.items]
-    confirmed = sum(bool(result.confirmed) for result in policy.constraints)
+    confirmed, count = sum(bool(result.confirmed) for result in policy.constraints), len(policy.constraints)
     caught = "" if policy.harm_caught is None else f", and {format_percent(policy.harm_caught)} of the known harm is caught"
-    return (
-        f"Under the policy {policy.name}, version {policy.version}, the actions are {', '.join(shares)} of the items. "
-        f"{confirmed} of its {len(policy.constraints)} constraints are confirmed{caught}."
-    )
+    held = f" {confirmed} of its {count} constraints {'is' if confirmed == 1 else 'are'} confirmed{caught}." if count else ""
+    return f"Under the policy {policy.name}, version {policy.version}, the actions are {', '.join(shares)} of the items.{held}"
 
 
 def _caveats(results: EvaluationResults) -> Iterator[Remark]:
@@ -227,14 +289,15 @@ def _why(numbers: LabelMetrics, enough: int) -> str:
     return f"{numbers.positive:,} of its {numbers.known:,} known items are positive; {enough} of each class are needed"
 
 
-def _with_interval(value: float, interval: Interval | None) -> str:
+def share_with_interval(value: float, interval: Interval | None) -> str:
+    """Return a share and its interval in percent."""
     if interval is None:
         return format_percent(value)
     return f"{format_percent(value)} ({format_percent(interval[0])} to {format_percent(interval[1])})"
 
 
 def _mean(mean: MacroAverage) -> str:
-    return _with_interval(mean.value or 0.0, mean.interval)
+    return share_with_interval(mean.value or 0.0, mean.interval)
 
 
 def _interval(interval: Interval | None, digits: int = 3) -> str:

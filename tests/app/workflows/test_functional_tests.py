@@ -113,7 +113,7 @@ def test_suite_run_of_a_run_on_a_custom_suite(call, run, cats):
     assert found["pairs"]["overall"]["labels"]["cat"]["follows"]["count"] == 54
     assert found["targets"][0]["values"] == ["dry", "wet"]
     said = done.output
-    assert "skipped labels that the model lacks: sunny" in said
+    assert "The model does not have these labels of the suite: sunny." in said
     assert "intervals resample items of one template together" in said
     assert "not_said" in said
     assert "suite.html" in said

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
+from vigil_evaluation.calibration.fit import fit_calibration
 from vigil_evaluation.evaluate import evaluate_data, evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import average_precision, decisions_at, operating_points
@@ -25,11 +26,13 @@ from vigil_evaluation.report.curves import FPR_TICKS, fpr_x, label_curves, x, y
 from vigil_evaluation.report.evaluation_page import render_evaluation_page
 from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
 from vigil_evaluation.report.fairness_heatmap import heatmap_rows, subgroup_gaps
+from vigil_evaluation.report.glossary import TERMS
 from vigil_evaluation.report.hardest_errors import MAX_CHARACTERS, hardest_error_ids, hardest_errors
-from vigil_evaluation.report.slice_plot import SLICE_METRICS, slice_plot
+from vigil_evaluation.report.rendering import TEMPLATES, format_percent
+from vigil_evaluation.report.slice_plot import SLICE_METRICS, slice_plots
 from vigil_evaluation.report.summary import remarks, summary_sentences
 from vigil_evaluation.report.threshold_explorer import threshold_explorer
-from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
 Make = Callable[..., pa.Table]
 LABELS = ("tobacco", "scams", "unlabelled")
@@ -132,7 +135,7 @@ def test_page_escapes_hostile_values(hostile_page: str) -> None:
 
 def test_page_of_an_empty_table(table_of: Make, tmp_path: Path) -> None:
     page = report(table_of({"a": ([], [])}, presence=pa.array([], pa.string())), tmp_path / "report.html", run="r")
-    assert "there is nothing to measure" in page
+    assert "0 items were scored for 1 label. No item has a known target: nothing is labelled" in page
 
 
 def label_findings(targets: np.ndarray, probabilities: np.ndarray, threshold: float, table_of: Make) -> Any:
@@ -354,15 +357,17 @@ def test_heatmap_rows_are_negative_where_the_subgroup_fares_worse(report_case: d
     assert auc.significant == (auc.interval.high < results.overall.labels["tobacco"].auroc)
 
 
-def test_slice_plot_holds_every_metric_and_label(report_case: dict[str, Any]) -> None:
+def test_slice_plots_hold_every_metric_and_label(report_case: dict[str, Any]) -> None:
     results = report_case["results"]
-    breakdown = next(b for b in results.by if b.column == "language")
-    shown = slice_plot(breakdown, results.overall)
-    data = json.loads(shown.data)
+    at = next(i for i, b in enumerate(results.by) if b.column == "language")
+    data = json.loads(slice_plots(results)[at].data)
     for metric, held in zip(SLICE_METRICS, data["metrics"], strict=True):
         for label, cells in zip([None, *results.overall.labels], held["cells"], strict=True):
-            for group, (value, *rest) in zip(breakdown.groups, cells, strict=True):
-                if label is not None:
+            for group, volumes, (value, *rest) in zip(results.by[at].groups, results.volumes.by[at].groups, cells, strict=True):
+                if metric == "flagged":
+                    share = volumes.any_label if label is None else volumes.labels[label]
+                    expected, interval = share.value, share.interval
+                elif label is not None:
                     expected, interval = getattr(group.labels[label], metric), group.labels[label].intervals.get(metric)
                 elif metric == "accuracy":
                     expected, interval = group.all_right, group.all_right_interval
@@ -372,6 +377,79 @@ def test_slice_plot_holds_every_metric_and_label(report_case: dict[str, Any]) ->
                 if interval is not None:
                     assert rest[:2] == pytest.approx(list(interval), abs=1e-5)
                     assert held["ticks"][0] - 1e-5 <= rest[0] <= rest[1] <= held["ticks"][-1] + 1e-5
+
+
+def unlabelled(table: pa.Table) -> pa.Table:
+    return table.select([name for name in table.column_names if not name.startswith("target.")])
+
+
+def test_page_of_an_unlabelled_table_has_volumes_and_no_metrics(report_case: dict[str, Any], tmp_path: Path) -> None:
+    """The same items without their targets: what needs no labels is unchanged, and nothing else is on the page."""
+    data, results = report_case["data"], report_case["results"]
+    bare = EvaluationData.from_table(unlabelled(data.table), data.labels, data.thresholds, data.spec)
+    found = evaluate_data(bare, {"run": "winter"}, calibrated=report_case["calibrated"], policy=report_case["policy"])
+    assert not found.labelled
+    assert found.volumes == results.volumes
+    assert found.conformal.drift == results.conformal.drift
+    assert [action.share for action in found.policy.actions] == [action.share for action in results.policy.actions]
+    render_evaluation_page(found, bare, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    elements = Elements(page)
+    assert elements.open == []
+    ids = {attributes["id"] for _, attributes in elements.tags if "id" in attributes}
+    assert {"summary", "volumes", "slices", "calibration", "abstention", "drift", "policy"} <= ids
+    assert not ids & {"labels", "curves", "worst-slices", "fairness", "functional-tests", "confusion", "errors"}
+    assert {a["href"][1:] for tag, a in elements.tags if tag == "a" and (a.get("href") or "").startswith("#")} <= ids
+    assert "nothing is labelled" in page
+    for share in found.volumes.overall.labels.values():
+        assert f">{format_percent(share.value)}" in page
+    assert [plot.metrics for plot in slice_plots(found)] == [["Share flagged"]] * len(found.by)
+    assert "Not ranked" not in {remark.topic for remark in remarks(found)}
+
+
+def test_remarks_name_extreme_volumes(table_of: Make) -> None:
+    """More than half of all items flagged, reviewed or acted on, unless as many are positive; and labels that flag none."""
+    scores = np.linspace(0, 1, 100)
+    many = table_of({"a": ([1] * 10 + [0] * 90, scores), "b": ([1] * 70 + [0] * 30, scores)})
+    thresholds, spec = {"a": 0.4, "b": 0.4}, EvaluationSpec(replicates=50)
+    found = {r.topic: r.text for r in remarks(evaluate_table(many, ("a", "b"), thresholds, spec, {}))}
+    assert found["Most items flagged"].startswith("a flags 60.0% (")
+    assert found["Most items flagged"].endswith(" of all 100 items; 10.0% of the 100 known ones are positive.")
+    topics = [r.topic for r in remarks(evaluate_table(many, ("a", "b"), {"a": 0.505, "b": 0.4}, spec, {}))]
+    assert not {"Most items flagged", "Most items reviewed"} & set(topics)
+    none = evaluate_table(unlabelled(many), ("a", "b"), {"a": 1.0, "b": 2.0}, spec, {})
+    assert {r.topic: r.text for r in remarks(none)}["Never flagged"] == "None of 100 items reaches the threshold of b."
+    spec = EvaluationSpec(replicates=50, calibration=CalibrationSpec(methods=()))
+    calibrated = fit_calibration([[1.0]] * 40 + [[0.0]] * 40, [[p] for p in [0.3] * 40 + [0.1] * 40], ("a",), spec)
+    reviewed = table_of({"a": ([0] * 100, [0.31] * 60 + [0.05] * 40)})
+    results = evaluate_table(reviewed, ("a",), {"a": 0.9}, spec, {}, calibrated=calibrated)
+    assert results.conformal is not None
+    assert results.conformal.reviewed_any == 0.6
+    text = next(r.text for r in remarks(results) if r.topic == "Most items reviewed")
+    assert text == "60.0% of all 100 items reach the review threshold."
+
+
+def test_page_states_the_rule_that_selects_a_calibrator(full_page: str) -> None:
+    assert "simplest method whose cross-validated log loss on the calibration split is within one standard error" in full_page
+    assert "lowest cross-validated log loss" not in full_page
+
+
+def test_page_states_which_numbers_have_no_interval(full_page: str, report_case: dict[str, Any]) -> None:
+    macro = report_case["results"].overall.macro
+    assert [name for name, mean in macro.items() if mean.value is not None and mean.interval is None] == ["calibration_error"]
+    assert "each number but the mean calibration error" in full_page
+    assert 'id="without-interval"' in full_page
+
+
+@pytest.mark.parametrize("template", sorted(Path(TEMPLATES).rglob("*.jinja")), ids=lambda file: file.name)
+def test_templates_explain_every_term_of_art_in_their_headings(template: Path) -> None:
+    """A heading is a plain word, a term of the glossary, or has a tooltip of its own."""
+    plain = {"Label", "Items", "Share", "Value", "Original", "Counterpart", "Probability", "Failure", "Constraint", "Action"}
+    plain |= {"Thresholds", "Champion", "Challenger", "Reason", "Item", "True label", "Slice", "Change", "Flagged by", "Metric"}
+    plain |= {"Compared", "Items compared", "Comparisons", "Regressions", "Improvements", "Flipped items", "Not comparable"}
+    plain |= {"macro average", "Recall at "}
+    headings = re.findall(r'm\.(?:heading|column|tile)\("([^"]+)"(?:, "([^"]+)")?', template.read_text(encoding="utf-8"))
+    assert [name for name, hint in headings if not hint and name not in {*plain, *TERMS}] == []
 
 
 def test_render_evaluation_page_stays_small_for_large_data(table_of: Make, tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ each(document, "[data-slices]", (box) => {
     rows.forEach((row, i) => {
       const [v, low, high, mean] = metric.cells[label][i];
       const [known, positive] = label ? data.counts[label - 1][i] : [data.known[i], null];
-      const few = label ? Math.min(positive, known - positive) < data.few : known < data.few;
+      const few = metric.all_items ? data.items[i] < data.few : label ? Math.min(positive, known - positive) < data.few : known < data.few;
       const [support, cell, plot] = [row.cells[2], row.cells[3], row.cells[4]];
-      support.dataset.value = mean ?? known;
+      support.dataset.value = metric.all_items ? data.items[i] : mean ?? known;
       support.querySelector(".value").classList.toggle("few", few);
-      support.querySelector(".value").textContent = label ? `${counted(known)} known, ${counted(positive)} positive`
+      support.querySelector(".value").textContent = metric.all_items ? `${counted(data.items[i])} items` : label ? `${counted(known)} known, ${counted(positive)} positive`
         : mean === undefined ? `${counted(known)} known` : `mean of ${mean} of ${data.labels.length - 1} labels`;
       cell.dataset.value = v ?? "";
       cell.dataset.label = metric.name;
@@ -154,6 +154,35 @@ each(document, "[data-lengthens]", (button) => {
       for (const box of sensitive) set(box, shown);
     });
   }
+}
+
+// Meanings of terms: shown on hover, on focus by keyboard or touch, and closed by Escape.
+{
+  const tip = element("div", { id: "tip", role: "tooltip", hidden: "" });
+  document.body.append(tip);
+  let owner = null;
+  const close = () => { owner?.removeAttribute("aria-describedby"); owner = null; tip.hidden = true; };
+  const open = (term) => {
+    close();
+    owner = term;
+    tip.textContent = term.dataset.tip;
+    tip.hidden = false;
+    term.setAttribute("aria-describedby", "tip");
+    const [at, size, margin] = [term.getBoundingClientRect(), tip.getBoundingClientRect(), 8];
+    const below = at.bottom + margin + size.height <= innerHeight;
+    tip.style.left = `${Math.max(margin, Math.min(at.left, document.documentElement.clientWidth - size.width - margin))}px`;
+    tip.style.top = `${below ? at.bottom + margin : Math.max(margin, at.top - margin - size.height)}px`;
+  };
+  each(document, "[data-tip]", (term) => {
+    term.dataset.tip = term.title;
+    term.removeAttribute("title");
+    term.addEventListener("pointerenter", () => open(term));
+    term.addEventListener("pointerleave", () => { if (document.activeElement !== term) close(); });
+    term.addEventListener("focus", () => open(term));
+    term.addEventListener("blur", close);
+  });
+  addEventListener("keydown", ({ key }) => { if (key === "Escape") close(); });
+  addEventListener("scroll", close, { capture: true, passive: true });
 }
 
 // A link into a closed section opens it; printing opens all.
