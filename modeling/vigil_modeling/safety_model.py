@@ -14,6 +14,7 @@ from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode
 from vigil_modeling.fusion import build_fusion
 from vigil_modeling.heads import Heads
+from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.specs import ModelSpec
 
 
@@ -22,11 +23,13 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits_NL: float ``[N, L]`` in the taxonomy's order.
+        raw_NL: outputs of the heads, on which the loss is computed; the logits, unless labels depend on each other.
         evidence: modality to float32 ``[S, L]``, the attention weight of each segment for each label. The weights of an item's
             segments of all modalities sum to 1 minus the weight of the learned prior.
     """
 
     logits_NL: Tensor
+    raw_NL: Tensor
     evidence: dict[Modality, Tensor]
 
 
@@ -55,7 +58,7 @@ class SafetyModel(nn.Module):
 
     Args:
         encoders: modality to its encoder.
-        spec: width, dropout, fusion, and the weights to freeze.
+        spec: width, dropout, fusion, dependencies between labels, and the weights to freeze.
         taxonomy: the labels and their heads.
 
     Raises:
@@ -71,6 +74,7 @@ class SafetyModel(nn.Module):
         self.projections = nn.ModuleDict({m: Projection(encoders[m].width, spec.width, spec.dropout) for m in self.modalities})
         self.fusion = build_fusion(spec.fusion, spec.width, len(self.labels), spec.dropout)
         self.heads = Heads(taxonomy, spec.width, spec.dropout)
+        self.structure = LabelStructure.of(spec, taxonomy)
         for modality in self.modalities:
             encoder_spec = getattr(spec.encoders, modality)
             try:
@@ -125,7 +129,8 @@ class SafetyModel(nn.Module):
             stop = start + part.shape[0]
             evidence[modality] = evidence_TL[start:stop].unflatten(0, tokens[modality].shape[:2]).sum(1)
             start = stop
-        return Prediction(self.heads(hidden_NLD), evidence)
+        raw_NL = self.heads(hidden_NLD)
+        return Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
 
     def forward(self, batch: Batch, touch_all: bool = False) -> Prediction:
         """Predict the labels of a batch.
@@ -144,7 +149,7 @@ class SafetyModel(nn.Module):
                 touched.append(self._touch(modality))
         prediction = self.fuse(tokens, {m: batch.segments[m].item for m in tokens}, len(batch))
         for total in touched:
-            prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total)
+            prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
         return prediction
 
     def checkpoint_activations(self) -> None:

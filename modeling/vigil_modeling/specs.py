@@ -131,6 +131,10 @@ class ModelSpec(Spec):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders
     fusion: FusionSpec = TransformerFusion()
+    hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
+    ordinal_heads: tuple[str, ...] = Field(
+        (), description="heads whose labels are ranks, from the lowest to the highest, each of which implies those below (CORN)"
+    )
 
 
 class LossOptions(Spec):

@@ -58,6 +58,15 @@ def audio_configs():
     }
 
 
+@pytest.fixture
+def one_thread():
+    """Small matrices: two threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
@@ -66,7 +75,7 @@ def _seeded():
 @pytest.fixture(scope="session")
 def taxonomy() -> Taxonomy:
     return Taxonomy.model_validate(
-        {"name": "test", "heads": {"train": {"labels": {"a": {}, "b": {}}}, "other": {"labels": {"c": {}}}}}
+        {"name": "test", "heads": {"train": {"labels": {"a": {}, "b": {}}}, "other": {"labels": {"c": {"parent": "a"}}}}}
     )
 
 

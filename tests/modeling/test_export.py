@@ -69,9 +69,16 @@ def to_torchscript(module, arguments):
 SIZES = [(1, (0, 0, 0)), (1, (1, 0, 0)), (3, (4, 0, 2)), (5, (0, 3, 0)), (8, (9, 7, 11)), (64, (40, 1, 200))]
 
 
-@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_fusion_exports_with_dynamic_counts(make_model, fusion, tmp_path):
-    model = make_model(fusion).eval()
+STRUCTURES = [
+    *((fusion, {}) for fusion in FUSIONS),
+    (FUSIONS[0], {"hierarchy": True}),
+    (FUSIONS[0], {"ordinal_heads": ["train"]}),
+]
+
+
+@pytest.mark.parametrize(("fusion", "structure"), STRUCTURES, ids=str)
+def test_fusion_exports_with_dynamic_counts(make_model, fusion, structure, tmp_path):
+    model = make_model(fusion, **structure).eval()
     graph, example = FusionGraph(model), fusion_inputs(model, 3, (4, 2, 3))
     count = {m: torch.export.Dim(f"{m}_segments", min=0) for m in MODALITIES}
     dynamic = [{0: torch.export.Dim("items", min=0)}, *({0: count[m]} for m in MODALITIES for _ in range(2))]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vigil_data.taxonomy import Taxonomy
+from vigil_modeling.label_structure import Array, LabelStructure
 from vigil_modeling.losses.cells import positive_and_negative_loss
 from vigil_modeling.specs import LossSpec
 
@@ -39,6 +40,7 @@ class MaskedLoss(nn.Module):
         spec: kind of loss, weights and corrections.
         taxonomy: order of labels.
         counts: known targets of the training split; needed by ``class_balance`` and ``logit_adjustment``.
+        structure: dependencies between labels; the model's.
 
     Raises:
         ValueError: if ``counts`` are needed and absent.
@@ -50,12 +52,19 @@ class MaskedLoss(nn.Module):
     adjustment_L: Tensor
     prior_L: Tensor
 
-    def __init__(self, spec: LossSpec, taxonomy: Taxonomy, counts: TargetCounts | None = None) -> None:
+    def __init__(
+        self,
+        spec: LossSpec,
+        taxonomy: Taxonomy,
+        counts: TargetCounts | None = None,
+        structure: LabelStructure = LabelStructure(),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
         if counts is None and (spec.class_balance is not None or spec.logit_adjustment is not None):
             raise ValueError("class_balance and logit_adjustment need the counts of the training targets")
         labels = taxonomy.labels
         self._spec = spec
+        self._structure = structure
         positive_L, negative_L, adjustment_L = np.ones(len(labels)), np.ones(len(labels)), np.zeros(len(labels))
         prior_L = np.array([spec.unlabeled.get(label, np.nan) for label in labels])
         if counts is not None and spec.class_balance is not None:
@@ -73,34 +82,34 @@ class MaskedLoss(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values_L, dtype=torch.float32), persistent=False)
 
-    def forward(self, logits_NL: Tensor, targets_NL: Tensor) -> Tensor:
+    def forward(self, raw_NL: Tensor, targets_NL: Tensor) -> Tensor:
         """Return the sum over known targets; zero with zero gradients if none counts.
 
         Args:
-            logits_NL: any float dtype; the loss is computed in float32.
+            raw_NL: outputs of the heads, any float dtype; the loss is computed in float32.
             targets_NL: values in [0, 1], NaN for unknown.
         """
         known_NL = ~targets_NL.isnan()
-        counts_NL = self._counts(known_NL)
-        logits_NL = (logits_NL.float() + self.adjustment_L).masked_fill(~counts_NL, 0.0)
+        counts_NL = counted_targets(targets_NL, known_NL, ~self.prior_L.isnan(), self._structure)
         soft_NL = targets_NL.nan_to_num().float()
-        positive_NL, negative_NL = positive_and_negative_loss(self._spec, logits_NL)
-        positive_NL, negative_NL = positive_NL * self.positive_weight_L, negative_NL * self.negative_weight_L
+        positive_NL, negative_NL = (
+            (logits_NL + self.adjustment_L).masked_fill(~counts_NL, 0.0)
+            for logits_NL in self._structure.loss_logits(raw_NL.float(), targets_NL)
+        )
+        positive_NL = positive_and_negative_loss(self._spec, positive_NL)[0] * self.positive_weight_L
+        negative_NL = positive_and_negative_loss(self._spec, negative_NL)[1] * self.negative_weight_L
         cells_NL = soft_NL * positive_NL + (1 - soft_NL) * negative_NL
         if not self._spec.unlabeled:
-            return (self.label_weight_L * cells_NL.masked_fill(~known_NL, 0.0)).sum()
+            return (self.label_weight_L * cells_NL.masked_fill(~counts_NL, 0.0)).sum()
         is_positive_NL = known_NL & (soft_NL >= 0.5) & ~self.prior_L.isnan()
-        plain_NL = known_NL & ~is_positive_NL
+        plain_NL = counts_NL & known_NL & ~is_positive_NL
         risk_L = self._positive_unlabeled(positive_NL, negative_NL, is_positive_NL, counts_NL & ~known_NL)
         return (self.label_weight_L * (cells_NL.masked_fill(~plain_NL, 0.0).sum(0) + risk_L)).sum()
 
     def weight(self, targets_NL: Tensor) -> Tensor:
         """Return the sum of label weights over the targets that count: the mean loss is ``forward / weight``."""
-        return (self._counts(~targets_NL.isnan()).float() * self.label_weight_L).sum()
-
-    def _counts(self, known_NL: Tensor) -> Tensor:
-        """Return which targets count: known ones, and those of labels whose unknown targets are unlabelled items."""
-        return known_NL | ~self.prior_L.isnan()
+        counts_NL = counted_targets(targets_NL, ~targets_NL.isnan(), ~self.prior_L.isnan(), self._structure)
+        return (counts_NL.float() * self.label_weight_L).sum()
 
     def _positive_unlabeled(
         self, positive_NL: Tensor, negative_NL: Tensor, is_positive_NL: Tensor, is_unlabeled_NL: Tensor
@@ -120,6 +129,19 @@ class MaskedLoss(nn.Module):
         stepped_L = torch.where(overfitted_L, -negative_L, caught_L + negative_L)
         value_L = torch.where(overfitted_L, caught_L, caught_L + negative_L)
         return (stepped_L + (value_L - stepped_L).detach()) * (positives_L + unlabeled_L)
+
+
+def counted_targets(targets_NL: Array, known_NL: Array, unlabeled_L: Array, structure: LabelStructure) -> Array:
+    """Return which targets count in the loss, ``[N, L]`` bool; numpy or torch.
+
+    Args:
+        targets_NL: in [0, 1], NaN for unknown.
+        known_NL: whether the target is known.
+        unlabeled_L: whether unknown targets of a label are unlabelled items, which count.
+        structure: dependencies between labels.
+    """
+    counts_NL: Array = structure.conditional(known_NL | unlabeled_L, targets_NL)
+    return counts_NL
 
 
 def class_balanced_weights(counts: TargetCounts, beta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

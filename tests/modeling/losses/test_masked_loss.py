@@ -162,15 +162,6 @@ def test_class_balanced_weights_are_those_of_the_paper():
     np.testing.assert_allclose([part[0] for part in frequencies], [2 * 0.99, 2 * 0.01], rtol=1e-5)
 
 
-@pytest.fixture
-def one_thread():
-    """Small matrices: two threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fit(loss, features_NF, targets_N, hidden=0, steps=200, lr=0.1):
     """Train a linear model or a small network, and return the function from features to logits."""
     torch.manual_seed(0)

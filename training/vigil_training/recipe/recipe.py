@@ -65,6 +65,17 @@ class Recipe(Spec):
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels
+        for name in self.model.ordinal_heads:
+            if name not in self.taxonomy.heads:
+                yield f"model.ordinal_heads: {name} is not a head of the taxonomy{nearest(name, list(self.taxonomy.heads))}"
+                continue
+            ranks = set(self.taxonomy.heads[name].labels)
+            for label in sorted(ranks & set(self.loss.unlabeled)):
+                yield f"loss.unlabeled.{label} is a rank of the ordinal head {name}; ranks are learned from known targets"
+            if self.model.hierarchy:
+                properties = {label: each for head in self.taxonomy.heads.values() for label, each in head.labels.items()}
+                for label in (x for x, each in properties.items() if each.parent is not None and {x, each.parent} & ranks):
+                    yield f"model.hierarchy: {label} or its parent is a rank of the ordinal head {name}; leave one of them out"
         for field in ("label_weights", "positive_weights", "unlabeled"):
             for name in getattr(self.loss, field):
                 if name not in labels:

@@ -13,7 +13,8 @@ from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.loading.sampler import EpochPlan, costs, plan
-from vigil_modeling.losses import TargetCounts
+from vigil_modeling.label_structure import LabelStructure
+from vigil_modeling.losses import TargetCounts, counted_targets
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 
@@ -46,8 +47,8 @@ class DataModule(pl.LightningDataModule):
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
         targets_NL = dataset.targets(labels, rows)
-        # What counts in the loss: known targets, and those of labels whose unknown targets are unlabelled items.
-        counts_NL = ~np.isnan(targets_NL) | np.isin(labels, list(recipe.loss.unlabeled))
+        unlabeled_L, structure = np.isin(labels, list(recipe.loss.unlabeled)), LabelStructure.of(recipe.model, recipe.taxonomy)
+        counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, structure)
         self.train_rows = rows[counts_NL.any(axis=1)]
         self.target_counts = TargetCounts((targets_NL >= 0.5).sum(axis=0), (targets_NL < 0.5).sum(axis=0))
         if not len(self.train_rows):

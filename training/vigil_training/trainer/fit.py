@@ -175,7 +175,7 @@ def _train(
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
     module = TrainingModule(
-        model, MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts), recipe, total_steps, session.ranks
+        model, MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure), recipe, total_steps, session.ranks
     )
 
     items = len(data.train_rows) + len(data.validation_rows)

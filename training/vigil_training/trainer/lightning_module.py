@@ -74,7 +74,7 @@ class TrainingModule(pl.LightningModule):
         start = time.perf_counter()
         self.refused += batch.refused
         prediction = self.model(batch, touch_all=self._distributed)
-        loss: Tensor = self.loss(prediction.logits_NL, batch.targets) * batch.share
+        loss: Tensor = self.loss(prediction.raw_NL, batch.targets) * batch.share
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
@@ -157,9 +157,9 @@ class TrainingModule(pl.LightningModule):
         del batch_idx
         self.refused += batch.refused
         if len(batch) or self._distributed:
-            logits_NL = self.model(batch, touch_all=self._distributed).logits_NL.float()
-            total, weight = self.loss(logits_NL, batch.targets), self.loss.weight(batch.targets)
-            self._validation.append((logits_NL.cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
+            prediction = self.model(batch, touch_all=self._distributed)
+            total, weight = self.loss(prediction.raw_NL, batch.targets), self.loss.weight(batch.targets)
+            self._validation.append((prediction.logits_NL.float().cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Compute the validation metrics.
