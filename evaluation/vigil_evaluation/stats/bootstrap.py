@@ -4,7 +4,8 @@ A replicate draws each unit (an item, or all items of a cluster) a Poisson(1) nu
 replacement for large N (Hanley and MacGibbon 2006; Chamandy et al. 2012), with independent weights. Weights are a pure function
 of seed, unit and replicate, so calls with the same :class:`Resampling` are paired, whichever labels, groups and metrics each
 requests, on any number of threads. Each label is sorted once; one pass over its rows computes 64 replicates of all groups.
-Nothing is binned: a replicate equals scikit-learn's metric with the weights as ``sample_weight``, up to float32.
+Nothing is binned: a replicate equals scikit-learn's metric with the weights as ``sample_weight``, up to float32. Rows may
+represent several items each, as in a stratified review; a replicate then weighs each row by that number times its draws.
 
 Example:
     >>> parameters = MetricParameters(false_positive_rate=0.01, precision=0.9, thresholds_L=np.array([0.5]))
@@ -94,8 +95,8 @@ class Replicates:
     Attributes:
         estimates: metric to its value, ``[G, L]``, as defined in :mod:`vigil_evaluation.metrics`; NaN where undefined.
         samples: metric to its replicates, float32 ``[R, G, L]``; NaN where undefined.
-        known_GL: number of known targets.
-        positive_GL: number of known positives.
+        known_GL: number of known targets, whatever their weights.
+        positive_GL: number of known positives, whatever their weights.
         calibrated_GL: whether perfect calibration is not rejected; the interval of the calibration error should then start at 0.
     """
 
@@ -114,6 +115,7 @@ def replicate(  # noqa: PLR0917 (arrays, groups, and how they are measured)
     resampling: Resampling,
     metrics: Sequence[str] = METRICS,
     *,
+    weights_N: ArrayLike | None = None,
     enough: int = 1,
     widened: bool = True,
 ) -> Replicates:
@@ -127,7 +129,9 @@ def replicate(  # noqa: PLR0917 (arrays, groups, and how they are measured)
         parameters: rates, precision and thresholds of the metrics.
         resampling: settings of the bootstrap.
         metrics: names of the metrics to compute.
-        enough: fewest known positives, negatives or (for a metric that needs neither) known targets; NaN below.
+        weights_N: number of items that each row represents, finite and at least 0; ``None`` for 1 each.
+        enough: fewest known positives, negatives or (for a metric that needs neither) known targets; NaN below. Under weights,
+            fewest effective ones (Kish 1965).
         widened: whether shares of 0 or 1 get spread, see :func:`widen`; false for the difference of two calls.
 
     Raises:
@@ -144,7 +148,9 @@ def replicate(  # noqa: PLR0917 (arrays, groups, and how they are measured)
         raise ValueError(f"{nan} probabilities of known targets are NaN")
     from vigil_evaluation.stats.bootstrap_metrics import prepare
 
-    plan = _plan(len(targets), groups, resampling, metrics, parameters)
+    plan = _plan(len(targets), groups, resampling, metrics, parameters, weights_N)
+    if plan.masses_N is not None:
+        targets = np.where(plan.masses_N[:, None] > 0, targets, np.nan)
     shape = (plan.groups, targets.shape[1])
     known_GL, positive_GL = _counts(~np.isnan(targets), plan), _counts(targets >= 0.5, plan)
     found = Replicates(
@@ -160,14 +166,25 @@ def replicate(  # noqa: PLR0917 (arrays, groups, and how they are measured)
         labels = [prepare(targets[:, i], probabilities[:, i], float(parameters.thresholds_L[i]), plan) for i in some]
         _fill(found, labels, first, plan, resampling)
     if widened:
-        flagged_GL = _counts(~np.isnan(targets) & (probabilities >= parameters.thresholds_L), plan)
-        _widen_shares(found, flagged_GL, _unit_sizes(plan)[:, None], resampling.seed)
-    _hide(found, enough)
+        flagged_NL = ~np.isnan(targets) & (probabilities >= parameters.thresholds_L)
+        if plan.masses_N is None:
+            _widen_shares(found, _counts(flagged_NL, plan), _unit_sizes(plan)[:, None], resampling.seed)
+        else:
+            _widen_weighted_shares(found, targets, flagged_NL, plan, resampling.seed)
+    _hide(
+        found,
+        enough,
+        None if plan.masses_N is None else [_effective(of, plan) for of in (targets >= 0, targets >= 0.5, targets < 0.5)],
+    )
     return found
 
 
 def replicate_ratio(
-    numerator_NK: ArrayLike, denominator_NK: ArrayLike, groups: Groups, resampling: Resampling
+    numerator_NK: ArrayLike,
+    denominator_NK: ArrayLike,
+    groups: Groups,
+    resampling: Resampling,
+    weights_N: ArrayLike | None = None,
 ) -> tuple[Floats, NDArray[np.float32]]:
     """Compute the ratio of two weighted sums over the rows of each group, and its bootstrap replicates.
 
@@ -176,6 +193,7 @@ def replicate_ratio(
         denominator_NK: the same for the denominator.
         groups: as for :func:`replicate`.
         resampling: settings of the bootstrap.
+        weights_N: as for :func:`replicate`.
 
     Returns:
         Estimates ``[G, K]`` and samples ``[R, G, K]``; NaN where the denominator is 0.
@@ -186,7 +204,10 @@ def replicate_ratio(
     above, below = np.nan_to_num(np.asarray(numerator_NK, np.float64)), np.nan_to_num(np.asarray(denominator_NK, np.float64))
     if above.ndim != 2 or above.shape != below.shape:
         raise ValueError(f"numerators {above.shape} and denominators {below.shape} must both be [N, K]")
-    plan = _plan(len(above), groups, resampling)
+    plan = _plan(len(above), groups, resampling, weights_N=weights_N)
+    shares_K = ((above >= 0) & (above <= below)).all(axis=0)
+    if plan.masses_N is not None:
+        above, below = above * plan.masses_N[:, None], below * plan.masses_N[:, None]
     estimates = np.full((plan.groups, above.shape[1]), np.nan)
     samples = np.full((resampling.replicates, plan.groups, above.shape[1]), np.nan, np.float32)
 
@@ -203,8 +224,7 @@ def replicate_ratio(
     for k, rows in enumerate(columns):
         estimates[:, k] = ratio(_ones(plan.units), rows, plan)[:, 0]
     in_blocks(sample, above.shape[1], plan.units, resampling)
-    shares_K = ((above >= 0) & (above <= below)).all(axis=0)
-    units_GK = np.where(shares_K, _counts(below > 0, plan) / _unit_sizes(plan)[:, None], np.inf)
+    units_GK = np.where(shares_K, _effective(below > 0, plan) / _unit_sizes(plan)[:, None], np.inf)
     widen(estimates, samples, units_GK, resampling.seed)
     return estimates, samples
 
@@ -239,8 +259,38 @@ def _widen_shares(found: Replicates, flagged_GL: NDArray[np.int64], sizes_G1: Fl
         widen(found.estimates[metric], found.samples[metric], items.get(metric, positive_GL) / sizes_G1, seed)
 
 
-def _plan(
-    rows: int, groups: Groups, resampling: Resampling, metrics: Sequence[str] = (), parameters: MetricParameters | None = None
+def _widen_weighted_shares(
+    found: Replicates, targets: Floats, flagged_NL: NDArray[np.bool_], plan: "BootstrapPlan", seed: int
+) -> None:
+    """Widen shares of 0 or 1 by the weights of the rows that could have made them others.
+
+    If every known positive is flagged, recall is 1. One that is not flagged would count as much as rows that are not flagged
+    weigh: in a review of all items with a high probability and a tenth of the others, ten.
+    """
+    known_NL, positive_NL = ~np.isnan(targets), targets >= 0.5
+    sizes_G1 = _unit_sizes(plan)[:, None]
+    mass = {name: _masses(of, plan) for name, of in (("positive", positive_NL), ("negative", known_NL & ~positive_NL))}
+    mass |= {"known": _masses(known_NL, plan), "flagged": _masses(flagged_NL, plan)}
+    typical = np.maximum(_typical_mass(known_NL, plan), 1.0)
+    passed, called = (_typical_mass(of, plan) for of in (known_NL & ~flagged_NL, flagged_NL))
+    passed, called = np.where(passed > 0, passed, typical), np.where(called > 0, called, typical)
+    few = np.minimum(mass["positive"], mass["negative"]) / typical
+    units = {"auroc": few, "partial_auroc": few, "precision": mass["flagged"] / called, "accuracy": mass["known"] / typical}
+    for metric in set(found.estimates) - {*UNBOUNDED}:
+        one, of = found.estimates[metric], "negative" if metric == "false_positive_rate" else "positive"
+        own = _typical_mass(targets < 0.5 if of == "negative" else positive_NL, plan)
+        other = np.where(one == 1, passed, called) if metric in {"recall", "false_positive_rate"} else typical
+        items = units.get(metric, mass[of] / np.maximum(np.maximum(own, other), 1.0))
+        widen(one, found.samples[metric], items / sizes_G1, seed)
+
+
+def _plan(  # noqa: PLR0917 (inputs of the bootstrap)
+    rows: int,
+    groups: Groups,
+    resampling: Resampling,
+    metrics: Sequence[str] = (),
+    parameters: MetricParameters | None = None,
+    weights_N: ArrayLike | None = None,
 ) -> "BootstrapPlan":
     from vigil_evaluation.stats.bootstrap_metrics import BootstrapPlan
 
@@ -257,7 +307,14 @@ def _plan(
     if units_N.shape != (rows,) or units_N.min(initial=0) < 0:
         raise ValueError(f"clusters {units_N.shape} must be the unit of each of the {rows} rows, from 0")
     at = (parameters.precision, parameters.false_positive_rate) if parameters else (0.0, 0.0)
-    return BootstrapPlan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics)
+    masses_N = None
+    if weights_N is not None:
+        masses_N = np.asarray(weights_N, np.float64)
+        if masses_N.shape != (rows,) or not (np.isfinite(masses_N) & (masses_N >= 0)).all():
+            raise ValueError(f"weights {masses_N.shape} must be {rows} finite numbers of at least 0")
+        # No metric depends on a common factor; the kernels take sums below 1 for empty.
+        masses_N = masses_N / masses_N.min(initial=np.inf, where=masses_N > 0)
+    return BootstrapPlan(units_N, int(units_N.max(initial=-1)) + 1, codes_NC, count, *at, metrics, masses_N)
 
 
 def _counts(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> NDArray[np.int64]:
@@ -267,6 +324,29 @@ def _counts(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> NDArray[np.in
         for codes in plan.codes_NC[which_N].T:
             counts_GL[:, label] += np.bincount(codes[codes >= 0], minlength=plan.groups)
     return counts_GL
+
+
+def _masses(which_NL: NDArray[np.bool_], plan: "BootstrapPlan", power: int = 1) -> Floats:
+    """Return the sum of a power of the masses of the true rows in each group, ``[G, L]``."""
+    assert plan.masses_N is not None
+    sums_GL, powers_N = np.zeros((plan.groups, which_NL.shape[1])), plan.masses_N**power
+    for label, which_N in enumerate(which_NL.T):
+        for codes in plan.codes_NC.T:
+            rows = which_N & (codes >= 0)
+            sums_GL[:, label] += np.bincount(codes[rows], powers_N[rows], plan.groups)
+    return sums_GL
+
+
+def _typical_mass(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> Floats:
+    """Return the mean mass, weighted by mass, of the true rows in each group, ``[G, L]``; 0 without one."""
+    return _masses(which_NL, plan, 2) / np.maximum(_masses(which_NL, plan), 1.0)
+
+
+def _effective(which_NL: NDArray[np.bool_], plan: "BootstrapPlan") -> Floats:
+    """Return the effective number (Kish 1965) of true rows in each group, ``[G, L]``: their number if they weigh the same."""
+    if plan.masses_N is None:
+        return _counts(which_NL, plan).astype(np.float64)
+    return _masses(which_NL, plan) ** 2 / np.maximum(_masses(which_NL, plan, 2), 1.0)
 
 
 def _unit_sizes(plan: "BootstrapPlan") -> Floats:
@@ -349,13 +429,15 @@ def in_blocks(task: Callable[[int, NDArray[np.uint8], int], None], labels: int, 
             list(pool.map(lambda pair: task(pair[0], weights_HUB[pair[0] % held], pair[1]), pairs))
 
 
-def _hide(found: Replicates, enough: int) -> None:
-    """Set metrics with too few known targets to NaN."""
-    negative_GL = found.known_GL - found.positive_GL
+def _hide(found: Replicates, enough: int, effective: Sequence[Floats] | None) -> None:
+    """Set metrics with too few known targets to NaN; ``effective`` numbers of known, positive and negative ones under weights."""
+    known_GL, positive_GL, negative_GL = found.known_GL, found.positive_GL, found.known_GL - found.positive_GL
+    if effective is not None:
+        known_GL, positive_GL, negative_GL = (np.floor(numbers + 1e-6).astype(np.int64) for numbers in effective)
     for metric in found.estimates:
-        few_GL = found.known_GL < enough
+        few_GL = known_GL < enough
         if metric in NEEDS_POSITIVES:
-            few_GL = few_GL | (found.positive_GL < enough)
+            few_GL = few_GL | (positive_GL < enough)
         if metric in NEEDS_NEGATIVES:
             few_GL = few_GL | (negative_GL < enough)
         found.estimates[metric][few_GL] = np.nan

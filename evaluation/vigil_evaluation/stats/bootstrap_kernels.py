@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 LANES = 64
@@ -70,12 +70,14 @@ class RankedRows(NamedTuple):
         units_N: unit of each row.
         marks_N: flags POSITIVE and LAST of each row.
         groups_TC: group of each row of the table in each grouping; -1 for none.
+        masses_N: number of items that each row represents, at least 1; ``None`` for 1 each.
     """
 
     rows_N: NDArray[np.int32]
     units_N: NDArray[np.int32]
     marks_N: NDArray[np.uint8]
     groups_TC: NDArray[np.int32]
+    masses_N: NDArray[np.float64] | None
 
 
 class RankTally(NamedTuple):
@@ -90,14 +92,16 @@ class RankTally(NamedTuple):
         negatives_GB: number of negatives, read only for the metrics at a false-positive rate.
         found_MGB: average precision times positives; twice the area over the ROC curve, in pairs; area under it up to the rate,
             in pairs; positives flagged at the rate; positives flagged at the precision.
+
+    Positives and negatives are int32 counts, or float64 sums if rows have masses.
     """
 
     wanted: NDArray[np.bool_]
     precision: float
     rate: float
-    hits_GB: NDArray[np.int32]
-    misses_GB: NDArray[np.int32]
-    negatives_GB: NDArray[np.int32]
+    hits_GB: NDArray[np.int32] | NDArray[np.float64]
+    misses_GB: NDArray[np.int32] | NDArray[np.float64]
+    negatives_GB: NDArray[np.int32] | NDArray[np.float64]
     found_MGB: NDArray[np.float64]
 
 
@@ -135,6 +139,24 @@ def prefetch(_: Any, array: Any, row: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(array, row), generate
+
+
+def drawn(weight: Any, masses_N: Any, row: Any) -> Any:
+    """Return the weight of a row in a replicate: how often it is drawn, times the number of items that it represents."""
+    return weight if masses_N is None else weight * masses_N[row]
+
+
+@overload(drawn)  # type: ignore[untyped-decorator]
+def _drawn(weight: Any, masses_N: Any, row: Any) -> Any:  # noqa: ARG001  (numba calls it with types)
+    """Choose by type at compile time, so that rows without masses cost nothing."""
+
+    def once(weight: Any, masses_N: Any, row: Any) -> Any:  # noqa: ARG001
+        return np.int32(weight)
+
+    def often(weight: Any, masses_N: Any, row: Any) -> Any:
+        return np.float64(weight) * masses_N[row]
+
+    return once if isinstance(masses_N, types.NoneType) else often
 
 
 @compiled
@@ -214,7 +236,7 @@ def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
         ranking: the rows.
         tally: zeros; modified in place.
     """
-    rows_N, units_N, marks_N, groups_TC = ranking
+    rows_N, units_N, marks_N, groups_TC, masses_N = ranking
     one, fresh = _blank(tally, 1), _blank(tally, tally.hits_GB.shape[0])
     start = 0
     while start < len(rows_N):
@@ -230,7 +252,7 @@ def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
         elif end == start + 1:
             row, unit = np.uintp(rows_N[start]), np.uintp(units_N[start])
             for lane in range(LANES):
-                one.hits_GB[0, lane] = weights_UB[unit, lane]
+                one.hits_GB[0, lane] = drawn(weights_UB[unit, lane], masses_N, start)
             for c in range(groups_TC.shape[1]):
                 if groups_TC[row, c] >= 0:
                     _join(one, np.uintp(0), np.uintp(groups_TC[row, c]), tally)
@@ -243,14 +265,15 @@ def rank(weights_UB: Weights, ranking: RankedRows, tally: RankTally) -> None:
 @compiled
 def _blank(tally: RankTally, groups: int) -> RankTally:
     """Return an empty tally with the same parameters."""
-    hits_GB, misses_GB = np.zeros((groups, LANES), np.int32), np.zeros((groups, LANES), np.int32)
+    kind = tally.hits_GB.dtype
+    hits_GB, misses_GB = np.zeros((groups, LANES), kind), np.zeros((groups, LANES), kind)
     return RankTally(tally.wanted, tally.precision, tally.rate, hits_GB, misses_GB, tally.negatives_GB, tally.found_MGB)
 
 
 @compiled
 def _add_tied(weights_UB: Weights, ranking: RankedRows, start: int, end: int, tally: RankTally) -> None:
     """Count rows of one score, without updating the metrics."""
-    rows_N, units_N, marks_N, groups_TC = ranking
+    rows_N, units_N, marks_N, groups_TC, masses_N = ranking
     hits_GB, misses_GB = tally.hits_GB, tally.misses_GB
     for i in range(start, end):
         row, unit = np.uintp(rows_N[i]), np.uintp(units_N[i])
@@ -259,10 +282,10 @@ def _add_tied(weights_UB: Weights, ranking: RankedRows, start: int, end: int, ta
                 group = np.uintp(groups_TC[row, c])
                 if marks_N[i] & POSITIVE:
                     for lane in range(LANES):
-                        hits_GB[group, lane] += np.int32(weights_UB[unit, lane])
+                        hits_GB[group, lane] += drawn(weights_UB[unit, lane], masses_N, i)
                 else:
                     for lane in range(LANES):
-                        misses_GB[group, lane] += np.int32(weights_UB[unit, lane])
+                        misses_GB[group, lane] += drawn(weights_UB[unit, lane], masses_N, i)
 
 
 @compiled

@@ -1,4 +1,8 @@
-"""Metrics of one label under any weights of the units; the label is prepared once for all replicates."""
+"""Metrics of one label under any weights of the units; the label is prepared once for all replicates.
+
+Rows may represent several items each, their masses. A replicate then weighs a row by its mass times the number of draws of its
+unit, as if each row of the sample were drawn with all that it represents.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,6 +38,7 @@ class BootstrapPlan(NamedTuple):
         precision: precision of ``recall_at_precision``.
         rate: false-positive rate of ``recall_at_fpr`` and ``partial_auroc``.
         metrics: names of the metrics to compute.
+        masses_N: number of items that each row represents, up to a common factor: 0, or at least 1; ``None`` for 1 each.
     """
 
     units_N: NDArray[np.int32]
@@ -43,6 +48,7 @@ class BootstrapPlan(NamedTuple):
     precision: float
     rate: float
     metrics: Sequence[str]
+    masses_N: Floats | None = None
 
 
 class PreparedLabel(NamedTuple):
@@ -69,13 +75,18 @@ class Calibration(NamedTuple):
 
 def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: BootstrapPlan) -> PreparedLabel:
     """Sort a label's rows, and number their outcomes and bins, as far as the requested metrics need it."""
-    rows = np.flatnonzero(~np.isnan(targets_N)).astype(np.int32)
+    there_N, masses = ~np.isnan(targets_N), None
+    if plan.masses_N is not None:
+        there_N &= plan.masses_N > 0
+        masses = plan.masses_N[there_N]
+    rows = np.flatnonzero(there_N).astype(np.int32)
     targets, probabilities, units, wanted = targets_N[rows], probabilities_N[rows], plan.units_N[rows], set(plan.metrics)
     positive = targets >= 0.5
     outcomes = ranking = bins = None
     if wanted & {*COUNTED, *AT_RATE}:
         losses = {"brier": lambda: (probabilities - targets) ** 2, "log_loss": lambda: log_losses(targets, probabilities)}
         parts = [losses[metric]() for metric in losses if metric in wanted]
+        parts = parts if masses is None else [masses, *(part * masses for part in parts)]
         values = np.stack(parts, axis=1) if parts else np.empty((len(rows), 0))
         kinds = (2 * positive + (probabilities >= threshold)).astype(np.uint8)[:, None]
         outcomes = LabelRows(rows, units, plan.codes_NC, kinds, values)
@@ -83,14 +94,19 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
         order = np.argsort(-probabilities, kind="stable")
         falling = probabilities[order]
         last = np.append(falling[1:] != falling[:-1], True) if len(rows) else np.empty(0, bool)
-        ranking = RankedRows(rows[order], units[order], (positive[order] + 2 * last).astype(np.uint8), plan.codes_NC)
+        marks = (positive[order] + 2 * last).astype(np.uint8)
+        ranking = RankedRows(rows[order], units[order], marks, plan.codes_NC, None if masses is None else masses[order])
     if "calibration_error" in wanted:
         kinds = np.zeros((len(rows), plan.codes_NC.shape[1]), np.uint8)
         for column, codes in enumerate(plan.codes_NC[rows].T):
             by_group = np.argsort(codes, kind="stable")
             for members in np.split(by_group, np.flatnonzero(np.diff(codes[by_group])) + 1):
-                kinds[members, column] = mass_bins(probabilities[members])
-        values = np.stack([targets - probabilities, (targets - probabilities) ** 2], axis=1)
+                kinds[members, column] = mass_bins(probabilities[members], weights_N=None if masses is None else masses[members])
+        apart = targets - probabilities
+        parts = [apart, apart**2]
+        if masses is not None:
+            parts = [masses, masses * apart, masses**2, masses**2 * apart, masses**2 * apart**2]
+        values = np.stack(parts, axis=1)
         bins = LabelRows(rows, units, plan.codes_NC, kinds, values)
     return PreparedLabel(outcomes, ranking, bins)
 
@@ -98,9 +114,14 @@ def prepare(targets_N: Floats, probabilities_N: Floats, threshold: float, plan: 
 def measure(weights_UB: NDArray[np.uint8], label: PreparedLabel, plan: BootstrapPlan) -> dict[str, Floats]:
     """Return each requested metric except the calibration error, ``[G, LANES]``; NaN where undefined."""
     result: dict[str, Floats] = {}
-    negatives = np.zeros((plan.groups, LANES), np.int32)
+    counts_GKB: NDArray[np.int32] | Floats
+    negatives: NDArray[np.int32] | Floats = np.zeros((plan.groups, LANES), np.int32)
+    if plan.masses_N is not None:
+        negatives = np.zeros((plan.groups, LANES))
     if label.outcomes:
         counts_GKB, sums_GKVB = _summed(weights_UB, label.outcomes, plan, 4)
+        if plan.masses_N is not None:
+            counts_GKB, sums_GKVB = np.ascontiguousarray(sums_GKVB[:, :, 0]), sums_GKVB[:, :, 1:]
         result.update(_counted(counts_GKB, sums_GKVB.sum(axis=1), plan.metrics))
         negatives = counts_GKB[:, 0] + counts_GKB[:, 1]
     if label.ranking:
@@ -111,9 +132,26 @@ def measure(weights_UB: NDArray[np.uint8], label: PreparedLabel, plan: Bootstrap
 def calibration(weights_UB: NDArray[np.uint8], bins: LabelRows, plan: BootstrapPlan, centres_GK: Floats) -> Calibration:
     """Return the calibration error, and the distance of the bins' means from ``centres_GK``."""
     sums = _summed(weights_UB, bins, plan, RELIABILITY_BINS)
+    if plan.masses_N is not None:
+        return _weighted_calibration(sums.sums_GKVB, centres_GK)
     errors, distances = np.empty((plan.groups, LANES)), np.empty((plan.groups, LANES))
     calibration_errors(sums, centres_GK, errors, distances)
     return Calibration(errors, distances, sums.sums_GKVB[:, :, 0] / np.maximum(sums.counts_GKB, 1))
+
+
+def _weighted_calibration(sums_GKVB: Floats, centres_GK: Floats) -> Calibration:
+    """Return the calibration error of rows with masses; see :func:`vigil_evaluation.metrics.calibration_error`."""
+    from scipy.special import erf
+
+    masses, apart, *squares = np.moveaxis(sums_GKVB, 2, 0)
+    means = apart / np.where(masses > 0, masses, 1.0)
+    spread = np.sqrt(np.maximum(squares[2] - 2 * means * squares[1] + means**2 * squares[0], 0.0))
+    deviations, sizes = spread / np.where(masses > 0, masses, 1.0), np.abs(means)
+    ratios = sizes / np.where(deviations > 0, deviations, np.inf)
+    folded = deviations * np.sqrt(2 / np.pi) * np.exp(-(ratios**2) / 2) + sizes * erf(ratios / np.sqrt(2))
+    errors = masses * (2 * sizes - np.where(deviations > 0, folded, sizes))
+    distances, totals = masses * np.abs(means - centres_GK[:, :, None]), masses.sum(axis=1)
+    return Calibration(divided(errors.sum(axis=1), totals), divided(distances.sum(axis=1), totals), means)
 
 
 def ratio(weights_UB: NDArray[np.uint8], rows: LabelRows, plan: BootstrapPlan) -> Floats:
@@ -129,7 +167,7 @@ def _summed(weights_UB: NDArray[np.uint8], rows: LabelRows, plan: BootstrapPlan,
     return sums
 
 
-def _counted(counts_GKB: NDArray[np.int32], sums_GVB: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
+def _counted(counts_GKB: NDArray[np.int32] | Floats, sums_GVB: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
     tn, fp, fn, tp = (counts_GKB[:, kind].astype(np.float64) for kind in range(4))
     known = tn + fp + fn + tp
     both = ((tp + fn > 0) & (fp + tn > 0)).astype(np.float64)
@@ -150,10 +188,11 @@ def _counted(counts_GKB: NDArray[np.int32], sums_GVB: Floats, metrics: Sequence[
 
 
 def _ranked(
-    weights_UB: NDArray[np.uint8], ranking: RankedRows, plan: BootstrapPlan, negatives_GB: NDArray[np.int32]
+    weights_UB: NDArray[np.uint8], ranking: RankedRows, plan: BootstrapPlan, negatives_GB: NDArray[np.int32] | Floats
 ) -> dict[str, Floats]:
     shape = (plan.groups, LANES)
-    hits, misses, found_MGB = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros((len(RANKED), *shape))
+    kind = np.int32 if ranking.masses_N is None else np.float64
+    hits, misses, found_MGB = np.zeros(shape, kind), np.zeros(shape, kind), np.zeros((len(RANKED), *shape))
     wanted = np.array([metric in plan.metrics for metric in RANKED])
     rank(weights_UB, ranking, RankTally(wanted, plan.precision, plan.rate, hits, misses, negatives_GB, found_MGB))
     both = (hits > 0) & (misses > 0)

@@ -23,17 +23,17 @@ RATE, PRECISION, THRESHOLD = 0.3, 0.6, 0.4
 PLAIN = {
     "average_precision": metrics.average_precision,
     "auroc": metrics.auroc,
-    "partial_auroc": lambda t, p: metrics.partial_auroc(t, p, RATE),
-    "recall_at_fpr": lambda t, p: metrics.recall_at_fpr(t, p, RATE),
-    "recall_at_precision": lambda t, p: metrics.recall_at_precision(t, p, PRECISION),
-    "f1": lambda t, p: metrics.decisions_at(t, p, THRESHOLD).f1,
-    "precision": lambda t, p: metrics.decisions_at(t, p, THRESHOLD).precision,
-    "recall": lambda t, p: metrics.decisions_at(t, p, THRESHOLD).recall,
-    "false_positive_rate": lambda t, p: metrics.decisions_at(t, p, THRESHOLD).false_positive_rate,
-    "accuracy": lambda t, p: metrics.decisions_at(t, p, THRESHOLD).accuracy,
+    "partial_auroc": lambda t, p, w=None: metrics.partial_auroc(t, p, RATE, w),
+    "recall_at_fpr": lambda t, p, w=None: metrics.recall_at_fpr(t, p, RATE, w),
+    "recall_at_precision": lambda t, p, w=None: metrics.recall_at_precision(t, p, PRECISION, w),
+    "f1": lambda t, p, w=None: metrics.decisions_at(t, p, THRESHOLD, w).f1,
+    "precision": lambda t, p, w=None: metrics.decisions_at(t, p, THRESHOLD, w).precision,
+    "recall": lambda t, p, w=None: metrics.decisions_at(t, p, THRESHOLD, w).recall,
+    "false_positive_rate": lambda t, p, w=None: metrics.decisions_at(t, p, THRESHOLD, w).false_positive_rate,
+    "accuracy": lambda t, p, w=None: metrics.decisions_at(t, p, THRESHOLD, w).accuracy,
     "brier": metrics.brier,
     "log_loss": metrics.log_loss,
-    "calibration_error": metrics.calibration_error,
+    "calibration_error": lambda t, p, w=None: metrics.calibration_error(t, p, weights_N=w),
 }
 
 
@@ -69,37 +69,50 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     arrays.arrays(float, (40, 2), elements=st.sampled_from([0.0, 0.5, 1.0, np.nan])),
     arrays.arrays(float, (40, 2), elements=st.sampled_from([0.0, 0.1, 0.25, 0.4, 0.5, 0.9, 0.97, 1.0])),
     arrays.arrays(np.int32, (40,), elements=st.integers(-1, 2)),
+    st.one_of(st.none(), arrays.arrays(float, (40,), elements=st.sampled_from([0.0, 0.5, 1.0, 7.5, 40.0]))),
     st.sampled_from([1, 3]),
 )
-def test_replicate_estimates_equal_the_plain_metrics(targets: Any, probabilities: Any, codes: Any, enough: int) -> None:
+def test_replicate_estimates_equal_the_plain_metrics(
+    targets: Any, probabilities: Any, codes: Any, masses: Any, enough: int
+) -> None:
     groups = [np.zeros(40, np.int32), (codes, 3)]
-    found = replicate(targets, probabilities, groups, points(2), Resampling(0), enough=enough)
+    found = replicate(targets, probabilities, groups, points(2), Resampling(0), weights_N=masses, enough=enough)
+    each = np.ones(40) if masses is None else masses
     masks = [np.ones(40, bool), *(codes == value for value in range(3))]
     for group, mask in enumerate(masks):
         for label in range(2):
-            t, p = targets[mask, label], probabilities[mask, label]
+            counted = mask & (each > 0)
+            t, p, w = targets[counted, label], probabilities[counted, label], each[counted]
             known, positive = int((~np.isnan(t)).sum()), int((t >= 0.5).sum())
             assert found.known_GL[group, label] == known
             assert found.positive_GL[group, label] == positive
             for name, metric in PLAIN.items():
-                need = [known]
-                need += [positive] if name in bootstrap.NEEDS_POSITIVES else []
-                need += [known - positive] if name in bootstrap.NEEDS_NEGATIVES else []
-                expected = metric(t, p) if min(need) >= enough else None
+                need = [metrics.effective_items(w[~np.isnan(t)])]
+                need += [metrics.effective_items(w[t >= 0.5])] if name in bootstrap.NEEDS_POSITIVES else []
+                need += [metrics.effective_items(w[t < 0.5])] if name in bootstrap.NEEDS_NEGATIVES else []
+                expected = metric(t, p, None if masses is None else w) if min(need) >= enough - 1e-6 else None
                 value = found.estimates[name][group, label]
-                assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-12), name
+                slack = 1e-12 if masses is None else 1e-9
+                assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=slack), name
 
 
-@pytest.mark.parametrize(("digits", "clustered"), [(1, False), (9, True)])
-def test_replicate_samples_equal_scikit_learn_with_weights(digits: int, clustered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("digits", "clustered", "weighted_rows"), [(1, False, False), (9, True, False), (1, False, True), (9, True, True)]
+)
+def test_replicate_samples_equal_scikit_learn_with_weights(
+    digits: int, clustered: bool, weighted_rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bootstrap, "widen", lambda *_: None)
     targets, probabilities = make(150, 2, digits=digits)
     codes = np.random.default_rng(1).integers(-1, 3, 150).astype(np.int32)
     clusters = np.random.default_rng(2).integers(0, 40, 150).astype(np.int32) if clustered else None
-    found = replicate(targets, probabilities, [np.zeros(150, np.int32), codes], points(2), Resampling(70, 5, clusters))
+    masses = np.random.default_rng(3).choice([0.0, 0.25, 1.0, 9.5], 150) if weighted_rows else None
+    everything = [np.zeros(150, np.int32), codes]
+    found = replicate(targets, probabilities, everything, points(2), Resampling(70, 5, clusters), weights_N=masses)
     drawn = weights(40 if clustered else 150, 70, 5)
     drawn = drawn[clusters] if clustered else drawn
     assert drawn.max() > 3
+    drawn = drawn if masses is None else drawn * masses[:, None]
     compared = 0
     for group, mask in enumerate([np.ones(150, bool), *(codes == value for value in range(3))]):
         for label in range(2):
@@ -110,7 +123,7 @@ def test_replicate_samples_equal_scikit_learn_with_weights(digits: int, clustere
                 for name, value in expected.items():
                     assert found.samples[name][r, group, label] == pytest.approx(value, abs=3e-7, nan_ok=True), (name, r)
                     compared += not np.isnan(value)
-    assert compared > 250
+    assert compared > (80 if weighted_rows else 250)
 
 
 def weighted(targets: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> dict[str, float]:
@@ -216,6 +229,47 @@ def test_replicate_ratio_of_weighted_sums() -> None:
         np.testing.assert_allclose(samples[:, group, :2], expected, rtol=2e-5, atol=1e-6)
 
 
+def test_replicate_with_equal_weights_equals_that_without() -> None:
+    targets, probabilities = make(300, 2)
+    codes = [np.random.default_rng(3).integers(-1, 4, 300).astype(np.int32)]
+    plain = replicate(targets, probabilities, codes, points(2), Resampling(70))
+    equal = replicate(targets, probabilities, codes, points(2), Resampling(70), weights_N=np.full(300, 0.1))
+    for name in METRICS:
+        np.testing.assert_allclose(equal.estimates[name], plain.estimates[name], atol=1e-12)
+        np.testing.assert_allclose(equal.samples[name], plain.samples[name], atol=1e-6)
+    np.testing.assert_array_equal(equal.calibrated_GL, plain.calibrated_GL)
+
+
+def test_replicate_ratio_of_weighted_rows_equals_a_loop() -> None:
+    random = np.random.default_rng(5)
+    above, below, masses = random.random((120, 2)), 1 + random.random((120, 2)), random.choice([0.0, 1.0, 20.0], 120)
+    codes = random.integers(-1, 3, 120).astype(np.int32)
+    estimates, samples = replicate_ratio(above, below, [codes], Resampling(80, 2), masses)
+    drawn = weights(120, 80, 2) * masses[:, None]
+    for group in range(3):
+        rows = codes == group
+        expected = (masses[rows] @ above[rows]) / (masses[rows] @ below[rows])
+        np.testing.assert_allclose(estimates[group], expected, rtol=1e-12)
+        expected = (drawn[rows].T @ above[rows]) / (drawn[rows].T @ below[rows])
+        np.testing.assert_allclose(samples[:, group], expected, rtol=2e-5)
+
+
+def test_widen_counts_what_was_not_seen_by_its_weight() -> None:
+    # 60 positives, all with a high probability and all reviewed; of the rest, a tenth.
+    targets = np.array([1.0] * 60 + [0.0] * 40 + [0.0] * 100)[:, None]
+    probabilities = np.array([0.9] * 100 + [0.1] * 100)[:, None]
+    masses = np.array([1.0] * 100 + [10.0] * 100)
+    found = replicate(targets, probabilities, [np.zeros(200, np.int32)], points(1), Resampling(4000), weights_N=masses)
+    assert found.estimates["recall"][0, 0] == 1
+    farthest = np.quantile(1 - found.samples["recall"][:, 0, 0], 0.975)
+    # One missed positive would weigh 10, as 6 positives of the same weight: Beta(6 + 1/2, 1/2).
+    assert farthest == pytest.approx(0.331, rel=0.12)
+    shares, samples = replicate_ratio(targets, targets, [np.zeros(200, np.int32)], Resampling(4000), masses)
+    assert shares[0, 0] == 1
+    # By itself, a ratio knows only the weights of its own rows: 60 equal ones.
+    assert np.quantile(1 - samples[:, 0, 0], 0.975) == pytest.approx(0.041, rel=0.12)
+
+
 @pytest.mark.parametrize("clustered", [False, True])
 def test_widen_spreads_shares_of_0_and_1(clustered: bool) -> None:
     targets, probabilities = np.repeat([1.0, 0.0], 20)[:, None], np.repeat([0.9, 0.1], 20)[:, None]
@@ -260,6 +314,8 @@ def test_replicate_refuses_inputs_that_do_not_fit() -> None:
         replicate(targets, probabilities, [(np.full(20, 1, np.int32), 1)], points(2), Resampling(1))
     with pytest.raises(ValueError, match="the unit of each of the 20 rows"):
         replicate(targets, probabilities, everything, points(2), Resampling(1, 0, np.full(20, -1, np.int32)))
+    with pytest.raises(ValueError, match=r"weights .* must be 20 finite numbers"):
+        replicate(targets, probabilities, everything, points(2), Resampling(1), weights_N=np.full(20, -1.0))
     with pytest.raises(ValueError, match="are NaN"):
         replicate(np.zeros((20, 2)), np.full((20, 2), np.nan), everything, points(2), Resampling(1))
 
