@@ -193,7 +193,6 @@ def _tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     if settings.tls_cert is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load_certificate(context, settings)
     return context
 
@@ -206,7 +205,9 @@ def _load_certificate(context: ssl.SSLContext, settings: ServerSettings) -> None
     """
     assert settings.tls_cert is not None
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")  # without one OpenSSL asks on the terminal
+        # First into another context: one that refuses a pair keeps half of it. Without a password OpenSSL asks on the terminal.
+        for target in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            target.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise UserError(
             f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: not a certificate and its unencrypted key in PEM: "
