@@ -16,6 +16,7 @@ from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import decisions_at
 from vigil_evaluation.report.evaluation_page import render_evaluation_page
 from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
+from vigil_evaluation.report.glossary import TERMS
 from vigil_evaluation.report.hardest_errors import hardest_error_ids
 from vigil_evaluation.specs import EvaluationSpec
 
@@ -218,6 +219,41 @@ def test_texts_are_blurred_until_their_button_is_clicked(browse: Browse, page: s
     assert found["end"] == [hidden]
     assert found["bare"] == 0
     assert all(re.fullmatch(r"Show the text of item-\d+", name) for name in found["names"])
+
+
+def test_terms_show_their_meaning_on_focus_and_hover_and_escape_closes_it(browse: Browse, page: str) -> None:
+    script = """
+      const tip = page.getElementById("tip");
+      const terms = [...page.querySelectorAll("[data-tip]")].filter((one) => one.checkVisibility());
+      const outside = [];
+      for (const term of terms) {
+        term.scrollIntoView({ block: "center" });
+        term.focus({ preventScroll: true });
+        const box = tip.getBoundingClientRect();
+        const inside = box.left >= 0 && box.right <= view.innerWidth && box.top >= 0 && box.bottom <= view.innerHeight;
+        if (tip.hidden || term.title || !inside) outside.push(term.innerText);
+      }
+      const named = (name) => terms.find((one) => one.innerText === name);
+      const read = () => tip.hidden ? null : tip.innerText;
+      const partial = named("Partial AUROC");
+      partial.focus();
+      const focused = [read(), partial.getAttribute("aria-describedby"), partial.computedName];
+      view.dispatchEvent(new view.KeyboardEvent("keydown", { key: "Escape" }));
+      const closed = [read(), partial.getAttribute("aria-describedby")];
+      partial.blur();
+      named("BPSN AUC").dispatchEvent(new view.PointerEvent("pointerenter"));
+      const hovered = read();
+      named("BPSN AUC").dispatchEvent(new view.PointerEvent("pointerleave"));
+      return { count: terms.length, outside, focused, closed, hovered, left: read() };
+    """
+    for width in (1300, 820):
+        found = browse(page, script, width)
+        assert found["count"] > 40
+        assert found["outside"] == []
+        assert found["focused"] == [TERMS["Partial AUROC"], "tip", "Partial AUROC"]
+        assert found["closed"] == [None, None]
+        assert found["hovered"] == TERMS["BPSN AUC"]
+        assert found["left"] is None
 
 
 CONTROLS = """

@@ -162,16 +162,20 @@ each(document, "[data-lengthens]", (button) => {
   document.body.append(tip);
   let owner = null;
   const close = () => { owner?.removeAttribute("aria-describedby"); owner = null; tip.hidden = true; };
+  const place = () => {
+    if (!owner) return;
+    const [at, size, margin] = [owner.getBoundingClientRect(), tip.getBoundingClientRect(), 8];
+    const below = at.bottom + margin + size.height <= innerHeight;
+    tip.style.left = `${Math.max(margin, Math.min(at.left, document.documentElement.clientWidth - size.width - margin))}px`;
+    tip.style.top = `${below ? at.bottom + margin : Math.max(margin, at.top - margin - size.height)}px`;
+  };
   const open = (term) => {
     close();
     owner = term;
     tip.textContent = term.dataset.tip;
     tip.hidden = false;
     term.setAttribute("aria-describedby", "tip");
-    const [at, size, margin] = [term.getBoundingClientRect(), tip.getBoundingClientRect(), 8];
-    const below = at.bottom + margin + size.height <= innerHeight;
-    tip.style.left = `${Math.max(margin, Math.min(at.left, document.documentElement.clientWidth - size.width - margin))}px`;
-    tip.style.top = `${below ? at.bottom + margin : Math.max(margin, at.top - margin - size.height)}px`;
+    place();
   };
   each(document, "[data-tip]", (term) => {
     term.dataset.tip = term.title;
@@ -182,7 +186,8 @@ each(document, "[data-lengthens]", (button) => {
     term.addEventListener("blur", close);
   });
   addEventListener("keydown", ({ key }) => { if (key === "Escape") close(); });
-  addEventListener("scroll", close, { capture: true, passive: true });
+  // Focus by keyboard scrolls to the term.
+  addEventListener("scroll", place, { capture: true, passive: true });
 }
 
 // A link into a closed section opens it; printing opens all.
