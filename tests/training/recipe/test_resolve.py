@@ -281,6 +281,21 @@ WRONG = {
         "  lr: 1e-4\nloss: {label_weights: {spma: 2.0}}",
         "r.yaml:26: loss.label_weights.spma is not a label of the taxonomy (did you mean spam?)",
     ),
+    "loss of another kind": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\nloss: {kind: focal, margin: 0.1}",
+        "r.yaml:26: loss.margin: is not a key of loss of kind focal; it is one of kind asymmetric",
+    ),
+    "ordinal head that is none": (
+        "model:\n",
+        "model:\n  ordinal_heads: [severity]\n",
+        "r.yaml:15: model.ordinal_heads: severity is not a head of the taxonomy",
+    ),
+    "dropout of a modality that the model lacks": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\ntraining: {modality_dropout: {audio: 0.1}}",
+        "r.yaml:26: training.modality_dropout.audio: the model has no encoder of audio",
+    ),
     "beta of AdamW": (
         "  lr: 1e-4",
         "  lr: 1e-4\n  betas: [0.9, 1.0]",

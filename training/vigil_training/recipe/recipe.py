@@ -62,6 +62,8 @@ class Recipe(Spec):
             if has_input != has_encoder:
                 given, absent = ("inputs", "model.encoders") if has_input else ("model.encoders", "inputs")
                 yield f"{given}.{modality} is given but {absent}.{modality} is not"
+            if modality in self.training.modality_dropout and not has_encoder:
+                yield f"training.modality_dropout.{modality}: the model has no encoder of {modality}"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

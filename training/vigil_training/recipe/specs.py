@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from vigil_data.items import Modality
 from vigil_data.specs import Spec
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(Spec):
@@ -19,7 +20,7 @@ class OptimizerSpec(Spec):
     lr_end: float = Field(0.0, ge=0, description="learning rate at the last step, relative to the peak")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises to its peak")
     weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms and other vectors")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of the two moment estimates of AdamW")
+    betas: tuple[Rate, Rate] = Field((0.9, 0.999), description="decay rates of the two moment estimates of AdamW")
     eps: float = Field(1e-8, gt=0, description="added to the denominator of the update")
 
 
@@ -42,6 +43,9 @@ class TrainingSpec(Spec):
         "validation/macro_ap", description="validation metric that chooses the best checkpoint and decides early stopping"
     )
     mode: Literal["max", "min"] = Field("max", description="whether a higher or a lower monitor is better")
+    modality_dropout: Mapping[Modality, Rate] = Field(
+        default_factory=dict, description="modality to the probability of hiding it from an item that has another one"
+    )
     activation_checkpointing: bool = Field(
         False, description="keep only the inputs of each encoder layer, and recompute the rest in the backward pass"
     )
@@ -123,7 +127,9 @@ class CheckpointSpec(Spec):
 class TrackingSpec(Spec):
     """Weights & Biases; a run folder has all the numbers without it."""
 
-    mode: Literal["offline", "online", "disabled"] = Field("offline", description="offline runs are sent later by `wandb sync`")
+    mode: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="`online` sends the run while it is trained; one that is tracked offline is sent by `wandb sync`"
+    )
     project: str = Field("vigil", description="W&B project")
     entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
     group: str | None = Field(None, description="group of the run in W&B")

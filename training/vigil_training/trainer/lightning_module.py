@@ -24,6 +24,7 @@ from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import Ranks
 from vigil_training.trainer.errors import TrainingFailure
 from vigil_training.trainer.lr_scheduler import build_lr_scheduler
+from vigil_training.trainer.modality_dropout import drop_modalities
 from vigil_training.trainer.optimizer import build_optimizer
 
 
@@ -73,6 +74,8 @@ class TrainingModule(pl.LightningModule):
         """
         start = time.perf_counter()
         self.refused += batch.refused
+        if self._training.modality_dropout:
+            batch = drop_modalities(batch, self._training.modality_dropout)
         prediction = self.model(batch, touch_all=self._distributed)
         loss: Tensor = self.loss(prediction.raw_NL, batch.targets) * batch.share
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
