@@ -5,7 +5,9 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import fake_wandb
 import pytest
+import wandb
 
 from vigil_slurm.job_environment import read_job_environment
 from vigil_training.distributed.preemption import Preemption
@@ -70,7 +72,7 @@ def test_open_wandb_logger_continues_an_offline_run_with_recipe_and_environment(
             warnings.simplefilter("ignore")  # raised by wandb
             logger = open_wandb_logger(opened, "name: tiny\n", {"python": "3"})
             logger.log_metrics({"train/loss": 0.5}, step=1)
-            run = logger.experiment
+            run = logger.tracked
             seen.append((run.id, run.config["recipe"]["name"], run.config["environment"]["python"]))
             files = run.dir
             run.finish()
@@ -90,10 +92,10 @@ def test_wandb_logger_stops_tracking_at_an_error_and_does_not_raise(make_recipe,
             raise ConnectionResetError("reset by peer")
 
         with monkeypatch.context() as patch:
-            patch.setattr(type(logger.experiment), "log", lose)
+            patch.setattr(type(logger.tracked), "log", lose)
             logger.log_metrics({"a": 1.0}, step=1)
         logger.log_metrics({"a": 2.0}, step=2)
-        logger.experiment.finish()
+        logger.tracked.finish()
     assert caplog.text.count("tracking stopped (ConnectionResetError: reset by peer); metrics.jsonl is still written") == 1
 
 
@@ -112,14 +114,23 @@ def test_build_trainer_has_the_precision_of_the_recipe_and_no_lightning_bar(prec
     assert trainer.progress_bar_callback is None
 
 
-def test_track_evaluation_adds_to_the_tracked_run(make_recipe, train, tmp_path):
+def test_track_evaluation_adds_to_the_tracked_run_without_a_server(make_recipe, train, tmp_path, monkeypatch, caplog):
     from vigil.workflows.evaluate import evaluate
 
-    run = train(make_recipe(tracking__mode="offline", training__max_steps=2, evaluation__replicates=20), tmp_path / "run")
+    wandb.teardown()  # W&B reads its environment once.
+    url = f"http://127.0.0.1:{fake_wandb.unused_port()}"
+    monkeypatch.setenv("WANDB_API_KEY", fake_wandb.API_KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    run = train(make_recipe(tracking__mode="online", training__max_steps=2, evaluation__replicates=20), tmp_path / "run")
     evaluation = evaluate(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # raised by wandb
         track_evaluation(run, evaluation.folder, evaluation.results)
+    wandb.teardown()
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(
+        f"{url}: cannot be reached (Connection refused); the run is tracked offline in {run.path / 'wandb'}; "
+    )
     id_ = (run.path / "wandb_id").read_text().strip()
     folders = [path for path in (run.path / "wandb").iterdir() if path.name.startswith("offline-run-")]
     # wandb appends -1 where two begin within a second

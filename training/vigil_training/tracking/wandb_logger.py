@@ -1,45 +1,81 @@
 """Weights & Biases: one tracked run for each run folder, continued when the run is resumed or evaluated.
 
-A run folder has all the numbers without it, so a failure to track never ends a run.
+The tracked run is written to the run folder, and with ``tracking.mode: online`` sent by another process. A run folder has all the
+numbers without it, so a failure to track never ends a run.
 """
 
 import logging
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from vigil_data.filesystem import write_file
-from vigil_training.recipe.specs import TrackingSpec
 from vigil_training.runs.run import Run
+from vigil_training.tracking.upload import Upload, repair_parts
 
 if TYPE_CHECKING:
+    import wandb
+
     from vigil_evaluation.results import EvaluationResults
 
 log = logging.getLogger("vigil.track")
 
+STEP_METRIC = "trainer/global_step"
+"""Optimizer step, the horizontal axis of all metrics."""
 
-class FaultTolerantWandbLogger(WandbLogger):
-    """A ``WandbLogger`` that stops tracking at the first error and lets the run continue.
+_FLUSH_SECONDS = 5.0
+"""A process that is killed loses what it tracked since the last flush; an upload is late by as much."""
+
+
+class FaultTolerantWandbLogger(Logger):
+    """A Lightning logger that stops tracking at the first error and lets the run continue.
 
     A cluster that stops a job signals all of its processes, including W&B's own service, which then ends at once.
+
+    Args:
+        tracked: the tracked run, which is written to disk.
     """
 
-    _failed = False
+    def __init__(self, tracked: "wandb.Run") -> None:
+        super().__init__()
+        self.tracked = tracked
+        self._failed = False
+        self._upload: Upload | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the logger, which Lightning requires."""
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        """Version of the logger, which Lightning requires."""
+        return ""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """See :class:`WandbLogger`."""
-        self._try(lambda: WandbLogger.log_metrics(self, metrics, step))
+        """Log metrics at an optimizer step, which is W&B's own step too, so that the parts of a resumed run line up."""
+        self._try(lambda: self.tracked.log({**metrics, STEP_METRIC: step}, step=step))
 
-    def finalize(self, status: str) -> None:
-        """See :class:`WandbLogger`."""
-        self._try(lambda: WandbLogger.finalize(self, status))
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the recipe is in the tracked run's configuration."""
+
+    def start_upload(self) -> None:
+        """Start sending the tracked run, while it is written, in another process."""
+        self._upload = _start_upload(self.tracked)
 
     def finish(self, exit_code: int) -> None:
         """End this part of the tracked run; the next start of the run continues it under the same id."""
-        self._try(lambda: self.experiment.finish(exit_code=exit_code))
+        self._try(lambda: self.tracked.finish(exit_code=exit_code))
+        if self._upload is not None:
+            self._upload.end(complete=exit_code == 0)
+
+    def join_upload(self) -> None:
+        """Wait, for a bounded time, until the tracked run is sent."""
+        if self._upload is not None:
+            self._upload.join()
 
     def _try(self, call: Callable[[], object]) -> None:
         if self._failed:
@@ -52,36 +88,36 @@ class FaultTolerantWandbLogger(WandbLogger):
 
 
 def open_wandb_logger(run: Run, resolved_text: str, environment: Mapping[str, Any]) -> FaultTolerantWandbLogger | None:
-    """Open the tracked run of a run folder; ``None`` if ``tracking.mode`` is ``disabled``.
+    """Open the tracked run of a run folder.
 
     Args:
-        run: the run; its recipe has the tracking settings, and ``wandb/`` in its folder holds offline runs.
+        run: the run; its recipe has the tracking settings, and ``wandb/`` in its folder holds the tracked run.
         resolved_text: the resolved recipe as YAML, added to the tracked run's files.
         environment: added to the tracked run's configuration, as is the recipe.
+
+    Returns:
+        The logger; ``None`` if ``tracking.mode`` is ``disabled``, or W&B's library fails, which is logged.
     """
     spec = run.recipe.tracking
     if spec.mode == "disabled":
         return None
     import wandb
 
-    if run.tracked_id is None:
-        write_file(run.wandb_id, uuid.uuid4().hex[:8] + "\n")
-    logger = FaultTolerantWandbLogger(
-        name=run.path.name,
-        save_dir=run.path,
-        id=run.tracked_id,
-        project=spec.project,
-        entity=spec.entity,
-        group=spec.group,
-        tags=list(spec.tags),
-        mode=spec.mode,
-        resume=_resume(spec),
-        settings=wandb.Settings(silent=True),
-    )
-    tracked = logger.experiment
-    config = {"recipe": run.recipe.model_dump(mode="json"), "environment": dict(environment)}
-    tracked.config.update(config, allow_val_change=True)
-    (Path(tracked.dir) / "resolved.yaml").write_text(resolved_text)
+    try:
+        if run.tracked_id is None:
+            write_file(run.wandb_id, uuid.uuid4().hex[:8] + "\n")
+        repair_parts(run.path / "wandb")
+        config = {"recipe": run.recipe.model_dump(mode="json"), "environment": dict(environment)}
+        tracked = wandb.init(dir=run.path, group=spec.group, tags=spec.tags, config=config, **_identity(run))
+        tracked.define_metric(STEP_METRIC)
+        tracked.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
+        (Path(tracked.dir) / "resolved.yaml").write_text(resolved_text)
+        logger = FaultTolerantWandbLogger(tracked)
+        if spec.mode == "online":
+            logger.start_upload()
+    except Exception as error:  # W&B documents no base class of its errors.
+        log.warning("%s: cannot be tracked (%s: %s); metrics.jsonl is still written", run.path, type(error).__name__, error)
+        return None
     return logger
 
 
@@ -100,17 +136,11 @@ def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> No
         return
     import wandb
 
+    upload: Upload | None = None
     try:
-        with wandb.init(
-            dir=run.path,
-            id=tracked_id,
-            name=run.path.name,
-            project=spec.project,
-            entity=spec.entity,
-            mode=spec.mode,
-            resume=_resume(spec),
-            settings=wandb.Settings(silent=True),
-        ) as tracked:
+        repair_parts(run.path / "wandb")
+        with wandb.init(dir=run.path, **_identity(run)) as tracked:
+            upload = _start_upload(tracked) if spec.mode == "online" else None
             prefix = f"evaluation/{folder.name}"
             columns: list[str | int] = [
                 "label",
@@ -142,8 +172,23 @@ def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> No
             tracked.log_artifact(files)
     except Exception as error:  # W&B documents no base class of its errors.
         log.warning("the evaluation is not tracked (%s: %s); %s has all of it", type(error).__name__, error, folder)
+    finally:
+        if upload is not None:
+            upload.end(complete=True)
+            upload.join()
 
 
-def _resume(spec: TrackingSpec) -> Literal["allow"] | None:
-    # Offline there is no server to ask; `wandb sync` joins the parts of a run by the id.
-    return "allow" if spec.mode == "online" else None
+def _identity(run: Run) -> dict[str, Any]:
+    """Return the arguments with which W&B writes another part of the run's tracked run, without its server."""
+    import wandb
+
+    spec = run.recipe.tracking
+    settings = wandb.Settings(silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS)
+    identity = {"id": run.tracked_id, "name": run.path.name, "project": spec.project, "entity": spec.entity}
+    # The server is asked for the run's last step when this part is sent, so that one run continues.
+    return {**identity, "mode": "offline", "resume": "allow", "settings": settings}
+
+
+def _start_upload(tracked: "wandb.Run") -> Upload:
+    part = Path(tracked.settings.sync_dir)
+    return Upload(part.parent, part.name, tracked.settings.base_url)

@@ -1,0 +1,245 @@
+"""Upload of the tracked run: a training neither waits for W&B's server nor fails with it, whatever the server does."""
+
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_wandb
+import pytest
+import wandb
+
+from vigil_training.runs.run import open_run
+from vigil_training.tracking import upload
+from vigil_training.tracking.wandb_logger import STEP_METRIC, open_wandb_logger
+
+
+@pytest.fixture
+def wandb_server(monkeypatch, tmp_path):
+    """A server to which this process and those that it starts are logged in."""
+    wandb.teardown()  # W&B reads its environment once.
+    monkeypatch.setenv("WANDB_API_KEY", fake_wandb.API_KEY)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    with fake_wandb.serve() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+    wandb.teardown()
+
+
+def warnings_of(run):
+    lines = (run.path / "train.log").read_text().splitlines()
+    return [line for line in lines if " vigil.track: " in line and "tracked at" not in line]
+
+
+def sync(folder):
+    """Run the command that the warning names."""
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    command = [sys.executable, "-m", "wandb", "sync", folder]
+    subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, timeout=120)
+
+
+def logged_steps(run):
+    return sorted({json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()})
+
+
+def test_upload_sends_the_run_while_it_is_trained(wandb_server, make_recipe, train, trained, assert_same_run, tmp_path):
+    run = train(make_recipe(tracking__mode="online"), tmp_path / "run")
+    rows = wandb_server.history[run.tracked_id]
+    assert [rows[n]["_step"] for n in sorted(rows)] == logged_steps(run.path)
+    assert list(wandb_server.history) == [run.tracked_id]
+    assert warnings_of(run) == []
+    assert f"tracked at {wandb_server.url}/team/vigil/runs/{run.tracked_id}" in (run.path / "train.log").read_text()
+    assert_same_run(trained.path, run.path)
+    sync(run.path / "wandb")
+    assert len(rows) == len(logged_steps(run.path)), "it was sent once"
+
+
+TROUBLE = {
+    "refuses": "cannot be reached (Connection refused)",
+    "hangs": "no answer within 5 s",
+    "401": "the server refuses the API key (HTTP 401); run `wandb login --relogin`",
+    "hangs later": "not everything was sent in time",
+    "fails later": "not everything was sent in time",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_training_ends_with_one_warning_whatever_the_server_does(
+    trouble, wandb_server, make_recipe, train, trained, assert_same_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(upload, "FINISHED_SECONDS", 3.0 if trouble.endswith("later") else 30.0)
+    with monkeypatch.context() as environment:
+        if trouble == "refuses":
+            environment.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{fake_wandb.unused_port()}")
+        elif trouble == "hangs":
+            wandb_server.hangs = True
+        elif trouble.isdigit():
+            wandb_server.status = int(trouble)
+        else:
+            wandb_server.trouble_after_upsert = trouble.removesuffix(" later")
+        begun = time.monotonic()
+        run = train(make_recipe(tracking__mode="online"), tmp_path / "run")
+        seconds = time.monotonic() - begun
+    assert seconds < 60, "an undisturbed run takes a second or two; W&B's own timeouts are minutes"
+    (warning,) = warnings_of(run)
+    assert f": {TROUBLE[trouble]}; the run is tracked offline in {run.path / 'wandb'}; " in warning
+    assert warning.endswith(f"send it with `wandb sync {run.path / 'wandb'}`")
+    assert_same_run(trained.path, run.path)
+
+    assert wandb_server.history == {}
+    wandb_server.status, wandb_server.hangs, wandb_server.trouble_after_upsert = 200, False, ""
+    sync(run.path / "wandb")
+    rows = wandb_server.history[run.tracked_id]
+    assert [rows[n]["_step"] for n in sorted(rows)] == logged_steps(run.path)
+
+
+def test_parts_of_a_resumed_run_are_sent_in_order_as_one_run(wandb_server, make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(upload, "INTERRUPTED_SECONDS", 0.0)
+    recipe = make_recipe(tracking__mode="online")
+    run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
+    for first, last, exit_code in ((1, 5, 1), (6, 9, 1), (8, 12, 0)):
+        wandb_server.status = 503 if exit_code else 200  # Only the last start reaches the server.
+        logger = open_wandb_logger(run, "", {})
+        for step in range(first, last + 1):
+            logger.log_metrics({"train/loss": 1 / step}, step=step)
+        logger.finish(exit_code)
+        logger.join_upload()
+    rows = wandb_server.history
+    assert list(rows) == [run.tracked_id]
+    sent = [rows[run.tracked_id][n] for n in sorted(rows[run.tracked_id])]
+    assert [row[STEP_METRIC] for row in sent] == [*range(1, 6), *range(6, 10), *range(8, 13)]
+    assert [row["_step"] for row in sent] == [*range(1, 10), *range(10, 15)], "it rises, also after a step that was repeated"
+    assert len(list((run.path / "wandb").glob("offline-run-*/*.synced"))) == 3
+
+
+def test_upload_tries_again_while_the_training_goes_on(wandb_server, make_recipe, tmp_path):
+    recipe = make_recipe(tracking__mode="offline")
+    run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
+    logger = open_wandb_logger(run, "", {})
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.finish(0)
+    wandb_server.status = 503
+    program = (
+        "import sys; from pathlib import Path; from vigil_training.tracking import upload; upload.RETRY_SECONDS = 0.2\n"
+        "sys.exit(upload.main(Path(sys.argv[1]), *sys.argv[2:]))"
+    )
+    command = [sys.executable, "-c", program, run.path / "wandb", "", wandb_server.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline()) == {"problem": "the server answers HTTP 503"}
+        wandb_server.status = 200
+        assert process.wait(60) == 0
+    assert wandb_server.history[run.tracked_id][0]["_step"] == 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500])
+def test_probe_reports_what_the_server_answers(status, wandb_server):
+    assert upload._probe(wandb_server.url) is None
+    wandb_server.status = status
+    assert f"HTTP {status}" in upload._probe(wandb_server.url)
+
+
+def test_probe_names_an_unknown_host_and_a_missing_key(wandb_server, monkeypatch, tmp_path):
+    assert upload._probe("http://wandb.invalid") == "cannot be reached (Name or service not known)"
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert upload._probe(wandb_server.url) == "no API key for 127.0.0.1; run `wandb login`"
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login user password {fake_wandb.API_KEY}\n")  # as `wandb login` writes it
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert upload._probe(wandb_server.url) is None
+
+
+def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):
+    write_log(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb", [])
+    program = (
+        "import sys, time; from pathlib import Path; from vigil_training.tracking.upload import Upload\n"
+        "upload = Upload(Path(sys.argv[1]), 'offline-run-1-a', sys.argv[2]); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "wandb", wandb_server.url]) as training:
+        wait_for(lambda: any("--live" in words for words in processes_of(tmp_path)), "`wandb beta sync --live` runs")
+        training.send_signal(signal.SIGKILL)
+    wait_for(lambda: processes_of(tmp_path) == [], "all of them end")
+
+
+def processes_of(folder):
+    """Command lines of the processes that name a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_text().split("\0")
+        except OSError:
+            continue
+        if any(str(folder) in word for word in words):
+            found.append(words)
+    return found
+
+
+def wait_for(condition, what, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def write_log(path, sizes):
+    """Write a `.wandb` file, and return the offsets at which a record ends."""
+    ends, content = [], bytearray(b":W&B\xe1\xbe\x00")
+    for size in sizes:
+        data, kind_at = random.Random(size).randbytes(size), 0
+        while True:
+            left = 32768 - len(content) % 32768
+            if left < 7:
+                content += bytes(left)
+                left = 32768
+            piece, data = data[: left - 7], data[left - 7 :]
+            kind = (1 if kind_at == 0 else 4) if not data else (2 if kind_at == 0 else 3)
+            content += struct.pack("<IHB", 0, len(piece), kind) + piece
+            kind_at += 1
+            if not data:
+                break
+        ends.append(len(content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return ends
+
+
+def test_repair_parts_keeps_the_whole_records_of_a_file_cut_off_anywhere(tmp_path):
+    path = tmp_path / "offline-run-1-a" / "run-a.wandb"
+    sizes = [10, 300, 32768 - 7 - 7 - 10 - 7 - 300 - 7 - 3, 5, 100_000, 0, 70]  # three bytes of padding, and several blocks
+    ends = write_log(path, sizes)
+    content = path.read_bytes()
+    near = {at + shift for at in (*ends, 32768, 65536, 98304) for shift in range(-9, 10)}
+    for size in sorted({7, *near, *range(8, len(content), 997)}):
+        if not 7 <= size <= len(content):
+            continue
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content[:size])
+        upload.repair_parts(tmp_path)
+        whole = max((end for end in ends if end <= size), default=0)
+        assert (path.stat().st_size if path.exists() else 0) == whole
+        assert path.parent.exists() == bool(whole)
+
+
+def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, make_recipe, tmp_path):
+    recipe = make_recipe(tracking__mode="offline")
+    run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
+    for first in (1, 501):
+        logger = open_wandb_logger(run, "", {})
+        if first == 501:
+            (torn,) = [path for path in (run.path / "wandb").glob("offline-run-*/*.wandb") if path.stat().st_size > 60_000]
+        for step in range(first, first + 500):
+            logger.log_metrics({"train/loss": 1 / step}, step=step)
+        logger.finish(1)
+    torn.write_bytes(torn.read_bytes()[:60_000])
+    upload.repair_parts(run.path / "wandb")
+    assert 50_000 < torn.stat().st_size < 60_000
+    sync(run.path / "wandb")
+    rows = wandb_server.history[run.tracked_id]
+    steps = [rows[n][STEP_METRIC] for n in sorted(rows)]
+    assert steps[0] == 1
+    assert steps[-500:] == list(range(501, 1001))
+    assert 50 < len(steps) < 1000
