@@ -61,7 +61,7 @@ def _pair_sentences(found: FunctionalTestResults) -> Iterator[str]:
     if followed := {label: n.follows for label, n in labels if n.follows.value is not None}:
         worst = min(followed, key=lambda label: followed[label].value or 0.0)
         yield (
-            f"Of those whose label should change, {_share(followed[worst], 'pairs')} are decided correctly on both sides"
+            f"Of minimal pairs whose label should change, {_share(followed[worst], 'pairs')} are decided correctly on both sides"
             f"{_of(worst, followed)}."
         )
 
@@ -100,7 +100,7 @@ def _unequal_groups(found: FunctionalTestResults, by: GroupAccuracyMap) -> Itera
         if worst[1].interval is not None and best[1].interval is not None and worst[1].interval.high < best[1].interval.low:
             text = (
                 f"{label} is decided correctly for {_share(worst[1])} where {by.column} is {worst[0]}, "
-                f"and for {_share(best[1])} where it is {best[0]}."
+                f"and for {_share(best[1])} where it is {best[0]}, the largest difference among {len(groups)} groups."
             )
             yield Remark("Unequal groups", text, "groups")
 

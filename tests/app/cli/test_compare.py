@@ -188,3 +188,45 @@ def test_export_promote_refuses_a_regression(call, run, tmp_path):
     (line,) = lines_of(call("export", run.path, "--to", tmp_path / "b", "--promote", run.path, "--checkpoint", "last"))
     assert "a promotion compares the best checkpoint" in line
     assert "is used only with a promotion" in lines_of(call("export", run.path, "--to", tmp_path / "b", "--data", tmp_path))[0]
+
+
+def test_compare_calibrates_each_table_on_its_own_scores_of_other_items(call, tables, tmp_path):
+    """The challenger ranks as the champion does, but its probabilities are far too close to one half."""
+    table = pq.read_table(tables / "champion.parquet")
+    probability = table.column("probability.hate").to_numpy().astype(np.float64)
+    odds = (probability / (1 - probability)) ** 0.25
+    place = table.column_names.index("probability.hate")
+    timid = table.set_column(place, "probability.hate", pa.array((odds / (1 + odds)).astype(np.float32)))
+    for name, rows in (("champion", table), ("challenger", timid)):
+        pq.write_table(rows.slice(0, 3000), tmp_path / f"{name}-validation.parquet")
+        pq.write_table(rows.slice(3000), tmp_path / f"{name}.parquet")
+    both = ("compare", tmp_path / "champion.parquet", tmp_path / "challenger.parquet", "--to", tmp_path / "out", *QUICK)
+    assert isinstance(call(*both).exception, RegressionError)
+    own = [f"--{name}-calibrate-on={tmp_path / f'{name}-validation.parquet'}" for name in ("champion", "challenger")]
+    done = call(*both, *own)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for name in ("champion", "challenger"):
+        assert found[name]["facts"]["calibrated on"] == "3000 other items"
+        assert found[name]["thresholds"]["hate"] != 0.5
+    briers = [cell for cell in found["cells"] if cell["metric"] == "brier" and cell["column"] is None]
+    assert all(cell["champion"] == pytest.approx(cell["challenger"], abs=0.002) for cell in briers)
+    done = call(*both, *own, "--challenger-threshold", "hate=0.9")
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["challenger"]["thresholds"] == {"hate": 0.9}
+    unlabelled = table.drop_columns(["target.hate"])
+    pq.write_table(unlabelled, tmp_path / "unlabelled.parquet")
+    (line,) = lines_of(call(*both, "--champion-calibrate-on", tmp_path / "unlabelled.parquet"))
+    assert line.endswith("has no known target (column target.LABEL); calibrate on labelled items")
+
+
+def test_compare_refuses_empty_tables_and_percentages_in_one_line(call, tables, tmp_path):
+    pq.write_table(pq.read_table(tables / "equal.parquet").slice(0, 0), tmp_path / "empty.parquet")
+    (line,) = lines_of(call("compare", tables / "champion.parquet", tmp_path / "empty.parquet"))
+    assert line == f"{tmp_path}/empty.parquet: the table has no rows, so there is nothing to evaluate"
+    for arguments, hint in (
+        (("--tolerance", "5"), "tolerance 5: a loss of more than 1 is impossible (did you mean 0.05, which is 5 %?)"),
+        (("--confidence", "95"), "(did you mean 0.95, which is 95 %?)"),
+        (("--challenger-threshold", "hate=70"), "(did you mean 0.7, which is 70 %?)"),
+    ):
+        (line,) = lines_of(call("compare", tables / "champion.parquet", tables / "equal.parquet", *arguments))
+        assert hint in line
