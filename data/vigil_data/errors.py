@@ -82,9 +82,10 @@ class Problems:
         """
         if not self:
             return
-        lines = [one_line(f"{position}: {message}{_others(self._rows[message] - 1)}") for message, position in self._first.items()]
-        rest = len(lines) - most + self._uncollected
-        raise UserError(*lines[:most], *([f"… and {rest:,} more"] if rest > 0 else []))
+        first = list(self._first.items())
+        lines = [one_line(f"{place}: {message}{_others(self._rows[message] - 1)}") for message, place in first[:most]]
+        rest = len(first) - most + self._uncollected
+        raise UserError(*lines, *([f"… and {rest:,} more"] if rest > 0 else []))
 
 
 def _others(rows: int) -> str:

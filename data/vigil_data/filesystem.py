@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -207,6 +208,41 @@ def sync_tree(folder: Path) -> None:
             if not (file := Path(top) / name).is_symlink():
                 sync(file)
         sync(Path(top))
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def why_not_a_file(path: Path) -> str | None:
+    """Return why a path is not a regular file, such as ``does not exist`` or ``is a pipe, not a file``; ``None`` if it is one.
+
+    Nothing is opened, so that a pipe does not block and a device is not touched.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return why_no_status(path, error)
+    return None if stat.S_ISREG(mode) else not_regular(mode)
+
+
+def why_no_status(path: Path, error: OSError) -> str:
+    """Return why the status of a path cannot be read, from the error."""
+    if error.errno == errno.ELOOP:
+        return "is a loop of symbolic links"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return f"is a symbolic link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+    return f"cannot be read: {error.strerror}"
+
+
+def not_regular(mode: int) -> str:
+    """Return what a file system entry is that is not a regular file, from its mode."""
+    return f"is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a file"
 
 
 def sha256_file(path: Path) -> str:

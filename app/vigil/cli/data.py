@@ -1,19 +1,30 @@
 """`vigil data`: import items into a dataset, show one, and generate the demonstration's."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vigil_data.errors import UserError, one_line
 from vigil_data.progress import Progress
 
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset, Written
+    from vigil_data.dataset.leaks import Leaks
     from vigil_data.items import Item
+    from vigil_data.loading.packing import Refusal
 
 To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="The dataset's folder.")]
 Append = Annotated[bool, typer.Option("--append", help="Append to the dataset if it exists.")]
+
+OnLeak = Literal["warn", "skip", "refuse"]  # as in vigil_data.dataset.leaks, which imports pyarrow
+LeaksOption = Annotated[
+    OnLeak,
+    typer.Option(
+        "--leaks", help="What to do with items whose content is in another split: warn, skip them, or refuse the import."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,39 +43,69 @@ def register(app: typer.Typer) -> None:
 
 
 def import_manifest(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines, CSV or Parquet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines, CSV or TSV, also as .gz or .zst, or Parquet.")],
     to: To,
+    *,
     append: Append = False,
+    leaks: LeaksOption = "warn",
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHAR", help="Between cells of CSV, or tab (default: the one in the header of , ; tab).")
+    ] = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder that media paths are relative to and must not leave (default: FILE's)."),
+    ] = None,
+    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Open media outside that folder too.")] = False,
+    max_line_mb: Annotated[float, typer.Option(min=0.001, help="Longest line of JSON Lines or record of CSV, in MB.")] = 16,
+    max_field_mb: Annotated[float, typer.Option(min=0.001, help="Longest text or other value, in millions of characters.")] = 4,
+    max_media_mb: Annotated[float, typer.Option(min=0.001, help="Largest image or audio file, in MB.")] = 256,
 ) -> None:
     """Import a manifest: one row per item, with its texts, the paths of its media and its known targets.
 
     Columns: id; text; image and audio (a path or a list of paths, relative to the manifest); target.LABEL (0 to 1, empty where
-    unknown); created_at, author, content_type, language, source, split; and any others to slice by.
+    unknown); created_at, author, content_type, language, source, split; inclusion_probability and weight if the labelled items
+    are not a random sample; and any others to slice by.
 
-    All rows are checked before any is written. Items whose media cannot be decoded go to quarantine.
+    All rows are checked before any is written. Items whose media cannot be decoded, and items without content, go to quarantine.
     """
-    from vigil_data.importers import manifest
+    from vigil_data.importers.bounded_lines import Limits
+    from vigil_data.importers.manifest import Manifest
 
+    manifest = Manifest(
+        file,
+        media_root=media_root,
+        allow_outside=allow_outside,
+        delimiter=_delimiter(delimiter),
+        limits=Limits(*(round(limit * 1e6) for limit in (max_line_mb, max_field_mb, max_media_mb))),
+    )
     with Progress(f"checking {file.name}", unit="rows"):
-        rows = manifest.check(file)
-    _write(to, manifest.read(file), append, rows, {})
+        rows = manifest.check()
+    _write(to, manifest.items(), append=append, leaks=leaks, total=rows, positions=manifest.positions)
 
 
 def _public_import(name: str) -> Callable[..., None]:
     def import_public(
         path: Annotated[Path, typer.Argument(metavar="PATH", help="The data set's file, or the folder with its files.")],
         to: To,
+        *,
         append: Append = False,
+        leaks: LeaksOption = "skip",
     ) -> None:
-        from vigil_data.dataset.dataset import Dataset, exists
         from vigil_data.importers import public_datasets
 
         with Progress(f"reading {name}"):
-            placed = public_datasets.placed(Dataset(to)) if append and exists(to) else {}
-            imported = public_datasets.read(name, path, placed)
-        _write(to, imported.items, append, len(imported.items), imported.skipped)
+            imported = public_datasets.read(name, path)
+        _write(to, imported.items, append=append, leaks=leaks, total=len(imported.items), excluded=imported.skipped)
 
     return import_public
+
+
+def _delimiter(given: str | None) -> str | None:
+    if given is None or (len(given) == 1 and given not in '"\r\n'):
+        return given
+    if given in ("tab", "\\t"):
+        return "\t"
+    raise UserError(f"--delimiter {given}: must be one character, or tab")
 
 
 def show(
@@ -108,14 +149,36 @@ def demo(
     _show_contents(Dataset(to))
 
 
-def _write(to: Path, items: "Iterable[Item]", append: bool, total: int, left_out: Mapping[str, int]) -> None:
+def _write(
+    to: Path,
+    items: "Iterable[Item | Refusal]",
+    *,
+    append: bool,
+    leaks: OnLeak,
+    total: int,
+    excluded: Mapping[str, int] | None = None,
+    positions: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
+) -> None:
+    """Store items and print what was stored; ``positions`` finds the rows of ids in the imported file."""
     from vigil_data.dataset.dataset import Dataset, write
+    from vigil_data.dataset.leaks import LeakError
 
-    with Progress("importing") as progress:
-        written: Written = write(to, items, append=append, progress=lambda done: progress("importing", done, total))
+    try:
+        with Progress("importing") as progress:
+            written: Written = write(
+                to, items, append=append, on_leak=leaks, progress=lambda done: progress("importing", done, total)
+            )
+    except LeakError as error:
+        hint = "nothing is imported; leave such items out with --leaks skip, or import them with --leaks warn"
+        raise UserError(*_leak_lines(error.leaks, positions), hint) from None
     typer.echo(f"{to} version {written.version}: {written.kept} kept, {written.quarantined} quarantined")
-    for reason, count in left_out.items():
+    for reason, count in (excluded or {}).items():
         typer.echo(f"excluded, {reason}: {count}")
+    if written.skipped:
+        typer.echo(f"excluded, the same content is in another split: {written.skipped}")
+    if written.released:
+        typer.echo(f"removed from quarantine, as they are stored now: {written.released}")
+    _warn(written, leaks, positions)
     opened = Dataset(to, written.version)
     if written.quarantined:
         refused = opened.quarantine().slice(opened.quarantine().num_rows - written.quarantined).to_pylist()
@@ -125,6 +188,29 @@ def _write(to: Path, items: "Iterable[Item]", append: bool, total: int, left_out
         if len(refused) > 20:
             typer.echo(f"… and {len(refused) - 20} more: vigil data show {to}")
     _show_contents(opened)
+
+
+def _warn(written: "Written", on_leak: OnLeak, positions: Callable[[Collection[str]], Mapping[str, str]]) -> None:
+    """Print what was stored otherwise than it was given, and leaks."""
+    lines = []
+    if count := len(written.replaced):
+        shown = written.replaced[:5]
+        places = positions(shown)
+        named = ", ".join(f"{id_} ({places[id_]})" if id_ in places else id_ for id_ in shown)
+        what = f"{count:,} {'item' if count == 1 else 'items'} with half a character (a lone surrogate), stored as U+FFFD"
+        lines.append(f"{what}: {named}{', …' if count > len(shown) else ''}")
+    if written.leaks.opposite or on_leak != "skip":
+        lines += _leak_lines(written.leaks, positions)
+    if written.leaks.contents and on_leak == "warn":
+        lines.append("leave such items out with --leaks skip")
+    for line in lines:
+        typer.echo(f"warning: {one_line(line)}", err=True)
+
+
+def _leak_lines(leaks: "Leaks", positions: Callable[[Collection[str]], Mapping[str, str]]) -> list[str]:
+    from vigil_data.dataset.leaks import leak_lines
+
+    return leak_lines(leaks, positions({id_ for example in leaks.examples for id_, _ in (example.kept, example.other)}))
 
 
 def _show_contents(dataset: "Dataset") -> None:
@@ -162,7 +248,7 @@ def _print_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
         numeric = place > 0 and all(isinstance(line[place], int) or " of " in str(line[place]) for line in lines)
         table.add_column(Text(title), justify="right" if numeric else "left")
     for line in lines:
-        table.add_row(*(Text(f"{value:,}" if isinstance(value, int) else str(value)) for value in line))
-    console = Console()
+        table.add_row(*(Text(f"{value:,}" if isinstance(value, int) else one_line(str(value))) for value in line))
+    console = Console() if Console().is_terminal else Console(width=160)  # piped tables are not cut to 80 columns
     console.print()
     console.print(table)

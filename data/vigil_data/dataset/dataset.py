@@ -7,31 +7,51 @@ refers to a version.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vigil_data.dataset.ingest import admit, joined_schema, tables
-from vigil_data.dataset.table_schema import FACTS, PAYLOADS, QUARANTINE, TARGET, storable
+from vigil_data.dataset.ingest import admit, tables
+from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
+from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
+from vigil_data.dataset.spool import Spool
+from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, QUARANTINE, TARGET, storable
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
 
 
-class Written(NamedTuple):
-    """Result of :func:`write`: number of items stored and quarantined, and the dataset's new version."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """Result of :func:`write`.
+
+    Attributes:
+        kept: number of items stored.
+        quarantined: number of items in quarantine that this import put there.
+        version: the dataset's new version.
+        skipped: number of items left out because their content is in another split.
+        released: number of items that left the quarantine because they are stored now.
+        replaced: ids of items with lone surrogates, which UTF-8 cannot store, replaced by U+FFFD.
+        leaks: content of the new items that is in more than one split.
+    """
 
     kept: int
     quarantined: int
     version: int
+    skipped: int = 0
+    released: int = 0
+    replaced: Sequence[str] = ()
+    leaks: Leaks = field(default_factory=Leaks)
 
 
 class Dataset:
@@ -80,9 +100,8 @@ class Dataset:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns to slice by: all but ids, payloads, targets and sizes."""
-        hidden = {"id", *PAYLOADS.names, *FACTS.names}
-        return tuple(name for name in self.schema.names if name not in hidden and not name.startswith(TARGET))
+        """Columns to slice by: all but ids, payloads, targets, sizes and digests."""
+        return tuple(name for name in self.schema.names if name not in INTERNAL and not name.startswith(TARGET))
 
     @cached_property
     def _addresses(self) -> NDArray[np.int64]:
@@ -130,7 +149,7 @@ class Dataset:
         Raises:
             IndexError: if a row number is out of range.
         """
-        table = self._take(rows, [name for name in self.schema.names if name not in FACTS.names])
+        table = self._take(rows, [name for name in self.schema.names if name not in (*FACTS.names, *DIGESTS.names)])
         values = {name: table[name].to_pylist() for name in table.column_names}
         labels, columns = self.labels, self.columns
         return [
@@ -201,84 +220,102 @@ def _has_version(folder: Path) -> bool:
 
 def write(
     path: StrPath,
-    items: Iterable[Item],
+    items: Iterable[Item | Refusal],
     *,
     append: bool = False,
-    refusals: Sequence[Refusal] = (),
+    on_leak: OnLeak = "warn",
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
 
     Items are read one at a time and spooled to disk in chunks, so memory is bounded. Undecodable items go to the quarantine table
-    with the reason. New labels and columns are null in older rows.
+    with the reason; an item that was in quarantine and is stored now leaves it. New labels and columns are null in older rows.
 
     Args:
         path: the dataset's folder.
-        items: the items; their row numbers follow this order, after the existing rows.
+        items: the items, and refusals of items that the caller could not build; row numbers follow this order, after the existing
+            rows.
         append: append to an existing dataset (default: refuse one).
-        refusals: items that the caller could not build, for the quarantine table.
+        on_leak: what to do if content is in more than one split, of the new items or of the dataset: only report it in the
+            result; skip the new items that are in another split than the stored ones, or than the first in the order test,
+            validation, others, train; or refuse the import.
         progress: called with the number of items read so far.
 
     Raises:
         UserError: if a dataset exists, or for ids that are empty or not unique, targets outside [0, 1], invalid names of labels
-            or columns, and columns with values of different types. Nothing is written then.
+            or columns, and columns with values of different types, and for leaks if they are refused. Nothing is written then.
     """
     folder = Path(path)
     old = Dataset(folder) if exists(folder) else None
     if old is not None and not append:
         raise UserError(f"dataset {folder} exists already; append to it, or name another folder")
     problems: list[str] = []
-    refused = list(refusals)
+    refused: list[Refusal] = []
+    replaced: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"dataset {folder} cannot be created: {error.strerror}") from None
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as spool:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
             kept = admit(items, stored, refused, problems, progress)
-            chunks = [_spool(table, Path(spool) / f"{n}.arrow") for n, table in enumerate(tables(kept, problems))]
+            spool = Spool(Path(incoming), tables(kept, problems, replaced))
             if problems:
                 raise UserError(*capped(list(dict.fromkeys(problems))))
-            schema = joined_schema(old.schema if old else None, [schema for _, schema in chunks])
-            return _commit(folder, old, [file for file, _ in chunks], schema, refused)
+            schema = spool.schema(old.schema if old else None)
+            leaks = _find_leaks(old, spool, schema)
+            if on_leak == "refuse" and leaks.contents:
+                raise LeakError(leaks)
+            if on_leak == "skip":
+                spool.skip(leaks.skipped_N)
+            version, released = _commit(folder, old, spool, schema, refused)
+            return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks)
     finally:
         with suppress(OSError):  # removes the folder only if it is empty, which it is after an error
             folder.rmdir()
 
 
-def _spool(table: pa.Table, file: Path) -> tuple[Path, pa.Schema]:
-    with pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    return file, table.schema
+def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:
+    stored = None
+    if old is not None:
+        names = [name for name in old.schema.names if name in LEAK_COLUMNS or name.startswith(TARGET)]
+        stored = old.table(names)
+    return find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True), stored)
 
 
-def _commit(folder: Path, old: Dataset | None, chunks: Sequence[Path], schema: pa.Schema, refused: Sequence[Refusal]) -> Written:
-    """Write the quarantine first, so that no item is lost silently, then the items as one version."""
+def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema, refused: Sequence[Refusal]) -> tuple[int, int]:
+    """Write refused items to quarantine first, so that none is lost silently, then the new items as one version.
+
+    Returns:
+        The version, and the number of items that left the quarantine.
+    """
+    quarantine = folder / "quarantine.lance"
     if refused:
         rows = [{"id": storable(r.id), "modality": r.modality, "index": r.index, "reason": storable(r.reason)} for r in refused]
-        _store(folder / "quarantine.lance", pa.Table.from_pylist(rows, QUARANTINE).to_reader(), QUARANTINE)
+        new = pa.Table.from_pylist(rows, QUARANTINE)
+        _remove_ids(quarantine, new["id"])  # an item that is refused again has one row, with the new reason
+        _store(quarantine, new.to_reader(), QUARANTINE)
     table = folder / "items.lance"
-    if old is not None and (new := [field for field in schema if field.name not in old.schema.names]):
-        lance.dataset(str(table)).add_columns(pa.schema(new))
-    counts: list[int] = []
-    reader = pa.RecordBatchReader.from_batches(schema, _aligned(chunks, schema, counts))
-    version = old.version if old is not None and not chunks else _store(table, reader, schema)
-    return Written(sum(counts), len(refused), version)
+    if old is not None and (added := [field for field in schema if field.name not in old.schema.names]):
+        lance.dataset(str(table)).add_columns(pa.schema(added))
+    reader = pa.RecordBatchReader.from_batches(schema, spool.batches(schema))
+    version = old.version if old is not None and not spool.rows else _store(table, reader, schema)
+    released = _remove_ids(quarantine, Dataset(folder).table(["id"])["id"]) if _has_version(quarantine) else 0
+    return version, released
+
+
+def _remove_ids(table: Path, ids: pa.ChunkedArray) -> int:
+    """Remove the rows of some ids from the quarantine; return their number."""
+    if not _has_version(table):
+        return 0
+    rows = lance.dataset(str(table)).to_table()
+    kept = rows.filter(pc.invert(pc.is_in(rows["id"], ids)))
+    if kept.num_rows < rows.num_rows:
+        lance.write_dataset(kept, str(table), mode="overwrite")
+    return int(rows.num_rows - kept.num_rows)
 
 
 def _store(table: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:
     mode = "append" if _has_version(table) else "create"
     return int(lance.write_dataset(reader, str(table), schema=schema, mode=mode).version)
-
-
-def _aligned(chunks: Sequence[Path], schema: pa.Schema, counts: list[int]) -> Iterator[pa.RecordBatch]:
-    """Yield the spooled rows in order, each chunk with all columns of ``schema``."""
-    for chunk in chunks:
-        with pa.memory_map(str(chunk)) as mapped:
-            table = pa.ipc.open_file(mapped).read_all()
-            for field in schema:
-                if field.name not in table.column_names:
-                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-            counts.append(table.num_rows)
-            yield from table.select(schema.names).cast(schema).to_batches()

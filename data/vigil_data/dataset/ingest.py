@@ -1,10 +1,24 @@
 """Validation of items and their conversion to tables with one schema."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from operator import is_not
 
 import pyarrow as pa
 
-from vigil_data.dataset.table_schema import COLUMNS, FACTS, ITEMS, PAYLOADS, TARGET, is_column, is_label, storable
+from vigil_data.dataset.leaks import digests_of
+from vigil_data.dataset.table_schema import (
+    COLUMNS,
+    DIGESTS,
+    FACTS,
+    ITEMS,
+    PAYLOADS,
+    SAMPLING,
+    TARGET,
+    is_column,
+    is_label,
+    sampling_value,
+    storable,
+)
 from vigil_data.errors import UserError, capped
 from vigil_data.items import MODALITIES, Item
 from vigil_data.loading.packing import Refusal
@@ -16,7 +30,7 @@ Probed = tuple[Item, tuple[float, ...]]
 
 
 def admit(
-    items: Iterable[Item],
+    items: Iterable[Item | Refusal],
     stored: Set[str],
     refused: list[Refusal],
     problems: list[str],
@@ -25,7 +39,7 @@ def admit(
     """Yield the valid items, each with its size.
 
     Args:
-        items: items in storage order.
+        items: items in storage order, and refusals of items that the caller could not build.
         stored: ids in the dataset.
         refused: collects the undecodable items.
         problems: collects one line for each error of the other items.
@@ -35,15 +49,16 @@ def admit(
 
     seen: set[str] = set()
     for count, item in enumerate(items, 1):
-        found = _errors(item, stored, seen)
-        seen.add(item.id)
-        if found:
+        if isinstance(item, Refusal):
+            refused.append(item)
+        elif found := _errors(item, stored, seen):
             problems += found
         else:
             try:
                 yield item, probe(item)
             except Undecodable as error:
                 refused.append(Refusal(item.id, error.modality, error.index, error.reason))
+        seen.add(item.id)
         if progress is not None:
             progress(count)
 
@@ -62,41 +77,60 @@ def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
             found.append(f"item {item.id}: label {label!r} must be lower-case letters, digits and _, starting with a letter")
         if value is not None and not 0 <= value <= 1:
             found.append(f"item {item.id}: target of {label} is {value}, outside [0, 1]")
-    return found + [
-        f"item {item.id}: a column cannot be called {name!r}; rename it" for name in item.columns if not is_column(name)
-    ]
+    for name, value in item.columns.items():
+        if not is_column(name):
+            found.append(f"item {item.id}: a column cannot be called {name!r}; rename it")
+        elif name in SAMPLING.names and value is not None:
+            try:
+                sampling_value(name, value)
+            except ValueError as error:
+                found.append(f"item {item.id}: {error}")
+    return found
 
 
-def tables(probed: Iterable[Probed], problems: list[str]) -> Iterator[pa.Table]:
-    """Collect items into tables of bounded rows and bytes; report columns of mixed types in ``problems``."""
+def tables(probed: Iterable[Probed], problems: list[str], replaced: list[str]) -> Iterator[pa.Table]:
+    """Collect items into tables of bounded rows and bytes.
+
+    Args:
+        probed: the items with their sizes.
+        problems: collects columns of mixed types.
+        replaced: collects the ids of items with lone surrogates, which are stored as U+FFFD.
+    """
     chunk: list[Probed] = []
     size = 0
     for item, facts in probed:
         chunk.append((item, facts))
         size += sum(len(payload) for modality in MODALITIES for payload in getattr(item, modality))
         if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
-            yield _table(chunk, problems)
+            yield _table(chunk, problems, replaced)
             chunk, size = [], 0
     if chunk:
-        yield _table(chunk, problems)
+        yield _table(chunk, problems, replaced)
 
 
-def _table(chunk: Sequence[Probed], problems: list[str]) -> pa.Table:
+def _table(chunk: Sequence[Probed], problems: list[str], replaced: list[str]) -> pa.Table:
     items = [item for item, _ in chunk]
-    arrays = {"id": pa.array([storable(item.id) for item in items], pa.string())}
-    arrays["text"] = pa.array([[storable(text) for text in item.text] for item in items], PAYLOADS.field("text").type)
+    arrays = {"id": pa.array([item.id for item in items], pa.string())}
+    texts = [[storable(text) for text in item.text] for item in items]
+    arrays["text"] = pa.array(texts, PAYLOADS.field("text").type)
+    damaged = {item.id for item, stored in zip(items, texts, strict=True) if any(map(is_not, item.text, stored))}
     for modality in ("image", "audio"):
         arrays[modality] = pa.array([list(getattr(item, modality)) for item in items], PAYLOADS.field(modality).type)
     for index, field in enumerate(FACTS):
         arrays[field.name] = pa.array([facts[index] for _, facts in chunk], field.type)
+    arrays |= {name: pa.array([digests_of(item) for item in items], DIGESTS.field(name).type) for name in DIGESTS.names}
     for label in dict.fromkeys(label for item in items for label in item.targets):
         arrays[TARGET + label] = pa.array([item.targets.get(label) for item in items], pa.float32())
+    types = {field.name: field.type for field in (*COLUMNS, *SAMPLING)}
     for name in dict.fromkeys([*COLUMNS.names, *(name for item in items for name in item.columns)]):
-        values = [storable(v) if isinstance(v := item.columns.get(name), str) else v for item in items]
+        given = [item.columns.get(name) for item in items]
+        values = [storable(value) if isinstance(value, str) else value for value in given]
+        damaged |= {item.id for item, *pair in zip(items, given, values, strict=True) if is_not(*pair)}
         try:
-            arrays[name] = pa.array(values, COLUMNS.field(name).type if name in COLUMNS.names else None)
+            arrays[name] = pa.array(values, types.get(name))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             problems.append(f"column {name}: its values have different types ({str(error).splitlines()[0]})")
+    replaced += [item.id for item in items if item.id in damaged]
     return pa.table(arrays)
 
 

@@ -1,6 +1,8 @@
 """Columns of a dataset's tables: names, types and naming rules."""
 
+import math
 import re
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,6 +17,13 @@ COLUMNS = pa.schema(
 )
 """Columns of every dataset, with fixed types; each may be null."""
 
+SAMPLING = pa.schema([("inclusion_probability", pa.float64()), ("weight", pa.float64())])
+"""Columns of a dataset whose labelled items are not a random sample; see :mod:`vigil_evaluation.sampling_weights`.
+
+``inclusion_probability`` is the probability with which an item was chosen to be labelled, ``weight`` the number of items of
+traffic that it represents. A dataset has them if its items do; predictions tables always copy them.
+"""
+
 PAYLOADS = pa.schema(
     [("text", pa.list_(pa.string())), ("image", pa.list_(pa.large_binary())), ("audio", pa.list_(pa.large_binary()))]
 )
@@ -23,14 +32,20 @@ PAYLOADS = pa.schema(
 FACTS = pa.schema([("characters", pa.int64()), ("images", pa.int64()), ("seconds", pa.float64())])
 """Size of an item, from headers: the basis of its cost."""
 
-ITEMS = pa.schema([("id", pa.string()), *COLUMNS, *PAYLOADS, *FACTS])
+DIGESTS = pa.schema([("digests", pa.list_(pa.uint64()))])
+"""Digests of an item's content, to find duplicates; see :mod:`vigil_data.dataset.leaks`."""
+
+ITEMS = pa.schema([("id", pa.string()), *COLUMNS, *PAYLOADS, *FACTS, *DIGESTS])
 """The table of items without labels and other columns."""
 
 QUARANTINE = pa.schema([("id", pa.string()), ("modality", pa.string()), ("index", pa.int64()), ("reason", pa.string())])
 """The table of quarantined items."""
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TAKEN = {"id", *PAYLOADS.names, *FACTS.names}
+INTERNAL = frozenset({"id", *PAYLOADS.names, *FACTS.names, *DIGESTS.names})
+"""Columns that hold an item's id, content and size, and no value to slice by."""
+
+_FIXED = {*COLUMNS.names, *SAMPLING.names}
 
 
 def is_label(name: str) -> bool:
@@ -40,11 +55,32 @@ def is_label(name: str) -> bool:
 
 def is_column(name: str) -> bool:
     """Whether ``name`` is valid for a column to slice by (SQL ignores case, so ``Author`` would clash with ``author``)."""
-    if name in COLUMNS.names:
+    if name in _FIXED:
         return True
     lowered = name.lower()
-    taken = lowered in _TAKEN or lowered in COLUMNS.names or lowered.startswith((TARGET, "_"))
+    taken = lowered in INTERNAL or lowered in _FIXED or lowered.startswith((TARGET, "_"))
     return bool(name) and not taken and not set(name) & set('.`"')
+
+
+def sampling_value(name: str, value: Any) -> float:
+    """Return a value of one of the :data:`SAMPLING` columns as a number.
+
+    Args:
+        name: the column.
+        value: a number, or its decimal digits as text.
+
+    Raises:
+        ValueError: if it is not a positive, finite number, or a probability above 1; the message is the reason.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    probability = name == "inclusion_probability"
+    if not (0 < number < math.inf and (number <= 1 or not probability)):
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}…"
+        raise ValueError(f"{name} is {shown}, not {'a probability in (0, 1]' if probability else 'a positive, finite number'}")
+    return number
 
 
 def storable(text: str) -> str:

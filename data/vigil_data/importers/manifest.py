@@ -1,23 +1,36 @@
 """Import of manifests: tables of texts, media paths and targets.
 
-Every row is checked before the first media file is read, so that all errors are reported at once and within seconds.
+Every row is checked before the first media file is opened, so that all errors are reported at once and within seconds.
+
+Example:
+    >>> manifest = Manifest(Path("posts.jsonl"))
+    >>> manifest.check()
+    2
+    >>> write("datasets/posts", manifest.items())
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
-from vigil_data.errors import UserError, capped
-from vigil_data.importers.table_reader import TableRow, read_rows
+from vigil_data.dataset.table_schema import COLUMNS, SAMPLING, is_column, is_label, sampling_value
+from vigil_data.errors import Problems, UserError
+from vigil_data.importers.bounded_lines import Limits
+from vigil_data.importers.table_reader import TableRow, read_rows, table_format
 from vigil_data.items import MODALITIES, Item
+from vigil_data.loading.packing import Refusal
+from vigil_data.media_files import MediaFolder
 
-Medium = Path | bytes
+Medium = str | bytes
 _DOTTED = "target."
+_INT64 = 2**63
+_MAX_PLANS = 1000
 
 
 @dataclass(slots=True)
@@ -33,101 +46,178 @@ class _ParsedRow:
     problems: list[str] = field(default_factory=list)
 
 
-def check(file: Path) -> int:
-    """Check every row of a manifest without reading its media; return the number of rows.
+_Field = Callable[[_ParsedRow, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a row with certain names is read: the reader of each name, and the errors of the names themselves."""
+
+    fields: tuple[tuple[str, _Field], ...]
+    problems: tuple[str, ...]
+
+
+class Manifest:
+    """A manifest, read as a stream.
 
     Args:
-        file: JSON Lines, CSV or Parquet. ``id`` is required; ``text`` is a string or a list; ``image`` and ``audio`` are a path
-            or a list of paths relative to the manifest's folder (in Parquet also bytes); ``target.LABEL`` columns or a mapping
-            ``targets`` hold numbers in [0, 1], absent or null where unknown; any other key is a column to slice by.
+        file: JSON Lines, CSV, TSV or Parquet; see :func:`.read_rows`. ``id`` is required; ``text`` is a string or a list;
+            ``image`` and ``audio`` are a path or a list of paths (in Parquet also bytes); ``target.LABEL`` columns or a mapping
+            ``targets`` hold numbers in [0, 1], absent or null where unknown; ``inclusion_probability`` and ``weight`` describe
+            the sampling; any other key is a column to slice by.
+        media_root: folder that media paths are relative to and must not leave (default: the manifest's).
+        allow_outside: open media outside that folder too.
+        delimiter: see :func:`.read_rows`.
+        limits: what is held in memory at once.
 
     Raises:
-        UserError: one line for each error, by row; the first twenty and the number of the others.
+        UserError: if ``media_root`` is not a folder.
     """
-    problems: list[str] = []
-    first: dict[str, str] = {}
-    kinds: dict[str, tuple[str, str]] = {}
-    rows = content = 0
-    for row in read_rows(file, problems):
-        rows += 1
-        draft = _draft(row, file)
-        content += any(modality in row.values for modality in MODALITIES)
-        if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
-            draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
-        for name, value in ((name, value) for name, value in draft.columns.items() if value is not None):
-            kind = _kind(value)
-            before, place = kinds.setdefault(name, (kind, row.position))
-            if kind != before:
-                draft.problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
-        problems += [f"{row.position}: {problem}" for problem in draft.problems]
-    if not rows and not problems:
-        problems.append(f"{file} has no rows")
-    elif not content and not problems:
-        problems.append(f"{file}: no row has text, image or audio; check the spelling of the columns")
-    if problems:
-        raise UserError(*capped(problems))
-    return rows
 
-
-def read(file: Path) -> Iterator[Item]:
-    """Yield the items of a manifest that :func:`check` has accepted, in order.
-
-    Raises:
-        UserError: if a media file is missing or unreadable.
-    """
-    for row in read_rows(file, []):
-        draft = _draft(row, file)
-        yield Item(
-            draft.id,
-            tuple(draft.text),
-            tuple(_payload(medium, row) for medium in draft.image),
-            tuple(_payload(medium, row) for medium in draft.audio),
-            draft.targets,
-            draft.columns,
+    def __init__(
+        self,
+        file: Path,
+        *,
+        media_root: Path | None = None,
+        allow_outside: bool = False,
+        delimiter: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._file = file
+        self._delimiter = delimiter
+        self._limits = limits or Limits()
+        if media_root is not None and not media_root.is_dir():
+            raise UserError(f"--media-root {media_root}: not a folder")
+        self._media = MediaFolder(
+            media_root or file.parent,
+            allow_outside=allow_outside,
+            max_bytes=self._limits.media,
+            fix_outside="move it there, name the folder of all media with --media-root, or allow this with --allow-outside",
+            fix_size="raise the limit with --max-media-mb",
         )
+        self._lists_are_text = table_format(file) in (".csv", ".tsv")
+        if delimiter is not None and not self._lists_are_text:
+            raise UserError(f"--delimiter: {file} is not CSV")
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._fields: dict[str, _Field] = {
+            "id": _id,
+            "text": _text,
+            "image": partial(self._paths, "image"),
+            "audio": partial(self._paths, "audio"),
+            "targets": _targets,
+        }
 
+    def check(self) -> int:
+        """Check every row without opening its media; return the number of rows.
 
-def _payload(medium: Medium, row: TableRow) -> bytes:
-    if isinstance(medium, bytes):
-        return medium
-    try:
-        return medium.read_bytes()
-    except OSError as error:
-        raise UserError(f"{row.position}: {medium} cannot be read: {error.strerror}") from None
+        Raises:
+            UserError: one line for each different error, with the first row that has it and the number of the others; the first
+                twenty and the number of the others.
+        """
+        problems = Problems()
+        first: dict[str, str] = {}
+        kinds: dict[str, tuple[str, str]] = {}
+        rows = content = 0
+        for row in self._rows(problems):
+            rows += 1
+            draft, plan = self._draft(row)
+            for problem in plan.problems if row.header is None or rows == 1 else ():
+                problems.add(row.header or row.position, problem)
+            content += any(modality in row.values for modality in MODALITIES)
+            if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
+                draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
+            for name, value in draft.columns.items():
+                if value is not None:
+                    kind = _kind(value)
+                    before, place = kinds.setdefault(name, (kind, row.position))
+                    if kind != before:
+                        draft.problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
+            for problem in draft.problems:
+                problems.add(row.position, problem)
+        if not rows and not problems:
+            problems.add(str(self._file), "no rows")
+        elif not content and not problems:
+            problems.add(str(self._file), "no row has text, image or audio; check the spelling of the columns")
+        problems.raise_if_any()
+        return rows
 
+    def items(self) -> Iterator[Item | Refusal]:
+        """Yield the items of a manifest that :meth:`check` has accepted, in order.
 
-def _draft(row: TableRow, file: Path) -> _ParsedRow:
-    draft = _ParsedRow()
-    if row.values.get("id") is None:
-        draft.problems.append("id is missing")
-    for name, value in row.values.items():
-        if name.startswith(_DOTTED):
-            _target(draft, name.removeprefix(_DOTTED), value)
-        elif name in _FIELDS and value is not None:
-            _FIELDS[name](draft, value, file)
-        elif name not in _FIELDS:
-            _column(draft, name, value)
-    return draft
+        An item without content (no media, and no text but white space or invisible characters) is refused, for the quarantine.
 
+        Raises:
+            UserError: if a media file is missing, unreadable or outside the folder by now.
+        """
+        for row in self._rows(Problems()):
+            draft, _ = self._draft(row)
+            if all(map(is_blank, draft.text)):
+                draft.text = []
+                if not draft.image and not draft.audio:
+                    yield Refusal(draft.id, "text", 0, NO_CONTENT)
+                    continue
+            yield Item(
+                draft.id,
+                tuple(draft.text),
+                tuple(self._payload(medium, row) for medium in draft.image),
+                tuple(self._payload(medium, row) for medium in draft.audio),
+                draft.targets,
+                draft.columns,
+            )
 
-def _id(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001  field readers share one signature
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        draft.id = str(value).strip()
-    if not draft.id:
-        draft.problems.append(f"id is {_shown(value)}, not a string or integer")
+    def positions(self, ids: Collection[str]) -> dict[str, str]:
+        """Return the position of the rows with these ids; reads the manifest once more."""
+        found: dict[str, str] = {}
+        for row in self._rows(Problems()) if ids else ():
+            if (id_ := str(row.values.get("id")).strip()) in ids:
+                found.setdefault(id_, row.position)
+            if len(found) == len(ids):
+                break
+        return found
 
+    def _rows(self, problems: Problems) -> Iterator[TableRow]:
+        return read_rows(self._file, problems, limits=self._limits, delimiter=self._delimiter)
 
-def _text(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001
-    texts = value if isinstance(value, list) else [value]
-    if all(isinstance(text, str) for text in texts):
-        draft.text = texts
-    else:
-        draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings")
+    def _draft(self, row: TableRow) -> tuple[_ParsedRow, _Plan]:
+        names = tuple(row.values)
+        plan = self._plans.get(names)
+        if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[names] = self._plan(names, in_header=row.header is not None)
+        draft = _ParsedRow()
+        values = row.values
+        for name, read in plan.fields:
+            read(draft, values[name])
+        if values.get("id") is None and ("id" in values or row.header is None):
+            draft.problems.append("id is missing")
+        return draft, plan
 
+    def _plan(self, names: tuple[str, ...], *, in_header: bool) -> _Plan:
+        fields: list[tuple[str, _Field]] = []
+        problems: list[str] = []
+        if in_header and "id" not in names:
+            hint = "; is its delimiter another one? Name it with --delimiter" if len(names) == 1 else ""
+            problems.append(f"the column id is missing; the columns are {_shown_names(names)}{hint}")
+        for name in names:
+            if name.startswith(_DOTTED):
+                label = name.removeprefix(_DOTTED)
+                if is_label(label):
+                    fields.append((name, partial(_target, label)))
+                else:
+                    problems.append(_not_a_label(label))
+            elif name in self._fields:
+                fields.append((name, self._fields[name]))
+            elif is_column(name):
+                fields.append((name, partial(_COLUMN_READERS.get(name, _column), name)))
+            else:
+                problems.append(f"a column cannot be called {name!r}; rename it")
+        return _Plan(tuple(fields), tuple(problems))
 
-def _media(modality: str) -> Callable[[_ParsedRow, Any, Path], None]:
-    def read_media(draft: _ParsedRow, value: Any, file: Path) -> None:
-        if isinstance(value, str) and value.startswith("[") and file.suffix.lower() == ".csv":
+    def _paths(self, modality: str, draft: _ParsedRow, value: Any) -> None:
+        if value is None:
+            return
+        if self._lists_are_text and value.startswith("["):
             try:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
@@ -139,28 +229,72 @@ def _media(modality: str) -> Callable[[_ParsedRow, Any, Path], None]:
                 media.append(medium)
             elif not isinstance(medium, str) or not medium or "\0" in medium:
                 draft.problems.append(f"{modality} is {_shown(medium)}, not a path")
-            elif not (path := file.parent / medium).is_file():
-                draft.problems.append(f"{modality} {medium} {'is not a file' if path.exists() else 'does not exist'}")
+            elif problem := self._media.problem(medium):
+                draft.problems.append(f"{modality} {medium} {problem}")
             else:
-                media.append(path)
+                media.append(medium)
         setattr(draft, modality, media)
 
-    return read_media
+    def _payload(self, medium: Medium, row: TableRow) -> bytes:
+        if isinstance(medium, bytes):
+            return medium
+        try:
+            return self._media.read(medium)
+        except UserError as error:
+            raise UserError(f"{row.position}: {error}") from None
 
 
-def _targets(draft: _ParsedRow, value: Any, file: Path) -> None:  # noqa: ARG001
+NO_CONTENT = "no content: blank text, no image, no audio"
+"""Reason in the quarantine table for an item without content."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has only white space, control characters and invisible ones, such as a zero-width space."""
+    return all(unicodedata.category(character) in _INVISIBLE for character in text)
+
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+
+
+def _id(draft: _ParsedRow, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        draft.id = str(value).strip()
+    if not draft.id:
+        draft.problems.append(f"id is {_shown(value)}, not a string or integer")
+
+
+def _text(draft: _ParsedRow, value: Any) -> None:
+    if value is None:
+        return
+    texts = value if isinstance(value, list) else [value]
+    if all(isinstance(text, str) for text in texts):
+        draft.text = texts
+    else:
+        draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings")
+
+
+def _targets(draft: _ParsedRow, value: Any) -> None:
+    if value is None:
+        return
     if not isinstance(value, Mapping):
         draft.problems.append(
             f"targets is {_shown(value)}, not a mapping from label to number; in CSV write columns target.LABEL"
         )
         return
     for label, target in value.items():
-        _target(draft, label, target)
+        if is_label(label):
+            _target(label, draft, target)
+        else:
+            draft.problems.append(_not_a_label(label))
 
 
-def _target(draft: _ParsedRow, label: str, value: Any) -> None:
-    if not is_label(label):
-        draft.problems.append(f"label {label!r} must be lower-case letters, digits and _, starting with a letter")
+def _not_a_label(label: str) -> str:
+    return f"label {label!r} must be lower-case letters, digits and _, starting with a letter"
+
+
+def _target(label: str, draft: _ParsedRow, value: Any) -> None:
     if label in draft.targets:
         draft.problems.append(f"the target of {label} is given twice")
     draft.targets[label] = None
@@ -169,7 +303,8 @@ def _target(draft: _ParsedRow, label: str, value: Any) -> None:
     try:
         target = float(value)
     except (TypeError, ValueError, OverflowError):
-        draft.problems.append(f"target.{label} is {_shown(value)}, not a number")
+        hint = "; write a decimal point, not a comma" if isinstance(value, str) and _is_number(value.replace(",", ".", 1)) else ""
+        draft.problems.append(f"target.{label} is {_shown(value)}, not a number{hint}")
         return
     if math.isnan(target):
         draft.problems.append(f"target.{label} is NaN; leave it empty if it is unknown")
@@ -179,35 +314,69 @@ def _target(draft: _ParsedRow, label: str, value: Any) -> None:
         draft.targets[label] = target
 
 
-def _column(draft: _ParsedRow, name: str, value: Any) -> None:
-    if not is_column(name):
-        draft.problems.append(f"a column cannot be called {name!r}; rename it")
-    elif value is None:
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _column(name: str, draft: _ParsedRow, value: Any) -> None:
+    if value is None:
         draft.columns[name] = None
-    elif name == "created_at":
-        draft.columns[name] = _time(draft, value)
-    elif name in COLUMNS.names and isinstance(value, int) and not isinstance(value, bool):
-        draft.columns[name] = str(value)  # authors are often numbered
-    elif _kind(value) == "other" or (name in COLUMNS.names and not isinstance(value, str)):
-        wanted = "a string" if name in COLUMNS.names else "a string, number, boolean or time"
-        draft.problems.append(f"column {name} is {_shown(value)}, not {wanted}")
+    elif _kind(value) == "other":
+        draft.problems.append(f"column {name} is {_shown(value)}, not a string, number, boolean or time")
+    elif isinstance(value, float) and math.isinf(value):
+        draft.problems.append(f"column {name} is a number beyond the range of a 64-bit float")
+    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+        draft.problems.append(f"column {name} is {_shown(value)}, beyond the range of a 64-bit integer; write it as a string")
     else:
         draft.columns[name] = value
 
 
-def _time(draft: _ParsedRow, value: Any) -> datetime | None:
+def _string_column(name: str, draft: _ParsedRow, value: Any) -> None:
+    if value is None or isinstance(value, str):
+        draft.columns[name] = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        draft.columns[name] = str(value)  # authors are often numbered
+    else:
+        draft.problems.append(f"column {name} is {_shown(value)}, not a string")
+
+
+def _time_column(name: str, draft: _ParsedRow, value: Any) -> None:
+    if value is None:
+        draft.columns[name] = None
+        return
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        draft.problems.append(f"created_at is {_shown(value)}, not a time such as 2026-11-24T18:30:00Z")
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        draft.problems.append(f"{name} is {_shown(value)}, not a time such as 2026-11-24T18:30:00Z")
+    else:
+        draft.columns[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _sampling_column(name: str, draft: _ParsedRow, value: Any) -> None:
+    try:
+        draft.columns[name] = None if value is None else sampling_value(name, value)
+    except ValueError as error:
+        draft.problems.append(str(error))
+
+
+_COLUMN_READERS: dict[str, Callable[[str, _ParsedRow, Any], None]] = {
+    **dict.fromkeys(COLUMNS.names, _string_column),
+    "created_at": _time_column,
+    **dict.fromkeys(SAMPLING.names, _sampling_column),
+}
 
 
 def _kind(value: Any) -> str:
     """Return the kind of a column's value; all values of a column have the same kind."""
-    kinds = {bool: "boolean", str: "string", int: "number", float: "number", datetime: "time"}
-    return next((kind for type_, kind in kinds.items() if isinstance(value, type_)), "other")
+    kind = _KINDS.get(type(value))
+    return kind or next((name for type_, name in _KINDS.items() if isinstance(value, type_)), "other")
+
+
+_KINDS = {bool: "boolean", str: "string", int: "number", float: "number", datetime: "time"}
 
 
 def _shown(value: Any) -> str:
@@ -215,10 +384,6 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 40 else f"{shown[:37]}…"
 
 
-_FIELDS: dict[str, Callable[[_ParsedRow, Any, Path], None]] = {
-    "id": _id,
-    "text": _text,
-    "image": _media("image"),
-    "audio": _media("audio"),
-    "targets": _targets,
-}
+def _shown_names(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names)
+    return shown if len(shown) <= 200 else f"{shown[:197]}…"

@@ -5,19 +5,19 @@ A label that a dataset does not annotate is unknown in its rows, so that dataset
 
 import hashlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from vigil_data.errors import UserError, capped
+from vigil_data.dataset.leaks import normalised
+from vigil_data.dataset.table_schema import SAMPLING, sampling_value
+from vigil_data.errors import Problems, UserError
+from vigil_data.importers.manifest import NO_CONTENT, is_blank
 from vigil_data.importers.table_reader import TableRow, read_rows
 from vigil_data.items import Item
-
-if TYPE_CHECKING:
-    from vigil_data.dataset.dataset import Dataset
+from vigil_data.loading.packing import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +129,12 @@ SETS: dict[str, PublicSet] = {
 }
 """Name of each dataset on the command line to its description."""
 
-_GUARDED = ("test", "validation", "train")
-"""If equal texts are in several splits of one import, the one in the first of these is kept."""
-
 
 class Imported(NamedTuple):
-    """Items of a public dataset, and the number of skipped rows by reason."""
+    """Items of a public dataset and refusals of those without content, and the number of skipped rows by reason."""
 
-    items: list[Item]
+    items: list[Item | Refusal]
     skipped: dict[str, int]
-
-
-def normalised(text: str) -> str:
-    """Return the text in NFKC, case-folded, with single spaces, to find equal texts."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def hashed_split(text: str) -> str:
@@ -151,23 +143,20 @@ def hashed_split(text: str) -> str:
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
 
 
-def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Imported:
+def read(name: str, path: Path) -> Imported:
     """Read a public dataset.
 
     Args:
         name: key of :data:`SETS`.
         path: its file, or the folder of its files.
-        placed: normalised text to split, of the items that the target dataset already has. A row whose text is in another split
-            is skipped and counted, so that nothing leaks from training into tests; so is one whose text is in an earlier split of
-            ``_GUARDED`` within the same import.
 
     Raises:
         UserError: if a file is missing or belongs to another dataset, or a row has an unknown value.
     """
     description = SETS[name]
-    problems: list[str] = []
+    problems = Problems()
     skipped: Counter[str] = Counter()
-    items: list[Item] = []
+    items: list[Item | Refusal] = []
     for file in _files(name, path):
         rows = 0
         for row in read_rows(file, problems):
@@ -176,16 +165,12 @@ def read(name: str, path: Path, placed: Mapping[str, str] | None = None) -> Impo
                 _check_columns(name, file, row)
             if value := _skipped(row, description):
                 skipped[f"labelled {value}"] += 1
-            else:
-                items += _item(name, row, rows - 1, problems)
+            elif (item := _item(name, row, rows - 1, problems)) is not None:
+                items.append(item)
         if not rows and not problems:
-            problems.append(f"{file} has no rows")
-    if problems:
-        raise UserError(*capped(problems))
-    kept = _without_leaks(items, placed or {})
-    if leaks := len(items) - len(kept):
-        skipped["the same text is in another split"] = leaks
-    return Imported(kept, dict(skipped))
+            problems.add(str(file), "no rows")
+    problems.raise_if_any()
+    return Imported(items, dict(skipped))
 
 
 def _files(name: str, path: Path) -> list[Path]:
@@ -213,28 +198,38 @@ def _skipped(row: TableRow, description: PublicSet) -> str | None:
     return next((value for value in values if value in description.skipped), None)
 
 
-def _item(name: str, row: TableRow, number: int, problems: list[str]) -> list[Item]:
-    """Return the row's item, or none and a problem if a value is not documented for the dataset."""
+def _item(name: str, row: TableRow, number: int, problems: Problems) -> Item | Refusal | None:
+    """Return the row's item; ``None`` and a problem if a value is not documented for the dataset."""
     description, values = SETS[name], row.values
     found = [
-        f"{row.position}: column {column!r} is empty"
+        f"column {column!r} is empty"
         for column in dict.fromkeys(_required_columns(description))
-        if values[column] is None
+        if values[column] is None and column != description.text
     ]
     answers_of: dict[str, Iterable[str]] = dict(description.targets.values())
     answers_of |= dict([description.splits]) if isinstance(description.splits, tuple) else {}
     for column, answers in answers_of.items():
         if values[column] is not None and values[column] not in answers:
-            found.append(f"{row.position}: {column} is {values[column]!r}, none of {', '.join(answers)}")
+            found.append(f"{column} is {values[column]!r}, none of {', '.join(answers)}")
+    sampling: dict[str, float] = {}
+    for column in SAMPLING.names:
+        try:
+            sampling |= {column: sampling_value(column, values[column])} if values.get(column) is not None else {}
+        except ValueError as error:
+            found.append(str(error))
     if found:
-        problems += found
-        return []
+        for problem in found:
+            problems.add(row.position, problem)
+        return None
+    id_ = f"{name}-{number if description.id is None else values[description.id]}"
     text = values[description.text]
+    if text is None or is_blank(text):
+        return Refusal(id_, "text", 0, NO_CONTENT)
     columns = {ours: make(values[theirs]) for ours, (theirs, make) in description.columns.items() if values.get(theirs)}
     columns |= {ours: value for ours, make in description.derived.items() if (value := make(values)) is not None}
     targets = {label: answers[values[column]] for label, (column, answers) in description.targets.items()}
-    id_ = f"{name}-{number if description.id is None else values[description.id]}"
-    return [Item(id_, (text,), targets=targets, columns={"source": name, "split": _split(description, row), **columns})]
+    columns = {"source": name, "split": _split(description, row), **sampling, **columns}
+    return Item(id_, (text,), targets=targets, columns=columns)
 
 
 def _split(description: PublicSet, row: TableRow) -> str:
@@ -242,19 +237,3 @@ def _split(description: PublicSet, row: TableRow) -> str:
         column, ours = description.splits
         return ours[row.values[column]]
     return description.splits or hashed_split(row.values[description.text])
-
-
-def _without_leaks(items: Iterable[Item], placed: Mapping[str, str]) -> list[Item]:
-    """Return the items whose text is in no other split of the target dataset and no earlier split of this import."""
-    texts = [(item, normalised(item.text[0])) for item in items]
-    best: dict[str, str] = {}
-    for item, text in texts:
-        best[text] = min(best.get(text, "train"), item.columns["split"], key=_GUARDED.index)
-    return [item for item, text in texts if item.columns["split"] == placed.get(text, best[text])]
-
-
-def placed(dataset: "Dataset") -> dict[str, str]:
-    """Return normalised text to split, for all items that have a split."""
-    table = dataset.table(["text", "split"])
-    texts, splits = table["text"].to_pylist(), table["split"].to_pylist()
-    return {normalised("\n".join(text)): split for text, split in zip(texts, splits, strict=True) if text and split}

@@ -5,13 +5,13 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -160,7 +160,7 @@ def test_write_quarantines_undecodable_items(tmp_path: Path) -> None:
         Item("b", ("fine",)),
         Item("c", audio=(b"",)),
     ]
-    written = write(tmp_path, broken, refusals=[Refusal("z", "image", 0, "gone")])
+    written = write(tmp_path, [Refusal("z", "image", 0, "gone"), *broken])
     assert (written.kept, written.quarantined) == (1, 3)
     table = Dataset(tmp_path).quarantine()
     assert [(r["id"], r["modality"], r["index"]) for r in table.to_pylist()] == [
@@ -169,9 +169,40 @@ def test_write_quarantines_undecodable_items(tmp_path: Path) -> None:
         ("c", "audio", 0),
     ]
     assert all(reason and "\n" not in reason for reason in table["reason"].to_pylist())
-    again = write(tmp_path, [replace(broken[0], image=(png(),)), Item("d", image=(b"x",))], append=True)
-    assert (again.kept, again.quarantined) == (1, 1)
-    assert Dataset(tmp_path).quarantine().num_rows == 4
+
+
+def quarantined(folder: Path) -> dict[str, str]:
+    rows = Dataset(folder).quarantine().to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row["reason"] for row in rows}
+
+
+def test_write_of_a_repaired_item_removes_it_from_quarantine(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", image=(b"",)), Item("c", audio=(b"",)), Item("kept", ("fine",))])
+    again = write(tmp_path, [Item("a", image=(png(),)), Item("c", audio=(b"RIFF",)), Item("d", image=(b"x",))], append=True)
+    assert (again.kept, again.quarantined, again.released) == (1, 2, 1)
+    assert set(quarantined(tmp_path)) == {"c", "d"}
+    assert quarantined(tmp_path)["c"] != "the file is empty"
+    assert write(tmp_path, [Item("c"), Item("d"), Item("e")], append=True).released == 2
+    assert quarantined(tmp_path) == {}
+
+
+def test_write_of_a_failing_import_leaves_the_quarantine_unchanged(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", image=(b"",))])
+    with pytest.raises(UserError, match="target of hate is 7"):
+        write(tmp_path, [Item("a", image=(png(),)), Item("b", targets={"hate": 7})], append=True)
+    assert quarantined(tmp_path) == {"a": "the file is empty"}
+
+
+def test_write_stores_sampling_columns_as_doubles(tmp_path: Path) -> None:
+    columns = [{"inclusion_probability": 0.1, "weight": 3}, {"inclusion_probability": 1}, {}]
+    write(tmp_path, [Item(str(n), columns=given) for n, given in enumerate(columns)])
+    table = Dataset(tmp_path).table(["inclusion_probability", "weight"])
+    assert table.schema.types == [pa.float64(), pa.float64()]
+    assert table.to_pydict() == {"inclusion_probability": [0.1, 1.0, None], "weight": [3.0, None, None]}
+    assert [item.columns for item in Dataset(tmp_path).take([1, 0])] == [{"inclusion_probability": 1.0}, columns[0]]
+    write(tmp_path / "plain", posts(1))
+    assert not {"inclusion_probability", "weight"} & set(Dataset(tmp_path / "plain").columns)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +220,18 @@ def test_write_quarantines_undecodable_items(tmp_path: Path) -> None:
         ),
         ([Item("x", columns={"a.b": 1})], ["item x: a column cannot be called 'a.b'; rename it"]),
         ([Item("x", columns={"image": 1})], ["item x: a column cannot be called 'image'; rename it"]),
+        ([Item("x", columns={"digests": 1})], ["item x: a column cannot be called 'digests'; rename it"]),
+        ([Item("x", columns={"Weight": 1})], ["item x: a column cannot be called 'Weight'; rename it"]),
+        ([Item("x", columns={"weight": 0})], ["item x: weight is 0, not a positive, finite number"]),
+        ([Item("x", columns={"weight": float("inf")})], ["item x: weight is inf, not a positive, finite number"]),
+        (
+            [Item("x", columns={"inclusion_probability": 1.01})],
+            ["item x: inclusion_probability is 1.01, not a probability in (0, 1]"],
+        ),
+        (
+            [Item("x", columns={"inclusion_probability": True})],
+            ["item x: inclusion_probability is True, not a probability in (0, 1]"],
+        ),
         ([Item("x", columns={"Split": "a"})], ["item x: a column cannot be called 'Split'; rename it"]),
         (
             [Item("x", columns={"n": 1}), Item("y", columns={"N": 1})],
@@ -240,7 +283,7 @@ def test_write_of_many_chunks_makes_one_version(tmp_path: Path, monkeypatch: pyt
     counts: list[int] = []
     written = write(tmp_path, items, progress=counts.append)
     assert counts == [1, 2, 3, 4, 5]
-    assert (written.kept, written.version) == (5, 1)
+    assert (written.kept, written.version, written.replaced) == (5, 1, ["d"])
     dataset = Dataset(tmp_path)
     assert dataset.table(["likes"])["likes"].to_pylist() == [1.0, None, 0.5, None, None]
     assert dataset.take([3])[0].text == ("lone \ufffd surrogate, \0 too",)
@@ -255,7 +298,8 @@ def test_write_of_many_chunks_makes_one_version(tmp_path: Path, monkeypatch: pyt
 
 def test_write_of_no_items_makes_a_dataset(tmp_path: Path) -> None:
     assert not exists(tmp_path)
-    assert write(tmp_path, []) == (0, 0, 1)
+    written = write(tmp_path, [])
+    assert (written.kept, written.quarantined, written.version) == (0, 0, 1)
     dataset = Dataset(tmp_path)
     assert (len(dataset), dataset.splits(), dataset.take([])) == (0, {}, [])
     assert dataset.targets(["hate"]).shape == (0, 1)

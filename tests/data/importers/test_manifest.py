@@ -1,6 +1,10 @@
 """A manifest becomes the items it says, or every mistake of it is named by row and nothing is written."""
 
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vigil.cli import main
-from vigil_data.dataset.dataset import Dataset, exists
+from vigil_data.dataset.dataset import Dataset, exists, write
 from vigil_data.errors import UserError
-from vigil_data.importers import manifest
+from vigil_data.importers.manifest import Manifest
 from vigil_data.items import Item
+from vigil_data.loading.packing import Refusal
 
 
 @pytest.fixture
@@ -90,14 +97,14 @@ def test_manifest_formats_are_equivalent(media: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(parquet), media / "m.parquet")
     for name in ("m.jsonl", "m.csv", "m.parquet"):
-        assert manifest.check(media / name) == 2
-        assert list(manifest.read(media / name)) == expected, name
+        assert Manifest(media / name).check() == 2
+        assert list(Manifest(media / name).items()) == expected, name
 
 
 def test_manifest_targets_may_be_a_mapping(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "m.jsonl", {"id": 5, "text": ["a", "b"], "targets": {"hate": 0, "spam": None, "scam": True}})
-    assert manifest.check(file) == 1
-    assert list(manifest.read(file)) == [Item("5", ("a", "b"), targets={"hate": 0.0, "spam": None, "scam": 1.0})]
+    assert Manifest(file).check() == 1
+    assert list(Manifest(file).items()) == [Item("5", ("a", "b"), targets={"hate": 0.0, "spam": None, "scam": 1.0})]
 
 
 def test_manifest_import_stores_quarantines_and_appends(
@@ -137,9 +144,9 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         '{"id": "a", "text": "x"}\n{"id": "b", "text": "x"\n',
         ["m.jsonl:2: not JSON (Expecting ',' delimiter at column 24)"],
     ),
-    ("m.jsonl", '{"text": "x"}\n\n{"id": null, "text": "x"}\n', ["m.jsonl:1: id is missing", "m.jsonl:3: id is missing"]),
+    ("m.jsonl", '{"text": "x"}\n\n{"id": null, "text": "x"}\n', ["m.jsonl:1: id is missing (and in 1 more row)"]),
     ("m.jsonl", '{"id": "a", "image": "media/none.png"}\n', ["m.jsonl:1: image media/none.png does not exist"]),
-    ("m.jsonl", '{"id": "a", "audio": ["media"]}\n', ["m.jsonl:1: audio media is not a file"]),
+    ("m.jsonl", '{"id": "a", "audio": ["media"]}\n', ["m.jsonl:1: audio media is a folder, not a file"]),
     ("m.jsonl", '{"id": "a", "text": "x", "target.hate": 1.5}\n', ["m.jsonl:1: target.hate is 1.5, outside [0, 1]"]),
     ("m.jsonl", '{"id": "a", "text": "x", "target.hate": "yes"}\n', ["m.jsonl:1: target.hate is 'yes', not a number"]),
     (
@@ -177,14 +184,14 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         ["m.jsonl:1: created_at is 'yesterday', not a time such as 2026-11-24T18:30:00Z"],
     ),
     ("m.jsonl", '{"id": "a", "txt": "x"}\n', ["m.jsonl: no row has text, image or audio; check the spelling of the columns"]),
-    ("m.jsonl", "", ["m.jsonl has no rows"]),
+    ("m.jsonl", "", ["m.jsonl: no rows"]),
     ("m.csv", "id,text,target.hate\na,x,1\nb,x\n", ["m.csv:3: 2 cells, but the header has 3 columns"]),
     ("m.csv", 'id,text\na,"one\ntwo"\nb,x,y\n', ["m.csv:4: 3 cells, but the header has 2 columns"]),
     ("m.csv", 'id,text\na,"never closed\nb,x\n', ["m.csv:2: not CSV (unexpected end of data)"]),
-    ("m.csv", "id,text,text\na,x,y\n", ["m.csv:1: column text occurs twice in the header"]),
-    ("m.csv", "id,text\n", ["m.csv has no rows"]),
+    ("m.csv", "id,text,text\na,x,y\n", ["m.csv:1: column 'text' occurs twice in the header"]),
+    ("m.csv", "id,text\n", ["m.csv: no rows"]),
     ("m.csv", b"id,text\na,caf\xe9\n", ["m.csv:2: not UTF-8"]),
-    ("m.csv", "id,text\na,x\n".encode("utf-16"), ["m.csv:1: not UTF-8"]),
+    ("m.csv", "id,text\na,x\n".encode("utf-16"), ["m.csv:1: UTF-16, not UTF-8"]),
     (
         "m.csv",
         "id,text,target.hate\na,x,nan\n",
@@ -193,10 +200,10 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "m.csv",
         "id,text,target.Hate\na,x,1\n",
-        ["m.csv:2: label 'Hate' must be lower-case letters, digits and _, starting with a letter"],
+        ["m.csv:1: label 'Hate' must be lower-case letters, digits and _, starting with a letter"],
     ),
     ("m.parquet", b"PAR1 and then nothing", ["m.parquet: not Parquet"]),
-    ("m.xlsx", b"PK", ["m.xlsx: unknown format; a manifest's name ends in .jsonl, .csv, .parquet"]),
+    ("m.xlsx", b"PK", ["m.xlsx: unknown format; a name ends in .jsonl, .csv, .tsv (also with .gz or .zst) or .parquet"]),
 ]
 
 
@@ -218,20 +225,190 @@ def test_manifest_error_is_one_clear_line_and_exit_status_2(
     assert not exists("dataset")
 
 
-def test_manifest_reports_up_to_twenty_errors_at_once(tmp_path: Path) -> None:
-    rows = [{"id": f"r{n}", "text": "x", "target.hate": 7, "image": "none.png"} for n in range(15)]
+def test_manifest_reports_each_error_once_up_to_twenty(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "text": "x", "target.hate": 7, "image": f"none{n}.png"} for n in range(30)]
     with pytest.raises(UserError) as caught:
-        manifest.check(jsonl(tmp_path / "m.jsonl", *rows))
+        Manifest(jsonl(tmp_path / "m.jsonl", *rows)).check()
     assert len(caught.value.lines) == 21
-    assert caught.value.lines[-1] == "… and 10 more"
+    assert caught.value.lines[0].endswith("target.hate is 7, outside [0, 1] (and in 29 more rows)")
+    assert caught.value.lines[-1] == "… and 11 more"
 
 
-def test_manifest_names_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        manifest.check(tmp_path / "none.csv")
+def test_manifest_reports_an_error_of_the_header_once(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("name,text,target.Hate\n" + "a,x,1\n" * 7_456)
+    with pytest.raises(UserError) as caught:
+        Manifest(tmp_path / "m.csv").check()
+    assert list(caught.value.lines) == [
+        f"{tmp_path}/m.csv:1: the column id is missing; the columns are name, text, target.Hate",
+        f"{tmp_path}/m.csv:1: label 'Hate' must be lower-case letters, digits and _, starting with a letter",
+    ]
+
+
+def test_manifest_names_what_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UserError, match="is a folder, not a file"):
-        manifest.check(tmp_path / "folder.csv")
+    (tmp_path / "loop.csv").symlink_to("other.csv")
+    (tmp_path / "other.csv").symlink_to("loop.csv")
+    (tmp_path / "gone.csv").symlink_to("nowhere.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name, why in {
+        "none.csv": "does not exist",
+        "none/none.csv": "does not exist",
+        "folder.csv": "is a folder, not a file",
+        "loop.csv": "is a loop of symbolic links",
+        "gone.csv": "is a symbolic link to nowhere.csv, which does not exist",
+        "pipe.csv": "is a pipe, not a file",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            Manifest(tmp_path / name).check()
+        assert str(caught.value) == f"{tmp_path / name} {why}"
+
+
+def test_manifest_media_stay_in_its_folder(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = media.parent / f"{media.name}-outside"
+    outside.mkdir()
+    shutil.copy(media / "media" / "a.png", outside / "x.png")
+    (media / "media" / "link.png").symlink_to(outside / "x.png")
+    (media / "media" / "out").symlink_to(outside)
+    (media / "media" / "inside.png").symlink_to("../media/./a.png")
+    (media / "media" / "loop.png").symlink_to("loop.png")
+    os.mkfifo(media / "media" / "pipe.png")
+    leading_outside = ["/etc/passwd", f"../{outside.name}/x.png", str(outside / "x.png"), "media/link.png", "media/out/x.png"]
+    names = [*leading_outside, "media/loop.png", "media/pipe.png", "/dev/zero"]
+    file = jsonl(media / "m.jsonl", *({"id": name, "image": name} for name in names))
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a file was opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", opened)
+        with pytest.raises(UserError) as caught:
+            Manifest(file).check()
+    lines = caught.value.lines
+    assert len(lines) == len(names)
+    assert all("outside" in line and "--allow-outside" in line for line in (*lines[:5], lines[7]))
+    assert lines[5].endswith("media/loop.png is a loop of symbolic links")
+    assert lines[6].endswith("media/pipe.png is a pipe, not a file")
+
+    inside = jsonl(media / "i.jsonl", {"id": "1", "image": "media/inside.png"}, {"id": "2", "image": str(media / "media/a.png")})
+    assert Manifest(inside).check() == 2
+    payload = (media / "media" / "a.png").read_bytes()
+    assert [item.image for item in Manifest(inside).items() if isinstance(item, Item)] == [(payload,), (payload,)]
+    trusted = jsonl(media / "o.jsonl", *({"id": name, "image": name} for name in leading_outside[1:]))
+    assert Manifest(trusted, allow_outside=True).check() == 4
+    assert {item.image for item in Manifest(trusted, allow_outside=True).items() if isinstance(item, Item)} == {(payload,)}
+    elsewhere = jsonl(media / "e.jsonl", {"id": "1", "image": "x.png"})
+    assert Manifest(elsewhere, media_root=outside).check() == 1
+    with pytest.raises(UserError, match=r"x\.png does not exist in "):
+        Manifest(elsewhere).check()
+    with pytest.raises(UserError, match=r"--media-root .*none: not a folder"):
+        Manifest(elsewhere, media_root=media / "none")
+
+
+def test_manifest_items_without_content_go_to_quarantine(media: Path) -> None:
+    blank = ["", "  \t\n", "\u200b\ufeff", None, ["", " "], []]
+    rows: list[dict[str, Any]] = [{"id": f"b{n}", "text": text} for n, text in enumerate(blank)]
+    rows += [{"id": "image", "text": " ", "image": "media/a.png"}, {"id": "dot", "text": "."}, {"id": "part", "text": ["", "x"]}]
+    manifest = Manifest(jsonl(media / "m.jsonl", *rows))
+    assert manifest.check() == len(rows)
+    items = list(manifest.items())
+    assert [item.id for item in items if isinstance(item, Refusal)] == [f"b{n}" for n in range(len(blank))]
+    assert [(item.id, item.text) for item in items if isinstance(item, Item)] == [
+        ("image", ()),
+        ("dot", (".",)),
+        ("part", ("", "x")),
+    ]
+    written = write(media / "d", items)
+    assert (written.kept, written.quarantined) == (3, len(blank))
+    assert set(Dataset(media / "d").quarantine()["reason"].to_pylist()) == {"no content: blank text, no image, no audio"}
+
+
+def test_manifest_import_reports_lone_surrogates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "text": "fine \\ud83d\\ude00"}\n\n{"id": "b", "text": "cut \\ud83d"}\n')
+    assert run(monkeypatch, "data", "import", "manifest", tmp_path / "m.jsonl", "--to", tmp_path / "d") == 0
+    assert capsys.readouterr().err == (
+        f"warning: 1 item with half a character (a lone surrogate), stored as U+FFFD: b ({tmp_path}/m.jsonl:3)\n"
+    )
+    assert [item.text for item in Dataset(tmp_path / "d").take([0, 1])] == [("fine \U0001f600",), ("cut \ufffd",)]
+
+
+def test_manifest_import_reports_leaks_with_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = jsonl(
+        tmp_path / "m.jsonl",
+        {"id": "a", "text": "Buy  NOW", "target.spam": 1, "split": "train"},
+        {"id": "b", "text": "buy now", "target.spam": 0, "split": "test"},
+        {"id": "c", "text": "alone", "target.spam": 0, "split": "test"},
+    )
+    to = tmp_path / "d"
+    assert run(monkeypatch, "data", "import", "manifest", file, "--to", to) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0].startswith("warning: OPPOSITE LABELS: 1 content is positive in one split and negative in another")
+    assert warnings[1].startswith("warning: 1 content is in more than one split, in 2 of these items")
+    assert warnings[2] == f"warning: for example b ({file}:2) in test and a ({file}:1) in train; spam differs"
+    assert len(Dataset(to)) == 3
+
+    assert run(monkeypatch, "data", "import", "manifest", file, "--to", tmp_path / "r", "--leaks", "refuse") == 2
+    printed = capsys.readouterr()
+    assert "error: OPPOSITE LABELS" in printed.err
+    assert f"b ({file}:2) in test" in printed.err
+    assert not exists(tmp_path / "r")
+
+    assert run(monkeypatch, "data", "import", "manifest", file, "--to", tmp_path / "s", "--leaks", "skip") == 0
+    assert "excluded, the same content is in another split: 1" in capsys.readouterr().out
+    assert [item.id for item in Dataset(tmp_path / "s").take([0, 1])] == ["b", "c"]
+
+    more = jsonl(tmp_path / "more.jsonl", {"id": "d", "text": "ALONE", "target.spam": 1, "split": "train"})
+    assert run(monkeypatch, "data", "import", "manifest", more, "--to", to, "--append") == 0
+    assert f"for example c in test and d ({more}:1) in train; spam differs" in capsys.readouterr().err
+
+
+def test_manifest_sampling_columns(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,text,inclusion_probability,weight\na,x,0.25,10\nb,y,1,\n")
+    items = [item for item in Manifest(tmp_path / "m.csv").items() if isinstance(item, Item)]
+    assert [item.columns for item in items] == [
+        {"inclusion_probability": 0.25, "weight": 10.0},
+        {"inclusion_probability": 1.0, "weight": None},
+    ]
+    wrong: list[tuple[str, Any]] = [("inclusion_probability", value) for value in (0, 1.01, -0.5, "abc", True)]
+    wrong += [("weight", value) for value in (0, -1, "inf", "nan", [1])]
+    for name, value in wrong:
+        with pytest.raises(
+            UserError, match=rf"m\.jsonl:2: {name} is .*, not a (probability in \(0, 1\]|positive, finite number)"
+        ):
+            Manifest(jsonl(tmp_path / "m.jsonl", {"id": "a", "text": "x"}, {"id": "b", "text": "y", name: value})).check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(
+                ["id", "text", "image", "target.hate", "targets", "weight", "split", "created_at", "likes", "Bad.Name"]
+            ),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+                max_leaves=4,
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_manifest_of_any_json_is_stored_or_refused_with_lines(rows: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = jsonl(Path(folder) / "m.jsonl", *rows)
+        lines: Sequence[str] | None = None
+        try:
+            Manifest(file).check()
+            write(Path(folder) / "d", Manifest(file).items())
+        except UserError as error:
+            lines = error.lines
+        assert lines is None or (lines and not any("\n" in line for line in lines))
+        if lines is None:
+            assert len(Dataset(Path(folder) / "d")) + Dataset(Path(folder) / "d").quarantine().num_rows == len(rows)
 
 
 def test_manifest_prints_names_with_markup_literally(
