@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vigil_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from vigil.api import apply_policy as apply_policy
     from vigil.api import compare as compare
     from vigil.api import compile_policy as compile_policy
     from vigil.api import evaluate as evaluate
@@ -44,6 +45,7 @@ _export, __dir__, __all__ = lazy_exports(
         "Scorer": "vigil_serving.runtime.scorer",
         "UserError": "vigil_data.errors",
         "compare": "vigil.api",
+        "apply_policy": "vigil.api",
         "compile_policy": "vigil.api",
         "evaluate": "vigil.api",
         "export": "vigil.api",

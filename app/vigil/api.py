@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vigil.workflows.evaluate import Evaluation
-    from vigil.workflows.policies import CompiledPolicyFile
+    from vigil.workflows.policies import AppliedPolicy, CompiledPolicyFile
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.items import Modality
     from vigil_evaluation.comparison.results import Comparison, ReleaseGate
@@ -179,6 +179,7 @@ def compile_policy(
     data: StrPath | None = None,
     split: str = "validation",
     cluster: str | None = None,
+    assume_random: bool = False,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
 ) -> "CompiledPolicyFile":
@@ -190,11 +191,13 @@ def compile_policy(
         data: the dataset that a run or bundle predicts (default: its own).
         split: which rows; none that the model was trained on.
         cluster: column of the items that belong together (default: the run's).
+        assume_random: compile although the labelled items are shown not to be a random sample; the policy records it.
         to: the file to write (default: ``RUN/policy.json``).
         progress: called with (task, done, total).
 
     Raises:
-        UserError: for a mistake in the policy, or a source that does not fit it.
+        UserError: for a mistake in the policy, a source that does not fit it, or labelled items that are not a random sample and
+            have no column ``inclusion_probability``.
         InfeasibleError: if a constraint cannot be shown to hold; nothing is written.
 
     Example:
@@ -204,7 +207,52 @@ def compile_policy(
     """
     from vigil.workflows.policies import compile_policy as compile_
 
-    return compile_(policy, _folder(source), data=data, split=split, cluster=cluster, to=to, progress=progress)
+    return compile_(
+        policy,
+        _folder(source),
+        data=data,
+        split=split,
+        cluster=cluster,
+        assume_random=assume_random,
+        to=to,
+        progress=progress,
+    )
+
+
+def apply_policy(
+    policy: "StrPath | CompiledPolicy",
+    scores: "StrPath | pa.Table",
+    *,
+    cluster: str | None = None,
+    to: StrPath | None = None,
+    progress: ProgressCallback | None = None,
+) -> "AppliedPolicy":
+    """Decide on each item of a table of scores with a compiled policy.
+
+    Args:
+        policy: a compiled policy, its file, or a run or bundle that has one.
+        scores: a table with the columns ``id`` and ``probability.LABEL``; ``presence``, ``market`` and ``target.LABEL`` are
+            optional.
+        cluster: column of the items that belong together, for intervals.
+        to: the Parquet file to write (default: none).
+        progress: called with (task, done, total).
+
+    Returns:
+        The decisions, one row per item, and their volumes; with targets, also the constraints measured on these items.
+
+    Raises:
+        UserError: if there is no such policy or table, or the table lacks a label of the policy.
+
+    Example:
+        >>> applied = vigil.apply_policy("runs/tiny", "runs/tiny/evaluation/test/predictions.parquet")
+        >>> applied.decisions.column_names[-6:]
+        ['review', 'label', 'threshold', 'reasons', 'presence', 'policy']
+        >>> sum(action.items for action in applied.impact.actions)
+        40
+    """
+    from vigil.workflows.policies import apply_policy as apply_
+
+    return apply_(policy, scores, cluster=cluster, to=to, progress=progress)
 
 
 def compare(

@@ -48,7 +48,7 @@ def test_import_vigil_imports_nothing_heavy() -> None:
 def test_vigil_exports_its_public_names() -> None:
     assert set(vigil.__all__) == {
         *("Bundle", "Dataset", "Item", "Run", "Scorer", "UserError"),
-        *("compare", "compile_policy", "evaluate", "export", "load_recipe", "train", "verify"),
+        *("apply_policy", "compare", "compile_policy", "evaluate", "export", "load_recipe", "train", "verify"),
     }
     assert set(dir(vigil)) == set(vigil.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", vigil.__version__)
@@ -93,7 +93,7 @@ def project(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_examples_of_the_interface_and_its_guide_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    names = ("load_recipe", "train", "compile_policy", "evaluate", "compare", "export", "verify")
+    names = ("load_recipe", "train", "compile_policy", "evaluate", "apply_policy", "compare", "export", "verify")
     examples = {f"vigil.{name}": getattr(vigil, name).__doc__ for name in names}
     examples["vigil"] = vigil.__doc__
     examples["docs/python.md"] = without_fences((REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`vigil policy`: check policies, compile them into thresholds, and replay two of them on the same traffic."""
+"""`vigil policy`: check policies, compile them into thresholds, apply them to scores, and replay two on the same traffic."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +22,8 @@ Cluster = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of t
 MAX_ROWS = 25
 """Most rows of a printed table."""
 
+CONSTRAINT_HEADS = ("action", "constraint", "estimate", "interval", "bound", "margin", "of items")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
@@ -29,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group.command("check")(check)
     group.command("compile")(compile_)
     group.command("show")(show)
+    group.command("apply")(apply)
     group.command("replay")(replay)
     app.add_typer(group, name="policy")
 
@@ -64,20 +67,30 @@ def compile_(
     data: Data = None,
     split: Annotated[str, typer.Option(help="Split of the dataset that the model was not trained on.")] = "validation",
     cluster: Cluster = None,
+    assume_random: Annotated[
+        bool,
+        typer.Option(
+            "--assume-random",
+            help="Compile although the labelled items are shown not to be a random sample; the policy records it.",
+        ),
+    ] = False,
     to: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="The output file (default: RUN/policy.json if SOURCE is a run).")
     ] = None,
 ) -> None:
     """Find the lowest thresholds at which every constraint is shown to hold, and write them.
 
-    Writes nothing and exits with 1 if the policy is infeasible; prints the closest feasible bounds.
+    Writes nothing and exits with 1 if the policy is infeasible; prints the closest feasible bounds. Exits with 2 if known targets
+    depend on a score or a column, unless the table has a column inclusion_probability.
     """
     from vigil.workflows.policies import compile_policy
     from vigil_data.progress import Progress
     from vigil_evaluation.policy.impact import policy_impact
 
     with Progress("compiling") as progress:
-        compiled = compile_policy(policy, source, data=data, split=split, cluster=cluster, to=to, progress=progress)
+        compiled = compile_policy(
+            policy, source, data=data, split=split, cluster=cluster, assume_random=assume_random, to=to, progress=progress
+        )
         unit = compiled.policy.facts["unit"]
         impact = policy_impact(compiled.policy, compiled.predictions.table, cluster=None if unit == "item" else unit)
     _show_policy(compiled.policy)
@@ -92,6 +105,32 @@ def show(
     from vigil.workflows.policies import read_compiled_policy
 
     _show_policy(read_compiled_policy(path))
+
+
+def apply(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A compiled policy, or a run or bundle that has one.")],
+    scores: Annotated[Path, typer.Argument(metavar="SCORES.parquet", help="Table of scores, with or without targets.")],
+    *,
+    to: Annotated[Path, typer.Option(metavar="DECISIONS.parquet", help="The output file.")],
+    cluster: Cluster = None,
+) -> None:
+    """Decide on each item of a table of scores: its action, the deciding label and its threshold.
+
+    Prints volumes and, as far as targets are known, the constraints measured on these items.
+    """
+    from vigil.workflows.policies import apply_policy
+    from vigil_data.progress import Progress
+
+    with Progress("applying") as progress:
+        applied = apply_policy(policy, scores, cluster=cluster, to=to, progress=progress)
+    _show_impact(applied.impact)
+    measured = [result for result in applied.impact.constraints if result.estimate is not None]
+    if measured:
+        rows = [[*_constraint_row(result), result.status] for result in measured]
+        _print("constraints on these items", (*CONSTRAINT_HEADS, "status"), rows, words=2)
+    for note in (*applied.impact.notes, *applied.notes):
+        _console().print(f"- {note}", markup=False, highlight=False)
+    typer.echo(f"decisions: {to}")
 
 
 def replay(
@@ -159,8 +198,9 @@ def _show_policy(policy: "CompiledPolicy") -> None:
             rows.append([where, label, *(f"{own[action]:.4g}" if action in own else "-" for action in actions)])
     review = f", review {policy.review} milder actions" if policy.review else ""
     _print(f"{policy.title}{review}: thresholds", ("where", "label", *actions), rows, words=2)
-    heads = ("action", "constraint", "estimate", "interval", "bound", "margin", "of items")
-    _print("constraints on the items it was compiled on", heads, list(map(_constraint_row, policy.constraints)), words=2)
+    _print(
+        "constraints on the items it was compiled on", CONSTRAINT_HEADS, list(map(_constraint_row, policy.constraints)), words=2
+    )
     for name, fact in policy.facts.items():
         _console().print(f"- {name}: {fact}", markup=False, highlight=False)
 
@@ -230,8 +270,9 @@ def _show_replay(found: "Replay") -> None:
         for v in found.verdicts
         for counts in [(v.wins, v.losses, v.stricter_right, v.stricter_wrong, v.milder_right, v.milder_wrong, v.unknown)]
     ]
-    heads = ("label", "better", "worse", "stricter, correct", "wrong", "milder, correct", "wrong", "unknown")
-    _print("changes by the target of the decisive label", heads, changes)
+    if _judged(found):
+        heads = ("label", "better", "worse", "stricter, correct", "wrong", "milder, correct", "wrong", "unknown")
+        _print("changes by the target of the decisive label", heads, changes)
     most = sorted(found.affected, key=lambda group: -group.share)[:MAX_ROWS]
     affected = [
         [
@@ -240,12 +281,20 @@ def _show_replay(found: "Replay") -> None:
         ]
         for a in most
     ]
-    _print("most affected groups", ("group", "items", "changed", "share", "interval", "stricter", "milder"), affected)
+    if affected:
+        _print("most affected groups", ("group", "items", "changed", "share", "interval", "stricter", "milder"), affected)
+
+
+def _judged(found: "Replay") -> bool:
+    """Return whether any change is known to be better or worse."""
+    return any(group.wins or group.losses for group in found.verdicts)
 
 
 def _replay_notes(found: "Replay") -> Iterator[str]:
     if found.left_out:
         yield f"{found.left_out:,} items of one side only are excluded"
+    if found.changed and not _judged(found):
+        yield "no target of a deciding label is known, so it is open which changes are better; add columns target.LABEL"
     if found.units is not None:
         yield f"{found.units:,} units, such as authors, are affected"
     if found.before.harm_caught is not None and found.after.harm_caught is not None:

@@ -1,5 +1,6 @@
-"""Policies of runs, bundles and files: compile them on predictions, read them, and replay two on the same traffic."""
+"""Policies of runs, bundles and files: compile them on predictions, apply them to scores, and replay two on the same traffic."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from vigil.workflows.model_source import find_source_kind
 from vigil.workflows.prediction_sources import Predictions, load_predictions
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_json
+from vigil_data.presence import PRESENCE
 from vigil_data.progress import ProgressCallback
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
@@ -19,11 +21,13 @@ from vigil_training.recipe.resolve import read_spec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vigil_evaluation.policy.impact import PolicyImpact
     from vigil_evaluation.policy.replay import Replay, ReplaySide
     from vigil_training.runs.run import Run
 
 REPLAY_FILE = "replay.json"
 CHANGES_FILE = "changes.parquet"
+MARKET = "market"
 
 
 class InfeasibleError(Failure):
@@ -37,6 +41,23 @@ class CompiledPolicyFile:
     policy: CompiledPolicy
     file: Path
     predictions: Predictions
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedPolicy:
+    """Decisions of a compiled policy on a table of scores.
+
+    Attributes:
+        policy: the policy.
+        decisions: one row per item; see :func:`vigil_evaluation.policy.impact.decisions_table`.
+        impact: volumes, and the constraints measured on these items.
+        notes: what the table lacks, for readers.
+    """
+
+    policy: CompiledPolicy
+    decisions: "pa.Table"
+    impact: "PolicyImpact"
+    notes: list[str]
 
 
 def read_policy(file: StrPath) -> Policy:
@@ -55,6 +76,7 @@ def compile_policy(
     data: StrPath | None = None,
     split: str = "validation",
     cluster: str | None = None,
+    assume_random: bool = False,
     to: StrPath | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompiledPolicyFile:
@@ -66,11 +88,13 @@ def compile_policy(
         data: the dataset to predict (default: the one that the run or bundle was trained on).
         split: split of the dataset.
         cluster: column of the items that belong together (default: the run's).
+        assume_random: compile although the labelled items are shown not to be a random sample; the policy records it.
         to: the file to write (default: ``policy.json`` of the run).
         progress: called with (task, done, total).
 
     Raises:
-        UserError: for a mistake in the policy, a source that does not fit it, or no file to write to.
+        UserError: for a mistake in the policy, a source that does not fit it, labelled items that are not a random sample
+            and have no inclusion probabilities, or no file to write to.
         InfeasibleError: if a constraint cannot be shown to hold; with the closest feasible bounds.
     """
     from vigil_evaluation.policy import compile as compiler
@@ -96,6 +120,7 @@ def compile_policy(
         predictions.labels,
         severities=_severities(predictions),
         cluster=unit,
+        assume_random=assume_random,
         facts=facts,
         progress=progress,
     )
@@ -116,6 +141,57 @@ def read_compiled_policy(path: StrPath) -> CompiledPolicy:
     if policy is None:
         raise UserError(f"{path} has no compiled policy; compile one: vigil policy compile POLICY.yaml {path}")
     return policy
+
+
+def apply_policy(
+    policy: "CompiledPolicy | StrPath",
+    scores: "pa.Table | StrPath",
+    *,
+    cluster: str | None = None,
+    to: StrPath | None = None,
+    progress: ProgressCallback | None = None,
+) -> AppliedPolicy:
+    """Decide on each item of a table of scores with a compiled policy, and write the decisions.
+
+    Args:
+        policy: a compiled policy, its file, or a run or bundle that has one.
+        scores: a table of scores, such as that of `vigil score`, with or without targets.
+        cluster: column of the items that belong together.
+        to: the Parquet file to write (default: none).
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: if there is no such policy or table, or the table lacks a label of the policy.
+    """
+    import pyarrow.parquet as pq
+
+    from vigil_evaluation.policy.impact import decisions_table, policy_impact
+    from vigil_evaluation.predictions import check_predictions, read_predictions, scored_items
+
+    compiled = policy if isinstance(policy, CompiledPolicy) else read_compiled_policy(policy)
+    name = str(scores) if isinstance(scores, str | os.PathLike) else "scores"
+    read = read_predictions(Path(scores)) if isinstance(scores, str | os.PathLike) else scores
+    check_predictions(read, name)
+    table, failed = scored_items(read, name)
+    if absent := [label for label in compiled.labels if f"probability.{label}" not in table.column_names]:
+        columns = ", ".join(f"probability.{label}" for label in absent)
+        raise UserError(f"{name}: has no column {columns}, and policy {compiled.name} acts on {', '.join(absent)}")
+    if cluster is not None and cluster not in table.column_names:
+        raise UserError(f"{name}: column {cluster} is absent")
+    decisions = decisions_table(compiled, table, progress)
+    impact = policy_impact(compiled, table, cluster=cluster)
+    notes = [f"{failed:,} items have an error and no probabilities, so there is no decision on them"] if failed else []
+    for column, cells in zip((MARKET, PRESENCE), zip(*compiled.cells, strict=True), strict=True):
+        if column not in table.column_names and (named := sorted(set(cells) - {None})):
+            notes.append(f"the table has no column {column}; thresholds for {', '.join(named)} are not used")
+    if not any(label.positives or label.negatives for label in impact.labels):
+        notes.append("no target is known, so only shares of traffic are measured")
+    if to is not None:
+        file = Path(to)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(file) as partial:
+            pq.write_table(decisions, partial)
+    return AppliedPolicy(compiled, decisions, impact, notes)
 
 
 def replay_sources(

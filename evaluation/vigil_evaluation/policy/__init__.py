@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vigil_evaluation.policy.constraints import ConstraintResult as ConstraintResult
     from vigil_evaluation.policy.constraints import Rule as Rule
     from vigil_evaluation.policy.impact import PolicyImpact as PolicyImpact
+    from vigil_evaluation.policy.impact import decisions_table as decisions_table
     from vigil_evaluation.policy.impact import policy_impact as policy_impact
     from vigil_evaluation.policy.infeasibility import InfeasiblePolicy as InfeasiblePolicy
     from vigil_evaluation.policy.replay import Replay as Replay
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ReplaySide": "vigil_evaluation.policy.replay",
         "Rule": "vigil_evaluation.policy.constraints",
         "compile_policy": "vigil_evaluation.policy.compile",
+        "decisions_table": "vigil_evaluation.policy.impact",
         "policy_impact": "vigil_evaluation.policy.impact",
     },
 )

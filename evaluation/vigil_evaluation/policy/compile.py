@@ -24,7 +24,7 @@ from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.market_compilation import MarketCompilation, compile_market
 from vigil_evaluation.policy.policy_data import Traffic, read_traffic
 from vigil_evaluation.policy.specs import MarketConstraints, Policy, actions_of, labels_of, market_constraints
-from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY
+from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY, WEIGHT
 from vigil_evaluation.stats.selection_tests import label_selection
 
 MIN_ITEMS_HIT = 30
@@ -93,6 +93,8 @@ def compile_policy(
         works.append(MarketCompilation(policy, scope, traffic.take(rows_N), weights))
         compile_market(works[-1], advance)
     facts = {**(facts or {}), "items": f"{traffic.items:,}", "unit": cluster or "item"}
+    if weighted := [name for name in (INCLUSION_PROBABILITY, WEIGHT) if name in table.column_names]:
+        facts["weights"] = " and ".join(weighted)
     if problems := [problem for work in works for problem in work.problems]:
         return InfeasiblePolicy(policy.name, policy.version, tuple(problems), facts)
     notes = [*selected, *(note for work in works for note in work.notes)]

@@ -179,6 +179,11 @@ class CompiledPolicy:
         """Name and version, for tables and responses."""
         return f"{self.name} version {self.version}"
 
+    @property
+    def notes(self) -> list[str]:
+        """Notes of the compilation: its facts whose names begin with ``note``."""
+        return [fact for name, fact in self.facts.items() if name.startswith("note")]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""

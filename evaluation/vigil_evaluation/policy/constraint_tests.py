@@ -86,7 +86,7 @@ class ConstraintCounts:
         return replace(self, count_K=self.count_K * by, rows_K=self.rows_K * by, weights=weights)
 
     def effective_rows(self, bound: float) -> Floats:
-        """Return the effective number of items in the denominator if all count, and independently of which do, ``[K]``.
+        """Return the effective number of items in the denominator if all count, which does not depend on targets, ``[K]``.
 
         Args:
             bound: share that is tested.

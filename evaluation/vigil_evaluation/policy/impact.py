@@ -1,7 +1,7 @@
-"""Impact of a compiled policy on items: volumes, costs, appeals, harm caught, and whether its constraints hold."""
+"""Impact of a compiled policy on items: decisions, volumes, costs, appeals, harm caught, and whether its constraints hold."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.presence import PRESENCE
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy, DecisionCodes
@@ -109,6 +110,7 @@ class PolicyImpact:
         harm_caught: fraction of the harm that gets any action: known positives weighted by the severities of their labels.
         cost: expected cost of all actions and appeals; ``None`` if appeals cannot be estimated.
         by: impact by value of presence, market and the policy's columns.
+        notes: notes of the compilation, such as that the labelled items were assumed to be a random sample.
     """
 
     name: str
@@ -123,7 +125,14 @@ class PolicyImpact:
     harm_caught: float | None
     cost: float | None
     by: list[GroupImpact]
+    notes: list[str]
 
+
+REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
+"""Type of a reason, as in the table of `vigil score`."""
+
+DECISION_ROWS = 65_536
+"""Rows that are decided between two reports of progress."""
 
 MAX_COLUMN_VALUES = 50
 """Most listed values of a column; the rarest are omitted."""
@@ -159,6 +168,49 @@ def evaluation_impact(policy: CompiledPolicy, data: EvaluationData) -> PolicyImp
     return _impact(policy, evaluation_traffic(data, policy.labels, columns), columns, data.spec.confidence)
 
 
+def decisions_table(policy: CompiledPolicy, table: pa.Table, progress: ProgressCallback | None = None) -> pa.Table:
+    """Decide on each item of a table.
+
+    Args:
+        policy: the policy.
+        table: see :mod:`vigil_evaluation.predictions`; without presence or market, the thresholds for all others apply.
+        progress: called with ``deciding``, the items done and their number.
+
+    Returns:
+        One row per item, with columns named as in the table of `vigil score`: ``id``; ``probability.LABEL``; ``action``, whether
+        the item goes to ``review``, and all ``reasons``; ``label`` and ``threshold`` of the decisive reason, null for allowed
+        items; ``presence`` and ``market`` if the table has them; ``policy``, its name and version.
+
+    Raises:
+        UserError: if the table lacks a label of the policy.
+    """
+    traffic = read_traffic(table, policy.labels, lenient=True)
+    texts = {name: traffic.columns[name].texts() for name in (PRESENCE, MARKET) if name in traffic.columns}
+    presence = [value or "" for value in texts.get(PRESENCE, [""] * traffic.items)]
+    parts: dict[str, list[pa.Array]] = {}
+    for start in range(0, max(traffic.items, 1), DECISION_ROWS):
+        rows = slice(start, start + DECISION_ROWS)
+        market = texts[MARKET][rows] if MARKET in texts else None
+        decisions = policy.decide(traffic.probabilities_NL[rows], traffic.labels, presence[rows], market)
+        first = [decision.reasons[0] if decision.reasons else None for decision in decisions]
+        columns = {
+            "action": pa.array([decision.action for decision in decisions], pa.string()),
+            "review": pa.array([decision.review for decision in decisions], pa.bool_()),
+            "label": pa.array([reason and reason.label for reason in first], pa.string()),
+            "threshold": pa.array([reason and reason.threshold for reason in first], pa.float32()),
+            "reasons": pa.array([[asdict(r) for r in decision.reasons] for decision in decisions], pa.list_(REASON)),
+        }
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(values)
+        if progress is not None:
+            progress("deciding", min(start + DECISION_ROWS, traffic.items), traffic.items)
+    probabilities = {f"probability.{label}": pa.array(traffic.probabilities_NL[:, i]) for i, label in enumerate(traffic.labels)}
+    decided = {name: pa.chunked_array(values) for name, values in parts.items()}
+    kept = {name: pa.array(values, pa.string()) for name, values in texts.items()}
+    titles = pa.DictionaryArray.from_arrays(np.zeros(traffic.items, np.int32), [policy.title])
+    return pa.table({"id": table.column("id"), **probabilities, **decided, **kept, "policy": titles})
+
+
 def _constraint_columns(policy: CompiledPolicy) -> list[str]:
     return [result.rule.column for result in policy.constraints if result.rule.column is not None]
 
@@ -182,6 +234,7 @@ def _impact(policy: CompiledPolicy, traffic: Traffic, columns: Sequence[str], co
         harm_caught(policy, traffic, codes.actions_N > 0),
         None if any(cost is None for cost in appeals) else costs + sum(cost for cost in appeals if cost is not None),
         _groups(policy, traffic, codes, dict.fromkeys([PRESENCE, MARKET, *columns])),
+        policy.notes,
     )
 
 

@@ -156,6 +156,70 @@ def test_policy_compile_writes_into_a_run_and_replays(call, trained, tmp_path):
     assert "0 of" in again.output
 
 
+def test_policy_apply_decides_on_scores_without_targets(call, good, tables, tmp_path):
+    compiled, decided = tmp_path / "one.json", tmp_path / "out" / "decisions.parquet"
+    assert call("compile", good, tables / "validation.parquet", "--to", compiled).exit_code == 0
+    test = pq.read_table(tables / "test.parquet")
+    bare = test.select(["id", "probability.spam", "probability.scam"])
+    pq.write_table(bare, tmp_path / "scores.parquet")
+    result = call("apply", compiled, tmp_path / "scores.parquet", "--to", decided)
+    assert result.exit_code == 0, result.output
+    for text in ("8,000 items", "share of traffic at most 4 %", "confirmed", "no target is known", f"decisions: {decided}"):
+        assert text in result.output
+    assert "precision at least" not in result.output
+    decisions = pq.read_table(decided)
+    policy = CompiledPolicy.read(compiled)
+    codes = policy.decide_codes(
+        np.stack([bare.column(f"probability.{k}").to_numpy() for k in policy.labels], 1), policy.labels, None
+    )
+    assert decisions.column("action").to_pylist() == [policy.actions[code] for code in codes.actions_N]
+    # With targets, the constraints on them are measured again; an item that could not be scored is named.
+    failed = test.append_column("error", pa.array(["cannot be decoded"] + [None] * 7999, pa.string()))
+    pq.write_table(failed, tmp_path / "scores.parquet")
+    result = call("apply", compiled, tmp_path / "scores.parquet", "--to", decided, "--cluster", "author")
+    assert "precision at least 85 %" in result.output
+    assert "1 items have an error" in result.output
+    assert pq.read_table(decided).num_rows == 7999
+    # Replay takes the same table.
+    pq.write_table(bare, tmp_path / "scores.parquet")
+    replayed = call("replay", compiled, compiled, "--on", tmp_path / "scores.parquet")
+    assert replayed.exit_code == 0, replayed.output
+    assert "0 of 8,000 decisions change" in replayed.output
+
+
+def test_policy_apply_refuses_scores_that_do_not_fit(call, good, tables, tmp_path):
+    compiled, scores = tmp_path / "one.json", tmp_path / "scores.parquet"
+    assert call("compile", good, tables / "validation.parquet", "--to", compiled).exit_code == 0
+    test = pq.read_table(tables / "test.parquet")
+    pq.write_table(test.drop_columns(["probability.scam"]), scores)
+    wanted = f"{scores}: has no column probability.scam, and policy house-rules acts on scam"
+    assert lines_of(call("apply", compiled, scores, "--to", tmp_path / "d.parquet")) == (wanted,)
+    pq.write_table(pa.concat_tables([test.slice(0, 5), test.slice(0, 2)]), scores)
+    (line,) = lines_of(call("apply", compiled, scores, "--to", tmp_path / "d.parquet"))
+    assert "repeat an id: 2, the first id is test-0" in line
+    pq.write_table(test, scores)
+    assert "column team is absent" in lines_of(call("apply", compiled, scores, "--to", "d.parquet", "--cluster", "team"))[0]
+    assert "not a compiled policy" in lines_of(call("apply", good, scores, "--to", tmp_path / "d.parquet"))[0]
+    assert not (tmp_path / "d.parquet").exists()
+
+
+def test_policy_compile_refuses_labels_that_depend_on_the_score(call, good, tables, tmp_path):
+    """Every item of p >= .5 is labelled, and a tenth of the others, as after a stratified review."""
+    table, to = pq.read_table(tables / "validation.parquet"), tmp_path / "one.json"
+    inclusion = np.where(table.column("probability.scam").to_numpy() >= 0.5, 1.0, 0.1)
+    unknown = np.random.default_rng(7).random(8000) >= inclusion
+    for name in ("target.spam", "target.scam"):
+        masked = pa.array(table.column(name).to_numpy(zero_copy_only=False), mask=unknown, from_pandas=True)
+        table = table.set_column(table.column_names.index(name), name, masked)
+    pq.write_table(table, tmp_path / "reviewed.parquet")
+    refused = call("compile", good, tmp_path / "reviewed.parquet", "--to", to)
+    assert "label scam: the labelled items are not a random sample" in lines_of(refused)[0]
+    assert not to.exists()
+    assumed = call("compile", good, tmp_path / "reviewed.parquet", "--to", to, "--assume-random")
+    assert assumed.exit_code == 0, assumed.output
+    assert "guarantees hold for items like the labelled ones only" in call("show", to).output
+
+
 def test_policy_refuses_invalid_arguments(call, good, tables, tmp_path):
     validation, one = tables / "validation.parquet", tmp_path / "one.json"
     assert "name the output file with --to" in lines_of(call("compile", good, validation))[0]

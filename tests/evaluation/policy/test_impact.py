@@ -12,7 +12,7 @@ from vigil_data.errors import UserError
 from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraints import Appeals, ConstraintResult, Rule
-from vigil_evaluation.policy.impact import policy_impact
+from vigil_evaluation.policy.impact import decisions_table, policy_impact
 from vigil_evaluation.policy.specs import Policy
 
 Make = Callable[..., pa.Table]
@@ -172,3 +172,51 @@ def test_policy_impact_agrees_with_decide(traffic: Make, written: Callable[[str]
     assert german[0].rows == table.column("market").to_pylist().count("de")
     overturned = next(kept for kept in found.constraints if kept.rule.market == "de" and kept.rule.metric == "overturned")
     assert 0 < overturned.estimate < overturned.bound
+
+
+def test_decisions_table_has_the_decisions_of_decide(small: pa.Table, policy: CompiledPolicy) -> None:
+    found = decisions_table(policy, small.drop_columns(["target.spam", "target.scam"]))
+    p = np.stack([small.column(f"probability.{label}").to_numpy() for label in policy.labels], axis=1)
+    decisions = policy.decide(p, policy.labels, [value or "" for value in small.column("presence").to_pylist()])
+    assert found.column("id").to_pylist() == list("abcdef")
+    assert found.column("action").to_pylist() == [decision.action for decision in decisions]
+    assert found.column("review").to_pylist() == [decision.review for decision in decisions]
+    assert found.column("label").to_pylist() == ["spam", "spam", "spam", "scam", None, "scam"]
+    assert found.column("threshold").to_pylist() == [
+        decision.reasons[0].threshold if decision.reasons else None for decision in decisions
+    ]
+    assert found.column("reasons").to_pylist() == [[asdict(reason) for reason in decision.reasons] for decision in decisions]
+    assert found.column("presence").to_pylist() == small.column("presence").to_pylist()
+    assert set(found.column("policy").to_pylist()) == {"small version 3"}
+    assert decisions_table(policy, small.slice(0, 0)).num_rows == 0
+
+
+def test_decisions_table_names_columns_as_scoring_does(small: pa.Table, policy: CompiledPolicy) -> None:
+    from vigil_evaluation.policy.impact import REASON
+    from vigil_serving.scoring import output_schema
+
+    assert output_schema._REASON == REASON
+    wanted = {"action": pa.string(), "review": pa.bool_(), "reasons": pa.list_(REASON), "policy": output_schema._NAME}
+    found = decisions_table(policy, small)
+    assert {name: found.schema.field(name).type for name in wanted} == wanted
+
+
+def test_policy_impact_counts_rows_by_their_weights(small: pa.Table, policy: CompiledPolicy) -> None:
+    """Rows with a weight of two have the impact of two rows."""
+    weights = [1, 2, 1, 3, 2, 1]
+    weighted = policy_impact(policy, small.append_column("weight", pa.array(weights)))
+    rows = [row for row, times in enumerate(weights) for _ in range(times)]
+    repeated = small.take(rows).set_column(0, "id", pa.array([str(i) for i in range(len(rows))]))
+    wanted = policy_impact(policy, repeated)
+    for one, other in zip(weighted.actions, wanted.actions, strict=True):
+        assert one.share == pytest.approx(other.share)
+        assert one.right == pytest.approx(other.right)
+        assert one.cost == pytest.approx(other.cost * 6 / 10)
+        assert one.interval.low < other.interval.low
+    for one, other in zip(weighted.labels, wanted.labels, strict=True):
+        assert one.by_action == pytest.approx(other.by_action)
+    assert weighted.harm_caught == pytest.approx(wanted.harm_caught)
+    groups = [{group.value: group.actions for group in found.by} for found in (weighted, wanted)]
+    assert groups[0].keys() == groups[1].keys()
+    for value, actions in groups[0].items():
+        assert actions == pytest.approx(groups[1][value])

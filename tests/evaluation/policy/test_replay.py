@@ -105,6 +105,31 @@ def test_replay_of_a_policy_against_itself_changes_nothing(traffic: Make) -> Non
     assert all(volume.difference == 0 for volume in found.volumes)
 
 
+def test_replay_without_targets_gives_volumes_and_no_verdicts(traffic: Make) -> None:
+    table = traffic(2000, seed=3)
+    bare = table.drop_columns([name for name in table.column_names if name.startswith("target.")])
+    found, changes = replay(ReplaySide("old", OLD, bare), ReplaySide("new", NEW, bare))
+    known, _ = replay(ReplaySide("old", OLD, table), ReplaySide("new", NEW, table))
+    assert (found.changed, found.volumes, found.transitions) == (known.changed, known.volumes, known.transitions)
+    assert found.verdicts[0].wins == found.verdicts[0].losses == 0
+    assert found.verdicts[0].unknown == found.stricter + found.milder > 0
+    assert set(changes.column("right").to_pylist()) == {None}
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_replay_counts_rows_by_their_weights(traffic: Make) -> None:
+    table = traffic(1000, seed=3)
+    weight = np.random.default_rng(0).integers(1, 4, 1000)
+    found, _ = replay(*(ReplaySide(p.name, p, table.append_column("weight", pa.array(weight))) for p in (OLD, NEW)))
+    rows = np.repeat(np.arange(1000), weight)
+    repeated = table.take(rows).set_column(0, "id", pa.array([str(i) for i in range(len(rows))]))
+    wanted, _ = replay(ReplaySide("old", OLD, repeated), ReplaySide("new", NEW, repeated))
+    assert found.share == pytest.approx(wanted.share)
+    assert [volume.difference for volume in found.volumes] == pytest.approx([volume.difference for volume in wanted.volumes])
+    # Copies are not further items, so the interval is wider.
+    assert found.interval.low < wanted.interval.low
+
+
 def test_replay_refuses_sides_that_do_not_fit(traffic: Make) -> None:
     table = traffic(100)
     other = table.set_column(0, "id", pa.array([f"other-{i}" for i in range(100)]))
