@@ -185,6 +185,11 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.1)
 
 
+def set_old(path):
+    """Make a file one of a process that ended a minute ago."""
+    os.utime(path, (time.time() - 60, time.time() - 60))
+
+
 def write_log(path, sizes):
     """Write a `.wandb` file, and return the offsets at which a record ends."""
     ends, content = [], bytearray(b":W&B\xe1\xbe\x00")
@@ -218,10 +223,18 @@ def test_repair_parts_keeps_the_whole_records_of_a_file_cut_off_anywhere(tmp_pat
             continue
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content[:size])
+        set_old(path)
         upload.repair_parts(tmp_path)
         whole = max((end for end in ends if end <= size), default=0)
         assert (path.stat().st_size if path.exists() else 0) == whole
         assert path.parent.exists() == bool(whole)
+
+
+def test_repair_parts_leaves_what_is_being_written(tmp_path):
+    path = tmp_path / "offline-run-1-a" / "run-a.wandb"
+    write_log(path, [])
+    upload.repair_parts(tmp_path)
+    assert path.exists()
 
 
 def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, make_recipe, tmp_path):
@@ -235,6 +248,7 @@ def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, ma
             logger.log_metrics({"train/loss": 1 / step}, step=step)
         logger.finish(1)
     torn.write_bytes(torn.read_bytes()[:60_000])
+    set_old(torn)
     upload.repair_parts(run.path / "wandb")
     assert 50_000 < torn.stat().st_size < 60_000
     sync(run.path / "wandb")

@@ -35,6 +35,7 @@ INTERRUPTED_SECONDS = 3.0
 """Time to send the rest of a run that was stopped, which its next start continues to send; a preempted job has seconds."""
 
 _POLL_SECONDS = 0.2
+_SETTLE_SECONDS = 5.0  # W&B's own service may write a part to its end after the process that tracked has ended.
 _BLOCK_BYTES = 32768
 _HEADER_BYTES = 7  # of a file, and of a record
 
@@ -113,9 +114,11 @@ class Upload:
 def repair_parts(folder: Path) -> None:
     """Remove a record that a kill cut off from the parts of a run that were not sent, and parts without any record.
 
-    `wandb sync` stops at such a part and sends none of the later ones.
+    `wandb sync` stops at such a part and sends none of the later ones. A part that has just been written is left alone.
     """
     for part in _unsent(folder):
+        if time.time() - part.stat().st_mtime < _SETTLE_SECONDS:
+            continue
         with part.open("r+b") as file:
             length = _whole_bytes(file)
             if length > _HEADER_BYTES:
