@@ -7,6 +7,7 @@ Example:
     >>> Scorer("bundles/demo").score([{"id": "1", "text": ["win $100 now"]}])[0].labels
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from vigil_data.lazy import lazy_exports
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from vigil_serving.runtime.scorer import Scorer as Scorer
     from vigil_serving.scoring.score import score_dataset as score_dataset
     from vigil_serving.triton.repository import write_repository as write_repository
+
+# ONNX Runtime's official builds send telemetry to Microsoft unless this is set before they are loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -143,12 +143,13 @@ async def malformed_http(port: int) -> None:
 
 
 def test_serve_writes_no_content_and_no_key(start: Callable[..., ServerProcess], exported, strict: Path, tmp_path: Path) -> None:
-    shadow_log = tmp_path / "shadow.jsonl"
+    shadow_log, home = tmp_path / "shadow.jsonl", tmp_path / "home"
+    home.mkdir()
     running = start(
         exported.bundle,
         *("--shadow", str(strict), "--shadow-log", str(shadow_log), "--upload-seconds", "2"),
         program=FAILING,
-        environment={"VIGIL_API_KEY": KEY},
+        environment={"VIGIL_API_KEY": KEY, "HOME": str(home)},
     )
     answers = requests_with_content(running)
     play(malformed_http(running.port))
@@ -168,6 +169,7 @@ def test_serve_writes_no_content_and_no_key(start: Callable[..., ServerProcess],
     for written in (log, metrics, json.dumps(differences)):
         assert [form for form in forms_of(MARK) if form in written] == []
     assert "Traceback" not in log
+    assert list(home.rglob("*")) == [], "ONNX Runtime's telemetry keeps its events there until it has sent them"
     errors = [answer.json()["error"] for answer in answers if answer.status_code != 200]
     assert not any(form in error for form in forms_of(MARK) for error in errors)
 
