@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vigil_data.specs import Hub, Local, Package, Spec
 
@@ -18,6 +18,15 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Weights = Annotated[Hub | Local | Package | Random, Field(discriminator="kind")]
 
 
+class Lora(Spec):
+    """Low-rank adapters on linear layers; the encoder's own weights are not trained (Hu et al. 2022, section 4)."""
+
+    rank: int = Field(8, ge=1, description="rank of the update of each layer's weights")
+    alpha: int = Field(16, ge=1, description="scale of the update, divided by the rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapters' inputs")
+    targets: tuple[str, ...] = Field((), description="last part of the names of the layers (default: every linear layer)")
+
+
 class EncoderSpec(Spec):
     """Keys of every encoder."""
 
@@ -26,8 +35,15 @@ class EncoderSpec(Spec):
         False,
         description="true: freeze the encoder and keep it in evaluation mode; n: freeze its n lowest layers, embeddings first",
     )
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of the encoder's weights; null: none")
     lr_factor: float = Field(1.0, gt=0, description="the encoder's learning rate, relative to the optimizer's")
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of each layer relative to the layer above it")
+
+    @model_validator(mode="after")
+    def _adapters_replace_freezing(self) -> "EncoderSpec":
+        if self.lora is not None and self.frozen is not False:
+            raise ValueError("lora: the encoder's own weights are not trained anyway; leave frozen out")
+        return self
 
 
 class TransformersText(EncoderSpec):

@@ -35,6 +35,7 @@ ENABLES = {
     "triton": "vigil triton",
     "train": "recipes, training, evaluation, policies, export",
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",
+    "lora": "low-rank adapters (model.encoders.*.lora)",
     "demo": "vigil demo: pretrained weights and speech",
 }
 

@@ -7,6 +7,7 @@ from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode
 from vigil_modeling.encoders.log_mel import build_mel
+from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
 from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.transformers_text import build_text
@@ -34,4 +35,7 @@ def build_encoder(modality: Modality, spec: EncoderSpec, inputs: Inputs, load_we
     Raises:
         UserError: if the architecture or its weights are not available or do not match the inputs.
     """
-    return CONSTRUCTORS[type(spec)](spec, getattr(inputs, modality), load_weights)
+    encoder = CONSTRUCTORS[type(spec)](spec, getattr(inputs, modality), load_weights)
+    if spec.lora is not None:
+        add_lora(encoder, spec.lora, f"model.encoders.{modality}")
+    return encoder

@@ -171,8 +171,7 @@ def quiet() -> Iterator[None]:
 def inference_network(network: SafetyModel) -> SafetyModel:
     """Return the model in evaluation mode, with every PEFT adapter (such as LoRA) merged into the weights of a copy.
 
-    A model without adapters is not copied. A module with ``merge_and_unload`` is the peft library's wrapper of a network, which
-    the method returns with the adapter merged.
+    A model without adapters is not copied. A layer of the peft library is a module with ``merge`` and ``get_base_layer``.
     """
     if not any(_is_adapted(module) for module in network.modules()):
         return network.eval()
@@ -182,13 +181,14 @@ def inference_network(network: SafetyModel) -> SafetyModel:
 
 
 def _is_adapted(module: nn.Module) -> bool:
-    return callable(getattr(module, "merge_and_unload", None))
+    return callable(getattr(module, "merge", None)) and callable(getattr(module, "get_base_layer", None))
 
 
 def _merge_adapters(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if _is_adapted(child):
-            setattr(module, name, child.merge_and_unload())  # type: ignore[operator]  # _is_adapted checked that it is callable
+            child.merge()  # type: ignore[operator]  # _is_adapted checked that it is callable
+            setattr(module, name, child.get_base_layer())  # type: ignore[operator]
         else:
             _merge_adapters(child)
 

