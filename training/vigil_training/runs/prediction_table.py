@@ -7,10 +7,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.dataset.table_schema import SAMPLING
 from vigil_data.loading.sampler import Rows
 
-STANDARD_COLUMNS = ("author", "language", "market", "content_type", "source")
-"""Columns that a predictions table has whenever the dataset has them: policies, comparisons and clusters read them."""
+STANDARD_COLUMNS = ("author", "language", "market", "content_type", "source", *SAMPLING.names)
+"""Columns that a predictions table has whenever the dataset has them: policies, comparisons, clusters and weights read them."""
 
 
 def predictions_table(
