@@ -78,15 +78,21 @@ def evaluate_data(
         cluster=None if data.resampling.clusters is None else spec.cluster,
         units=data.units,
         enough=spec.enough,
+        weighted=data.weights.label_N is not None,
+        label_selection=data.label_selection,
         overall=overall,
         by=by,
         volumes=volumes,
         absent_slices=list(data.absent_slices),
-        worst=discover_slices(data.columns, data.searched_columns, data.right_N, data.resampling, spec.confidence),
+        worst=discover_slices(
+            data.columns, data.searched_columns, data.right_N, data.resampling, spec.confidence, data.weights.label_N
+        ),
         fairness=measure_fairness(data, {name: m.auroc for name, m in overall.labels.items()}, progress)
         if spec.identities
         else None,
-        confusion=confusion_between_labels(data.targets_NL, data.probabilities_NL, data.thresholds, spec.enough)
+        confusion=confusion_between_labels(
+            data.targets_NL, data.probabilities_NL, data.thresholds, spec.enough, data.weights.label_N
+        )
         if len(data.labels) > 1
         else None,
         conformal=None

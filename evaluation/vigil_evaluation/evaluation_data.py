@@ -19,9 +19,10 @@ from vigil_evaluation.fairness.identity_columns import IdentityGroups, identity_
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.predictions import prediction_arrays
 from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
-from vigil_evaluation.slices.grouping import Grouping, TableColumns, groupings, resampling_units
+from vigil_evaluation.slices.grouping import Grouping, TableColumns, grouping, groupings, resampling_units
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import Resampling
+from vigil_evaluation.stats.selection_tests import LabelSelection, label_selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,19 @@ class EvaluationData:
         # A share of annotators is no group.
         named += [n for n in spec.identities if n in self.columns and not pa.types.is_floating(self.table.column(n).type)]
         return [name for name in dict.fromkeys(named) if self.columns.groupable(name)]
+
+    @cached_property
+    def label_selection(self) -> LabelSelection | None:
+        """Test whether known targets depend on a probability or a searched column; ``None`` if that cannot be tested."""
+        searched = {name: grouping(self.columns, name) for name in self.searched_columns}
+        return label_selection(
+            ~np.isnan(self.targets_NL),
+            self.probabilities_NL,
+            self.labels,
+            searched,
+            self.resampling.clusters,
+            self.weights,
+        )
 
     @property
     def units(self) -> int:

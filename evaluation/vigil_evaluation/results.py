@@ -10,6 +10,7 @@ from vigil_evaluation.metrics.label_confusion import LabelConfusion
 from vigil_evaluation.policy.impact import PolicyImpact
 from vigil_evaluation.slices.discovery import SliceDiscovery
 from vigil_evaluation.slices.results import Breakdown, GroupMetrics
+from vigil_evaluation.stats.selection_tests import LabelSelection
 from vigil_evaluation.suites.results import FunctionalTestResults
 from vigil_evaluation.volumes import Volumes
 
@@ -30,7 +31,10 @@ class EvaluationResults:
         replicates: bootstrap replicates behind each interval; 0 for no intervals.
         cluster: column of the units that are resampled together; ``None`` if each item is its own unit.
         units: number of units.
-        enough: fewest known positives (negatives) for a metric that needs them.
+        enough: fewest known positives (negatives) for a metric that needs them; under weights, fewest effective ones (Kish 1965).
+        weighted: whether items have weights: metrics and intervals are weighted, counts of items are not.
+        label_selection: whether the labelled items are a random sample, or were chosen with the stated inclusion probabilities;
+            ``None`` if that cannot be tested, as no label has both known and unknown targets. Its ``lines`` are warnings.
         overall: all items.
         by: breakdowns by ``presence``, the slices and the crosses, in this order.
         volumes: share of the items that are flagged, in the groups of ``overall`` and ``by``.
@@ -53,6 +57,8 @@ class EvaluationResults:
     cluster: str | None
     units: int
     enough: int
+    weighted: bool
+    label_selection: LabelSelection | None
     overall: GroupMetrics
     by: list[Breakdown]
     volumes: Volumes

@@ -159,7 +159,8 @@ def evaluation_data(targets_NL, probabilities_NL, groupings=(), replicates=0, cl
     thresholds = {f"label{i}": 0.5 for i in range(targets_NL.shape[1])}
     spec = EvaluationSpec(replicates=replicates, enough=enough, false_positive_rate=0.2, precision=0.7)
     resampling = Resampling(replicates, 1, clusters)
-    return EvaluationData(TableColumns(pa.table({})), targets_NL, probabilities_NL, thresholds, resampling, spec, groupings)
+    columns = TableColumns(pa.table({}))
+    return EvaluationData(columns, targets_NL, probabilities_NL, thresholds, resampling, spec, groupings=groupings)
 
 
 def check(cells, numbers, threshold, enough, approx):
@@ -277,3 +278,97 @@ def test_evaluate_imports_neither_torch_nor_scikit_learn() -> None:
     code = f"import sys, vigil_evaluation.evaluate, vigil_evaluation.report; print(*{heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
+
+
+def estimates(part: object) -> dict[str, float | None]:
+    """Every number of the results that is an estimate, by its path; counts, intervals and tests are left out."""
+    found: dict[str, float | None] = {}
+
+    def collect(value: object, path: str) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in COUNTS:
+                    collect(inner, f"{path}.{name}")
+        elif isinstance(value, list | tuple):
+            for place, inner in enumerate(value):
+                collect(inner, f"{path}.{place}")
+        elif isinstance(value, float) or value is None:
+            found[path] = value
+
+    collect(part, "")
+    return found
+
+
+# The variance behind the debiasing of the calibration error is that of the rows: copies would be more of them.
+COUNTS = ("intervals", "interval", "all_right_interval", "effective", "calibration_error", "worst", "label_selection", "known")
+
+
+def weighted_and_copied(table: pa.Table, times: np.ndarray) -> tuple[pa.Table, pa.Table]:
+    """The table with a column of weights, and with each row as often."""
+    copied = table.take(np.repeat(np.arange(len(table)), times))
+    copied = copied.set_column(0, "id", pa.array([f"copy-{i}" for i in range(len(copied))]))
+    return table.append_column("weight", pa.array(times.astype(float))), copied
+
+
+def test_evaluate_counts_an_item_of_weight_three_as_three_items(random_table: pa.Table) -> None:
+    random = np.random.default_rng(0)
+    table = random_table.append_column("identity", pa.array(random.choice(["anglers", "bakers"], 400)))
+    spec = EvaluationSpec(
+        slices=("language",),
+        crosses=(("language", "presence"),),
+        identities=("identity",),
+        functionality=None,
+        replicates=0,
+        enough=1,
+    )
+    weighted, copied = (
+        evaluate_table(one, LABELS, THRESHOLDS, spec, {}) for one in weighted_and_copied(table, random.choice([1, 2, 10], 400))
+    )
+    assert (weighted.weighted, copied.weighted) == (True, False)
+    found, expected = (estimates(asdict(one) | {"weighted": None}) for one in (weighted, copied))
+    assert found.keys() == expected.keys()
+    assert len([value for value in expected.values() if value is not None]) > 800
+    for path, value in expected.items():
+        assert found[path] == pytest.approx(value, abs=1e-9), path
+    overall = weighted.overall.labels["tobacco"]
+    assert overall.known == sum(table["target.tobacco"].is_valid().to_pylist())
+    assert overall.known == overall.true_positives + overall.false_positives + overall.false_negatives + overall.true_negatives
+    assert overall.known / 3 < overall.effective < overall.known
+    assert (weighted.overall.items, weighted.overall.traffic) == (400, copied.overall.items)
+
+
+def reviewed(random: np.random.Generator, table: pa.Table, label: str) -> pa.Table:
+    """The table with the targets of all items of a high probability, and of a tenth of the others."""
+    stated = np.where(table[f"probability.{label}"].to_numpy() >= 0.5, 1.0, 0.1)
+    known = random.random(len(table)) < stated
+    targets = pa.array(table[f"target.{label}"].to_numpy(zero_copy_only=False), mask=~known)
+    table = table.set_column(table.column_names.index(f"target.{label}"), f"target.{label}", targets)
+    return table.append_column("inclusion_probability", pa.array(stated))
+
+
+def test_evaluate_warns_of_a_review_by_score_and_corrects_it_where_it_is_stated(table_of: Make) -> None:
+    random = np.random.default_rng(1)
+    scores = random.beta(0.5, 4, 20_000).astype(np.float32)
+    truth = (random.random(20_000) < scores).astype(float)
+    table = table_of({"spam": (truth, scores)}, market=random.choice(["a", "b"], 20_000).tolist())
+    spec = EvaluationSpec(slices=("market",), replicates=200)
+    stated = reviewed(random, table, "spam")
+    whole, blind, corrected = (
+        evaluate_table(one, ["spam"], {"spam": 0.5}, spec, {})
+        for one in (table, stated.drop_columns("inclusion_probability"), stated)
+    )
+    recall = whole.overall.labels["spam"].recall
+    low, high = blind.overall.labels["spam"].intervals["recall"]
+    assert low > recall + 0.2
+    assert blind.label_selection is not None
+    (line,) = blind.label_selection.lines
+    assert line.startswith(
+        "label spam: the labelled items are not a random sample: 100 % of the items with probability.spam ≥ 0.5"
+    )
+    low, high = corrected.overall.labels["spam"].intervals["recall"]
+    assert low < recall < high
+    assert high - low < 0.2
+    assert corrected.label_selection is not None
+    assert corrected.label_selection.lines == []
+    assert (whole.label_selection, corrected.weighted, blind.weighted) == (None, True, False)
+    assert [group.labels["spam"].known < group.items for group in corrected.by[0].groups] == [True, True]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_evaluation.stats.bootstrap_kernels import LANES, compiled
+from vigil_evaluation.stats.bootstrap_kernels import LANES, compiled, drawn
 
 POSITIVES, NEGATIVES, WITHIN, OTHERS_POSITIVE, OTHERS_NEGATIVE, HITS, ALARMS = range(7)
 """Places of the sums: the group's positives and negatives; pairs of a positive above a negative (ties count half) with both in
@@ -28,6 +28,7 @@ class RankedItems(NamedTuple):
         ends_K: place after the last item with the same score.
         starts: start of each item's groups in ``groups_M``, ``[K + 1]``.
         groups_M: groups of the items.
+        masses_K: number of items that each represents, at least 1; ``None`` for 1 each.
     """
 
     units_K: NDArray[np.int32]
@@ -36,31 +37,32 @@ class RankedItems(NamedTuple):
     ends_K: NDArray[np.int32]
     starts: NDArray[np.int32]
     groups_M: NDArray[np.int32]
+    masses_K: NDArray[np.float64] | None
 
 
 @compiled
-def _positive(weights: Any, flagged: bool, sums_XB: Any, negatives_B: Any) -> None:
-    """Add a positive to the sums of one group; ``negatives_B`` is the number of negatives above it."""
+def _positive(weights: Any, ranked: Any, k: int, sums_XB: Any, negatives_B: Any) -> None:
+    """Add positive ``k`` to the sums of one group; ``negatives_B`` is the number of negatives above it."""
     for lane in range(LANES):
-        weight = np.float64(weights[lane])
+        weight = np.float64(drawn(weights[lane], ranked.masses_K, k))
         sums_XB[POSITIVES, lane] += weight
         sums_XB[OTHERS_NEGATIVE, lane] += weight * negatives_B[lane]
-    if flagged:
+    if ranked.flagged_K[k]:
         for lane in range(LANES):
-            sums_XB[HITS, lane] += weights[lane]
+            sums_XB[HITS, lane] += drawn(weights[lane], ranked.masses_K, k)
 
 
 @compiled
-def _negative(weights: Any, flagged: bool, sums_XB: Any, positives_2B: Any, own_2B: Any) -> None:
-    """Add a negative to the sums of one group; both counts of positives are those above it, then those tied with it."""
+def _negative(weights: Any, ranked: Any, k: int, sums_XB: Any, positives_2B: Any, own_2B: Any) -> None:  # noqa: PLR0917
+    """Add negative ``k`` to the sums of one group; both counts of positives are those above it, then those tied with it."""
     for lane in range(LANES):
-        weight = np.float64(weights[lane])
+        weight = np.float64(drawn(weights[lane], ranked.masses_K, k))
         sums_XB[NEGATIVES, lane] += weight
         sums_XB[OTHERS_POSITIVE, lane] += weight * (positives_2B[0, lane] + 0.5 * positives_2B[1, lane])
         sums_XB[WITHIN, lane] += weight * (own_2B[0, lane] + 0.5 * own_2B[1, lane])
-    if flagged:
+    if ranked.flagged_K[k]:
         for lane in range(LANES):
-            sums_XB[ALARMS, lane] += weights[lane]
+            sums_XB[ALARMS, lane] += drawn(weights[lane], ranked.masses_K, k)
 
 
 @compiled
@@ -70,13 +72,13 @@ def _tied(weights_UB: Any, ranked: Any, first: int, above_G2B: Any, negatives_2B
         weights = weights_UB[ranked.units_K[k]]
         if ranked.positive_K[k]:
             for lane in range(LANES):
-                above_G2B[-1, 1, lane] += weights[lane]
+                above_G2B[-1, 1, lane] += drawn(weights[lane], ranked.masses_K, k)
             for m in range(ranked.starts[k], ranked.starts[k + 1]):
                 for lane in range(LANES):
-                    above_G2B[ranked.groups_M[m], 1, lane] += weights[lane]
+                    above_G2B[ranked.groups_M[m], 1, lane] += drawn(weights[lane], ranked.masses_K, k)
         else:
             for lane in range(LANES):
-                negatives_2B[1, lane] += weights[lane]
+                negatives_2B[1, lane] += drawn(weights[lane], ranked.masses_K, k)
 
 
 @compiled
@@ -106,17 +108,17 @@ def subgroup_sums(weights_UB: Any, ranked: Any, sums_GXB: Any) -> None:
         for lane in range(LANES):
             negatives_B[lane] = negatives_2B[0, lane] + 0.5 * negatives_2B[1, lane]
         for k in range(first, last):
-            weights, flagged = weights_UB[ranked.units_K[k]], ranked.flagged_K[k]
+            weights = weights_UB[ranked.units_K[k]]
             if ranked.positive_K[k]:
-                _positive(weights, flagged, sums_GXB[groups], negatives_B)
+                _positive(weights, ranked, k, sums_GXB[groups], negatives_B)
             else:
-                _negative(weights, flagged, sums_GXB[groups], above_G2B[groups], above_G2B[groups])
+                _negative(weights, ranked, k, sums_GXB[groups], above_G2B[groups], above_G2B[groups])
             for m in range(ranked.starts[k], ranked.starts[k + 1]):
                 group = ranked.groups_M[m]
                 if ranked.positive_K[k]:
-                    _positive(weights, flagged, sums_GXB[group], negatives_B)
+                    _positive(weights, ranked, k, sums_GXB[group], negatives_B)
                 else:
-                    _negative(weights, flagged, sums_GXB[group], above_G2B[groups], above_G2B[group])
+                    _negative(weights, ranked, k, sums_GXB[group], above_G2B[groups], above_G2B[group])
         for m in range(ranked.starts[first], ranked.starts[last]):
             _passed(above_G2B[ranked.groups_M[m]])
         _passed(above_G2B[groups])

@@ -95,15 +95,46 @@ def _measure_labels(data: EvaluationData, identity: IdentityGroups) -> list[_Lab
     for label in range(labels):
         once_GXB = np.empty((groups, kernels.SUMS, lanes))
         kernels.subgroup_sums(np.ones((units, lanes), np.uint8), ranked[label], once_GXB)
-        found.append(_of_sums(data, once_GXB[:, :, 0], sums_LRGX[label, : resampling.replicates]))
+        counts = _counts(ranked[label], groups - 1)
+        found.append(_of_sums(data, once_GXB[:, :, 0], sums_LRGX[label, : resampling.replicates], counts))
     return found
 
 
-def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _LabelEstimates:
-    """Return the metrics of a label from the kernel's sums over the items, and over each replicate."""
+def _counts(ranked: kernels.RankedItems, groups: int) -> Floats:
+    """Return sums of powers 0, 1 and 2 of the items' masses, ``[3, groups + 1, 2, 2]``, by positive and by flagged."""
+    masses_K = np.ones(len(ranked.units_K)) if ranked.masses_K is None else ranked.masses_K
+    kinds_K = 2 * ranked.positive_K.astype(np.int64) + ranked.flagged_K
+    item_M = np.repeat(np.arange(len(kinds_K)), np.diff(ranked.starts))
+    groups_A = np.concatenate([ranked.groups_M.astype(np.int64), np.full(len(kinds_K), groups)])
+    item_A = np.concatenate([item_M, np.arange(len(kinds_K))])
+    size = 4 * (groups + 1)
+    powers = [np.bincount(4 * groups_A + kinds_K[item_A], masses_K[item_A] ** power, size) for power in range(3)]
+    return np.asarray(np.stack(powers).reshape(3, groups + 1, 2, 2), np.float64)
+
+
+def _effective(sums: Floats) -> Floats:
+    """Return effective numbers (Kish 1965) from sums of the powers 0, 1 and 2 of masses; plain numbers if these are equal."""
+    numbers, masses, squares = sums
+    kish = masses**2 / np.where(squares > 0, squares, 1.0)
+    return np.asarray(np.where(np.abs(kish - numbers) < 1e-6 * numbers, numbers, kish), np.float64)
+
+
+def _unseen(counts: Floats, share: str, values: Floats) -> Floats:
+    """Return the number of items behind a share of 0 or 1: a decision that was not seen counts as much as those like it weigh."""
+    _, masses, squares = counts[:, :-1]
+    side = 1 if share == "recall" else 0
+    by_flag = squares.sum(axis=1) / np.maximum(masses.sum(axis=1), 1.0)
+    unseen = np.where(values == 1, by_flag[:, 0], by_flag[:, 1])
+    own = squares[:, side].sum(axis=1) / np.maximum(masses[:, side].sum(axis=1), 1.0)
+    return np.asarray(masses[:, side].sum(axis=1) / np.maximum(np.maximum(own, unseen), 1.0))
+
+
+def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats, counts: Floats) -> _LabelEstimates:
+    """Return the metrics of a label from the kernel's sums over the items and over each replicate, and from :func:`_counts`."""
     estimates, samples = _derived(once_GX), _derived(sums_RGX)
-    positive, negative = once_GX[:-1, kernels.POSITIVES], once_GX[:-1, kernels.NEGATIVES]
-    others_positive, others_negative = once_GX[-1, kernels.POSITIVES] - positive, once_GX[-1, kernels.NEGATIVES] - negative
+    classes = counts.sum(axis=3)
+    own, others = classes[:, :-1], classes[:, -1:] - classes[:, :-1]
+    (negative, positive), (others_negative, others_positive) = (_effective(of).T for of in (own, others))
     needs = {
         "subgroup_auc": (positive, negative),
         "bpsn_auc": (others_positive, negative),
@@ -114,13 +145,14 @@ def _of_sums(data: EvaluationData, once_GX: Floats, sums_RGX: Floats) -> _LabelE
         "false_positive_gap": (negative, others_negative),
     }
     numbers = {}
-    for name, counts in needs.items():
-        fewest = np.minimum.reduce(counts)
+    for name, classes_needed in needs.items():
+        fewest = np.minimum.reduce(classes_needed)
         shown = np.where(fewest >= data.spec.enough, estimates[name], np.nan)
         if not name.endswith("_gap"):
-            widen(shown, samples[name], fewest / _unit_size(data), data.resampling.seed)
+            units = _unseen(counts, name, shown) if name in {"recall", "false_positive_rate"} else fewest
+            widen(shown, samples[name], units / _unit_size(data), data.resampling.seed)
         numbers[name] = (shown, *intervals(shown, samples[name], data.spec.confidence))
-    return _LabelEstimates(positive + negative, positive, numbers)
+    return _LabelEstimates(own[0].sum(axis=1), own[0, :, 1], numbers)
 
 
 def _unit_size(data: EvaluationData) -> float:
@@ -150,7 +182,8 @@ def _derived(sums: Floats) -> dict[str, Floats]:
 def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kernels.RankedItems:
     """Return the items with known target and identity, by falling score, with their groups."""
     targets_N, scores_N = data.targets_NL[:, label], data.probabilities_NL[:, label]
-    rows = np.flatnonzero(identity.known_N & ~np.isnan(targets_N))
+    label_N = data.weights.label_N
+    rows = np.flatnonzero(identity.known_N & ~np.isnan(targets_N) & (True if label_N is None else label_N > 0))
     rows = rows[np.argsort(-scores_N[rows], kind="stable")]
     scores_K = scores_N[rows]
     last = np.flatnonzero(np.append(scores_K[1:] != scores_K[:-1], np.ones(min(len(rows), 1), np.bool_))) + 1
@@ -166,4 +199,6 @@ def _ranked(data: EvaluationData, identity: IdentityGroups, label: int) -> kerne
         np.repeat(last, np.diff(last, prepend=0)).astype(np.int32),
         np.searchsorted(place_M[order], np.arange(len(rows) + 1)).astype(np.int32),
         identity.groups_M[order],
+        # No metric depends on a common factor.
+        None if label_N is None else label_N[rows] / label_N.min(initial=np.inf, where=label_N > 0),
     )

@@ -1,4 +1,7 @@
-"""Metrics of groups of items, by label and averaged over labels, each with an interval."""
+"""Metrics of groups of items, by label and averaged over labels, each with an interval.
+
+If items have weights, metrics are weighted and counts are not.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -49,6 +52,7 @@ class _Measured(NamedTuple):
     all_right: _Estimates
     judged_G: NDArray[np.int64]
     outcomes_GL4: NDArray[np.int64]
+    effective_GL: Floats
 
 
 def measure_groups(data: EvaluationData, progress: ProgressCallback) -> tuple[GroupMetrics, list[Breakdown]]:
@@ -59,8 +63,12 @@ def measure_groups(data: EvaluationData, progress: ProgressCallback) -> tuple[Gr
         progress(f"{' and '.join(g.column for g in chunk)}: {sum(len(g.values) for g in chunk)} groups", 0, None)
         found, first = _measure(data, chunk), 0
         for grouping in chunk:
-            items = np.bincount(grouping.codes_N[grouping.codes_N >= 0], minlength=len(grouping.values))
-            made.append([_group(data, found, first + i, value, int(items[i])) for i, value in enumerate(grouping.values)])
+            kept_N = grouping.codes_N >= 0
+            codes, many, item_N = grouping.codes_N[kept_N], len(grouping.values), data.weights.item_N
+            items = np.bincount(codes, minlength=many)
+            traffic = items if item_N is None else np.bincount(codes, item_N[kept_N], many)
+            of = zip(grouping.values, items.tolist(), traffic.tolist(), strict=True)
+            made.append([_group(data, found, first + i, *numbers) for i, numbers in enumerate(of)])
             first += len(grouping.values)
     overall, *by = made
     return overall[0], [
@@ -84,8 +92,10 @@ def _chunks(data: EvaluationData, groupings: Sequence[Grouping]) -> Iterator[lis
 def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Measured:
     spec, codes = data.spec, [(grouping.codes_N, len(grouping.values)) for grouping in groupings]
     points = MetricParameters(spec.false_positive_rate, spec.precision, data.thresholds_L)
-    replicates = replicate(data.targets_NL, data.probabilities_NL, codes, points, data.resampling, METRICS, enough=spec.enough)
-    known_GL, positive_GL = replicates.known_GL, replicates.positive_GL
+    label_N = data.weights.label_N
+    replicates = replicate(
+        data.targets_NL, data.probabilities_NL, codes, points, data.resampling, METRICS, weights_N=label_N, enough=spec.enough
+    )
     by_label, macro, macro_labels = {}, {}, {}
     for name in METRICS:
         estimates, samples = replicates.estimates[name], replicates.samples[name]
@@ -94,11 +104,11 @@ def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Measured:
         macro_labels[name] = defined_GL.sum(axis=1)
         macro[name] = _with_intervals(_mean(estimates, defined_GL), _mean(samples, defined_GL), spec.confidence)
     right_N = data.right_N
-    ratios, ratio_samples = replicate_ratio(*_ratios(data, right_N), codes, data.resampling)
-    totals = {"known_G": known_GL.sum(axis=1), "positive_G": positive_GL.sum(axis=1)}
-    micro = _pooled(data, codes, ratios, ratio_samples, **totals)
-    judged_G = np.concatenate([_count(g, ~np.isnan(right_N)) for g in groupings])
-    all_right = np.where(judged_G >= spec.enough, ratios[:, -1], np.nan)
+    ratios, ratio_samples = replicate_ratio(*_ratios(data, right_N), codes, data.resampling, label_N)
+    micro = _pooled(data, codes, ratios, ratio_samples)
+    judged_NL, known_NL = ~np.isnan(right_N)[:, None], ~np.isnan(data.targets_NL)
+    judged_G = _by_group(groupings, judged_NL)[:, 0].astype(np.int64)
+    all_right = np.where(_effective(groupings, judged_NL, label_N)[:, 0] >= spec.enough, ratios[:, -1], np.nan)
     return _Measured(
         by_label,
         macro,
@@ -107,16 +117,40 @@ def _measure(data: EvaluationData, groupings: Sequence[Grouping]) -> _Measured:
         _with_intervals(all_right, ratio_samples[:, :, -1], spec.confidence),
         judged_G,
         np.concatenate([_outcomes(data, grouping) for grouping in groupings]),
+        _effective(groupings, known_NL, label_N),
     )
 
 
-def _suffices(metric: str, known: NDArray[np.int64], positive: NDArray[np.int64], enough: int) -> NDArray[np.bool_]:
+def _by_group(groupings: Sequence[Grouping], values_NK: NDArray[np.number] | NDArray[np.bool_]) -> Floats:
+    """Return the sum of each column over each group, ``[G, K]``."""
+    sums = []
+    for grouping in groupings:
+        kept_N = grouping.codes_N >= 0
+        codes, kept_NK = grouping.codes_N[kept_N], values_NK[kept_N].astype(np.float64)
+        sums.append(np.stack([np.bincount(codes, column_N, len(grouping.values)) for column_N in kept_NK.T], axis=1))
+    return np.concatenate(sums)
+
+
+def _effective(
+    groupings: Sequence[Grouping], numbers_NK: NDArray[np.number] | NDArray[np.bool_], weights_N: Floats | None
+) -> Floats:
+    """Return the effective number (Kish 1965) behind each column of numbers of cells per item, ``[G, K]``."""
+    numbers_GK = _by_group(groupings, numbers_NK)
+    if weights_N is None:
+        return numbers_GK
+    sums, squares = (_by_group(groupings, numbers_NK * weights_N[:, None] ** power) for power in (1, 2))
+    kish = np.where(squares > 0, sums**2 / np.where(squares > 0, squares, 1.0), 0.0)
+    # Equal weights leave the number as it is.
+    return np.where(np.abs(kish - numbers_GK) < 1e-6 * numbers_GK, numbers_GK, kish)
+
+
+def _suffices(metric: str, known: Floats, positive: Floats, negative: Floats, enough: int) -> NDArray[np.bool_]:
     """Whether there are enough known targets for a metric, by the rule of :func:`vigil_evaluation.stats.bootstrap.replicate`."""
     need = known
     if metric in bootstrap.NEEDS_POSITIVES:
         need = np.minimum(need, positive)
     if metric in bootstrap.NEEDS_NEGATIVES:
-        need = np.minimum(need, known - positive)
+        need = np.minimum(need, negative)
     return np.asarray(need >= max(enough, 1))
 
 
@@ -168,9 +202,6 @@ def _pooled(
     codes: Sequence[tuple[NDArray[np.int32], int]],
     ratios: Floats,
     samples: NDArray[np.floating],
-    *,
-    known_G: NDArray[np.int64],
-    positive_G: NDArray[np.int64],
 ) -> dict[str, _Estimates]:
     """Return the metrics over all known cells of item and label; cells of one item are resampled together."""
     spec, (items, labels) = data.spec, data.targets_NL.shape
@@ -178,6 +209,7 @@ def _pooled(
     known = ~np.isnan(data.targets_NL.ravel())
     units_N = np.arange(items, dtype=np.int32) if data.resampling.clusters is None else data.resampling.clusters
     resampling = Resampling(data.resampling.replicates, data.resampling.seed, np.repeat(units_N, labels)[known])
+    label_N = data.weights.label_N
     ranked: Replicates = replicate(
         data.targets_NL.ravel()[known][:, None],
         data.probabilities_NL.ravel()[known][:, None],
@@ -185,18 +217,21 @@ def _pooled(
         MetricParameters(spec.false_positive_rate, spec.precision, np.array([0.5])),
         resampling,
         others,
+        weights_N=None if label_N is None else np.repeat(label_N, labels)[known],
         enough=spec.enough,
     )
+    targets = data.targets_NL
+    cells_NK = np.stack([np.sum(of, axis=1) for of in (~np.isnan(targets), targets >= 0.5, targets < 0.5)], axis=1)
+    groupings = [Grouping("", [None] * many, codes_N, 0, 0) for codes_N, many in codes]
+    known_G, positive_G, negative_G = _effective(groupings, cells_NK, label_N).T
     numbers = {name: (ranked.estimates[name][:, 0], ranked.samples[name][:, :, 0]) for name in others}
     for i, name in enumerate(COUNTED):
-        numbers[name] = np.where(_suffices(name, known_G, positive_G, spec.enough), ratios[:, i], np.nan), samples[:, :, i]
+        numbers[name] = (
+            np.where(_suffices(name, known_G, positive_G, negative_G, spec.enough), ratios[:, i], np.nan),
+            samples[:, :, i],
+        )
     chance_G = ranked.calibrated_GL[:, 0]
     return {name: _with_intervals(*numbers[name], spec.confidence, _from_zero(name, chance_G)) for name in METRICS}
-
-
-def _count(grouping: Grouping, which_N: NDArray[np.bool_]) -> NDArray[np.int64]:
-    codes = grouping.codes_N[which_N & (grouping.codes_N >= 0)]
-    return np.bincount(codes, minlength=len(grouping.values)).astype(np.int64)
 
 
 def _outcomes(data: EvaluationData, grouping: Grouping) -> NDArray[np.int64]:
@@ -211,7 +246,9 @@ def _outcomes(data: EvaluationData, grouping: Grouping) -> NDArray[np.int64]:
     return np.stack(made, axis=1).astype(np.int64)
 
 
-def _group(data: EvaluationData, found: _Measured, place: int, value: str | None, items: int) -> GroupMetrics:
+def _group(  # noqa: PLR0917 (numbers of one group)
+    data: EvaluationData, found: _Measured, place: int, value: str | None, items: int, traffic: float
+) -> GroupMetrics:
     all_right, all_right_interval = found.all_right.at(place)
     macro = {}
     for name in METRICS:
@@ -221,6 +258,7 @@ def _group(data: EvaluationData, found: _Measured, place: int, value: str | None
     return GroupMetrics(
         value=value,
         items=items,
+        traffic=float(traffic),
         judged=int(found.judged_G[place]),
         all_right=all_right,
         all_right_interval=all_right_interval,
@@ -236,6 +274,7 @@ def _label(found: _Measured, place: int, label: int, threshold: float) -> LabelM
     return LabelMetrics(
         known=hits + alarms + misses + passes,
         positive=hits + misses,
+        effective=float(found.effective_GL[place, label]),
         threshold=threshold,
         **{name: value for name, (value, _) in numbers.items()},
         true_positives=hits,

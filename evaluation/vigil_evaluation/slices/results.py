@@ -10,14 +10,18 @@ class LabelMetrics:
     """Metrics of one label over one group of items; ``None`` where undefined or based on too few known targets.
 
     Attributes:
-        known: items whose target is known.
+        known: items whose target is known, whatever their weights.
         positive: known items that are positive.
+        effective: number of equally weighted items that would be as precise (Kish 1965); ``known`` without weights.
         threshold: the lowest probability that is flagged.
         intervals: interval of each metric that is not ``None``.
+
+    ``true_positives`` and the other three count items, whatever their weights.
     """
 
     known: int
     positive: int
+    effective: float
     threshold: float
     average_precision: float | None
     auroc: float | None
@@ -63,6 +67,7 @@ class GroupMetrics:
     Attributes:
         value: what the items share, such as ``text+image``; ``None`` where the column is null, and for the group of all items.
         items: number of items.
+        traffic: number of items of traffic that these represent; ``items`` without weights.
         judged: items with at least one known target.
         all_right: share of the judged items whose every known target is decided correctly at the thresholds.
         all_right_interval: interval of that share.
@@ -73,6 +78,7 @@ class GroupMetrics:
 
     value: str | None
     items: int
+    traffic: float
     judged: int
     all_right: float | None
     all_right_interval: Interval | None
