@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from vigil_evaluation.stats.proportions import Proportion
     from vigil_evaluation.suites.results import FunctionalTestResults, SuiteResults
 
+AllowOutside = Annotated[
+    bool, typer.Option("--allow-outside", help="Let a suite's YAML name media outside its folder (default: refuse them).")
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed (default: the suite's).")]
 
 
@@ -52,6 +55,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="LABEL=P", help="Threshold of a label in a table of scores (default: 0.5)."),
     ] = None,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Run a model on a suite: accuracy in each functional test, by group, and on minimal pairs.
 
@@ -75,6 +79,7 @@ def run(
         "seed": seed,
         "replicates": replicates,
         "thresholds": parse_thresholds(threshold) if threshold else None,
+        "allow_outside": allow_outside,
     }
     options = SuiteOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with Progress("opening the suite") as progress:
@@ -83,7 +88,11 @@ def run(
     typer.echo(f"report: {ran.folder / 'suite.html'}")
 
 
-def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suites, YAML files.")]) -> None:
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suites, YAML files.")],
+    *,
+    allow_outside: AllowOutside = False,
+) -> None:
     """Check suites and report every mistake in every file with its line. Builds nothing.
 
     Exits with 0 if all files are valid, else with 2.
@@ -95,7 +104,7 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suit
     mistakes: list[str] = []
     for file in files:
         try:
-            suite = read_suite(file)
+            suite = read_suite(file, allow_outside=allow_outside)
         except UserError as error:
             mistakes += error.lines
             continue
@@ -110,14 +119,16 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Suit
 def make(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The suite's YAML.")],
     to: Annotated[Path, typer.Option(metavar="DATASET", help="Folder of the new dataset.")],
+    *,
     seed: Seed = None,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Build the dataset of a suite: texts, images and sounds with their targets, to inspect, share or score with any model."""
     from vigil.workflows.suite_datasets import build_suite
     from vigil_data.progress import Progress
 
     with Progress("building the suite") as progress:
-        written = build_suite(file, to, seed, progress)
+        written = build_suite(file, to, seed, progress, allow_outside=allow_outside)
     typer.echo(f"{to} version {written.version}: {written.kept} items")
     typer.echo(f"inspect it:  vigil data show {to}\nrun it:      vigil suite run RUN {to}")
 

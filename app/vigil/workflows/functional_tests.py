@@ -40,6 +40,7 @@ class SuiteOptions:
         seed: random seed (default: the suite's, or 1 for the demonstration).
         replicates: bootstrap replicates (default: those of the evaluation settings).
         thresholds: label to threshold, for a table of scores (default: 0.5).
+        allow_outside: whether the YAML of a suite may name files outside its folder.
     """
 
     functionality: str | None = None
@@ -51,6 +52,7 @@ class SuiteOptions:
     seed: int | None = None
     replicates: int | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    allow_outside: bool = False
 
 
 class SuiteRun(NamedTuple):
@@ -95,7 +97,12 @@ def run_suite(
         raise UserError(f"{model} and the suite {name} have no label in common: the model has {has}; the suite {wants}")
 
     with open_suite(
-        os.fspath(suite), items=options.items, seed=options.seed, check_labels=common_labels, progress=progress
+        os.fspath(suite),
+        items=options.items,
+        seed=options.seed,
+        allow_outside=options.allow_outside,
+        check_labels=common_labels,
+        progress=progress,
     ) as opened:
         common = common_labels(opened.dataset.labels, opened.name)
         predictions = _predictions(model, opened, spec, options, progress)

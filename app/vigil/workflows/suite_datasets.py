@@ -15,6 +15,7 @@ from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, key_path, rea
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset, Written
     from vigil_data.items import Item
+    from vigil_data.media_files import MediaFolder
     from vigil_data.suites.specs import Suite
 
 DEMO = "demo"
@@ -40,28 +41,36 @@ class SuiteDataset(NamedTuple):
     descriptions: dict[str, str]
 
 
-def read_suite(path: StrPath, seed: int | None = None) -> "Suite":
+def read_suite(path: StrPath, seed: int | None = None, *, allow_outside: bool = False) -> "Suite":
     """Read a suite's YAML and check it completely, including the files that it names.
 
     Args:
         path: the file.
         seed: random seed (default: the file's).
+        allow_outside: whether it may name files outside its folder.
 
     Raises:
         UserError: one line ``FILE:LINE: key.path: problem`` for each mistake found.
     """
-    from vigil_data.suites.build import absent_files
+    from vigil_data.suites.build import unusable_files
     from vigil_data.suites.validation import ValidatedSuite
 
     path = Path(path)
     suite = read_spec(ValidatedSuite, path, "suite", "name: my-suite", {"seed": seed})
-    if absent := absent_files(suite, path.parent):
+    if unusable := unusable_files(suite, _media_folder(path, allow_outside)):
         tree = read_file(path, [])
-        raise UserError(*(f"{_origin(tree, key, path)}: {key_path(key)}: {what}" for key, what in absent))
+        raise UserError(*(f"{_origin(tree, key, path)}: {key_path(key)}: {what}" for key, what in unusable))
     return suite
 
 
-def build_suite(path: StrPath, to: StrPath, seed: int | None = None, progress: ProgressCallback | None = None) -> "Written":
+def build_suite(
+    path: StrPath,
+    to: StrPath,
+    seed: int | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    allow_outside: bool = False,
+) -> "Written":
     """Build the dataset of a suite's YAML.
 
     Args:
@@ -69,12 +78,13 @@ def build_suite(path: StrPath, to: StrPath, seed: int | None = None, progress: P
         to: folder of the new dataset.
         seed: random seed (default: the file's).
         progress: called with (task, done, total).
+        allow_outside: whether the suite may name files outside its folder.
 
     Raises:
         UserError: for a mistake in the file, media that cannot be made or decoded, or an existing dataset.
     """
-    suite = read_suite(path, seed)
-    return _write(Path(to), _items(suite, Path(path), progress), str(path))
+    suite = read_suite(path, seed, allow_outside=allow_outside)
+    return _write(Path(to), _items(suite, Path(path), allow_outside, progress), str(path))
 
 
 @contextmanager
@@ -83,6 +93,7 @@ def open_suite(
     *,
     items: int = DEMO_ITEMS,
     seed: int | None = None,
+    allow_outside: bool = False,
     check_labels: Callable[[Sequence[str], str], object] = lambda _labels, _name: None,
     progress: ProgressCallback | None = None,
 ) -> Iterator[SuiteDataset]:
@@ -92,6 +103,7 @@ def open_suite(
         suite: YAML file of a suite, folder of a dataset, or ``demo``.
         items: number of originals of the demonstration's suite.
         seed: random seed (default: the suite's, or 1 for the demonstration).
+        allow_outside: whether a YAML file may name files outside its folder.
         check_labels: called with the suite's labels and name before anything is built; may raise.
         progress: called with (task, done, total).
 
@@ -120,9 +132,9 @@ def open_suite(
             _write(built, demo_items(items, seed, progress), DEMO)
             yield SuiteDataset(DEMO, Dataset(built), {"suite": f"demonstration, seed {seed}"}, {})
             return
-        spec = read_suite(path, seed)
+        spec = read_suite(path, seed, allow_outside=allow_outside)
         check_labels(tuple(spec.labels), spec.name)
-        _write(built, _items(spec, path, progress), suite)
+        _write(built, _items(spec, path, allow_outside, progress), suite)
         descriptions = {name: test.description for name, test in spec.functionalities.items() if test.description}
         facts = {"suite": f"{path}, version {spec.version}, seed {spec.seed}"}
         yield SuiteDataset(spec.name, Dataset(built), facts, descriptions)
@@ -143,10 +155,16 @@ def _origin(tree: Tree | None, path: KeyPath, file: Path) -> Origin:
     return origin
 
 
-def _items(suite: "Suite", path: Path, progress: ProgressCallback | None) -> "Iterator[Item]":
+def _items(suite: "Suite", path: Path, allow_outside: bool, progress: ProgressCallback | None) -> "Iterator[Item]":
     from vigil_data.suites.build import make
 
-    return make(suite, path.parent, progress=progress)
+    return make(suite, _media_folder(path, allow_outside), progress=progress)
+
+
+def _media_folder(path: Path, allow_outside: bool) -> "MediaFolder":
+    from vigil_data.media_files import MediaFolder
+
+    return MediaFolder(path.parent, allow_outside=allow_outside, fix_outside="move it there, or allow this with --allow-outside")
 
 
 def _write(to: Path, items: "Iterable[Item]", name: str) -> "Written":

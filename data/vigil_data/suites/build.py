@@ -1,10 +1,10 @@
 """Items of a suite with their media: text, drawn images and spoken audio."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 from vigil_data.items import Item
+from vigil_data.media_files import MediaFolder
 from vigil_data.progress import ProgressCallback
 from vigil_data.suites.media import picture_bytes, sound_bytes, speak
 from vigil_data.suites.planned_items import Path as KeyPath
@@ -16,13 +16,13 @@ COLUMNS = ("functionality", "identity", "template", "pair", "pair_gold", "pertur
 
 
 def make(
-    suite: Suite, folder: Path, planned: PlannedItems | None = None, progress: ProgressCallback | None = None
+    suite: Suite, folder: MediaFolder, planned: PlannedItems | None = None, progress: ProgressCallback | None = None
 ) -> Iterator[Item]:
     """Yield the items of a suite, which depend only on the suite, its seed and the versions of the libraries.
 
     Args:
         suite: a validated suite.
-        folder: folder that its files are relative to.
+        folder: folder that its files are relative to and must not leave.
         planned: result of :func:`vigil_data.suites.planned_items.plan_items` (default: planned here).
         progress: see :data:`vigil_data.progress.ProgressCallback`.
 
@@ -33,7 +33,7 @@ def make(
     drafts = (planned or plan_items(suite)).items
     sounds = [sound for item in drafts for sound in item.audio]
     spoken = speak(sounds, lambda done, total: tell("speaking", done, total))
-    font = folder / suite.font if suite.font is not None else None
+    font = folder.read(suite.font) if suite.font is not None else None
     for number, item in enumerate(drafts, 1):
         yield Item(
             item.id,
@@ -55,8 +55,8 @@ def _columns(item: PlannedItem) -> dict[str, str | None]:
     return {name: getattr(item, name) for name in COLUMNS}
 
 
-def absent_files(suite: Suite, folder: Path) -> list[tuple[KeyPath, str]]:
-    """Return the missing files of a suite, each with its position in the suite's file."""
+def unusable_files(suite: Suite, folder: MediaFolder) -> list[tuple[KeyPath, str]]:
+    """Return the files of a suite that are missing or outside its folder, each with its position in the suite's file."""
     named: list[tuple[KeyPath, str]] = [] if suite.font is None else [(("font",), suite.font)]
     for name, functionality in suite.functionalities.items():
         holders: list[tuple[KeyPath, Composition | Exchange]] = [
@@ -68,10 +68,4 @@ def absent_files(suite: Suite, folder: Path) -> list[tuple[KeyPath, str]]:
             for modality in ("image", "audio"):
                 parts = enumerate(getattr(holder, modality) or ())
                 named += [((*path, modality, index, "file"), part.file) for index, part in parts if part.file is not None]
-    return [
-        (path, f"{file} {_absence(folder / file)} in the suite's folder") for path, file in named if not (folder / file).is_file()
-    ]
-
-
-def _absence(file: Path) -> str:
-    return "is not a file" if file.exists() else "does not exist"
+    return [(path, f"{file} {problem}") for path, file in named if (problem := folder.problem(file))]

@@ -2,11 +2,11 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import UserError
+from vigil_data.media_files import MediaFolder
 from vigil_data.suites.specs import Picture, Sound
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ _PAPERS = ("#ffffff", "#f6f1e4", "#e8f0fb", "#fdf3d6", "#eef7ee")
 _INKS = ("#111111", "#1b2a4a", "#4a1b1b", "#16351f")
 
 
-def written(text: str, rng: Random, font: Path | None = None) -> bytes:
+def written(text: str, rng: Random, font: bytes | None = None) -> bytes:
     """Draw text as a PNG image, dark on light, with line breaks.
 
     Args:
         text: the text.
         rng: generator of the colours, which are independent of the text.
-        font: a TrueType or OpenType file (default: Pillow's font).
+        font: content of a TrueType or OpenType file (default: Pillow's font).
 
     Raises:
         UserError: if the font cannot be read or lacks one of the characters.
@@ -51,15 +51,15 @@ def written(text: str, rng: Random, font: Path | None = None) -> bytes:
     return stream.getvalue()
 
 
-def _font(path: Path | None) -> "Font":
+def _font(data: bytes | None) -> "Font":
     from PIL import ImageFont
 
-    if path is None:
+    if data is None:
         return ImageFont.load_default(_SIZE)
     try:
-        return ImageFont.truetype(str(path), _SIZE)
+        return ImageFont.truetype(io.BytesIO(data), _SIZE)
     except OSError as error:
-        raise UserError(f"{path}: not a readable font: {error}") from None
+        raise UserError(f"the suite's font is not a readable font: {error}") from None
 
 
 def _missing_glyphs(text: str, face: "Font") -> list[str]:
@@ -84,14 +84,14 @@ def _lines(text: str, face: "Font") -> str:
     return "\n".join(lines)
 
 
-def picture_bytes(picture: Picture, folder: Path, font: Path | None, rng: Random) -> bytes:
+def picture_bytes(picture: Picture, folder: MediaFolder, font: bytes | None, rng: Random) -> bytes:
     """Return an encoded image.
 
     Raises:
         UserError: if a file cannot be read or text cannot be drawn.
     """
     if picture.file is not None:
-        return read_file(folder / picture.file)
+        return folder.read(picture.file)
     if picture.draw is not None:
         from vigil_data.demo.pictures import draw
         from vigil_data.demo.scenarios import styles_of
@@ -100,7 +100,7 @@ def picture_bytes(picture: Picture, folder: Path, font: Path | None, rng: Random
     return written(picture.text or "", rng, font)
 
 
-def sound_bytes(sound: Sound, folder: Path, spoken: "Mapping[str, Spoken]", rng: Random) -> bytes:
+def sound_bytes(sound: Sound, folder: MediaFolder, spoken: "Mapping[str, Spoken]", rng: Random) -> bytes:
     """Return an encoded audio file.
 
     Args:
@@ -113,7 +113,7 @@ def sound_bytes(sound: Sound, folder: Path, spoken: "Mapping[str, Spoken]", rng:
         UserError: if a file cannot be read.
     """
     if sound.say is None:
-        return read_file(folder / (sound.file or ""))
+        return folder.read(sound.file or "")
     from vigil_data.demo.speech import record
 
     return record(spoken[sound.say], rng)
@@ -135,15 +135,3 @@ def speak(sounds: Sequence[Sound], progress: Callable[[int, int], None] | None =
     from vigil_data.demo.speech import synthesise
 
     return synthesise(sentences, progress)
-
-
-def read_file(file: Path) -> bytes:
-    """Return the bytes of a media file.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
+from vigil_data.media_files import MediaFolder
 from vigil_data.suites import media, perturbations
-from vigil_data.suites.build import absent_files, make
+from vigil_data.suites.build import make, unusable_files
 from vigil_data.suites.planned_items import plan_items
 from vigil_data.suites.templates import Fillings, Word, fill, lexicon_of, parse, plain
 from vigil_data.suites.validation import ValidatedSuite
@@ -271,7 +272,7 @@ def test_exchange_changes_only_its_modality(tmp_path):
             ],
         }
     )
-    items = {item.id: item for item in make(suite, tmp_path)}
+    items = {item.id: item for item in make(suite, MediaFolder(tmp_path))}
     assert len(items) == 9 * 4
     for item in items.values():
         if (pair := item.columns["pair"]) is None:
@@ -405,12 +406,11 @@ def test_picture_of_words_is_dark_on_light():
     assert 0.02 < (grey < 128).mean() < 0.3
 
 
-def test_picture_of_words_names_letters_that_the_font_lacks(tmp_path):
+def test_picture_of_words_names_letters_that_the_font_lacks():
     with pytest.raises(UserError, match=r"the built-in font lacks '\U0001f6ac'; set `font`"):
         media.written("a \U0001f6ac", Random(0))
-    (tmp_path / "font.ttf").write_bytes(b"no")
     with pytest.raises(UserError, match="not a readable font"):
-        media.written("a", Random(0), tmp_path / "font.ttf")
+        media.written("a", Random(0), b"no")
 
 
 MIXED = {
@@ -437,9 +437,9 @@ def beside(tmp_path):
 def test_build_is_deterministic_and_its_items_can_be_stored(beside):
     pytest.importorskip("hibari")
     suite = suite_of(base={"language": "en", "seed": 3}, **MIXED)
-    items = list(make(suite, beside))
-    assert items == list(make(suite, beside))
-    assert items != list(make(suite_of(base={"seed": 4}, **MIXED), beside))
+    items = list(make(suite, MediaFolder(beside)))
+    assert items == list(make(suite, MediaFolder(beside)))
+    assert items != list(make(suite_of(base={"seed": 4}, **MIXED), MediaFolder(beside)))
     assert [(len(i.text), len(i.image), len(i.audio)) for i in items] == [(2, 0, 2)] * 2 + [(0, 3, 0)] * 6
     for item in items[:2]:
         sound, rate = soundfile.read(io.BytesIO(item.audio[0]))
@@ -459,7 +459,7 @@ def test_build_is_deterministic_and_its_items_can_be_stored(beside):
     assert np.isnan(dataset.targets(["gambling"])).all()
 
 
-def test_absent_files_are_named_with_their_position(tmp_path):
+def test_unusable_files_are_named_with_their_position(tmp_path):
     asked = {
         **MIXED,
         "other": {
@@ -469,16 +469,39 @@ def test_absent_files_are_named_with_their_position(tmp_path):
         },
     }
     (tmp_path / "dot.png").mkdir()
-    assert absent_files(suite_of(base={"font": "my.ttf"}, **asked), tmp_path) == [
-        (("font",), "my.ttf does not exist in the suite's folder"),
-        (("functionalities", "spoken", "items", 0, "audio", 1, "file"), "tone.wav does not exist in the suite's folder"),
-        (("functionalities", "seen", "items", 0, "image", 2, "file"), "dot.png is not a file in the suite's folder"),
-        (("functionalities", "other", "pairs", 0, "image", 0, "file"), "none.png does not exist in the suite's folder"),
+    assert unusable_files(suite_of(base={"font": "my.ttf"}, **asked), MediaFolder(tmp_path)) == [
+        (("font",), f"my.ttf does not exist in {tmp_path}"),
+        (("functionalities", "spoken", "items", 0, "audio", 1, "file"), f"tone.wav does not exist in {tmp_path}"),
+        (("functionalities", "seen", "items", 0, "image", 2, "file"), "dot.png is a folder, not a file"),
+        (("functionalities", "other", "pairs", 0, "image", 0, "file"), f"none.png does not exist in {tmp_path}"),
     ]
+
+
+def test_suite_media_stay_in_its_folder(tmp_path):
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "link.png").symlink_to("/etc/passwd")
+    functionalities = {
+        "seen": {
+            "expect": {"tobacco": 0},
+            "items": [{"image": [{"file": "link.png"}, {"file": "../dot.png"}, {"file": "/dev/zero"}]}],
+        }
+    }
+    suite = suite_of(base={"font": "/etc/passwd"}, **functionalities)
+    folder = MediaFolder(tmp_path / "suite")
+    found = unusable_files(suite, folder)
+    assert [problem.split(",")[0] for _, problem in found] == [
+        "/etc/passwd leads to /etc/passwd",
+        "link.png leads to /etc/passwd",
+        f"../dot.png leads to {tmp_path}/dot.png",
+        "/dev/zero leads to /dev/zero",
+    ]
+    assert all(f"outside {tmp_path}/suite" in problem for _, problem in found)
+    with pytest.raises(UserError, match="leads to /etc/passwd, outside"):
+        list(make(suite, folder))
 
 
 def test_speak_without_the_voice_package_is_one_clear_line(beside, monkeypatch):
     monkeypatch.setitem(sys.modules, "hibari", None)
     with pytest.raises(UserError) as caught:
-        list(make(suite_of(**MIXED), beside))
+        list(make(suite_of(**MIXED), MediaFolder(beside)))
     assert caught.value.lines == ("`say` (2 sentences) needs the speech synthesizer hibari-tts: pip install 'vigil[demo]'",)
