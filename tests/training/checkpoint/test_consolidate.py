@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -218,18 +219,18 @@ def run(tmp_path: Path, model: Tied, make_recipe: Callable[..., Recipe]) -> Path
     return folder
 
 
-def vigil(*arguments: Any) -> Result:
+def vigil(*arguments: Any, columns: int = 200) -> Result:
     from vigil.cli import checkpoint
 
     app = typer.Typer()
     app.callback()(lambda: None)
     checkpoint.register(app)
-    return CliRunner().invoke(app, ["checkpoint", *map(str, arguments)], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["checkpoint", *map(str, arguments)], env={"COLUMNS": str(columns)})
 
 
 def row(result: Result, name: str) -> list[str]:
     line = next(line for line in result.output.splitlines() if re.search(rf"\b{re.escape(name)}\b", line))
-    return [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+    return [cell.strip() for cell in re.split("[│┃]", line.strip("│┃"))]
 
 
 def test_inspect_lists_a_run(run: Path) -> None:
@@ -246,6 +247,12 @@ def test_inspect_lists_a_run(run: Path) -> None:
     assert isinstance(result.exception, Failure)
     assert f"{file}: sha256 differs" in str(result.exception)
     assert row(result, "step-00000020")[-2:] == ["best", "damaged"]
+
+
+def test_inspect_lists_a_run_in_eighty_columns(run: Path) -> None:
+    (run / "checkpoints/step-00000020/rank-00001.safetensors").unlink()
+    result = vigil("inspect", run, columns=80)
+    assert row(result, "step-00000020") == ["step-00000020", "1", "0.75", "deepspeed", "2", ANY, "best", "damaged"]
 
 
 def test_inspect_shows_a_checkpoint(run: Path) -> None:

@@ -3,6 +3,11 @@
 import importlib.metadata
 import json
 import logging
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +137,40 @@ def test_fit_recipe_stops_if_no_checkpoint_can_be_read(make_recipe, train, tmp_p
     (run / "resolved.yaml").write_text(make_recipe().model_dump_json())
     with pytest.raises(UserError, match=r"step-00000010/manifest.json.*\n.*every checkpoint is damaged"):
         train(make_recipe(), run)
+
+
+def test_fit_recipe_names_the_way_out_if_every_checkpoint_is_damaged(
+    make_recipe, train, trained, assert_same_run, tmp_path, monkeypatch
+):
+    run = tmp_path / "my run"
+    with monkeypatch.context() as patch:
+        patch.setattr("vigil_training.trainer.fit._calibrate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_recipe(), run)
+    checkpoints = list_checkpoints(run / "checkpoints")
+    assert len(checkpoints) >= 2
+    for path in checkpoints:
+        file = path / "rank-00000.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        train(make_recipe(), run)
+    *problems, advice = error.value.lines
+    assert sorted(line.split(": ")[0] for line in problems) == [str(path / "rank-00000.safetensors") for path in checkpoints]
+    assert "every checkpoint is damaged" in advice
+
+    inspect, move = (shlex.split(command) for command in re.findall(r"`(.*?)`", advice))
+    shown = subprocess.run([Path(sys.executable).with_name("vigil"), *inspect[1:]], capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert all(path.name in shown.stdout and str(path) in shown.stderr for path in checkpoints)
+    subprocess.run(move, check=True)
+    assert_same_run(trained.path, train(make_recipe(), run).path)
+    assert len(list_checkpoints(run / "checkpoints.damaged")) == len(checkpoints)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_fit_recipe_resumes_on_the_dataset_version_it_began_with(make_recipe, train, material, monkeypatch, tmp_path):

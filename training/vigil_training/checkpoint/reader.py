@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -72,7 +73,13 @@ def find_resumable(folder: Path, recipe: str) -> Path | None:
             )
         return path
     if problems:
-        raise UserError(*problems, f"{folder}: every checkpoint is damaged; remove the folder only if the run may start again")
+        run, kept = quote(str(folder.parent)), quote(f"{folder}.damaged")
+        raise UserError(
+            *problems,
+            f"{folder}: every checkpoint is damaged, so the run cannot resume; `vigil checkpoint inspect {run} --verify` shows "
+            f"what is left; to start again from step 0, train into another folder with --run, or into this one after "
+            f"`mv {quote(str(folder))} {kept}`",
+        )
     return None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from vigil_data.errors import UserError
 from vigil_training.checkpoint.manifest import MANIFEST, Manifest, find_problems, read_manifest, step_of
@@ -79,7 +79,12 @@ def table_of_run(summaries: list[CheckpointSummary], mode: Literal["max", "min"]
     best = (max if mode == "max" else min)(values, key=values.__getitem__) if values else None
     last = next(reversed(manifests), None)
     monitor = next((manifest.monitor for manifest in manifests.values()), "value")
-    table = Table("checkpoint", "epoch", monitor, "strategy", "ranks", "size", "marks", "files")
+    # A narrow terminal wraps the monitor's name and the marks, never a checkpoint's name.
+    whole = {name: Column(name, no_wrap=True) for name in ("checkpoint", "epoch", "strategy", "ranks", "size", "files")}
+    value, marked = Column(monitor, overflow="fold", min_width=8), Column("marks")
+    before, after = ("checkpoint", "epoch"), ("strategy", "ranks", "size")
+    columns = [*(whole[n] for n in before), value, *(whole[n] for n in after), marked, whole["files"]]
+    table = Table(*columns, show_edge=False, pad_edge=False)  # 80 columns are enough
     for summary in summaries:
         marks = [mark for mark, path in (("last", last), ("best", best)) if path == summary.path]
         cells = ["?"] * 5 if summary.manifest is None else _cells(summary.manifest)
