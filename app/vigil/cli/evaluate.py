@@ -234,7 +234,10 @@ def parse_thresholds(given: list[str]) -> dict[str, float]:
 
 
 def _show(evaluation: "Evaluation") -> None:
-    """Print a row for each label, the policy's constraints and actions, what stands out, and the path of the report."""
+    """Print a row for each label, the policy's constraints and actions, what stands out, and the path of the report.
+
+    Labels whose labelled items are not a random sample are named on standard error.
+    """
     from rich.console import Console
 
     from vigil_evaluation.report.summary import remarks
@@ -249,9 +252,20 @@ def _show(evaluation: "Evaluation") -> None:
         _show_policy(results.policy)
     for remark in remarks(results):
         console.print(f"- {remark.text}", markup=False, highlight=False)
+    _warn_of_biased_labels(results)
     if evaluation.refused:
         console.print(f"{len(evaluation.refused)} items could not be decoded and are not evaluated")
     typer.echo(f"report: {evaluation.folder / 'report.html'}")
+
+
+def _warn_of_biased_labels(results: "EvaluationResults") -> None:
+    lines = [] if results.label_selection is None else results.label_selection.lines
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
+    if lines:
+        fix = "check the column inclusion_probability" if results.weighted else "add the column inclusion_probability"
+        what = "warning: metrics of these labels describe the labelled items alone, and may be far from those of all items"
+        typer.echo(f"{what}; {fix} (docs/metrics.md)", err=True)
 
 
 def _metrics_table(results: "EvaluationResults") -> "Table":

@@ -6,7 +6,8 @@ from math import log10
 
 import numpy as np
 
-from vigil_evaluation.metrics import Floats, OperatingPoints, known_items, reliability
+from vigil_evaluation.metrics import Floats, OperatingPoints, reliability
+from vigil_evaluation.metrics.arrays import effective_items, weighted_items
 from vigil_evaluation.slices.results import LabelMetrics
 from vigil_evaluation.stats.binomial import wilson
 
@@ -86,17 +87,25 @@ class LabelCurves:
     threshold_x: float
 
 
-def label_curves(targets_N: Floats, probabilities_N: Floats, points: OperatingPoints, numbers: LabelMetrics) -> LabelCurves:
+def label_curves(
+    targets_N: Floats,
+    probabilities_N: Floats,
+    points: OperatingPoints,
+    numbers: LabelMetrics,
+    weights_N: Floats | None = None,
+) -> LabelCurves:
     """Compute the coordinates of one label's plots.
 
     Args:
         targets_N: targets in [0, 1]; NaN is unknown.
         probabilities_N: probabilities in [0, 1].
-        points: operating points of both.
+        points: operating points of both, with the same weights.
         numbers: metrics of the label over all items.
+        weights_N: number of items that each represents; ``None`` for 1 each.
     """
-    targets, probabilities = known_items(targets_N, probabilities_N)
-    bins = _reliability_bins(targets, probabilities)
+    targets, probabilities, weights = weighted_items(targets_N, probabilities_N, weights_N)
+    each = np.ones(len(targets)) if weights is None else weights
+    bins = _reliability_bins(targets, probabilities, each)
     through = "L".join(f"{bin_.x:.1f} {bin_.y:.1f}" for bin_ in bins)
     both_classes = bool(points.positives and points.negatives)
     return LabelCurves(
@@ -108,7 +117,7 @@ def label_curves(targets_N: Floats, probabilities_N: Floats, points: OperatingPo
         roc_mark=_mark(numbers, "false_positive_rate", "recall", fpr_x) if both_classes else None,
         reliability_bins=bins,
         reliability_path=f"M{through}" if through else "",
-        histogram=_histogram(targets, probabilities),
+        histogram=_histogram(targets, probabilities, each),
         threshold_x=x(min(max(numbers.threshold, 0.0), 1.0)),
     )
 
@@ -162,21 +171,26 @@ def _mark(numbers: LabelMetrics, across: str, up: str, to_x: Callable[[float], f
     return ThresholdMark(at_x, at_y, cross)
 
 
-def _reliability_bins(targets: Floats, probabilities: Floats) -> list[ReliabilityBin]:
-    curve, bins = reliability(targets, probabilities), []
+def _reliability_bins(targets: Floats, probabilities: Floats, weights: Floats) -> list[ReliabilityBin]:
+    curve, bins = reliability(targets, probabilities, weights_N=weights), []
+    # Under weights, a bin is as precise as its effective number of equally weighted items, taken as the same share in every bin.
+    precision = effective_items(weights) / max(len(weights), 1)
     for probability, target, items in zip(curve.probability.tolist(), curve.target.tolist(), curve.items.tolist(), strict=True):
-        low, high = wilson(min(target * items, items), items, RELIABILITY_CONFIDENCE)
+        effective = items * precision
+        low, high = wilson(min(target * effective, effective), effective, RELIABILITY_CONFIDENCE)
         radius = round(2.0 + 5.0 * float(np.sqrt(items / len(targets))), 2)
         text = f"{items:,} items: mean probability {probability:.1%}, {target:.1%} positive ({low:.1%} to {high:.1%})"
         bins.append(ReliabilityBin(x(probability), y(target), radius, y(low), y(high), text))
     return bins
 
 
-def _histogram(targets: Floats, probabilities: Floats) -> list[HistogramBar]:
+def _histogram(targets: Floats, probabilities: Floats, weights: Floats) -> list[HistogramBar]:
     """Return shares of the positives (up) and of the negatives (down) by probability; the tallest bar fills its half."""
     positive = targets >= 0.5
-    counts = [np.histogram(probabilities[rows], HISTOGRAM_BINS, (0.0, 1.0))[0] for rows in (positive, ~positive)]
-    shares = [count / max(int(count.sum()), 1) for count in counts]
+    counts = [
+        np.histogram(probabilities[rows], HISTOGRAM_BINS, (0.0, 1.0), weights=weights[rows])[0] for rows in (positive, ~positive)
+    ]
+    shares = [count / (float(count.sum()) or 1.0) for count in counts]
     tallest = max(float(share.max()) for share in shares) or 1.0
     half, middle, width = (y(0) - y(1)) / 2, y(0.5), x(1 / HISTOGRAM_BINS) - x(0)
     bars = []

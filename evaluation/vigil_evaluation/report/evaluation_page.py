@@ -13,9 +13,12 @@ from vigil_evaluation.report.fairness_heatmap import HEATMAP_COLUMNS, MAX_SUBGRO
 from vigil_evaluation.report.hardest_errors import hardest_errors
 from vigil_evaluation.report.rendering import render_page
 from vigil_evaluation.report.slice_plot import slice_plots
-from vigil_evaluation.report.summary import remarks, summary_sentences
+from vigil_evaluation.report.summary import biased_labels, remarks, summary_sentences
 from vigil_evaluation.report.threshold_explorer import threshold_explorer
 from vigil_evaluation.results import EvaluationResults
+
+MAX_DEPENDENCES = 20
+"""Scores and columns on which known targets depend, on the page; metrics.json has all."""
 
 OPEN_LABELS = 3
 """Labels whose curves are unfolded when the page is opened."""
@@ -37,7 +40,7 @@ def render_evaluation_page(
     sections = []
     for i, (label, numbers) in enumerate(results.overall.labels.items()):
         targets_N, probabilities_N = data.targets_NL[:, i], data.probabilities_NL[:, i]
-        points = operating_points(targets_N, probabilities_N)
+        points = operating_points(targets_N, probabilities_N, data.weights.label_N)
         false_positives, false_negatives = (
             {"count": errors.count, "entries": errors.entries(data.table, columns, examples, label)}
             for errors in hardest_errors(targets_N, probabilities_N, numbers.threshold)
@@ -46,8 +49,8 @@ def render_evaluation_page(
             {
                 "name": label,
                 "numbers": numbers,
-                "curves": label_curves(targets_N, probabilities_N, points, numbers),
-                "explorer": threshold_explorer(points, probabilities_N, numbers.threshold),
+                "curves": label_curves(targets_N, probabilities_N, points, numbers, data.weights.label_N),
+                "explorer": threshold_explorer(points, probabilities_N, numbers.threshold, data.weights.item_N),
                 "false_positives": false_positives,
                 "false_negatives": false_negatives,
             }
@@ -56,6 +59,8 @@ def render_evaluation_page(
         "evaluation.html.jinja",
         to,
         results=results,
+        biased_labels=biased_labels(results),
+        max_dependences=MAX_DEPENDENCES,
         summary=summary_sentences(results),
         remarks=remarks(results),
         labels=sections,

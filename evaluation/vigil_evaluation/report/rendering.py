@@ -75,9 +75,9 @@ def format_percent(value: float) -> str:
     return f"{value:.2%}" if 0 < abs(value) < 0.0095 else f"{value:.1%}"
 
 
-def format_count(value: int) -> str:
-    """Format with thousands separators."""
-    return f"{value:,}"
+def format_count(value: float) -> str:
+    """Format with thousands separators, as a whole number."""
+    return f"{value:,.0f}"
 
 
 def format_points(value: float) -> str:

@@ -61,6 +61,12 @@ def summary_sentences(results: EvaluationResults) -> list[str]:
     correct = share_with_interval(overall.all_right, overall.all_right_interval)
     known = f"{overall.judged:,} items with a known target"
     sentences = [f"{scored}. At the thresholds below, {correct} of the {known} have no wrong decision."]
+    if biased := biased_labels(results):
+        sentences.insert(
+            0,
+            f"The labelled items of {', '.join(biased)} are not a random sample, so their metrics may be far from those of all "
+            f"items: see the warning above.",
+        )
     phrases = {
         "recall": "catches {} of the items that should be flagged",
         "precision": "is right about {} of the items it flags",
@@ -77,6 +83,11 @@ def summary_sentences(results: EvaluationResults) -> list[str]:
     if results.policy is not None and results.policy.items:
         sentences.append(_policy_sentence(results.policy))
     return sentences
+
+
+def biased_labels(results: EvaluationResults) -> list[str]:
+    """Return the labels whose labelled items are not a random sample, or were not chosen as stated."""
+    return [] if results.label_selection is None else results.label_selection.labels
 
 
 def remarks(results: EvaluationResults) -> list[Remark]:
@@ -101,9 +112,10 @@ def _labels(results: EvaluationResults) -> Iterator[Remark]:
         weakest = min(ranked, key=lambda label: ranked[label])
         n = labels[weakest]
         interval = _interval(n.intervals.get("average_precision"))
+        random = "" if results.weighted else f"; a random ranking would have {n.positive / n.known:.3f}"
         text = (
-            f"{weakest} has the lowest average precision: {ranked[weakest]:.3f}{interval}; a random ranking would have "
-            f"{n.positive / n.known:.3f}. {n.positive:,} of its {n.known:,} known items are positive."
+            f"{weakest} has the lowest average precision: {ranked[weakest]:.3f}{interval}{random}. "
+            f"{n.positive:,} of its {n.known:,} known items are positive."
         )
         yield Remark("Weakest label", text, "labels")
     if idle := [
@@ -226,7 +238,7 @@ def _volumes(results: EvaluationResults) -> Iterator[Remark]:
         n = results.overall.labels[label]
         positive = n.positive / n.known if n.known else 0.0
         if share.value is not None and share.value > max(EXTREME_VOLUME, positive):
-            known = f"; {format_percent(positive)} of the {n.known:,} known ones are positive" if n.known else ""
+            known = f"; {n.positive:,} of the {n.known:,} known ones are positive" if n.known else ""
             text = f"{label} flags {share_with_interval(share.value, share.interval)} of all {items:,} items{known}."
             yield Remark("Most items flagged", text, "labels" if results.labelled else "volumes")
     if idle := [k for k, share in results.volumes.overall.labels.items() if share.value == 0 and not results.labelled]:

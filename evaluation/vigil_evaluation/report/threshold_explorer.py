@@ -19,7 +19,7 @@ TABLE_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class CandidateThreshold:
-    """Counts at one threshold.
+    """Counts at one threshold; under weights, numbers of items that the rows represent.
 
     Attributes:
         threshold: lowest probability that is flagged.
@@ -30,9 +30,9 @@ class CandidateThreshold:
     """
 
     threshold: float
-    true_positives: int
-    false_positives: int
-    flagged: int
+    true_positives: float
+    false_positives: float
+    flagged: float
     current: bool
 
 
@@ -48,9 +48,9 @@ class ThresholdExplorer:
     """
 
     candidates: list[CandidateThreshold]
-    positives: int
-    negatives: int
-    items: int
+    positives: float
+    negatives: float
+    items: float
 
     @property
     def current(self) -> int:
@@ -68,36 +68,48 @@ class ThresholdExplorer:
     def to_json(self) -> str:
         """Return the counts as columns, for the script."""
         columns = {
-            name: [getattr(candidate, name) for candidate in self.candidates]
-            for name in ("threshold", "true_positives", "false_positives", "flagged")
+            name: [_short(getattr(candidate, name)) for candidate in self.candidates]
+            for name in ("true_positives", "false_positives", "flagged")
         }
-        counts = {"positives": self.positives, "negatives": self.negatives, "items": self.items, "current": self.current}
+        columns["threshold"] = [candidate.threshold for candidate in self.candidates]
+        totals = {name: _short(getattr(self, name)) for name in ("positives", "negatives", "items")}
+        counts = totals | {"current": self.current}
         return json.dumps(columns | counts, separators=(",", ":"))
 
 
-def threshold_explorer(points: OperatingPoints, probabilities_N: Floats, threshold: float) -> ThresholdExplorer:
+def threshold_explorer(
+    points: OperatingPoints, probabilities_N: Floats, threshold: float, weights_N: Floats | None = None
+) -> ThresholdExplorer:
     """Choose candidate thresholds and count at each.
 
     Args:
         points: operating points of the known items.
         probabilities_N: probabilities of all items.
         threshold: the label's own threshold.
+        weights_N: number of items that each item represents; ``None`` for 1 each.
     """
     candidates = np.unique([*_rounded(np.linspace(0, 1, EVEN_STEPS + 1)), *_rounded(_rate_steps(points)), threshold])
-    scores, sorted_N = points.thresholds[::-1], np.sort(probabilities_N)
+    order = np.argsort(probabilities_N)
+    scores, sorted_N = points.thresholds[::-1], probabilities_N[order]
+    above_N = np.arange(len(order), -1, -1) if weights_N is None else np.append(np.cumsum(weights_N[order][::-1])[::-1], 0.0)
     # Operating points are sorted by falling score, so the number of scores that reach a threshold indexes the counts.
     reached = len(scores) - np.searchsorted(scores, candidates, side="left")
     true_positives, false_positives = (
         np.append(0, counts)[reached] for counts in (points.true_positives, points.false_positives)
     )
-    flagged = len(sorted_N) - np.searchsorted(sorted_N, candidates, side="left")
+    flagged = above_N[np.searchsorted(sorted_N, candidates, side="left")]
     columns = zip(candidates.tolist(), true_positives.tolist(), false_positives.tolist(), flagged.tolist(), strict=True)
     return ThresholdExplorer(
         [CandidateThreshold(*numbers, current=numbers[0] == threshold) for numbers in columns],
-        int(points.positives),
-        int(points.negatives),
-        len(probabilities_N),
+        points.positives,
+        points.negatives,
+        above_N[0].item(),
     )
+
+
+def _short(count: float) -> float:
+    """Round a number of represented items to a tenth."""
+    return count if isinstance(count, int) else round(count, 1)
 
 
 def _rate_steps(points: OperatingPoints) -> Floats:

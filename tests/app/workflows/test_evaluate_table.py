@@ -215,6 +215,24 @@ def test_evaluate_table_without_targets_has_volumes_actions_and_drift(app, files
     assert 'id="curves"' not in report
 
 
+def test_evaluate_table_warns_once_for_each_label_whose_labelled_items_are_not_random(app, files):
+    table = scores(3000, 4)
+    score, random = table.column("probability.tobacco").to_numpy(), np.random.default_rng(5)
+    for name in ("target.tobacco", "target.scam"):
+        known = (score > 0.5) | (random.random(3000) < 0.1)
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(table.column(name).to_pylist(), mask=~known))
+    pq.write_table(table, files / "biased.parquet")
+    done = call(app, "--predictions", files / "biased.parquet", "--to", files / "out", "--replicates", 0)
+    assert done.exit_code == 0, done.output
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.split(": ")[1] for line in warnings[:-1]] == ["label tobacco", "label scam"]
+    assert warnings[-1].endswith("add the column inclusion_probability (docs/metrics.md)")
+    assert "The labelled items are not a random sample</h2>" in (files / "out" / "report.html").read_text()
+    done = call(app, "--predictions", files / "test.parquet", "--to", files / "out", "--replicates", 0)
+    assert "warning" not in done.stderr
+
+
 def test_evaluate_table_imports_no_torch(files):
     program = """
 import sys

@@ -30,7 +30,7 @@ from vigil_evaluation.report.glossary import TERMS
 from vigil_evaluation.report.hardest_errors import MAX_CHARACTERS, hardest_error_ids, hardest_errors
 from vigil_evaluation.report.rendering import TEMPLATES, format_percent
 from vigil_evaluation.report.slice_plot import SLICE_METRICS, slice_plots
-from vigil_evaluation.report.summary import remarks, summary_sentences
+from vigil_evaluation.report.summary import biased_labels, remarks, summary_sentences
 from vigil_evaluation.report.threshold_explorer import threshold_explorer
 from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
@@ -232,6 +232,57 @@ def test_threshold_explorer_counts_are_exact(targets: np.ndarray, probabilities:
     assert json.loads(found.to_json())["current"] == found.current
 
 
+def test_page_of_weighted_items_weights_curves_and_candidate_thresholds(table_of: Make, tmp_path: Path) -> None:
+    """A row of weight 3 is drawn and counted like three rows, and the page says so."""
+    random = np.random.default_rng(7)
+    targets, weights = (random.random(300) < 0.4).astype(float), random.integers(1, 4, 300)
+    scores = np.clip(0.3 * targets + 0.7 * random.random(300), 0, 1).astype(np.float32).astype(float)
+    rows = np.repeat(np.arange(300), weights)
+    spec = EvaluationSpec(replicates=0)
+    weighted = table_of({"a": (targets, scores)}, weight=weights.astype(float))
+    repeated = table_of({"a": (targets[rows], scores[rows])})
+    drawn_pages = []
+    for table in (weighted, repeated):
+        data = EvaluationData.from_table(table, ("a",), {"a": 0.5}, spec)
+        render_evaluation_page(evaluate_data(data, {}), data, tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        explorer = json.loads(html.unescape(re.search(r'data-explorer="(.*?)"', page)[1]))
+        paths = re.findall(r'<path class="(?:curve|guide)" d="(.*?)"', page)
+        drawn_pages.append((page, explorer, paths))
+    (page, explorer, paths), (plain, expected, plain_paths) = drawn_pages
+    assert paths == plain_paths
+    at = {threshold: i for i, threshold in enumerate(expected["threshold"])}
+    common = [(i, at[threshold]) for i, threshold in enumerate(explorer["threshold"]) if threshold in at]
+    assert len(common) > 100
+    for name in ("true_positives", "false_positives", "flagged"):
+        assert [explorer[name][i] for i, _ in common] == [expected[name][j] for _, j in common]
+    assert [explorer[name] for name in ("positives", "negatives", "items")] == [
+        expected[name] for name in ("positives", "negatives", "items")
+    ]
+    assert "weighted by the items that each row represents" in page
+    assert "weighted by the items that each row represents" not in plain
+
+
+def test_page_warns_of_labels_that_are_not_a_random_sample(table_of: Make, tmp_path: Path) -> None:
+    """All items with a high score are labelled, and a tenth of the others."""
+    random = np.random.default_rng(8)
+    scores = random.random(2000)
+    targets = (random.random(2000) < scores).astype(float)
+    for name, known in (("biased", (scores > 0.5) | (random.random(2000) < 0.1)), ("random", random.random(2000) < 0.5)):
+        given = [target if k else None for target, k in zip(targets.tolist(), known.tolist(), strict=True)]
+        data = EvaluationData.from_table(table_of({"a": (given, scores)}), ("a",), {"a": 0.5}, EvaluationSpec(replicates=0))
+        results = evaluate_data(data, {})
+        render_evaluation_page(results, data, tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert results.label_selection is not None
+        assert biased_labels(results) == (["a"] if name == "biased" else [])
+        assert ("The labelled items are not a random sample</h2>" in page) == (name == "biased")
+        assert ('href="#label-selection"' in page) == (name == "biased")
+        assert summary_sentences(results)[0].startswith("The labelled items of a are") == (name == "biased")
+        for line in results.label_selection.lines:
+            assert html.escape(line) in page
+
+
 def test_threshold_explorer_covers_rare_labels_and_stays_small() -> None:
     random = np.random.default_rng(3)
     targets = (random.random(200_000) < 0.001).astype(float)
@@ -414,7 +465,7 @@ def test_remarks_name_extreme_volumes(table_of: Make) -> None:
     thresholds, spec = {"a": 0.4, "b": 0.4}, EvaluationSpec(replicates=50)
     found = {r.topic: r.text for r in remarks(evaluate_table(many, ("a", "b"), thresholds, spec, {}))}
     assert found["Most items flagged"].startswith("a flags 60.0% (")
-    assert found["Most items flagged"].endswith(" of all 100 items; 10.0% of the 100 known ones are positive.")
+    assert found["Most items flagged"].endswith(" of all 100 items; 10 of the 100 known ones are positive.")
     topics = [r.topic for r in remarks(evaluate_table(many, ("a", "b"), {"a": 0.505, "b": 0.4}, spec, {}))]
     assert not {"Most items flagged", "Most items reviewed"} & set(topics)
     none = evaluate_table(unlabelled(many), ("a", "b"), {"a": 1.0, "b": 2.0}, spec, {})

@@ -2,7 +2,7 @@
 const each = (root, selector, act) => root.querySelectorAll(selector).forEach(act);
 const percent = (v) => { const p = 100 * v; return `${p.toFixed(p && Math.abs(p) < 0.95 ? 2 : 1)}%`; };
 const styled = (v, style) => (style === "percent" ? percent(v) : v.toFixed(3));
-const counted = (n) => n.toLocaleString("en");
+const counted = (n) => Math.round(n).toLocaleString("en");
 const element = (name, attributes = {}, ...children) => {
   const made = document.createElementNS(name.startsWith("svg:") ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml", name.replace("svg:", ""));
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
