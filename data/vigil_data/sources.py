@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from vigil_data.errors import UserError
+from vigil_data.filesystem import why_not_a_file
 from vigil_data.source_specs import Hub, Local, Package, Source
 
 _NEVER_READ = ("*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "*openvino*", "coreml/*")
@@ -29,7 +30,8 @@ def resolve(source: Source) -> Path:
 def _local(source: Local) -> Path:
     path = Path(source.path).expanduser().absolute()
     if not path.exists():
-        raise UserError(f"{source.path}: no such file or folder (looked at {path})")
+        why = why_not_a_file(path)
+        raise UserError(f"{source.path}: {'no such file or folder' if why == 'does not exist' else why} (looked at {path})")
     return path
 
 

@@ -20,6 +20,12 @@ def test_resolve_local_file_and_folder(tmp_path, monkeypatch):
     assert resolve(Local(path="~/weights.bin")) == tmp_path / "weights.bin"
 
 
+def test_resolve_names_a_loop_of_links(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop: is a loop of symbolic links"):
+        resolve(Local(path=str(tmp_path / "loop")))
+
+
 def test_resolve_package_without_importing_it(tmp_path, monkeypatch):
     package = tmp_path / "vigil_test_weights"
     (package / "models").mkdir(parents=True)

@@ -23,7 +23,7 @@ from vigil.cli import (
     suite,
     train,
 )
-from vigil_data.errors import Failure, MediaError, UserError
+from vigil_data.errors import Failure, MediaError, UserError, one_line
 
 _HELP = """
 Train, evaluate and serve multimodal content-safety models.
@@ -113,5 +113,6 @@ def _prints(error: UserError | Failure) -> bool:
 
 def _fail(lines: Sequence[str], status: int) -> None:
     for line in lines:
-        typer.echo(f"error: {line}", err=True)
+        # File names and ids in a message may hold terminal codes; its own line breaks stay.
+        typer.echo("error: " + "\n".join(map(one_line, line.split("\n"))), err=True)
     sys.exit(status)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vigil_data.errors import UserError, capped
-from vigil_data.filesystem import StrPath
+from vigil_data.filesystem import StrPath, why_not_a_file
 from vigil_data.progress import ProgressCallback
 from vigil_training.recipe.resolve import read_spec
 from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, key_path, read_file
@@ -119,7 +119,7 @@ def open_suite(
         yield SuiteDataset(named.name or named.resolve().name, dataset, {"suite": f"{path} version {dataset.version}"}, {})
         return
     if suite != DEMO and not path.is_file():
-        what = "is a folder without a dataset" if path.is_dir() else "does not exist"
+        what = "is a folder without a dataset" if path.is_dir() else why_not_a_file(path)
         raise UserError(f"{suite} {what}; name the YAML of a suite, a dataset's folder, or {DEMO}")
     with tempfile.TemporaryDirectory(prefix="vigil-suite-") as folder:
         built = Path(folder) / "dataset"
