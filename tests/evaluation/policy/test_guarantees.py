@@ -14,6 +14,7 @@ import pytest
 import yaml
 from scipy.stats import binom, norm
 
+from vigil_data.errors import UserError
 from vigil_evaluation.policy.compile import compile_policy
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraints import Rule
@@ -440,3 +441,42 @@ def test_compile_policy_with_inclusion_probabilities_keeps_constraints(
         broken = {rule: count for rule, count in broken.items() if "expected" not in rule}
     assert max(broken.values(), default=0) <= binom.ppf(0.999, repetitions, 0.05)
     assert promised or "," in must
+
+
+@pytest.mark.prove
+def test_compile_policy_without_inclusion_probabilities_breaks_constraints(proofs: Callable[[int, int], int]) -> None:
+    """Stratified reviews taken for random samples, which is refused; stated probabilities lose little against random labels."""
+    repetitions, random = proofs(8, 500), np.random.default_rng(6)
+    review = REVIEWS["half and above"]
+    sentences = ("precision at least 60 %", "recall at least 80 %, precision at least 70 %")
+    share = np.mean([reviewed_table(random, review)["target.spam"].null_count for _ in range(50)]) / 4000
+    refused, alarms = 0, 0
+    for must in sentences:
+        policy = policy_of(f"presence: never\nactions: {{label: {{must: [{must}]}}}}\nlabels: {{spam: [label]}}")
+        promised, broken, caught = 0, 0, {"weighted": [], "random labels": []}
+        for _ in range(repetitions):
+            table, other = reviewed_table(random, review), reviewed_table(random, 1 - share)
+            bare = table.drop_columns(["inclusion_probability"])
+            try:
+                compile_policy(policy, bare, ["spam"])
+            except UserError:
+                refused += 1
+            try:
+                plain = compile_policy(policy, other.drop_columns(["inclusion_probability"]), ["spam"])
+            except UserError:
+                alarms += 1
+                plain = None
+            assumed = compile_policy(policy, bare, ["spam"], assume_random=True)
+            if isinstance(assumed, CompiledPolicy):
+                rates = true_rates(assumed)
+                promised += 1
+                broken += any(rates[shown.rule.metric] < shown.rule.bound for shown in assumed.constraints)
+            for name, found in (("weighted", compile_policy(policy, table, ["spam"])), ("random labels", plain)):
+                caught[name].append(true_rates(found)["recall"] if isinstance(found, CompiledPolicy) else 0.0)
+        print(f"\n{must}: taken for random: promised in {promised} of {repetitions}, broken in {broken}")
+        print(f"  recall on average: {', '.join(f'{name} {np.mean(values):.3f}' for name, values in caught.items())}")
+        assert broken > 0.5 * repetitions
+        assert np.mean(caught["weighted"]) >= 0.9 * np.mean(caught["random labels"])
+    print(f"refused: {refused} of {2 * repetitions} stratified reviews, {alarms} of {2 * repetitions} random samples")
+    assert refused == 2 * repetitions
+    assert alarms <= binom.ppf(0.999, 2 * repetitions, 0.01)

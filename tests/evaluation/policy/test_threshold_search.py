@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest
 
 from vigil_evaluation.policy.constraint_tests import (
     ConstraintCounts,
+    WeightSums,
     confidence_bounds,
     count_at_candidates,
     inverse_design_effect,
@@ -242,3 +243,141 @@ def test_choose_candidates_of_no_items_is_empty() -> None:
     found = choose_candidates(np.empty(0, np.float32), np.empty(0, bool), np.inf)
     assert isinstance(found, ThresholdCandidates)
     assert len(found.thresholds_K) == 0
+
+
+def weighted(count: tuple[np.ndarray, np.ndarray], rest: tuple[np.ndarray, np.ndarray], largest: tuple[float, float]):
+    """Counts in two strata, each with its weight, as a constraint's evidence; ``[strata, K]`` each."""
+    sums = [
+        WeightSums(weights @ counts, weights**2 @ counts, np.full(counts.shape[1], most))
+        for (weights, counts), most in zip((count, rest), largest, strict=True)
+    ]
+    rows = count[1].sum(axis=0) + rest[1].sum(axis=0)
+    return ConstraintCounts(None, count[1].sum(axis=0).astype(float), rows.astype(float), np.ones(len(rows)), tuple(sums))
+
+
+METRICS = ("precision", "false_positive_rate", "recall", "miss_rate", "expected_miss_rate", "share_of_traffic")
+
+
+@given(
+    rows=st.integers(1, 400),
+    share=st.floats(0, 1),
+    bound=st.floats(0.01, 0.99),
+    weight=st.sampled_from([0.5, 1.0, 8.0]),
+    metric=st.sampled_from(METRICS),
+)
+def test_p_values_and_bounds_with_equal_weights_are_those_without(
+    rows: int, share: float, bound: float, weight: float, metric: str
+) -> None:
+    count, one = round(share * rows), np.array([weight])
+    hits, rest = np.array([[count]]), np.array([[rows - count]])
+    evidence, plain = weighted((one, hits), (one, rest), (weight, weight)), counted(count, rows)
+    asked = rule(metric, bound)
+    assert p_values(asked, evidence) == pytest.approx(p_values(asked, plain), abs=1e-9)
+    for found, wanted in zip(confidence_bounds(asked, evidence, 0.95), confidence_bounds(asked, plain, 0.95), strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+    assert metric_estimates(asked, evidence) == pytest.approx(metric_estimates(asked, plain))
+    assert evidence.effective_rows(bound) == pytest.approx(plain.effective_rows(bound))
+
+
+# Share of the base in each stratum, share of its items that count, and inclusion probability.
+DESIGNS = {
+    "caught items all reviewed, missed ones a tenth": ((0.65, 1, 1.0), (0.35, 0, 0.1)),
+    "few of the missed reviewed": ((0.7, 1, 1.0), (0.25, 1, 0.02), (0.05, 0, 0.02)),
+    "three strata": ((0.5, 1, 1.0), (0.2, 1, 0.3), (0.15, 0, 0.3), (0.15, 0, 0.03)),
+    "errors in the heavy stratum": ((0.8, 0.99, 1.0), (0.2, 0.79, 0.05)),
+    "mixed": ((0.8, 0.95, 1.0), (0.2, 0.7, 0.1)),
+    "the high ones are heavy": ((0.3, 1, 0.05), (0.6, 1, 1.0), (0.1, 0, 1.0)),
+    "rare": ((0.01, 0, 1.0), (0.99, 1, 0.1)),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("items", [300, 1000, 8000])
+def test_p_values_of_weighted_counts_rarely_err_at_the_bound(design: str, items: int) -> None:
+    """The true share equals the bound, in either direction; 20,000 stratified samples."""
+    part, share, inclusion = np.array(DESIGNS[design]).T
+    random, repetitions = np.random.default_rng(0), 20_000
+    hits, rest = (
+        random.poisson((items * part * each * inclusion)[:, None], (len(part), repetitions)) for each in (share, 1 - share)
+    )
+    largest = ((1 / inclusion)[share > 0].max(), (1 / inclusion)[share < 1].max())
+    evidence = weighted((1 / inclusion, hits), (1 / inclusion, rest), largest)
+    truth = float(part @ share)
+    for metric in ("recall", "false_positive_rate"):
+        errs = float((p_values(rule(metric, truth), evidence) <= 0.05).mean())
+        assert errs <= 0.05 + 3 * (0.05 * 0.95 / repetitions) ** 0.5, (metric, errs)
+    # A bound is the share at which the test just rejects.
+    few = weighted((1 / inclusion, hits[:, :50]), (1 / inclusion, rest[:, :50]), largest)
+    low, high = confidence_bounds(rule("recall", truth), few, 0.95)
+    for place in range(0, 50, 10):
+        for metric, bound in (("recall", low[place]), ("false_positive_rate", high[place])):
+            if 1e-6 < bound < 1 - 1e-6:
+                assert p_values(rule(metric, bound), few)[place] == pytest.approx(0.05, abs=1e-6)
+
+
+def test_p_values_of_the_expected_miss_rate_hold_in_the_mean_with_weights() -> None:
+    """The lowest threshold whose weighted bound suffices misses at most the stated share of new positives on average."""
+    random, missed = np.random.default_rng(0), []
+    limited = rule("expected_miss_rate", 0.2)
+    for _ in range(4000):
+        score = random.random(150)
+        inclusion = np.where(score >= 0.5, 1.0, 0.2)
+        known = random.random(150) < inclusion
+        order = np.argsort(-score)
+        found = count_at_candidates(
+            np.argsort(order), 150, known, None, units_M=None, groups=[(None, None)], weights_M=1 / inclusion
+        )[0]
+        enough = np.flatnonzero(p_values(limited, found) < 1)
+        missed.append(score[order[enough[0]]] if len(enough) else 0.0)
+    assert np.mean(missed) <= 0.2
+    assert np.mean(missed) > 0.12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_count_at_candidates_with_weights_equals_a_loop(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    p = (random.integers(0, 50, 300) / 50).astype(np.float32)
+    positive, known, group = random.random(300) < p, random.random(300) < 0.7, random.random(300) < 0.5
+    weight, units = random.choice([1.0, 2.5, 9.0], 300), random.integers(0, 80, 300).astype(np.int32)
+    found = choose_candidates(p, known, np.inf)
+    count, groups = len(found.thresholds_K), [("all", None), ("some", group)]
+    given = {"units_M": units, "groups": groups, "weights_M": weight}
+    precision = count_at_candidates(found.first_N, count, known, positive & known, **given)
+    rate = count_at_candidates(found.first_N, count, known & ~positive, None, **given)
+    for within, right, hit in zip((np.ones(300, bool), group), precision, rate, strict=True):
+        for k, cut in enumerate(found.thresholds_K):
+            reached = (p >= cut) & within
+            cases = [
+                (right, 0, reached & known & positive, reached),
+                (right, 1, reached & known & ~positive, reached),
+                (hit, 0, reached & known & ~positive, reached),
+                (hit, 1, within & ~reached & known & ~positive, within & ~reached),
+            ]
+            for counts, kind, rows, possible in cases:
+                sums = counts.weights[kind]
+                assert sums.sum_K[k] == pytest.approx(weight[rows].sum())
+                assert sums.squares_K[k] == pytest.approx((weight[rows] ** 2).sum())
+                assert not possible.any() or sums.largest_K[k] == weight[possible].max()
+        # Effective counts of precision at the lowest candidate: all known items of the group.
+        mine = known & within
+        size = (np.bincount(units[mine], weight[mine]) ** 2).sum() / (weight[mine] ** 2).sum()
+        whole = (1 / precision[0].effective_K[-1] - 1) / (
+            (np.bincount(units[known], weight[known]) ** 2).sum() / (weight[known] ** 2).sum() - 1
+        )
+        assert 1 / right.effective_K[-1] == pytest.approx(1 + whole * (size - 1))
+
+
+@pytest.mark.prove
+def test_weighted_upper_covers_a_sum_of_rates_of_weighted_events(proofs) -> None:
+    repetitions = proofs(2000, 20_000)
+    random = np.random.default_rng(0)
+    # Each rate has events of weight 1 and, more rarely observed, of weight 10.
+    rows, rates = np.array([80_000.0, 120_000.0]), np.array([[0.001, 0.0008], [0.0002, 0.0004]])
+    weights = np.array([1.0, 10.0])
+    counts = random.poisson((rows[:, None] * rates / weights)[:, :, None], (2, 2, repetitions))
+    sums, squares = np.einsum("w,lwr->lr", weights, counts), np.einsum("w,lwr->lr", weights**2, counts)
+    upper = weighted_upper(sums, rows, 0.95, (squares, np.full_like(sums, 10.0)))
+    broken = int((upper < rates.sum()).sum())
+    print(f"the bound is below the truth in {broken / repetitions:.2%} of {repetitions}")
+    assert broken <= binom.ppf(0.999, repetitions, 0.05)
+    assert np.median(upper) < 1.6 * rates.sum()
