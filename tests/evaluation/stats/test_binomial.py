@@ -68,3 +68,21 @@ def test_kish_design_effect_of_copies_is_the_size_of_a_unit():
     assert kish_design_effect(copies, units) == pytest.approx(4)
     assert kish_design_effect(copies, None) == 1
     assert intraclass_correlation(np.ones(200, bool), units) == 0
+
+
+def test_kish_design_effect_with_weights_is_that_of_the_variance():
+    """A unit's items are alike, and some count eight times; against the variance of the weighted share of independent items."""
+    random = np.random.default_rng(0)
+    units = np.repeat(np.arange(300, dtype=np.int32), 6)
+    weights = np.where(random.random(len(units)) < 0.5, 1.0, 8.0)
+    shares, effects = [], []
+    for _ in range(400):
+        outcome = random.random(len(units)) < np.where(random.random(300) < 0.5, 0.8, 0.2)[units]
+        shares.append(np.average(outcome, weights=weights))
+        effects.append(kish_design_effect(outcome, units, weights))
+    independent = 0.25 * (weights**2).sum() / weights.sum() ** 2
+    # The correlation is estimated with one standard error more, so the effect errs upwards.
+    assert 0.95 < np.mean(effects) / (np.var(shares) / independent) < 1.4
+    equal = np.full(len(units), 3.0)
+    assert kish_design_effect(outcome, units, equal) == pytest.approx(kish_design_effect(outcome, units))
+    assert intraclass_correlation(outcome, units, np.zeros(len(units))) == 0
