@@ -96,6 +96,48 @@ class Gated(Fusion):
         return hidden_NLD, share_TL[:n_tokens]
 
 
+class AttentionLayout:
+    """Where attention finds the tokens of an item: in a mask over all tokens, or in a padded row for each item.
+
+    The mask costs ``T * T`` for each head, the rows ``N * K * K`` with K tokens in the largest item; the cheaper one is taken.
+    An exported graph always has the mask, since K depends on the data.
+
+    Args:
+        item_T: row of each token's item.
+        rows_N: ``arange(N)``.
+    """
+
+    def __init__(self, item_T: Tensor, rows_N: Tensor) -> None:
+        self.place_T: Tensor | None = None
+        exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not exporting and len(item_T):
+            count_N = torch.bincount(item_T, minlength=len(rows_N))
+            longest = int(count_N.max())
+            if len(rows_N) * longest * longest < len(item_T) ** 2:
+                order_T = torch.argsort(item_T, stable=True)
+                rank_T = torch.arange(len(item_T), device=item_T.device) - (count_N.cumsum(0) - count_N)[item_T[order_T]]
+                self.place_T = torch.empty_like(item_T).index_copy(0, order_T, item_T[order_T] * longest + rank_T)
+                self.shape = (len(rows_N), longest)
+                self.mask = (torch.arange(longest, device=item_T.device) < count_N[:, None])[:, None, None]
+                return
+        self.mask = (item_T.unsqueeze(1) == item_T.unsqueeze(0))[None, None]
+
+    def split(self, tokens_TD: Tensor, heads: int) -> Tensor:
+        """``[T, D]`` to ``[B, heads, K, C]``: B rows of K tokens, a row for each item or one row of all tokens."""
+        if self.place_T is None:
+            rows_BKD = tokens_TD.unsqueeze(0)
+        else:
+            items, longest = self.shape
+            padded = tokens_TD.new_zeros(items * longest, tokens_TD.shape[1]).index_copy(0, self.place_T, tokens_TD)
+            rows_BKD = padded.view(items, longest, -1)
+        return rows_BKD.view(*rows_BKD.shape[:2], heads, -1).transpose(1, 2)
+
+    def join(self, mixed_BHKC: Tensor) -> Tensor:
+        """``[B, heads, K, C]`` to ``[T, D]``."""
+        rows_BKD = mixed_BHKC.transpose(1, 2).flatten(2)
+        return rows_BKD.squeeze(0) if self.place_T is None else rows_BKD.flatten(0, 1)[self.place_T]
+
+
 class Block(nn.Module):
     """Pre-norm transformer layer in which a token attends only to the tokens of its own item.
 
@@ -115,21 +157,20 @@ class Block(nn.Module):
         self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
         self.feedforward = _feedforward(width, feedforward, dropout)
 
-    def forward(self, tokens_TD: Tensor, same_TT: Tensor) -> Tensor:
+    def forward(self, tokens_TD: Tensor, layout: AttentionLayout) -> Tensor:
         """Return ``[T, D]`` after attention and feed-forward.
 
         Args:
             tokens_TD: all tokens.
-            same_TT: whether two tokens belong to the same item.
+            layout: which tokens belong together.
         """
-        query_HTC, key_HTC, value_HTC = (
-            part.unflatten(1, (self.heads, -1)).transpose(0, 1).unsqueeze(0)
-            for part in self.query_key_value(self.norm(tokens_TD)).chunk(3, dim=1)
+        query_BHKC, key_BHKC, value_BHKC = (
+            layout.split(part_TD, self.heads) for part_TD in self.query_key_value(self.norm(tokens_TD)).chunk(3, dim=1)
         )
-        mixed_HTC = functional.scaled_dot_product_attention(
-            query_HTC, key_HTC, value_HTC, attn_mask=same_TT, dropout_p=self.dropout if self.training else 0.0
+        mixed_BHKC = functional.scaled_dot_product_attention(
+            query_BHKC, key_BHKC, value_BHKC, attn_mask=layout.mask, dropout_p=self.dropout if self.training else 0.0
         )
-        tokens_TD = tokens_TD + self.out(mixed_HTC.squeeze(0).transpose(0, 1).flatten(1))
+        tokens_TD = tokens_TD + self.out(layout.join(mixed_BHKC))
         mixed_TD: Tensor = tokens_TD + self.feedforward(tokens_TD)
         return mixed_TD
 
@@ -159,9 +200,9 @@ class Transformer(Fusion):
         """See :class:`Fusion`; a label's evidence is the mean over attention heads."""
         n_tokens, width = tokens_TD.shape
         tokens_TD, item_T = self.with_prior(tokens_TD, item_T, rows_N)
-        same_TT = item_T.unsqueeze(1) == item_T.unsqueeze(0)
+        layout = AttentionLayout(item_T, rows_N)
         for block in self.blocks:
-            tokens_TD = block(tokens_TD, same_TT)
+            tokens_TD = block(tokens_TD, layout)
         key_TD, value_TD = self.key_value(self.norm(tokens_TD)).chunk(2, dim=1)
         query_LHC = self.query(self.query_LD).unflatten(1, (self.heads, -1))
         key_THC, value_THC = key_TD.unflatten(1, (self.heads, -1)), value_TD.unflatten(1, (self.heads, -1))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vigil_modeling.fusion import Fusion, build_fusion, softmax_by_item
+from vigil_modeling.fusion import AttentionLayout, Fusion, build_fusion, softmax_by_item
 from vigil_modeling.specs import GatedFusion, MeanFusion, TransformerFusion
 
 WIDTH, LABELS = 8, 3
@@ -190,3 +190,24 @@ def test_fusion_under_bfloat16_autocast_is_close_to_float32(spec):
             rounded, evidence = fusion(*packed)
     assert evidence.dtype == torch.float32
     torch.testing.assert_close(rounded.float(), exact, atol=0.15, rtol=0.05)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 4], [40, 0, 0], [7, 7, 7, 7, 7, 7]], ids=str)
+def test_attention_layout_rows_equal_the_mask(counts, monkeypatch):
+    """Values and gradients of the padded rows and of the mask over all tokens, in shuffled order."""
+    fusion = make(TransformerFusion(layers=2, heads=2))
+    tokens, item, rows = pack(counts)
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1))
+    tokens, item = tokens[order].requires_grad_(), item[order]
+    found = {}
+    for masked in (False, True):
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda masked=masked: masked)
+        padded = AttentionLayout(*fusion.with_prior(tokens, item, rows)[1:], rows).place_T is not None
+        assert padded == (not masked and counts != [40, 0, 0])
+        hidden, evidence = fusion(tokens, item, rows)
+        (hidden.square().sum() + evidence.square().sum()).backward()
+        found[masked] = [hidden.detach(), evidence.detach(), tokens.grad, *(p.grad for p in fusion.parameters())]
+        tokens.grad = None
+        fusion.zero_grad()
+    for ours, expected in zip(found[False], found[True], strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
