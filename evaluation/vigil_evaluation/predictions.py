@@ -32,7 +32,8 @@ def read_predictions(path: StrPath) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file of predictions ({str(error).splitlines()[0]})") from None
+        lance = "; write Parquet with `vigil score … --to FILE.parquet`" if str(path).endswith(".lance") else ""
+        raise UserError(f"{path}: not a readable Parquet file of predictions ({str(error).splitlines()[0]}){lance}") from None
     check_predictions(table, str(path))
     return table
 

@@ -317,7 +317,8 @@ def _show_policy(impact: "PolicyImpact") -> None:
         table.add_row(Text(f"{found.rule}{group}"), Text(found.rule.place), *numbers, found.status)
     console.print(table)
     taken = ", ".join(f"{action.action} {_percent(action.share)} ({_percents(action.interval)})" for action in impact.actions)
-    console.print(f"- actions: {taken}", markup=False, highlight=False)
+    for line in (f"actions: {taken}", *impact.notes):
+        console.print(f"- {line}", markup=False, highlight=False)
 
 
 def _show_calibration(run: Path, items: int) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from vigil import cli
 from vigil.cli import evaluate, train
 from vigil_data.errors import UserError
+from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_training.runs.run import Run
 
 
@@ -45,6 +46,31 @@ def test_evaluate_writes_predictions_metrics_and_a_report(app, trained):
     assert [group["column"] for group in found["by"]] == ["presence", "language"]
     assert "bright" in done.output
     assert "report.html" in done.output
+
+
+def test_evaluate_writes_to_another_folder_with_another_policy(app, trained, tmp_path):
+    """The same results in DIR as in the run's own folder, which is left alone, and the actions of the named policy."""
+    assert call(app, "evaluate", trained.path, "--replicates", 0).exit_code == 0
+    own = trained.evaluation("test") / "metrics.json"
+    before = own.read_bytes()
+    cell = {label: {"review": 0.5} for label in ("cat", "bright")}
+    policy = CompiledPolicy("other", 3, ("allow", "review"), ("cat", "bright"), "before", {(None, None): cell})
+    policy.write(tmp_path / "policy.json")
+    arguments = ("--replicates", 0, "--to", tmp_path / "out", "--policy", tmp_path / "policy.json")
+    done = call(app, "evaluate", trained.path, *arguments)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.parquet", "metrics.json", "report.html"}
+    assert own.read_bytes() == before
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["overall"] == json.loads(before)["overall"]
+    assert (found["policy"]["name"], found["policy"]["version"]) == ("other", 3)
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    reviewed = sum(max(pair) >= 0.5 for pair in zip(*(table.column(f"probability.{k}").to_pylist() for k in cell), strict=True))
+    assert {action["action"]: action["items"] for action in found["policy"]["actions"]} == {
+        "allow": table.num_rows - reviewed,
+        "review": reviewed,
+    }
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.output
 
 
 def test_evaluate_names_the_folder_after_what_differs_from_the_default(app, trained):

@@ -1,5 +1,6 @@
 """`vigil evaluate --predictions`: any model's scores, without a run and without torch."""
 
+import html
 import json
 import subprocess
 import sys
@@ -229,6 +230,15 @@ def test_evaluate_table_warns_once_for_each_label_whose_labelled_items_are_not_r
     assert [line.split(": ")[1] for line in warnings[:-1]] == ["label tobacco", "label scam"]
     assert warnings[-1].endswith("add the column inclusion_probability (docs/metrics.md)")
     assert "The labelled items are not a random sample</h2>" in (files / "out" / "report.html").read_text()
+    (files / "policy.yaml").write_text(POLICY)
+    policy = compile_policy(files / "policy.yaml", files / "biased.parquet", to=files / "policy.json", assume_random=True).policy
+    assert policy.notes
+    done = call(
+        app, "--predictions", files / "test.parquet", "--to", files / "out", "--replicates", 0, "--policy", files / "policy.json"
+    )
+    for note in policy.notes:
+        assert note in " ".join(done.output.split())
+        assert html.escape(note) in (files / "out" / "report.html").read_text()
     done = call(app, "--predictions", files / "test.parquet", "--to", files / "out", "--replicates", 0)
     assert "warning" not in done.stderr
 
