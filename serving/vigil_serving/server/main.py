@@ -5,6 +5,7 @@ at once. SIGHUP: the bundle, the API keys and the TLS certificate are reloaded f
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -12,6 +13,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -33,6 +35,10 @@ KEEP_ALIVE_SECONDS = 75
 """Timeout of idle connections; longer than that of load balancers, which would otherwise use a connection that just closes."""
 FLUSH_SECONDS = 3
 """Time for written responses to reach their clients when the server stops."""
+ATTACHING_SECONDS = 0.05
+"""Time for asyncio to create the connections that it has accepted; closing the socket earlier would drop them."""
+LAST_REFUSALS_SECONDS = 1.0
+"""Time after the server stopped listening in which requests on open connections are still refused with a status."""
 UNREAD_SECONDS = 20
 """Time after which a client that reads nothing of what was sent to it is disconnected."""
 OTHER_OPEN_FILES = 256
@@ -102,11 +108,13 @@ class _Server(uvicorn.Server):
         self._service, self._tls = service, tls
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: list[socket.socket] = []
         service.on_failure = self._exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and handle SIGHUP."""
         self._loop = asyncio.get_running_loop()
+        self._listeners = sockets or []
         self._loop.set_exception_handler(_log_loop_error)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().startup(sockets)
@@ -137,7 +145,33 @@ class _Server(uvicorn.Server):
         _log.info("stopping; %d requests are open", self._service.admission.in_flight)
         await self._service.admission.drain(self._service.settings.drain_seconds)
         self.unanswered = self._service.admission.in_flight
+        await self._stop_listening()
+        # Requests that have arrived are refused with a status before uvicorn closes their connections.
+        deadline = time.monotonic() + LAST_REFUSALS_SECONDS
+        while self.server_state.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         self.should_exit = True
+
+    async def _stop_listening(self) -> None:
+        """Refuse new connections; those that wait in the backlog, which closing the socket would reset, are still served."""
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+        await asyncio.sleep(ATTACHING_SECONDS)
+        waiting = []
+        for listener in self._listeners:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    waiting.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        served = (loop.connect_accepted_socket(self._connection, each, ssl=self._tls) for each in waiting)
+        await asyncio.wait([asyncio.gather(*served, return_exceptions=True)], timeout=LAST_REFUSALS_SECONDS)
+
+    def _connection(self) -> asyncio.Protocol:
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        made: asyncio.Protocol = self.config.http_protocol_class(config=self.config, **state)  # type: ignore[call-arg]
+        return made
 
     def _exit(self) -> None:
         self.should_exit = True

@@ -55,7 +55,7 @@ class Service:
             load, variant=settings.variant, threads=settings.threads, public_key=settings.public_key
         )
         self.models = ModelManager(settings.bundle, self._loading, self.metrics)
-        keys = ApiKeys(settings.api_keys, settings.api_key_file) if settings.api_keys or settings.api_key_file else None
+        keys = ApiKeys(settings.api_keys, settings.api_key_file) if settings.needs_key else None
         self.access = AccessControl(settings.host, keys, settings.allow_hosts, settings.allow_origins)
         self.admission = AdmissionController(lambda: self.models.ready)
         self.body_memory = BodyMemoryBudget(settings.body_memory_bytes)

@@ -104,16 +104,20 @@ class ServerSettings:
         self._check_authentication()
 
     def _check_authentication(self) -> None:
-        keys = bool(self.api_keys) or self.api_key_file is not None
         if self.api_keys and self.api_key_file is not None:
             raise UserError(f"--api-key-file {self.api_key_file}: VIGIL_API_KEY is set too; give keys in one place")
-        if keys and self.no_auth:
+        if self.needs_key and self.no_auth:
             raise UserError("--no-auth: API keys are given; leave out one of them")
-        if not keys and not self.no_auth and not is_loopback(self.host):
+        if not self.needs_key and not self.no_auth and not is_loopback(self.host):
             raise UserError(
                 f"--host {self.host}: others can reach this address, and no API key is set; set VIGIL_API_KEY or --api-key-file, "
                 "or pass --no-auth if a proxy or a firewall decides who may use the server"
             )
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients must send an API key."""
+        return bool(self.api_keys) or self.api_key_file is not None
 
     @property
     def body_memory_bytes(self) -> int:

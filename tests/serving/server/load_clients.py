@@ -37,7 +37,8 @@ class LoadClients:
         statuses: count of each status.
         wrong: responses that differ from the bundle's decisions.
         broken: incomplete responses.
-        unanswered: connections that failed or ended before a response began.
+        unanswered: requests that were sent, and whose connection ended before a response began.
+        refused: requests that were not sent, since nothing listened.
     """
 
     port: int
@@ -48,6 +49,7 @@ class LoadClients:
     wrong: list[str] = field(default_factory=list)
     broken: int = 0
     unanswered: int = 0
+    refused: int = 0
     stopping: bool = False
     halt: bool = False
 
@@ -67,7 +69,8 @@ class LoadClients:
                 )
             except ConnectionLost as gone:
                 self.broken += gone.begun
-                self.unanswered += not gone.begun
+                self.refused += gone.refused
+                self.unanswered += not gone.begun and not gone.refused
                 if self.stopping:
                     return
                 continue

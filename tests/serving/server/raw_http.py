@@ -18,11 +18,16 @@ class Reply(NamedTuple):
 
 
 class ConnectionLost(Exception):
-    """The connection ended; ``begun`` is true if part of a reply had arrived, so that something was lost."""
+    """The connection ended without a complete reply.
 
-    def __init__(self, begun: bool) -> None:
-        super().__init__(f"connection ended, reply begun: {begun}")
-        self.begun = begun
+    Attributes:
+        begun: part of a reply had arrived.
+        refused: there was no connection, so the request was not sent.
+    """
+
+    def __init__(self, begun: bool, refused: bool = False) -> None:
+        super().__init__(f"connection ended, reply begun: {begun}, refused: {refused}")
+        self.begun, self.refused = begun, refused
 
 
 @dataclass
@@ -57,9 +62,9 @@ class HttpConnection:
             if headers.get("connection") == "close":
                 self.close()
             return Reply(int(line.split()[1]), headers, body)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as error:
             self.close()
-            raise ConnectionLost(begun) from None
+            raise ConnectionLost(begun, refused=isinstance(error, ConnectionRefusedError)) from None
         except ConnectionLost:
             self.close()
             raise

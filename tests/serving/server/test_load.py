@@ -46,7 +46,7 @@ def test_serve_answers_200_clients_without_loss_or_mix_up(
         f"memory {memory[0]:.0f} MiB after warming up, {memory[-1]:.0f} MiB at the end"
     )
     assert load.wrong == []
-    assert (load.broken, load.unanswered) == (0, 0)
+    assert (load.broken, load.unanswered, load.refused) == (0, 0, 0)
     assert set(load.statuses) == {200}
     assert answered > 200
     assert scored / batches > 2, "items of many clients share batches"
@@ -102,7 +102,7 @@ def test_reload_under_load_loses_nothing(
     print(f"memory at most {early:.0f} MiB in the first third, {memory[-1]:.0f} MiB at the end")
     assert memory[-1] < early * 1.1 + 20, "replaced bundles are released"
     assert load.wrong == []
-    assert (load.broken, load.unanswered) == (0, 0)
+    assert (load.broken, load.unanswered, load.refused) == (0, 0, 0)
     assert set(load.statuses) == {200}
     assert len(load.digests) == 2, "both bundles answered"
     assert min(load.digests.values()) > 10
@@ -140,10 +140,14 @@ def test_stop_under_load_answers_all_admitted_requests(
         log = running.log.read_text()
         admitted = int(re.search(r"stopped; (\d+) requests were admitted, all were answered", log)[1])
         replies = sum(count for status, count in load.statuses.items() if status != 503)
-        print(f"\n{sig.name}: {admitted} admitted, {replies} answered, {load.statuses[503]} refused with 503")
+        print(
+            f"\n{sig.name}: {admitted} admitted, {replies} answered, {load.statuses[503]} refused with 503, "
+            f"{load.unanswered} without a status"
+        )
         assert running.process.wait(10) == 0
         assert load.wrong == []
-        assert load.broken == 0
+        assert (load.broken, load.unanswered) == (0, 0), "who was connected gets a status, others are refused"
+        assert load.refused > 0
         assert replies == admitted
         assert set(load.statuses) <= {200, 503}
         assert readiness[-1] == 503
@@ -155,4 +159,4 @@ def test_serve_answers_429_if_the_queue_is_full(start: Callable[..., ServerProce
     play(load.run_for(60, 1.5))
     assert set(load.statuses) == {200, 429}
     assert load.wrong == []
-    assert (load.broken, load.unanswered) == (0, 0)
+    assert (load.broken, load.unanswered, load.refused) == (0, 0, 0)

@@ -101,3 +101,22 @@ def test_openapi_document_references_exactly_its_schemas(make_service) -> None:
     operations = [o for p in description["paths"].values() for m, o in p.items() if m in {"get", "post"}]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["description"].endswith(".") for operation in operations)
+
+
+def test_openapi_document_asks_for_the_key_where_the_server_does(make_service) -> None:
+    free, keyed = (openapi_document(make_service(api_keys=keys).settings)["paths"] for keys in ((), ("a-key-0123456789ab",)))
+    assert [o for p in free.values() for m, o in p.items() if m in {"get", "post"} and o.get("security") == [{"key": []}]] == []
+    without = {
+        path
+        for path, item in keyed.items()
+        for m, o in item.items()
+        if m in {"get", "post"} and {"key": []} not in o.get("security", [])
+    }
+    assert without == {"/", "/v1/reload", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+    assert all(
+        "401" in o["responses"]
+        for path, item in keyed.items()
+        if path not in without
+        for m, o in item.items()
+        if m in {"get", "post"}
+    )
