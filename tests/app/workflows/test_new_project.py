@@ -58,7 +58,11 @@ def test_example_rows_are_unique_with_known_and_unknown_targets():
         for label in ("spam", "promotion"):
             targets = [row[f"target.{label}"] for row in rows if row["split"] == split]
             assert {0.0, 1.0} <= set(targets)
-    assert any(row["target.promotion"] is None for row in rows)
+    # Unknown targets are of every kind of post, so that labelled posts are a random sample and the policy compiles.
+    for split in ("train", "validation", "test"):
+        unknown = [row for row in rows if row["target.promotion"] is None and row["split"] == split]
+        assert {row["target.spam"] for row in unknown} == {0.0, 1.0}
+        assert 0.03 < len(unknown) / sum(row["split"] == split for row in rows) < 0.11
 
 
 def test_create_project_refuses_a_folder_that_is_not_empty(tmp_path):
