@@ -132,3 +132,59 @@ def test_discover_slices_ignores_few_rows_and_constant_columns(rows):
     assert (found.searched, found.found, found.slices, found.pruned) == (0, 0, [], 0)
     nothing = discover_slices(TableColumns(table), (), np.full(rows, np.nan), NO_INTERVALS)
     assert (nothing.searched, nothing.slices) == (0, [])
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("authors", [0, 120])
+def test_discover_slices_finds_nothing_in_weighted_noise(authors, proofs):
+    random = np.random.default_rng(7)
+    tries = proofs(50, 2000)
+    alarms = 0
+    for _ in range(tries):
+        table = traffic(random, 3_000, authors)
+        # Errors are frequent among the items of weight 1, which were all reviewed, and the review follows a column.
+        suspect = random.random(3_000) < np.where(np.array(table.column("kind")) < 4, 0.6, 0.2)
+        right = (random.random(3_000) < np.where(suspect, 0.7, 0.95)).astype(float)
+        if authors:
+            author = table.column("author").to_numpy()
+            right = np.minimum(right, random.random(3_000) < random.beta(5, 0.5, authors)[author])
+        right[(random.random(3_000) > 0.1) & ~suspect] = np.nan
+        # In each kind the same share of traffic is right.
+        of_kind = np.where(np.array(table.column("kind")) < 4, 0.6, 0.2)
+        weights = np.where(suspect, 0.3 / of_kind, 10 * 0.7 / (1 - of_kind))
+        units = Resampling(0, 0, table.column("author").to_numpy().astype(np.int32)) if authors else NO_INTERVALS
+        alarms += discover_slices(TableColumns(table), COLUMNS, right, units, 0.95, weights).found > 0
+    print(f"false alarms with weights: {alarms} of {tries}, {authors} authors")
+    assert alarms <= {50: 8, 2000: 123}[tries]
+
+
+def test_discover_slices_of_weighted_items_compares_weighted_shares():
+    random = np.random.default_rng(8)
+    table, rows = traffic(random, 20_000), 20_000
+    language = np.array(table.column("language"))
+    right = (random.random(rows) < np.where(language == "de", 0.7, 0.9)).astype(float)
+    weights = np.where(random.random(rows) < 0.5, 1.0, 5.0)
+    found = discover_slices(TableColumns(table), ("language",), right, Resampling(replicates=200), 0.95, weights)
+    (worst, *_) = found.slices
+    bad = language == "de"
+    assert worst.conditions == [Condition("language", "de")]
+    assert worst.judged == bad.sum()
+    assert worst.all_right == pytest.approx(np.average(right[bad], weights=weights[bad]))
+    assert worst.rest == pytest.approx(np.average(right[~bad], weights=weights[~bad]))
+    assert worst.interval.low < worst.difference < worst.interval.high < 0
+    # Right where it weighs, wrong where it does not: only the weights make the slice good.
+    right = np.where(bad, weights > 1, random.random(rows) < 0.83).astype(float)
+    assert discover_slices(TableColumns(table), ("language",), right, NO_INTERVALS, 0.95, weights).slices == []
+    assert discover_slices(TableColumns(table), ("language",), right, NO_INTERVALS).slices != []
+
+
+def test_discover_slices_with_equal_weights_finds_what_it_finds_without():
+    random = np.random.default_rng(9)
+    table = traffic(random, 5_000)
+    right = (random.random(5_000) < np.where(np.array(table.column("kind")) == 3, 0.6, 0.9)).astype(float)
+    plain, equal = (
+        discover_slices(TableColumns(table), COLUMNS, right, NO_INTERVALS, 0.95, weights)
+        for weights in (None, np.full(5_000, 4.0))
+    )
+    assert [s.conditions for s in equal.slices] == [s.conditions for s in plain.slices]
+    assert equal.slices[0].p_value == pytest.approx(plain.slices[0].p_value, rel=1.0)
