@@ -16,11 +16,10 @@ from vigil_data.dataset.table_schema import (
     TARGET,
     is_column,
     is_label,
-    sampling_value,
     storable,
 )
 from vigil_data.errors import UserError, capped
-from vigil_data.items import MODALITIES, Item
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
 from vigil_data.loading.packing import Refusal
 
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
@@ -80,7 +79,7 @@ def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
     for name, value in item.columns.items():
         if not is_column(name):
             found.append(f"item {item.id}: a column cannot be called {name!r}; rename it")
-        elif name in SAMPLING.names and value is not None:
+        elif name in SAMPLING_COLUMNS and value is not None:
             try:
                 sampling_value(name, value)
             except ValueError as error:

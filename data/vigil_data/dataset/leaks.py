@@ -11,7 +11,6 @@ Example:
 """
 
 import struct
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigil_data.dataset.table_schema import TARGET
+from vigil_data.dataset.text_content import normalised
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Item
 
@@ -74,11 +74,6 @@ class Leaks:
     shared: Mapping[str, int] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     skipped_N: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
-
-
-def normalised(text: str) -> str:
-    """Return the text in NFKC, case-folded, with single spaces, to find equal texts."""
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 def digests_of(item: Item) -> list[int]:

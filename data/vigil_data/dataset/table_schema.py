@@ -1,10 +1,10 @@
 """Columns of a dataset's tables: names, types and naming rules."""
 
-import math
 import re
-from typing import Any
 
 import pyarrow as pa
+
+from vigil_data.items import SAMPLING_COLUMNS
 
 TARGET = "target:"
 """Prefix of a label's column; Lance refuses the dot that manifests and predictions tables use."""
@@ -17,12 +17,8 @@ COLUMNS = pa.schema(
 )
 """Columns of every dataset, with fixed types; each may be null."""
 
-SAMPLING = pa.schema([("inclusion_probability", pa.float64()), ("weight", pa.float64())])
-"""Columns of a dataset whose labelled items are not a random sample; see :mod:`vigil_evaluation.sampling_weights`.
-
-``inclusion_probability`` is the probability with which an item was chosen to be labelled, ``weight`` the number of items of
-traffic that it represents. A dataset has them if its items do; predictions tables always copy them.
-"""
+SAMPLING = pa.schema([(name, pa.float64()) for name in SAMPLING_COLUMNS])
+"""Columns that a dataset has if its items do; see :data:`vigil_data.items.SAMPLING_COLUMNS`."""
 
 PAYLOADS = pa.schema(
     [("text", pa.list_(pa.string())), ("image", pa.list_(pa.large_binary())), ("audio", pa.list_(pa.large_binary()))]
@@ -60,27 +56,6 @@ def is_column(name: str) -> bool:
     lowered = name.lower()
     taken = lowered in INTERNAL or lowered in _FIXED or lowered.startswith((TARGET, "_"))
     return bool(name) and not taken and not set(name) & set('.`"')
-
-
-def sampling_value(name: str, value: Any) -> float:
-    """Return a value of one of the :data:`SAMPLING` columns as a number.
-
-    Args:
-        name: the column.
-        value: a number, or its decimal digits as text.
-
-    Raises:
-        ValueError: if it is not a positive, finite number, or a probability above 1; the message is the reason.
-    """
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    probability = name == "inclusion_probability"
-    if not (0 < number < math.inf and (number <= 1 or not probability)):
-        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}…"
-        raise ValueError(f"{name} is {shown}, not {'a probability in (0, 1]' if probability else 'a positive, finite number'}")
-    return number
 
 
 def storable(text: str) -> str:

@@ -11,7 +11,6 @@ Example:
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vigil_data.dataset.table_schema import COLUMNS, SAMPLING, is_column, is_label, sampling_value
+from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
+from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import Problems, UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.table_reader import TableRow, read_rows, table_format
-from vigil_data.items import MODALITIES, Item
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
 
@@ -244,18 +244,6 @@ class Manifest:
             raise UserError(f"{row.position}: {error}") from None
 
 
-NO_CONTENT = "no content: blank text, no image, no audio"
-"""Reason in the quarantine table for an item without content."""
-
-
-def is_blank(text: str) -> bool:
-    """Whether a text has only white space, control characters and invisible ones, such as a zero-width space."""
-    return all(unicodedata.category(character) in _INVISIBLE for character in text)
-
-
-_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
-
-
 def _id(draft: _ParsedRow, value: Any) -> None:
     if value is None:
         return
@@ -366,7 +354,7 @@ def _sampling_column(name: str, draft: _ParsedRow, value: Any) -> None:
 _COLUMN_READERS: dict[str, Callable[[str, _ParsedRow, Any], None]] = {
     **dict.fromkeys(COLUMNS.names, _string_column),
     "created_at": _time_column,
-    **dict.fromkeys(SAMPLING.names, _sampling_column),
+    **dict.fromkeys(SAMPLING_COLUMNS, _sampling_column),
 }
 
 

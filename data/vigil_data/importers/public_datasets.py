@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vigil_data.dataset.leaks import normalised
-from vigil_data.dataset.table_schema import SAMPLING, sampling_value
+from vigil_data.dataset.text_content import NO_CONTENT, is_blank, normalised
 from vigil_data.errors import Problems, UserError
-from vigil_data.importers.manifest import NO_CONTENT, is_blank
 from vigil_data.importers.table_reader import TableRow, read_rows
-from vigil_data.items import Item
-from vigil_data.loading.packing import Refusal
+from vigil_data.items import SAMPLING_COLUMNS, Item, sampling_value
+
+if TYPE_CHECKING:
+    from vigil_data.loading.packing import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ SETS: dict[str, PublicSet] = {
 class Imported(NamedTuple):
     """Items of a public dataset and refusals of those without content, and the number of skipped rows by reason."""
 
-    items: list[Item | Refusal]
+    items: "list[Item | Refusal]"
     skipped: dict[str, int]
 
 
@@ -156,7 +156,7 @@ def read(name: str, path: Path) -> Imported:
     description = SETS[name]
     problems = Problems()
     skipped: Counter[str] = Counter()
-    items: list[Item | Refusal] = []
+    items: "list[Item | Refusal]" = []
     for file in _files(name, path):
         rows = 0
         for row in read_rows(file, problems):
@@ -198,7 +198,7 @@ def _skipped(row: TableRow, description: PublicSet) -> str | None:
     return next((value for value in values if value in description.skipped), None)
 
 
-def _item(name: str, row: TableRow, number: int, problems: Problems) -> Item | Refusal | None:
+def _item(name: str, row: TableRow, number: int, problems: Problems) -> "Item | Refusal | None":
     """Return the row's item; ``None`` and a problem if a value is not documented for the dataset."""
     description, values = SETS[name], row.values
     found = [
@@ -212,7 +212,7 @@ def _item(name: str, row: TableRow, number: int, problems: Problems) -> Item | R
         if values[column] is not None and values[column] not in answers:
             found.append(f"{column} is {values[column]!r}, none of {', '.join(answers)}")
     sampling: dict[str, float] = {}
-    for column in SAMPLING.names:
+    for column in SAMPLING_COLUMNS:
         try:
             sampling |= {column: sampling_value(column, values[column])} if values.get(column) is not None else {}
         except ValueError as error:
@@ -224,6 +224,8 @@ def _item(name: str, row: TableRow, number: int, problems: Problems) -> Item | R
     id_ = f"{name}-{number if description.id is None else values[description.id]}"
     text = values[description.text]
     if text is None or is_blank(text):
+        from vigil_data.loading.packing import Refusal  # lazy: the command imports this module for its help
+
         return Refusal(id_, "text", 0, NO_CONTENT)
     columns = {ours: make(values[theirs]) for ours, (theirs, make) in description.columns.items() if values.get(theirs)}
     columns |= {ours: value for ours, make in description.derived.items() if (value := make(values)) is not None}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.leaks import LeakError, digests_of, find_leaks, leak_lines, normalised
+from vigil_data.dataset.leaks import LeakError, digests_of, find_leaks, leak_lines
+from vigil_data.dataset.text_content import normalised
 from vigil_data.items import Item
 
 SPLITS = ["train", "validation", "test", "extra", None]

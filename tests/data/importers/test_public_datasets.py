@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.leaks import normalised
+from vigil_data.dataset.text_content import normalised
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
 from vigil_data.items import Item
