@@ -64,14 +64,14 @@ def clopper_pearson_bounds(hits_K: ArrayLike, counts_K: ArrayLike, confidence: f
     )
 
 
-def korn_graubard(hits: int, count: int, units: int, spread: float, confidence: float) -> Interval:
+def korn_graubard(hits: float, count: int, units: int, spread: float, confidence: float) -> Interval:
     """Return the exact interval of a share for the effective number of items (Korn and Graubard 1998).
 
     That number is the count over the design effect, and less for few units by the squared ratio of the normal quantile to
     Student's. Where all or no items are hits, the design effect cannot be estimated, and each unit counts as one item.
 
     Args:
-        hits: number of successes.
+        hits: number of successes; under weights, the share by weight times the number of items.
         count: number of items.
         units: number of units that the items belong to, at least 2.
         spread: sum over units of the squared difference between a unit's hits and those expected at the overall share.

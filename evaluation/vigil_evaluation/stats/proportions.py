@@ -28,12 +28,12 @@ class Proportion:
     """A proportion with its interval.
 
     Attributes:
-        count: number of items.
-        hits: number of successes.
-        value: the proportion; ``None`` with fewer than ``enough`` items.
+        count: number of items, whatever their weights.
+        hits: number of successes, whatever their weights.
+        value: the proportion, by weight if items have weights; ``None`` with fewer than ``enough`` items.
         interval: interval of the proportion; ``None`` for items of a single unit, which do not show how others would differ.
         method: method of the interval: ``clopper-pearson`` or ``wilson`` for independent items; ``bootstrap of units`` or, with
-            few units, ``korn-graubard`` for items that share units.
+            few units, ``korn-graubard`` for items that share units or have weights.
         units: number of units (such as templates); ``count`` if each item is its own unit.
     """
 
@@ -51,7 +51,7 @@ class MeanEstimate:
 
     Attributes:
         count: number of values.
-        value: the mean; ``None`` with fewer than ``enough`` values.
+        value: the mean, by weight if items have weights; ``None`` with fewer than ``enough`` values.
         interval: interval of the mean; ``None`` for values of a single unit.
         units: number of units.
     """
@@ -79,8 +79,13 @@ class ResamplingUnits:
         return self if self.codes_N is None else ResamplingUnits(self.column, _numbered(self.codes_N[rows]))
 
 
-def group_proportions(
-    hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
+def group_proportions(  # noqa: PLR0917 (a table, and how it is sampled)
+    hits_NK: Floats,
+    codes_N: NDArray[np.int32],
+    groups: int,
+    units: ResamplingUnits,
+    spec: EvaluationSpec,
+    weights_N: Floats | None = None,
 ) -> list[list[Proportion]]:
     """Return the proportion of successes in each group and column.
 
@@ -90,28 +95,41 @@ def group_proportions(
         groups: number of groups.
         units: units that are resampled together.
         spec: settings of the intervals, and the fewest items.
+        weights_N: number of items that each row represents, finite and at least 0; ``None`` for 1 each.
 
     Returns:
         ``[groups][K]``.
     """
+    hits_NK = _without_weightless(hits_NK, weights_N)
     counted_NK = ~np.isnan(hits_NK)
     one_NK = np.nan_to_num(hits_NK)
     counts_GK, hits_GK = (_sums(values, codes_N, groups) for values in (counted_NK.astype(np.float64), one_NK))
-    units_GK, spread_GK = counts_GK.astype(np.int64), np.zeros_like(counts_GK)
-    if units.codes_N is not None:
-        units_GK, spread_GK = _units(hits_NK, codes_N, groups, units.codes_N)
+    units_GK, spread_GK, effective_GK = counts_GK.astype(np.int64), np.zeros_like(counts_GK), counts_GK
+    values_GK = hits_GK / np.maximum(counts_GK, 1)
+    if units.codes_N is not None or weights_N is not None:
+        units_GK, spread_GK, effective_GK = _units(hits_NK, codes_N, groups, units.codes_N, weights_N)
+    if weights_N is not None:
+        above, below = (_sums(of * weights_N[:, None], codes_N, groups) for of in (one_NK, counted_NK))
+        values_GK = above / np.where(below > 0, below, 1.0)
     samples_RGK = None
-    if spec.replicates and ((units_GK < counts_GK) & (units_GK >= MIN_UNITS_FOR_BOOTSTRAP)).any():
+    dependent_GK = (units_GK < counts_GK) | (weights_N is not None)
+    if spec.replicates and (dependent_GK & (units_GK >= MIN_UNITS_FOR_BOOTSTRAP)).any():
         resampling = Resampling(spec.replicates, spec.seed, units.codes_N)
-        _, samples_RGK = replicate_ratio(one_NK, counted_NK.astype(np.float64), [(codes_N, groups)], resampling)
+        _, samples_RGK = replicate_ratio(one_NK, counted_NK.astype(np.float64), [(codes_N, groups)], resampling, weights_N)
     made: list[list[Proportion]] = []
     for g in range(groups):
         row = []
         for k in range(hits_NK.shape[1]):
             count, hits, of = int(counts_GK[g, k]), int(hits_GK[g, k]), int(units_GK[g, k])
             samples_R = None if samples_RGK is None or of < MIN_UNITS_FOR_BOOTSTRAP else samples_RGK[:, g, k]
-            method, found = _interval(hits, count, of, float(spread_GK[g, k]), samples_R, spec)
-            row.append(Proportion(count, hits, hits / count if count >= spec.enough else None, found, method, of))
+            value = float(values_GK[g, k])
+            if weights_N is None:
+                method, found = _interval(hits, count, of, float(spread_GK[g, k]), samples_R, spec)
+            else:
+                method, found = _weighted_interval(
+                    value, count, of, float(spread_GK[g, k]), float(effective_GK[g, k]), samples_R, spec
+                )
+            row.append(Proportion(count, hits, value if count >= spec.enough else None, found, method, of))
         made.append(row)
     return made
 
@@ -134,26 +152,53 @@ def _interval(  # noqa: PLR0917 (counts of one cell)
     return (None if found is None else "bootstrap of units"), found
 
 
-def group_means(
-    values_NK: Floats, codes_N: NDArray[np.int32], groups: int, units: ResamplingUnits, spec: EvaluationSpec
+def _weighted_interval(  # noqa: PLR0917 (numbers of one cell)
+    value: float,
+    count: int,
+    units: int,
+    spread: float,
+    effective: float,
+    samples_R: NDArray[np.float32] | None,
+    spec: EvaluationSpec,
+) -> tuple[str | None, Interval | None]:
+    """Return the method and interval of a weighted proportion; see :func:`_units` for the spread and the effective units."""
+    if count < spec.enough or spec.replicates == 0 or units < 2:
+        return None, None
+    if value in (0.0, 1.0):
+        return "korn-graubard", clopper_pearson(value * effective, effective, spec.confidence)
+    if samples_R is None:
+        return "korn-graubard", korn_graubard(value * count, count, units, spread, spec.confidence)
+    found = interval(value, samples_R.astype(np.float64), spec.confidence)
+    return (None if found is None else "bootstrap of units"), found
+
+
+def group_means(  # noqa: PLR0917 (a table, and how it is sampled)
+    values_NK: Floats,
+    codes_N: NDArray[np.int32],
+    groups: int,
+    units: ResamplingUnits,
+    spec: EvaluationSpec,
+    weights_N: Floats | None = None,
 ) -> list[list[MeanEstimate]]:
     """Return the mean of each group and column, ``[groups][K]``; see :func:`group_proportions` for the arguments."""
+    values_NK = _without_weightless(values_NK, weights_N)
     counted_NK = ~np.isnan(values_NK)
     known_NK, filled_NK = counted_NK.astype(np.float64), np.nan_to_num(values_NK)
-    counts_GK, sums_GK = (_sums(values, codes_N, groups) for values in (known_NK, filled_NK))
-    each_N = np.arange(len(codes_N), dtype=np.int32) if units.codes_N is None else units.codes_N
-    units_GK, spread_GK = _units(values_NK, codes_N, groups, each_N)
+    each_N1 = np.ones((len(codes_N), 1)) if weights_N is None else weights_N[:, None]
+    counts_GK, masses_GK, sums_GK = (
+        _sums(values, codes_N, groups) for values in (known_NK, known_NK * each_N1, filled_NK * each_N1)
+    )
+    units_GK, spread_GK, _ = _units(values_NK, codes_N, groups, units.codes_N, weights_N)
     samples_RGK = None
     if spec.replicates and (units_GK >= MIN_UNITS_FOR_BOOTSTRAP).any():
-        _, samples_RGK = replicate_ratio(
-            filled_NK, known_NK, [(codes_N, groups)], Resampling(spec.replicates, spec.seed, units.codes_N)
-        )
+        resampling = Resampling(spec.replicates, spec.seed, units.codes_N)
+        _, samples_RGK = replicate_ratio(filled_NK, known_NK, [(codes_N, groups)], resampling, weights_N)
     made: list[list[MeanEstimate]] = []
     for g in range(groups):
         row = []
         for k in range(values_NK.shape[1]):
             count, of, found = int(counts_GK[g, k]), int(units_GK[g, k]), None
-            value = float(sums_GK[g, k] / count) if count >= max(spec.enough, 1) else None
+            value = float(sums_GK[g, k] / masses_GK[g, k]) if count >= max(spec.enough, 1) else None
             if value is not None and samples_RGK is not None and of >= MIN_UNITS_FOR_BOOTSTRAP:
                 found = interval(value, samples_RGK[:, g, k].astype(np.float64), spec.confidence)
             elif value is not None and spec.replicates and of >= 2:
@@ -179,21 +224,36 @@ def _sums(values_NK: Floats, codes_N: NDArray[np.int32], groups: int) -> Floats:
     return np.stack(columns, axis=1) if columns else np.zeros((groups, 0))
 
 
+def _without_weightless(values_NK: Floats, weights_N: Floats | None) -> Floats:
+    return values_NK if weights_N is None else np.where(weights_N[:, None] > 0, values_NK, np.nan)
+
+
 def _units(
-    hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return the number of units and their sum of squared deviations, for each group and column, ``[groups, K]`` each."""
-    found_GK, spread_GK = np.zeros((groups, hits_NK.shape[1]), np.int64), np.zeros((groups, hits_NK.shape[1]))
-    size = int(units_N.max(initial=0)) + 1
+    hits_NK: Floats, codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.int32] | None, weights_N: Floats | None
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return the number of units, their sum of squared deviations, and their effective number, ``[groups, K]`` each.
+
+    Deviations are those of sums by weight, at a mean weight of 1 in each group and column. The effective number (Kish 1965) is
+    that of as many units of equal weight.
+    """
+    shape = (groups, hits_NK.shape[1])
+    found_GK, spread_GK, effective_GK = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape)
+    unit_N = np.arange(len(codes_N)) if units_N is None else units_N.astype(np.int64)
+    size = int(unit_N.max(initial=0)) + 1
+    each_N = np.ones(len(codes_N)) if weights_N is None else weights_N
     for k, hits_N in enumerate(hits_NK.T):
         rows = ~np.isnan(hits_N) & (codes_N >= 0)
-        pairs_U, place = np.unique(codes_N[rows].astype(np.int64) * size + units_N[rows], return_inverse=True)
-        group_U, hits_U, counts_U = pairs_U // size, np.bincount(place, hits_N[rows]), np.bincount(place)
+        pairs_U, place = np.unique(codes_N[rows].astype(np.int64) * size + unit_N[rows], return_inverse=True)
+        group_U, many = pairs_U // size, len(pairs_U)
+        hits_U, masses_U = (np.bincount(place, of, many) for of in (hits_N[rows] * each_N[rows], each_N[rows]))
         found_GK[:, k] = np.bincount(group_U, minlength=groups)
-        all_hits, all_counts = (np.bincount(group_U, of_U, groups) for of_U in (hits_U, counts_U))
-        expected_U = counts_U * (all_hits / np.maximum(all_counts, 1))[group_U]
-        spread_GK[:, k] = np.bincount(group_U, (hits_U - expected_U) ** 2, groups)
-    return found_GK, spread_GK
+        hits_G, masses_G, squares_G = (np.bincount(group_U, of_U, groups) for of_U in (hits_U, masses_U, masses_U**2))
+        rows_G = np.bincount(codes_N[rows], minlength=groups)
+        scale_G, masses_G = rows_G / np.where(masses_G > 0, masses_G, 1.0), np.where(masses_G > 0, masses_G, 1.0)
+        apart_U = hits_U - masses_U * (hits_G / masses_G)[group_U]
+        spread_GK[:, k] = np.bincount(group_U, apart_U**2, groups) * scale_G**2
+        effective_GK[:, k] = masses_G**2 / np.where(squares_G > 0, squares_G, 1.0)
+    return found_GK, spread_GK, effective_GK
 
 
 def _numbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -1,5 +1,7 @@
 """group_proportions and group_means: intervals account for items that share a unit."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,53 @@ def test_group_means_interval_is_that_of_its_units(units):
         values[:, None], np.zeros(len(values), np.int32), 1, ResamplingUnits("pair", np.zeros_like(codes)), EvaluationSpec()
     )[0][0]
     assert (alone.value, alone.interval) == (found.value, None)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("rows", [60, 600])
+def test_group_proportions_cover_the_true_share_of_a_stratified_sample(rows, proofs):
+    tries, random, covered, methods = proofs(60, 2000), np.random.default_rng(rows), 0, set()
+    for trial in range(tries):
+        # Two strata with successes of 90 and 60 %; the second is a sample of a fifth.
+        second = random.random(3 * rows) < 0.7
+        hits = (random.random(3 * rows) < np.where(second, 0.6, 0.9)).astype(float)
+        hits[second & (random.random(3 * rows) > 0.2)] = np.nan
+        weights, spec = np.where(second, 5.0, 1.0), EvaluationSpec(replicates=400, seed=trial)
+        found = group_proportions(hits[:, None], np.zeros(3 * rows, np.int32), 1, ResamplingUnits(), spec, weights)[0][0]
+        covered += found.interval.low <= 0.69 <= found.interval.high
+        methods.add(found.method)
+    print(f"about {found.count} items of a stratified sample: covers {covered / tries:.3f}, {sorted(methods)}")
+    assert 0.93 - 3 * np.sqrt(0.05 * 0.95 / tries) <= covered / tries
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_group_proportions_and_means_with_equal_weights_equal_those_without(clustered):
+    random = np.random.default_rng(3)
+    hits, codes = (random.random((200, 2)) < 0.7).astype(float), random.integers(-1, 3, 200).astype(np.int32)
+    hits[::9] = np.nan
+    units = ResamplingUnits("pair", random.integers(0, 50, 200).astype(np.int32)) if clustered else ResamplingUnits()
+    for of in (group_proportions, group_means):
+        plain, equal = (
+            of(hits, codes, 3, units, EvaluationSpec(replicates=100), weights) for weights in (None, np.full(200, 3.0))
+        )
+        for one, other in zip(chain(*plain), chain(*equal), strict=True):
+            assert (other.count, other.units) == (one.count, one.units)
+            assert other.value == pytest.approx(one.value)
+            if clustered or of is group_means:
+                assert other.interval == pytest.approx(one.interval, abs=1e-6)
+
+
+def test_group_proportions_and_means_count_an_item_of_weight_three_as_three():
+    random = np.random.default_rng(4)
+    hits, codes, weights = random.random((100, 1)), np.zeros(100, np.int32), random.choice([0.0, 1.0, 3.0], 100)
+    (mean,), (share,) = (
+        of(values, codes, 1, ResamplingUnits(), EvaluationSpec(replicates=200), weights)[0]
+        for of, values in ((group_means, hits), (group_proportions, (hits > 0.4).astype(float)))
+    )
+    assert mean.value == pytest.approx(np.average(hits[:, 0], weights=weights))
+    assert share.value == pytest.approx(np.average(hits[:, 0] > 0.4, weights=weights))
+    assert mean.count == share.count == (weights > 0).sum()
+    assert share.hits == (hits[weights > 0] > 0.4).sum()
+    (none,) = group_proportions(np.ones((100, 1)), codes, 1, ResamplingUnits(), EvaluationSpec(), weights)[0]
+    effective = weights.sum() ** 2 / (weights**2).sum()
+    assert none.interval == pytest.approx(clopper_pearson(effective, effective, 0.95))
