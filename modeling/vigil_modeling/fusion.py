@@ -124,13 +124,14 @@ class AttentionLayout:
 
     def split(self, tokens_TD: Tensor, heads: int) -> Tensor:
         """``[T, D]`` to ``[B, heads, K, C]``: B rows of K tokens, a row for each item or one row of all tokens."""
+        width = tokens_TD.shape[1]
         if self.place_T is None:
             rows_BKD = tokens_TD.unsqueeze(0)
         else:
             items, longest = self.shape
-            padded = tokens_TD.new_zeros(items * longest, tokens_TD.shape[1]).index_copy(0, self.place_T, tokens_TD)
-            rows_BKD = padded.view(items, longest, -1)
-        return rows_BKD.view(*rows_BKD.shape[:2], heads, -1).transpose(1, 2)
+            padded = tokens_TD.new_zeros(items * longest, width).index_copy(0, self.place_T, tokens_TD)
+            rows_BKD = padded.view(items, longest, width)
+        return rows_BKD.view(*rows_BKD.shape[:2], heads, width // heads).transpose(1, 2)
 
     def join(self, mixed_BHKC: Tensor) -> Tensor:
         """``[B, heads, K, C]`` to ``[T, D]``."""
