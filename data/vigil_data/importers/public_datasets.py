@@ -156,7 +156,7 @@ def read(name: str, path: Path) -> Imported:
     description = SETS[name]
     problems = Problems()
     skipped: Counter[str] = Counter()
-    items: "list[Item | Refusal]" = []
+    items: list[Item | Refusal] = []
     for file in _files(name, path):
         rows = 0
         for row in read_rows(file, problems):
