@@ -130,6 +130,10 @@ def evaluate(
         progress: called with (task, done, total).
         settings: keys of a recipe's ``evaluation`` block, such as ``slices``, ``cluster`` or ``replicates``.
 
+    Returns:
+        The folder, the results and the table. ``results.label_selection.lines`` warns of labels whose labelled items are not a
+        random sample; ``results.labelled`` is false if there are no metrics.
+
     Raises:
         UserError: if the run is unfinished, the split is empty, or a table or setting is malformed.
 

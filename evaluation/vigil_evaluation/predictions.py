@@ -78,7 +78,7 @@ def prediction_labels(table: pa.Table) -> tuple[str, ...]:
 
 
 def labelled(table: pa.Table, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels of which a target is known for any item."""
+    """Return the labels with a known target of any item."""
     columns = set(table.column_names)
     return tuple(k for k in labels if f"target.{k}" in columns and table.column(f"target.{k}").null_count < table.num_rows)
 

@@ -18,7 +18,9 @@ from vigil_evaluation.report.evaluation_page import render_evaluation_page
 from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
 from vigil_evaluation.report.glossary import TERMS
 from vigil_evaluation.report.hardest_errors import hardest_error_ids
+from vigil_evaluation.report.suite_page import render_suite_page
 from vigil_evaluation.specs import EvaluationSpec
+from vigil_evaluation.suites.results import SuiteResults
 
 Browse = Callable[..., Any]
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">\'"&{{7*7}}' + "W" * 200
@@ -90,6 +92,22 @@ def test_page_fits_its_width_and_executes_no_data(kind: str, width: int, browse:
     assert found["overflow"] <= 0
     assert found["stuck"] == []
     assert (found["hacked"], found["scripts"], found["images"], found["fetched"]) == (None, 1, 0, [])
+
+
+def test_pages_without_labels_and_of_suites_fit_a_phone(browse: Browse, report_case: dict[str, Any], tmp_path: Path) -> None:
+    data, results = report_case["data"], report_case["results"]
+    table = data.table.select([name for name in data.table.column_names if not name.startswith("target.")])
+    bare = EvaluationData.from_table(table, data.labels, data.thresholds, data.spec)
+    found = evaluate_data(bare, {"run": "winter"}, calibrated=report_case["calibrated"], policy=report_case["policy"])
+    render_evaluation_page(found, bare, tmp_path / "unlabelled.html")
+    suite = SuiteResults(
+        suite="winter", facts={}, descriptions={}, thresholds=dict(data.thresholds), skipped=["x"], findings=results.functionality
+    )
+    render_suite_page(suite, tmp_path / "suite.html")
+    for name in ("unlabelled", "suite"):
+        shown = browse((tmp_path / f"{name}.html").read_text(encoding="utf-8"), LAYOUT, 390)
+        assert (shown["outside"], shown["stuck"], shown["fetched"]) == ([], [], []), name
+        assert shown["overflow"] <= 0, name
 
 
 def test_table_headings_sort_their_column(browse: Browse, page: str) -> None:
