@@ -220,3 +220,10 @@ def test_policy_impact_counts_rows_by_their_weights(small: pa.Table, policy: Com
     assert groups[0].keys() == groups[1].keys()
     for value, actions in groups[0].items():
         assert actions == pytest.approx(groups[1][value])
+
+
+def test_policy_impact_repeats_the_notes_of_the_compilation(small: pa.Table, policy: CompiledPolicy) -> None:
+    noted = replace(
+        policy, facts={"items": "6", "note 1": "guarantees hold for items like the labelled ones only", "note 2": "b"}
+    )
+    assert policy_impact(noted, small).notes == ["guarantees hold for items like the labelled ones only", "b"]
