@@ -67,7 +67,7 @@ def bearer_token(authorization: str) -> bytes | None:
 
 
 class ApiKeys:
-    """API keys, any of which is accepted.
+    """API keys; a client sends any one of them.
 
     A file is read again when it changes, so that keys are rotated without a restart. If the new content is refused, the log has
     the reason and the previous keys stay.

@@ -38,7 +38,7 @@ class ServerSettings:
         bundle: the bundle's folder, or a symbolic link to it.
         host: address to listen on.
         port: port to listen on; 0 takes a free one, which is logged.
-        api_keys: keys, one of which clients must send (default: none, which is allowed on loopback addresses).
+        api_keys: keys; a client must send any one of them (default: none, which is allowed on loopback addresses).
         api_key_file: file with the keys, one a line, which is read again when it changes.
         no_auth: listen on an address that others can reach without API keys.
         allow_hosts: other names of the server in the header Host.

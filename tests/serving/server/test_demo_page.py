@@ -171,9 +171,12 @@ def test_demo_page_asks_for_the_api_key(browser: Browser, strict: Path, tmp_path
     key = "page-key-0123456789"
     running = launch(strict, tmp_path / "log", environment={"VIGIL_API_KEY": key})
     try:
-        browser.open(running.base + "/")
+        browser.open(running.base + "/", 390)
         browser.wait("!byId('access').hidden && document.activeElement.id === 'key'")
         assert "needs an API key" in browser.evaluate("byId('facts').innerText")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.evaluate(CONTRAST)["low"] == []
+        assert min(browser.evaluate(HEIGHTS)) >= 24
         browser.type("another-key-0123456")
         browser.evaluate("document.querySelector('#access button').click()")
         browser.wait("byId('facts').innerText.includes('the API key is wrong')")
@@ -210,11 +213,12 @@ def test_demo_page_fits_and_is_readable(
     shot = browser.evaluate(CONTRAST)
     assert shot["darkest"] < 60 if dark else shot["darkest"] > 200
     assert shot["low"] == []
-    heights = "[...document.querySelectorAll('button, select, textarea, .button')].map((e) => e.getBoundingClientRect().height)"
-    assert min(browser.evaluate(heights)) >= 24
+    assert min(browser.evaluate(HEIGHTS)) >= 24
     assert browser.messages == []
 
 
+HEIGHTS = """[...document.querySelectorAll('button, select, textarea, input[type=password], .button')]
+  .filter((element) => element.checkVisibility()).map((element) => element.getBoundingClientRect().height)"""
 CONTRAST = """(() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
