@@ -248,7 +248,7 @@ def _patterns(known_NL: Bools, weights: SamplingWeights) -> list[_Pattern]:
 
 def _stated(weights: SamplingWeights) -> Floats | None:
     """Return the inclusion probability of each row, NaN where it has none; ``None`` if the table has no such column."""
-    if weights.label_N is None or weights.item_N is weights.label_N:
+    if weights.label_N is None or (weights.item_N is not None and np.array_equal(weights.item_N, weights.label_N)):
         return None
     above = 1.0 if weights.item_N is None else weights.item_N
     with np.errstate(divide="ignore"):

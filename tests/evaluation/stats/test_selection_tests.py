@@ -226,6 +226,16 @@ def test_label_selection_has_nothing_to_test_without_both_known_and_unknown_targ
     assert label_selection(known, scores, ["a", "b"], None, None, SamplingWeights(weights_N, weights_N)) is not None
 
 
+def test_label_selection_takes_weights_of_rows_for_no_inclusion_probabilities() -> None:
+    random = np.random.default_rng(5)
+    table = traffic(random, 4_000, 1)
+    known = chosen(random, table, np.where(table.probabilities_NL[:, 0] >= 0.5, 0.9, 0.1))[:, None]
+    weights = random.uniform(1, 5, 4_000)
+    taken = SamplingWeights(weights, weights).take(np.arange(4_000))
+    assert found(table, known, taken) == found(table, known)
+    assert found(table, known).labels == ["label0"]
+
+
 @pytest.mark.parametrize(
     ("known", "items"), [((3, 40), (20, 900)), ((20, 1), (20, 30)), ((5, 5), (50, 50)), ((0, 300), (30, 1000))]
 )
