@@ -137,7 +137,7 @@ def _read(path: Path) -> list[bytes]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{path}: cannot read the API keys: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read the API keys: {error.strerror}; check --api-key-file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; a file of API keys is text with one key a line") from None
     keys = [(number, line.strip()) for number, line in enumerate(lines, 1)]

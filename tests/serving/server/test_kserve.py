@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -172,3 +173,16 @@ def test_parse_reads_binary_data() -> None:
     inference = parse(body, length, RequestLimits())
     assert inference.items[0].text == ("call",)
     assert inference.outputs == {"probabilities": False, "action": False, "decision": False}
+
+
+def test_kserve_client_sends_the_api_key(start: Callable[..., ServerProcess], exported) -> None:
+    key = "triton-key-0123456789"
+    running = start(exported.bundle, environment={"VIGIL_API_KEY": key})
+    inputs = [tensor([json.dumps({"id": "a", "text": ["call now"]})], binary=True)]
+    with triton.InferenceServerClient(f"127.0.0.1:{running.port}") as client:
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="send an API key as Bearer"):
+            client.infer("tiny", inputs)
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.is_model_ready("tiny", headers=headers)
+        assert client.infer("tiny", inputs, headers=headers).as_numpy("probabilities").shape == (1, 3)
