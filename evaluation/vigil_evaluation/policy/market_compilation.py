@@ -92,11 +92,11 @@ class MarketCompilation:
         values = [by.get(value, by.get(None, np.inf)) for value in (*column.values, None)]
         return np.array(values)[column.codes_N]
 
-    def with_rule(self, rule: Rule, other: Rule) -> "MarketCompilation":
-        """Return the compilation with another rule, as it was before the rule's action was compiled."""
+    def with_rule(self, rule: Rule, other: Rule | None) -> "MarketCompilation":
+        """Return the compilation with another rule, or without it, as it was before the rule's action was compiled."""
         stricter = ACTIONS[ACTIONS.index(rule.action) + 1 :]
         cuts = {label: {action: cut for action, cut in by.items() if action in stricter} for label, by in self.cuts.items()}
-        rules = tuple(other if each is rule else each for each in self.scope.rules)
+        rules = tuple(kept for each in self.scope.rules if (kept := other if each is rule else each) is not None)
         return replace(self, scope=replace(self.scope, rules=rules), cuts=cuts, problems=[], notes=[])
 
 
@@ -201,20 +201,23 @@ def _explain_label(work: MarketCompilation, label: str, one: ThresholdSearch) ->
         return not searches[taking].restricted([each for each in kept if isinstance(each, Rule)]).usable().any()
 
     if infeasible(takers):
-        ways = _tighter(work, label, action, minimal_conflict(takers, infeasible).takers)
-        return InfeasibleAction(
-            one.place, "stricter actions leave no items, so it would never be used" + _feasible_with(ways), ()
-        )
+        limits = _limits(work, label, minimal_conflict(takers, infeasible).takers)
+        why = "stricter actions leave no items, so it would never be used"
+        return InfeasibleAction(one.place, why + _feasible_with(_tighter(work, label, action, limits)), ())
     alone = [rule for rule in one.rules if infeasible([*takers, rule])]
     inherent = [rule for rule in alone if infeasible([rule])]
-    below = [rule for rule in alone if rule not in inherent]
-    whys = []
-    for rules in [[rule] for rule in below] or ([] if alone else [list(one.rules)]):
+    # Rules that fail below the same stricter actions are named together, as they have the same remedy.
+    conflicts: dict[tuple[str, ...], list[Rule]] = {}
+    for rules in [[rule] for rule in alone if rule not in inherent] or ([] if alone else [list(one.rules)]):
         conflict = minimal_conflict([*takers, *rules], infeasible)
-        bounds = [(rule, one.closest_bound(one.rules.index(rule))) for rule in conflict.rules]
-        ways = [format_bound(rule, at) for rule, at in bounds if at is not None] + _tighter(work, label, action, conflict.takers)
-        names = " and ".join(map(str, conflict.rules)) + (" together" if len(conflict.rules) > 1 else "")
-        whys.append(f"no threshold{_below(work, label, conflict.takers)} is shown to satisfy {names}{_feasible_with(ways)}")
+        conflicts.setdefault(tuple(conflict.takers), []).extend(conflict.rules)
+    whys = []
+    for taking, rules in conflicts.items():
+        limits = _limits(work, label, taking)
+        bounds = [(rule, one.closest_bound(one.rules.index(rule))) for rule in rules]
+        ways = [format_bound(rule, at) for rule, at in bounds if at is not None] + _tighter(work, label, action, limits)
+        names = (" or " if alone else " and ").join(map(str, rules)) + (" together" if len(rules) > 1 and not alone else "")
+        whys.append(f"no threshold{_below(limits)} is shown to satisfy {names}{_feasible_with(ways)}")
     return InfeasibleAction(one.place, "; ".join(whys), tuple(one.closest_feasible(one.rules.index(rule)) for rule in inherent))
 
 
@@ -254,33 +257,44 @@ def _explain_budget(
             f"even the strictest thresholds affect more items than can be shown to be few enough on {work.traffic.items:,} items"
         )
         return InfeasibleAction(place, why, tuple(ClosestFeasible(rule, feasible_at=closest(rule)) for rule in limits))
-    bounds = [(rule, closest(rule)) for rule in (*limits, *asked)]
+    bounds, below = [(rule, closest(rule)) for rule in (*limits, *asked)], _limits(work, None, conflict.takers)
     ways = [
         (f"{rule.label} with " if rule.label else "") + format_bound(rule, at) for rule, at in bounds if at is not None
-    ] + _tighter(work, None, action, conflict.takers)
+    ] + _tighter(work, None, action, below)
     names = " and ".join(f"{rule.label} with {rule}" for rule in asked)
-    why = f"{names} is infeasible within {' and '.join(map(str, limits))}{_below(work, None, conflict.takers)}"
+    why = f"{names} is infeasible within {' and '.join(map(str, limits))}{_below(below)}"
     return InfeasibleAction(place, why + (f"; feasible: {', or '.join(ways)}" if ways else ""), ())
 
 
-def _limits(work: MarketCompilation, label: str | None, taker: str) -> list[Rule]:
-    """Return the constraints that limit what an action takes, from a label or from all."""
-    return [
-        rule
-        for rule in work.scope.rules
-        if rule.action == taker and rule.metric in THRESHOLD_FLOOR_METRICS and (label is None or rule.label in (label, None))
-    ]
+def _limits(work: MarketCompilation, label: str | None, takers: Sequence[str]) -> dict[str, list[Rule]]:
+    """Return the constraints that limit what stricter actions take from a label, or from all, by action."""
+    labels = list(work.cuts) if label is None else [label]
+    found = {}
+    for taker in takers:
+        rules = [
+            rule
+            for rule in work.scope.rules
+            if rule.action == taker and rule.metric in THRESHOLD_FLOOR_METRICS and rule.label in (None, *labels)
+        ]
+        binding = []
+        for rule in rules if len(rules) > 1 else []:
+            trial = work.with_rule(rule, None)
+            _compile_action(trial, taker)
+            if any(trial.cuts.get(one, {}).get(taker) != work.cuts.get(one, {}).get(taker) for one in labels):
+                binding.append(rule)
+        found[taker] = binding or rules
+    return found
 
 
-def _below(work: MarketCompilation, label: str | None, takers: Sequence[str]) -> str:
-    names = [f"{taker} ({', '.join(dict.fromkeys(map(str, _limits(work, label, taker))))})" for taker in takers]
+def _below(limits: Mapping[str, Sequence[Rule]]) -> str:
+    names = [f"{taker} ({', '.join(dict.fromkeys(map(str, rules)))})" for taker, rules in limits.items()]
     return f" below {' and '.join(names)}" if names else ""
 
 
-def _tighter(work: MarketCompilation, label: str | None, action: str, takers: Sequence[str]) -> list[str]:
-    """Return the closest stricter bounds of what stricter actions take, each of which makes an action feasible."""
+def _tighter(work: MarketCompilation, label: str | None, action: str, limits: Mapping[str, Sequence[Rule]]) -> list[str]:
+    """Return the closest stricter bounds of stricter actions; each makes an action feasible."""
     ways = []
-    for rule in (rule for taker in takers for rule in _limits(work, label, taker)):
+    for rule in (rule for rules in limits.values() for rule in rules):
         at = closest_stricter_bound(rule, lambda other, rule=rule: _resolves(work, label, action, rule, other))  # type: ignore[misc]
         if at is not None:
             ways.append(f"{format_bound(rule, at)} for {rule.place}")
