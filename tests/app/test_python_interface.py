@@ -33,7 +33,7 @@ name: tiny
 confidence: 80 %
 actions:
   review: {must: [false-positive rate at most 60 %]}
-labels: {cat: [review], bright: [review]}
+labels: {cat: [review]}
 """
 
 
