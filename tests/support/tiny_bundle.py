@@ -115,3 +115,41 @@ def bundle_copy(exported: Exported, tmp_path: Path) -> Path:
     import shutil
 
     return shutil.copytree(exported.bundle, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def quantized(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with a variant ``int8``: text per token, images and sound static; it is not measured, which takes long."""
+    import json
+    import shutil
+
+    import numpy as np
+
+    from vigil_data.decode import Decoder
+    from vigil_data.loading.packing import pack
+    from vigil_serving.bundle.load import load_bundle
+    from vigil_serving.bundle.manifest import golden_outputs, write_manifest
+    from vigil_serving.export import quantization
+    from vigil_serving.parity.cases import make_item
+    from vigil_serving.parity.golden import read_golden
+    from vigil_serving.runtime.onnx_sessions import open_sessions, run
+
+    to = shutil.copytree(exported.bundle, tmp_path_factory.mktemp("quantized") / "bundle")
+    metadata = json.loads((to / "bundle.json").read_text())
+    decoder = Decoder(exported.inputs, ())
+    for modality in metadata["modalities"]:
+        prepared = tmp_path_factory.mktemp("prepared") / "graph.onnx"
+        quantization.prepare(to / "onnx" / f"{modality}.onnx", prepared)
+        items = [decoder.decode(make_item([modality], 6 * n, exported.inputs)) for n in range(4)]
+        feeds = [pack([item]).segments[modality].inputs for item in items]
+        method = "per token" if modality == "text" else "static"
+        quantization.candidates(prepared, reduce_range=False)[method](feeds, to / "onnx" / f"{modality}.int8.onnx")
+        graph = metadata["graphs"][modality]
+        metadata["graphs"][f"{modality}.int8"] = {**graph, "file": f"onnx/{modality}.int8.onnx"}
+    metadata["variants"]["int8"] = {modality: f"{modality}.int8" for modality in metadata["modalities"]}
+    (to / "bundle.json").write_text(json.dumps(metadata))
+    write_manifest(to)
+    sessions, cases = open_sessions(load_bundle(to), variant="int8"), read_golden(to).cases
+    np.savez_compressed(to / golden_outputs("int8"), **{case.name: run(sessions, case.packed).probabilities_NL for case in cases})
+    write_manifest(to)
+    return to

@@ -175,11 +175,24 @@ def _print_parity(parity: "tuple[Parity, ...]") -> None:
     """Print a row for each backend."""
     from rich.table import Table
 
-    table = Table("backend", "batches", "items", "decisions", "max diff", "flips", "on real items", "other actions", "AP")
+    names = (
+        "backend",
+        "batches",
+        "items",
+        "decisions",
+        "max diff",
+        "flips",
+        "on real items",
+        "other actions",
+        "AP",
+        "in other batches",
+    )
+    table = Table(*names)
     for p in parity:
         counts = (str(p.cases), str(p.items), str(p.decisions))
         real, loss = f"{p.real_flips} of {p.real_items * len(p.ap_change)}", _largest_ap_loss(p.ap_change)
-        table.add_row(p.backend, *counts, f"{p.max_difference:.1e}", str(p.flips), real, str(p.action_flips), loss)
+        row = (f"{p.max_difference:.1e}", str(p.flips), real, str(p.action_flips), loss)
+        table.add_row(p.backend, *counts, *row, "-" if p.invariance is None else f"{p.invariance.max_difference:.1e}")
     _print(table)
 
 

@@ -52,11 +52,34 @@ class Tolerance:
         difference: of a raw probability.
         flips: share of the decisions on real items; 0 forbids any flip on any item.
         ap_loss: of any label's average precision on real items; ``None`` where it is only reported.
+        batch_difference: of a raw probability of the same item in another batch, where no decision may differ.
     """
 
     difference: float
     flips: float = 0.0
     ap_loss: float | None = None
+    batch_difference: float = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInvariance:
+    """Results of one backend on the same items in other batches: each alone, and shuffled in batches of 2 to 32.
+
+    Attributes:
+        batches: number of other batches.
+        items: number of items that they hold.
+        max_difference: largest difference of a raw probability between an item's first batch and another one.
+        flips: decisions that differ.
+        on_threshold: decisions that differ within 1e-6 of the threshold; not counted as flips.
+        action_flips: items whose action under the policy differs.
+    """
+
+    batches: int
+    items: int
+    max_difference: float
+    flips: int
+    on_threshold: int
+    action_flips: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,7 @@ class Parity:
         real_flips: flips on real items.
         ap_change: label to the change of its average precision on the real items; ``None`` where too few targets are known.
         tolerance: allowed deviation.
+        invariance: agreement of the backend with itself in other batches; ``None`` if it was not measured.
     """
 
     backend: str
@@ -92,6 +116,7 @@ class Parity:
     real_flips: int
     ap_change: Mapping[str, float | None]
     tolerance: Tolerance
+    invariance: BatchInvariance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The gate: every exported format must make the decisions of the trained model on every case, or nothing is published."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from vigil_serving.export.int8 import Quantization
 from vigil_serving.export.reference import DecisionSettings, Reference, cases_fingerprint, exported_model, load_arrays
 from vigil_serving.export.step_cache import StepCache
 from vigil_serving.parity.backends import load_backends
+from vigil_serving.parity.batch_invariance import Rearrangement, measure_invariance, rearrange
 from vigil_serving.parity.compare import TOLERANCES, Backend, ParityError, compare_outputs, failure, failures, run_backend
 from vigil_serving.specs import ExportSpec
 
@@ -45,7 +46,7 @@ class GateResult:
 def run_gate(
     quantization: Quantization, reference: Reference, settings: DecisionSettings, spec: ExportSpec, cache: StepCache
 ) -> GateResult:
-    """Compare every backend with the trained model on every case.
+    """Compare every backend with the trained model on every case, and with itself on items in other batches.
 
     Args:
         quantization: the graphs of every requested format, and further real cases for int8.
@@ -63,10 +64,11 @@ def run_gate(
     model = exported_model(quantization.built, settings)
     parity: list[Parity] = []
     outputs: dict[str, Sequence[NDArray[np.floating]]] = {"fp32": reference.expected}
+    rearrangement = rearrange(reference.cases)
     for backend in load_backends(model):
         compared = reference + quantization.further if backend.variant == "int8" else reference
         measured, probabilities = _compare(
-            backend, model, quantization.built, compared, settings=settings, spec=spec, cache=cache
+            backend, model, quantization.built, compared, rearrangement, settings=settings, spec=spec, cache=cache
         )
         parity.append(measured)
         if backend.variant != "fp32":
@@ -89,6 +91,7 @@ def _compare(
     model: ExportedModel,
     built: BuiltGraphs,
     compared: Reference,
+    rearrangement: Rearrangement,
     *,
     settings: DecisionSettings,
     spec: ExportSpec,
@@ -106,7 +109,8 @@ def _compare(
         parity = compare_outputs(
             backend, outputs, compared.cases, compared.expected, model, tolerance=tolerance, min_known=spec.int8.enough
         )
-        write_json(to / "parity.json", asdict(parity))
+        invariance = measure_invariance(backend, outputs, rearrangement, model)
+        write_json(to / "parity.json", asdict(replace(parity, invariance=invariance)))
 
     depends_on = {
         "cases": cases_fingerprint(compared.cases),

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ from vigil_data.items import Modality
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.bundle.metadata import Candidate, Parity, Tolerance
 from vigil_serving.export.quantization import Feed
+from vigil_serving.parity.batch_invariance import measure_invariance, rearrange
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import Backend, compare_outputs, failure
-from vigil_serving.runtime.onnx_sessions import RUN_LIMITS, Sessions, encode, fuse, open_session, open_sessions
+from vigil_serving.runtime.onnx_sessions import RUN_LIMITS, Sessions, encode, fuse, open_session, open_sessions, run
 
 TIMING_ROUNDS = 7
 """Passes over the timing data; every pass times all candidates in turn, so that other load affects all of them."""
@@ -109,9 +111,11 @@ def _measure(modality: Modality, name: str, file: Path, baseline: Fp32Baseline) 
             expected.append(expected_NL)
     if not cases:
         return None
-    backend = Backend(name, "int8", lambda _: np.empty(0))
+    sessions = replace(baseline.sessions, encoders={**baseline.sessions.encoders, modality: session})
+    backend = Backend(name, "int8", lambda case: run(sessions, case.packed).probabilities_NL)
     tolerance, min_known = baseline.tolerance, baseline.min_known
-    return compare_outputs(backend, outputs, cases, expected, baseline.model, tolerance=tolerance, min_known=min_known)
+    parity = compare_outputs(backend, outputs, cases, expected, baseline.model, tolerance=tolerance, min_known=min_known)
+    return replace(parity, invariance=measure_invariance(backend, outputs, rearrange(cases), baseline.model))
 
 
 def _fuse_case(sessions: Sessions, case: Case, tokens: Mapping[Modality, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from vigil_data.loading.packing import Packed
 from vigil_data.progress import ProgressCallback
 from vigil_evaluation.metrics import average_precision
 from vigil_serving.bundle.load import ExportedModel
-from vigil_serving.bundle.metadata import Parity, TensorSpec, Tolerance
+from vigil_serving.bundle.metadata import BatchInvariance, Parity, TensorSpec, Tolerance
 from vigil_serving.parity.cases import Case
 from vigil_serving.runtime.decisions import calibrate
 from vigil_serving.runtime.scorer import Scorer
@@ -19,7 +19,7 @@ from vigil_serving.runtime.scorer import Scorer
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(1e-4),
     "fp16": Tolerance(3e-2),
-    "bf16": Tolerance(1e-1),
+    "bf16": Tolerance(1e-1, batch_difference=2e-2),
 }
 """Differences that rounding explains in models of this size: float32 has 24 bits, float16 has 11 and bfloat16 has 8."""
 INT8_KERNEL_DIFFERENCE = 0.02
@@ -227,7 +227,19 @@ def failure(p: Parity) -> str | None:
     if allowed.ap_loss is not None and lost and max(lost.values()) > allowed.ap_loss:
         label = max(lost, key=lambda name: lost[name])
         reasons.append(f"the average precision of {label} falls by {lost[label]:.4f} (allowed {allowed.ap_loss:g})")
+    reasons += [] if p.invariance is None else _dependence(p.invariance, allowed.batch_difference)
     return "; ".join(reasons) or None
+
+
+def _dependence(found: BatchInvariance, allowed: float) -> list[str]:
+    """Return how the results of items depend on their batch; nothing if they do not."""
+    if found.max_difference <= allowed and not found.flips and not found.action_flips:
+        return []
+    differences = f"probabilities by up to {found.max_difference:.1e} (allowed {allowed:g})"
+    counts = f"{found.flips} decisions and {found.action_flips} actions"
+    return [
+        f"results depend on the other items of a batch: alone or shuffled, {found.items} items differ in {differences}, {counts}"
+    ]
 
 
 def input_arrays(packed: Packed, inputs: Mapping[str, TensorSpec]) -> dict[str, NDArray[np.generic]]:

@@ -7,7 +7,7 @@ probabilities to decisions.
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,6 +25,7 @@ from vigil_data.settings import Settings
 from vigil_serving.bundle.load import Bundle, ExportedModel
 from vigil_serving.bundle.manifest import GOLDEN_DECISIONS, GOLDEN_INPUTS, GOLDEN_ITEMS, GOLDEN_OUTPUTS, golden_outputs
 from vigil_serving.bundle.metadata import Parity, Tolerance
+from vigil_serving.parity.batch_invariance import measure_invariance, rearrange
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import (
     INT8_KERNEL_DIFFERENCE,
@@ -139,6 +140,7 @@ def check_golden_outputs(
         UserError: one line for each backend that does not reproduce the outputs, with the golden case that differs most.
     """
     golden = golden or read_golden(bundle.path)
+    rearrangement = rearrange(golden.cases)
     parities, problems = [], []
     for backend in backends:
         expected = golden.expected(backend.variant)
@@ -149,6 +151,7 @@ def check_golden_outputs(
             continue
         tolerance = _golden_tolerance(backend.variant, bundle)
         parity = compare_outputs(backend, outputs, golden.cases, expected, bundle, tolerance=tolerance)
+        parity = replace(parity, invariance=measure_invariance(backend, outputs, rearrangement, bundle, progress))
         if reason := failure(parity):
             differences = [largest_difference(*pair) for pair in zip(outputs, expected, strict=True)]
             worst = golden.cases[int(np.argmax(differences))].name

@@ -89,6 +89,10 @@ def test_export_model_writes_every_format_and_verify_accepts_it(every: Path) -> 
         tried = [c for c in bundle.metadata.candidates if c.modality == chosen]
         assert sum(c.chosen for c in tried) == 1
         assert tried[0].name == "fp32"
+    for measured in (*bundle.metadata.parity, *(c.parity for c in bundle.metadata.candidates if c.parity)):
+        invariance = measured.invariance
+        assert (invariance.flips, invariance.action_flips, invariance.items > 0) == (0, 0, True), measured.backend
+        assert invariance.max_difference <= (1e-3 if measured.variant == "bf16" else 1e-5), measured.backend
     again = verify_bundle(every)
     assert [p.backend for p in again.parity] == [p.backend for p in bundle.metadata.parity]
     assert all(p.max_difference <= 1e-5 for p in again.parity), "each variant is compared with its outputs at the export"

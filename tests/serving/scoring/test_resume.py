@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -132,6 +133,45 @@ def test_score_resumes_after_kills_at_random_moments(
     assert job.is_complete(to)
     assert list(tmp_path.iterdir()) == [to], "no temporary files are left"
     print(f"{suffix}: killed {kills}, ended before the kill {finished}; most shards left by a kill: {kept} of {ITEMS // CHUNK}")
+
+
+def test_score_int8_resumed_after_a_kill_or_in_other_chunks_decides_the_same(
+    job: ScoringCase, quantized: Path, tmp_path: Path
+) -> None:
+    int8 = job._replace(bundle=quantized)
+    int8.score(tmp_path / "undisturbed.parquet", variant="int8", chunk=100)
+    int8.score(tmp_path / "whole.parquet", variant="int8", chunk=ITEMS)
+    to = tmp_path / "killed.parquet"
+    command = int8.command(to, "--chunk", str(CHUNK), "--variant", "int8")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_for("scoring", workdir.workdir_path(to), process, random.Random(0))
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    assert not to.exists()
+    assert int8.score(to, variant="int8").resumed >= CHUNK
+    expected, fp32 = _decisions(tmp_path / "undisturbed.parquet"), _probabilities(job.rows)
+    for name in ("whole", "killed"):
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        assert _decisions(tmp_path / f"{name}.parquet") == expected
+        difference = np.abs(_probabilities(table) - _probabilities(pq.read_table(tmp_path / "undisturbed.parquet"))).max()
+        assert difference <= 1e-6, "of 8-bit steps, none is rounded to another side"
+        assert np.abs(_probabilities(table) - fp32).max() > 1e-4, "the variant is not float32"
+
+
+def _decisions(path: Path) -> list[dict[str, object]]:
+    """Return what the table decides: all columns but those of floating point."""
+    table = pq.read_table(path)
+    return table.select([field.name for field in table.schema if not _holds_floats(field.type)]).to_pylist()
+
+
+def _probabilities(table: pa.Table) -> np.ndarray:
+    columns = [table[field.name] for field in table.schema if pa.types.is_floating(field.type)]
+    return np.stack([column.to_numpy() for column in columns], axis=1)
+
+
+def _holds_floats(kind: pa.DataType) -> bool:
+    return "float" in str(kind) or "double" in str(kind)
 
 
 def test_score_logs_damaged_shards_and_scores_them_again(
