@@ -423,7 +423,7 @@ def test_compile_policy_with_inclusion_probabilities_keeps_constraints(
     must: str, review: str, proofs: Callable[[int, int], int]
 ) -> None:
     policy = policy_of(f"presence: never\nactions: {{label: {{must: [{must}]}}}}\nlabels: {{spam: [label]}}")
-    repetitions, random = proofs(8, 500), np.random.default_rng(5)
+    repetitions, random = proofs(4, 500), np.random.default_rng(5)
     broken: dict[str, int] = {}
     promised, missed = 0, 0.0
     for _ in range(repetitions):
