@@ -201,9 +201,12 @@ def _warnings(coverage: dict[str, LabelCoverage]) -> list[str]:
 
     checks = []
     for name, label in coverage.items():
-        guarantees = {"positives were missed by review": label.missed, "negatives have a set without no": label.left_out_no}
+        guarantees = {
+            "positives were missed by review": label.missed,
+            "negatives are taken for certain positives (their prediction set excludes no)": label.left_out_no,
+        }
         if label.missed is None or label.left_out_yes is None or label.missed.stated != label.left_out_yes.stated:
-            guarantees["positives have a set without yes"] = label.left_out_yes
+            guarantees["positives are taken for certain negatives (their prediction set excludes yes)"] = label.left_out_yes
         checks += [_check(name, error, seen) for error, seen in guarantees.items() if seen is not None and seen.items]
     if not checks:
         return []

@@ -320,6 +320,16 @@ def test_conformal_coverage_warnings_name_the_broken_guarantee() -> None:
     assert "hate positives were missed by review, more than the stated 10 % and more than chance explains" in second
 
 
+def test_conformal_coverage_warnings_say_in_plain_words_what_a_wrong_set_means() -> None:
+    """Negatives score as the positives of the calibration split did."""
+    made = fitted(np.repeat([0.0, 1.0], 500)[:, None], np.linspace(0, 1, 1000)[:, None], ["hate"])
+    found = conformal_coverage(made, np.zeros((500, 1)), np.linspace(0.6, 1, 500)[:, None], ["hate"], confidence=0.95)
+    assert found is not None
+    assert any(
+        " hate negatives are taken for certain positives (their prediction set excludes no), more" in w for w in found.warnings
+    )
+
+
 def test_conformal_coverage_attributes_errors_to_few_calibration_items() -> None:
     """A threshold fitted on nine positives may have a miss rate of 25 % without drift."""
     targets = np.concatenate([np.ones(9), np.zeros(200)])[:, None]
