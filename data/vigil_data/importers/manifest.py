@@ -197,7 +197,7 @@ class Manifest:
         fields: list[tuple[str, _Field]] = []
         problems: list[str] = []
         if in_header and "id" not in names:
-            hint = "; is its delimiter another one? Name it with --delimiter" if len(names) == 1 else ""
+            hint = "; is its delimiter another one? Name it with --delimiter" if len(names) == 1 and self._lists_are_text else ""
             problems.append(f"the column id is missing; the columns are {_shown_names(names)}{hint}")
         for name in names:
             if name.startswith(_DOTTED):

@@ -23,7 +23,9 @@ from vigil_data.media_files import megabytes
 DELIMITERS = (",", ";", "\t")
 """Delimiters of CSV that are recognized from the header."""
 
-_BATCH_ROWS, _BATCH_BYTES = 64, 64_000_000
+_BATCH_ROWS, _BATCH_BYTES = 16, 64_000_000
+"""Rows of Parquet that are read at once; few, as a value that the file stores once is in memory once for each row that has it."""
+
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
