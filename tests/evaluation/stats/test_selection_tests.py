@@ -79,7 +79,7 @@ def sampled(random: np.random.Generator, table: Traffic, design: str) -> tuple[n
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("unit", [1, 5, 50])
 def test_label_selection_is_silent_on_random_samples(design: str, unit: int, proofs: Callable[[int, int], int]) -> None:
-    tries = proofs(60, 3000)
+    tries = proofs(60, 2000)
     for rows, labels in ((200, 2), (2_000, 1), (2_000, 6), (20_000, 2)):
         random, alarms, tests = np.random.default_rng([rows, labels]), 0, 0
         many = tries if rows < 20_000 else tries // 3
