@@ -21,10 +21,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
+from vigil_data.items import INCLUSION_PROBABILITY as INCLUSION_PROBABILITY
+from vigil_data.items import WEIGHT as WEIGHT
 from vigil_evaluation.metrics import Floats
-
-INCLUSION_PROBABILITY = "inclusion_probability"
-WEIGHT = "weight"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
