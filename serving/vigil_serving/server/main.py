@@ -252,9 +252,8 @@ def _load_certificate(context: ssl.SSLContext, settings: ServerSettings) -> None
 def _allow_open_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and count > hard:
-        raise UserError(
-            f"--max-connections: this process may have {hard} open files, but needs {count}; choose fewer, or raise `ulimit -Hn`"
-        )
+        _log.warning("--max-connections: this process may have %d open files, and needs %d; raise `ulimit -Hn`", hard, count)
+        count = hard
     if soft != resource.RLIM_INFINITY and count > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -207,9 +208,21 @@ def test_connection_ends_if_the_client_reads_nothing(start: Callable[..., Server
     assert running.stop() == 0
 
 
-def test_serve_refuses_more_connections_than_files() -> None:
-    with pytest.raises(UserError, match=r"--max-connections: this process may have \d+ open files, but needs 100000000"):
-        main._allow_open_files(100_000_000)
+LIMITED = """
+import logging, resource
+from vigil_serving.server import main
+logging.basicConfig(format="%(message)s")
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 400))
+for count in (50, 200, 500):
+    main._allow_open_files(count)
+    print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_serve_raises_the_limit_of_open_files_as_far_as_it_may() -> None:
+    ran = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["(100, 400)", "(200, 400)", "(400, 400)"]
+    assert ran.stderr == "--max-connections: this process may have 400 open files, and needs 500; raise `ulimit -Hn`\n"
 
 
 def test_serve_refuses_other_addresses_without_a_key(exported) -> None:
