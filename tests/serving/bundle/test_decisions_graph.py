@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
 from vigil_data.items import MODALITIES
-from vigil_data.presence import presence_pattern
+from vigil_data.presence import presence_patterns
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.constraints import ACTIONS
@@ -18,78 +17,74 @@ from vigil_serving.bundle.metadata import InputSettings
 
 LABELS = ("scam", "promotion", "tobacco")
 MARKETS = ("de", "fr", "us")
-
-finite = st.floats(-8, 8, width=32)
-positive = st.floats(0.125, 8, width=32)
-fraction = st.floats(0, 1, width=32)
+LANGUAGES = ("de", "en")
 
 
-@st.composite
-def calibrators(draw: st.DrawFn) -> Calibrator:
-    match draw(st.sampled_from(("none", "temperature", "platt", "beta", "isotonic"))):
-        case "temperature":
-            return Calibrator("temperature", {"temperature": draw(positive)})
-        case "platt":
-            return Calibrator("platt", {"slope": draw(positive), "intercept": draw(finite)})
-        case "beta":
-            return Calibrator("beta", {"a": draw(positive), "b": draw(st.just(0.0) | positive), "c": draw(finite)})
-        case "isotonic":
-            raw = sorted(draw(st.lists(fraction, min_size=1, max_size=9, unique=True)))
-            levels = sorted(draw(st.lists(fraction, min_size=len(raw), max_size=len(raw))))
-            return Calibrator("isotonic", {"raw": raw, "calibrated": levels})
+def _calibrator(rng: np.random.Generator) -> Calibrator:
+    match rng.integers(5):
+        case 0:
+            return Calibrator("temperature", {"temperature": rng.uniform(0.2, 5)})
+        case 1:
+            return Calibrator("platt", {"slope": rng.uniform(0.2, 5), "intercept": rng.normal()})
+        case 2:
+            return Calibrator("beta", {"a": rng.uniform(0.2, 5), "b": rng.choice([0.0, rng.uniform(0.2, 5)]), "c": rng.normal()})
+        case 3:
+            knots = rng.integers(1, 9)
+            raw = np.sort(rng.choice(np.linspace(0, 1, 65), knots, replace=False))
+            return Calibrator("isotonic", {"raw": raw.tolist(), "calibrated": np.sort(rng.random(knots)).tolist()})
         case _:
             return Calibrator("none", {})
 
 
-@st.composite
-def calibrations(draw: st.DrawFn) -> Calibration:
-    by = draw(st.sampled_from((None, "presence", "market", "language")))
-    values = {None: (), "presence": PRESENCE_PATTERNS[1:5], "market": MARKETS[:2], "language": ("de", "en")}[by]
-    groups = st.dictionaries(st.sampled_from(values), calibrators(), max_size=3) if values else st.just({})
-    return Calibration(by, {label: LabelCalibration(draw(calibrators()), draw(groups), {}, 0, 0) for label in LABELS})
+def _calibration(rng: np.random.Generator) -> Calibration:
+    by = rng.choice([None, "presence", "market", "language"])
+    values = {None: (), "presence": PRESENCE_PATTERNS, "market": MARKETS, "language": LANGUAGES}[by]
+
+    def groups() -> dict[str, Calibrator]:
+        return {value: _calibrator(rng) for value in values if rng.random() < 0.4}
+
+    return Calibration(by, {label: LabelCalibration(_calibrator(rng), groups(), {}, 0, 0) for label in LABELS})
 
 
-@st.composite
-def policies(draw: st.DrawFn) -> CompiledPolicy | None:
-    actions = tuple(action for action in ACTIONS if action == "allow" or draw(st.booleans()))
-    review = draw(st.sampled_from(("before", "alongside"))) if "review" in actions else None
-    labels = tuple(draw(st.permutations(LABELS)))[draw(st.integers(0, 2)) :]
-    cell = st.dictionaries(
-        st.sampled_from(labels), st.dictionaries(st.sampled_from(actions[1:]), fraction) if actions[1:] else st.just({})
-    )
-    keys = st.tuples(st.none() | st.sampled_from(MARKETS), st.none() | st.sampled_from(PRESENCE_PATTERNS))
-    cells = {(None, None): draw(cell), **draw(st.dictionaries(keys, cell, max_size=4))}
-    return draw(st.none() | st.just(CompiledPolicy("policy", 1, actions, labels, review, cells)))
+def _policy(rng: np.random.Generator) -> CompiledPolicy | None:
+    if rng.random() < 0.1:
+        return None
+    actions = tuple(action for action in ACTIONS if action == "allow" or rng.random() < 0.8)
+    review = rng.choice(["before", "alongside"]) if "review" in actions else None
+    labels = tuple(rng.permutation(LABELS)[: rng.integers(1, 4)].tolist())
+
+    def cell() -> dict[str, dict[str, float]]:
+        return {
+            label: {action: float(np.float32(rng.random())) for action in actions[1:] if rng.random() < 0.5}
+            for label in labels
+            if rng.random() < 0.8
+        }
+
+    keys = [(market, presence) for market in (None, *MARKETS) for presence in (None, *PRESENCE_PATTERNS)]
+    share = rng.choice([0.0, 0.3])
+    cells = {key: cell() for key in keys if key == (None, None) or rng.random() < share}
+    return CompiledPolicy("policy", 1, actions, labels, review, cells)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    calibrations(),
-    policies(),
-    st.tuples(fraction, fraction, fraction),
-    st.lists(
-        st.tuples(
-            st.tuples(fraction, fraction, fraction),
-            st.sets(st.sampled_from(MODALITIES)),
-            st.none() | st.sampled_from((*MARKETS, "it")),
-            st.none() | st.sampled_from(("de", "en", "ja")),
-        ),
-        max_size=6,
-    ),
-)
-def test_decisions_graph_decides_as_numpy_does(calibration, policy, thresholds, rows) -> None:
-    raw_NL = np.array([row[0] for row in rows], np.float32).reshape(-1, len(LABELS))
-    present = [presence_pattern(row[1]) for row in rows]
-    columns = {"market": [row[2] for row in rows], "language": [row[3] for row in rows]}
-    model = _model(calibration, policy, dict(zip(LABELS, thresholds, strict=True)))
-    built = decisions_graph(model)
+@pytest.mark.parametrize("seed", range(60))
+def test_decisions_graph_decides_as_numpy_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    calibration, policy, items = _calibration(rng), _policy(rng), 60 * (seed > 0)
+    thresholds = dict(zip(LABELS, rng.random(3).tolist(), strict=True))
+    raw_NL = rng.random((items, 3)).astype(np.float32)
+    raw_NL[rng.random(raw_NL.shape) < 0.2] = rng.choice([0, 1e-45, 1e-7, 1 / 64, 0.5, 1 - 1e-7, 1])
+    present_NM = rng.random((items, 3)) < 0.5
+    present = presence_patterns(present_NM)
+    columns = {
+        name: rng.choice([*values, "other", None], items) for name, values in (("market", MARKETS), ("language", LANGUAGES))
+    }
+    built = decisions_graph(_model(calibration, policy, thresholds))
     feeds = {"probabilities": raw_NL}
-    for modality in MODALITIES:
-        items = [place for place, row in enumerate(rows) if modality in row[1]]
-        feeds[f"{modality}_item"] = np.repeat(np.array(items, np.int64), 2)
+    for place, modality in enumerate(MODALITIES):
+        feeds[f"{modality}_item"] = np.repeat(np.flatnonzero(present_NM[:, place]), 2)
     for name, values in built.codes.items():
-        given_N = columns[name.removeprefix("column_")]
-        feeds[name] = np.array([values.index(value) if value in values else -1 for value in given_N], np.int64)
+        given = columns[name.removeprefix("column_")]
+        feeds[name] = np.array([values.index(value) if value in values else -1 for value in given], np.int64)
     session = onnxruntime.InferenceSession(built.proto.SerializeToString())
     assert [node.name for node in session.get_inputs()] == list(feeds)
     outputs = dict(zip([node.name for node in session.get_outputs()], session.run(None, feeds), strict=True))
@@ -99,7 +94,7 @@ def test_decisions_graph_decides_as_numpy_does(calibration, policy, thresholds, 
     np.testing.assert_allclose(outputs["calibrated"], calibrated_NL, rtol=1e-6, atol=1e-7)
     # Decisions are compared on the graph's own probabilities, so that no rounding is between them.
     read_NL = outputs["calibrated"]
-    assert outputs["labels"].tolist() == (read_NL.astype(np.float64) >= np.array(thresholds)).tolist()
+    assert outputs["labels"].tolist() == (read_NL.astype(np.float64) >= np.array(list(thresholds.values()))).tolist()
     if policy is None:
         assert set(outputs) == {"calibrated", "labels"}
         return
