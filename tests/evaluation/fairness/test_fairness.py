@@ -1,6 +1,7 @@
 """measure_fairness: against scikit-learn and direct counts, on random tables and on sentences about 50 identities."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from vigil_evaluation.evaluate import evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identity_groups
 from vigil_evaluation.fairness.subgroup_metrics import measure_fairness, power_mean
+from vigil_evaluation.sampling_weights import SamplingWeights
 from vigil_evaluation.slices.grouping import TableColumns
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_evaluation.stats.bootstrap import MetricParameters, Resampling, replicate
@@ -100,15 +102,17 @@ def test_measure_fairness_equals_the_direct_computation(seed, enough):
             assert numbers.intervals == {}
 
 
-@pytest.mark.parametrize("clustered", [False, True])
-def test_measure_fairness_intervals_are_those_of_the_auroc_on_derived_targets(clustered):
+@pytest.mark.parametrize(("clustered", "weighted"), [(False, False), (True, False), (False, True), (True, True)])
+def test_measure_fairness_intervals_are_those_of_the_auroc_on_derived_targets(clustered, weighted):
     random = np.random.default_rng(5)
     targets_N1 = random.choice([0.0, 1.0, np.nan], (400, 1), p=[0.6, 0.3, 0.1])
     probabilities_N1 = np.round(np.clip(0.3 * np.nan_to_num(targets_N1) + 0.7 * random.random((400, 1)), 0, 1), 2)
     member = random.random(400) < 0.3
     units = random.integers(0, 90, 400).astype(np.int32) if clustered else None
     table = pa.table({"who": np.where(member, "x", None).tolist()})
+    weights_N = random.choice([0.2, 1.0, 10.0], 400) if weighted else None
     data = evaluation_data(table, targets_N1, probabilities_N1, ("who",), 200, units)
+    data = replace(data, weights=SamplingWeights(weights_N, weights_N))
     (group,) = fairness_of(data).subgroups
     numbers = group.labels["label0"]
     inside, positive = member[:, None], targets_N1 >= 0.5
@@ -116,12 +120,14 @@ def test_measure_fairness_intervals_are_those_of_the_auroc_on_derived_targets(cl
     everything, points = [np.zeros(400, np.int32)], MetricParameters(0.1, 0.9, np.array([0.5]))
     for name, kept in sets.items():
         derived = np.where(kept, targets_N1, np.nan)
-        peer = replicate(derived, probabilities_N1, everything, points, data.resampling, ("auroc",))
+        peer = replicate(derived, probabilities_N1, everything, points, data.resampling, ("auroc",), weights_N=weights_N)
         expected = interval(float(peer.estimates["auroc"][0, 0]), peer.samples["auroc"][:, 0, 0], 0.95)
         assert numbers.intervals[name] == pytest.approx(expected, abs=1e-6), name
     sides = {"recall": positive[:, 0], "false_positive_rate": targets_N1[:, 0] < 0.5}
     for name, side in sides.items():
-        peer = replicate(targets_N1, probabilities_N1, [member.astype(np.int32)], points, data.resampling, (name,))
+        peer = replicate(
+            targets_N1, probabilities_N1, [member.astype(np.int32)], points, data.resampling, (name,), weights_N=weights_N
+        )
         assert side.any()
         for key, (estimate, samples) in {
             name: (peer.estimates[name][1, 0], peer.samples[name][:, 1, 0]),
