@@ -105,7 +105,7 @@ def _delimiter(given: str | None) -> str | None:
         return given
     if given in ("tab", "\\t"):
         return "\t"
-    raise UserError(f"--delimiter {given}: must be one character, or tab")
+    raise UserError(f"--delimiter {given!r}: must be one character, or tab")
 
 
 def show(

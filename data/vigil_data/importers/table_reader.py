@@ -153,7 +153,8 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
                 return
             if chosen := re.fullmatch(r"sep=(.)\r?\n?", first):  # Excel's own line on the delimiter
                 delimiter, first, start = delimiter or chosen[1], next(lines, ""), 2
-            reader = csv.reader(_chained(first, lines), delimiter=delimiter or _delimiter(first), strict=True)
+            delimiter = delimiter or _delimiter(first)
+            reader = csv.reader(_chained(first, lines), delimiter=delimiter, strict=True)
             lines_before = start - 1
             header: list[str] = []
             names_at = ""
@@ -170,7 +171,8 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
                     header, names_at = cells, position
                     _check_header(header, position)
                 elif len(cells) != len(header):
-                    problems.add(position, f"{len(cells)} cells, but the header has {len(header)} columns")
+                    columns = f"{len(header)} columns" if len(header) > 1 else f"1 column with the delimiter {delimiter!r}"
+                    problems.add(position, f"{len(cells)} cells, but the header has {columns}")
                 else:
                     values = {name: cell or None for name, cell in zip(header, cells, strict=True)}
                     if length <= limits.field or _fields_fit(values, position, problems, limits):

@@ -137,6 +137,48 @@ def test_manifest_import_stores_quarantines_and_appends(
     for words in ("8 items", "quarantine", "image", "(no split)", "version", "spam"):
         assert words in shown
 
+    repaired = jsonl(media / "r.jsonl", {**rows[-1], "image": "media/a.png"})
+    assert run(monkeypatch, "data", "import", "manifest", repaired, "--to", to, "--append") == 0
+    assert "removed from quarantine, as they are stored now: 1" in capsys.readouterr().out
+    assert Dataset(to).quarantine().num_rows == 0
+
+
+def test_manifest_import_has_options_for_delimiter_limits_and_folder(
+    media: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imported(file: Path, *options: object) -> str:
+        status = run(monkeypatch, "data", "import", "manifest", file, "--to", media / "d", *options)
+        printed = capsys.readouterr().err
+        assert status == (2 if "error: " in printed else 0)
+        shutil.rmtree(media / "d", ignore_errors=True)
+        return printed
+
+    (media / "m.csv").write_text("id|text\n1|hello, you\n")
+    assert "m.csv:2: 2 cells, but the header has 1 column with the delimiter ','" in imported(media / "m.csv")
+    (media / "m.csv").write_text("id|text\n1|hello\n")
+    assert "the columns are id|text; is its delimiter another one? Name it with --delimiter" in imported(media / "m.csv")
+    assert imported(media / "m.csv", "--delimiter", "|") == ""
+    (media / "t.csv").write_text("id\ttext, or; not\n1\thello\n")
+    assert "column text, or; not" not in imported(media / "t.csv", "--delimiter", "tab")
+    assert imported(media / "m.csv", "--delimiter", "||") == "error: --delimiter '||': must be one character, or tab\n"
+    long = jsonl(media / "l.jsonl", {"id": "1", "text": "x" * 5000, "image": "media/a.png"})
+    assert imported(long) == ""
+    assert "a line of 0.00505 MB, more than 0.004 MB; raise the limit with --max-line-mb" in imported(
+        long, "--max-line-mb", 0.004
+    )
+    assert "text has 0.005 MB, more than 0.004 MB; raise the limit with --max-field-mb" in imported(long, "--max-field-mb", 0.004)
+    with (media / "media" / "a.png").open("ab") as image:
+        image.write(bytes(5000))
+    assert "more than 0.004 MB; raise the limit with --max-media-mb" in imported(long, "--max-media-mb", 0.004)
+    assert "error: --delimiter: " in imported(long, "--delimiter", ";")
+    below = jsonl(media / "media" / "b.jsonl", {"id": "1", "image": "../media/b.png"}, {"id": "2", "image": "b.png"})
+    assert imported(below) == ""
+    outside = jsonl(media / "media" / "o.jsonl", {"id": "1", "image": "../broken.png"})
+    shutil.move(media / "media" / "broken.png", media / "broken.png")
+    assert "--media-root, or allow this with --allow-outside" in imported(outside)
+    assert imported(outside, "--allow-outside") == ""
+    assert imported(jsonl(outside, {"id": "1", "image": "broken.png"}), "--media-root", media) == ""
+
 
 BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
