@@ -63,7 +63,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class BatchInvariance:
-    """Results of one backend on the same items in other batches: each alone, and shuffled in batches of 2 to 32.
+    """Results of one backend on the same items in other batches: each alone, and shuffled in batches of several sizes.
 
     Attributes:
         batches: number of other batches.

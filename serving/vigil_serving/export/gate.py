@@ -109,7 +109,10 @@ def _compare(
         parity = compare_outputs(
             backend, outputs, compared.cases, compared.expected, model, tolerance=tolerance, min_known=spec.int8.enough
         )
-        invariance = measure_invariance(backend, outputs, rearrangement, model)
+        again = f"{name}, in other batches"
+        invariance = measure_invariance(
+            backend, outputs, rearrangement, model, lambda _, done, total: cache.progress(again, done, total)
+        )
         write_json(to / "parity.json", asdict(replace(parity, invariance=invariance)))
 
     depends_on = {

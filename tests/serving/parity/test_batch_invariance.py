@@ -54,7 +54,7 @@ def test_rearrange_packs_each_item_alone_and_shuffled_as_decoding_it_again_does(
     assert places != [place for batch in shuffled for place in batch]
     names = {cases[number].name for number, _ in places}
     assert {"loudest sound", "empty text", "black image"} <= names
-    assert sum(cases[number].real for number, _ in places) >= 8
+    assert sum(cases[number].real for number, _ in places) >= 3
 
 
 def test_measure_invariance_counts_what_depends_on_the_batch(exported) -> None:
@@ -66,7 +66,7 @@ def test_measure_invariance_counts_what_depends_on_the_batch(exported) -> None:
         raw_L = np.array([bundle.thresholds[label] for label in bundle.labels]) + 0.01
         return Backend("made", "fp32", lambda case: np.tile(raw_L - share * (len(case.items) > 8), (len(case.items), 1)))
 
-    for share, flips in ((0.0, 0), (0.005, 0), (0.02, 16 + 32)):
+    for share, flips in ((0.0, 0), (0.005, 0), (0.02, MAX_ITEMS - sum(SHUFFLED_SIZES))):
         outputs = [run(share).run(case) for case in cases]
         found = measure_invariance(run(share), outputs, rearrange(cases), bundle)
         assert found.max_difference == pytest.approx(share, abs=1e-12)
