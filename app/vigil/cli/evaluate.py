@@ -240,13 +240,14 @@ def _show(evaluation: "Evaluation") -> None:
     """
     from rich.console import Console
 
-    from vigil_evaluation.report.summary import remarks
+    from vigil_evaluation.report.summary import remarks, summary_sentences
 
     results, console = evaluation.results, Console()
     if results.labelled:
         console.print(_metrics_table(results))
     else:
-        console.print("No item has a known target: there are volumes, but no metrics.", highlight=False)
+        for sentence in summary_sentences(results):
+            console.print(sentence, markup=False, highlight=False)
         console.print(_volumes_table(results))
     if results.policy is not None:
         _show_policy(results.policy)
