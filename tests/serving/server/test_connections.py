@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import select
 import signal
 import socket
 import ssl
@@ -32,8 +33,8 @@ OLD, NEW = "old-key-0123456789", "new-key-0123456789"
 
 @pytest.fixture(scope="module")
 def hasty(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that waits a second for a head and for a body, and has 20 connections."""
-    options = ("--upload-seconds", "1", "--max-connections", "20")
+    """A server that waits two seconds for a head and for a body, and has 20 connections."""
+    options = ("--upload-seconds", "2", "--max-connections", "20")
     running = launch(exported.bundle, tmp_path_factory.mktemp("hasty") / "log", *options)
     yield running
     running.process.kill()
@@ -68,35 +69,34 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
-def send_slowly(connection: socket.socket, pieces: list[bytes]) -> None:
-    """Send a piece every 50 ms until the server closes the connection."""
+def closed_while_sending(connection: socket.socket, pieces: list[bytes]) -> bool:
+    """Send a piece every 50 ms; return whether the server closes the connection before the last one."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(0.05)
+        return False
+    return True
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/sc", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
 def test_connection_times_out_if_a_head_does_not_arrive(hasty: ServerProcess, sent: bytes) -> None:
     with connect(hasty) as connection:
         connection.sendall(sent)
-        begun = time.monotonic()
         assert read_all(connection).startswith(b"HTTP/1.1 408 ")
-        assert 0.5 < time.monotonic() - begun < 5
 
 
 def test_connection_times_out_if_a_head_trickles_in(hasty: ServerProcess) -> None:
     with connect(hasty) as connection:
-        begun = time.monotonic()
-        send_slowly(connection, [bytes([byte]) for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"x" * 200])
-        assert time.monotonic() - begun < 5
+        head = b"GET / HTTP/1.1\r\nX-Slow: " + b"x" * 300
+        assert closed_while_sending(connection, [bytes([byte]) for byte in head])
 
 
 def test_connection_times_out_if_a_second_head_does_not_arrive(hasty: ServerProcess) -> None:
     with connect(hasty) as connection:
         connection.sendall(LIVE)
         assert status(connection) == b"200"
-        time.sleep(1.5)
+        time.sleep(2.5)
         connection.sendall(LIVE)
         assert status(connection) == b"200", "between requests an idle connection stays open"
         connection.sendall(b"GET /")
@@ -108,9 +108,7 @@ def test_connection_does_not_read_a_refused_body_for_ever(hasty: ServerProcess) 
     with connect(hasty) as connection:
         connection.sendall(head)
         assert status(connection) == b"413"
-        begun = time.monotonic()
-        send_slowly(connection, [b"x" * 1000] * 200)
-        assert time.monotonic() - begun < 5
+        assert closed_while_sending(connection, [b"x" * 1000] * 300)
 
 
 def test_connection_closes_without_a_trace_after_a_malformed_rest(hasty: ServerProcess) -> None:
@@ -157,9 +155,8 @@ def test_slow_clients_do_not_keep_others_from_being_answered(hasty: ServerProces
         connection.sendall(
             (b"GET / HTT", b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")[number % 2]
         )
-    begun = time.monotonic()
     assert hasty.post("/v1/score", json=BODY).status_code == 200
-    assert time.monotonic() - begun < 1
+    assert select.select(slow, [], [], 0)[0] == [], "answered while the slow ones were still waited for"
     assert {read_all(connection)[9:12] for connection in slow} == {b"408"}
     for connection in slow:
         connection.close()
@@ -189,23 +186,13 @@ UNREAD = "import vigil_serving.server.main as m; m.UNREAD_SECONDS = 2; from vigi
 
 def test_connection_ends_if_the_client_reads_nothing(start: Callable[..., ServerProcess], exported) -> None:
     running = start(exported.bundle, program=UNREAD)
-
-    def sockets() -> int:
-        folder = Path(f"/proc/{running.process.pid}/fd")
-        return sum(str(entry.readlink()).startswith("socket") for entry in folder.iterdir())
-
-    before = sockets()
     with socket.socket() as connection:
+        connection.settimeout(10)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         connection.connect(("127.0.0.1", running.port))
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
-        time.sleep(0.5)
-        assert sockets() == before + 1
-        end = time.monotonic() + 10
-        while sockets() > before:
-            assert time.monotonic() < end, "the connection stays open"
-            time.sleep(0.1)
-    assert running.stop() == 0
+        time.sleep(5)
+        assert read_all(connection).count(b"HTTP/1.1 200 ") < 200, "the rest was given up"
 
 
 LIMITED = """
