@@ -149,7 +149,7 @@ class ModelSpec(Spec):
     fusion: FusionSpec = TransformerFusion()
     hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
     ordinal_heads: tuple[str, ...] = Field(
-        (), description="heads whose labels are ranks, from the lowest to the highest, each of which implies those below (CORN)"
+        (), description="heads whose labels are ranks, from the lowest to the highest; a rank implies those below (CORN)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Loss over known targets, with weights, class balance, logit adjustment, and labels of which sources list only positives."""
+"""Loss over known targets, with weights, class balance, logit adjustment, and labels whose sources list only positives."""
 
 from typing import NamedTuple
 
