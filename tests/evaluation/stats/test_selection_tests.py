@@ -97,7 +97,7 @@ def test_label_selection_is_silent_on_random_samples(design: str, unit: int, pro
         assert alarms <= binom.ppf(0.999, many, FALSE_ALARM_RATE)
 
 
-REVIEWS = {  # share known of the items with probability ≥ 0.5 (4 %), and of the others
+REVIEWS = {  # share known of the items with probability ≥ 0.5 (5.6 %), and of the others
     "all, and a tenth": (1.0, 0.1),
     "half, and a tenth": (0.5, 0.1),
     "three in ten, and two": (0.3, 0.2),
