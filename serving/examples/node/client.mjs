@@ -14,6 +14,8 @@ import { pixelsOf } from "./images.mjs";
 const FORMAT = 5;
 const TOLERANCE = 1e-4;
 const BATCH = 16;
+// Threads that spin while they wait for the next operator slow down whatever else runs on the cores.
+const SESSION = { extra: { session: { intra_op: { allow_spinning: "0" } } } };
 
 /** A mistake of the user or a bundle that cannot be run: one line, exit status 2. */
 class UserError extends Error {}
@@ -34,7 +36,7 @@ export class Client {
     client.actions = existsSync(join(path, "policy.json")) ? read("policy.json").actions : null;
     if (client.inputs.text) client.tokenizer = new PassageTokenizer(read(client.inputs.text.tokenizer), client.inputs.text);
     for (const name of [...bundle.modalities.filter((m) => m !== "audio"), "fusion", "decisions"])
-      client.sessions[name] = await ort.InferenceSession.create(join(path, bundle.graphs[name].file));
+      client.sessions[name] = await ort.InferenceSession.create(join(path, bundle.graphs[name].file), SESSION);
     return client;
   }
 
