@@ -104,6 +104,7 @@ def evaluate_data(
             data.labels,
             confidence=spec.confidence,
             presence_N=data.presence_N,
+            weights=data.weights,
         ),
         calibration={} if calibrated is None else calibrated.calibration.summaries(),
         functionality=functional_test_results(data),

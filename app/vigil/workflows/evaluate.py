@@ -269,7 +269,10 @@ def calibrate_scores(
         )
     if progress is not None:
         progress("calibration", 0, None)
-    calibrated, chosen = calibrate_table(calibrate_on, labels, spec)
+    try:
+        calibrated, chosen = calibrate_table(calibrate_on, labels, spec)
+    except UserError as error:
+        raise UserError(*(f"{where}: {line}" for line in error.lines)) from None
     _, raw_NL = prediction_arrays(table, labels)
     read_NL = calibrated.calibration.apply(raw_NL, _column(table, calibrated.calibration.by))
     facts = {"calibrated on": f"{calibrate_on.num_rows} other items"}
@@ -279,17 +282,23 @@ def calibrate_scores(
 def calibrate_table(
     table: "pa.Table", labels: Sequence[str], spec: EvaluationSpec
 ) -> "tuple[FittedCalibration, dict[str, float]]":
-    """Fit a calibration on a predictions table, and choose thresholds on the calibrated probabilities."""
+    """Fit a calibration on a predictions table, and choose thresholds on the calibrated probabilities.
+
+    Rows count as the number of items that they represent (:mod:`vigil_evaluation.sampling_weights`).
+    """
     import numpy as np
 
     from vigil_evaluation.calibration.fit import fit_calibration
     from vigil_evaluation.metrics.thresholds import choose_thresholds
     from vigil_evaluation.predictions import prediction_arrays
+    from vigil_evaluation.sampling_weights import read_sampling_weights
 
     targets_NL, raw_NL = prediction_arrays(table, labels)
+    weights = read_sampling_weights(table, targets_NL)
     groups, presence = (_column(table, name) for name in (spec.calibration.by, PRESENCE))
-    calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence)
-    chosen = choose_thresholds(targets_NL, calibrated.calibration.apply(raw_NL, groups).astype(np.float32))
+    calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence, weights=weights)
+    read_NL = calibrated.calibration.apply(raw_NL, groups).astype(np.float32)
+    chosen = choose_thresholds(targets_NL, read_NL, weights.label_N)
     return calibrated, dict(zip(labels, chosen, strict=True))
 
 

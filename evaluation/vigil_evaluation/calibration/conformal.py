@@ -9,6 +9,10 @@ is exchangeable with the calibration items; :mod:`vigil_evaluation.calibration.d
   fraction of items whose set excludes their class is at most the error rate: class-conditional split conformal prediction
   (Vovk 2012). A set with both answers, or none, means to abstain.
 
+Where calibration items were labelled with different probabilities, they are not exchangeable with the next item, but weighted
+exchangeable: each counts with its weight, and the next item with its own (Tibshirani, Barber, Candès and Ramdas 2019, theorem 2).
+A threshold must not depend on the next item, so that item counts with the largest weight of any row, which is conservative.
+
 Fitting and applying need numpy and the standard library alone.
 """
 
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vigil_data.json_fields import Count, Fraction
+from vigil_data.json_fields import Count, Fraction, NonNegative
 
 if TYPE_CHECKING:
     from vigil_evaluation.specs import ConformalSpec
@@ -43,6 +47,8 @@ class LabelConformalThresholds:
         review: lowest probability at which an item is at least reviewed.
         yes: lowest probability whose set contains yes; if ``None``, every set does.
         no: highest probability whose set contains no; if ``None``, every set does.
+        positive_weight: weight of the known positives, in units of the largest weight of any row; ``None`` if all count the same.
+        negative_weight: weight of the known negatives, in the same unit.
     """
 
     known: Count
@@ -50,6 +56,19 @@ class LabelConformalThresholds:
     review: Fraction | None
     yes: Fraction | None
     no: Fraction | None
+    positive_weight: NonNegative | None = None
+    negative_weight: NonNegative | None = None
+
+    def fitted_on(self, *, positive: bool) -> float:
+        """Return the number of positives or negatives that the thresholds were fitted on; under weights, their weight."""
+        weight = self.positive_weight if positive else self.negative_weight
+        return float(self.positive if positive else self.known - self.positive) if weight is None else weight
+
+    @property
+    def prevalence(self) -> float:
+        """Fraction of positives among the known targets, by weight; 0 without a known target."""
+        positive, negative = self.fitted_on(positive=True), self.fitted_on(positive=False)
+        return positive / (positive + negative) if positive else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +165,18 @@ def risk_control(losses_NK: ArrayLike, alpha: float, largest: float = 1.0) -> in
 
 
 def fit_conformal(
-    targets_NL: ArrayLike, probabilities_NL: ArrayLike, labels: Sequence[str], spec: "ConformalSpec"
+    targets_NL: ArrayLike,
+    probabilities_NL: ArrayLike,
+    labels: Sequence[str],
+    spec: "ConformalSpec",
+    weights_N: ArrayLike | None = None,
 ) -> ConformalThresholds:
     """Fit each label's thresholds on calibration items with a known target; a target of at least 0.5 is positive.
 
     For the loss "a positive is not reviewed", Conformal Risk Control selects the k-th smallest probability of the n positives,
-    with k the integer part of ``alpha * (n + 1)``; it requires n >= ``1 / alpha - 1``, as do split conformal sets.
+    with k the integer part of ``alpha * (n + 1)``; it requires n >= ``1 / alpha - 1``, as do split conformal sets. Under weights
+    it selects the largest probability below which positives weigh at most ``alpha * (w + m) - m``, where w is the weight of all
+    positives and m the largest weight of a row.
 
     Args:
         targets_NL: in [0, 1], NaN for unknown.
@@ -159,6 +184,7 @@ def fit_conformal(
             preserves the ranking; see :meth:`ConformalThresholds.mapped`.
         labels: names of the columns.
         spec: miss rate and error rate to guarantee.
+        weights_N: number of items that each row represents, finite and at least 0; ``None`` for 1 each.
 
     Raises:
         ValueError: if the shapes differ, or the probability of an item with a known target is NaN.
@@ -168,18 +194,28 @@ def fit_conformal(
         raise ValueError(f"targets {targets.shape} and probabilities {probabilities.shape} must both be [N, {len(labels)}]")
     if np.isnan(probabilities[~np.isnan(targets)]).any():
         raise ValueError("the probability of an item with a known target is NaN")
+    weights, largest = None if weights_N is None else np.asarray(weights_N, np.float64), 1.0
+    if weights is not None:
+        if weights.shape != targets.shape[:1]:
+            raise ValueError(f"weights {weights.shape} must be a number for each of the {len(targets)} rows")
+        targets = np.where(weights[:, None] > 0, targets, np.nan)
+        largest = float(weights.max(initial=0.0)) or 1.0
     found = {}
     for i, name in enumerate(labels):
         known = ~np.isnan(targets[:, i])
         positive = known & (np.nan_to_num(targets[:, i]) >= 0.5)
-        positives, negatives = probabilities[positive, i], probabilities[known & ~positive, i]
-        below = _quantile(-negatives, spec.error_rate)
+        kinds = (positive, known & ~positive)
+        positives, negatives = (probabilities[kind, i] for kind in kinds)
+        # In items of the largest weight.
+        weighed = (None, None) if weights is None else tuple(weights[kind] / largest for kind in kinds)
+        below = _quantile(-negatives, spec.error_rate, weighed[1])
         found[name] = LabelConformalThresholds(
             int(known.sum()),
             int(positive.sum()),
-            _quantile(positives, spec.miss_rate),
-            _quantile(positives, spec.error_rate),
+            _quantile(positives, spec.miss_rate, weighed[0]),
+            _quantile(positives, spec.error_rate, weighed[0]),
             None if below is None else -below,
+            *(None if of is None else float(of.sum()) for of in weighed),
         )
     return ConformalThresholds(spec.miss_rate, spec.error_rate, found)
 
@@ -194,10 +230,15 @@ def order_statistic(items: int, alpha: float) -> int:
     return int(alpha * (items + 1) + _ROUNDING)
 
 
-def _quantile(scores_N: Floats, alpha: float) -> float | None:
-    """Return the largest score with at most a fraction ``alpha`` of the n + 1 below it."""
-    rank = order_statistic(len(scores_N), alpha)
-    return float(np.partition(scores_N, rank - 1)[rank - 1]) if rank else None
+def _quantile(scores_N: Floats, alpha: float, weights_N: Floats | None) -> float | None:
+    """Return the largest score with at most a fraction ``alpha`` of the n + 1 below it; the next item has the weight 1."""
+    if weights_N is None:
+        rank = order_statistic(len(scores_N), alpha)
+        return float(np.partition(scores_N, rank - 1)[rank - 1]) if rank else None
+    order = np.argsort(scores_N, kind="stable")
+    below_N = np.cumsum(weights_N[order]) - weights_N[order]
+    allowed = np.flatnonzero(below_N + 1 <= alpha * (weights_N.sum() + 1) + _ROUNDING)
+    return float(scores_N[order][allowed[-1]]) if len(allowed) else None
 
 
 def _mapped(label: LabelConformalThresholds, scale: Callable[[Floats], Floats]) -> LabelConformalThresholds:

@@ -4,6 +4,9 @@ Calibrators, conformal thresholds and policies hold for items from the distribut
 a small reference of the split, and traffic is compared with it by Pearson's test of homogeneity over the bins of the reference.
 A difference is reported if it is both significant and not negligible.
 
+Rows that represent different numbers of items, such as a sample, count as the number of equally weighted items that would be as
+precise, see :func:`effective_counts`.
+
 Unlabelled items cannot show that the meaning of probabilities changed, such as when six in ten of the items at 0.3 become
 positive. Labelled rows can; see :mod:`vigil_evaluation.calibration.conformal_coverage`.
 """
@@ -21,6 +24,7 @@ from vigil_data import json_fields
 from vigil_data.json_fields import Count, Fraction
 from vigil_evaluation.calibration.conformal import ConformalThresholds, LabelConformalThresholds
 
+Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 FALSE_ALARM_RATE = 0.01
@@ -54,7 +58,7 @@ class LabelDriftReference:
 
     Attributes:
         edges: bin edges, ascending, ``[B - 1]``; a probability belongs to the bin above the last edge that it reaches.
-        counts: calibration items in each bin, ``[B]``.
+        counts: calibration items in each bin, ``[B]``; effective ones if rows have weights.
         review: lowest probability that is reviewed, one of the edges; ``None`` without one.
         upper: edge reached by as many items as there are positives, most sensitive to a change of these; ``None`` if unknown.
     """
@@ -81,7 +85,11 @@ class DriftReference:
 
     @classmethod
     def of(
-        cls, probabilities_NL: ArrayLike, conformal: ConformalThresholds, presence_N: Sequence[str | None] | None = None
+        cls,
+        probabilities_NL: ArrayLike,
+        conformal: ConformalThresholds,
+        presence_N: Sequence[str | None] | None = None,
+        weights_N: ArrayLike | None = None,
     ) -> "DriftReference":
         """Summarize the calibration split.
 
@@ -89,13 +97,14 @@ class DriftReference:
             probabilities_NL: calibrated, of all items, of known and unknown target; NaN is ignored.
             conformal: conformal thresholds, which become edges, of the same labels.
             presence_N: modalities of each item.
+            weights_N: number of items of traffic that each row represents, finite and at least 0; ``None`` for 1 each. Counts are
+                then effective ones, see :func:`effective_counts`.
         """
-        read_NL = np.asarray(probabilities_NL, np.float32)
+        read_NL, weights = np.asarray(probabilities_NL, np.float32), _weights(weights_N)
         labels = {
-            name: _sketch(read_NL[:, i][~np.isnan(read_NL[:, i])], label)
-            for i, (name, label) in enumerate(conformal.labels.items())
+            name: _sketch(*_scored(read_NL[:, i], weights), label) for i, (name, label) in enumerate(conformal.labels.items())
         }
-        return cls(conformal.miss_rate, labels, dict(sorted(_counted(presence_N).items())))
+        return cls(conformal.miss_rate, labels, dict(sorted(_counted(presence_N, weights).items())))
 
     def ordered(self, labels: Sequence[str]) -> "DriftReference":
         """Return the same reference with labels in another order."""
@@ -128,7 +137,7 @@ class DriftTest:
     """Comparison of traffic with the calibration split.
 
     Attributes:
-        items: items of the traffic.
+        items: items of the traffic; effective ones if rows have weights.
         statistic: Pearson's statistic of homogeneity.
         degrees: its degrees of freedom; 0 where there are too few items to compare.
         p_value: p-value of the statistic, combined with that of the fraction of items above ``upper``.
@@ -174,7 +183,10 @@ class DriftResults:
 
 
 def detect_drift(
-    reference: DriftReference, probabilities_NL: ArrayLike, presence_N: Sequence[str | None] | None = None
+    reference: DriftReference,
+    probabilities_NL: ArrayLike,
+    presence_N: Sequence[str | None] | None = None,
+    weights_N: ArrayLike | None = None,
 ) -> DriftResults:
     """Compare unlabelled traffic with the calibration split.
 
@@ -182,6 +194,7 @@ def detect_drift(
         reference: summary of the calibration split.
         probabilities_NL: calibrated by the same calibrators as the reference, one column per label; NaN is ignored.
         presence_N: modalities of each item.
+        weights_N: number of items of traffic that each row represents, finite and at least 0; ``None`` for 1 each.
 
     Raises:
         ValueError: if the number of columns differs from the number of labels.
@@ -191,11 +204,11 @@ def detect_drift(
     read_NL = np.asarray(probabilities_NL, np.float32)
     if read_NL.ndim != 2 or read_NL.shape[1] != len(reference.labels):
         raise ValueError(f"probabilities {read_NL.shape} must be [N, {len(reference.labels)}], one column for each label")
-    tables = {}
+    tables, weights = {}, _weights(weights_N)
     for i, (name, label) in enumerate(reference.labels.items()):
-        counts = _binned(read_NL[:, i][~np.isnan(read_NL[:, i])], label.edges)
+        counts = _binned(*_scored(read_NL[:, i], weights), label.edges)
         tables[name] = np.array([label.counts, counts])
-    patterns = _counted(presence_N)
+    patterns = _counted(presence_N, weights)
     names = sorted({*reference.presence, *patterns}) if reference.presence and patterns else []
     mixed = np.array([[counts.get(name, 0) for name in names] for counts in (reference.presence, patterns)], np.int64)
     tests = [_compared(table, reference.labels[name]) for name, table in tables.items()]
@@ -207,6 +220,31 @@ def detect_drift(
     }
     presence = _presence_difference(names, reference, mixed, tests[-1], float(adjusted[-1])) if names else None
     return DriftResults(labels, presence)
+
+
+def effective_counts(places_K: Integers, bins: int, weights_K: Floats | None = None) -> Integers:
+    """Count items by bin; under weights, the effective number of items that have the same shares and are no more precise.
+
+    That number is the smallest over the bins of the number of independent items whose share of the bin would vary as much as the
+    weighted share does (Kish 1965), so that no test rejects more often than its level: in a review of all items with a high
+    probability and a tenth of the others, about the number of the others.
+
+    Args:
+        places_K: bin of each item, from 0.
+        bins: number of bins.
+        weights_K: number of items of traffic that each represents, above 0; ``None`` for 1 each.
+    """
+    if weights_K is None or not len(places_K):
+        return np.bincount(places_K, minlength=bins).astype(np.int64)
+    total, squares = float(weights_K.sum()), float((weights_K**2).sum())
+    masses_B, squares_B = (np.bincount(places_K, weights_K**power, bins) for power in (1, 2))
+    share_B = masses_B / total
+    # The linearised variance of each share (Cochran 1977, section 11.7).
+    variance_B = (squares_B * (1 - 2 * share_B) + squares * share_B**2) / total**2
+    some_B = (share_B > 0) & (share_B < 1 - 1e-12)
+    effective = (share_B * (1 - share_B))[some_B] / variance_B[some_B]
+    items = float(effective.min()) if len(effective) else total**2 / squares
+    return np.asarray(np.rint(share_B * items), np.int64)
 
 
 class HomogeneityTest(NamedTuple):
@@ -279,28 +317,50 @@ def _presence_difference(
     return DriftTest(int(counts_2P[1].sum()), *test, adjusted_p, distance, None, None, None, None, warning)
 
 
-def _sketch(read_K: NDArray[np.float32], label: LabelConformalThresholds) -> LabelDriftReference:
+def _sketch(read_K: NDArray[np.float32], weights_K: Floats | None, label: LabelConformalThresholds) -> LabelDriftReference:
     """Return bins of equal mass, the uppermost halved until few items are above it, with edges at ``review`` and ``upper``."""
+    from vigil_evaluation.metrics.arrays import effective_items
+
     if not len(read_K):
         return LabelDriftReference([], [0], None, None)
+    items = len(read_K) if weights_K is None else effective_items(weights_K)
     levels = [i / _BINS for i in range(1, _BINS)]
-    while len(read_K) * (1 - levels[-1]) / 2 >= _MIN_ITEMS_IN_TAIL:
+    while items * (1 - levels[-1]) / 2 >= _MIN_ITEMS_IN_TAIL:
         levels.append((1 + levels[-1]) / 2)
-    edges = {float(edge) for edge in np.quantile(read_K, levels, method="higher")}
+    edges = {float(edge) for edge in _quantiles(read_K, levels, weights_K)}
     upper = None
     if label.positive:
-        share = max(label.positive / label.known, _MIN_ITEMS_IN_TAIL / len(read_K))
-        upper = float(np.quantile(read_K, max(1 - share, 0), method="higher"))
+        share = max(label.prevalence, _MIN_ITEMS_IN_TAIL / items)
+        upper = float(_quantiles(read_K, [max(1 - share, 0)], weights_K)[0])
     # An edge at the smallest value would make an empty bin below it.
     upper = upper if upper is not None and upper > read_K.min() else None
     given = {edge for edge in (label.review, upper) if edge is not None}
     ascending = sorted({edge for edge in edges if edge > read_K.min()} | given)
-    return LabelDriftReference(ascending, _binned(read_K, ascending).tolist(), label.review, upper)
+    return LabelDriftReference(ascending, _binned(read_K, weights_K, ascending).tolist(), label.review, upper)
 
 
-def _binned(read_K: NDArray[np.float32], edges: Sequence[float]) -> Integers:
+def _quantiles(read_K: NDArray[np.float32], levels: Sequence[float], weights_K: Floats | None) -> NDArray[np.float32]:
+    if weights_K is None:
+        return np.asarray(np.quantile(read_K, levels, method="higher"))
+    return np.asarray(np.quantile(read_K, levels, method="inverted_cdf", weights=weights_K))
+
+
+def _weights(weights_N: ArrayLike | None) -> Floats | None:
+    return None if weights_N is None else np.asarray(weights_N, np.float64)
+
+
+def _scored(read_N: NDArray[np.float32], weights_N: Floats | None) -> tuple[NDArray[np.float32], Floats | None]:
+    """Return the probabilities of the items that have one, and their weights."""
+    scored_N = ~np.isnan(read_N)
+    if weights_N is None:
+        return read_N[scored_N], None
+    scored_N &= weights_N > 0
+    return read_N[scored_N], weights_N[scored_N]
+
+
+def _binned(read_K: NDArray[np.float32], weights_K: Floats | None, edges: Sequence[float]) -> Integers:
     places = np.searchsorted(np.array(edges), read_K.astype(np.float64), side="right")
-    return np.bincount(places, minlength=len(edges) + 1).astype(np.int64)
+    return effective_counts(places, len(edges) + 1, weights_K)
 
 
 def _over_bins(counts_2B: Integers) -> HomogeneityTest:
@@ -372,8 +432,14 @@ def _distance(counts_2B: Integers) -> float:
     return float(np.abs(now_B - before_B).sum() / 2)
 
 
-def _counted(presence_N: Sequence[str | None] | None) -> dict[str, int]:
-    return dict(Counter(str(pattern) for pattern in (() if presence_N is None else presence_N) if pattern is not None))
+def _counted(presence_N: Sequence[str | None] | None, weights_N: Floats | None) -> dict[str, int]:
+    if presence_N is None:
+        return {}
+    if weights_N is None:
+        return dict(Counter(str(pattern) for pattern in presence_N if pattern is not None))
+    kept = [i for i, pattern in enumerate(presence_N) if pattern is not None and weights_N[i] > 0]
+    names, places = np.unique([str(presence_N[i]) for i in kept], return_inverse=True)
+    return dict(zip(names.tolist(), effective_counts(places, len(names), weights_N[kept]).tolist(), strict=True))
 
 
 def _percent(share: float) -> str:

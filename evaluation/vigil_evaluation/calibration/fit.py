@@ -3,11 +3,15 @@
 Each method is fitted on all folds but one and scored on that one by log loss; the simplest method within one standard error of
 the best is selected (Breiman et al. 1984, section 3.4.3), with the standard error of the difference on the same items. A soft
 target t counts as t positives and 1 - t negatives.
+
+Rows may represent several items each (:mod:`vigil_evaluation.sampling_weights`). Fits and losses then weigh each row by that
+number, scaled so that the weights sum to the effective number of rows (Kish 1965): what is added as a single item, such as the
+pseudo-observations of Platt, then counts as a row of the mean weight, and a common factor changes nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,12 +28,14 @@ from vigil_evaluation.calibration.calibrators import (
 )
 from vigil_evaluation.calibration.conformal import fit_conformal
 from vigil_evaluation.calibration.drift import DriftReference
+from vigil_evaluation.metrics.arrays import effective_items
 
 if TYPE_CHECKING:
+    from vigil_evaluation.sampling_weights import SamplingWeights
     from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 
 MIN_CLASS_TARGETS = 10
-"""Fewest known positives, and fewest known negatives, to fit anything on."""
+"""Fewest known positives, and fewest known negatives, to fit anything on; under weights, fewest effective ones (Kish 1965)."""
 
 MAX_KNOTS = 64
 """Most knots of an isotonic calibrator; the most similar neighbouring blocks are pooled until it has at most this many."""
@@ -47,15 +53,36 @@ Integers = NDArray[np.int64]
 
 
 class LabelledRows(NamedTuple):
-    """Items with a known target of one label: targets, raw probabilities and folds, ``[K]`` each."""
+    """Items with a known target of one label, ``[K]`` each; the weights are ``None`` if all count the same."""
 
     targets: Floats
     raw: Floats
     folds: Integers
+    weights: Floats | None
 
     def take(self, which: NDArray[np.bool_]) -> "LabelledRows":
         """Return the selected rows."""
-        return LabelledRows(self.targets[which], self.raw[which], self.folds[which])
+        weights = None if self.weights is None else self.weights[which]
+        return LabelledRows(self.targets[which], self.raw[which], self.folds[which], weights)
+
+    def classes(self) -> tuple[float, float]:
+        """Return the number of positives and of negatives; under weights, the effective ones (Kish 1965)."""
+        positive = self.targets >= 0.5
+        if self.weights is None:
+            return int(positive.sum()), int((~positive).sum())
+        # Sums of equal weights round.
+        return tuple(effective_items(self.weights[kind]) + 1e-9 for kind in (positive, ~positive))  # type: ignore[return-value]
+
+    def fitted(self, method: str) -> Calibrator:
+        """Fit a method on these rows, with weights that sum to their effective number."""
+        weights = self.weights
+        if weights is not None:
+            weights = weights * (effective_items(weights) / weights.sum())
+        return FIT_FUNCTIONS[method](self.targets, self.raw, weights)
+
+    def mean(self, values: Floats) -> float:
+        """Return the mean of a number of each row."""
+        return float(values.mean() if self.weights is None else np.average(values, weights=self.weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +109,8 @@ def fit_calibrators(  # noqa: PLR0917 (arrays, their names, how, and two that ma
     spec: "CalibrationSpec",
     groups_N: Sequence[str | None] | None = None,
     seed: int = 0,
+    *,
+    weights_N: ArrayLike | None = None,
 ) -> Calibration:
     """Fit a calibrator for each label, and for each group where it is better than the pooled one.
 
@@ -93,11 +122,12 @@ def fit_calibrators(  # noqa: PLR0917 (arrays, their names, how, and two that ma
         spec: methods, folds, and the column to group by.
         groups_N: value of ``spec.by`` of each item; required for groups, ignored without ``spec.by``.
         seed: random seed of the folds.
+        weights_N: number of items that each row represents, finite and at least 0; ``None`` for 1 each.
 
     Raises:
-        ValueError: if the shapes differ, or a value is outside [0, 1].
+        ValueError: if the shapes differ, a value is outside [0, 1], or a weight is negative or not finite.
     """
-    return _cross_fit(targets_NL, probabilities_NL, labels, spec, groups_N, seed)[0]
+    return _cross_fit(targets_NL, probabilities_NL, labels, spec, groups_N, seed, weights_N)[0]
 
 
 def fit_calibration(  # noqa: PLR0917 (as for fit)
@@ -107,6 +137,8 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
     spec: "EvaluationSpec",
     groups_N: Sequence[str | None] | None = None,
     presence_N: Sequence[str | None] | None = None,
+    *,
+    weights: "SamplingWeights | None" = None,
 ) -> FittedCalibration:
     """Fit everything that a run and a bundle carry: calibrators, conformal thresholds and the drift reference.
 
@@ -122,17 +154,20 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
         spec: settings of the evaluation.
         groups_N: value of ``spec.calibration.by`` of each item.
         presence_N: modalities of each item.
+        weights: number of items that each row represents; ``None`` for 1 each.
 
     Raises:
         ValueError: if the shapes differ, or a value is outside [0, 1].
     """
-    calibration, held_out = _cross_fit(targets_NL, probabilities_NL, labels, spec.calibration, groups_N, spec.seed)
+    label_N, item_N = (None, None) if weights is None else (weights.label_N, weights.item_N)
+    calibration, held_out = _cross_fit(targets_NL, probabilities_NL, labels, spec.calibration, groups_N, spec.seed, label_N)
     raw = np.asarray(probabilities_NL, np.float64)
     pooled = {name: label.pooled.apply for name, label in calibration.labels.items() if not label.groups}
     ordering = np.where([name in pooled for name in labels], raw, held_out)
     known = np.where(np.isnan(raw), np.nan, np.asarray(targets_NL, np.float64))
-    conformal = fit_conformal(known, ordering, labels, spec.conformal).mapped(pooled)
-    return FittedCalibration(calibration, conformal, DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N))
+    conformal = fit_conformal(known, ordering, labels, spec.conformal, label_N).mapped(pooled)
+    reference = DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N, item_N)
+    return FittedCalibration(calibration, conformal, reference)
 
 
 def log_losses(targets_N: Floats, probabilities_N: Floats) -> Floats:
@@ -157,6 +192,7 @@ def _cross_fit(  # noqa: PLR0917 (as for fit)
     spec: "CalibrationSpec",
     groups_N: Sequence[str | None] | None,
     seed: int,
+    weights_N: ArrayLike | None,
 ) -> tuple[Calibration, Floats]:
     """Return the calibration, and the held-out calibrated probability of each known item, ``[N, L]``."""
     targets, raw = _checked(targets_NL, probabilities_NL, len(labels))
@@ -164,10 +200,14 @@ def _cross_fit(  # noqa: PLR0917 (as for fit)
     if spec.by is not None and groups_N is not None:
         names = np.empty(len(raw), object)
         names[:] = list(groups_N)
+    weights = None if weights_N is None else np.asarray(weights_N, np.float64)
+    if weights is not None and (weights.shape != targets.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError(f"weights {weights.shape} must be {len(targets)} finite numbers of at least 0")
     held_out = np.full(raw.shape, np.nan)
     found = {}
     for i, name in enumerate(labels):
-        found[name] = _label(targets[:, i], raw[:, i], spec, names, np.random.default_rng([seed, i]), held_out[:, i])
+        random = np.random.default_rng([seed, i])
+        found[name] = _label(targets[:, i], raw[:, i], spec, names, random, held_out[:, i], weights)
     return Calibration(spec.by, found), held_out
 
 
@@ -178,11 +218,15 @@ def _label(  # noqa: PLR0917 (the columns of one label)
     names_N: NDArray[np.object_] | None,
     random: np.random.Generator,
     held_out_N: Floats,
+    weights_N: Floats | None,
 ) -> LabelCalibration:
     """Fit one label, and write the held-out calibrated probability of each known item into ``held_out_N``."""
     known_N = ~(np.isnan(targets_N) | np.isnan(raw_N))
+    if weights_N is not None:
+        known_N &= weights_N > 0
     targets_K = targets_N[known_N]
-    rows = LabelledRows(targets_K, raw_N[known_N], _folds(targets_K, spec.folds, random))
+    weights_K = None if weights_N is None else weights_N[known_N]
+    rows = LabelledRows(targets_K, raw_N[known_N], _folds(targets_K, spec.folds, random), weights_K)
     pooled = _select(rows, spec)
     held_out_K = pooled.probabilities.copy()
     groups: dict[str, Calibrator] = {}
@@ -190,8 +234,9 @@ def _label(  # noqa: PLR0917 (the columns of one label)
         names_K = names_N[known_N]
         for value in sorted({value for value in names_K if value is not None}):
             inside_K = names_K == value
-            own = _select(rows.take(inside_K), spec) if not inside_K.all() else None
-            if own is not None and own.log_loss and _clearly_less(own.losses, pooled.losses[inside_K]):
+            inside = rows.take(inside_K)
+            own = _select(inside, spec) if not inside_K.all() else None
+            if own is not None and own.log_loss and _clearly_less(own.losses, pooled.losses[inside_K], inside):
                 groups[value] = own.calibrator
                 held_out_K[inside_K] = own.probabilities
     held_out_N[known_N] = held_out_K
@@ -208,66 +253,74 @@ def _folds(targets_K: Floats, folds: int, random: np.random.Generator) -> Intege
 
 def _select(rows: LabelledRows, spec: "CalibrationSpec") -> SelectedCalibrator:
     """Select the simplest method within one standard error of the best."""
-    positive = int((rows.targets >= 0.5).sum())
     losses = {"none": log_losses(rows.targets, rows.raw)}
-    if min(positive, len(rows.targets) - positive) < max(MIN_CLASS_TARGETS, spec.folds):
+    if min(rows.classes()) < max(MIN_CLASS_TARGETS, spec.folds):
         return SelectedCalibrator(IDENTITY, {}, losses["none"], rows.raw)
     held_out = {"none": rows.raw}
     for method in (name for name in PARAMETERS if name in spec.methods and name != "none"):
-        held_out[method] = _out_of_fold(rows, FIT_FUNCTIONS[method])
+        held_out[method] = _out_of_fold(rows, method)
         losses[method] = log_losses(rows.targets, held_out[method])
-    means = {method: float(of.mean()) for method, of in losses.items()}
+    means = {method: rows.mean(of) for method, of in losses.items()}
     best = losses[min(means, key=lambda method: means[method])]
-    chosen = next(method for method, of in losses.items() if not _clearly_less(best, of))
-    return SelectedCalibrator(FIT_FUNCTIONS[chosen](rows.targets, rows.raw), means, losses[chosen], held_out[chosen])
+    chosen = next(method for method, of in losses.items() if not _clearly_less(best, of, rows))
+    return SelectedCalibrator(rows.fitted(chosen), means, losses[chosen], held_out[chosen])
 
 
-def _clearly_less(losses_K: Floats, others_K: Floats) -> bool:
+def _clearly_less(losses_K: Floats, others_K: Floats, rows: LabelledRows) -> bool:
     """Return whether the mean is lower by more than the standard error of the difference on the same items."""
-    difference_K = others_K - losses_K
-    return bool(difference_K.mean() > difference_K.std(ddof=1) / np.sqrt(len(difference_K)))
+    difference_K, count, weights_K = others_K - losses_K, len(losses_K), rows.weights
+    if weights_K is None:
+        return bool(difference_K.mean() > difference_K.std(ddof=1) / np.sqrt(count))
+    mean = rows.mean(difference_K)
+    # The linearised variance of a weighted mean (Cochran 1977, section 11.7).
+    squares = float((weights_K**2 * (difference_K - mean) ** 2).sum())
+    return bool(mean > np.sqrt(count / (count - 1) * squares) / weights_K.sum())
 
 
-def _out_of_fold(rows: LabelledRows, fitted: "FitFunction") -> Floats:
+def _out_of_fold(rows: LabelledRows, method: str) -> Floats:
     held_out = np.empty(len(rows.raw))
     for fold in np.unique(rows.folds):
         inside = rows.folds == fold
-        held_out[inside] = fitted(rows.targets[~inside], rows.raw[~inside]).apply(rows.raw[inside])
+        held_out[inside] = rows.take(~inside).fitted(method).apply(rows.raw[inside])
     return held_out
 
 
-FitFunction = Callable[[Floats, Floats], Calibrator]
+class FitFunction(Protocol):
+    """Fits a method on known targets and raw probabilities, ``[K]`` each; a row of weight 2 counts as two rows."""
+
+    def __call__(self, targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:
+        """Fit it."""
 
 
-def fit_none(targets_K: Floats, raw_K: Floats) -> Calibrator:  # noqa: ARG001 (one of the fits)
+def fit_none(targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:  # noqa: ARG001 (one of the fits)
     """Return the identity."""
     return IDENTITY
 
 
-def fit_temperature(targets_K: Floats, raw_K: Floats) -> Calibrator:
+def fit_temperature(targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:
     """Fit the temperature by log loss (Guo et al. 2017, section 4.2)."""
     yes_K, no_K = log_probabilities(raw_K)
-    (slope,) = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, constant=False)
+    (slope,) = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, weights_K, constant=False)
     return Calibrator("temperature", {"temperature": 1 / slope})
 
 
-def fit_platt(targets_K: Floats, raw_K: Floats) -> Calibrator:
+def fit_platt(targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:
     """Fit slope and intercept of the log odds by log loss (Platt 1999)."""
     yes_K, no_K = log_probabilities(raw_K)
-    slope, intercept = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, constant=True)
+    slope, intercept = _minimize(targets_K, [yes_K - no_K], _MIN_SLOPE, weights_K, constant=True)
     return Calibrator("platt", {"slope": slope, "intercept": intercept})
 
 
-def fit_beta(targets_K: Floats, raw_K: Floats) -> Calibrator:
+def fit_beta(targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:
     """Fit a beta calibrator by log loss (Kull, Silva Filho and Flach 2017, algorithm 1)."""
     yes_K, no_K = log_probabilities(raw_K)
-    a, b, c = _minimize(targets_K, [yes_K, -no_K], 0.0, constant=True)
+    a, b, c = _minimize(targets_K, [yes_K, -no_K], 0.0, weights_K, constant=True)
     if a + b < _MIN_SLOPE:
         a = b = _MIN_SLOPE
     return Calibrator("beta", {"a": a, "b": b, "c": c})
 
 
-def fit_isotonic(targets_K: Floats, raw_K: Floats) -> Calibrator:
+def fit_isotonic(targets_K: Floats, raw_K: Floats, weights_K: Floats | None = None) -> Calibrator:
     """Fit centred isotonic regression: its blocks, each at its mean, joined by lines (Oron and Flournoy 2017).
 
     Lines preserve the ranking within blocks. A block without positives, or without negatives, gets the frequency of the rule of
@@ -277,8 +330,8 @@ def fit_isotonic(targets_K: Floats, raw_K: Floats) -> Calibrator:
 
     read_K = np.asarray(raw_K, np.float32).astype(np.float64)
     distinct, place_K = np.unique(read_K, return_inverse=True)
-    items = np.bincount(place_K).astype(np.float64)
-    sums = np.bincount(place_K, weights=targets_K)
+    items = np.bincount(place_K, weights_K).astype(np.float64)
+    sums = np.bincount(place_K, targets_K if weights_K is None else weights_K * targets_K)
     blocks = isotonic_regression(sums / items, weights=items).blocks[:-1]
     items_B, sums_B, raws_B = (np.add.reduceat(values, blocks) for values in (items, sums, items * distinct))
     items_B, sums_B, raws_B = _pooled(items_B, sums_B, raws_B)
@@ -304,7 +357,9 @@ def _pooled(items_B: Floats, sums_B: Floats, raws_B: Floats) -> tuple[Floats, Fl
     return items_B, sums_B, raws_B
 
 
-def _minimize(targets_K: Floats, columns: Sequence[Floats], least: float, constant: bool) -> list[float]:
+def _minimize(
+    targets_K: Floats, columns: Sequence[Floats], least: float, weights_K: Floats | None, *, constant: bool
+) -> list[float]:
     """Return the coefficients of the log odds that minimize the log loss of smoothed targets, the intercept last.
 
     Targets are smoothed as if one more positive and one more negative had been observed (Platt 1999, section 2.2); without this,
@@ -314,12 +369,16 @@ def _minimize(targets_K: Floats, columns: Sequence[Floats], least: float, consta
         targets_K: in [0, 1].
         columns: features, ``[K]`` each.
         least: smallest coefficient of a feature.
+        weights_K: number of rows that each counts as; ``None`` for 1 each.
         constant: whether to fit an intercept.
     """
     from scipy.optimize import minimize
 
-    positives = float(targets_K.sum())
-    low, high = 1 / (len(targets_K) - positives + 2), (positives + 1) / (positives + 2)
+    if weights_K is None:
+        count, positives = float(len(targets_K)), float(targets_K.sum())
+    else:
+        count, positives = float(weights_K.sum()), float((weights_K * targets_K).sum())
+    low, high = 1 / (count - positives + 2), (positives + 1) / (positives + 2)
     smoothed_K = low + targets_K * (high - low)
     features_DK = np.stack(columns)
     # Standardized features reduce the steps of the optimizer.
@@ -334,8 +393,10 @@ def _minimize(targets_K: Floats, columns: Sequence[Floats], least: float, consta
         odds_K = np.einsum("d,dk->k", weights_D, features_DK)
         small_K = np.exp(-np.abs(odds_K))
         loss = np.maximum(odds_K, 0) + np.log1p(small_K) - smoothed_K * odds_K
-        predicted_K = np.where(odds_K >= 0, 1.0, small_K) / (1 + small_K)
-        return float(loss.mean()), np.einsum("dk,k->d", features_DK, predicted_K - smoothed_K) / len(smoothed_K)
+        residual_K = np.where(odds_K >= 0, 1.0, small_K) / (1 + small_K) - smoothed_K
+        if weights_K is not None:
+            return float((weights_K * loss).sum() / count), np.einsum("dk,k->d", features_DK, weights_K * residual_K) / count
+        return float(loss.mean()), np.einsum("dk,k->d", features_DK, residual_K) / count
 
     start = [*sizes_D, float(centres_D.sum())] if constant else list(sizes_D)
     bounds = [*((least * size, None) for size in sizes_D), *([(None, None)] * constant)]
@@ -353,4 +414,4 @@ FIT_FUNCTIONS: Mapping[str, FitFunction] = {
     "beta": fit_beta,
     "isotonic": fit_isotonic,
 }
-"""Method to the function that fits it on known targets and raw probabilities, ``[K]`` each."""
+"""Method to the function that fits it."""

@@ -11,10 +11,17 @@ from typer.testing import CliRunner
 
 from vigil.cli import evaluate
 from vigil.workflows.prediction_sources import load_predictions
+from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
+from vigil_data.importers.manifest import Manifest
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
-from vigil_training.runs.predict import outputs_to_table, predict_rows
+from vigil_evaluation.calibration.fit import fit_calibration
+from vigil_evaluation.sampling_weights import SamplingWeights
+from vigil_evaluation.specs import CalibrationSpec
+from vigil_training.runs.calibrate import recalibrate
+from vigil_training.runs.predict import outputs_to_table, predict_rows, raw_probabilities
 from vigil_training.runs.run import Run
+from vigil_training.trainer.data_module import DataModule
 
 
 @pytest.fixture
@@ -69,6 +76,60 @@ def test_calibrate_fits_again_and_chooses_thresholds(app, run):
     assert {label.pooled.method for label in found.labels.values()} <= {"none", "platt"}
     assert all(threshold != 0.123 for threshold in run.read_thresholds().values())
     assert "calibrated on 120 items" in done.output
+
+
+@pytest.fixture
+def reviewed(tmp_path):
+    """Return a function that writes 120 texts: half of the positives and a tenth of the negatives."""
+
+    def make(name, stated):
+        rows = ["id,text,target.cat,split" + (",inclusion_probability" if stated else "")]
+        for n in range(120):
+            target, text = int(n % 3 == 0), ("cat " if n % 4 == 0 else "dog ") + f"number {n}"
+            rows.append(f"p{n},{text},{target},validation" + (f",{0.5 if target else 0.1}" if stated else ""))
+        file = tmp_path / f"{name}.csv"
+        file.write_text("\n".join(rows) + "\n")
+        write(tmp_path / name, Manifest(file).items())
+        return Dataset(tmp_path / name)
+
+    return make
+
+
+def test_recalibrate_weighs_the_rows_of_a_review(run, reviewed):
+    """The review halves the odds of a negative five times: fitted calibrators and thresholds correct for that."""
+    spec, found = CalibrationSpec(methods=("platt",)), {}
+    for stated in (True, False):
+        dataset = reviewed(f"stated-{stated}", stated)
+        recalibrate(run, spec, dataset)
+        outputs = predict_rows(run, dataset, dataset.rows("validation"))
+        order = np.argsort(np.array(outputs.ids))
+        targets, raw = outputs.targets_NL[order].astype(np.float64), raw_probabilities(outputs.logits_NL[order])
+        weights = SamplingWeights(*[np.where(targets[:, 0] == 1, 2.0, 10.0)] * 2) if stated else None
+        settings = run.recipe.evaluation.model_copy(update={"calibration": spec})
+        wanted = fit_calibration(
+            targets, raw, ["cat", "bright"], settings, None, np.array(outputs.presence)[order], weights=weights
+        )
+        found[stated] = run.read_calibrated()
+        assert found[stated] == wanted
+    low, high = (found[stated].calibration.apply(raw)[:, 0].mean() for stated in (True, False))
+    assert low == pytest.approx(40 * 2 / (40 * 2 + 80 * 10), abs=0.03)
+    assert high == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_data_module_refuses_wrong_inclusion_probabilities_before_training(run, reviewed):
+    dataset = reviewed("reviewed", stated=True)
+    labelled = DataModule(recipe_of(run, dataset), dataset.version)
+    assert len(labelled.validation_rows) == 120
+    (dataset.path.parent / "wrong.csv").write_text((dataset.path.parent / "reviewed.csv").read_text().replace(",0.5", ","))
+    write(dataset.path.parent / "wrong", Manifest(dataset.path.parent / "wrong.csv").items())
+    wrong = Dataset(dataset.path.parent / "wrong")
+    with pytest.raises(UserError, match=r"wrong: column inclusion_probability has 40 values that are not in .* null in row 1"):
+        DataModule(recipe_of(run, wrong), wrong.version)
+
+
+def recipe_of(run, dataset):
+    data = run.recipe.data.model_copy(update={"dataset": str(dataset.path), "train": "validation"})
+    return run.recipe.model_copy(update={"data": data})
 
 
 @pytest.mark.parametrize(

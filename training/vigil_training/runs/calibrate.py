@@ -15,7 +15,7 @@ from vigil_evaluation.calibration.calibrators import Calibration, FittedCalibrat
 from vigil_evaluation.metrics.thresholds import DEFAULT_THRESHOLD, choose_thresholds
 from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 from vigil_training.runs.predict import ModelOutputs, predict_rows, raw_probabilities
-from vigil_training.runs.prediction_table import calibration_groups
+from vigil_training.runs.prediction_table import calibration_groups, dataset_weights
 from vigil_training.runs.run import Run
 
 log = logging.getLogger("vigil.calibrate")
@@ -26,11 +26,16 @@ def fit_calibration_and_thresholds(
 ) -> None:
     """Fit the calibration, choose thresholds on calibrated probabilities, and write both, which marks the run as finished.
 
+    Items are weighted if the dataset has the columns ``inclusion_probability`` or ``weight``.
+
     Args:
         run: the run.
         outputs: the model's outputs for the calibration rows; ``None`` if there are no rows, and nothing can be fitted.
         dataset: the dataset of those rows.
         spec: how to calibrate (default: the recipe's settings).
+
+    Raises:
+        UserError: if a sampling column of the dataset has no valid value for an item with a known target.
     """
     from vigil_evaluation.calibration.fit import fit_calibration
 
@@ -41,8 +46,10 @@ def fit_calibration_and_thresholds(
         targets_NL, raw_NL = outputs.targets_NL[order].astype(np.float64), raw_probabilities(outputs.logits_NL[order])
         ids, presence = ([values[i] for i in order] for values in (outputs.ids, outputs.presence))
         groups = calibration_groups(spec.calibration.by, ids, presence, dataset)
-        calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence)
-        thresholds = choose_thresholds(targets_NL, calibrated.calibration.apply(raw_NL, groups).astype(np.float32))
+        weights = dataset_weights(dataset, targets_NL, ids=ids)
+        calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence, weights=weights)
+        read_NL = calibrated.calibration.apply(raw_NL, groups).astype(np.float32)
+        thresholds = choose_thresholds(targets_NL, read_NL, weights.label_N)
     for label, fitted in calibrated.calibration.labels.items():
         log.info(
             "%s: calibrated by %s on %d known targets, %d positive", label, fitted.pooled.method, fitted.known, fitted.positive

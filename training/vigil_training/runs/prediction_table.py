@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.table_schema import SAMPLING
+from vigil_data.errors import UserError
 from vigil_data.loading.sampler import Rows
+from vigil_evaluation.sampling_weights import SamplingWeights, read_sampling_weights
 
 STANDARD_COLUMNS = ("author", "language", "market", "content_type", "source", *SAMPLING.names)
 """Columns that a predictions table has whenever the dataset has them: policies, comparisons, clusters and weights read them."""
@@ -49,6 +51,34 @@ def predictions_table(
         made[f"probability.{label}"] = pa.array(probabilities_NL[:, i].astype(np.float32))
     made["presence"] = pa.array(present, pa.string())
     return pa.table(made | {name: known.column(name) for name in wanted if name not in made})
+
+
+def dataset_weights(
+    dataset: Dataset, targets_NL: NDArray[np.floating], *, ids: Sequence[str] | None = None, rows: Rows | None = None
+) -> SamplingWeights:
+    """Return how many items each item of a dataset represents, from its columns ``inclusion_probability`` and ``weight``.
+
+    Args:
+        dataset: may have these columns; a column that is null in all of the items is ignored.
+        targets_NL: targets of the N items, NaN where unknown.
+        ids: ids of the items, in the order of the targets (default: those of the rows).
+        rows: row numbers that hold the items (default: all rows).
+
+    Raises:
+        UserError: if an item with a known target has no inclusion probability in (0, 1], or a weight is not positive.
+    """
+    wanted = [name for name in SAMPLING.names if name in dataset.columns]
+    if not wanted:
+        return SamplingWeights()
+    table = dataset.table(["id", *wanted], rows)
+    if ids is not None:
+        place = {id_: i for i, id_ in enumerate(table.column("id").to_pylist())}
+        table = table.take(pa.array([place[id_] for id_ in ids], pa.int64()))
+    stated = [name for name in wanted if table.column(name).null_count < table.num_rows]
+    try:
+        return read_sampling_weights(table.select(["id", *stated]), np.asarray(targets_NL, np.float64))
+    except UserError as error:
+        raise UserError(*(f"{dataset.path}: {line.removeprefix('predictions: ')}" for line in error.lines)) from None
 
 
 def calibration_groups(by: str | None, ids: Sequence[str], presence: Sequence[str], dataset: Dataset) -> list[str | None] | None:

@@ -17,6 +17,7 @@ from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.prediction_table import dataset_weights
 
 log = logging.getLogger("vigil.data")
 
@@ -36,7 +37,8 @@ class DataModule(pl.LightningDataModule):
         reader: reads batches of the dataset.
 
     Raises:
-        UserError: if there is nothing to train on, or a split does not exist.
+        UserError: if there is nothing to train on, a split does not exist, or a validation row with a known target has no valid
+            inclusion probability though the dataset states them.
     """
 
     def __init__(self, recipe: Recipe, version: int, world: World = World()) -> None:  # noqa: B008 (immutable)
@@ -66,6 +68,8 @@ class DataModule(pl.LightningDataModule):
         self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
         self._costs = costs(dataset.facts(self.train_rows), data.batch.cost)
         self.validation_rows = dataset.rows(data.validation)
+        # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
+        dataset_weights(dataset, dataset.targets(labels, self.validation_rows), rows=self.validation_rows)
         self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost)
         self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels)
         self._train: TrainingLoader | None = None
