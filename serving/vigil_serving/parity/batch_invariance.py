@@ -18,7 +18,7 @@ from vigil_serving.bundle.metadata import BatchInvariance, Tolerance
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import Backend, compare_outputs, run_backend
 
-MAX_ITEMS = 32
+MAX_ITEMS = 24
 """Items that are run again: all extremes, and the others evenly spaced; dependence on the batch shows on most items."""
 SHUFFLED_SIZES = (2, 4, 8)
 """Sizes of the shuffled batches; one more holds the other items."""

@@ -54,7 +54,7 @@ def test_rearrange_packs_each_item_alone_and_shuffled_as_decoding_it_again_does(
     assert places != [place for batch in shuffled for place in batch]
     names = {cases[number].name for number, _ in places}
     assert {"loudest sound", "empty text", "black image"} <= names
-    assert sum(cases[number].real for number, _ in places) >= 3
+    assert sum(cases[number].real for number, _ in places) >= 1
 
 
 def test_measure_invariance_counts_what_depends_on_the_batch(exported) -> None:
