@@ -41,6 +41,15 @@ class SamplingWeights:
     label_N: Floats | None = None
     item_N: Floats | None = None
 
+    @property
+    def inclusion_N(self) -> Floats | None:
+        """Probability with which each row was chosen to be labelled, NaN where none is stated, ``[N]``; ``None`` if none is."""
+        if self.label_N is None or (self.item_N is not None and np.array_equal(self.item_N, self.label_N)):
+            return None
+        above = 1.0 if self.item_N is None else self.item_N
+        with np.errstate(divide="ignore"):
+            return np.where(self.label_N > 0, above / self.label_N, np.nan)
+
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "SamplingWeights":
         """Return the weights of the selected rows."""
         parts = [None if weights_N is None else weights_N[rows] for weights_N in (self.label_N, self.item_N)]

@@ -44,3 +44,12 @@ def test_read_sampling_weights_of_a_labelled_sample_weights_traffic_too() -> Non
 def test_read_sampling_weights_rejects(columns: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_sampling_weights(pa.table(columns), TARGETS_NL)
+
+
+def test_inclusion_probabilities_are_those_of_the_table_after_taking_rows() -> None:
+    table = pa.table({"inclusion_probability": [0.5, None, 0.1], "weight": [3.0, 1.0, 2.0]})
+    weights = read_sampling_weights(table, TARGETS_NL)
+    np.testing.assert_allclose(weights.inclusion_N, [0.5, np.nan, 0.1])
+    np.testing.assert_allclose(weights.take(np.array([2, 0])).inclusion_N, [0.1, 0.5])
+    rows = read_sampling_weights(table.select(["weight"]), TARGETS_NL)
+    assert rows.take(np.array([0, 1])).inclusion_N is None

@@ -120,7 +120,7 @@ def _selection_notes(policy: Policy, traffic: Traffic, scopes: Sequence[MarketCo
         if selection is None
         else [line for label, line in zip(selection.labels, selection.lines, strict=True) if label in constrained]
     )
-    if _states_inclusion(traffic):
+    if traffic.weights.inclusion_N is not None:
         return [f"{line}; the constraints hold if the probabilities are right" for line in lines]
     if lines and not assume_random:
         raise UserError(
@@ -130,11 +130,6 @@ def _selection_notes(policy: Policy, traffic: Traffic, scopes: Sequence[MarketCo
             "items like the labelled ones: --assume-random",
         )
     return [f"guarantees hold for items like the labelled ones only; {line}" for line in lines]
-
-
-def _states_inclusion(traffic: Traffic) -> bool:
-    """Return whether the table states with which probabilities rows were chosen to be labelled."""
-    return traffic.weights.label_N is not traffic.weights.item_N
 
 
 def _compiled(
@@ -176,7 +171,7 @@ def _compiled(
 
 def _mostly_unknown(policy: CompiledPolicy, rules: Sequence[Rule], traffic: Traffic) -> Iterator[str]:
     """Yield a note for each action whose items are of unknown target more often than all items, without this being stated."""
-    if _states_inclusion(traffic):
+    if traffic.weights.inclusion_N is not None:
         return
     codes = decide_traffic(policy, traffic)
     for place, label in enumerate(policy.labels):

@@ -235,7 +235,7 @@ def label_selection(  # noqa: PLR0917 (a table, and how it was sampled)
 
 def _patterns(known_NL: Bools, weights: SamplingWeights) -> list[_Pattern]:
     """Return the distinct patterns of known targets: labels of one review share one."""
-    stated_N = _stated(weights)
+    stated_N = weights.inclusion_N
     rows_N = np.ones(len(known_NL), np.bool_) if stated_N is None else ~np.isnan(stated_N)
     found: dict[bytes, _Pattern] = {}
     for label, known_N in enumerate(known_NL.T):
@@ -244,15 +244,6 @@ def _patterns(known_NL: Bools, weights: SamplingWeights) -> list[_Pattern]:
             key = np.packbits(known_N).tobytes()
             found.setdefault(key, _Pattern(known_N & rows_N, stated_N, rows_N, [])).labels.append(label)
     return list(found.values())
-
-
-def _stated(weights: SamplingWeights) -> Floats | None:
-    """Return the inclusion probability of each row, NaN where it has none; ``None`` if the table has no such column."""
-    if weights.label_N is None or (weights.item_N is not None and np.array_equal(weights.item_N, weights.label_N)):
-        return None
-    above = 1.0 if weights.item_N is None else weights.item_N
-    with np.errstate(divide="ignore"):
-        return np.where(weights.label_N > 0, above / weights.label_N, np.nan)
 
 
 def _score_split(column: str, scores_N: Floats) -> _Split:
