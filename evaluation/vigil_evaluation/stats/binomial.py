@@ -141,7 +141,7 @@ def intraclass_correlation(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int
         weights_N: number of items that each represents; ``None`` if all count the same.
 
     Returns:
-        A number in [0, 1]; 0 where it cannot be estimated.
+        A number in [0, 1], with weights possibly above; 0 where it cannot be estimated.
     """
     if weights_N is not None and not weights_N.sum():
         return 0.0
@@ -152,8 +152,13 @@ def intraclass_correlation(outcome_N: NDArray[np.bool_], units_N: NDArray[np.int
     off = (outcome_N - mean) * one_N
     sums, squares, sizes, same = (np.bincount(units_N, weights=values) for values in (off, off**2, one_N, one_N**2))
     alike, pairs = sums**2 - squares, (sizes**2 - same) * mean * (1 - mean)
+    most = 1.0
+    if weights_N is not None:
+        # Outcomes may vary more where weights are small: the variance is that of the weighted deviations.
+        variance = float(squares.sum() / same.sum())
+        pairs, most = (sizes**2 - same) * variance, max(mean * (1 - mean) / variance, 1.0)
     if not pairs.sum() > 0:
         return 0.0
     correlation = float(alike.sum() / pairs.sum())
     error = float(np.sqrt(((alike - correlation * pairs) ** 2).sum()) / pairs.sum())
-    return min(max(correlation + error, 0.0), 1.0)
+    return min(max(correlation + error, 0.0), most)
