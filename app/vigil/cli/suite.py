@@ -175,12 +175,12 @@ def _show(outcome: "SuiteResults") -> None:
 
 
 def _notes(outcome: "SuiteResults", found: "FunctionalTestResults") -> Iterator[str]:
-    from vigil.workflows.functional_tests import EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT
+    from vigil.workflows.functional_tests import EMPTY_ITEMS_FACT, IGNORED_COLUMNS_FACT, UNKNOWN_LABELS_FACT
 
     if found.unit is not None:
         yield f"intervals resample items of one {found.unit} together"
     for name, fact in outcome.facts.items():
-        if name in (EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT) or (name == "undecodable" and fact != "0"):
+        if name in (EMPTY_ITEMS_FACT, UNKNOWN_LABELS_FACT, IGNORED_COLUMNS_FACT) or (name == "undecodable" and fact != "0"):
             yield f"{name}: {fact}"
 
 

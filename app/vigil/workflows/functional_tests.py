@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EMPTY_ITEMS_FACT = "items without any modality of the model"
 UNKNOWN_LABELS_FACT = "labels without a known target"
+IGNORED_COLUMNS_FACT = "ignored columns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def run_suite(
         if not tested:
             raise UserError(f"{opened.name}: no target of {', '.join(common)} is known, so there is nothing to test")
         spec = spec.model_copy(update={"slices": (), "crosses": ()})
+        predictions = _without_weights(predictions)
         data = EvaluationData.from_table(predictions.table, tested, predictions.thresholds, spec)
         tests = functional_test_results(data, _columns(options))
     if tests is None:
@@ -163,6 +165,18 @@ def _predictions(
     empty = predictions.table.column("presence").to_pylist().count("none")
     facts = {name: fact for name, fact in predictions.facts.items() if name != "dataset"}
     return replace(predictions, facts=facts | ({EMPTY_ITEMS_FACT: str(empty)} if empty else {}))
+
+
+def _without_weights(predictions: Predictions) -> Predictions:
+    """Remove the sampling columns: the items of a suite are constructed to test something, and represent no traffic."""
+    from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY, WEIGHT
+
+    names = [name for name in (INCLUSION_PROBABILITY, WEIGHT) if name in predictions.table.column_names]
+    if not names:
+        return predictions
+    reason = f"{' and '.join(names)}: the items of a suite are constructed, and represent no traffic"
+    table, facts = predictions.table.drop_columns(names), dict(predictions.facts) | {IGNORED_COLUMNS_FACT: reason}
+    return replace(predictions, table=table, facts=facts)
 
 
 def _tested_labels(table: "pa.Table", labels: Sequence[str]) -> tuple[list[str], list[str]]:

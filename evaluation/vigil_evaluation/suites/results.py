@@ -1,4 +1,8 @@
-"""Results of functional tests (HateCheck, Röttger et al. 2021), by label and by the group that items are about."""
+"""Results of functional tests (HateCheck, Röttger et al. 2021), by label and by the group that items are about.
+
+If rows have weights, proportions and means are weighted as in the breakdowns of an evaluation, and counts are not. Minimal pairs
+are constructed, so each pair counts once.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness.identity_columns import identity_groups
+from vigil_evaluation.metrics import Floats
 from vigil_evaluation.slices.grouping import TableColumns, grouping, resampling_units
 from vigil_evaluation.stats.proportions import Proportion, ResamplingUnits, group_proportions
 from vigil_evaluation.suites.minimal_pairs import MinimalPairResults, minimal_pair_results
@@ -42,7 +47,7 @@ class FunctionalityLabelResult:
 
     Attributes:
         positive: known positives.
-        expected: fraction of positives among known targets; ``None`` if no target is known.
+        expected: fraction of positives among known targets, by weight if items have weights; ``None`` if no target is known.
         accuracy: fraction of known targets that are decided correctly at the label's threshold.
         mean_probability: mean over items of known target; ``None`` if there are fewer than ``enough``.
     """
@@ -223,18 +228,27 @@ def _units(data: EvaluationData, columns: SuiteColumns) -> ResamplingUnits:
 def _cases(measure: _SuiteData) -> list[FunctionalityResult]:
     cases, data, enough = measure.cases, measure.data, measure.data.spec.enough
     columns = np.column_stack([data.right_NL, data.right_N])
-    found = group_proportions(columns, cases.codes_N, len(cases.names), measure.units, measure.data.spec)
+    label_N = data.weights.label_N
+    found = group_proportions(columns, cases.codes_N, len(cases.names), measure.units, measure.data.spec, label_N)
     made = []
     for g, name in enumerate(cases.names):
         inside = cases.codes_N == g
         numbers = {}
         for i, label in enumerate(data.labels):
             known = inside & ~np.isnan(data.targets_NL[:, i])
-            positive, count = int((data.targets_NL[known, i] >= 0.5).sum()), int(known.sum())
-            mean = float(data.probabilities_NL[known, i].mean()) if count >= enough else None
-            numbers[label] = FunctionalityLabelResult(positive, positive / count if count else None, found[g][i], mean)
+            positive_K, count = data.targets_NL[known, i] >= 0.5, int(known.sum())
+            weights_K = None if label_N is None else label_N[known]
+            expected = _mean(positive_K, weights_K) if count else None
+            mean = _mean(data.probabilities_NL[known, i], weights_K) if count >= enough else None
+            numbers[label] = FunctionalityLabelResult(int(positive_K.sum()), expected, found[g][i], mean)
         made.append(FunctionalityResult(name, int(inside.sum()), found[g][-1], numbers))
     return made
+
+
+def _mean(values_K: NDArray[np.number] | NDArray[np.bool_], weights_K: Floats | None) -> float:
+    if weights_K is None:
+        return float(values_K.sum() / len(values_K)) if values_K.dtype == np.bool_ else float(values_K.mean())
+    return float(np.average(values_K.astype(np.float64), weights=weights_K))
 
 
 def _maps(columns: SuiteColumns, measure: _SuiteData) -> list[GroupAccuracyMap]:
@@ -259,19 +273,27 @@ def _maps(columns: SuiteColumns, measure: _SuiteData) -> list[GroupAccuracyMap]:
 def _map(column: str, groups: Mapping[str, NDArray[np.bool_]], left_out: int, measure: _SuiteData) -> GroupAccuracyMap:
     cases, labels, right_NL, enough = measure.cases, measure.data.labels, measure.data.right_NL, measure.data.spec.enough
     kept = sorted(groups, key=lambda value: -int(groups[value].sum()))[:MAX_GROUPS]
-    items_FV = np.zeros((len(cases.names), len(kept)), np.int64)
-    known_LFV, right_LFV = np.zeros((2, len(labels), *items_FV.shape), np.int64)
+    items_FV, label_N = np.zeros((len(cases.names), len(kept)), np.int64), measure.data.weights.label_N
+    known_LFV = np.zeros((len(labels), *items_FV.shape), np.int64)
+    mass_LFV, right_LFV = np.zeros((2, *known_LFV.shape))
     overall: dict[str, list[Proportion]] = {label: [] for label in labels}
     for v, value in enumerate(kept):
         rows = np.flatnonzero(groups[value] & (cases.codes_N >= 0))
         codes, right = cases.codes_N[rows], right_NL[rows]
         items_FV[:, v] = np.bincount(codes, minlength=len(cases.names))
-        together = group_proportions(right, np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.data.spec)[0]
+        weights = np.ones(len(rows)) if label_N is None else label_N[rows]
+        together = group_proportions(
+            right,
+            *(np.zeros(len(rows), np.int32), 1, measure.units.of(rows), measure.data.spec),
+            None if label_N is None else weights,
+        )[0]
         for i, label in enumerate(labels):
-            known_LFV[i, :, v] = np.bincount(codes[~np.isnan(right[:, i])], minlength=len(cases.names))
-            right_LFV[i, :, v] = np.bincount(codes[right[:, i] == 1], minlength=len(cases.names))
+            judged, hit = ~np.isnan(right[:, i]), right[:, i] == 1
+            known_LFV[i, :, v] = np.bincount(codes[judged], minlength=len(cases.names))
+            mass_LFV[i, :, v] = np.bincount(codes[judged], weights[judged], len(cases.names))
+            right_LFV[i, :, v] = np.bincount(codes[hit], weights[hit], len(cases.names))
             overall[label].append(together[i])
-    accuracy_LFV = np.where(known_LFV >= enough, right_LFV / np.maximum(known_LFV, 1), np.nan)
+    accuracy_LFV = np.where(known_LFV >= enough, right_LFV / np.where(known_LFV > 0, mass_LFV, 1.0), np.nan)
     accuracy = {
         label: [[None if np.isnan(a) else float(a) for a in row] for row in accuracy_LFV[i]] for i, label in enumerate(labels)
     }

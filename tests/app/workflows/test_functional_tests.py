@@ -195,10 +195,7 @@ def test_suite_check_reports_mistakes_with_their_lines(call, cats, tmp_path):
     with pytest.raises(UserError) as caught:
         read_suite(tmp_path / "absent.yaml")
     assert caught.value.lines == (
-        (
-            f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: "
-            f"black.png does not exist in {tmp_path}"
-        ),
+        (f"{tmp_path}/absent.yaml:19: functionalities.pictured.items[0].image[0].file: black.png does not exist in {tmp_path}"),
     )
 
 
@@ -263,6 +260,24 @@ def test_run_suite_names_labels_without_known_targets(call, run, tmp_path):
     write(tmp_path / "kept", kept)
     ran = run_suite(run.path, str(tmp_path / "kept"))
     assert ran.results.findings.pairs.overall.labels["cat"].changes.count == 1
+
+
+def test_run_suite_ignores_sampling_columns_and_names_them(call, run, tmp_path):
+    """Of twelve items one weighs a hundred times as much as the others: it counts as they do."""
+    results = []
+    for name, weighs in (("bare", False), ("weighted", True)):
+        items = []
+        for n in range(12):
+            sampling = {"inclusion_probability": 0.01 if n == 0 else 1.0} if weighs else {}
+            columns = {"functionality": "f"} | sampling
+            items.append(Item(f"i{n}", ("red" if n % 2 else "blue",), targets={"cat": float(n == 0)}, columns=columns))
+        write(tmp_path / name, items)
+        done = call("run", run.path, tmp_path / name, "--to", tmp_path / f"{name}-out")
+        assert done.exit_code == 0, done.output
+        assert ("ignored columns: inclusion_probability: the items of a suite" in " ".join(done.output.split())) is weighs
+        results.append(json.loads((tmp_path / f"{name}-out" / "suite.json").read_text()))
+    assert results[0]["findings"] == results[1]["findings"]
+    assert "ignored columns" not in results[0]["facts"]
 
 
 # A public dataset

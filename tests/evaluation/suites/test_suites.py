@@ -311,6 +311,39 @@ def test_functional_test_results_accept_other_column_names():
     assert renamed.targets[0].accuracy == plain.targets[0].accuracy
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_functional_test_results_of_weighted_rows_equal_those_of_repeated_rows(seed):
+    rows = random_rows(seed, 120)
+    weights = np.random.default_rng(seed).integers(1, 5, len(rows)).tolist()
+    repeated = [row | {"id": f"{row['id']}-{n}"} for row, of in zip(rows, weights, strict=True) for n in range(of)]
+    found = functional_test_results(table_of(rows).append_column("weight", pa.array(weights)), ["a", "b"], THRESHOLDS, QUICK)
+    wanted = functional_test_results(table_of(repeated), ["a", "b"], THRESHOLDS, QUICK)
+    plain = functional_test_results(table_of(rows), ["a", "b"], THRESHOLDS, QUICK)
+
+    def approx(value):
+        return None if value is None else pytest.approx(value, abs=1e-9)
+
+    for case, other, unweighted in zip(found.cases, wanted.cases, plain.cases, strict=True):
+        assert (case.name, case.items, case.all_right.value) == (other.name, unweighted.items, approx(other.all_right.value))
+        for label, numbers in case.labels.items():
+            of = other.labels[label]
+            assert (numbers.accuracy.value, numbers.expected) == (approx(of.accuracy.value), approx(of.expected))
+            assert numbers.mean_probability == approx(of.mean_probability)
+            assert (numbers.accuracy.count, numbers.positive) == (
+                unweighted.labels[label].accuracy.count,
+                unweighted.labels[label].positive,
+            )
+    (one,), (other,), (unweighted,) = found.targets, wanted.targets, plain.targets
+    for label in "ab":
+        assert one.known[label] == unweighted.known[label]
+        for v, value in enumerate(one.values):
+            w = other.values.index(value)
+            assert one.overall[label][v].value == approx(other.overall[label][w].value)
+            assert [row[v] for row in one.accuracy[label]] == [approx(row[w]) for row in other.accuracy[label]]
+    assert found.pairs == plain.pairs, "pairs are constructed, and each counts once"
+
+
 def test_functional_test_results_are_reproducible():
     table = table_of(random_rows(9))
     one, other = (functional_test_results(table, ["a", "b"], THRESHOLDS, EvaluationSpec(seed=4)) for _ in range(2))
