@@ -177,6 +177,9 @@ def _facts(found: "Comparison") -> Iterator[str]:
     how, missing = found.alignment, found.of("not comparable")
     units = f" in {found.units} units by {found.cluster}, resampled together" if found.cluster else ""
     yield f"{how.items} items{units}; {found.compared} comparisons, {found.tested} with any difference"
+    if found.weighted:
+        of = f" of the {how.weights_of_one}, which are taken for both" if how.weights_of_one else ""
+        yield f"items are weighted by the sampling columns{of}; numbers of items, targets and flips are not weighted"
     tolerances = ", ".join(f"{metric} {value:g}" for metric, value in found.tolerance.items())
     yield f"accepted loss: {tolerances}; a challenger that loses no more anywhere fails with probability <= {found.alpha:.3g}"
     if how.only_champion or how.only_challenger:

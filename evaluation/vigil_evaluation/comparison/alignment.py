@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,18 @@ from vigil_data.errors import UserError, capped
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.predictions import prediction_arrays
+from vigil_evaluation.sampling_weights import INCLUSION_PROBABILITY, WEIGHT, read_sampling_weights
+
+Result = TypeVar("Result")
 
 MAX_IDS_SHOWN = 3
 """Most ids in a message."""
 
 TARGET_TOLERANCE = 1e-6
 """Largest difference of equal targets, since they are stored as float32."""
+
+WEIGHT_TOLERANCE = 1e-5
+"""Largest relative difference of equal weights, which may be stored as float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class AlignmentSummary:
         labels_only_challenger: labels of the challenger only, which are excluded.
         targets_of_one: label to the number of targets known in one table only; these count as unknown.
         columns_that_differ: column to the number of items whose values differ; the champion's value is used.
+        weights_of_one: the model whose table alone states sampling weights, which are taken for both: ``champion`` or
+            ``challenger``; ``None`` if both tables state them, or neither.
     """
 
     items: int
@@ -64,6 +73,7 @@ class AlignmentSummary:
     labels_only_challenger: list[str]
     targets_of_one: dict[str, int]
     columns_that_differ: dict[str, int]
+    weights_of_one: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class AlignedPredictions:
         champion_NL: probabilities of the champion.
         challenger_NL: probabilities of the challenger.
         summary: what was excluded.
+        weights_N: number of items that the targets of each item represent; ``None`` for 1 each.
     """
 
     table: pa.Table
@@ -85,6 +96,7 @@ class AlignedPredictions:
     champion_NL: Floats
     challenger_NL: Floats
     summary: AlignmentSummary
+    weights_N: Floats | None = None
 
 
 def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) -> AlignedPredictions:
@@ -96,14 +108,15 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
         common: compare the common items instead of refusing tables of different items.
 
     Raises:
-        UserError: if ids repeat or differ, the tables have no common label, or the targets of an item contradict each other.
+        UserError: if ids repeat or differ, the tables have no common label, or the targets or the sampling weights of an item
+            contradict each other.
     """
     labels = tuple(label for label in champion.labels if label in set(challenger.labels))
     if not labels:
         raise UserError(
             f"no common label: {champion.name} has {_named(champion.labels)}; {challenger.name} {_named(challenger.labels)}"
         )
-    sides = [_checked(side, lambda side=side: prediction_arrays(side.table, labels)) for side in (champion, challenger)]  # type: ignore[misc]
+    sides = [_checked(side.name, lambda side=side: prediction_arrays(side.table, labels)) for side in (champion, challenger)]  # type: ignore[misc]
     rows_M, others_M, only, only_other = _rows(champion, challenger, common)
     (targets, probabilities), (other_targets, other_probabilities) = sides
     first_ML, second_ML = targets[rows_M], other_targets[others_M]
@@ -111,7 +124,9 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
     _refuse_contradictions(table, labels, first_ML, second_ML, (champion.name, challenger.name))
     known_ML = ~np.isnan(first_ML) & ~np.isnan(second_ML)
     of_one = (np.isnan(first_ML) != np.isnan(second_ML)).sum(axis=0)
-    joined, differ = _joined(table, challenger.table.take(pa.array(others_M)))
+    other_table, targets_NL = challenger.table.take(pa.array(others_M)), np.where(known_ML, first_ML, np.nan)
+    weights, of_one_table = _common_weights((table, other_table), targets_NL, (champion.name, challenger.name))
+    joined, differ = _joined(table, other_table)
     summary = AlignmentSummary(
         items=len(rows_M),
         only_champion=only,
@@ -120,22 +135,46 @@ def align(champion: ScoredModel, challenger: ScoredModel, common: bool = False) 
         labels_only_challenger=[label for label in challenger.labels if label not in labels],
         targets_of_one={label: int(n) for label, n in zip(labels, of_one, strict=True) if n},
         columns_that_differ=differ,
+        weights_of_one=of_one_table,
     )
     return AlignedPredictions(
         joined,
         labels,
-        np.where(known_ML, first_ML, np.nan),
+        targets_NL,
         probabilities[rows_M],
         other_probabilities[others_M],
         summary,
+        weights,
     )
 
 
-def _checked(side: ScoredModel, read: Callable[[], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+def _checked(name: str, read: Callable[[], Result]) -> Result:
     try:
         return read()
     except UserError as error:
-        raise UserError(*(f"{side.name}: {line}" for line in error.lines)) from None
+        raise UserError(*(f"{name}: {line}" for line in error.lines)) from None
+
+
+def _common_weights(
+    tables: tuple[pa.Table, pa.Table], targets_NL: Floats, names: tuple[str, str]
+) -> tuple[Floats | None, str | None]:
+    """Return the sampling weights of the aligned items, and the model that alone states them."""
+    first_N, second_N = (
+        _checked(name, lambda table=table: read_sampling_weights(table, targets_NL)).label_N  # type: ignore[misc]
+        for name, table in zip(names, tables, strict=True)
+    )
+    if first_N is None or second_N is None:
+        return (second_N, None if second_N is None else "challenger") if first_N is None else (first_N, "champion")
+    known_N = ~np.isnan(targets_NL).all(axis=1)
+    apart_N = known_N & ~np.isclose(first_N, second_N, rtol=WEIGHT_TOLERANCE, atol=0)
+    if apart_N.any():
+        row = int(np.flatnonzero(apart_N)[0])
+        at = f"such as {tables[0].column('id')[row]}: {first_N[row]:g} in {names[0]} and {second_N[row]:g} in {names[1]}"
+        raise UserError(
+            f"columns {INCLUSION_PROBABILITY} and {WEIGHT}: {int(apart_N.sum())} items represent different numbers of items, "
+            f"{at}; state one sampling design for both, or leave the columns out of one table"
+        )
+    return first_N, None
 
 
 def _rows(champion: ScoredModel, challenger: ScoredModel, common: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
@@ -186,7 +225,7 @@ def _joined(first: pa.Table, second: pa.Table) -> tuple[pa.Table, dict[str, int]
             continue
         if name not in names:
             joined = joined.append_column(name, second.column(name))
-        elif rows := _rows_apart(first.column(name), second.column(name)):
+        elif name not in (INCLUSION_PROBABILITY, WEIGHT) and (rows := _rows_apart(first.column(name), second.column(name))):
             differ[name] = rows
     return joined, differ
 

@@ -113,6 +113,7 @@ def _settings(gate: ReleaseGate, spec: EvaluationSpec, resampling: Resampling, a
     return {
         "cluster": None if units_N is None else spec.cluster,
         "units": aligned.summary.items if units_N is None else int(units_N.max()) + 1,
+        "weighted": aligned.weights_N is not None,
         "metrics": list(gate.metrics),
         "tolerance": {metric: gate.tolerance_of(metric) for metric in gate.metrics},
         "alpha": gate.alpha,
@@ -171,7 +172,8 @@ def _cells(
             verdict="not comparable",
         )
         verdict = _verdict(cell, gate, bool(tested[at])) if comparable[at] else "not comparable"
-        cells.append(replace(cell, verdict=verdict, why=None if comparable[at] else _why(cell, spec.enough)))
+        why = None if comparable[at] else _why(cell, spec.enough, aligned.weights_N is not None)
+        cells.append(replace(cell, verdict=verdict, why=why))
     first = {"regression": 0, "not shown": 1, "improvement": 2}
     return sorted(cells, key=lambda cell: (first.get(cell.verdict, 3), _sort_key(cell)))
 
@@ -197,12 +199,15 @@ def _verdict(cell: ComparisonCell, gate: ReleaseGate, tested: bool) -> CellVerdi
     return "improvement" if cell.p_better is not None and cell.p_better <= gate.alpha else "no evidence"
 
 
-def _why(cell: ComparisonCell, enough: int) -> str:
+def _why(cell: ComparisonCell, enough: int, weighted: bool) -> str:
     """Explain why a cell cannot be compared."""
     wanted, negative = required_targets(cell.metric), cell.known - cell.positive
     have = {"positives": cell.positive, "negatives": negative, "known targets": cell.known}
     if min(have.get(wanted, min(cell.positive, negative)), cell.known) < enough:
         return f"needs {enough} {wanted}: {cell.positive} positive and {negative} negative are known"
+    if weighted and cell.champion is None and cell.challenger is None:
+        known = f"{cell.positive} positive and {negative} negative are known"
+        return f"needs {enough} effective {wanted}: {known}, but few of them have most of the weight"
     lacking = [name for name, number in (("champion", cell.champion), ("challenger", cell.challenger)) if number is None]
     if lacking:
         return f"not defined for the {' and the '.join(lacking)}"

@@ -1,4 +1,10 @@
-"""Differences of two models in every metric, label and slice, with replicates and sample sizes for the tests."""
+"""Differences of two models in every metric, label and slice, with replicates and sample sizes for the tests.
+
+Where items have weights, metrics and replicates are weighted, and sample sizes are effective numbers of units (Kish 1965).
+Changed decisions of the heaviest items may be rare and unobserved: a model that is worse on many light items, and better on as
+many items that are represented by one heavy one, would look worse whenever that one is not in the sample. So tests and intervals
+of decision metrics allow for one changed decision of the largest weight.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,9 +48,9 @@ class PairedDifferences:
         low_C: lower end of the interval of challenger minus champion; NaN where undefined.
         high_C: upper end.
         gains_C: challenger minus champion, signed so that more is better; NaN where the cell cannot be compared.
-        errors_C: standard error of the gains.
+        errors_C: standard error of the gains; under weights, of decision metrics with one more change of the largest weight.
         samples_RC: replicates of the gains, float32.
-        units_C: independent units behind a gain; of the rarer class, except for decision metrics.
+        units_C: independent units behind a gain, effective ones under weights; of the rarer class, except for decision metrics.
         differing_C: units in which the models differ in a way that affects the metric.
         known_C: known targets.
         positive_C: known positives.
@@ -94,6 +100,7 @@ def paired_differences(
         sides.append(
             replicate(
                 *(aligned.targets_NL, probabilities_NL, codes, points, resampling, metrics),
+                weights_N=aligned.weights_N,
                 enough=max(spec.enough, 1),
                 widened=False,
             )
@@ -106,7 +113,7 @@ def paired_differences(
         drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
         comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= MIN_DEFINED_SHARE)
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
-        both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric))
+        both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric), *counted.heaviest(metric))
         parts.append(_of_metric(place, metric, both, spec.confidence))
     cells = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     known_GL, positive_GL = champion.known_GL, champion.positive_GL
@@ -138,6 +145,7 @@ class _UnitCounts:
         self._moved = aligned.champion_NL != aligned.challenger_NL
         units = np.arange(len(targets)) if resampling.clusters is None else resampling.clusters
         self._groupings = [_pairs(code, count, units) for code, count in codes]
+        self._codes, self._weights_N = codes, aligned.weights_N
         self._held: dict[str, Floats] = {}
 
     def of(self, metric: str) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -148,27 +156,60 @@ class _UnitCounts:
             # items of the rarer class, all differences may have one sign by chance, so the rarer class counts.
             units = np.minimum(self._count("positive"), self._count("negative"))
             return units, np.minimum(units, moved), moved > 0
-        kind = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}.get(
-            metric, "known"
-        )
+        kind = _KINDS.get(metric, "known")
         return self._count(kind), self._count(f"{kind} flipped"), moved > 0
+
+    def heaviest(self, metric: str) -> tuple[Floats, Floats]:
+        """Return what one changed decision of the largest weight adds, ``[G, L]`` each.
+
+        Returns:
+            The variance that it adds to a difference beyond that of a usual one, and the number of units if all had that weight.
+        """
+        kind = _KINDS.get(metric, "known")
+        units = self._count(kind)
+        if self._weights_N is None or metric not in DECISION_METRICS:
+            return np.zeros_like(units), units
+        rows, flipped = self._mask(kind), self._mask(f"{kind} flipped")
+        # Which class an item has is unknown before it is labelled.
+        possible = rows if kind == "flagged" else self._mask("known")
+        weights_N1, shape = self._weights_N[:, None], (0, rows.shape[1])
+        total, largest, usual = np.empty(shape), np.empty(shape), np.empty(shape)
+        for codes_N, groups in self._codes:
+            sums = [_sums(codes_N, groups, mask * weights_N1**power) for mask, power in ((rows, 1), (flipped, 1), (flipped, 2))]
+            most = np.zeros((groups, rows.shape[1]))
+            np.maximum.at(most, codes_N[codes_N >= 0], (possible * weights_N1)[codes_N >= 0])
+            total, largest = np.concatenate([total, sums[0]]), np.concatenate([largest, most])
+            usual = np.concatenate([usual, np.where(sums[1] > 0, sums[2] / np.where(sums[1] > 0, sums[1], 1.0), most)])
+        known = np.where(total > 0, total, 1.0)
+        return np.maximum(largest**2 - usual**2, 0.0) / known**2, np.minimum(units, known / np.where(largest > 0, largest, 1.0))
+
+    def _mask(self, kind: str) -> NDArray[np.bool_]:
+        first, *_ = kind.split()
+        known = self._positive | self._negative
+        mask: NDArray[np.bool_] = {
+            "positive": self._positive,
+            "negative": self._negative,
+            "flagged": known & self._flagged,
+            "either": self._positive | (known & self._flagged),
+            "known": known,
+            "moved": known & self._moved,
+        }[first]
+        return mask & self._flipped if kind.endswith("flipped") else mask
 
     def _count(self, kind: str) -> Floats:
         if kind not in self._held:
-            first, *_ = kind.split()
-            known = self._positive | self._negative
-            mask = {
-                "positive": self._positive,
-                "negative": self._negative,
-                "flagged": known & self._flagged,
-                "either": self._positive | (known & self._flagged),
-                "known": known,
-                "moved": known & self._moved,
-            }[first]
-            if kind.endswith("flipped"):
-                mask = mask & self._flipped
-            self._held[kind] = np.concatenate([_units(pairs, mask) for pairs in self._groupings])
+            mask = self._mask(kind)
+            self._held[kind] = np.concatenate([_units(pairs, mask, self._weights_N) for pairs in self._groupings])
         return self._held[kind]
+
+
+_KINDS = {"recall": "positive", "false_positive_rate": "negative", "precision": "flagged", "f1": "either"}
+"""Rows behind a decision metric; those of known target behind the others."""
+
+
+def _sums(codes_N: NDArray[np.int32], groups: int, values_NL: Floats) -> Floats:
+    sums = [np.bincount(codes_N[codes_N >= 0], values_N[codes_N >= 0], groups) for values_N in values_NL.T]
+    return np.stack(sums, axis=1)
 
 
 def _pairs(codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.integer]) -> tuple[Counts, Counts, int]:
@@ -180,14 +221,23 @@ def _pairs(codes_N: NDArray[np.int32], groups: int, units_N: NDArray[np.integer]
     return numbers_N, codes_N[there][first].astype(np.int64), groups
 
 
-def _units(pairs: tuple[Counts, Counts, int], mask_NL: NDArray[np.bool_]) -> Floats:
-    """Return the number of units with at least one row of the mask in each group, ``[G, L]``."""
+def _units(pairs: tuple[Counts, Counts, int], mask_NL: NDArray[np.bool_], weights_N: Floats | None) -> Floats:
+    """Return the number of units with at least one row of the mask in each group, ``[G, L]``.
+
+    Under weights, their effective number, where a unit has the mean weight of its rows.
+    """
     numbers_N, group_P, groups = pairs
     counts = np.zeros((groups, mask_NL.shape[1]))
     for label in range(mask_NL.shape[1]):
         held = np.zeros(len(group_P) + 1, bool)
         held[numbers_N[mask_NL[:, label]]] = True  # Rows without a group mark the last entry, which is not counted.
         counts[:, label] = np.bincount(group_P[held[:-1]], minlength=groups)
+        if weights_N is not None:
+            rows_N = mask_NL[:, label] & (numbers_N >= 0)
+            sums, number = (np.bincount(numbers_N[rows_N], of, len(group_P)) for of in (weights_N[rows_N], None))
+            mean_P = sums / np.maximum(number, 1)
+            total, squares = (np.bincount(group_P, mean_P**power, groups) for power in (1, 2))
+            counts[:, label] = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1.0), 0.0)
     return counts
 
 
@@ -201,6 +251,8 @@ class _MetricPair(NamedTuple):
     units: Floats
     differing: Floats
     moved: NDArray[np.bool_]
+    unseen: Floats
+    heaviest: Floats
 
 
 def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -> dict[str, NDArray[Any]]:
@@ -213,8 +265,11 @@ def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -
         "group_C": np.concatenate([group, np.flatnonzero(several)]),
         "label_C": np.concatenate([label, np.full(int(several.sum()), -1)]),
     }
-    for name in ("champion", "challenger", "units", "differing"):
-        flat[f"{name}_C"] = np.concatenate([getattr(sides, name).ravel(), getattr(means, name)[several]])
+    joined = {
+        name: np.concatenate([getattr(sides, name).ravel(), getattr(means, name)[several]])
+        for name in ("champion", "challenger", "units", "differing", "unseen", "heaviest")
+    }
+    flat |= {f"{name}_C": joined[name] for name in ("champion", "challenger", "units", "differing")}
     drawn = np.concatenate([sides.drawn_RGL.reshape(len(sides.drawn_RGL), -1), means.drawn_RGL[:, several]], axis=1)
     there = np.concatenate([sides.comparable.ravel(), np.ones(int(several.sum()), bool)])
     difference = np.where(there, flat["challenger_C"] - flat["champion_C"], np.nan)
@@ -223,8 +278,10 @@ def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -
     errors[there] = np.nanstd(drawn[:, there].astype(np.float64), axis=0, ddof=1)
     if metric in DECISION_METRICS:
         moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
-        reach = np.where(moved, _reach(errors, flat["units_C"], confidence), 0.0)
+        reach = np.where(moved, _reach(errors, joined["heaviest"], confidence), 0.0)
         low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
+    if joined["unseen"].any():
+        errors = np.sqrt(errors**2 + joined["unseen"])
     sign = -1 if metric in LOWER_IS_BETTER else 1
     return {
         "metric_C": np.full(len(there), place),
@@ -246,12 +303,13 @@ def _means(sides: _MetricPair) -> _MetricPair:
     # A mean whose variance comes from one label has no more effective units than that label (Satterthwaite 1946).
     spread = np.where(comparable, np.where(there, sides.drawn_RGL, 0).var(axis=0, dtype=np.float64), 0.0)
     effective = []
-    for counts in (sides.units, sides.differing):
+    for counts in (sides.units, sides.differing, sides.heaviest):
         shares = (spread**2 / np.maximum(counts, 1)).sum(axis=1)
         most = np.where(comparable, counts, 0).max(axis=1, initial=0)
         effective.append(np.where(shares > 0, spread.sum(axis=1) ** 2 / np.where(shares > 0, shares, 1), most))
     some, moved = (np.asarray(which.any(axis=1)) for which in (comparable, sides.moved & comparable))
-    return _MetricPair(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved)
+    unseen = np.where(comparable, sides.unseen, 0.0).sum(axis=1) / labels**2
+    return _MetricPair(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved, unseen, effective[2])
 
 
 def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_evaluation.comparison.alignment import AlignedPredictions
+from vigil_evaluation.metrics import Floats
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 
 MAX_LISTED_FLIPS = 50
@@ -30,7 +31,8 @@ class LabelFlips:
         wrong_to_right: items that only the challenger decides correctly.
         unknown: items of unknown target.
         p_value: two-sided p-value of McNemar's exact test that as many flips are for the worse as for the better; ``None``
-            without flips of known targets. It assumes independent items and is not corrected for the number of labels.
+            without flips of known targets. It assumes independent items and is not corrected for the number of labels. If items
+            have weights, it is that test of effective numbers of flips, see :func:`effective_flips`.
     """
 
     items: int
@@ -132,28 +134,52 @@ def find_flips(
     change = np.where(np.isnan(targets), 2, np.where((targets >= 0.5) == by_challenger, 1, 0))
     labels = {}
     for place, label in enumerate(aligned.labels):
-        worse, better, unknown = (int(((change == kind) & (places == place)).sum()) for kind in range(3))
-        flagged = int((by_challenger & (places == place)).sum())
-        labels[label] = LabelFlips(worse + better + unknown, flagged, worse, better, unknown, mcnemar(worse, better))
+        of_label = places == place
+        worse, better, unknown = (int(((change == kind) & of_label).sum()) for kind in range(3))
+        flagged, numbers = int((by_challenger & of_label).sum()), (float(worse), float(better))
+        if aligned.weights_N is not None:
+            known_N = ~np.isnan(aligned.targets_NL[:, place])
+            one, other = (aligned.weights_N[rows[of_label & (change == kind)]] for kind in range(2))
+            numbers = effective_flips(one, other, float(aligned.weights_N[known_N].max(initial=0.0)))
+        labels[label] = LabelFlips(worse + better + unknown, flagged, worse, better, unknown, mcnemar(*numbers))
     actions, action_rows = _actions(aligned, policies)
     table = pa.concat_tables([_table(aligned, rows, places, by_challenger, change), action_rows], promote_options="default")
     found = PredictionFlips(len(np.unique(rows)), labels, actions, _top(aligned, rows, places, by_challenger, change))
     return found, table
 
 
-def mcnemar(worse: int, better: int) -> float | None:
+def mcnemar(worse: float, better: float) -> float | None:
     """Return the two-sided p-value of McNemar's exact test: that flips in both directions are equally likely.
 
     Args:
-        worse: flips from right to wrong.
+        worse: flips from right to wrong; may be an effective, fractional number.
         better: flips from wrong to right.
 
     Returns:
         The p-value; ``None`` without flips.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betainc
 
-    return float(binomtest(worse, worse + better).pvalue) if worse + better else None
+    total, fewer = worse + better, min(worse, better)
+    return min(1.0, 2 * float(betainc(total - fewer, fewer + 1, 0.5))) if total else None
+
+
+def effective_flips(worse: Floats, better: Floats, largest: float) -> tuple[float, float]:
+    """Return the effective numbers of flips for the worse and for the better (Kish 1965).
+
+    Flips of the heaviest items may be rare and unobserved, so the variance of the flips includes that of one flip of the largest
+    weight instead of a usual one.
+
+    Args:
+        worse: weights of the flips for the worse.
+        better: weights of the flips for the better.
+        largest: largest weight of an item of known target.
+    """
+    total, squares = float(worse.sum() + better.sum()), float((worse**2).sum() + (better**2).sum())
+    if not total:
+        return 0.0, 0.0
+    each = total / (squares + max(largest**2 - (squares / total) ** 2, 0.0))
+    return float(worse.sum()) * each, float(better.sum()) * each
 
 
 def _table(

@@ -167,6 +167,7 @@ class Comparison:
         labels: compared labels.
         cluster: column of the units that are resampled together; ``None`` if items are independent.
         units: number of units.
+        weighted: whether items count as the number of items that they represent; counts are unweighted.
         absent_slices: requested columns that neither table has.
         metrics: compared metrics.
         tolerance: metric to the accepted loss.
@@ -191,6 +192,7 @@ class Comparison:
     labels: list[str]
     cluster: str | None
     units: int
+    weighted: bool
     absent_slices: list[str]
     metrics: list[str]
     tolerance: dict[str, float]

@@ -95,7 +95,7 @@ def test_align_excludes_labels_of_one_model_and_names_them(table_of):
 
 def test_align_names_the_table_of_a_mistake(table_of):
     table = small(table_of, items=20)
-    with pytest.raises(UserError, match="b: predictions: 20 rows repeat an id"):
+    with pytest.raises(UserError, match="b: predictions: rows that repeat an id: 20"):
         align(contender(table), contender(pa.concat_tables([table, table]), "b"))
 
 
