@@ -224,3 +224,26 @@ def test_compare_of_weighted_rows_fails_equal_models_no_more_often_than_stated(p
     print(f"equal models that fail: {failed} of {tries} weighted, {plain} unweighted")
     assert failed <= max(0.05 * tries, 1)
     assert plain > 0.9 * tries, "the champion chose the rows, all of those that it flags"
+
+
+@pytest.mark.prove
+def test_compare_allows_for_changes_of_heavy_rows_that_are_not_in_the_sample(proofs: Callable[[int, int], int]) -> None:
+    """The challenger loses 10 of 300 positives that are all labelled, and gains 10 of 500 of which a tenth is."""
+    tries, failed = proofs(20, 500), 0
+    gate, spec = ReleaseGate(metrics=("recall",), tolerance=0.0), EvaluationSpec(replicates=200, slices=("none",))
+    targets, stated = np.repeat([1.0, 0.0], [800, 200]), np.repeat([1.0, 0.1, 1.0], [300, 500, 200])
+    before, after = np.repeat([0.9, 0.6, 0.1, 0.6, 0.1], [290, 10, 10, 490, 200]), np.empty(1000)
+    after[:] = before
+    after[290:310] = np.repeat([0.4, 0.6], 10)
+    for seed in range(tries):
+        rows = np.flatnonzero(np.random.default_rng(seed).random(1000) < stated)
+        columns = {
+            "id": rows.astype(str),
+            "target.x": pa.array(targets[rows], pa.float32()),
+            "inclusion_probability": stated[rows],
+        }
+        tables = (pa.table(columns | {"probability.x": pa.array(of[rows], pa.float32())}) for of in (before, after))
+        found, _ = compare(*(model(table, name) for table, name in zip(tables, "ab", strict=True)), spec, gate)
+        failed += not found.passed
+    print(f"models of equal recall that fail: {failed} of {tries}")
+    assert failed <= max(0.05 * tries, 1)
