@@ -93,7 +93,7 @@ class Inputs(Spec):
 
 
 class Cost(Spec):
-    """Cost of an item, in the unit of the batch budget; the costs of its parts add up."""
+    """Cost of an item, in the unit of the batch budget: the sum of its parts. Media that the model does not read cost nothing."""
 
     item: float = Field(0.0, ge=0, description="cost of an item; 1 with all others 0 counts batches in items")
     character: float = Field(0.25, ge=0, description="cost of a character of text (about a quarter of a token in English)")

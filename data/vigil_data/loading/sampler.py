@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_data.specs import BatchPlan, Cost
+from vigil_data.items import MODALITIES
+from vigil_data.specs import BatchPlan, Cost, Inputs
 
 Rows = NDArray[np.int64]
 
@@ -40,14 +41,16 @@ class EpochPlan:
         return self.batches[step * self.world + rank]
 
 
-def costs(facts_N3: NDArray[np.float64], cost: Cost) -> NDArray[np.float64]:
+def costs(facts_N3: NDArray[np.float64], cost: Cost, inputs: Inputs) -> NDArray[np.float64]:
     """Return the cost of each item, float64 ``[N]``.
 
     Args:
         facts_N3: characters, images and seconds of each item, from :meth:`vigil_data.dataset.dataset.Dataset.facts`.
         cost: cost per unit.
+        inputs: modalities that are read; the others cost nothing.
     """
-    total_N: NDArray[np.float64] = cost.item + facts_N3 @ np.array([cost.character, cost.image, cost.second])
+    read_3 = np.array([getattr(inputs, modality) is not None for modality in MODALITIES])
+    total_N: NDArray[np.float64] = cost.item + facts_N3 @ (np.array([cost.character, cost.image, cost.second]) * read_3)
     return total_N
 
 

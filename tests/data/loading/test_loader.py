@@ -16,6 +16,8 @@ from vigil_data.specs import BatchPlan, Cost, Inputs
 
 SPEC = BatchPlan(budget=60, cost=Cost(character=1), pool=2)
 INPUTS = Inputs.model_validate({"image": {"size": 16}})
+TEXT = Inputs.model_validate({"text": {"tokenizer": {"kind": "local", "path": "tokenizer.json"}}})
+"""What costs: the items have texts alone."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def make(reader, **options):
     from vigil_data.dataset.dataset import Dataset
 
     dataset = Dataset(reader.path)
-    prices = costs(dataset.facts(), SPEC.cost)
+    prices = costs(dataset.facts(), SPEC.cost, TEXT)
     return TrainingLoader(reader, dataset.rows(), np.ones(40), partial(plan, prices, SPEC, 5), **options)
 
 
@@ -134,7 +136,7 @@ def test_training_loader_gives_an_empty_batch_if_nothing_can_be_decoded(tmp_path
 def test_evaluation_loader_reads_every_row_once(reader):
     from vigil_data.dataset.dataset import Dataset
 
-    prices = costs(Dataset(reader.path).facts(), SPEC.cost)
+    prices = costs(Dataset(reader.path).facts(), SPEC.cost, TEXT)
     loader = evaluation_loader(reader, np.arange(40), prices, SPEC)
     assert ids(loader) == ids(loader)
     assert sorted(sum(ids(loader), ())) == sorted(f"i{n}" for n in range(40))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.loading.sampler import costs, plan, sequence
-from vigil_data.specs import BatchPlan, Cost
+from vigil_data.specs import BatchPlan, Cost, Inputs
 
 COSTS = st.lists(st.floats(0, 50, width=32), max_size=200).map(lambda values: np.array(values, np.float64))
 SPECS = st.builds(
@@ -103,4 +103,11 @@ def test_sequence_has_every_row_once_by_increasing_cost(costs, spec):
 
 def test_costs_add_up():
     facts = np.array([[100.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
-    assert costs(facts, Cost(item=1, character=0.5, image=10, second=7)).tolist() == [1 + 50 + 20 + 21, 1]
+    text = {"tokenizer": {"kind": "local", "path": "t.json"}}
+    cost, inputs = (
+        Cost(item=1, character=0.5, image=10, second=7),
+        Inputs.model_validate({"text": text, "image": {}, "audio": {}}),
+    )
+    assert costs(facts, cost, inputs).tolist() == [1 + 50 + 20 + 21, 1]
+    assert costs(facts, cost, Inputs.model_validate({"text": text})).tolist() == [1 + 50, 1]  # what is not read costs nothing
+    assert costs(facts, cost, Inputs.model_validate({"image": {}})).tolist() == [1 + 20, 1]

@@ -135,7 +135,7 @@ def test_plan_run_has_the_activations_of_a_real_forward_pass(make_recipe: Callab
     recipe = make_recipe()
     report = plan_run(recipe)
     data = DataModule(recipe, 1)
-    priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost)
+    priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost, recipe.inputs)
     rows = max(data.plan(0).batches, key=lambda batch: float(priced[batch].sum()))
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}

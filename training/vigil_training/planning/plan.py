@@ -252,7 +252,7 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
     data = DataModule(recipe, dataset.version, World(0, world, 0, world))
     first = data.plan(0)
     facts = dataset.facts(data.train_rows)
-    row_costs = costs(facts, recipe.data.batch.cost)
+    row_costs = costs(facts, recipe.data.batch.cost, recipe.inputs)
     largest = max(first.batches, key=lambda rows: float(row_costs[rows].sum()))
     text_only = (facts[:, 0] > 0) & (facts[:, 1:] == 0).all(axis=1)
     run_samples, run_batches, run_steps = _run_length(recipe, data)

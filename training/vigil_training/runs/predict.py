@@ -120,8 +120,9 @@ def predict_rows(
         UserError: if ``only`` names a modality that the model does not take.
     """
     recipe = run.recipe
-    reader = Reader(dataset.path, dataset.version, restrict_inputs(recipe.inputs, only), recipe.taxonomy.labels)
-    row_costs = costs(dataset.facts(rows), recipe.data.batch.cost)
+    inputs = restrict_inputs(recipe.inputs, only)
+    reader = Reader(dataset.path, dataset.version, inputs, recipe.taxonomy.labels)
+    row_costs = costs(dataset.facts(rows), recipe.data.batch.cost, inputs)
     loader = evaluation_loader(
         reader, rows, row_costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )

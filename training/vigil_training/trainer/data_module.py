@@ -66,11 +66,11 @@ class DataModule(pl.LightningDataModule):
             log.info("label %s is unknown for every item: the dataset does not have it", label)
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
         self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
-        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost)
+        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
         self.validation_rows = dataset.rows(data.validation)
         # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
         dataset_weights(dataset, dataset.targets(labels, self.validation_rows), rows=self.validation_rows)
-        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost)
+        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
         self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels)
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
