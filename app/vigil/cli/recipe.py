@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Recipes.")],
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="FILE... [KEY.PATH=VALUE...]", help="Recipes, and values that replace theirs.")
+    ],
 ) -> None:
     """Check recipes: every mistake of every file, with its line.
 
@@ -26,10 +28,14 @@ def check(
     from vigil_training.recipe.requirements import check_installed
     from vigil_training.recipe.resolve import resolve_recipe
 
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    files = [Path(argument) for argument in arguments if argument not in overrides]
+    if not files:
+        raise UserError("name a recipe to check: vigil recipe check FILE [KEY.PATH=VALUE]")
     mistakes: list[str] = []
     for file in files:
         try:
-            resolved = resolve_recipe(file)
+            resolved = resolve_recipe(file, overrides)
             check_installed(resolved)
         except UserError as error:
             mistakes += error.lines

@@ -143,6 +143,16 @@ def test_recipe_check_reports_every_error_of_every_file(tmp_path: Path) -> None:
     ]
 
 
+def test_recipe_check_takes_values_that_replace_those_of_the_recipe() -> None:
+    done = vigil("recipe", "check", "recipes/text-safety.yaml", "optimizer.lr=1e-5", "loss.kind=focall")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: command line: loss.kind: must be bce, focal, asymmetric or gce, not 'focall' (did you mean focal?)\n"
+    )
+    done = vigil("recipe", "check", "loss.kind=focal")
+    assert (done.returncode, done.stderr) == (2, "error: name a recipe to check: vigil recipe check FILE [KEY.PATH=VALUE]\n")
+
+
 def test_recipe_show_prints_a_recipe_that_resolves_to_itself(tmp_path: Path) -> None:
     shown = vigil("recipe", "show", "recipes/text-safety.yaml", "optimizer.lr=1e-5", "seed=7")
     assert shown.returncode == 0, shown.stderr

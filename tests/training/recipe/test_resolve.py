@@ -296,6 +296,16 @@ WRONG = {
         "  lr: 1e-4\ntraining: {modality_dropout: {audio: 0.1}}",
         "r.yaml:26: training.modality_dropout.audio: the model has no encoder of audio",
     ),
+    "hierarchy without parents": (
+        "model:\n",
+        "model:\n  hierarchy: true\n",
+        "r.yaml:15: model.hierarchy: no label of the taxonomy has a parent; name parents there, or leave this out",
+    ),
+    "share in words": (
+        "  lr: 1e-4",
+        "  lr: 1e-4\nloss: {unlabeled: {spam: 10 %}}",
+        "r.yaml:26: loss.unlabeled.spam: must be a number, not '10 %' (did you mean 0.1?)",
+    ),
     "beta of AdamW": (
         "  lr: 1e-4",
         "  lr: 1e-4\n  betas: [0.9, 1.0]",
@@ -379,6 +389,13 @@ def test_resolve_recipe_reports_a_mistake_on_one_line_with_its_place(folder: Pat
     old, new, line = WRONG[name]
     assert RECIPE.count(old) >= 1
     assert mistakes(write("r.yaml", RECIPE.replace(old, new, 1))) == [line]
+
+
+def test_resolve_recipe_refuses_dropout_of_the_only_modality(folder: Path) -> None:
+    text = ("inputs.image=null", "model.encoders.image=null", "training.modality_dropout={text: 0.1}")
+    assert mistakes(write("r.yaml", RECIPE), *text) == [
+        "command line: training.modality_dropout: the model has one modality, which is never hidden; leave this out"
+    ]
 
 
 HOSTILE = {

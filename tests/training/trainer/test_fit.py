@@ -336,7 +336,8 @@ def test_train_step_skips_a_gradient_that_is_not_finite(make_recipe, train, save
         {"loss": {"kind": "asymmetric", "class_balance": 0.99, "logit_adjustment": 1.0}},
         {"loss": {"kind": "gce", "unlabeled": {"cat": 0.3}}},
         {"model__encoders__text__lora": {"rank": 2}},
-        {"model__ordinal_heads": ["words"], "model__hierarchy": True},
+        {"model__ordinal_heads": ["words"]},
+        {"model__hierarchy": True, "taxonomy__heads__looks__labels__bright": {"parent": "cat"}},
     ],
 )
 def test_fit_recipe_trains_with_other_settings(changes, make_recipe, train, tmp_path):

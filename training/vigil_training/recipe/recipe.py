@@ -64,9 +64,14 @@ class Recipe(Spec):
                 yield f"{given}.{modality} is given but {absent}.{modality} is not"
             if modality in self.training.modality_dropout and not has_encoder:
                 yield f"training.modality_dropout.{modality}: the model has no encoder of {modality}"
+        if self.training.modality_dropout and sum(getattr(self.inputs, modality) is not None for modality in MODALITIES) == 1:
+            yield "training.modality_dropout: the model has one modality, which is never hidden; leave this out"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels
+        properties = {label: each for head in self.taxonomy.heads.values() for label, each in head.labels.items()}
+        if self.model.hierarchy and all(each.parent is None for each in properties.values()):
+            yield "model.hierarchy: no label of the taxonomy has a parent; name parents there, or leave this out"
         for name in self.model.ordinal_heads:
             if name not in self.taxonomy.heads:
                 yield f"model.ordinal_heads: {name} is not a head of the taxonomy{nearest(name, list(self.taxonomy.heads))}"
@@ -75,7 +80,6 @@ class Recipe(Spec):
             for label in sorted(ranks & set(self.loss.unlabeled)):
                 yield f"loss.unlabeled.{label} is a rank of the ordinal head {name}; ranks are learned from known targets"
             if self.model.hierarchy:
-                properties = {label: each for head in self.taxonomy.heads.values() for label, each in head.labels.items()}
                 for label in (x for x, each in properties.items() if each.parent is not None and {x, each.parent} & ranks):
                     yield f"model.hierarchy: {label} or its parent is a rank of the ordinal head {name}; leave one of them out"
         for field in ("label_weights", "positive_weights", "unlabeled"):

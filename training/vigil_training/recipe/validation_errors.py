@@ -94,7 +94,8 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
             kinds = _kinds(_specs(place.annotation))
             what = f"a mapping with kind: {_either(kinds)}" if len(kinds) > 1 else _WANTED[details["type"]]
             wanted.setdefault(path, []).append(what)
-            found[path, "type"] = f"must be {' or '.join(wanted[path])}, not {describe(details['input'])}"
+            hint = _share_hint(details["input"]) if details["type"] == "float_type" else ""
+            found[path, "type"] = f"must be {' or '.join(wanted[path])}, not {describe(details['input'])}{hint}"
         elif details["type"] == "value_error":
             for text in str(details["ctx"]["error"]).splitlines():
                 path, what = _cross_check(text, place.path, tree)
@@ -145,6 +146,12 @@ def _value_mistake(kind: str, context: Mapping[str, Any], details: ErrorDetails)
         hint = percent_hint(details["input"]) if upper == 1 and isinstance(details["input"], int | float) else ""
         return _MESSAGES[kind].format(given=describe(details["input"]), **context) + hint
     return details["msg"]
+
+
+def _share_hint(given: Any) -> str:
+    """Return a hint for a percentage in words, such as ``5 %``; empty for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", given) if isinstance(given, str) else None
+    return f" (did you mean {float(match[1]) / 100:.12g}?)" if match else ""
 
 
 def _not_one_of(given: Any, expected: str) -> str:
