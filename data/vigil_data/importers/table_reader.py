@@ -119,7 +119,7 @@ def _json_object(line: bytes, encoding: str) -> dict[str, Any] | None:
     except UnicodeDecodeError as error:
         raise _JsonError(f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise _JsonError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise _JsonError(f"not JSON (column {error.colno}: {error.msg})") from None
     except RecursionError:
         raise _JsonError("nested too deeply") from None
     except ValueError:  # an integer with more digits than Python reads

@@ -184,7 +184,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "m.jsonl",
         '{"id": "a", "text": "x"}\n{"id": "b", "text": "x"\n',
-        ["m.jsonl:2: not JSON (Expecting ',' delimiter at column 24)"],
+        ["m.jsonl:2: not JSON (column 24: Expecting ',' delimiter)"],
     ),
     ("m.jsonl", '{"text": "x"}\n\n{"id": null, "text": "x"}\n', ["m.jsonl:1: id is missing (and in 1 more row)"]),
     ("m.jsonl", '{"id": "a", "image": "media/none.png"}\n', ["m.jsonl:1: image media/none.png does not exist"]),
