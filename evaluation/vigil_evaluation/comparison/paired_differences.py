@@ -113,7 +113,15 @@ def paired_differences(
         drawn_RGL = challenger.samples.pop(metric) - champion.samples.pop(metric)
         comparable = ~np.isnan(one) & ~np.isnan(other) & ((~np.isnan(drawn_RGL)).mean(axis=0) >= MIN_DEFINED_SHARE)
         drawn_RGL = np.where(comparable, drawn_RGL, np.float32(np.nan))
-        both = _MetricPair(one, other, drawn_RGL, comparable, *counted.of(metric), *counted.heaviest(metric))
+        both = _MetricPair(
+            one,
+            other,
+            drawn_RGL,
+            comparable,
+            *counted.of(metric),
+            *counted.heaviest(metric),
+            counted.widening(metric, spec.confidence),
+        )
         parts.append(_of_metric(place, metric, both, spec.confidence))
     cells = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     known_GL, positive_GL = champion.known_GL, champion.positive_GL
@@ -154,7 +162,7 @@ class _UnitCounts:
         if metric not in DECISION_METRICS:
             # A model with higher scores loses a little on each item of one class and gains much on each of the other. With few
             # items of the rarer class, all differences may have one sign by chance, so the rarer class counts.
-            units = np.minimum(self._count("positive"), self._count("negative"))
+            units = self._rarer_units(None if self._weights_N is None else self._weights_N**2)
             return units, np.minimum(units, moved), moved > 0
         kind = _KINDS.get(metric, "known")
         return self._count(kind), self._count(f"{kind} flipped"), moved > 0
@@ -182,6 +190,25 @@ class _UnitCounts:
             usual = np.concatenate([usual, np.where(sums[1] > 0, sums[2] / np.where(sums[1] > 0, sums[1], 1.0), most)])
         known = np.where(total > 0, total, 1.0)
         return np.maximum(largest**2 - usual**2, 0.0) / known**2, np.minimum(units, known / np.where(largest > 0, largest, 1.0))
+
+    def widening(self, metric: str, confidence: float) -> Floats:
+        """Return the factor by which the interval of a metric other than of decisions is wider under weights, ``[G, L]``.
+
+        The variance of a difference is mostly that of the heaviest rows of the rarer class. Its degrees of freedom are those of a
+        sum of variances proportional to the squared weights (Satterthwaite 1946), and the width is that of Student's interval.
+        """
+        if self._weights_N is None or metric in DECISION_METRICS:
+            return np.ones_like(self._count("known"))
+        few, many = (self._rarer_units(of) for of in (self._weights_N**2, None))
+        return np.maximum(_student_width(few, confidence) / _student_width(many, confidence), 1.0)
+
+    def _rarer_units(self, weights_N: Floats | None) -> Floats:
+        """Return the effective number of units of the rarer class, ``[G, L]``."""
+        positive, negative = (
+            np.concatenate([_units(pairs, mask, weights_N) for pairs in self._groupings])
+            for mask in (self._positive, self._negative)
+        )
+        return np.asarray(np.minimum(positive, negative), np.float64)
 
     def _mask(self, kind: str) -> NDArray[np.bool_]:
         first, *_ = kind.split()
@@ -253,6 +280,7 @@ class _MetricPair(NamedTuple):
     moved: NDArray[np.bool_]
     unseen: Floats
     heaviest: Floats
+    widening: Floats
 
 
 def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -> dict[str, NDArray[Any]]:
@@ -267,7 +295,7 @@ def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -
     }
     joined = {
         name: np.concatenate([getattr(sides, name).ravel(), getattr(means, name)[several]])
-        for name in ("champion", "challenger", "units", "differing", "unseen", "heaviest")
+        for name in ("champion", "challenger", "units", "differing", "unseen", "heaviest", "widening")
     }
     flat |= {f"{name}_C": joined[name] for name in ("champion", "challenger", "units", "differing")}
     drawn = np.concatenate([sides.drawn_RGL.reshape(len(sides.drawn_RGL), -1), means.drawn_RGL[:, several]], axis=1)
@@ -280,6 +308,10 @@ def _of_metric(place: int, metric: str, sides: _MetricPair, confidence: float) -
         moved = np.concatenate([sides.moved.ravel(), means.moved[several]])
         reach = np.where(moved, _reach(errors, joined["heaviest"], confidence), 0.0)
         low, high = np.maximum(np.minimum(low, difference - reach), -1.0), np.minimum(np.maximum(high, difference + reach), 1.0)
+    if (joined["widening"] > 1).any():
+        low, high = difference - joined["widening"] * (difference - low), difference + joined["widening"] * (high - difference)
+        if metric != "log_loss":
+            low, high = np.maximum(low, -1.0), np.minimum(high, 1.0)
     if joined["unseen"].any():
         errors = np.sqrt(errors**2 + joined["unseen"])
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -309,7 +341,17 @@ def _means(sides: _MetricPair) -> _MetricPair:
         effective.append(np.where(shares > 0, spread.sum(axis=1) ** 2 / np.where(shares > 0, shares, 1), most))
     some, moved = (np.asarray(which.any(axis=1)) for which in (comparable, sides.moved & comparable))
     unseen = np.where(comparable, sides.unseen, 0.0).sum(axis=1) / labels**2
-    return _MetricPair(one, other, drawn_RG.astype(np.float32), some, effective[0], effective[1], moved, unseen, effective[2])
+    widening = np.where(comparable, sides.widening, 1.0).max(axis=1, initial=1.0)
+    drawn = drawn_RG.astype(np.float32)
+    return _MetricPair(one, other, drawn, some, effective[0], effective[1], moved, unseen, effective[2], widening)
+
+
+def _student_width(units: Floats, confidence: float) -> Floats:
+    """Return half the width of Student's interval of a mean of some units, in standard errors of a bootstrap."""
+    from scipy.special import stdtrit
+
+    many = np.maximum(units, 2.0)
+    return np.asarray(stdtrit(many - 1, 0.5 + confidence / 2) * np.sqrt(many / (many - 1)), np.float64)
 
 
 def _reach(errors: Floats, units: Floats, confidence: float) -> Floats:

@@ -196,12 +196,13 @@ def test_paired_differences_of_weighted_rows_cover(proofs: Callable[[int, int], 
     held: dict[str, list[bool]] = {name: [] for name in ALL.metrics}
     mean: dict[str, list[tuple[float, float]]] = {name: [] for name in ALL.metrics}
     for seed in range(tries):
-        tables = world(seed, lost=lost)
+        tables = world(seed, 10_000, lost)
         plain = deltas([table.drop_columns(["inclusion_probability"]) for table in tables], QUICK, ALL)
         for name, cell in deltas(tables, spec, ALL).items():
             held[name].append(cell.interval.low <= truth[name] <= cell.interval.high)
             mean[name].append((cell.delta, plain[name].delta))
-    slack = 0.0 if tries >= 1000 else 3.5 * np.sqrt(0.05 * 0.95 / tries)
+    # What the number of tries scatters.
+    slack = (1.5 if tries >= 1000 else 3.5) * np.sqrt(0.05 * 0.95 / tries)
     for name in ALL.metrics:
         weighted, unweighted = np.mean(mean[name], axis=0)
         print(
