@@ -31,6 +31,8 @@ def read_predictions(path: StrPath) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
         lance = "; write Parquet with `vigil score … --to FILE.parquet`" if str(path).endswith(".lance") else ""
         raise UserError(f"{path}: not a readable Parquet file of predictions ({str(error).splitlines()[0]}){lance}") from None

@@ -219,6 +219,8 @@ class CompiledPolicy:
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; compile a policy with `vigil policy compile`") from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read as a compiled policy ({error}); compile it again") from None
         except UserError as error:

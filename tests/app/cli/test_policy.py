@@ -227,7 +227,10 @@ def test_policy_refuses_invalid_arguments(call, good, tables, tmp_path):
     assert "name the predictions with --on" in lines_of(call("replay", one, one))[0]
     assert "has no policy; name a compiled one with --policy" in lines_of(call("replay", one, validation, "--on", validation))[0]
     assert "not a compiled policy; name a .json file" in lines_of(call("show", good))[0]
-    assert "cannot be read as a compiled policy" in lines_of(call("show", tmp_path / "absent.json"))[0]
+    absent = tmp_path / "absent.json"
+    assert lines_of(call("show", absent)) == (f"{absent} does not exist; compile a policy with `vigil policy compile`",)
+    (tmp_path / "text.json").write_text("no JSON", encoding="utf-8")
+    assert "cannot be read as a compiled policy" in lines_of(call("show", tmp_path / "text.json"))[0]
     assert "column region is absent" in lines_of(call("replay", one, one, "--on", validation, "--by", "region"))[0]
     good.write_text(GOOD.replace("spam", "fraud"))
     assert "no predictions of fraud; there are spam, scam" in lines_of(call("compile", good, validation, "--to", one))[0]

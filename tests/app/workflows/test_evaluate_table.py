@@ -94,7 +94,7 @@ def test_evaluate_table_calibrates_and_chooses_thresholds_on_another_table(app, 
     [
         ([], "name a run folder, or a table of scores"),
         (["--predictions", "test.parquet"], "with --to DIR"),
-        (["--predictions", "absent.parquet", "--to", "out"], "not a readable Parquet file"),
+        (["--predictions", "absent.parquet", "--to", "out"], "absent.parquet does not exist"),
         (["--predictions", "test.parquet", "--to", "out", "--threshold", "scam"], "write LABEL=P"),
         (["--predictions", "test.parquet", "--to", "out", "--threshold", "scam=80.0"], "(did you mean 0.8, which is 80 %?)"),
         (

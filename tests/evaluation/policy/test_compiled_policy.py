@@ -216,7 +216,7 @@ def test_read_refuses_files_that_are_not_policies(text: str, tmp_path: Path) -> 
 
 
 def test_read_refuses_an_absent_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"policy\.json does not exist; compile a policy"):
         CompiledPolicy.read(tmp_path / "policy.json")
 
 
