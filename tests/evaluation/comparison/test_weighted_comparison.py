@@ -229,7 +229,7 @@ def test_compare_of_weighted_rows_fails_equal_models_no_more_often_than_stated(p
 
 @pytest.mark.prove
 def test_compare_allows_for_changes_of_heavy_rows_that_are_not_in_the_sample(proofs: Callable[[int, int], int]) -> None:
-    """The challenger loses 10 of 300 positives that are all labelled, and gains 10 of 500 of which a tenth is."""
+    """The challenger loses 10 of 300 positives that are all labelled, and gains 10 of 500 whose tenth is labelled."""
     tries, failed = proofs(20, 500), 0
     gate, spec = ReleaseGate(metrics=("recall",), tolerance=0.0), EvaluationSpec(replicates=200, slices=("none",))
     targets, stated = np.repeat([1.0, 0.0], [800, 200]), np.repeat([1.0, 0.1, 1.0], [300, 500, 200])
