@@ -1,10 +1,12 @@
 """`vigil data`: import items into a dataset, show one, and generate the demonstration's."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import typer.core
 
 from vigil_data.errors import UserError, one_line
 from vigil_data.progress import Progress
@@ -27,12 +29,21 @@ LeaksOption = Annotated[
 ]
 
 
+class _ImportGroup(typer.core.TyperGroup):
+    """The kinds of imports; a file in place of a kind gets a hint."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and ("/" in args[0] or Path(args[0]).suffix):
+            raise UserError(f"name the kind before the file: vigil data import manifest {args[0]} --to DATASET")
+        return super().resolve_command(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     from vigil_data.importers.public_datasets import SETS
 
     group = typer.Typer(help="Import, show and generate datasets.", no_args_is_help=True)
-    imports = typer.Typer(help="Import items into a dataset.", no_args_is_help=True)
+    imports = typer.Typer(cls=_ImportGroup, help="Import items into a dataset.", no_args_is_help=True)
     imports.command("manifest")(import_manifest)
     for name, description in SETS.items():
         imports.command(name, help=f"Import {name}: {description.title}.")(_public_import(name))
@@ -199,8 +210,9 @@ def _warn(written: "Written", on_leak: OnLeak, positions: Callable[[Collection[s
         named = ", ".join(f"{id_} ({places[id_]})" if id_ in places else id_ for id_ in shown)
         what = f"{count:,} {'item' if count == 1 else 'items'} with half a character (a lone surrogate), stored as U+FFFD"
         lines.append(f"{what}: {named}{', …' if count > len(shown) else ''}")
-    if written.leaks.opposite or on_leak != "skip":
-        lines += _leak_lines(written.leaks, positions)
+    # Of content that was left out, only opposite labels are news; what items share in part is in the dataset.
+    left_out = on_leak == "skip" and not written.leaks.opposite
+    lines += _leak_lines(replace(written.leaks, contents=0, items=0, examples=()) if left_out else written.leaks, positions)
     if written.leaks.contents and on_leak == "warn":
         lines.append("leave such items out with --leaks skip")
     for line in lines:

@@ -402,6 +402,15 @@ def test_manifest_import_reports_leaks_with_their_lines(
     assert "excluded, the same content is in another split: 1" in capsys.readouterr().out
     assert [item.id for item in Dataset(tmp_path / "s").take([0, 1])] == ["b", "c"]
 
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    parts = jsonl(
+        tmp_path / "parts.jsonl",
+        {"id": "e", "text": "shared", "split": "train", "image": "p.png"},
+        {"id": "f", "text": "Shared", "split": "test"},
+    )
+    assert run(monkeypatch, "data", "import", "manifest", parts, "--to", tmp_path / "p", "--leaks", "skip") == 0
+    assert capsys.readouterr().err == "warning: 1 text in more than one split, in items that differ otherwise\n"
+
     more = jsonl(tmp_path / "more.jsonl", {"id": "d", "text": "ALONE", "target.spam": 1, "split": "train"})
     assert run(monkeypatch, "data", "import", "manifest", more, "--to", to, "--append") == 0
     assert f"for example c in test and d ({more}:1) in train; spam differs" in capsys.readouterr().err
