@@ -75,10 +75,13 @@ def run_gate(
             outputs[backend.variant] = probabilities[: len(reference.cases)]
     reason = _int8_failure(parity, quantization.candidates) if "int8" in spec.formats else None
     others = [p for p in parity if p.variant != "int8"]
-    problems = failures(others) + ([f"int8: {reason}"] if reason is not None and spec.int8.required else [])
+    problems = failures(others)
     if problems:
-        last = "the exported model would not decide as the trained model does; no bundle was written"
-        raise ParityError("\n".join([*problems, last]))
+        problems.append("the exported model would not decide as the trained model does")
+    if reason is not None and spec.int8.required:
+        problems.append(f"int8: {reason}")
+    if problems:
+        raise ParityError("\n".join([*problems, "no bundle was written"]))
     if reason is None:
         return GateResult(model, tuple(parity), quantization.candidates, {}, reference, outputs)
     outputs.pop("int8", None)
@@ -131,5 +134,6 @@ def _int8_failure(parity: Sequence[Parity], candidates: Sequence[Candidate]) -> 
     if not any(c.chosen and c.name != "fp32" for c in candidates):
         tried = [c for c in candidates if c.name != "fp32"]
         reasons = [f"{c.modality} {c.name}: {c.failed or 'not faster than fp32'}" for c in tried]
-        return "; ".join(["no encoder gains by it", *reasons])
+        hint = "leave int8 out of the formats, allow more under export.int8, or set export.int8.required: false"
+        return f"no encoder gains by it; {'; '.join(reasons)}; {hint}"
     return next((failure(p) for p in parity if p.variant == "int8"), None)

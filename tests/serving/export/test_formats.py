@@ -185,8 +185,10 @@ def test_gate_leaves_int8_out_of_tolerance_out_or_fails(make_tiny, taxonomy, tmp
     arguments = (model, inputs, taxonomy, {}, items[:12])
     options = {"to": tmp_path / "b", "provenance": Provenance("x"), "measure": items[12:18], "calibration": items[18:]}
     wanted = "not faster than fp32" if reason == "slower" else "probabilities differ by up to"
-    with pytest.raises(ParityError, match=f"int8: no encoder gains by it; .*{wanted}"):
+    with pytest.raises(ParityError, match=f"int8: no encoder gains by it; .*{wanted}.*leave int8 out") as caught:
         export_model(*arguments, spec=ExportSpec(formats=("int8",), int8=int8), **options)
+    assert str(caught.value).endswith("\nno bundle was written")
+    assert "would not decide" not in str(caught.value)  # the float formats do
     assert not (tmp_path / "b").exists()
     export_model(*arguments, spec=ExportSpec(formats=("int8",), int8=int8.model_copy(update={"required": False})), **options)
     metadata = load_bundle(tmp_path / "b").metadata
