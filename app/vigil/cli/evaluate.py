@@ -334,7 +334,7 @@ def _show_calibration(run: Path, items: int) -> None:
     for head in ("known", "positive", "log loss before", "after", "threshold"):
         table.add_column(head, justify="right")
     for label, found in calibrated.calibration.labels.items():
-        method = found.pooled.method + (f" (+ {len(found.groups)} groups)" if found.groups else "")
+        method = found.pooled.method + (f" (+ {len(found.groups)} group{'s'[: len(found.groups) != 1]})" if found.groups else "")
         before, after = (found.log_loss.get(name) for name in ("none", found.pooled.method))
         table.add_row(
             label, method, str(found.known), str(found.positive), _number(before), _number(after), _number(thresholds[label])

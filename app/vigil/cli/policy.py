@@ -52,10 +52,11 @@ def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Poli
         except UserError as error:
             mistakes += error.lines
             continue
-        constraints = sum(len(resolved.rules) for resolved in market_constraints(policy))
+        rules = sum(len(resolved.rules) for resolved in market_constraints(policy))
         markets = f" in {len(policy.markets)} named markets and elsewhere" if policy.markets else ""
         actions = ", ".join(actions_of(policy)[1:])
-        typer.echo(f"ok  {file}: {len(labels_of(policy))} labels, {actions}; {constraints} constraints{markets}")
+        labels, constraints = _count(len(labels_of(policy)), "label"), _count(rules, "constraint")
+        typer.echo(f"ok  {file}: {labels}, {actions}; {constraints}{markets}")
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
 
@@ -165,6 +166,10 @@ def replay(
     _show_replay(found)
     if to is not None:
         typer.echo(f"written: {to / REPLAY_FILE}, {to / CHANGES_FILE}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _console() -> "Console":

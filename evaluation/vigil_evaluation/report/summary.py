@@ -46,7 +46,8 @@ class Remark:
 def summary_sentences(results: EvaluationResults) -> list[str]:
     """Return the main results in sentences that require no knowledge of metrics."""
     overall, count = results.overall, len(results.overall.labels)
-    scored = f"{overall.items:,} items were scored for {count} label{'' if count == 1 else 's'}"
+    items = "1 item was" if overall.items == 1 else f"{overall.items:,} items were"
+    scored = f"{items} scored for {count} label{'' if count == 1 else 's'}"
     if not results.labelled:
         return [
             f"{scored}. No item has a known target: nothing is labelled, so there is no metric such as precision or recall.",

@@ -82,6 +82,8 @@ def test_policy_check_reports_every_mistake_with_its_line(call, good, tmp_path):
     assert "did you mean cost?" in lines[1]
     assert "leads to limit, which is not under actions" in lines[2]
     assert call("check", good).exit_code == 0
+    good.write_text("name: x\nactions: {remove: {must: [precision at least 90 %]}}\nlabels: {spam: [remove]}\n")
+    assert call("check", good).output == f"ok  {good}: 1 label, remove; 1 constraint\n"
     assert str(tmp_path / "absent.yaml") in lines_of(call("check", tmp_path / "absent.yaml"))[0]
 
 

@@ -136,6 +136,8 @@ def test_page_escapes_hostile_values(hostile_page: str) -> None:
 def test_page_of_an_empty_table(table_of: Make, tmp_path: Path) -> None:
     page = report(table_of({"a": ([], [])}, presence=pa.array([], pa.string())), tmp_path / "report.html", run="r")
     assert "0 items were scored for 1 label. No item has a known target: nothing is labelled" in page
+    page = report(table_of({"a": ([None], [0.5])}, presence=["text"]), tmp_path / "report.html", run="r")
+    assert "1 item was scored for 1 label." in page
 
 
 def label_findings(targets: np.ndarray, probabilities: np.ndarray, threshold: float, table_of: Make) -> Any:
