@@ -245,6 +245,8 @@ def _show(evaluation: "Evaluation") -> None:
     results, console = evaluation.results, Console()
     if results.labelled:
         console.print(_metrics_table(results))
+        if results.weighted:
+            console.print("items are weighted by the sampling columns; numbers of items and targets are not weighted")
     else:
         for sentence in summary_sentences(results):
             console.print(sentence, markup=False, highlight=False)

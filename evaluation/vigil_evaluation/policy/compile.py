@@ -164,7 +164,8 @@ def _compiled(
         weights,
     )
     rules = [rule for work in works for rule in work.scope.rules]
-    results = tuple(check_rules(compiled, rules, traffic))
+    correlations = {rule: correlation for work in works for rule, correlation in work.correlations.items()}
+    results = tuple(check_rules(compiled, rules, traffic, correlations))
     numbered = {f"note {i}": note for i, note in enumerate([*notes, *_mostly_unknown(compiled, rules, traffic)], start=1)}
     return replace(compiled, constraints=results, facts={**facts, **numbered})
 

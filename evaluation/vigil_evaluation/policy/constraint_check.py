@@ -1,6 +1,6 @@
 """Check the constraints of a compiled policy on items, at its thresholds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +38,19 @@ def items_with_action(policy: CompiledPolicy, codes: DecisionCodes, action: str)
     return np.asarray(codes.actions_N == policy.actions.index(action))
 
 
-def check_rules(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic) -> Iterable[ConstraintResult]:
+def check_rules(
+    policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic, correlations: Mapping[Rule, float] | None = None
+) -> Iterable[ConstraintResult]:
     """Measure rules at a policy's thresholds.
 
     Args:
         policy: the policy.
         rules: rules on columns that the traffic has.
         traffic: the items.
+        correlations: rule to the correlation within units (default: estimated at the thresholds). A compilation passes those of
+            its search, which estimates them before it knows the thresholds; other ones could contradict what it has shown.
     """
+    correlations = correlations or {}
     codes = decide_traffic(policy, traffic)
     cuts = ItemThresholds(policy, traffic)
     named = [market for market, _ in policy.cells if market is not None]
@@ -54,7 +59,8 @@ def check_rules(policy: CompiledPolicy, rules: Iterable[Rule], traffic: Traffic)
         if rule.metric == "overturned":
             yield _overturned(policy, rule, traffic, rows_N, cuts)
             continue
-        yield _worst_group(rule, _counts(policy, rule, traffic, codes, rows_N=rows_N, cuts=cuts))
+        counts = _counts(policy, rule, traffic, codes, rows_N=rows_N, cuts=cuts, correlation=correlations.get(rule))
+        yield _worst_group(rule, counts)
 
 
 class ItemThresholds:
@@ -84,7 +90,14 @@ class ItemThresholds:
 
 
 def _counts(
-    policy: CompiledPolicy, rule: Rule, traffic: Traffic, codes: DecisionCodes, *, rows_N: NDArray[np.bool_], cuts: ItemThresholds
+    policy: CompiledPolicy,
+    rule: Rule,
+    traffic: Traffic,
+    codes: DecisionCodes,
+    *,
+    rows_N: NDArray[np.bool_],
+    cuts: ItemThresholds,
+    correlation: float | None,
 ) -> list[ConstraintCounts]:
     part = traffic.take(rows_N)
     event: NDArray[np.bool_] | None = None
@@ -115,6 +128,7 @@ def _counts(
         groups=rule_groups(rule, part),
         weights_M=weights,
         possible_M=possible,
+        correlation=correlation,
     )
 
 

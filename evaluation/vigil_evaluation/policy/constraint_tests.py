@@ -72,6 +72,7 @@ class ConstraintCounts:
         rows_K: items in its denominator.
         effective_K: inverse of the design effect of units.
         weights: weights of the items that count, and of the others in the denominator; ``None`` for equal weights.
+        correlation: correlation within units that the design effect rests on.
     """
 
     group: str | None
@@ -79,6 +80,7 @@ class ConstraintCounts:
     rows_K: Floats
     effective_K: Floats
     weights: tuple[WeightSums, WeightSums] | None = None
+    correlation: float = 0.0
 
     def scaled(self, by: float) -> "ConstraintCounts":
         """Return the counts of ``by`` times as many items of the same kind."""
@@ -154,6 +156,7 @@ def count_at_candidates(
     groups: Sequence[tuple[str | None, NDArray[np.bool_] | None]],
     weights_M: Floats | None = None,
     possible_M: NDArray[np.bool_] | None = None,
+    correlation: float | None = None,
 ) -> list[ConstraintCounts]:
     """Count items at every candidate threshold, from the strictest on.
 
@@ -166,9 +169,9 @@ def count_at_candidates(
         groups: name and items of each group; ``None`` for all items.
         weights_M: number of items that each represents; ``None`` if all count the same.
         possible_M: items that would be in the denominator if their target were known (default: all).
+        correlation: correlation within units (default: estimated on these items).
     """
-    correlation = 0.0
-    if units_M is not None:
+    if correlation is None and units_M is not None:
         count_K, rows_K = _counts(first_M, candidates, base_M, event_M)
         at = _reference_candidate(count_K, rows_K)
         if at is not None:
@@ -176,6 +179,7 @@ def count_at_candidates(
             outcome_M = first_M <= at if event_M is None else event_M
             weighted = None if weights_M is None else weights_M[reached_M]
             correlation = intraclass_correlation(outcome_M[reached_M], units_M[reached_M], weighted)
+    correlation = correlation or 0.0
     found = []
     for name, within_M in groups:
         mine_M = base_M if within_M is None else base_M & within_M
@@ -192,7 +196,7 @@ def count_at_candidates(
             open_M = np.ones_like(base_M) if possible_M is None else possible_M
             open_M = open_M if within_M is None else open_M & within_M
             weights = weight_sums(first_M, candidates, mine_M, event_M, weights_M, open_M)
-        found.append(ConstraintCounts(name, count_K, rows_K, effective_K, weights))
+        found.append(ConstraintCounts(name, count_K, rows_K, effective_K, weights, correlation))
     return found
 
 

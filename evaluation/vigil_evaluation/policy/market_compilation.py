@@ -50,6 +50,7 @@ class MarketCompilation:
         cuts: thresholds found so far.
         problems: infeasible actions found so far.
         notes: remarks for reports.
+        correlations: constraint to the correlation within units with which it was tested.
     """
 
     policy: Policy
@@ -59,6 +60,7 @@ class MarketCompilation:
     cuts: PresenceCuts = field(default_factory=dict)
     problems: list[InfeasibleAction] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    correlations: dict[Rule, float] = field(default_factory=dict)
 
     def place(self, label: str | None, action: str) -> str:
         """Return the name of a label's action, or of an action of all labels."""
@@ -97,7 +99,7 @@ class MarketCompilation:
         stricter = ACTIONS[ACTIONS.index(rule.action) + 1 :]
         cuts = {label: {action: cut for action, cut in by.items() if action in stricter} for label, by in self.cuts.items()}
         rules = tuple(kept for each in self.scope.rules if (kept := other if each is rule else each) is not None)
-        return replace(self, scope=replace(self.scope, rules=rules), cuts=cuts, problems=[], notes=[])
+        return replace(self, scope=replace(self.scope, rules=rules), cuts=cuts, problems=[], notes=[], correlations={})
 
 
 def compile_market(work: MarketCompilation, advance: Callable[[], None]) -> None:
@@ -118,6 +120,8 @@ def _compile_action(work: MarketCompilation, action: str, advance: Callable[[], 
         one = _search(work, label, action)
         if one.usable().any():
             found[label] = one
+            tested = zip(one.rules, one.counts, strict=True)
+            work.correlations.update({rule: counts[0].correlation for rule, counts in tested if counts})
         else:
             work.problems.append(InfeasibleAction(one.place, "", ()) if advance is None else _explain_label(work, label, one))
         if advance is not None:

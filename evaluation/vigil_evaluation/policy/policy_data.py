@@ -98,12 +98,11 @@ def read_traffic(
         cluster: column of the items that belong together.
         lenient: ignore columns that the table lacks.
 
-
     Raises:
         UserError: a line for each column that is absent or cannot be used.
     """
     table_columns = TableColumns(table)
-    _check(table_columns, [*columns, *([cluster] if cluster is not None else [])], lenient=lenient)
+    _check(table_columns, columns, cluster, lenient=lenient)
     arrays = prediction_arrays(table, labels)
     weights = read_sampling_weights(table, arrays[0])
     return _traffic(table_columns, labels, arrays, columns, units_N=resampling_units(table_columns, cluster), weights=weights)
@@ -111,7 +110,7 @@ def read_traffic(
 
 def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Sequence[str]) -> Traffic:
     """Return the items of an evaluation; see :func:`read_traffic`. Columns that the table lacks are ignored."""
-    _check(data.columns, columns, lenient=True)
+    _check(data.columns, columns, None, lenient=True)
     if set(labels) <= set(data.labels):
         places = [data.labels.index(label) for label in labels]
         arrays = data.targets_NL[:, places], data.probabilities_NL[:, places]
@@ -120,11 +119,12 @@ def evaluation_traffic(data: EvaluationData, labels: Sequence[str], columns: Seq
     return _traffic(data.columns, labels, arrays, columns, units_N=data.resampling.clusters, weights=data.weights)
 
 
-def _check(table_columns: TableColumns, columns: Sequence[str], *, lenient: bool) -> None:
+def _check(table_columns: TableColumns, columns: Sequence[str], cluster: str | None, *, lenient: bool) -> None:
     problems = []
-    for name in dict.fromkeys(columns):
+    for name in dict.fromkeys([*columns, *([cluster] if cluster is not None else [])]):
         if name not in table_columns:
-            problems += [] if lenient else [f"predictions: column {name}, which the policy names, is absent"]
+            use = "which the policy names" if name in columns else "by which items belong together (cluster)"
+            problems += [] if lenient else [f"predictions: column {name}, {use}, is absent"]
         elif not table_columns.groupable(name):
             kind = table_columns.table.column(name).type
             problems.append(f"predictions: column {name} has type {kind}; a policy needs one plain value per item")

@@ -230,6 +230,11 @@ def test_evaluate_table_warns_once_for_each_label_whose_labelled_items_are_not_r
     assert [line.split(": ")[1] for line in warnings[:-1]] == ["label tobacco", "label scam"]
     assert warnings[-1].endswith("add the column inclusion_probability (docs/metrics.md)")
     assert "The labelled items are not a random sample</h2>" in (files / "out" / "report.html").read_text()
+    assert "weighted" not in done.output
+    stated = table.append_column("inclusion_probability", pa.array(np.where(score > 0.5, 1.0, 0.1)))
+    pq.write_table(stated, files / "stated.parquet")
+    done = call(app, "--predictions", files / "stated.parquet", "--to", files / "out", "--replicates", 0)
+    assert "items are weighted by the sampling columns" in " ".join(done.output.split())
     (files / "policy.yaml").write_text(POLICY)
     policy = compile_policy(files / "policy.yaml", files / "biased.parquet", to=files / "policy.json", assume_random=True).policy
     assert policy.notes
