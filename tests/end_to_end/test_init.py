@@ -35,7 +35,8 @@ def test_init_project_from_manifest_to_served_decision(vigil, tmp_path: Path) ->
 
     assert steps[-1] == "vigil serve bundle"
     decision = serve(
-        project / "bundle", {"items": [{"id": "1", "text": ["You have won a voucher! Click this link before Monday"]}]}
+        project / "bundle",
+        {"items": [{"id": "1", "text": ["You have won a voucher! Send your address and a small fee to claim it before Monday"]}]},
     )
     assert decision["labels"] == ["spam"]
     assert decision["action"] == "remove"

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-USED = ("deepspeed", "ray", "serve", "sign", "train", "triton")
+USED = ("deepspeed", "lora", "ray", "serve", "sign", "train", "triton")
 """The extras whose packages Vigil imports; dev is for its tests, and demo for its data."""
 ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
 

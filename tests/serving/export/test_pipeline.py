@@ -144,7 +144,8 @@ def test_export_model_writes_nothing_if_a_format_disagrees(
     before = (bundle_copy / "manifest.json").read_bytes()
     with pytest.raises(ParityError) as caught:
         export_model(model, inputs, taxonomy, {}, (), to=bundle_copy, provenance=Provenance("wrong"))
-    *lines, last = str(caught.value).splitlines()
+    *lines, why, last = str(caught.value).splitlines()
+    assert why == "the exported model would not decide as the trained model does"
     assert len(lines) == 4, "one line for each backend"
     assert last.endswith("no bundle was written")
     assert "TorchScript: probabilities differ by up to" in str(caught.value)

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from vigil_data.errors import UserError
 from vigil_data.filesystem import write_json
 from vigil_serving.bundle import manifest
-from vigil_serving.parity.golden import read_golden
+from vigil_serving.bundle.load import load_bundle
+from vigil_serving.parity.golden import read_golden, write_golden
 from vigil_serving.parity.verify import verify_bundle
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.server.model_manager import load
@@ -37,8 +38,14 @@ def int8_bundle(bundle_copy: Path) -> Path:
     manifest.write_manifest(bundle_copy)
     outputs = {variant: _run(bundle_copy, variant) for variant in ("fp32", "int8")}
     assert max(np.abs(outputs["int8"][name] - fp32_NL).max() for name, fp32_NL in outputs["fp32"].items()) > FAR
-    for variant, of_variant in outputs.items():
-        _record(bundle_copy, variant, of_variant)
+    golden = read_golden(bundle_copy).cases
+    write_golden(
+        bundle_copy,
+        load_bundle(bundle_copy),
+        golden,
+        {variant: [of_variant[case.name] for case in golden] for variant, of_variant in outputs.items()},
+    )
+    manifest.write_manifest(bundle_copy)
     return bundle_copy
 
 
