@@ -180,14 +180,15 @@ def _started(
     If the block fails, the running stage is terminated and no other one starts.
     """
     processes: list[subprocess.Popen[bytes]] = []
-    stopped = False
+    stopped, lock = False, Lock()  # The lock: a process that is just being started must be terminated too.
 
     def run_in_background() -> None:
         for stage in background:
-            if stopped or start is None:
-                return
             began = time.perf_counter()
-            processes.append(start(stage, log))
+            with lock:
+                if stopped or start is None:
+                    return
+                processes.append(start(stage, log))
             if status := processes[-1].wait():
                 raise Failure(f"{stage.name}: exit status {status}; its output is in {log}")
             finish(stage, time.perf_counter() - began)
@@ -198,9 +199,10 @@ def _started(
             yield running.result
             running.result()
         except BaseException:
-            stopped = True
-            for process in processes:
-                process.terminate()
+            with lock:
+                stopped = True
+                for process in processes:
+                    process.terminate()
             raise
 
 

@@ -1,8 +1,10 @@
 """The demonstration: each stage runs once, an interrupted one resumes, and the results are summarised."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,7 @@ def test_run_demo_refuses_a_folder_of_something_else(tmp_path):
 
 WRITE = """
 import sys
+import time
 from pathlib import Path
 product = Path(sys.argv[1])
 product.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,14 @@ def test_run_demo_reports_a_baseline_that_fails(tmp_path):
 
 
 def test_run_demo_ends_the_baselines_if_a_stage_fails(tmp_path):
-    started = []
+    started, begin = [], starter([], command="import time; time.sleep(600)")
+
+    def start_slowly(stage, log):
+        """The stage fails after the process has started and before its starter returns."""
+        started.append(begin(stage, log))
+        time.sleep(0.5)
+        return started[-1]
+
     with pytest.raises(Broken):
-        run_demo(tmp_path, 0, runner([], breaks_at="policy"), starter(started, command="import time; time.sleep(600)"))
-    assert started in ([], ["train text"])
+        run_demo(tmp_path, 0, runner([], breaks_at="policy"), start_slowly)
+    assert [process.poll() for process in started] in ([], [-signal.SIGTERM])
