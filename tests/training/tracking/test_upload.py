@@ -165,6 +165,17 @@ def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):
     wait_for(lambda: processes_of(tmp_path) == [], "all of them end")
 
 
+def test_upload_that_does_not_end_in_time_leaves_no_process(wandb_server, monkeypatch, tmp_path):
+    """A process that goes on sending would send the run a second time after `wandb sync`."""
+    write_log(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb", [])
+    started = upload.Upload(tmp_path / "wandb", "offline-run-1-a", wandb_server.url)
+    wait_for(lambda: any("--live" in words for words in processes_of(tmp_path)), "`wandb beta sync --live` runs")
+    started.end(complete=True)
+    monkeypatch.setattr(upload, "FINISHED_SECONDS", -upload.PROBE_TIMEOUT_SECONDS)  # Long before it would give up by itself.
+    started.join()
+    wait_for(lambda: processes_of(tmp_path) == [], "all of them end")
+
+
 def processes_of(folder):
     """Command lines of the processes that name a folder."""
     found = []

@@ -83,7 +83,7 @@ class Upload:
         try:
             self._process.wait(FINISHED_SECONDS + PROBE_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # with `wandb sync`, which would send on by itself
         self._reader.join(_POLL_SECONDS)
         sent = self._process.wait() == 0
         if sent and self._warned:
@@ -168,6 +168,8 @@ def main(folder: Path, part: str, url: str) -> int:
     """Send the unsent parts of a run, the last one while it is written; try again until the training has ended."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # Slurm signals every process of a job.
         signal.signal(number, signal.SIG_IGN)
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # What it starts is ended with it, by its group.
     parent = _Parent()
     while problem := _probe(url) or _send_all(folder, part, parent):
         _report(problem=problem)
@@ -222,7 +224,7 @@ def _send(file: Path, live: bool, output: Path, parent: _Parent) -> str | None:
     linked = False
     with output.open("w") as out:
         process = subprocess.Popen(  # noqa: S603
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
     while process.poll() is None and time.monotonic() < parent.deadline:
         time.sleep(_POLL_SECONDS)
@@ -230,9 +232,8 @@ def _send(file: Path, live: bool, output: Path, parent: _Parent) -> str | None:
             linked = True
             _report(link=link.group(1))
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)  # and W&B's own service
-        process.wait()
-        return "not everything was sent in time"
+        _report(problem="not everything was sent in time")
+        os.killpg(0, signal.SIGKILL)  # this process, `wandb sync` and W&B's own service
     if file.with_name(f"{file.name}.synced").exists():
         return None
     errors = re.findall(r"(?:ERROR|Error:) (.+)", output.read_text(errors="replace"))
