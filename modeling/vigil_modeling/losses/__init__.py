@@ -1,6 +1,6 @@
 """Losses: multi-label losses over known targets, and what they correct for."""
 
-from vigil_modeling.losses.cells import positive_and_negative_loss
+from vigil_modeling.losses.cells import negative_loss, positive_loss
 from vigil_modeling.losses.masked_loss import MaskedLoss, TargetCounts, counted_targets
 
-__all__ = ["MaskedLoss", "TargetCounts", "counted_targets", "positive_and_negative_loss"]
+__all__ = ["MaskedLoss", "TargetCounts", "counted_targets", "negative_loss", "positive_loss"]

@@ -10,8 +10,8 @@ MIN_FOCUSED_PROBABILITY = 1e-8
 """Smallest base of a focusing power, whose derivative is infinite at 0 for exponents below 1."""
 
 
-def positive_and_negative_loss(spec: LossSpec, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of each logit for a target of 1 and for a target of 0, each of the logits' shape.
+def positive_loss(spec: LossSpec, logits: Tensor) -> Tensor:
+    """Return the loss of each logit for a target of 1, of the logits' shape.
 
     Args:
         spec: kind of loss and its parameters.
@@ -19,13 +19,18 @@ def positive_and_negative_loss(spec: LossSpec, logits: Tensor) -> tuple[Tensor, 
     """
     match spec:
         case BinaryCrossEntropy():
-            return -logsigmoid(logits), -logsigmoid(-logits)
-        case FocalLoss(gamma=gamma):
-            return _focal(logits, gamma), _focal(-logits, gamma)
-        case AsymmetricLoss(gamma_positive=positive, gamma_negative=negative, margin=margin):
-            return _focal(logits, positive), _shifted(logits, negative, margin)
+            return -logsigmoid(logits)
+        case FocalLoss(gamma=gamma) | AsymmetricLoss(gamma_positive=gamma):
+            return _focal(logits, gamma)
         case GeneralizedCrossEntropy(q=q):
-            return _box_cox(logits, q), _box_cox(-logits, q)
+            return _box_cox(logits, q)
+
+
+def negative_loss(spec: LossSpec, logits: Tensor) -> Tensor:
+    """Return the loss of each logit for a target of 0; see :func:`positive_loss`."""
+    if isinstance(spec, AsymmetricLoss):
+        return _shifted(logits, spec.gamma_negative, spec.margin)
+    return positive_loss(spec, -logits)
 
 
 def _focal(logits: Tensor, gamma: float) -> Tensor:

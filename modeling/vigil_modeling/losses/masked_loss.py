@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.label_structure import Array, LabelStructure
-from vigil_modeling.losses.cells import positive_and_negative_loss
+from vigil_modeling.losses.cells import negative_loss, positive_loss
 from vigil_modeling.specs import LossSpec
 
 
@@ -96,8 +96,8 @@ class MaskedLoss(nn.Module):
             (logits_NL + self.adjustment_L).masked_fill(~counts_NL, 0.0)
             for logits_NL in self._structure.loss_logits(raw_NL.float(), targets_NL)
         )
-        positive_NL = positive_and_negative_loss(self._spec, positive_NL)[0] * self.positive_weight_L
-        negative_NL = positive_and_negative_loss(self._spec, negative_NL)[1] * self.negative_weight_L
+        positive_NL = positive_loss(self._spec, positive_NL) * self.positive_weight_L
+        negative_NL = negative_loss(self._spec, negative_NL) * self.negative_weight_L
         cells_NL = soft_NL * positive_NL + (1 - soft_NL) * negative_NL
         if not self._spec.unlabeled:
             return (self.label_weight_L * cells_NL.masked_fill(~counts_NL, 0.0)).sum()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.losses import MaskedLoss, TargetCounts, positive_and_negative_loss
+from vigil_modeling.losses import MaskedLoss, TargetCounts, negative_loss, positive_loss
 from vigil_modeling.losses.masked_loss import class_balanced_weights
 from vigil_modeling.specs import (
     AsymmetricLoss,
@@ -41,6 +41,10 @@ CELL = st.tuples(st.floats(-30, 30, width=32), st.one_of(st.just(math.nan), st.f
 
 def spec(**keys):
     return TypeAdapter(LossSpec).validate_python(keys)
+
+
+def both_losses(kind, logits):
+    return positive_loss(kind, logits), negative_loss(kind, logits)
 
 
 def by_definition(keys, logit):
@@ -83,7 +87,7 @@ def test_masked_loss_equals_a_loop_over_known_targets(keys, rows):
 def test_masked_loss_gradient_is_finite_and_right(keys):
     logits = torch.tensor([-60.0, -30, -3, -0.2, 0, 1, 4, 30, 60], dtype=torch.float64).requires_grad_()
     for side in range(2):
-        (gradient,) = torch.autograd.grad(positive_and_negative_loss(spec(**keys), logits)[side].sum(), logits)
+        (gradient,) = torch.autograd.grad(both_losses(spec(**keys), logits)[side].sum(), logits)
         assert gradient.isfinite().all()
         h = 1e-5
         for at, slope in zip(logits.tolist(), gradient.tolist(), strict=True):
@@ -94,7 +98,7 @@ def test_masked_loss_gradient_is_finite_and_right(keys):
 
 def test_positive_and_negative_loss_equals_other_libraries():
     logits, targets = torch.randn(200) * 5, torch.randint(0, 2, (200,)).float()
-    focal = torch.where(targets == 1, *positive_and_negative_loss(FocalLoss(gamma=2.0), logits))
+    focal = torch.where(targets == 1, *both_losses(FocalLoss(gamma=2.0), logits))
     torch.testing.assert_close(focal, sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2.0))
     plain = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     for same in (
@@ -103,9 +107,9 @@ def test_positive_and_negative_loss_equals_other_libraries():
         AsymmetricLoss(gamma_positive=0.0, gamma_negative=0.0, margin=0.0),
         GeneralizedCrossEntropy(q=1e-5),
     ):
-        cells = torch.where(targets == 1, *positive_and_negative_loss(same, logits))
+        cells = torch.where(targets == 1, *both_losses(same, logits))
         torch.testing.assert_close(cells, plain, rtol=1e-3, atol=1e-3)
-    error = torch.where(targets == 1, *positive_and_negative_loss(GeneralizedCrossEntropy(q=1.0), logits))
+    error = torch.where(targets == 1, *both_losses(GeneralizedCrossEntropy(q=1.0), logits))
     torch.testing.assert_close(error, (torch.sigmoid(logits) - targets).abs())
 
 
@@ -217,11 +221,11 @@ def test_asymmetric_and_focal_loss_move_the_gradient_to_hard_targets():
     logits = torch.tensor([-4.0, 1.0], requires_grad=True)
     ratio = {}
     for kind in (BinaryCrossEntropy(), FocalLoss(), AsymmetricLoss()):
-        (gradient,) = torch.autograd.grad(positive_and_negative_loss(kind, logits)[1].sum(), logits)
+        (gradient,) = torch.autograd.grad(negative_loss(kind, logits).sum(), logits)
         ratio[kind.kind] = float(gradient[0] / gradient[1])
     assert ratio["bce"] > 10 * ratio["focal"] > 0
     assert ratio["asymmetric"] == 0  # Below the margin, an easy negative has no gradient.
-    positive = [positive_and_negative_loss(kind, logits)[0] for kind in (BinaryCrossEntropy(), AsymmetricLoss())]
+    positive = [positive_loss(kind, logits) for kind in (BinaryCrossEntropy(), AsymmetricLoss())]
     torch.testing.assert_close(*positive)
 
 
