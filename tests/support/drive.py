@@ -19,13 +19,13 @@ from pathlib import Path
 
 
 def watch(options: dict) -> None:
-    from vigil_training.trainer import callbacks, data_module
-    from vigil_training.trainer.callbacks import RankSync
+    from vigil_training.trainer import data_module
+    from vigil_training.trainer.callbacks import RankSync, metrics
     from vigil_training.trainer.lightning_module import TrainingModule
 
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if options.get("every_step"):
-        callbacks.LOG_EVERY_N_STEPS = 1
+        metrics.LOG_EVERY_N_STEPS = 1
     if world := options.get("as_world"):
         from vigil_data.loading.sampler import EpochPlan
 

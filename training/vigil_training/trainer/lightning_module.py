@@ -5,6 +5,7 @@ and its scaled loss, and :meth:`TrainingModule.train_step` does the rest, from b
 happens around a step (checkpoints, preemption, progress) is in :mod:`vigil_training.trainer.callbacks`.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -187,6 +188,19 @@ class TrainingModule(pl.LightningModule):
             self.validation_metrics = ranking_metrics(logits_NL, targets_NL, self._recipe.taxonomy.labels)
         if weights.sum() > 0:
             self.validation_metrics["validation/loss"] = float(totals.sum()) / float(weights.sum())
+
+
+def training_module(module: pl.LightningModule) -> TrainingModule:
+    """Return ``module``, which Lightning types as any module, as the :class:`TrainingModule` that it is."""
+    if not isinstance(module, TrainingModule):
+        raise TypeError(f"expected a TrainingModule, not a {type(module).__name__}")
+    return module
+
+
+def monitored_value(module: pl.LightningModule, monitor: str) -> float | None:
+    """Return the monitor's value in the last validation; ``None`` if it has none there."""
+    value = training_module(module).validation_metrics.get(monitor)
+    return None if value is None or math.isnan(value) else value
 
 
 def ranking_metrics(logits_NL: np.ndarray, targets_NL: np.ndarray, labels: tuple[str, ...]) -> dict[str, float]:

@@ -1,0 +1,48 @@
+"""Metrics of training and validation, sent to the loggers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+
+from vigil_training.distributed.rank_group import RankGroup
+from vigil_training.trainer.callbacks.rank_sync import RankSync
+from vigil_training.trainer.lightning_internals import ends_optimizer_step
+from vigil_training.trainer.lightning_module import training_module
+
+LOG_EVERY_N_STEPS = 10
+"""Optimizer steps between two lines of training metrics."""
+
+
+class MetricsCallback(pl.Callback):
+    """Sends metrics to every logger: training metrics every few steps, validation metrics when validation ends.
+
+    Args:
+        ranks: the group that averages the loss.
+        rank_sync: has metrics about the ranks.
+    """
+
+    def __init__(self, ranks: RankGroup, rank_sync: RankSync) -> None:
+        self._ranks = ranks
+        self._rank_sync = rank_sync
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log loss, learning rate and gradient norm of an optimizer step."""
+        del outputs, batch, batch_idx
+        step = trainer.global_step
+        if not ends_optimizer_step(trainer) or not (step == 1 or step % LOG_EVERY_N_STEPS == 0):
+            return
+        metrics = {name: float(value) for name, value in training_module(pl_module).step_metrics.items()}
+        # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
+        metrics["train/loss"] = float(self._ranks.gather([metrics["train/loss"]]).mean())
+        self._log(trainer, metrics | self._rank_sync.metrics)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the validation metrics."""
+        self._log(trainer, training_module(pl_module).validation_metrics)
+
+    def _log(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step=trainer.global_step)
