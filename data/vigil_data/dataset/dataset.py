@@ -27,7 +27,7 @@ from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, QUARANTINE, TARGET, storable
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
-from vigil_data.items import Item
+from vigil_data.items import MODALITIES, Item
 from vigil_data.loading.packing import Refusal
 
 
@@ -152,6 +152,9 @@ class Dataset:
         table = self._take(rows, [name for name in self.schema.names if name not in (*FACTS.names, *DIGESTS.names)])
         values = {name: table[name].to_pylist() for name in table.column_names}
         labels, columns = self.labels, self.columns
+        absent: list[Any] = [None] * table.num_rows
+        roles = {modality: values.get(f"{modality}_roles", absent) for modality in MODALITIES}
+        starts, ends = values.get("text_starts", absent), values.get("text_ends", absent)
         return [
             Item(
                 values["id"][row],
@@ -160,6 +163,8 @@ class Dataset:
                 tuple(values["audio"][row] or ()),
                 {label: value for label in labels if (value := values[TARGET + label][row]) is not None},
                 {name: value for name in columns if (value := values[name][row]) is not None},
+                {modality: tuple(of[row]) for modality, of in roles.items() if of[row] is not None},
+                tuple(None if time[0] is None else time for time in zip(starts[row] or (), ends[row] or (), strict=True)),
             )
             for row in range(table.num_rows)
         ]

@@ -13,13 +13,14 @@ from vigil_data.dataset.table_schema import (
     ITEMS,
     PAYLOADS,
     SAMPLING,
+    SEGMENTS,
     TARGET,
     is_column,
     is_label,
     storable,
 )
 from vigil_data.errors import UserError, capped
-from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, check_role, check_time, sampling_value
 from vigil_data.loading.packing import Refusal
 
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
@@ -84,7 +85,29 @@ def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
                 sampling_value(name, value)
             except ValueError as error:
                 found.append(f"item {item.id}: {error}")
-    return found
+    return found + [f"item {item.id}: {problem}" for problem in _segment_errors(item)]
+
+
+def _segment_errors(item: Item) -> Iterator[str]:
+    """Yield one line for each invalid role or time."""
+    for modality, roles in item.roles.items():
+        if modality not in MODALITIES:
+            yield f"roles of {modality!r}, which is no modality"
+        elif len(roles) != (number := len(getattr(item, modality))):
+            yield f"{modality} has {len(roles)} roles for {number} media"
+        for index, role in enumerate(roles):
+            try:
+                check_role(role)
+            except ValueError as error:
+                yield f"{modality}[{index}]: {error}"
+    if item.times and len(item.times) != len(item.text):
+        yield f"text has {len(item.times)} times for {len(item.text)} texts"
+    for index, time in enumerate(item.times):
+        try:
+            if time is not None:
+                check_time(*time)
+        except ValueError as error:
+            yield f"text[{index}]: {error}"
 
 
 def tables(probed: Iterable[Probed], problems: list[str], replaced: list[str]) -> Iterator[pa.Table]:
@@ -115,6 +138,7 @@ def _table(chunk: Sequence[Probed], problems: list[str], replaced: list[str]) ->
     damaged = {item.id for item, stored in zip(items, texts, strict=True) if any(map(is_not, item.text, stored))}
     for modality in ("image", "audio"):
         arrays[modality] = pa.array([list(getattr(item, modality)) for item in items], PAYLOADS.field(modality).type)
+    arrays |= _segment_arrays(items)
     for index, field in enumerate(FACTS):
         arrays[field.name] = pa.array([facts[index] for _, facts in chunk], field.type)
     arrays |= {name: pa.array([digests_of(item) for item in items], DIGESTS.field(name).type) for name in DIGESTS.names}
@@ -131,6 +155,18 @@ def _table(chunk: Sequence[Probed], problems: list[str], replaced: list[str]) ->
             problems.append(f"column {name}: its values have different types ({str(error).splitlines()[0]})")
     replaced += [item.id for item in items if item.id in damaged]
     return pa.table(arrays)
+
+
+def _segment_arrays(items: Sequence[Item]) -> dict[str, pa.Array]:
+    """Return the columns of roles and times that some item has."""
+    values: dict[str, list[Sequence[object] | None]] = {
+        **{f"{modality}_roles": [item.roles.get(modality) for item in items] for modality in MODALITIES},
+        **{
+            f"text_{name}": [[time and time[side] for time in item.times] if item.times else None for item in items]
+            for side, name in enumerate(("starts", "ends"))
+        },
+    }
+    return {name: pa.array(of, SEGMENTS.field(name).type) for name, of in values.items() if any(v is not None for v in of)}
 
 
 def joined_schema(old: pa.Schema | None, chunks: Sequence[pa.Schema]) -> pa.Schema:

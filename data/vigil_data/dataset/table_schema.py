@@ -25,6 +25,15 @@ PAYLOADS = pa.schema(
 )
 """An item's media of each modality, in order."""
 
+SEGMENTS = pa.schema(
+    [
+        *((f"{name}_roles", pa.list_(pa.string())) for name in PAYLOADS.names),
+        *((f"text_{name}", pa.list_(pa.float64())) for name in ("starts", "ends")),
+    ]
+)
+"""Roles of an item's media, and times of its texts in seconds, in the order of :data:`PAYLOADS`; null if all are ``body`` or none
+has a time. Columns that a dataset has if its items do."""
+
 FACTS = pa.schema([("characters", pa.int64()), ("images", pa.int64()), ("seconds", pa.float64())])
 """Size of an item, from headers: the basis of its cost."""
 
@@ -38,7 +47,7 @@ QUARANTINE = pa.schema([("id", pa.string()), ("modality", pa.string()), ("index"
 """The table of quarantined items."""
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
-INTERNAL = frozenset({"id", *PAYLOADS.names, *FACTS.names, *DIGESTS.names})
+INTERNAL = frozenset({"id", *PAYLOADS.names, *SEGMENTS.names, *FACTS.names, *DIGESTS.names})
 """Columns that hold an item's id, content and size, and no value to slice by."""
 
 _FIXED = {*COLUMNS.names, *SAMPLING.names}

@@ -23,7 +23,7 @@ from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import Problems, UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.table_reader import TableRow, read_rows, table_format
-from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segment, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
 
@@ -43,6 +43,8 @@ class _ParsedRow:
     audio: list[Medium] = field(default_factory=list)
     targets: dict[str, float | None] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
+    roles: dict[Modality, tuple[Role, ...]] = field(default_factory=dict)
+    times: tuple[Time | None, ...] = ()
     problems: list[str] = field(default_factory=list)
 
 
@@ -62,7 +64,8 @@ class Manifest:
 
     Args:
         file: JSON Lines, CSV, TSV or Parquet; see :func:`.read_rows`. ``id`` is required; ``text`` is a string or a list;
-            ``image`` and ``audio`` are a path or a list of paths (in Parquet also bytes); ``target.LABEL`` columns or a mapping
+            ``image`` and ``audio`` are a path or a list of paths (in Parquet also bytes); each may be an object with a role, see
+            :func:`vigil_data.items.read_segment`; ``target.LABEL`` columns or a mapping
             ``targets`` hold numbers in [0, 1], absent or null where unknown; ``inclusion_probability`` and ``weight`` describe
             the sampling; any other key is a column to slice by.
         media_root: folder that media paths are relative to and must not leave (default: the manifest's).
@@ -152,7 +155,8 @@ class Manifest:
         for row in self._rows(Problems()):
             draft, _ = self._draft(row)
             if all(map(is_blank, draft.text)):
-                draft.text = []
+                draft.text, draft.times = [], ()
+                draft.roles.pop("text", None)
                 if not draft.image and not draft.audio:
                     yield Refusal(draft.id, "text", 0, NO_CONTENT)
                     continue
@@ -163,6 +167,8 @@ class Manifest:
                 tuple(self._payload(medium, row) for medium in draft.audio),
                 draft.targets,
                 draft.columns,
+                draft.roles,
+                draft.times,
             )
 
     def positions(self, ids: Collection[str]) -> dict[str, str]:
@@ -214,7 +220,7 @@ class Manifest:
                 problems.append(f"a column cannot be called {name!r}; rename it")
         return _Plan(tuple(fields), tuple(problems))
 
-    def _paths(self, modality: str, draft: _ParsedRow, value: Any) -> None:
+    def _paths(self, modality: Modality, draft: _ParsedRow, value: Any) -> None:
         if value is None:
             return
         if self._lists_are_text and value.startswith("["):
@@ -224,7 +230,7 @@ class Manifest:
                 draft.problems.append(f"{modality} is not a path, nor a JSON list of paths ({error.msg})")
                 return
         media: list[Medium] = []
-        for medium in value if isinstance(value, list) else [value]:
+        for medium in _contents(draft, modality, value, "path"):
             if isinstance(medium, bytes):
                 media.append(medium)
             elif not isinstance(medium, str) or not medium or "\0" in medium:
@@ -256,11 +262,33 @@ def _id(draft: _ParsedRow, value: Any) -> None:
 def _text(draft: _ParsedRow, value: Any) -> None:
     if value is None:
         return
-    texts = value if isinstance(value, list) else [value]
+    texts = _contents(draft, "text", value, "text")
     if all(isinstance(text, str) for text in texts):
         draft.text = texts
     else:
-        draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings")
+        draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings or objects")
+
+
+def _contents(draft: _ParsedRow, modality: Modality, value: Any, content: str) -> list[Any]:
+    """Return the contents of a modality, and keep the roles and times of those that are given as objects."""
+    entries = value if isinstance(value, list) else [value]
+    if not any(isinstance(entry, Mapping) for entry in entries):
+        return entries
+    contents: list[Any] = []
+    roles: list[Role] = []
+    times: list[Time | None] = []
+    for index, entry in enumerate(entries):
+        try:
+            read = read_segment(entry if isinstance(entry, Mapping) else {content: entry}, modality, content)
+        except ValueError as error:
+            draft.problems.append(f"{modality}[{index}]: {error}")
+            continue
+        for to, part in zip((contents, roles, times), read, strict=True):
+            to.append(part)
+    draft.roles[modality] = tuple(roles)
+    if any(times):
+        draft.times = tuple(times)
+    return contents
 
 
 def _targets(draft: _ParsedRow, value: Any) -> None:

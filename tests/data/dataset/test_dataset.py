@@ -5,6 +5,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from vigil_data.dataset import ingest
 from vigil_data.dataset.dataset import Dataset, exists, write
 from vigil_data.errors import UserError
-from vigil_data.items import Item
+from vigil_data.items import MAX_SECONDS, MODALITIES, ROLES, Item
 from vigil_data.loading.packing import Refusal
 
 
@@ -63,8 +64,22 @@ items_of_any_kind = st.builds(
 )
 
 
+@st.composite
+def items_with_roles(draw: st.DrawFn) -> Item:
+    """Items of any kind, some with roles for some modalities and times for some texts."""
+    item = draw(items_of_any_kind)
+    counts = {modality: len(getattr(item, modality)) for modality in MODALITIES}
+    roles = {m: tuple(draw(st.lists(st.sampled_from(ROLES), min_size=n, max_size=n))) for m, n in counts.items() if n}
+    moments = st.floats(0, MAX_SECONDS)
+    time = st.none() | st.tuples(moments, moments).map(lambda pair: (min(pair), max(pair)))
+    times = draw(st.lists(time, min_size=len(item.text), max_size=len(item.text)))
+    kept = draw(st.sets(st.sampled_from(MODALITIES)))
+    roles = {modality: of for modality, of in roles.items() if modality in kept}
+    return replace(item, roles=roles, times=tuple(times) if draw(st.booleans()) and any(times) else ())
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(items_of_any_kind, max_size=8, unique_by=lambda item: item.id), st.integers(0, 8), st.randoms())
+@given(st.lists(items_with_roles(), max_size=8, unique_by=lambda item: item.id), st.integers(0, 8), st.randoms())
 def test_dataset_returns_items_unchanged(items: list[Item], cut: int, random: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(folder, items[:cut])
@@ -82,6 +97,28 @@ def test_dataset_returns_items_unchanged(items: list[Item], cut: int, random: ob
         np.testing.assert_array_equal(dataset.targets(labels)[order], targets_NL)
         facts = [[sum(map(len, i.text)), len(i.image), 0] for i in items]
         np.testing.assert_array_equal(dataset.facts()[:, :2], np.array(facts, float).reshape(-1, 3)[:, :2])
+
+
+def test_dataset_gets_columns_of_roles_with_the_first_item_that_has_some(tmp_path: Path) -> None:
+    plain = [Item("a", ("x", "y")), Item("b", image=(png(),))]
+    write(tmp_path, plain)
+    assert not {"text_roles", "image_roles", "text_starts"} & set(Dataset(tmp_path).schema.names)
+    thread = Item(
+        "c", ("parent", "reply", "later"), roles={"text": ("context", "body", "transcript")}, times=(None, None, (0, 2))
+    )
+    write(tmp_path, [thread], append=True)
+    dataset = Dataset(tmp_path)
+    assert dataset.take(range(3)) == [*plain, thread]
+    assert "text_roles" in dataset.schema.names
+    assert "text_roles" not in dataset.columns
+    assert "image_roles" not in dataset.schema.names
+    assert [thread.role("text", 0), thread.role("image", 5), plain[0].role("text", 1)] == ["context", "body", "body"]
+    assert [thread.time("text", 0), thread.time("text", 2), thread.time("audio", 2), plain[0].time("text", 1)] == [
+        None,
+        (0, 2),
+        None,
+        None,
+    ]
 
 
 def test_dataset_facts_are_characters_images_and_seconds(tmp_path: Path) -> None:
@@ -231,6 +268,16 @@ def test_write_stores_sampling_columns_as_doubles(tmp_path: Path) -> None:
         (
             [Item("x", columns={"inclusion_probability": True})],
             ["item x: inclusion_probability is True, not a probability in (0, 1]"],
+        ),
+        ([Item("x", columns={"text_roles": "a"})], ["item x: a column cannot be called 'text_roles'; rename it"]),
+        (
+            [Item("x", ("a", "b"), roles={"text": ("titel",)}, times=((3, 2),))],  # type: ignore[dict-item]
+            [
+                "item x: text has 1 roles for 2 media",
+                "item x: text[0]: role is 'titel'; the roles are body, title, context, transcript, ocr, cover",
+                "item x: text has 1 times for 2 texts",
+                "item x: text[0]: start 3 is after end 2",
+            ],
         ),
         ([Item("x", columns={"Split": "a"})], ["item x: a column cannot be called 'Split'; rename it"]),
         (

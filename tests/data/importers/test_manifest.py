@@ -107,6 +107,71 @@ def test_manifest_targets_may_be_a_mapping(tmp_path: Path) -> None:
     assert list(Manifest(file).items()) == [Item("5", ("a", "b"), targets={"hate": 0.0, "spam": None, "scam": 1.0})]
 
 
+def test_manifest_roles_and_times(media: Path) -> None:
+    png = (media / "media" / "a.png").read_bytes()
+    rows: list[dict[str, Any]] = [
+        {
+            "id": "1",
+            "text": [
+                {"role": "title", "text": "t"},
+                {"text": "b"},
+                {"role": "transcript", "text": "s", "start": 12.5, "end": 17},
+            ],
+            "image": [{"role": "cover", "path": "media/a.png"}],
+            "audio": None,
+        },
+        {"id": "2", "text": {"role": "ocr", "text": "o"}, "image": {"path": "media/a.png"}},
+        {"id": "3", "text": {"role": "context", "text": " "}, "image": {"role": None, "path": "media/a.png"}},
+    ]
+    expected = [
+        Item(
+            "1",
+            ("t", "b", "s"),
+            (png,),
+            roles={"text": ("title", "body", "transcript"), "image": ("cover",)},
+            times=(None, None, (12.5, 17.0)),
+        ),
+        Item("2", ("o",), (png,), roles={"text": ("ocr",), "image": ("body",)}),
+        Item("3", (), (png,), roles={"image": ("body",)}),
+    ]
+    jsonl(media / "m.jsonl", *rows)
+    lists = [{k: v if isinstance(v, list) or k in ("id", "audio") else [v] for k, v in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(lists), media / "m.parquet")
+    for name in ("m.jsonl", "m.parquet"):
+        assert Manifest(media / name).check() == 3
+        assert list(Manifest(media / name).items()) == expected, name
+    mixed = jsonl(media / "mixed.jsonl", {"id": "1", "text": ["plain", {"role": "title", "text": "t"}]})
+    assert list(Manifest(mixed).items()) == [Item("1", ("plain", "t"), roles={"text": ("body", "title")})]
+    (media / "m.csv").write_text('id,text,image\n1,"[""x""]","[{""role"": ""cover"", ""path"": ""media/a.png""}]"\n')
+    assert list(Manifest(media / "m.csv").items()) == [Item("1", ('["x"]',), (png,), roles={"image": ("cover",)})]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            {"text": {"role": "titel", "text": "a"}},
+            "text[0]: role is 'titel'; the roles are body, title, context, transcript, ocr, cover",
+        ),
+        ({"text": ["b", {"rol": "title", "text": "a"}]}, "text[1]: unknown key 'rol'; the keys are role, text, start, end"),
+        ({"text": [{"role": "title"}]}, "text[0]: text is missing"),
+        ({"text": {"text": "a", "start": 3, "end": 2.5}}, "text[0]: start 3 is after end 2.5"),
+        ({"text": {"text": "a", "start": -1, "end": 2}}, "text[0]: start is -1, not seconds from 0 to 1,000,000"),
+        ({"text": {"text": "a", "start": 1, "end": "2"}}, "text[0]: end is '2', not seconds from 0 to 1,000,000"),
+        ({"text": {"text": "a", "start": True, "end": 2}}, "text[0]: start is True, not seconds from 0 to 1,000,000"),
+        ({"text": {"text": "a", "end": 2}}, "text[0]: start is missing; a time has start and end, in seconds"),
+        ({"image": {"path": "media/a.png", "start": 1}}, "image[0]: unknown key 'start'; the keys are role, path"),
+        ({"text": {"text": 5}}, "text is {'text': 5}, not a string or a list of strings or objects"),
+        ({"image": {"path": 5}}, "image is 5, not a path"),
+    ],
+)
+def test_manifest_names_invalid_roles_and_times(media: Path, content: dict[str, Any], problem: str) -> None:
+    file = jsonl(media / "m.jsonl", {"id": "1", **content})
+    with pytest.raises(UserError) as caught:
+        Manifest(file).check()
+    assert list(caught.value.lines) == [f"{file}:1: {problem}"]
+
+
 def test_manifest_import_stores_quarantines_and_appends(
     media: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +269,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     ("m.jsonl", '{"id": "a", "text": "x", "id": "b"}\n', ["m.jsonl:1: key id occurs twice"]),
     ("m.jsonl", '["a", "x"]\n', ["m.jsonl:1: a row must be a JSON object, not a list"]),
     ("m.jsonl", b'{"id": "a", "text": "caf\xe9"}\n', ["m.jsonl:1: not UTF-8 (byte 25 of the line)"]),
-    ("m.jsonl", '{"id": "a", "text": 5}\n', ["m.jsonl:1: text is 5, not a string or a list of strings"]),
+    ("m.jsonl", '{"id": "a", "text": 5}\n', ["m.jsonl:1: text is 5, not a string or a list of strings or objects"]),
     (
         "m.jsonl",
         '{"id": "a", "text": "x", "targets": {"hate": 1}, "target.hate": 1}\n',
