@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vigil_data.errors import MediaError as MediaError
     from vigil_data.errors import UserError as UserError
     from vigil_data.items import MODALITIES as MODALITIES
+    from vigil_data.items import ROLES as ROLES
     from vigil_data.items import Item as Item
     from vigil_data.items import Modality as Modality
     from vigil_data.progress import Progress as Progress
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "MODALITIES": "vigil_data.items",
         "MediaError": "vigil_data.errors",
         "Modality": "vigil_data.items",
+        "ROLES": "vigil_data.items",
         "Progress": "vigil_data.progress",
         "ProgressCallback": "vigil_data.progress",
         "Taxonomy": "vigil_data.taxonomy",

@@ -17,8 +17,8 @@ MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 
 Role = Literal["body", "title", "context", "transcript", "ocr", "cover"]
 ROLES: tuple[Role, ...] = ("body", "title", "context", "transcript", "ocr", "cover")
-"""What a text, image or sound is within its item: what its author posted (``body``), its title, what it replies to (``context``),
-what is said in it, what is written in a picture, or its cover. In models and bundles a role is a number, its place here; new roles
+"""What a text, image or sound is in its item: what its author posted (``body``), its title, what it replies to (``context``),
+what is said in it, what is written in a picture, or its cover. In models and bundles a role is a number, its place here; new ones
 are added at the end."""
 
 BODY: Role = "body"
