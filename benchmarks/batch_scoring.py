@@ -3,13 +3,13 @@
 usage: python benchmarks/batch_scoring.py [BUNDLE [DATASET]] [--split test] [--items 2000] [--repeats 3]
 
 The peer is ``transformers.pipeline("text-classification")`` with the pretrained text encoder of the bundle's recipe (MiniLM in
-recipes/text-safety.yaml) and a linear head of as many labels, on texts in the dataset's order, truncated to the recipe's
+recipes/comments.yaml) and a linear head of as many labels, on texts in the dataset's order, truncated to the recipe's
 longest passage, at its best batch size. Vigil reads the items from Lance, tokenizes, encodes, fuses, calibrates and decides
 with evidence; texts longer than a passage are read in full. Nothing is cached between calls (``cache_bytes=0``). The sides
 alternate in one process, and the table shows medians over repeats. Targets: 1.5 times as many items/s in fp32, 3 times in
 int8, whose average precision may be at most 0.005 lower on any label.
 
-Last table (text-safety's bundle with int8, opset 23; 2,000 test items, 3 repeats, 2 threads, two idle cores of an AMD EPYC
+Last table (the bundle of comments.yaml with int8, opset 23; 2,000 test items, 3 repeats, 2 threads, two idle cores of an AMD EPYC
 with VNNI): pipeline at its best batch size of 8: 149 items/s; fp32 363 (2.43 times), int8 628 (4.20 times). On all 8,212 test
 items the average precision of int8 is .0015 (hate) and .0004 (sexism) higher and equal (offensive). Every target met.
 """
@@ -80,14 +80,14 @@ def score(scorer: Scorer, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 def main() -> int:
     """Parse arguments and run; exits with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/text-safety"))
-    parser.add_argument("dataset", type=Path, nargs="?", default=Path("datasets/text-safety"))
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/comments"))
+    parser.add_argument("dataset", type=Path, nargs="?", default=Path("datasets/comments"))
     parser.add_argument("--split", default="test")
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     if absent := [str(path) for path in (arguments.bundle, arguments.dataset) if not path.is_dir()]:
-        print(f"skipped: {' and '.join(absent)} missing; train recipes/text-safety.yaml and export it with int8")
+        print(f"skipped: {' and '.join(absent)} missing; train recipes/comments.yaml and export it with int8")
         return 0
     bundle, dataset = load_bundle(arguments.bundle), Dataset(arguments.dataset)
     labels = bundle.metadata.labels

@@ -1,4 +1,4 @@
-"""`vigil recipe`: check recipes, show a resolved recipe, and write the JSON Schema for editors."""
+"""`vigil recipe`: list, copy and check recipes, show a resolved recipe, and write the JSON Schema for editors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +8,41 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
+    group = typer.Typer(help="List, copy, check and show recipes.", no_args_is_help=True)
+    group.command("list")(list_recipes)
+    group.command("copy")(copy)
     group.command("check")(check)
     group.command("show")(show)
     group.command("schema")(schema)
     app.add_typer(group, name="recipe")
+
+
+def list_recipes() -> None:
+    """List the recipes that come with Vigil, with one line each."""
+    from vigil.workflows.shipped_recipes import shipped_recipes
+
+    recipes = shipped_recipes()
+    width = max(len(recipe.name) for recipe in recipes)
+    for recipe in recipes:
+        typer.echo(f"{recipe.name:<{width}}  {recipe.description}")
+
+
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe of `vigil recipe list`.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the copy; its files are not overwritten.")] = Path(
+        "recipes"
+    ),
+) -> None:
+    """Copy a recipe that comes with Vigil, with its taxonomy, policy and all other files that it names, into a folder of yours.
+
+    The commands at the top of the copy are for the working folder.
+    """
+    from vigil.workflows.shipped_recipes import copy_recipe
+
+    files = copy_recipe(name, to)
+    for file in files:
+        typer.echo(file)
+    typer.echo(f"\nnext: the commands at the top of {files[0]}")
 
 
 def check(

@@ -13,12 +13,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+from vigil.workflows.shipped_recipes import RECIPES
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import write_json
 from vigil_data.items import MODALITIES
-
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
-"""The checkout's recipes, which are in none of the packages."""
 
 COMPARE = "compare"
 """The stage that needs a baseline."""
@@ -115,13 +113,9 @@ def run_demo(
             at the same time as the other stages (default: all stages run in order).
 
     Raises:
-        UserError: if the recipes are absent, or the folder holds a demonstration with another seed, or something else.
+        UserError: if the folder holds a demonstration with another seed, or something else.
         Failure: if a stage in the background fails.
     """
-    if not (RECIPES / "demo.yaml").is_file():
-        raise UserError(
-            f"{RECIPES}: the demonstration's recipes are absent; install Vigil from a checkout with `pip install -e '.[demo]'`"
-        )
     record = folder / "stages.json"
     known = _read_record(folder, record, seed)
     done, total, begin, lock = known["seconds"], known["total_seconds"], time.perf_counter(), Lock()

@@ -8,7 +8,7 @@ several labels trigger it, the first of the policy is the decisive one. Probabil
 float32 numbers, so that a decision does not depend on where it is made.
 
 Example:
-    >>> policy = CompiledPolicy.read("runs/text-safety/policy.json")
+    >>> policy = CompiledPolicy.read("runs/comments/policy.json")
     >>> policy.decide([[0.97, 0.10]], ["hate", "spam"], ["text"])[0].action
     'remove'
 """

@@ -48,7 +48,7 @@ def vigil(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "recipes/text-safety.yaml"]], ids=" ".join
+    "arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "recipes/comments.yaml"]], ids=" ".join
 )
 def test_main_imports_nothing_heavy(arguments: list[str]) -> None:
     done = vigil(*arguments, code=COUNT_HEAVY)
@@ -136,7 +136,7 @@ def test_data_import_of_a_file_without_a_kind_prints_the_command() -> None:
 
 
 def test_recipe_check_reports_every_error_of_every_file(tmp_path: Path) -> None:
-    right = REPOSITORY / "recipes" / "text-safety.yaml"
+    right = REPOSITORY / "recipes" / "comments.yaml"
     (tmp_path / "a.yaml").write_text(f"extends: {right}\nsead: 1\nseed: x\n", encoding="utf-8")
     (tmp_path / "b.yaml").write_text(f"extends: {right}\nmodel: {{width: 1}}\n", encoding="utf-8")
     done = vigil("recipe", "check", "a.yaml", str(right), "b.yaml", "gone.yaml", cwd=tmp_path)
@@ -151,7 +151,7 @@ def test_recipe_check_reports_every_error_of_every_file(tmp_path: Path) -> None:
 
 
 def test_recipe_check_takes_values_that_replace_those_of_the_recipe() -> None:
-    done = vigil("recipe", "check", "recipes/text-safety.yaml", "optimizer.lr=1e-5", "loss.kind=focall")
+    done = vigil("recipe", "check", "recipes/comments.yaml", "optimizer.lr=1e-5", "loss.kind=focall")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: command line: loss.kind: must be bce, focal, asymmetric or gce, not 'focall' (did you mean focal?)\n"
@@ -161,7 +161,7 @@ def test_recipe_check_takes_values_that_replace_those_of_the_recipe() -> None:
 
 
 def test_recipe_show_prints_a_recipe_that_resolves_to_itself(tmp_path: Path) -> None:
-    shown = vigil("recipe", "show", "recipes/text-safety.yaml", "optimizer.lr=1e-5", "seed=7")
+    shown = vigil("recipe", "show", "recipes/comments.yaml", "optimizer.lr=1e-5", "seed=7")
     assert shown.returncode == 0, shown.stderr
     (tmp_path / "shown.yaml").write_text(shown.stdout, encoding="utf-8")
     again = vigil("recipe", "show", "shown.yaml", cwd=tmp_path)
@@ -170,9 +170,9 @@ def test_recipe_show_prints_a_recipe_that_resolves_to_itself(tmp_path: Path) -> 
 
 
 def test_recipe_show_origins_names_the_file_of_each_value() -> None:
-    shown = vigil("recipe", "show", "--origins", "recipes/text-safety.yaml", "seed=7")
+    shown = vigil("recipe", "show", "--origins", "recipes/comments.yaml", "seed=7")
     assert "seed: 7 # command line" in shown.stdout
-    assert "# recipes/taxonomies/text-safety.yaml:" in shown.stdout
+    assert "# recipes/taxonomies/comments.yaml:" in shown.stdout
 
 
 def test_recipe_schema_to_writes_the_schema(tmp_path: Path) -> None:

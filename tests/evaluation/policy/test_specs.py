@@ -171,7 +171,7 @@ def test_market_constraints_divide_the_error_probability_of_together() -> None:
     assert [rule.confidence for rule in rules] == pytest.approx([0.975] * 2)
 
 
-@pytest.mark.parametrize("name", ["demo", "text-safety"])
+@pytest.mark.parametrize("name", ["demo", "comments"])
 def test_shipped_policies_are_valid(name: str, repository: Path) -> None:
     policy = read((repository / "recipes" / "policies" / f"{name}.yaml").read_text())
     taxonomy = yaml.safe_load((repository / "recipes" / "taxonomies" / f"{name}.yaml").read_text())["taxonomy"]

@@ -1,7 +1,7 @@
 """Planning: memory of each strategy on each GPU, and optimizer steps, before anything is queued.
 
 Example:
-    >>> plan = plan_run(recipe, memory=40)  # recipes/text-safety.yaml with ZeRO-2 on 2 nodes of 8 GPUs
+    >>> plan = plan_run(recipe, memory=40)  # recipes/comments.yaml with ZeRO-2 on 2 nodes of 8 GPUs
     >>> plan.verdict.partition(" needs ")[2]
     '0.19 GiB a GPU: fits; single fits too'
 """

@@ -1,4 +1,4 @@
-"""recipes/text-safety.yaml on a small share of the real text sets, by the commands in its header."""
+"""recipes/comments.yaml on a small share of the real text sets, by the commands in its header."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def share(source: Path, to: Path, keep: int) -> Path:
     return to
 
 
-def test_text_safety_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None:
+def test_comments_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None:
     text, dataset, run, bundle = shared_data / "text", tmp_path / "dataset", tmp_path / "run", tmp_path / "bundle"
     davidson = share(text / "davidson" / "labeled_data.csv", tmp_path / "davidson.csv", 40)
     edos = share(text / "edos" / "edos_labelled_aggregated.csv", tmp_path / "edos.csv", 20)
@@ -34,7 +34,7 @@ def test_text_safety_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data:
     assert "sexism" in shown
 
     overrides = (f"data.dataset={dataset}", "model.encoders.text.frozen=5", "data.quarantine_limit=0", "tracking.mode=disabled")
-    vigil("train", "recipes/text-safety.yaml", "--run", run, *overrides)
+    vigil("train", "recipes/comments.yaml", "--run", run, *overrides)
     vigil("evaluate", run, "--split", "test")
     metrics = json.loads((run / "evaluation" / "test" / "metrics.json").read_text(encoding="utf-8"))
     sexism = metrics["overall"]["labels"]["sexism"]
