@@ -3,10 +3,20 @@
 :class:`vigil_data.specs.Inputs` describes each setting.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from vigil_data.source_specs import Source
+
+
+class NormalizationSettings(Protocol):
+    """Arguments of :class:`vigil_data.normalization.normalizer.Normalizer`."""
+
+    @property
+    def unicode(self) -> Literal["nfkc", "none"]: ...  # noqa: D102
+    @property
+    def replacements(self) -> Mapping[str, str]: ...  # noqa: D102
 
 
 class TextSettings(Protocol):
@@ -20,6 +30,8 @@ class TextSettings(Protocol):
     def overlap(self) -> int: ...  # noqa: D102
     @property
     def max_passages(self) -> int: ...  # noqa: D102
+    @property
+    def normalize(self) -> NormalizationSettings | None: ...  # noqa: D102
 
 
 class ImageSettings(Protocol):

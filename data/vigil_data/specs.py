@@ -1,5 +1,6 @@
 """Recipe keys of data: how media are decoded, and how rows become batches."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,35 @@ from vigil_data.source_specs import Source as Source
 from vigil_data.source_specs import Spec as Spec
 
 
+class TextNormalization(Spec):
+    """Normalization of text before tokenization; see :class:`vigil_data.normalization.normalizer.Normalizer`."""
+
+    unicode: Literal["nfkc", "none"] = Field("nfkc", description="nfkc: one form for characters of equal meaning, such as ﬁ and fi")
+    emoji: Literal["names", "keep"] = Field("names", description="names: replace emoji by their English names, as words")
+    homoglyphs: Literal["fold", "keep"] = Field(
+        "keep", description="fold: Latin letters for the Cyrillic, Greek and other letters that look like them, in any word"
+    )
+    invisible: Literal["remove", "keep"] = Field("remove", description="remove: delete characters that show nothing")
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> "TextNormalization":
+        if self.unicode == "none" and not self.replacements:
+            raise ValueError("changes nothing; leave normalize out")
+        return self
+
+    @property
+    def replacements(self) -> Mapping[str, str]:
+        """Text to what replaces it after NFKC."""
+        from vigil_data.normalization.tables import replacement_table  # lazy: only a recipe that normalizes needs it
+
+        return replacement_table(
+            nfkc=self.unicode == "nfkc",
+            emoji_names=self.emoji == "names",
+            fold_homoglyphs=self.homoglyphs == "fold",
+            remove_invisible=self.invisible == "remove",
+        )
+
+
 class TextInput(Spec):
     """Tokenization of text into passages."""
 
@@ -19,6 +49,7 @@ class TextInput(Spec):
     max_tokens: int = Field(128, ge=4, description="maximum length of a passage, including special tokens")
     overlap: int = Field(16, ge=0, description="tokens shared by adjacent passages of a long text")
     max_passages: int = Field(16, ge=1, description="maximum number of passages of an item; the rest is omitted and counted")
+    normalize: TextNormalization | None = Field(None, description="normalization before tokenization; null: none")
 
     @model_validator(mode="after")
     def _overlap_is_shorter(self) -> "TextInput":

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from vigil_data.decode.audio import decode_audio
 from vigil_data.decode.image import decode_image
 from vigil_data.decode.probe import Facts, Undecodable, probe
-from vigil_data.decode.text import decode_text, load_tokenizer, set_up
+from vigil_data.decode.text import decode_text, load_normalizer, load_tokenizer, set_up
 from vigil_data.errors import MediaError
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Decoded, DecodedItem, Packed, Refusal, Segment, Span, gather, pack
@@ -129,7 +129,9 @@ class Decoder:
         self._decoders: dict[Modality, _DecodeOne] = {}
         if text is not None and tokenizer is not None:
             self.limits["text"] = text.max_passages
-            self._decoders["text"] = partial(decode_text, spec=text, tokenizer=tokenizer)
+            self._decoders["text"] = partial(
+                decode_text, spec=text, tokenizer=tokenizer, normalize=load_normalizer(text)
+            )
         if image is not None:
             self.limits["image"] = image.max_images
             self._decoders["image"] = partial(decode_image, spec=image)

@@ -1,4 +1,4 @@
-"""Tokenization of text into passages of token ids.
+"""Normalization of text, and its tokenization into passages of token ids.
 
 A long text becomes overlapping passages, each with its own special tokens. Passages are not padded here, so token ids depend only
 on the text.
@@ -6,21 +6,25 @@ on the text.
 
 import math
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vigil_data.errors import UserError
 from vigil_data.loading.packing import Segment, Span
+from vigil_data.normalization import Normalized, Normalizer
 from vigil_data.settings import TextSettings
 
 if TYPE_CHECKING:
     from vigil_data.specs import Source
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+Normalize = Callable[[str], Normalized]
+"""A :class:`~vigil_data.normalization.Normalizer`, or :class:`~vigil_data.normalization.Normalized` itself, which changes nothing."""
+
 _CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first prefix of a long text is nearly always enough
 
 
@@ -83,7 +87,14 @@ def set_up(definition: str, spec: TextSettings) -> Tokenizer:
     return tokenizer
 
 
-def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer) -> Generator[Segment, None, int]:
+def load_normalizer(spec: TextSettings) -> Normalize:
+    """Return the normalization of a recipe or a bundle."""
+    return Normalized if spec.normalize is None else Normalizer(spec.normalize.unicode, spec.normalize.replacements)
+
+
+def decode_text(
+    text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer, normalize: Normalize = Normalized
+) -> Generator[Segment, None, int]:
     """Split one text into passages.
 
     Args:
@@ -92,9 +103,10 @@ def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer
         limit: maximum number of passages.
         spec: length and overlap of passages.
         tokenizer: from :func:`load_tokenizer`.
+        normalize: from :func:`load_normalizer`.
 
     Yields:
-        The passages (``input_ids`` and ``attention_mask`` int64 ``[T]``, spans in characters).
+        The passages (``input_ids`` and ``attention_mask`` int64 ``[T]``, spans in characters of ``text``).
 
     Returns:
         The number of omitted passages. A text far beyond the limit is not tokenized to its end, and the number is estimated from
@@ -103,18 +115,28 @@ def decode_text(text: str, index: int, limit: int, spec: TextSettings, tokenizer
     text = _SURROGATE.sub("\ufffd", text)  # one for one, so that spans stay correct
     if not text.strip():
         return 0
-    passages, encoded = _encode(text, tokenizer, spec, limit)
-    passages = [passage for passage in passages if not all(passage.special_tokens_mask)]
+    encoded = _encode(text, tokenizer, normalize, spec, limit)
+    passages = [passage for passage in encoded.passages if not all(passage.special_tokens_mask)]
     kept = passages[:limit]
-    total = len(passages) if encoded == len(text) else math.ceil(len(passages) * len(text) / encoded)
+    total = len(passages)
+    if encoded.characters < len(text):
+        total = math.ceil(total * len(text) / encoded.characters)
     for passage in kept:
         ids_T = np.array(passage.ids, np.int64)
-        yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, index)
+        yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, encoded.text, index)
     return total - len(kept)
 
 
-def _encode(text: str, tokenizer: Tokenizer, spec: TextSettings, limit: int) -> tuple[list[Encoding], int]:
-    """Tokenize as much of the text as ``limit`` passages need; return the passages and the number of characters tokenized."""
+class _Encoded(NamedTuple):
+    """Passages of the first ``characters`` characters of a text, normalized as ``text``."""
+
+    passages: list[Encoding]
+    text: Normalized
+    characters: int
+
+
+def _encode(text: str, tokenizer: Tokenizer, normalize: Normalize, spec: TextSettings, limit: int) -> _Encoded:
+    """Tokenize as much of the text as ``limit`` passages need."""
     characters = _CHARACTERS_PER_TOKEN * spec.max_tokens * (limit + 2)
     while True:
         head = text[:characters]
@@ -122,13 +144,14 @@ def _encode(text: str, tokenizer: Tokenizer, spec: TextSettings, limit: int) -> 
             # End between words, so that the cut does not change how the last word is split.
             space = max(head.rfind(" "), head.rfind("\n"))
             head = head[:space] if space > characters // 2 else head
-        encoding = tokenizer.encode(head)
+        normalized = normalize(head)
+        encoding = tokenizer.encode(normalized.text)
         passages = [encoding, *encoding.overflowing]
         if len(head) == len(text) or len(passages) >= limit + 2:  # a complete passage lies between the last kept and the cut
-            return passages, len(head)
+            return _Encoded(passages, normalized, len(head))
         characters *= 2
 
 
-def _span(passage: Encoding, index: int) -> Span:
+def _span(passage: Encoding, text: Normalized, index: int) -> Span:
     offsets = [offset for offset, special in zip(passage.offsets, passage.special_tokens_mask, strict=True) if not special]
-    return Span(index, min(start for start, _ in offsets), max(stop for _, stop in offsets))
+    return Span(index, *text.original(min(start for start, _ in offsets), max(stop for _, stop in offsets)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vigil_data.items import Modality
 
-FORMAT: Literal[5] = 5
+FORMAT: Literal[6] = 6
 """Version of the bundle's layout; a bundle of another version is refused."""
 
 
@@ -175,7 +175,7 @@ class BundleMetadata:
         lineage: run, dataset and its version, git state, as far as the exporter knew them.
     """
 
-    format: Literal[5]
+    format: Literal[6]
     name: str
     created_at: str
     modalities: tuple[Modality, ...]
@@ -191,6 +191,14 @@ class BundleMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class TextNormalizationSettings:
+    """How text is normalized before tokenization; see :class:`vigil_data.normalization.normalizer.Normalizer`."""
+
+    unicode: Literal["nfkc", "none"]
+    replacements: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class TextInputSettings:
     """How text is split into passages; see :class:`vigil_data.specs.TextInput`. ``tokenizer`` is a path."""
 
@@ -198,6 +206,7 @@ class TextInputSettings:
     max_tokens: int
     overlap: int
     max_passages: int
+    normalize: TextNormalizationSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

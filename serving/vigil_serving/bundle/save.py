@@ -29,6 +29,8 @@ def input_settings(inputs: Inputs, tokenizer: Path | None) -> InputSettings:
     dumped: dict[str, Any] = inputs.model_dump(mode="json")
     if dumped["text"] is not None:
         dumped["text"]["tokenizer"] = str(tokenizer)
+    if inputs.text is not None and (normalize := inputs.text.normalize) is not None:
+        dumped["text"]["normalize"] = {"unicode": normalize.unicode, "replacements": dict(normalize.replacements)}
     settings: InputSettings = json_fields.structure(InputSettings, dumped, "inputs")
     return settings
 

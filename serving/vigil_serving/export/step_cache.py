@@ -175,6 +175,7 @@ def model_fingerprint(network: SafetyModel, inputs: Inputs) -> dict[str, Any]:
         "model": hashed.hexdigest(),
         "inputs": inputs.model_dump(mode="json"),
         "tokenizer": None if tokenizer is None else sha256_file(tokenizer),
+        "replacements": sha256_json(dict(inputs.text.normalize.replacements)) if inputs.text and inputs.text.normalize else None,
         "versions": library_versions(),
     }
 
