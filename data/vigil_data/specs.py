@@ -16,7 +16,9 @@ from vigil_data.source_specs import Spec as Spec
 class TextNormalization(Spec):
     """Normalization of text before tokenization; see :class:`vigil_data.normalization.normalizer.Normalizer`."""
 
-    unicode: Literal["nfkc", "none"] = Field("nfkc", description="nfkc: one form for characters of equal meaning, such as ﬁ and fi")
+    unicode: Literal["nfkc", "none"] = Field(
+        "nfkc", description="nfkc: one form for characters of equal meaning, such as ﬁ and fi"
+    )
     emoji: Literal["names", "keep"] = Field("names", description="names: replace emoji by their English names, as words")
     homoglyphs: Literal["fold", "keep"] = Field(
         "keep", description="fold: Latin letters for the Cyrillic, Greek and other letters that look like them, in any word"

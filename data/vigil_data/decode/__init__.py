@@ -129,9 +129,7 @@ class Decoder:
         self._decoders: dict[Modality, _DecodeOne] = {}
         if text is not None and tokenizer is not None:
             self.limits["text"] = text.max_passages
-            self._decoders["text"] = partial(
-                decode_text, spec=text, tokenizer=tokenizer, normalize=load_normalizer(text)
-            )
+            self._decoders["text"] = partial(decode_text, spec=text, tokenizer=tokenizer, normalize=load_normalizer(text))
         if image is not None:
             self.limits["image"] = image.max_images
             self._decoders["image"] = partial(decode_image, spec=image)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Normalize = Callable[[str], Normalized]
-"""A :class:`~vigil_data.normalization.Normalizer`, or :class:`~vigil_data.normalization.Normalized` itself, which changes nothing."""
+"""A :class:`Normalizer`, or :class:`Normalized` itself, which changes nothing."""
 
 _CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first prefix of a long text is nearly always enough
 
@@ -93,7 +93,7 @@ def load_normalizer(spec: TextSettings) -> Normalize:
 
 
 def decode_text(
-    text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer, normalize: Normalize = Normalized
+    text: str, index: int, limit: int, spec: TextSettings, tokenizer: Tokenizer, *, normalize: Normalize = Normalized
 ) -> Generator[Segment, None, int]:
     """Split one text into passages.
 

@@ -11,7 +11,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import ort from "onnxruntime-node";
 import { pixelsOf } from "./images.mjs";
 
-const FORMAT = 5;
+const FORMAT = 6;
 const TOLERANCE = 1e-4;
 const BATCH = 16;
 // Threads that spin while they wait for the next operator slow down whatever else runs on the cores.
@@ -118,9 +118,28 @@ export class Client {
 const LETTERS = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 const WORDS = new RegExp(`[${LETTERS}]+|[^${LETTERS}\\p{White_Space}]+`, "gu");
 
+/** Returns the normalization of text: NFKC, then the longest entry of the table at each place, until nothing changes. */
+function normalizer({ unicode, replacements }) {
+  const longest = Math.max(0, ...Object.keys(replacements).map((key) => key.length));
+  return (text) => {
+    for (let before = null; text !== before && /[^\0-\x7f]/.test(text); ) {
+      before = text;
+      if (unicode === "nfkc") text = text.normalize("NFKC");
+      let made = "";
+      for (let place = 0, length; place < text.length; place += length || 1) {
+        for (length = longest; length && !Object.hasOwn(replacements, text.slice(place, place + length)); ) length -= 1;
+        made += length ? replacements[text.slice(place, place + length)] : text[place];
+      }
+      text = made;
+    }
+    return text;
+  };
+}
+
 /** Splits text into passages of token ids, as the Python tokenizer does with truncation and a stride. */
 class PassageTokenizer {
-  constructor(definition, { max_tokens, overlap }) {
+  constructor(definition, { max_tokens, overlap, normalize }) {
+    this.normalize = normalize ? normalizer(normalize) : (text) => text;
     // Without the special tokens, a typed "[SEP]" is read as plain text.
     const added = definition.added_tokens ?? [];
     this.special = new Map(added.filter((token) => token.special).map((token) => [token.content, token.id]));
@@ -138,7 +157,8 @@ class PassageTokenizer {
 
   passages(text, limit) {
     if (!text.trim()) return [];
-    const tokens = this.tokenizer.encode(text.replace(/\p{Surrogate}/gu, "\ufffd"), { add_special_tokens: false }).tokens;
+    const normalized = this.normalize(text.replace(/\p{Surrogate}/gu, "\ufffd"));
+    const tokens = this.tokenizer.encode(normalized, { add_special_tokens: false }).tokens;
     const passages = [];
     for (let start = 0; start < tokens.length && passages.length < limit; start += this.step) {
       passages.push(this.withSpecial(tokens.slice(start, start + this.room)).map((token) => this.id(token)));

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from vigil_data.decode.text import decode_text, load_tokenizer, set_up, tokenizer_file
 from vigil_data.errors import UserError
 from vigil_data.loading.packing import gather
+from vigil_data.normalization import Normalizer
 from vigil_data.specs import Local, TextInput
 
 WORDS = ["the", "quick", "brown", "fox", "jump", "##s", "##ed", "a", "b", "c", "é", "😀", "[", "]", "se", "##p"]
@@ -38,6 +39,25 @@ def spec(max_tokens=8, overlap=2, max_passages=16, path="unused"):
 
 def passages(text, spec_, limit=10_000):
     return gather(decode_text(text, 0, limit, spec_, set_up(DEFINITION, spec_)))
+
+
+def test_decode_text_spans_of_normalized_text_are_in_the_original():
+    normalize = Normalizer("nfkc", {"😀": " a b c ", "\u200b": ""})
+    text = "\u200bfox 😀 \u200bﬁ\u200bx quick\u200b"
+    spec_ = spec(max_tokens=5, overlap=0)
+    decoded, cut = gather(decode_text(text, 3, 9, spec_, set_up(DEFINITION, spec_), normalize=normalize))
+    plain = passages("fox  a b c  fix quick", spec_)[0]
+    assert [a["input_ids"].tolist() for a in decoded.arrays] == [a["input_ids"].tolist() for a in plain.arrays]
+    assert [(span.index, text[int(span.start) : int(span.stop)]) for span in decoded.spans] == [
+        (3, "fox 😀"),  # fox a b
+        (3, "😀 \u200bﬁ\u200bx quick"),  # c fix quick
+    ]
+    assert cut == 0
+
+
+def test_decode_text_of_invisible_characters_has_no_passage():
+    normalize = Normalizer("none", {"\u200b": ""})
+    assert gather(decode_text("\u200b", 0, 9, spec(), set_up(DEFINITION, spec()), normalize=normalize))[0].spans == []
 
 
 def content(text):

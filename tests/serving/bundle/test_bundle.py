@@ -88,7 +88,7 @@ def test_load_bundle_refuses_other_folders_and_formats(tmp_path: Path, bundle_co
     with pytest.raises(UserError, match="is a file"):
         manifest.check_target(tmp_path / "file")
     (bundle_copy / "bundle.json").write_text('{"format": 9}')
-    with pytest.raises(UserError, match=r"a bundle of format 9, but this Vigil reads 5; export it again"):
+    with pytest.raises(UserError, match=r"a bundle of format 9, but this Vigil reads 6; export it again"):
         load_bundle(bundle_copy, check_hashes=False)
     (bundle_copy / "bundle.json").write_text("{")
     with pytest.raises(UserError, match=r"bundle\.json:1: not JSON"):

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from vigil_data.decode import Decoder
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import pack
-from vigil_data.specs import ImageInput, Inputs, Local, TextInput
+from vigil_data.specs import ImageInput, Inputs, Local, TextInput, TextNormalization
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_modeling.safety_model import SafetyModel, build_model
@@ -25,8 +25,11 @@ def text_image_bundle(taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A bundle with a BERT tokenizer, a calibration by presence, and a policy with cells of markets and presences."""
     folder = tmp_path_factory.mktemp("node")
     vocabulary = _bert_tokenizer(folder / "tokenizer.json")
+    everything = TextNormalization(homoglyphs="fold")
     inputs = Inputs(
-        text=TextInput(tokenizer=Local(path=str(folder / "tokenizer.json")), max_tokens=24, overlap=4, max_passages=4),
+        text=TextInput(
+            tokenizer=Local(path=str(folder / "tokenizer.json")), max_tokens=24, overlap=4, max_passages=4, normalize=everything
+        ),
         image=ImageInput(size=24, max_images=3, max_pixels=1_000_000),
     )
     config = {"model_type": "bert", "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

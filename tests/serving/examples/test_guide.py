@@ -37,6 +37,7 @@ def test_guide_reproduces_golden_decisions_without_vigil(program: Path, request:
     ("file", "old", "new"),
     [
         ("inputs.json", '"overlap": 4', '"overlap": 5'),
+        ("inputs.json", '" grinning face "', '" new deal "'),
         ("inputs.json", '"fit": "crop"', '"fit": "squash"'),
         ("calibration.json", '"slope": 10.0', '"slope": 10.1'),
         ("policy.json", '"review": 0.5', '"review": 0.875'),

@@ -26,6 +26,7 @@ TEXTS = (
     "A typed [SEP] and [CLS] is text; so is [PAD].",
     "naïve CAFÉ \u00a0 tab\tand\nlines\u200b",
     "deal " * 70,
+    "ﬁne ｄｅａｌ, dе\u200bal nоw ™ I\u0301 1\u200b\u20e3 \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
     "emoji 🙂‍↔️ 👩🏽‍🚒 and a lone \ud800 surrogate",
     "\u200b",
     " \n ",
@@ -94,7 +95,7 @@ def test_node_client_decodes_images_as_vigil_does(node_client, tmp_path, fit: Li
     ("change", "message"),
     [
         (shutil.rmtree, "is not a bundle: it has no bundle.json"),
-        (lambda folder: (folder / "bundle.json").write_text('{"format": 4}'), "a bundle of format 4, but this client reads 5"),
+        (lambda folder: (folder / "bundle.json").write_text('{"format": 4}'), "a bundle of format 4, but this client reads 6"),
         (
             lambda folder: (folder / "thresholds.json").write_text("{}"),
             "thresholds.json is missing or was changed after the export",

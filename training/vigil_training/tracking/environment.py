@@ -19,6 +19,7 @@ _LIBRARIES = (
     "lightning",
     "transformers",
     "timm",
+    "emoji",
     "torchaudio",
     "numpy",
     "pylance",
