@@ -1,4 +1,4 @@
-"""`vigil data`: import items into a dataset, show one, and generate the demonstration's."""
+"""`vigil data`: import items into a dataset, show one, and generate those of the demonstration."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +21,7 @@ To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="The dataset's
 Append = Annotated[bool, typer.Option("--append", help="Append to the dataset if it exists.")]
 
 OnLeak = Literal["warn", "skip", "refuse"]  # as in vigil_data.dataset.leaks, which imports pyarrow
+ContentType = Literal["post", "thread", "cover", "episode", "playlist"]  # as in vigil_data.demo, which imports Pillow
 LeaksOption = Annotated[
     OnLeak,
     typer.Option(
@@ -148,15 +149,26 @@ def show(
 def demo(
     to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new dataset.")],
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    items: Annotated[int | None, typer.Option(help="Number of items (default: 5,000).")] = None,
+    items: Annotated[
+        int | None,
+        typer.Option(
+            min=10, help="Number of items (default: 5,000 posts, 4,000 threads or covers, 2,000 playlists, 400 episodes)."
+        ),
+    ] = None,
+    content_type: Annotated[
+        ContentType, typer.Option("--content-type", help="What the items are; docs/demo.md describes each.")
+    ] = "post",
 ) -> None:
-    """Generate the demonstration's dataset: posts, pictures and spoken clips about harmless subjects; nothing is downloaded."""
+    """Generate a dataset about harmless subjects: texts, drawn pictures and spoken sentences; nothing is downloaded.
+
+    post: short posts with pictures and spoken clips. thread: messages with the message that they answer, which decides half of
+    them. cover: pictures with titles. episode: recordings with a transcript, a title and a cover. playlist: titles and a cover.
+    """
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.demo import generate
 
-    chosen: dict[str, Any] = {} if items is None else {"items": items}
     with Progress("planning") as progress:
-        generate(to=to, seed=seed, progress=progress, **chosen)
+        generate(to=to, seed=seed, items=items, progress=progress, content_type=content_type)
     _show_contents(Dataset(to))
 
 

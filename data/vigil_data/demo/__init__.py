@@ -1,39 +1,46 @@
-"""The demonstration's dataset: seeded posts, drawn images and spoken clips, generated without downloads.
+"""The demonstration's datasets: seeded posts, threads, covers, episodes and playlists, generated without downloads.
 
-Its subjects are harmless and its labels need all three modalities; see ``docs/demo.md``.
+Their subjects are harmless, and their labels need all modalities or the context; see ``docs/demo.md``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
-from vigil_data.demo.scenarios import LABELS, PlannedPost, compose, labels_of, post, styles_of
+from vigil_data.demo.content_types import DESIGNS, ContentType, PlannedItem, plan_items, render_item, spoken_sentences
+from vigil_data.demo.scenarios import PlannedPost, columns_of, compose, draw_part, labels_of, post, targets_of
 from vigil_data.demo.sentences import SPLITS
 from vigil_data.demo.speech import Sound, record, synthesise
 from vigil_data.items import Item
 from vigil_data.progress import ProgressCallback
 
-ITEMS = 5000
-"""Number of items of the demonstration."""
+Plan = TypeVar("Plan", PlannedPost, PlannedItem)
 
-UNKNOWN = 0.02
-"""Probability that a training target is unknown."""
+ITEMS: Mapping[ContentType, int] = {"post": 5000, **{content_type: design.items for content_type, design in DESIGNS.items()}}
+"""Number of items of each content type, unless given."""
 
 
-def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: ProgressCallback | None = None) -> None:
-    """Generate the demonstration's dataset.
+def generate(
+    to: Path,
+    seed: int = 0,
+    items: int | None = None,
+    progress: ProgressCallback | None = None,
+    content_type: ContentType = "post",
+) -> None:
+    """Generate a dataset of the demonstration.
 
-    The same seed and number of items give the same bytes on the same versions of the libraries.
+    The same content type, seed and number of items give the same bytes on the same versions of the libraries.
 
     Args:
         to: the dataset's folder, which must not exist.
         seed: random seed.
-        items: number of items of all splits.
+        items: number of items of all splits (default: see :data:`ITEMS`).
         progress: see :data:`vigil_data.progress.ProgressCallback`.
+        content_type: what the items are.
 
     Raises:
-        UserError: if there is a dataset already, or the speech synthesizer is not installed.
+        UserError: if there is a dataset already, or the speech synthesizer is needed and not installed.
     """
     from vigil_data.dataset.dataset import exists, write
     from vigil_data.errors import UserError
@@ -41,23 +48,40 @@ def generate(to: Path, seed: int = 0, items: int = ITEMS, progress: ProgressCall
     if exists(to):
         raise UserError(f"dataset {to} exists already; name another folder")
     tell = progress or (lambda _stage, _done, _total: None)
-    plans = {split: compose(split, round(items * share), Random(f"{seed} {split}")) for split, share in SPLITS.items()}
-    total = sum(map(len, plans.values()))
-    sentences = sorted({part.source for planned in plans.values() for plan in planned for part in plan.parts.get("audio", ())})
-    sounds = synthesise(sentences, lambda done, all_: tell("speaking", done, all_))
-    write(to, _items(plans, sounds, seed), progress=lambda done: tell("drawing and recording", done, total))
+    count = ITEMS[content_type] if items is None else items
+    sizes = {split: round(count * share) for split, share in SPLITS.items()}
+    made: Iterator[Item]
+    if content_type == "post":
+        posts = {split: compose(split, size, Random(f"{seed} {split}")) for split, size in sizes.items()}
+        spoken = {part.source for planned in posts.values() for plan in planned for part in plan.parts.get("audio", ())}
+        made = _rendered(render, "demo", posts, _speak(spoken, tell), f"{seed}")
+    else:
+        start = f"{content_type} {seed}"
+        plans = {split: plan_items(content_type, split, size, Random(f"{start} {split}")) for split, size in sizes.items()}
+        spoken = {sentence for planned in plans.values() for plan in planned for sentence in spoken_sentences(plan)}
+        made = _rendered(render_item, content_type, plans, _speak(spoken, tell), start)
+    write(to, made, progress=lambda done: tell("drawing and recording", done, sum(sizes.values())))
 
 
-def _items(plans: Mapping[str, Sequence[PlannedPost]], sounds: Mapping[str, Sound], seed: int) -> Iterator[Item]:
-    number = 0
-    for split, planned in plans.items():
-        for plan in planned:
-            yield render(plan, f"demo-{number:06d}", split, sounds, Random(f"{seed} {split} {number}"))
-            number += 1
+def _speak(sentences: set[str], tell: ProgressCallback) -> dict[str, Sound]:
+    return synthesise(sorted(sentences), lambda done, all_: tell("speaking", done, all_)) if sentences else {}
+
+
+def _rendered(
+    render: Callable[[Plan, str, str, Mapping[str, Sound], Random], Item],
+    prefix: str,
+    plans: Mapping[str, Sequence[Plan]],
+    sounds: Mapping[str, Sound],
+    seed: str,
+) -> Iterator[Item]:
+    """Render planned items, each with a random generator of its own, so that items do not depend on each other."""
+    numbered = enumerate((split, plan) for split, planned in plans.items() for plan in planned)
+    for number, (split, plan) in numbered:
+        yield render(plan, f"{prefix}-{number:06d}", split, sounds, Random(f"{seed} {split} {number}"))
 
 
 def render(plan: PlannedPost, name: str, split: str, sounds: Mapping[str, Sound], rng: Random) -> Item:
-    """Return a planned item with its media.
+    """Return a planned post with its media.
 
     Args:
         plan: the planned content.
@@ -66,29 +90,12 @@ def render(plan: PlannedPost, name: str, split: str, sounds: Mapping[str, Sound]
         sounds: spoken sentences, from :func:`vigil_data.demo.speech.synthesise`.
         rng: generator of everything that does not affect the labels.
     """
-    from vigil_data.demo.pictures import draw
-
-    styles = styles_of(split)
-    targets: dict[str, float | None] = {label: float(given) for label, given in labels_of(plan.parts).items()}
-    if split == "train":
-        targets |= {label: None for label in LABELS if rng.random() < UNKNOWN}
-    pictures = plan.parts.get("image", ())
+    targets = targets_of(labels_of(plan.parts), split, rng)
     return Item(
         name,
         text=tuple(post(part.source, rng) for part in plan.parts.get("text", ())),
-        image=tuple(
-            draw(part.kind.removesuffix("_forbidden"), rng.choice(styles), rng, forbidden=part.kind.endswith("_forbidden"))
-            for part in pictures
-        ),
+        image=tuple(draw_part(part, split, rng) for part in plan.parts.get("image", ())),
         audio=tuple(record(sounds[part.source], rng) for part in plan.parts.get("audio", ())),
         targets=targets,
-        columns={
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=rng.randrange(180 * 24 * 60)),
-            "author": f"author-{rng.randrange(500):03d}",
-            "content_type": "voice note" if set(plan.parts) == {"audio"} else "post",
-            "language": "en",
-            "source": "vigil-demo",
-            "split": split,
-            "functionality": plan.functionality,
-        },
+        columns=columns_of(plan.functionality, "voice note" if set(plan.parts) == {"audio"} else "post", split, rng),
     )

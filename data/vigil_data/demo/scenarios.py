@@ -5,10 +5,11 @@ computed from the content by one function, so that they are consistent across ca
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from vigil_data.demo.pictures import STYLES
+from vigil_data.demo.pictures import STYLES, draw
 from vigil_data.demo.sentences import LEADS, SPEECH, SPLITS, TAILS, TEXT, sentences
 from vigil_data.items import MODALITIES, Modality
 
@@ -69,6 +70,9 @@ FILLER: Mapping[Modality, Mapping[str, float]] = {
 }
 """Probability of each kind of content in a modality without required content."""
 
+UNKNOWN = 0.02
+"""Probability that a training target is unknown."""
+
 SECOND: Mapping[Modality, float] = {"text": 0.15, "image": 0.12, "audio": 0.06}
 """Probability that an item has a second segment of a modality."""
 
@@ -87,13 +91,13 @@ class PlannedPost(NamedTuple):
     parts: Mapping[Modality, Sequence[Part]]
 
 
-def labels_of(parts: Mapping[Modality, Sequence[Part]]) -> dict[str, bool]:
-    """Return the labels of an item by the policy's rules.
+def labels_of(parts: Mapping[Any, Sequence[Part]]) -> dict[str, bool]:
+    """Return the labels of an item by the policy's rules, from its parts by modality or by role.
 
     A subject is present if any part states or shows it. A scam is in one part, or is a request in words with an account in an
     image. A promotion is a call to buy with a subject in another part.
     """
-    kinds = [part.kind for of_modality in parts.values() for part in of_modality]
+    kinds = [part.kind for some in parts.values() for part in some]
     found = {subject: subject in kinds for subject in SUBJECTS}
     found["scam"] = "scam" in kinds or ("request" in kinds and "account" in kinds)
     found["promotion"] = "call" in kinds and any(found[subject] for subject in SUBJECTS)
@@ -139,6 +143,34 @@ def post(source: str, rng: Random) -> str:
     """Return a source sentence in an informal variant."""
     text = rng.choice(LEADS) + source + rng.choice(TAILS)
     return text.lower() if rng.random() < 0.3 else text
+
+
+def targets_of(labels: Mapping[str, bool], split: str, rng: Random) -> dict[str, float | None]:
+    """Return labels as targets, a few of which are unknown in training."""
+    targets: dict[str, float | None] = {label: float(given) for label, given in labels.items()}
+    if split == "train":
+        targets |= {label: None for label in labels if rng.random() < UNKNOWN}
+    return targets
+
+
+def draw_part(part: Part, split: str, rng: Random) -> bytes:
+    """Draw an image in a random style of a split."""
+    return draw(
+        part.kind.removesuffix("_forbidden"), rng.choice(styles_of(split)), rng, forbidden=part.kind.endswith("_forbidden")
+    )
+
+
+def columns_of(functionality: str, content_type: str, split: str, rng: Random) -> dict[str, Any]:
+    """Return an item's columns, with a random time and author."""
+    return {
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=rng.randrange(180 * 24 * 60)),
+        "author": f"author-{rng.randrange(500):03d}",
+        "content_type": content_type,
+        "language": "en",
+        "source": "vigil-demo",
+        "split": split,
+        "functionality": functionality,
+    }
 
 
 def _filler(modality: Modality, rng: Random) -> str:

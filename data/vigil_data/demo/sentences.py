@@ -1,4 +1,4 @@
-"""Sentences of the demonstration's posts and clips, by kind.
+"""Sentences of the demonstration's posts, clips, titles and replies, by kind.
 
 A kind is the meaning of a sentence to the policy (``tobacco``, ``tobacco_negated``, ``call`` …); a template is a sentence with
 alternatives in braces. Kinds follow HateCheck's functional tests (Röttger et al. 2021, section 3): each subject has benign confounders:
@@ -147,6 +147,78 @@ SPEECH: Mapping[str, Sequence[str]] = {
     ),
 }
 
+TITLES: Mapping[str, Sequence[str]] = {
+    "chatter": (
+        "{Sunday|Summer|Winter|Road trip|Rainy day|Garden|Kitchen} {songs|stories|walks|notes} {for two|at home|in the city|by the sea|vol. 2}",
+        "{How to|Learning to|Why we} {bake bread|plant tulips|fix a bicycle|play the violin|knit a scarf|brew tea} {in an hour|with friends|on a budget|at last}",
+        "{A short|The complete|My little} {history|guide|book} {of clouds|of maps|of the Alps|of old trains|of small towns}",
+        "{Quiet|Slow|Bright|Blue} {morning|evening|river|harbour|meadow}{ (live)| (remastered)|, part one|, part two}",
+        "{Letters|Postcards|News} from {the lake|my sister|the island|the old town}{ in May| again|, episode nine}",
+    ),
+    "tobacco": (
+        "{Ten|My favourite|The finest} {cigars|cigarettes|pipe tobaccos} {of the year|for a long night|under twenty}",
+        "{Lighting up|Smoking|Puffing} {a cigar|cigarettes|my pipe} {on the roof|with the band|all night long|after the show}",
+        "{The joy of|In praise of|Nothing beats} {cigarettes|a good cigar|rolling tobacco} {and coffee|at dawn|with friends}",
+    ),
+    "tobacco_negated": (
+        "{How I quit|Life without|Goodbye to|A year without} {smoking|cigarettes|cigars|tobacco}{ for good| since spring| and my new lungs|, day by day}",
+    ),
+    "tobacco_reported": (
+        "{The ban on|New taxes on|The law about|A report on} {cigarettes|smoking|tobacco}{ in parks| near schools| explained|: what changes}",
+    ),
+    "tobacco_homonym": (
+        "{Smoking hot|Smoked salmon|Smoked paprika|Organ pipe|Pipe band} {riffs|recipes|evenings|tunes} {of the week|for beginners|live}",
+    ),
+    "gambling": (
+        "{My best|A wild|Another} {casino|poker|roulette|slot machine} {night|weekend|trip} {with Sam|and the jackpot|in the city}",
+        "{Betting|Winning|Going all in} {on red|at the casino|at blackjack|on the late game} {until sunrise|with my wages|like a king}",
+        "{Jackpot|Three sevens|A royal flush} {at last|again|on the first night}: {how I won|all my bets|place yours}",
+    ),
+    "gambling_negated": (
+        "{How I quit|Life without|Goodbye to|A year without} {gambling|the casino|betting|poker for money}{ for good| since spring| and my savings|, day by day}",
+    ),
+    "gambling_reported": (
+        "{The ban on|New taxes on|The law about|A report on} {casinos|betting shops|slot machines}{ in the city| near schools| explained|: what changes}",
+    ),
+    "gambling_homonym": (
+        "{You bet|Poker face|Fish and chips|Dice the onions} {songs|recipes|evenings|tunes} {of the week|for beginners|live}",
+    ),
+    "weapons": (
+        "{My new|A first look at the|Unboxing a} {rifle|pistol|revolver|combat knife} {at the range|for the collection|at last}",
+        "{Shooting|Loading|Firing} {my rifle|a shotgun|the pistol} {all afternoon|behind the barn|with the boys}",
+        "{The best|Five great|My favourite} {handguns|daggers|hunting knives|rifles} {of the year|for the bold|under a hundred}",
+    ),
+    "weapons_negated": (
+        "{Why I gave up|Life without|Goodbye to|A house without} {guns|my rifle|pistols|combat knives}{ for good| since spring| and sound sleep|, day by day}",
+    ),
+    "weapons_reported": (
+        "{The ban on|New rules for|The law about|A report on} {rifles|pistols|knives}{ in the city| near schools| explained|: what changes}",
+    ),
+    "weapons_homonym": (
+        "{Killer|Glue gun|Water gun|Bullet journal} {riffs|crafts|evenings|tunes} {of the week|for beginners|live}",
+    ),
+    "request": (
+        "{Scan now|Log in now|Enter it today|Tap here now}: {your prize|your refund|your account|your parcel} {is waiting|is locked|expires tonight}",
+    ),
+    "call": (
+        "{Order yours|Buy yours|Get yours|Grab yours} {today|tonight|this week|now}: {half price|free delivery|link below|two for one}",
+        "{Now on sale|Back in stock|In my shop now}: {message me|order here|use my code} {for a discount|before it is gone|and save}",
+    ),
+}
+"""Titles of covers, episodes, playlists and their tracks."""
+
+REPLIES: Mapping[str, Sequence[str]] = {
+    "agree": (
+        "{Count me in|I am in|Yes please|Sounds great|Love it|Great idea} {already|for sure|as always|any time|of course}, {me too|see you there|so good|and my brother|well said}.",
+        "{Exactly|Right|Same here|So true|Absolutely}, {I feel the same|could not agree more|I would do the same|that is the spirit|more of that} {today|always|please|every week}.",
+    ),
+    "disagree": (
+        "{Count me out|Not for me|No thanks|Bad idea|Please stop} {already|for sure|as always|any time|of course}, {not me|I stay home|so wrong|and my brother too|be careful}.",
+        "{Nonsense|Wrong|Oh no|I doubt it|Never}, {I feel the opposite|could not agree less|I would never do that|that is no fun|less of that} {today|always|please|every week}.",
+    ),
+}
+"""Replies that mean nothing without the message that they answer."""
+
 LEADS = ("", "", "", "", "ok so ", "honestly, ", "well, ", "update: ", "hey all, ", "so ")
 """Openings of a post."""
 
@@ -181,7 +253,7 @@ def sentences(templates: Mapping[str, Sequence[str]], split: str) -> dict[str, l
     """The sentences of one split: kind to one list for each template, so that a template is drawn first and then a sentence of it.
 
     Args:
-        templates: :data:`TEXT` or :data:`SPEECH`.
+        templates: :data:`TEXT`, :data:`SPEECH`, :data:`TITLES` or :data:`REPLIES`.
         split: a key of :data:`SPLITS`.
     """
     return {

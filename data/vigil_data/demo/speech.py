@@ -85,6 +85,35 @@ def record(sound: Sound, rng: Random) -> bytes:
     clip = np.concatenate([np.zeros(round(RATE * rng.uniform(0.0, 0.3)), np.float32), voice])
     level = float(np.sqrt(np.mean(voice**2))) + 1e-6
     clip += level * 10 ** (-rng.uniform(15, 35) / 20) * _background(len(clip), rng, noise)
+    return _encode(clip, rng)
+
+
+def record_episode(sounds: Sequence[Sound], rng: Random) -> tuple[bytes, list[tuple[float, float]]]:
+    """Return a recording of sounds one after the other as FLAC, with one random pitch and pace, level and background.
+
+    Args:
+        sounds: float32 ``[T]`` at :data:`RATE`, each followed by a random pause.
+        rng: random generator.
+
+    Returns:
+        The recording, and the start and end of each sound in seconds.
+    """
+    noise = np.random.default_rng(rng.getrandbits(32))
+    rate = RATE * rng.uniform(0.9, 1.15)
+    parts, times, samples = [], [], 0
+    for sound in sounds:
+        voice = soxr.resample(sound, rate, RATE)
+        pause = np.zeros(round(RATE * rng.uniform(0.3, 1.0)), np.float32)
+        times.append((round(samples / RATE, 2), round((samples + len(voice)) / RATE, 2)))
+        parts += [voice, pause]
+        samples += len(voice) + len(pause)
+    clip = np.concatenate(parts)
+    level = float(np.sqrt(np.mean(clip**2))) + 1e-6
+    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * _background(len(clip), rng, noise)
+    return _encode(clip, rng), times
+
+
+def _encode(clip: Sound, rng: Random) -> bytes:
     clip *= rng.uniform(0.3, 0.95) / max(float(np.abs(clip).max()), 1e-6)
     stream = io.BytesIO()
     soundfile.write(stream, clip, RATE, format="FLAC", subtype="PCM_16")
