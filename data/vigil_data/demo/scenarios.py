@@ -146,7 +146,7 @@ def post(source: str, rng: Random) -> str:
 
 
 def targets_of(labels: Mapping[str, bool], split: str, rng: Random) -> dict[str, float | None]:
-    """Return labels as targets, a few of which are unknown in training."""
+    """Return labels as targets; a few are unknown in training."""
     targets: dict[str, float | None] = {label: float(given) for label, given in labels.items()}
     if split == "train":
         targets |= {label: None for label in labels if rng.random() < UNKNOWN}
