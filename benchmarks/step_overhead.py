@@ -96,12 +96,16 @@ def make_batches(count: int, items: int = 16) -> list[Batch]:
     """Return batches as the loader makes them: each item has text, a quarter an image; a third of the targets are unknown."""
     random = np.random.default_rng(0)
     batches = []
+
+    def segments(item: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Segments:
+        return Segments(item, inputs, torch.zeros_like(item), torch.full((len(item), 2), -1.0))
+
     for number in range(count):
         tokens = int(random.integers(16, 48))
         ids = torch.from_numpy(random.integers(0, 8000, (items, tokens)))
-        text = Segments(torch.arange(items), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        text = segments(torch.arange(items), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         pixels = torch.from_numpy(random.integers(0, 256, (items // 4, 3, 64, 64)).astype(np.uint8))
-        image = Segments(torch.arange(0, items, 4), {"pixels": pixels})
+        image = segments(torch.arange(0, items, 4), {"pixels": pixels})
         targets = random.integers(0, 2, (items, 4)).astype(np.float32)
         targets[random.random((items, 4)) < 1 / 3] = np.nan
         share = 1 / float((~np.isnan(targets)).sum())

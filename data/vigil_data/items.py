@@ -7,9 +7,11 @@ Example:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from vigil_data.errors import UserError
 
 Modality = Literal["text", "image", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
@@ -30,6 +32,9 @@ MAX_SECONDS = 1_000_000.0
 Time = tuple[float, float]
 """Start and end of a text within its item's recording, in seconds."""
 
+TIMED: tuple[Modality, ...] = ("text", "audio")
+"""Modalities whose segments may have a time: texts are given one, and a window of audio has its own."""
+
 INCLUSION_PROBABILITY, WEIGHT = "inclusion_probability", "weight"
 SAMPLING_COLUMNS = (INCLUSION_PROBABILITY, WEIGHT)
 """Columns of items that are not a random sample: the probability with which an item was chosen to be labelled, and the number of
@@ -49,6 +54,9 @@ class Item:
         columns: other values to slice by (author, language, …).
         roles: modality to the role of each of its texts, images or audio files; those of an absent modality are all ``body``.
         times: start and end of each text, ``None`` for a text without a time; empty if no text has one.
+
+    Raises:
+        UserError: if roles or times are not one for each text, image or audio file, or are invalid.
     """
 
     id: str
@@ -60,6 +68,18 @@ class Item:
     roles: Mapping[Modality, tuple[Role, ...]] = field(default_factory=dict)
     times: tuple[Time | None, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.roles and not self.times:
+            return
+        for name, modality, given in (*(("roles", m, of) for m, of in self.roles.items()), ("times", "text", self.times)):
+            if modality not in MODALITIES:
+                raise UserError(f"item {self.id}: roles of {modality!r}; the modalities are {', '.join(MODALITIES)}")
+            if given and len(given) != (number := len(getattr(self, modality))):
+                raise UserError(f"item {self.id}: {modality} has {len(given)} {name}, but {number} entries")
+            for index, value in enumerate(given):
+                if problem := _problem(value, None) if name == "roles" else _problem(BODY, value):
+                    raise UserError(f"item {self.id}: {modality}[{index}]: {problem}")
+
     def role(self, modality: Modality, index: int) -> Role:
         """Return the role of a text, image or audio file."""
         roles = self.roles.get(modality)
@@ -70,62 +90,57 @@ class Item:
         return self.times[index] if modality == "text" and self.times else None
 
 
-def check_role(role: object) -> Role:
-    """Return a role.
-
-    Raises:
-        ValueError: if it is none of :data:`ROLES`; the message is the reason.
-    """
-    if role not in ROLES:
-        raise ValueError(f"role is {_shown(role)}; the roles are {', '.join(ROLES)}")
-    return role
-
-
-def check_time(start: object, end: object) -> Time:
-    """Return a text's start and end in seconds.
-
-    Raises:
-        ValueError: unless both are numbers and 0 ≤ start ≤ end ≤ :data:`MAX_SECONDS`; the message is the reason.
-    """
-    for name, value in (("start", start), ("end", end)):
-        if value is None:
-            raise ValueError(f"{name} is missing; a time has start and end, in seconds")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
-            raise ValueError(f"{name} is {_shown(value)}, not seconds from 0 to {MAX_SECONDS:,.0f}")
-    assert isinstance(start, int | float)
-    assert isinstance(end, int | float)
-    if start > end:
-        raise ValueError(f"start {start} is after end {end}")
-    return float(start), float(end)
-
-
-def read_segment(value: Mapping[str, Any], modality: Modality, content: str) -> tuple[Any, Role, Time | None]:
-    """Read a text, image or audio file that is given as an object, such as ``{"role": "title", "text": "…"}``.
+def read_segments(
+    entries: Sequence[Any], modality: Modality, content: str
+) -> tuple[list[Any], tuple[Role, ...], tuple[Time | None, ...]]:
+    """Read texts, images or audio files, some of which are objects, such as ``{"role": "title", "text": "…"}``.
 
     Args:
-        value: the content under its key, and optional ``role``; a text also has optional ``start`` and ``end``. Null is absent.
-        modality: its modality.
-        content: key of the content: ``text`` for a text.
+        entries: contents, or objects with the content under its key and optional ``role``; a text may have ``start`` and ``end``
+            in seconds.
+        modality: their modality.
+        content: key of the content of an object.
 
     Returns:
-        The content as it is, the role, and the time of a text that has one.
+        The contents, unchecked; their roles, empty if no entry is an object; their times, empty if none has one.
 
     Raises:
-        ValueError: if keys are missing or unknown, and for roles and times that are invalid; the message is the reason.
+        ValueError: for keys that are missing or unknown, and roles and times that are invalid; the message is the place and the
+            reason: ``[2]: text is missing``.
     """
+    if not any(isinstance(entry, Mapping) for entry in entries):
+        return list(entries), (), ()
     keys = ("role", content, "start", "end") if modality == "text" else ("role", content)
-    if unknown := [key for key in value if key not in keys]:
-        raise ValueError(f"unknown key {_shown(unknown[0])}; the keys are {', '.join(keys)}")
-    if value.get(content) is None:
-        raise ValueError(f"{content} is missing")
-    role = BODY if value.get("role") is None else check_role(value["role"])
-    start, end = value.get("start"), value.get("end")
-    return value[content], role, None if start is None and end is None else check_time(start, end)
+    contents, roles, times = [], [], []
+    for index, entry in enumerate(entries):
+        value = entry if isinstance(entry, Mapping) else {content: entry}
+        if not set(value) <= set(keys):
+            raise ValueError(f"[{index}]: unknown key; the keys are {', '.join(keys)}")
+        if content not in value:
+            raise ValueError(f"[{index}]: {content} is missing")
+        role: Any = value.get("role", BODY)
+        time: Any = (value.get("start"), value.get("end")) if {"start", "end"} & set(value) else None
+        if problem := _problem(role, time):
+            raise ValueError(f"[{index}]: {problem}")
+        contents.append(value[content])
+        roles.append(role)
+        times.append(time and (float(time[0]), float(time[1])))
+    return contents, tuple(roles), tuple(times) if any(times) else ()
 
 
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}…"
+def _problem(role: object, time: object) -> str | None:
+    """Return why a role or a time is invalid; ``None`` if both are valid."""
+    if role not in ROLES:
+        return f"role must be one of {', '.join(ROLES)}"
+    if time is None:
+        return None
+    if not (isinstance(time, tuple) and len(time) == 2 and all(map(_is_seconds, time))):
+        return f"start and end must be seconds from 0 to {MAX_SECONDS:,.0f}"
+    return "start is after end" if time[0] > time[1] else None
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS
 
 
 def sampling_value(name: str, value: Any) -> float:
@@ -144,7 +159,6 @@ def sampling_value(name: str, value: Any) -> float:
         number = math.nan
     probability = name == INCLUSION_PROBABILITY
     if not (0 < number < math.inf and (number <= 1 or not probability)):
-        raise ValueError(
-            f"{name} is {_shown(value)}, not {'a probability in (0, 1]' if probability else 'a positive, finite number'}"
-        )
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}…"
+        raise ValueError(f"{name} is {shown}, not {'a probability in (0, 1]' if probability else 'a positive, finite number'}")
     return number

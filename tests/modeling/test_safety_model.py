@@ -44,7 +44,9 @@ def make_batch(items, padding=0):
             }
             if modality == "text":
                 arrays = {name: torch.nn.functional.pad(array, (0, padding)) for name, array in arrays.items()}
-            segments[modality] = Segments(torch.tensor([row for row, _ in found]), arrays)
+            count = len(found)
+            role, time = torch.zeros(count, dtype=torch.int64), torch.full((count, 2), -1.0)
+            segments[modality] = Segments(torch.tensor([row for row, _ in found]), arrays, role, time)
     return Batch(tuple(map(str, range(len(items)))), segments, torch.full((len(items), 3), torch.nan))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.decode import Decoder, Undecodable
-from vigil_data.items import Item, Modality
+from vigil_data.items import BODY, Item, Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import Packed, Span, pack
 from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
@@ -72,12 +72,18 @@ def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Pre
 
 
 def where(modality: Modality, span: Span) -> str:
-    """Return a segment's location as text: ``text 2, characters 40 to 120``; ``image 1``; ``sound 1, 0:10 to 0:12``."""
+    """Return a segment's location as text.
+
+    It is ``text 2, characters 40 to 120``; ``transcript (text 3), 0:12.5 to 0:17.0``; ``cover (image 1)``; or
+    ``sound 1, 0:10.0 to 0:12.0``.
+    """
+    medium = f"{'sound' if modality == 'audio' else modality} {span.index + 1}"
+    name = medium if span.role == BODY else f"{span.role} ({medium})"
+    if span.time is not None:
+        return f"{name}, {_clock(span.time[0])} to {_clock(span.time[1])}"
     if modality == "image":
-        return f"image {span.index + 1}"
-    if modality == "audio":
-        return f"sound {span.index + 1}, {_clock(span.start)} to {_clock(span.stop)}"
-    return f"text {span.index + 1}, characters {int(span.start) + 1} to {int(span.stop)}"
+        return name
+    return f"{name}, characters {int(span.start) + 1} to {int(span.stop)}"
 
 
 def _excerpt(item: Item, modality: Modality, span: Span) -> str | None:

@@ -20,7 +20,7 @@ from vigil_data.dataset.table_schema import (
     storable,
 )
 from vigil_data.errors import UserError, capped
-from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, check_role, check_time, sampling_value
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
 from vigil_data.loading.packing import Refusal
 
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
@@ -85,29 +85,7 @@ def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
                 sampling_value(name, value)
             except ValueError as error:
                 found.append(f"item {item.id}: {error}")
-    return found + [f"item {item.id}: {problem}" for problem in _segment_errors(item)]
-
-
-def _segment_errors(item: Item) -> Iterator[str]:
-    """Yield one line for each invalid role or time."""
-    for modality, roles in item.roles.items():
-        if modality not in MODALITIES:
-            yield f"roles of {modality!r}, which is no modality"
-        elif len(roles) != (number := len(getattr(item, modality))):
-            yield f"{modality} has {len(roles)} roles for {number} media"
-        for index, role in enumerate(roles):
-            try:
-                check_role(role)
-            except ValueError as error:
-                yield f"{modality}[{index}]: {error}"
-    if item.times and len(item.times) != len(item.text):
-        yield f"text has {len(item.times)} times for {len(item.text)} texts"
-    for index, time in enumerate(item.times):
-        try:
-            if time is not None:
-                check_time(*time)
-        except ValueError as error:
-            yield f"text[{index}]: {error}"
+    return found
 
 
 def tables(probed: Iterable[Probed], problems: list[str], replaced: list[str]) -> Iterator[pa.Table]:

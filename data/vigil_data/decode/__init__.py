@@ -77,7 +77,7 @@ class Decoder:
             for index, payload in enumerate(getattr(item, modality)):
                 decoded, more = gather(self.segments(modality, payload, index, limit - len(spans)))
                 arrays.extend(decoded.arrays)
-                spans.extend(decoded.spans)
+                spans.extend(span.placed(item, modality, index) for span in decoded.spans)
                 left_out += more
             if spans:
                 segments[modality] = Decoded(arrays, spans)

@@ -23,7 +23,7 @@ from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import Problems, UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.table_reader import TableRow, read_rows, table_format
-from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segment, sampling_value
+from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segments, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
 
@@ -65,7 +65,7 @@ class Manifest:
     Args:
         file: JSON Lines, CSV, TSV or Parquet; see :func:`.read_rows`. ``id`` is required; ``text`` is a string or a list;
             ``image`` and ``audio`` are a path or a list of paths (in Parquet also bytes); each may be an object with a role, see
-            :func:`vigil_data.items.read_segment`; ``target.LABEL`` columns or a mapping
+            :func:`vigil_data.items.read_segments`; ``target.LABEL`` columns or a mapping
             ``targets`` hold numbers in [0, 1], absent or null where unknown; ``inclusion_probability`` and ``weight`` describe
             the sampling; any other key is a column to slice by.
         media_root: folder that media paths are relative to and must not leave (default: the manifest's).
@@ -271,24 +271,22 @@ def _text(draft: _ParsedRow, value: Any) -> None:
 
 def _contents(draft: _ParsedRow, modality: Modality, value: Any, content: str) -> list[Any]:
     """Return the contents of a modality, and keep the roles and times of those that are given as objects."""
-    entries = value if isinstance(value, list) else [value]
-    if not any(isinstance(entry, Mapping) for entry in entries):
-        return entries
-    contents: list[Any] = []
-    roles: list[Role] = []
-    times: list[Time | None] = []
-    for index, entry in enumerate(entries):
-        try:
-            read = read_segment(entry if isinstance(entry, Mapping) else {content: entry}, modality, content)
-        except ValueError as error:
-            draft.problems.append(f"{modality}[{index}]: {error}")
-            continue
-        for to, part in zip((contents, roles, times), read, strict=True):
-            to.append(part)
-    draft.roles[modality] = tuple(roles)
-    if any(times):
-        draft.times = tuple(times)
+    try:
+        entries = [_without_nulls(entry) for entry in (value if isinstance(value, list) else [value])]
+        contents, roles, times = read_segments(entries, modality, content)
+    except ValueError as error:
+        draft.problems.append(f"{modality}{error}")
+        return []
+    if roles:
+        draft.roles[modality] = roles
+    if modality == "text":
+        draft.times = times
     return contents
+
+
+def _without_nulls(entry: Any) -> Any:
+    """Return an object without its nulls, which Parquet has for absent keys."""
+    return {key: value for key, value in entry.items() if value is not None} if isinstance(entry, Mapping) else entry
 
 
 def _targets(draft: _ParsedRow, value: Any) -> None:

@@ -20,14 +20,19 @@ class Segments:
         item: int64 ``[S]``, ascending: the row of the batch that each segment belongs to.
         inputs: the encoder's inputs, each ``[S, ...]``. Text: ``input_ids``, ``attention_mask`` int64 ``[S, T]``; image:
             ``pixels`` uint8 ``[S, 3, H, W]``; audio: ``waveform`` float32 ``[S, T]``.
+        role: int64 ``[S]``: the place of each segment's role in :data:`vigil_data.items.ROLES`.
+        time: float32 ``[S, 2]``: start and end of each segment in seconds, -1 for a segment without a time.
     """
 
     item: Tensor
     inputs: dict[str, Tensor]
+    role: Tensor
+    time: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Segments:
         """Return the segments with ``function`` applied to every tensor."""
-        return Segments(function(self.item), {k: function(v) for k, v in self.inputs.items()})
+        inputs = {k: function(v) for k, v in self.inputs.items()}
+        return Segments(function(self.item), inputs, function(self.role), function(self.time))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,12 @@ def collate(packed: Packed, share: float | None = None) -> Batch:
         share: see :class:`Batch`.
     """
     segments = {
-        modality: Segments(torch.from_numpy(s.item), {k: torch.from_numpy(v) for k, v in s.inputs.items()})
+        modality: Segments(
+            torch.from_numpy(s.item),
+            {k: torch.from_numpy(v) for k, v in s.inputs.items()},
+            torch.from_numpy(s.role),
+            torch.from_numpy(s.time),
+        )
         for modality, s in packed.segments.items()
     }
     return Batch(packed.ids, segments, torch.from_numpy(packed.targets), share, packed.refused)

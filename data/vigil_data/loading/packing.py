@@ -1,28 +1,41 @@
 """Decoded and packed items: a batch as numpy arrays, shared by training and the torch-free runtime."""
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import BODY, MODALITIES, ROLES, Item, Modality, Role, Time
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Position of a segment within its item, for showing evidence.
+    """Position and role of a segment within its item, for the model and for showing evidence.
 
     Attributes:
         index: position among the item's media of the same modality.
         start: first character (text) or start in seconds (audio); 0 for an image.
         stop: one past the last character, or end in seconds; 0 for an image.
+        role: role of the text, image or audio file that it is part of.
+        time: start and end in seconds of a window of audio, or of the timed text that a passage is part of.
     """
 
     index: int
     start: float = 0
     stop: float = 0
+    role: Role = BODY
+    time: Time | None = None
 
+    def placed(self, item: Item, modality: Modality, index: int) -> "Span":
+        """Return the span of a segment of one of an item's media, with that medium's index, role and time."""
+        time = (self.start, self.stop) if modality == "audio" else item.time(modality, index)
+        return replace(self, index=index, role=item.role(modality, index), time=time)
+
+
+_ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
+NO_TIME = (-1.0, -1.0)
+"""Time of a segment that has none."""
 
 Segment = tuple[Mapping[str, NDArray[np.generic]], Span]
 """One decoded segment: the encoder's inputs, and its position in the item."""
@@ -76,6 +89,12 @@ class DecodedItem:
     cut: Mapping[Modality, int]
 
 
+def spans_of(role_S: NDArray[np.generic], time_S2: NDArray[np.generic]) -> tuple[Span, ...]:
+    """Return spans with the given roles and times and no other place; see :class:`PackedSegments`."""
+    times = [None if start < 0 else (start, end) for start, end in time_S2.astype(np.float64).tolist()]
+    return tuple(Span(0, role=ROLES[role], time=time) for role, time in zip(role_S.tolist(), times, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class PackedSegments:
     """The segments of one modality: ``item`` int64 ``[S]`` ascending, ``inputs`` each ``[S, ...]``, ``spans`` of length S."""
@@ -83,6 +102,28 @@ class PackedSegments:
     item: NDArray[np.int64]
     inputs: dict[str, NDArray[np.generic]]
     spans: tuple[Span, ...]
+
+    @property
+    def role(self) -> NDArray[np.int64]:
+        """The place of each segment's role in :data:`vigil_data.items.ROLES`, int64 ``[S]``."""
+        return np.array([_ROLE_NUMBERS[span.role] for span in self.spans], np.int64)
+
+    @property
+    def time(self) -> NDArray[np.float32]:
+        """Start and end of each segment in seconds, float32 ``[S, 2]``; :data:`NO_TIME` for a segment without a time."""
+        return np.array([span.time or NO_TIME for span in self.spans], np.float32).reshape(-1, 2)
+
+    def placement(self, modality: Modality, names: Container[str]) -> dict[str, NDArray[np.generic]]:
+        """Return what a fusion graph takes with the tokens: ``item``, and ``role`` and ``time`` if it takes them.
+
+        Args:
+            modality: the modality of the segments.
+            names: the graph's inputs, such as ``text_item`` and ``text_role``.
+        """
+        return {name: getattr(self, name) for name in ("item", "role", "time") if f"{modality}_{name}" in names}
+
+
+NO_SEGMENTS = PackedSegments(np.empty(0, np.int64), {}, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ class SegmentEvidence:
 
     Attributes:
         modality: ``text``, ``image`` or ``audio``.
-        location: position in the item, such as ``text 2, characters 40 to 120`` or ``sound 1, 0:10 to 0:12``.
+        location: position in the item, such as ``text 2, characters 40 to 120`` or ``transcript (text 3), 0:12.5 to 0:17.0``.
         weight: share of the decision, in [0, 1].
         excerpt: text of the segment; ``None`` for images and audio.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.items import Modality
-from vigil_data.loading.packing import Decoded, DecodedItem, PackedSegments, Span, pack
+from vigil_data.loading.packing import Decoded, DecodedItem, PackedSegments, pack
 from vigil_data.progress import ProgressCallback
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.bundle.metadata import BatchInvariance, Tolerance
@@ -88,9 +88,10 @@ def _decoded(case: Case, row: int) -> DecodedItem:
     """Return one item of a packed batch, without the padding that other items caused."""
     segments: dict[Modality, Decoded] = {}
     for modality, packed in case.packed.segments.items():
-        arrays = [_without_padding(packed, place) for place in np.flatnonzero(packed.item == row).tolist()]
-        if arrays:
-            segments[modality] = Decoded(arrays, [Span(0)] * len(arrays))
+        places = np.flatnonzero(packed.item == row).tolist()
+        if places:
+            arrays = [_without_padding(packed, place) for place in places]
+            segments[modality] = Decoded(arrays, [packed.spans[place] for place in places])
     return DecodedItem(case.packed.ids[row], segments, np.empty(0, np.float32), {})
 
 

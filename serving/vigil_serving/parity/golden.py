@@ -4,7 +4,6 @@ They let any deployment (another machine, Triton, C++) check all steps: bytes to
 probabilities to decisions.
 """
 
-import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from vigil_data.decode import Decoder, Undecodable
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
-from vigil_data.loading.packing import Packed, PackedSegments, pack
+from vigil_data.loading.packing import NO_TIME, Packed, PackedSegments, pack, spans_of
 from vigil_data.progress import ProgressCallback
 from vigil_data.settings import Settings
 from vigil_serving.bundle.load import Bundle, ExportedModel
@@ -38,6 +37,8 @@ from vigil_serving.parity.compare import (
     largest_difference,
     run_backend,
 )
+from vigil_serving.protocol.errors import RequestError
+from vigil_serving.protocol.item_json import item_from_json, item_to_json
 
 # Other versions of the decoding libraries may round differently: one grey level of 255, and sound at -80 dB.
 PIXELS_TOLERANCE = 1
@@ -78,15 +79,16 @@ def write_golden(
     """
     (folder / GOLDEN_ITEMS).parent.mkdir(parents=True, exist_ok=True)
     golden = [case for case in cases if case.golden]
-    _write_lines(folder / GOLDEN_ITEMS, ({"case": case.name, "items": [_to_json(i) for i in case.items]} for case in golden))
+    _write_lines(folder / GOLDEN_ITEMS, ({"case": case.name, "items": [item_to_json(i) for i in case.items]} for case in golden))
     pairs = [(case, p_NL.astype(np.float32)) for case, p_NL in zip(cases, outputs["fp32"], strict=True) if case.golden]
     decided = ({"case": case.name, "decisions": _decisions(model, case, raw_NL)} for case, raw_NL in pairs)
     _write_lines(folder / GOLDEN_DECISIONS, decided)
+    fused = model.graphs["fusion"].inputs
     inputs = {
         f"{case.name}/{modality}/{name}": array
         for case in golden
         for modality, segments in case.packed.segments.items()
-        for name, array in {"item": segments.item, **segments.inputs}.items()
+        for name, array in {**segments.inputs, **segments.placement(modality, fused)}.items()
     }
     np.savez_compressed(folder / GOLDEN_INPUTS, allow_pickle=False, **inputs)
     for variant, outputs_of in outputs.items():
@@ -105,12 +107,12 @@ def read_golden(folder: StrPath) -> GoldenCases:
         with np.load(folder / GOLDEN_INPUTS) as inputs:
             arrays = dict(inputs)
         lines = _read_lines(folder / GOLDEN_ITEMS)
-        cases = [_case(line["case"], tuple(_from_json(item) for item in line["items"]), arrays) for line in lines]
+        cases = [_case(line["case"], tuple(item_from_json(i, line["case"]) for i in line["items"]), arrays) for line in lines]
         variants = [path.name.split(".")[1] for path in folder.glob(golden_outputs("*"))]
         outputs = {variant: _read_outputs(folder / _outputs_file(variant), cases) for variant in ("fp32", *variants)}
         recorded = {line["case"]: line["decisions"] for line in _read_lines(folder / GOLDEN_DECISIONS)}
         decisions = [recorded[case.name] for case in cases]
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, RequestError) as error:
         raise UserError(
             f"{folder}: the golden cases cannot be read ({type(error).__name__}: {error}); export the bundle again"
         ) from None
@@ -257,6 +259,9 @@ def _differences(case: Case, decoder: Decoder) -> Iterator[str]:
         if at_export is None or now is None or not np.array_equal(at_export.item, now.item):
             yield f"{case.name}: {modality} decodes to other segments than at the export"
             continue
+        timed = any(span.time for span in at_export.spans)  # recorded only if the model uses times
+        if not np.array_equal(at_export.role, now.role) or (timed and not np.array_equal(at_export.time, now.time)):
+            yield f"{case.name}: {modality} has other roles or times than at the export"
         for name, array in at_export.inputs.items():
             if not _same(array, now.inputs[name]):
                 yield f"{case.name}: {modality} decodes to other {name} than at the export"
@@ -278,17 +283,10 @@ def _case(name: str, items: tuple[Item, ...], arrays: dict[str, NDArray[np.gener
         prefix = f"{name}/{modality}/"
         found = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
         if found:
-            segments[modality] = PackedSegments(found.pop("item").astype(np.int64), found, ())
+            item_S = found.pop("item").astype(np.int64)
+            role_S = found.pop("role", np.zeros(len(item_S), np.int64))
+            time_S2 = found.pop("time", np.full((len(item_S), 2), NO_TIME, np.float32))
+            segments[modality] = PackedSegments(item_S, found, spans_of(role_S, time_S2))
     return Case(
         name, items, Packed(tuple(item.id for item in items), segments, np.empty((len(items), 0), np.float32)), golden=True
     )
-
-
-def _to_json(item: Item) -> dict[str, object]:
-    media = {m: [base64.b64encode(medium).decode("ascii") for medium in getattr(item, m)] for m in ("image", "audio")}
-    return {"id": item.id, "text": list(item.text), **media}
-
-
-def _from_json(value: dict[str, list[str]]) -> Item:
-    image, audio = (tuple(base64.b64decode(medium) for medium in value[m]) for m in ("image", "audio"))
-    return Item(str(value["id"]), tuple(value["text"]), image, audio)

@@ -2,17 +2,22 @@
 
 Example:
     >>> item_from_json({"id": "post-1", "text": ["call now"], "columns": {"market": "DE"}}, "items[0]")
+    >>> item_from_json({"id": "2", "text": [{"role": "title", "text": "News"}, "call now"]}, "items[1]").role("text", 0)
+    'title'
 """
 
+import base64
 import binascii
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from vigil_data.items import Item
+from vigil_data.items import BODY, MODALITIES, Item, Modality, Role, Time, read_segments
 from vigil_serving.protocol.errors import invalid
 
 ITEM_KEYS = ("id", "text", "image", "audio", "columns")
+CONTENT_KEYS: Mapping[Modality, str] = {"text": "text", "image": "data", "audio": "data"}
+"""Key of the content of a text, image or audio file that is given as an object."""
 MAX_ID_CHARACTERS = 256
 
 
@@ -21,6 +26,8 @@ def item_from_json(value: Any, where: str) -> Item:
 
     Args:
         value: an object with ``id``, and any of ``text`` (strings), ``image`` and ``audio`` (base64) and ``columns`` (scalars).
+            In place of a string there may be an object with a role, the content under one of :data:`CONTENT_KEYS`, and a text's
+            time; see :func:`vigil_data.items.read_segments`.
         where: name of the item in error messages.
 
     Raises:
@@ -32,13 +39,43 @@ def item_from_json(value: Any, where: str) -> Item:
         raise invalid(f"{where}: unknown key; the keys are {', '.join(ITEM_KEYS)}")
     if "id" not in value:
         raise invalid(f"{where}: id is missing")
+    item_id = check_id(value["id"], f"{where}.id")
+    contents: dict[Modality, list[Any]] = {}
+    roles: dict[Modality, tuple[Role, ...]] = {}
+    times: dict[Modality, tuple[Time | None, ...]] = {}
+    for modality in MODALITIES:
+        place, given = f"{where}.{modality}", value.get(modality, [])
+        if not isinstance(given, list):
+            raise invalid(f"{place}: must be a list of strings or objects")
+        try:
+            contents[modality], of, times[modality] = read_segments(given, modality, CONTENT_KEYS[modality])
+        except ValueError as error:
+            raise invalid(f"{place}{error}") from None
+        roles |= {modality: of} if of else {}
     return Item(
-        check_id(value["id"], f"{where}.id"),
-        tuple(_strings(value.get("text", []), f"{where}.text")),
-        tuple(_media(value.get("image", []), f"{where}.image")),
-        tuple(_media(value.get("audio", []), f"{where}.audio")),
+        item_id,
+        tuple(_strings(contents["text"], f"{where}.text")),
+        tuple(_media(contents["image"], f"{where}.image")),
+        tuple(_media(contents["audio"], f"{where}.audio")),
         columns=check_columns(value.get("columns", {}), f"{where}.columns"),
+        roles=roles,
+        times=times["text"],
     )
+
+
+def item_to_json(item: Item) -> dict[str, Any]:
+    """Return an item as :func:`item_from_json` reads it, without targets."""
+
+    def segment(modality: Modality, index: int, content: str | bytes) -> Any:
+        shown = content if isinstance(content, str) else base64.b64encode(content).decode("ascii")
+        role, time = item.role(modality, index), item.time(modality, index)
+        if role == BODY and time is None:
+            return shown
+        seconds = {} if time is None else {"start": time[0], "end": time[1]}
+        return {"role": role, CONTENT_KEYS[modality]: shown, **seconds}
+
+    media: dict[str, Any] = {m: [segment(m, *entry) for entry in enumerate(getattr(item, m))] for m in MODALITIES}
+    return {"id": item.id, **media, **({"columns": dict(item.columns)} if item.columns else {})}
 
 
 def check_id(value: Any, where: str) -> str:
@@ -66,16 +103,14 @@ def check_columns(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _strings(value: Any, where: str) -> list[str]:
-    if not isinstance(value, list):
-        raise invalid(f"{where}: must be a list of strings")
+def _strings(value: list[Any], where: str) -> list[str]:
     for index, entry in enumerate(value):
         if not isinstance(entry, str):
             raise invalid(f"{where}[{index}]: must be a string")
     return value
 
 
-def _media(value: Any, where: str) -> list[bytes]:
+def _media(value: list[Any], where: str) -> list[bytes]:
     decoded = []
     for index, entry in enumerate(_strings(value, where)):
         try:

@@ -30,7 +30,7 @@ class EncodedMedium:
 
     Attributes:
         limit: maximum number of segments that were read.
-        spans: place of each segment; the index is 0, since a medium may belong to several items.
+        spans: place of each segment; index, role and time are those of no item, since a medium may belong to several.
         tokens: embedding ``[P, D]`` of each segment; ``None`` until it is encoded.
         cut: segments left out because of the limit.
     """
@@ -46,8 +46,9 @@ class EncodedMedium:
 
 
 class EncodedItem(NamedTuple):
-    """Media of an item by modality, in order; their tokens are complete after :meth:`MediaEncoder.finish`."""
+    """An item and its media by modality, in order; their tokens are complete after :meth:`MediaEncoder.finish`."""
 
+    item: Item
     media: Mapping[Modality, list[EncodedMedium]]
 
     @property
@@ -57,7 +58,8 @@ class EncodedItem(NamedTuple):
 
     def spans(self, modality: Modality) -> list[Span]:
         """Return the place of each segment of a modality."""
-        return [replace(s, index=index) for index, medium in enumerate(self.media.get(modality, ())) for s in medium.spans]
+        media = enumerate(self.media.get(modality, ()))
+        return [span.placed(self.item, modality, index) for index, medium in media for span in medium.spans]
 
     def tokens(self, modality: Modality) -> list[NDArray[np.float32]]:
         """Return the embedding ``[P, D]`` of each segment of a modality."""
@@ -132,7 +134,7 @@ class MediaEncoder:
                 medium = self._medium(modality, payload, index, left)
                 left -= len(medium.spans)
                 media.setdefault(modality, []).append(medium)
-        return EncodedItem(media)
+        return EncodedItem(item, media)
 
     def finish(self) -> None:
         """Encode all waiting segments and add the media to the cache."""

@@ -19,6 +19,8 @@ _EVIDENCE = pa.struct(
         ("index", pa.int32()),
         ("start", pa.float64()),
         ("stop", pa.float64()),
+        ("role", pa.string()),
+        ("time", pa.list_(pa.float64(), 2)),
         ("weight", pa.float32()),
     ]
 )

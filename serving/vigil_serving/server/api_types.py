@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vigil_data.items import BODY, MAX_SECONDS, Role
 from vigil_serving.protocol.item_json import MAX_ID_CHARACTERS
 from vigil_serving.runtime.decisions import Decision
 
@@ -20,7 +21,8 @@ MAX_REQUEST_ID_CHARACTERS = 256
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the bundle's manifest")]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
-Media = Sequence[Annotated[str, Field(pattern=BASE64, json_schema_extra={"contentEncoding": "base64"})]]
+Base64 = Annotated[str, Field(pattern=BASE64, json_schema_extra={"contentEncoding": "base64"})]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Columns = Mapping[str, str | float | bool | None]
 Shape = Annotated[Sequence[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1)]
 Output = Literal["probabilities", "action", "decision"]
@@ -45,19 +47,50 @@ class StatusResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class TextSegment:
+    """A text with a role."""
+
+    text: str
+    role: Role = BODY
+
+
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """A text at a time of the item's recording, in seconds; `end` is at least `start`."""
+
+    text: str
+    start: Seconds
+    end: Seconds
+    role: Role = BODY
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSegment:
+    """An image or audio file with a role.
+
+    Attributes:
+        data: the encoded file, in base64.
+    """
+
+    data: Base64
+    role: Role = BODY
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreItem:
     """One item.
 
     Attributes:
-        image: encoded images, in base64.
-        audio: encoded audio files, in base64.
+        text: texts, each alone or with a role and a time.
+        image: encoded images, in base64, each alone or with a role.
+        audio: encoded audio files, in base64, each alone or with a role.
         columns: other facts about the item, such as market and language.
     """
 
     id: ItemId
-    text: Sequence[str] = ()
-    image: Media = ()
-    audio: Media = ()
+    text: Sequence[str | TextSegment | TimedText] = ()
+    image: Sequence[Base64 | MediaSegment] = ()
+    audio: Sequence[Base64 | MediaSegment] = ()
     columns: Columns = field(default_factory=dict)
 
 

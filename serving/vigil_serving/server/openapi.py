@@ -42,7 +42,12 @@ EXAMPLE_RESPONSE = {
             "review": False,
             "reasons": [{"label": "promotion", "action": "limit", "probability": 0.91, "threshold": 0.8}],
             "evidence": [
-                {"label": "promotion", "modality": "text", "span": {"index": 0, "start": 0, "stop": 16}, "weight": 0.88}
+                {
+                    "label": "promotion",
+                    "modality": "text",
+                    "span": {"index": 0, "start": 0, "stop": 16, "role": "body", "time": None},
+                    "weight": 0.88,
+                }
             ],
             "cut": 0,
             "error": None,

@@ -270,15 +270,6 @@ def test_write_stores_sampling_columns_as_doubles(tmp_path: Path) -> None:
             ["item x: inclusion_probability is True, not a probability in (0, 1]"],
         ),
         ([Item("x", columns={"text_roles": "a"})], ["item x: a column cannot be called 'text_roles'; rename it"]),
-        (
-            [Item("x", ("a", "b"), roles={"text": ("titel",)}, times=((3, 2),))],  # type: ignore[dict-item]
-            [
-                "item x: text has 1 roles for 2 media",
-                "item x: text[0]: role is 'titel'; the roles are body, title, context, transcript, ocr, cover",
-                "item x: text has 1 times for 2 texts",
-                "item x: text[0]: start 3 is after end 2",
-            ],
-        ),
         ([Item("x", columns={"Split": "a"})], ["item x: a column cannot be called 'Split'; rename it"]),
         (
             [Item("x", columns={"n": 1}), Item("y", columns={"N": 1})],

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from vigil_data.decode import Decoder, Facts, Undecodable, probe
 from vigil_data.errors import MediaError
-from vigil_data.items import Item
-from vigil_data.loading.packing import Refusal
+from vigil_data.items import ROLES, Item
+from vigil_data.loading.batch import collate
+from vigil_data.loading.packing import Refusal, Span, spans_of
 from vigil_data.specs import AudioInput, ImageInput, Inputs, Local, TextInput
 
 
@@ -69,6 +70,38 @@ def test_decoder_decodes_all_modalities(decoder):
     assert decoded.cut == {"text": 3, "image": 1, "audio": 6}  # b a b a b | a b | a a; and 0.2 s is one window, 3 s are five
     np.testing.assert_array_equal(decoded.targets, np.array([np.nan, 1, np.nan], np.float32))
     assert decoded.segments["text"].arrays[1]["input_ids"].tolist() == [2, 5, 4, 3]
+
+
+def test_decoder_segments_have_the_role_and_time_of_their_medium(decoder):
+    item = Item(
+        "x",
+        text=("a b a b a", "b", " ", "a"),
+        image=(picture(), picture()),
+        audio=(sound(1.2),),
+        roles={"text": ("context", "transcript", "title", "body"), "image": ("body", "cover")},
+        times=(None, (12.5, 17), (0, 1), None),
+    )
+    packed = decoder.decode_all([Item("y", text=("b",)), item])
+    text, image, audio = (packed.segments[modality] for modality in ("text", "image", "audio"))
+    assert [(span.index, span.role, span.time) for span in text.spans] == [
+        (0, "body", None),
+        (0, "context", None),
+        (0, "context", None),
+        (1, "transcript", (12.5, 17)),
+        (3, "body", None),
+    ]
+    assert text.item.tolist() == [0, 1, 1, 1, 1]
+    assert text.role.tolist() == [0, *(ROLES.index(role) for role in ("context", "context", "transcript")), 0]
+    assert text.time.tolist() == [[-1, -1]] * 3 + [[12.5, 17], [-1, -1]]
+    assert image.role.tolist() == [0, ROLES.index("cover")]
+    assert image.time.tolist() == [[-1, -1]] * 2
+    assert audio.role.tolist() == [0, 0]
+    np.testing.assert_array_equal(audio.time, np.array([[0, 1], [0.5, 1.2]], np.float32))
+    assert [array.dtype for array in (text.role, text.time)] == [np.int64, np.float32]
+    batch = collate(packed).segments["text"]
+    np.testing.assert_array_equal(batch.role, text.role)
+    np.testing.assert_array_equal(batch.time, text.time)
+    assert spans_of(text.role, text.time) == tuple(Span(0, role=span.role, time=span.time) for span in text.spans)
 
 
 def test_decoder_omits_absent_modalities(decoder):

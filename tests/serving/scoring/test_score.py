@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import lance
@@ -44,7 +45,15 @@ def items(exported) -> list[Item]:
     picture = make_item(["image"], 6, exported.inputs).image[0]
     made.append(Item("truncated", image=(_truncated(picture),)))
     return [
-        Item(f"{n:02}-{item.id}", item.text, item.image, item.audio, {}, {"split": "test" if n % 2 else "train", "n": n})
+        Item(
+            f"{n:02}-{item.id}",
+            item.text,
+            item.image,
+            item.audio,
+            columns={"split": "test" if n % 2 else "train", "n": n},
+            roles={"text": ("transcript",) * len(item.text), "image": ("cover",) * len(item.image)} if n % 3 else {},
+            times=((12.5, 17.0),) * len(item.text) if n % 2 else (),
+        )
         for n, item in enumerate(made)
     ]
 
@@ -79,9 +88,10 @@ def test_score_writes_the_runtime_decisions(exported, dataset: Path, items: list
             else:
                 assert row[f"probability.{label}"] == pytest.approx(decision.probabilities[label], abs=1e-5)
                 assert row[f"decision.{label}"] == (label in decision.labels)
-        written = [(e["label"], e["modality"], e["index"], e["start"], e["stop"]) for e in row["evidence"] or ()]
-        expected = [(e.label, e.modality, e.span.index, e.span.start, e.span.stop) for e in decision.evidence]
-        assert sorted(written) == sorted(expected)
+        names = ("label", "modality", "index", "start", "stop", "role", "time")
+        written = {tuple(tuple(v) if isinstance(v, list) else v for v in map(e.get, names)) for e in row["evidence"] or ()}
+        assert written == {(e.label, e.modality, *astuple(e.span)) for e in decision.evidence}
+    assert {e["role"] for row in rows for e in row["evidence"] or ()} == {"body", "transcript", "cover"}
     assert rows[11]["error"]
     assert sum(row[f"decision.{label}"] is True for row in rows for label in LABELS) == sum(found.decided.values()) > 0
     assert table.schema.field("bundle").type == pa.dictionary(pa.int32(), pa.string())

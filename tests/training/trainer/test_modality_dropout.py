@@ -11,7 +11,10 @@ def make_batch(count: int) -> Batch:
     """Item ``i`` has two passages, one image if ``i`` is even, one sound if it is divisible by 4."""
     items = torch.arange(count)
     of = {"text": items.repeat_interleave(2), "image": items[::2], "audio": items[::4]}
-    segments = {m: Segments(item, {"x": item.float()[:, None]}) for m, item in of.items()}
+    segments = {
+        m: Segments(item, {"x": item.float()[:, None]}, item % 6, item[:, None] + torch.tensor([0.0, 0.5]))
+        for m, item in of.items()
+    }
     return Batch(tuple(map(str, items.tolist())), segments, torch.zeros(count, 1))
 
 
@@ -32,6 +35,8 @@ def test_drop_modalities_hides_at_the_rates_and_never_everything():
     for segments in batch.segments.values():
         assert (segments.item.diff() >= 0).all()
         assert torch.equal(segments.inputs["x"][:, 0], segments.item.float())
+        assert torch.equal(segments.role, segments.item % 6)
+        assert torch.equal(segments.time, segments.item[:, None] + torch.tensor([0.0, 0.5]))
     texts = batch.segments["text"].item.bincount(minlength=8000)
     assert set(texts.tolist()) == {0, 2}  # All passages of an item, or none.
 

@@ -225,7 +225,7 @@ def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: i
         for name, tensor in model.encoder(modality).blank().items():
             shape = [count, *tensor.shape[1:]] if modality != "text" else [count, max_tokens]
             inputs[name] = torch.ones(shape, dtype=tensor.dtype)
-        made[modality] = Segments(torch.arange(count), inputs)
+        made[modality] = Segments(torch.arange(count), inputs, torch.zeros(count, dtype=torch.int64), torch.zeros(count, 2))
     items = max(segments.values())
     return Batch(tuple(str(i) for i in range(items)), made, torch.zeros(items, labels))
 
