@@ -91,7 +91,7 @@ def saved() -> Callable[[Path], dict[tuple[str, str], Any]]:
         from vigil_training.checkpoint.reader import CheckpointReader
 
         reader = CheckpointReader(path)
-        kinds = ("weight", "exp_avg", "exp_avg_sq", "step")
+        kinds = ("weight", "average", "exp_avg", "exp_avg_sq", "step")
         return {(kind, name): reader.read_full(kind, name) for kind in kinds for name in reader.names(kind)}
 
     return saved

@@ -52,12 +52,12 @@ def _show(report: "RunPlan") -> None:
 
     from vigil_training.planning.plan import gib
 
-    columns = ("weights", "gradients", "optimizer", "masters", "activations", "buffers", "total")
+    states = ["weights", "gradients", "optimizer", "masters", *["average"] * any(row.state.average for row in report.rows)]
     # Piped tables are wider than 80 columns.
     console = Console() if Console().is_terminal else Console(width=130)
-    table = Table("strategy", *columns, "host", "fits", title="GiB on each GPU")
+    table = Table("strategy", *states, "activations", "buffers", "total", "host", "fits", title="GiB on each GPU")
     for row in report.rows:
-        figures = (*(getattr(row.state, name) for name in columns[:4]), row.activations, sum(row.buffers.values()), row.total)
+        figures = (*(getattr(row.state, name) for name in states), row.activations, sum(row.buffers.values()), row.total)
         fits = "" if row.fits is None else ("yes" if row.fits else "no")
         name = f"{row.name} (recipe)" if row.chosen else row.name
         table.add_row(name, *(gib(n) for n in figures), gib(row.host) if row.host else "", fits)

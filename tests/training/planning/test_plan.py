@@ -78,6 +78,21 @@ def test_state_bytes_of_frozen_weights_are_the_weights() -> None:
         state_bytes([], 1, 0)
 
 
+@given(WEIGHTS, st.sampled_from(["ddp", 1, 2, 3]), WORLDS)
+def test_state_bytes_of_an_average_are_half_of_the_moments(
+    weights: list[tuple[int, bool]], strategy: Sharding, world: int
+) -> None:
+    plain, averaged = state_bytes(weights, strategy, world), state_bytes(weights, strategy, world, averaged=True)
+    assert averaged.average == plain.optimizer / 2
+    assert averaged.total == plain.total + averaged.average
+
+
+def test_plan_run_counts_the_average(make_recipe: Callable[..., Recipe]) -> None:
+    plain, averaged = (plan_run(make_recipe(training__ema=ema)).rows[0].state for ema in (None, {}))
+    assert averaged.average == plain.gradients
+    assert averaged.total == plain.total + plain.gradients
+
+
 def test_persistent_bytes_stop_at_the_limit() -> None:
     assert persistent_bytes([10, 50, 5, 4], threshold=20, most=15) == 4 * 15
 

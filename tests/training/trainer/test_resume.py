@@ -75,7 +75,12 @@ def assert_weights(left: Path, right: Path) -> None:
     "changes",
     [
         {},
-        {"training__accumulate": 3, "checkpoint__every_steps": 1, "training__modality_dropout": {"text": 0.3, "image": 0.3}},
+        {
+            "training__accumulate": 3,
+            "checkpoint__every_steps": 1,
+            "training__modality_dropout": {"text": 0.3, "image": 0.3},
+            "training__ema": {"decay": 0.9, "every_steps": 2, "start_step": 3},
+        },
         {"checkpoint__every_steps": None, "checkpoint__background": False},
     ],
 )

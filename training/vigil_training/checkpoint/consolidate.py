@@ -70,6 +70,7 @@ class ConsolidationReport:
 def consolidate(path: str | PathLike[str], to: str | PathLike[str]) -> ConsolidationReport:
     """Write all parameters and buffers of the checkpoint ``path`` into the safetensors file ``to``, atomically.
 
+    Those with a moving average are written as this average, with which the model is evaluated and exported.
     Tied names are stored once, since safetensors has no shared tensors; the header lists them.
 
     Raises:
@@ -102,12 +103,13 @@ def _find_missing(reader: CheckpointReader) -> list[str]:
                 problems.append(f"{name}: tied to {entry.tied_to}, which is not stored")
             continue
         elements = torch.Size(entry.shape).numel()
-        gaps = reader.gaps("weight", name, 0, elements)
+        kind = reader.weight_kind(name)
+        gaps = reader.gaps(kind, name, 0, elements)
         if gaps:
             ranges = ", ".join(f"{start} to {stop - 1}" for start, stop in gaps)
             problems.append(f"{name}: elements {ranges} of {elements} are in no rank's file")
-        elif reader.has("weight", name) and reader.shape("weight", name) != entry.shape:
-            problems.append(f"{name}: of shape {reader.shape('weight', name)}, but the inventory has {entry.shape}")
+        elif reader.has(kind, name) and reader.shape(kind, name) != entry.shape:
+            problems.append(f"{name}: of shape {reader.shape(kind, name)}, but the inventory has {entry.shape}")
     unlisted = [name for name in reader.names("weight") if name not in inventory or inventory[name].tied_to is not None]
     return problems + [f"{name}: in the files of the ranks, but not in the inventory" for name in unlisted]
 
@@ -116,10 +118,11 @@ def _find_disagreement(reader: CheckpointReader) -> list[str]:
     """Return a line for each fragment whose bits differ from an overlapping one's."""
     problems = []
     for name, shape in _stored(reader):
-        fragments = reader.fragments("weight", name)
+        kind = reader.weight_kind(name)
+        fragments = reader.fragments(kind, name)
         if sum(fragment.stop - fragment.start for fragment in fragments) == torch.Size(shape).numel():
             continue
-        full = reader.read_full("weight", name).reshape(-1)
+        full = reader.read_full(kind, name).reshape(-1)
         problems += [
             f"{name}: rank {fragment.rank} differs from another rank in elements {fragment.start} to {fragment.stop - 1}"
             for fragment in fragments
@@ -130,7 +133,8 @@ def _find_disagreement(reader: CheckpointReader) -> list[str]:
 
 def _report_entries(reader: CheckpointReader) -> Iterator[ConsolidatedTensor]:
     for name, entry in reader.manifest.inventory.items():
-        fragments = reader.fragments("weight", entry.tied_to or name)
+        stored = entry.tied_to or name
+        fragments = reader.fragments(reader.weight_kind(stored), stored)
         yield ConsolidatedTensor(
             name=name,
             shape=entry.shape,

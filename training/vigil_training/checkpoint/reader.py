@@ -254,18 +254,25 @@ class CheckpointReader:
         shape = torch.Size(self._shapes[kind, name])
         return self.read_range(kind, name, 0, shape.numel()).reshape(shape)
 
-    def weights(self) -> dict[str, Tensor]:
+    def weight_kind(self, name: str) -> FragmentKind:
+        """Return which kind of a parameter or buffer the trained model has: the moving average, if there is one."""
+        return "average" if self.has("average", name) else "weight"
+
+    def weights(self, averaged: bool = True) -> dict[str, Tensor]:
         """Read every parameter and buffer of the inventory, in its dtype; tied names share one tensor.
+
+        Args:
+            averaged: false reads the weights with which training continues, even if there are moving averages.
 
         Raises:
             UserError: see :meth:`read_range`.
         """
         inventory = self.manifest.inventory
-        stored = {name: self.weight(name) for name, entry in inventory.items() if entry.tied_to is None}
+        stored = {name: self.weight(name, averaged) for name, entry in inventory.items() if entry.tied_to is None}
         return {name: stored[entry.tied_to or name] for name, entry in inventory.items()}
 
-    def weight(self, name: str) -> Tensor:
-        """Read a parameter or buffer, by the name under which it is stored, in its shape and dtype.
+    def weight(self, name: str, averaged: bool = True) -> Tensor:
+        """Read a parameter or buffer, by the name under which it is stored, in its shape and dtype; see :meth:`weights`.
 
         One without elements need not be in any rank's file.
 
@@ -276,7 +283,7 @@ class CheckpointReader:
         dtype: torch.dtype = getattr(torch, entry.dtype)
         if not self.has("weight", name) and torch.Size(entry.shape).numel() == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        return self.read_full("weight", name).to(dtype)
+        return self.read_full(self.weight_kind(name) if averaged else "weight", name).to(dtype)
 
     def _describe_missing(self, kind: FragmentKind, name: str, start: int, stop: int | None) -> str:
         if stop is None or (kind, name) not in self._fragments:
@@ -290,13 +297,14 @@ class CheckpointReader:
         return f"{self.path}: {missing}; missing or unreadable: {files}"
 
 
-def load_weights(model: nn.Module, path: str | PathLike[str], check: bool = True) -> None:
+def load_weights(model: nn.Module, path: str | PathLike[str], check: bool = True, averaged: bool = True) -> None:
     """Load the weights of a checkpoint, or of a consolidated file, into a model.
 
     Args:
         model: its ``state_dict()`` must have the names of the checkpoint's inventory.
         path: folder of a checkpoint, or a file of :mod:`vigil_training.checkpoint.consolidate`.
         check: verify a checkpoint's files first; false if that has been done.
+        averaged: false loads the weights with which training continues, even if the checkpoint has moving averages.
 
     Raises:
         UserError: if it cannot be read or belongs to another model.
@@ -305,7 +313,7 @@ def load_weights(model: nn.Module, path: str | PathLike[str], check: bool = True
     if path.is_dir():
         if check:
             verify_checkpoint(path)
-        weights = CheckpointReader(path).weights()
+        weights = CheckpointReader(path).weights(averaged)
     else:
         weights = read_consolidated(path)
     own = model.state_dict()

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-FragmentKind = Literal["weight", "exp_avg", "exp_avg_sq", "step"]
-"""``weight``: parameters and buffers, trained ones in float32 as the optimizer holds them; the others are AdamW's state."""
+FragmentKind = Literal["weight", "average", "exp_avg", "exp_avg_sq", "step"]
+"""``weight``: parameters and buffers, trained ones in float32 as the optimizer holds them; ``average``: moving averages of those
+that change; the others are AdamW's state."""
 
 
 @dataclass(frozen=True, slots=True)

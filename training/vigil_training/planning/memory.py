@@ -37,17 +37,19 @@ class StateBytes:
         gradients: gradients kept for the optimizer step.
         optimizer: AdamW's two moments.
         masters: copy of the weights that ZeRO steps, which DeepSpeed makes although weights are float32 already.
+        average: moving average of the trained weights (``training.ema``).
     """
 
     weights: int
     gradients: int
     optimizer: int
     masters: int = 0
+    average: int = 0
 
     @property
     def total(self) -> int:
-        """Sum of the four."""
-        return self.weights + self.gradients + self.optimizer + self.masters
+        """Sum of all."""
+        return self.weights + self.gradients + self.optimizer + self.masters + self.average
 
     def __add__(self, other: "StateBytes") -> "StateBytes":
         """Add the states of two groups of weights."""
@@ -56,10 +58,11 @@ class StateBytes:
             self.gradients + other.gradients,
             self.optimizer + other.optimizer,
             self.masters + other.masters,
+            self.average + other.average,
         )
 
 
-def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, world: int) -> StateBytes:
+def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, world: int, averaged: bool = False) -> StateBytes:
     """Return the state of one rank (Rajbhandari et al. 2020, section 5, for weights in float32).
 
     Args:
@@ -67,6 +70,7 @@ def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, worl
             separately: add up their states.
         strategy: how state is sharded.
         world: number of ranks.
+        averaged: whether a moving average of the trained weights is kept, sharded like the optimizer's state.
 
     Raises:
         ValueError: if ``world`` is less than 1.
@@ -76,15 +80,18 @@ def state_bytes(parameters: Sequence[tuple[int, bool]], strategy: Sharding, worl
     trained = sum(numel for numel, is_trained in parameters if is_trained)
     frozen = sum(numel for numel, is_trained in parameters if not is_trained)
     if strategy == "ddp":
-        return StateBytes(FLOAT32 * (trained + frozen), FLOAT32 * trained, 2 * FLOAT32 * trained)
+        average = FLOAT32 * trained * averaged
+        return StateBytes(FLOAT32 * (trained + frozen), FLOAT32 * trained, 2 * FLOAT32 * trained, average=average)
     if strategy == 3:
         # Each weight is cut by itself.
         part = sum(_ceil(numel, world) for numel, is_trained in parameters if is_trained)
         rest = sum(_ceil(numel, world) for numel, is_trained in parameters if not is_trained)
-        return StateBytes(FLOAT32 * (part + rest), FLOAT32 * part, 2 * FLOAT32 * part, FLOAT32 * part)
+        average = FLOAT32 * part * averaged
+        return StateBytes(FLOAT32 * (part + rest), FLOAT32 * part, 2 * FLOAT32 * part, FLOAT32 * part, average)
     part = ALIGNMENT * _ceil(trained, ALIGNMENT * world)
     gradients = _gradients_touched([numel for numel, is_trained in parameters if is_trained], part, world)
-    return StateBytes(FLOAT32 * (part * world + frozen), FLOAT32 * gradients, 2 * FLOAT32 * part, FLOAT32 * part)
+    average = FLOAT32 * part * averaged
+    return StateBytes(FLOAT32 * (part * world + frozen), FLOAT32 * gradients, 2 * FLOAT32 * part, FLOAT32 * part, average)
 
 
 def _gradients_touched(numels: Sequence[int], part: int, world: int) -> int:

@@ -218,7 +218,8 @@ def _estimate_strategies(
     numel = sum(n for n, _ in weights.parameters)
 
     def row(name: str, sharding: Sharding, ranks: int, chosen: bool, offload: DeepSpeed | None = None) -> StrategyEstimate:
-        state = sum((state_bytes(group, sharding, ranks) for group in weights.groups), StateBytes(0, 0, 0))
+        averaged = recipe.training.ema is not None
+        state = sum((state_bytes(group, sharding, ranks, averaged) for group in weights.groups), StateBytes(0, 0, 0))
         zero: dict[str, Any] = {}
         if sharding != "ddp":
             raw = spec.raw if isinstance(spec, DeepSpeed) else {}
@@ -242,7 +243,7 @@ def _estimate_strategies(
 def _offloaded(state: StateBytes, spec: DeepSpeed) -> StateBytes:
     """Return the state that stays on the GPU."""
     if spec.offload_optimizer != "none":
-        state = dataclasses.replace(state, optimizer=0, masters=0)
+        state = dataclasses.replace(state, optimizer=0, masters=0, average=0)
     return dataclasses.replace(state, weights=0) if spec.offload_parameters != "none" else state
 
 

@@ -14,6 +14,7 @@ from vigil_modeling.specs import BinaryCrossEntropy, LossSpec, ModelSpec
 from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
+    DeepSpeed,
     OptimizerSpec,
     Single,
     StrategySpec,
@@ -47,7 +48,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _blocks_agree(self) -> "Recipe":
         """Check what concerns several blocks; each line starts with the key that is at fault."""
-        problems = [*self._modality_problems(), *self._label_problems()]
+        problems = [*self._modality_problems(), *self._label_problems(), *self._averaging_problems()]
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
@@ -66,6 +67,15 @@ class Recipe(Spec):
                 yield f"training.modality_dropout.{modality}: the model has no encoder of {modality}"
         if self.training.modality_dropout and sum(getattr(self.inputs, modality) is not None for modality in MODALITIES) == 1:
             yield "training.modality_dropout: the model has one modality, which is never hidden; leave this out"
+
+    def _averaging_problems(self) -> Iterator[str]:
+        if (ema := self.training.ema) is None:
+            return
+        strategy, max_steps = self.strategy, self.training.max_steps
+        if isinstance(strategy, DeepSpeed) and "nvme" in (strategy.offload_optimizer, strategy.offload_parameters):
+            yield "training.ema: weights on nvme cannot be averaged; offload to cpu, or leave this out"
+        if max_steps is not None and ema.start_step >= max_steps:
+            yield f"training.ema.start_step: {ema.start_step} is not below training.max_steps, {max_steps}: nothing is averaged"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

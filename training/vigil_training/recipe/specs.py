@@ -24,6 +24,15 @@ class OptimizerSpec(Spec):
     eps: float = Field(1e-8, gt=0, description="added to the denominator of the update")
 
 
+class MovingAverage(Spec):
+    """Exponential moving average of the trained weights (Tarvainen and Valpola 2017, section 2)."""
+
+    decay: float = Field(0.999, ge=0, lt=1, description="share of the average that an update keeps")
+    every_steps: int = Field(1, ge=1, description="optimizer steps between two updates")
+    start_step: int = Field(0, ge=0, description="optimizer steps before averaging begins, with the weights of that step")
+    warmup: bool = Field(True, description="true: the n-th update keeps at most (1 + n) / (10 + n), so that early weights fade")
+
+
 class TrainingSpec(Spec):
     """Length and precision of a run."""
 
@@ -45,6 +54,9 @@ class TrainingSpec(Spec):
     mode: Literal["max", "min"] = Field("max", description="whether a higher or a lower monitor is better")
     modality_dropout: Mapping[Modality, Rate] = Field(
         default_factory=dict, description="modality to the probability of hiding it from an item that has another one"
+    )
+    ema: MovingAverage | None = Field(
+        None, description="moving average of the weights, which validation, calibration and export use; null: none"
     )
     activation_checkpointing: bool = Field(
         False, description="keep only the inputs of each encoder layer, and recompute the rest in the backward pass"

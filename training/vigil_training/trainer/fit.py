@@ -38,7 +38,14 @@ from vigil_training.runs.run_log import log_to_run
 from vigil_training.tracking.environment import describe_environment
 from vigil_training.tracking.local_metrics import JsonLinesLogger
 from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, open_wandb_logger
-from vigil_training.trainer.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback, RankSync, TrainingProgress
+from vigil_training.trainer.callbacks import (
+    CheckpointCallback,
+    EarlyStopping,
+    MetricsCallback,
+    RankSync,
+    TrainingProgress,
+    WeightAveraging,
+)
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_module import TrainingModule
 from vigil_training.trainer.lightning_trainer import build_trainer
@@ -121,7 +128,7 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         pl.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=reader is None)
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        checkpoint_bytes = (1 + ADAMW_MOMENTS) * weight_bytes
+        checkpoint_bytes = (1 + ADAMW_MOMENTS + (recipe.training.ema is not None)) * weight_bytes
         environment["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes)
         if session.world.is_main:
             write_json(run.environment, environment)
@@ -185,6 +192,9 @@ def _train(
     loggers = [JsonLinesLogger(run.metrics, step), *([tracked] if tracked is not None else [])] if world.is_main else []
     strategy: Any = build_strategy(recipe, world, session.device)
     strategy.writer = writer
+    ema = recipe.training.ema
+    averaging = [] if ema is None else [WeightAveraging(ema, strategy, model)]
+    strategy.further = averaging
     finished = False
     try:
         with Progress("training", unit="steps", enabled=world.is_main) as progress:
@@ -193,6 +203,7 @@ def _train(
                 rank_sync,
                 TrainingProgress(progress, total_steps, rank_sync),
                 EarlyStopping(recipe.training),
+                *averaging,
                 CheckpointCallback(recipe, recipe_digest(recipe), writer, session, rank_sync, rng_state=rng_state),
             ]
             trainer = build_trainer(recipe, strategy, session, loggers, callbacks)

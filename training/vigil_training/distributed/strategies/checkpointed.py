@@ -1,17 +1,18 @@
 """Base of all strategies: state is saved as named fragments that any other strategy can load."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.checkpoint.reader import CheckpointReader
-from vigil_training.checkpoint.shards import Fragment, inventory
+from vigil_training.checkpoint.shards import Fragment, FragmentKind, inventory
 from vigil_training.checkpoint.writer import CheckpointWriter
 
 
@@ -23,6 +24,16 @@ def broadcast_batch_norm_statistics(module: nn.Module) -> None:
                 dist.broadcast(buffer, 0)
 
 
+class FurtherState(Protocol):
+    """State of training, in addition to the strategy's own, that is saved as fragments."""
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield this rank's fragments."""
+
+    def load_fragments(self, reader: CheckpointReader) -> None:
+        """Load them, on all ranks together."""
+
+
 class CheckpointedStrategy:
     """Mix-in for a Lightning strategy that saves and loads checkpoints of :mod:`vigil_training.checkpoint`.
 
@@ -31,9 +42,11 @@ class CheckpointedStrategy:
 
     Attributes:
         writer: writer of the run's checkpoints; set before training.
+        further: further state to save and load; set before training.
     """
 
     writer: CheckpointWriter
+    further: Sequence[FurtherState] = ()
     lightning_module: Any
     optimizers: list[Optimizer]
 
@@ -51,6 +64,21 @@ class CheckpointedStrategy:
         """Load weights, buffers and, in training, optimizer state."""
         raise NotImplementedError
 
+    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+        """Return what the optimizer steps on this rank, in place: parameters, or parts of them."""
+        raise NotImplementedError
+
+    def trained_tensors_changed(self) -> None:
+        """Let layers compute with new values of :meth:`trained_tensors`, on all ranks together."""
+
+    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+        """Yield this rank's fragments of ``tensors``, which are shaped like :meth:`trained_tensors`."""
+        raise NotImplementedError
+
+    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+        """Read what :meth:`trained_fragments` has saved under any strategy."""
+        raise NotImplementedError
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return nothing: weights are saved as fragments."""
         return {}
@@ -64,7 +92,8 @@ class CheckpointedStrategy:
         """Save the fragments, and Lightning's ``checkpoint`` as plain data."""
         del filepath
         state = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
-        self.writer.save(storage_options, state, self.fragments(self.safety_model), inventory(self.safety_model))
+        fragments = chain(self.fragments(self.safety_model), *(each.fragments() for each in self.further))
+        self.writer.save(storage_options, state, fragments, inventory(self.safety_model))
 
     def load_checkpoint(self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None) -> dict[str, Any]:
         """Return Lightning's part of a checkpoint; :meth:`load_model_state_dict` reads the fragments."""
@@ -83,7 +112,9 @@ class CheckpointedStrategy:
         return False
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load weights, buffers and optimizer state."""
+        """Load weights, buffers, optimizer state and further state."""
         del checkpoint, strict
         self.load_fragments(self.safety_model, self._reader)
+        for each in self.further:
+            each.load_fragments(self._reader)
         del self._reader

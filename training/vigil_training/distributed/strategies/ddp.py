@@ -1,6 +1,6 @@
 """Strategies whose ranks hold full tensors: a single device, and PyTorch's DistributedDataParallel. Rank 0 saves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
@@ -37,7 +37,7 @@ class ReplicatedStrategy(CheckpointedStrategy):
 
     def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
         """Load weights, buffers and the state of the optimizers."""
-        load_weights(model, reader.path, check=False)
+        load_weights(model, reader.path, check=False, averaged=False)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in self.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
@@ -48,6 +48,25 @@ class ReplicatedStrategy(CheckpointedStrategy):
                 }
                 if state:
                     optimizer.state[parameter] = state
+
+    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+        """Return the trained parameters."""
+        return [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+
+    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+        """Yield full tensors on rank 0; nothing on the other ranks."""
+        if self.is_global_zero:
+            for name, tensor in zip(_trained_names(model), tensors, strict=True):
+                yield Fragment(kind, name, tuple(tensor.shape), 0, tensor.reshape(-1))
+
+    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+        """Read full tensors."""
+        tensors = self.trained_tensors(model)
+        return [reader.read_full(kind, name).to(t.device) for name, t in zip(_trained_names(model), tensors, strict=True)]
+
+
+def _trained_names(model: SafetyModel) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 class CheckpointedSingleDevice(ReplicatedStrategy, SingleDeviceStrategy):

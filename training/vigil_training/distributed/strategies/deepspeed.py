@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -22,11 +22,15 @@ from torch import Tensor, nn
 from vigil_data.errors import UserError
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.checkpoint.reader import CheckpointReader
-from vigil_training.checkpoint.shards import Fragment
+from vigil_training.checkpoint.shards import Fragment, FragmentKind
 from vigil_training.distributed.device import process_group_backend, process_group_timeout
 from vigil_training.distributed.strategies import deepspeed_shards
 from vigil_training.distributed.strategies.checkpointed import CheckpointedStrategy, broadcast_batch_norm_statistics
-from vigil_training.distributed.strategies.deepspeed_internals import disable_op_builders, gradient_norm
+from vigil_training.distributed.strategies.deepspeed_internals import (
+    disable_op_builders,
+    gradient_norm,
+    update_compute_weights,
+)
 from vigil_training.distributed.strategies.lightning_internals import AnyDeviceDeepSpeedStrategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
@@ -227,6 +231,22 @@ class CheckpointedDeepSpeed(CheckpointedStrategy, ZeroStrategy):
 
     fragments = ZeroStrategy.fragments
     load_fragments = ZeroStrategy.load_fragments
+
+    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+        """Return the flat tensors of float32 weights that this rank updates."""
+        return deepspeed_shards.flat_weights(self.engine.optimizer, model)
+
+    def trained_tensors_changed(self) -> None:
+        """Copy them into the weights that layers compute with."""
+        update_compute_weights(self.engine.optimizer)
+
+    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+        """Yield this rank's pieces of the parameters."""
+        return deepspeed_shards.flat_fragments(self.engine.optimizer, model, kind, tensors)
+
+    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+        """Read this rank's pieces of the parameters."""
+        return deepspeed_shards.read_flat(self.engine.optimizer, model, kind, reader)
 
 
 def _import_deepspeed(spec: DeepSpeed, device: torch.device) -> None:

@@ -6,7 +6,7 @@ every parameter into equal parts, the last ones padded; the float32 copies of a 
 sub-group, in order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,31 @@ def _fill(optimizer: Any, flat: Tensor, group: list[_Piece], reader: CheckpointR
         # A float32 tensor on the weights' device, as torch's fused AdamW requires.
         step = reader.read_range("step", stepped[0].name, 0, 1).reshape(()).to(flat.device, torch.float32, copy=True)
         optimizer.optimizer.state[flat] = {"step": step, **state}
+
+
+def flat_weights(optimizer: Any, model: nn.Module) -> list[Tensor]:
+    """Return the flat tensors of float32 weights that this rank updates, one for each group; not for NVMe offloading."""
+    return [_flat(optimizer, index).detach() for index in range(len(_groups(optimizer, model)))]
+
+
+def flat_fragments(optimizer: Any, model: nn.Module, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+    """Yield this rank's fragments of tensors that are shaped like :func:`flat_weights`."""
+    for group, flat in zip(_groups(optimizer, model), tensors, strict=True):
+        for piece in group:
+            if piece.count:
+                values = flat.narrow(0, piece.offset, piece.count)
+                yield Fragment(kind, piece.name, piece.shape, piece.start, values)
+
+
+def read_flat(optimizer: Any, model: nn.Module, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+    """Read tensors of a kind in the shapes of :func:`flat_weights`; padding is zero."""
+    tensors = [torch.zeros_like(flat) for flat in flat_weights(optimizer, model)]
+    for group, flat in zip(_groups(optimizer, model), tensors, strict=True):
+        for piece in group:
+            if piece.count:
+                values = reader.read_range(kind, piece.name, piece.start, piece.count)
+                flat.narrow(0, piece.offset, piece.count).copy_(values)
+    return tensors
 
 
 def _groups(optimizer: Any, model: nn.Module) -> list[list[_Piece]]:

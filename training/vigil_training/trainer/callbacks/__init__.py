@@ -1,4 +1,4 @@
-"""Lightning callbacks of training: agreement between ranks, early stopping, checkpoints, metrics, progress.
+"""Lightning callbacks of training: ranks, early stopping, averages, checkpoints, metrics, progress.
 
 They act around the optimizer step, which is :meth:`vigil_training.trainer.lightning_module.TrainingModule.train_step`.
 """
@@ -8,3 +8,4 @@ from vigil_training.trainer.callbacks.early_stopping import EarlyStopping as Ear
 from vigil_training.trainer.callbacks.metrics import MetricsCallback as MetricsCallback
 from vigil_training.trainer.callbacks.progress import TrainingProgress as TrainingProgress
 from vigil_training.trainer.callbacks.rank_sync import RankSync as RankSync
+from vigil_training.trainer.callbacks.weight_averaging import WeightAveraging as WeightAveraging
