@@ -26,6 +26,9 @@ are added at the end."""
 BODY: Role = "body"
 """Role of whatever has none."""
 
+CONTENT_KEYS: Mapping[Modality, str] = {"text": "text", "image": "data", "audio": "data"}
+"""Key of the content of a text, image or audio file that is given as an object, as opposed to its path in a manifest."""
+
 MAX_SECONDS = 1_000_000.0
 """Latest time within an item, 11 days: float32 still resolves a tenth of a second there."""
 

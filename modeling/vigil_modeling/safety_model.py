@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import MODALITIES, TIMED, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
@@ -15,6 +15,7 @@ from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode
 from vigil_modeling.fusion import build_fusion
 from vigil_modeling.heads import Heads
 from vigil_modeling.label_structure import LabelStructure
+from vigil_modeling.segment_position import build_position
 from vigil_modeling.specs import ModelSpec
 
 
@@ -75,6 +76,7 @@ class SafetyModel(nn.Module):
         self.fusion = build_fusion(spec.fusion, spec.width, len(self.labels), spec.dropout)
         self.heads = Heads(taxonomy, spec.width, spec.dropout)
         self.structure = LabelStructure.of(spec, taxonomy)
+        self.position = build_position(spec)
         for modality in self.modalities:
             encoder_spec = getattr(spec.encoders, modality)
             try:
@@ -109,20 +111,35 @@ class SafetyModel(nn.Module):
         tokens_SPD: Tensor = self.projections[modality](self.encoders[modality](**inputs))
         return tokens_SPD
 
-    def fuse(self, tokens: Mapping[Modality, Tensor], items: Mapping[Modality, Tensor], n_items: int | Tensor) -> Prediction:
+    def segment_inputs(self, modality: Modality) -> tuple[str, ...]:
+        """Return what :meth:`fuse` needs of the segments of a modality: ``item``, and ``role`` and ``time`` if it uses them."""
+        position = self.position
+        role = ["role"] if position is not None and position.role_RD is not None else []
+        time = ["time"] if position is not None and position.time is not None and modality in TIMED else []
+        return ("item", *role, *time)
+
+    def fuse(
+        self, tokens: Mapping[Modality, Tensor], segments: Mapping[Modality, Mapping[str, Tensor]], n_items: int | Tensor
+    ) -> Prediction:
         """Fuse the segments of each item.
 
         Args:
             tokens: modality to ``[S, P, D]``, from :meth:`encode`; modalities may be absent and S may be 0.
-            items: modality to int64 ``[S]``, the row of each segment's item, in any order.
+            segments: modality to ``item`` int64 ``[S]``, the row of each segment's item, in any order; ``role`` int64 ``[S]`` and
+                ``time`` float32 ``[S, 2]``, see :class:`.SegmentPosition` (default: ``body``, and no time).
             n_items: N, or ``arange(N)``, which keeps N dynamic in an exported graph.
         """
         device = self.fusion.prior_D.device
         rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
         present = [m for m in self.modalities if m in tokens]
         packed = [tokens[m].flatten(0, 1) for m in present] or [self.fusion.prior_D.new_zeros(0, self.width)]
-        rows = [items[m].unsqueeze(1).expand(-1, tokens[m].shape[1]).flatten() for m in present] or [rows_N[:0]]
-        hidden_NLD, evidence_TL = self.fusion(torch.cat(packed), torch.cat(rows), rows_N)
+        tokens_TD = torch.cat(packed)
+        item_T = torch.cat([_per_token(segments[m]["item"], tokens[m]) for m in present] or [rows_N[:0]])
+        if self.position is not None:  # also without any token, so that its weights have gradients on every rank
+            role_T = torch.cat([_per_token(_role(segments[m]), tokens[m]) for m in present] or [item_T])
+            time_T2 = torch.cat([_per_token(_time(segments[m]), tokens[m]) for m in present] or [_time({"item": item_T})])
+            tokens_TD = tokens_TD + self.position(role_T, time_T2)
+        hidden_NLD, evidence_TL = self.fusion(tokens_TD, item_T, rows_N)
         evidence: dict[Modality, Tensor] = {}
         start = 0
         for modality, part in zip(present, packed, strict=False):
@@ -147,7 +164,7 @@ class SafetyModel(nn.Module):
                 tokens[modality] = self.encode(modality, **batch.segments[modality].inputs)
             elif touch_all:
                 touched.append(self._touch(modality))
-        prediction = self.fuse(tokens, {m: batch.segments[m].item for m in tokens}, len(batch))
+        prediction = self.fuse(tokens, {m: batch.segments[m].placement() for m in tokens}, len(batch))
         for total in touched:
             prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
         return prediction
@@ -173,6 +190,21 @@ class SafetyModel(nn.Module):
         projection.train(self.training)
         set_mode(encoder, self.training)
         return total
+
+
+def _per_token(values_S: Tensor, tokens_SPD: Tensor) -> Tensor:
+    """Repeat each segment's values ``[S, ...]`` for each of its tokens: ``[S * P, ...]``."""
+    return values_S.unsqueeze(1).expand(-1, tokens_SPD.shape[1], *values_S.shape[1:]).flatten(0, 1)
+
+
+def _role(segments: Mapping[str, Tensor]) -> Tensor:
+    return segments["role"] if "role" in segments else torch.zeros_like(segments["item"])
+
+
+def _time(segments: Mapping[str, Tensor]) -> Tensor:
+    if "time" in segments:
+        return segments["time"]
+    return torch.full_like(segments["item"], -1, dtype=torch.float32).unsqueeze(1).expand(-1, 2)
 
 
 def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> SafetyModel:

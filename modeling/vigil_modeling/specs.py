@@ -140,6 +140,20 @@ class TransformerFusion(Spec):
 FusionSpec = Annotated[MeanFusion | GatedFusion | TransformerFusion, Field(discriminator="kind")]
 
 
+class TimePosition(Spec):
+    """Sines and cosines of a segment's start and end, added to its tokens by a linear layer (Vaswani et al. 2017, sec. 3.5)."""
+
+    periods: int = Field(16, ge=2, description="number of periods, spaced geometrically")
+    shortest: float = Field(2.0, gt=0, description="shortest period in seconds: twice the smallest difference that matters")
+    longest: float = Field(7200.0, gt=0, description="longest period in seconds: that of the longest recording")
+
+    @model_validator(mode="after")
+    def _longest_is_longer(self) -> "TimePosition":
+        if self.longest <= self.shortest:
+            raise ValueError("longest must be longer than shortest")
+        return self
+
+
 class ModelSpec(Spec):
     """Encoders, their common width, and the fusion."""
 
@@ -147,6 +161,12 @@ class ModelSpec(Spec):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders
     fusion: FusionSpec = TransformerFusion()
+    segment_roles: bool = Field(
+        False, description="true: a learned embedding of each segment's role (title, context, …) is added to its tokens"
+    )
+    time_position: TimePosition | None = Field(
+        None, description="an embedding of start and end is added to the tokens of windows of audio and timed texts; null: none"
+    )
     hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
     ordinal_heads: tuple[str, ...] = Field(
         (), description="heads whose labels are ranks, from the lowest to the highest; a rank implies those below (CORN)"

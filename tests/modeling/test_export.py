@@ -21,8 +21,8 @@ class FusionGraph(torch.nn.Module):
 
     def forward(self, rows, text, text_item, image, image_item, audio, audio_item):
         tokens = dict(zip(MODALITIES, (text, image, audio), strict=True))
-        items = dict(zip(MODALITIES, (text_item, image_item, audio_item), strict=True))
-        prediction = self.model.fuse(tokens, items, rows)
+        items = (text_item, image_item, audio_item)
+        prediction = self.model.fuse(tokens, {m: {"item": item_S} for m, item_S in zip(MODALITIES, items, strict=True)}, rows)
         return torch.sigmoid(prediction.logits_NL), *(prediction.evidence[m] for m in MODALITIES)
 
 

@@ -16,6 +16,7 @@ from vigil_modeling.specs import (
     MelTimmAudio,
     ModelSpec,
     Random,
+    TimePosition,
     TimmImage,
     TransformerFusion,
     TransformersText,
@@ -59,11 +60,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_tiny(tokenizer: Path, taxonomy: Taxonomy):
-    """Function that makes a tiny model and its inputs from a fusion and modalities."""
+    """Function that makes a tiny model and its inputs from a fusion and modalities; ``placed`` uses roles and times."""
 
-    def make(fusion: FusionSpec, *modalities: str) -> tuple[SafetyModel, Inputs]:
+    def make(fusion: FusionSpec, *modalities: str, placed: bool = False) -> tuple[SafetyModel, Inputs]:
         inputs = _inputs(tokenizer, *modalities)
-        return _model(inputs, taxonomy, fusion), inputs
+        return _model(inputs, taxonomy, fusion, placed), inputs
 
     return make
 
@@ -77,7 +78,7 @@ def _inputs(tokenizer: Path, *modalities: str) -> Inputs:
     return Inputs(**{m: every[m] for m in modalities})
 
 
-def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec) -> SafetyModel:
+def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec, placed: bool) -> SafetyModel:
     text = {
         "model_type": "bert",
         "vocab_size": 100,
@@ -93,7 +94,11 @@ def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec) -> SafetyMode
     }
     encoders = Encoders(**{m: every[m] for m in every if getattr(inputs, m) is not None})
     torch.manual_seed(7)
-    return build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion), inputs, taxonomy).eval()
+    position = {"segment_roles": True, "time_position": TimePosition()} if placed else {}
+    model = build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion, **position), inputs, taxonomy).eval()
+    if model.position is not None and model.position.time is not None:
+        torch.nn.init.normal_(model.position.time.weight, std=0.2)  # as after training; it starts at zero
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +107,9 @@ def exported(make_tiny, taxonomy: Taxonomy, tmp_path_factory: pytest.TempPathFac
     from vigil_serving.export.publish import Provenance
     from vigil_serving.parity.cases import make_item
 
-    model, inputs = make_tiny(TransformerFusion(layers=1, heads=2), "text", "image", "audio")
+    model, inputs = make_tiny(TransformerFusion(layers=1, heads=2), "text", "image", "audio", placed=True)
     to = tmp_path_factory.mktemp("exported") / "bundle"
-    examples = [make_item(["text", "audio"], 1000 + n, inputs) for n in range(10)]
+    examples = [make_item(["text", "audio"], 1000 + n, inputs, placed=True) for n in range(10)]
     provenance = Provenance("tiny", {"dataset": {"path": "/somewhere", "version": 3}}, recipe="name: tiny\n")
     export_model(model, inputs, taxonomy, THRESHOLDS, examples, to=to, provenance=provenance)
     return Exported(model, inputs, taxonomy, THRESHOLDS, to)

@@ -29,6 +29,10 @@ class Segments:
     role: Tensor
     time: Tensor
 
+    def placement(self) -> dict[str, Tensor]:
+        """Return the arrays other than the encoder's inputs by name: ``item``, ``role`` and ``time``."""
+        return {"item": self.item, "role": self.role, "time": self.time}
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Segments:
         """Return the segments with ``function`` applied to every tensor."""
         inputs = {k: function(v) for k, v in self.inputs.items()}

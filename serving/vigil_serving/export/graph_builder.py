@@ -133,7 +133,7 @@ class GraphBuilder:
 
     def build_torchscript(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
         """Trace the complete model."""
-        inputs, outputs = _all_inputs(graphs, self.network.modalities), graphs["fusion"].graph.outputs
+        inputs, outputs = _all_inputs(graphs, self.network), graphs["fusion"].graph.outputs
 
         def traced(to: Path) -> dict[str, Graph]:
             file = _with_folder(to, "torchscript/model.pt")
@@ -241,13 +241,13 @@ def _write_onnx(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]
     return {name: Graph(file, *onnx_export.tensor_specs(proto))}
 
 
-def _all_inputs(graphs: Mapping[str, BuiltGraph], modalities: tuple[Modality, ...]) -> dict[str, TensorSpec]:
+def _all_inputs(graphs: Mapping[str, BuiltGraph], network: SafetyModel) -> dict[str, TensorSpec]:
     """Return the inputs, in order, of a graph that takes all modalities."""
     inputs = dict(graphs["fusion"].graph.inputs)
-    for modality in modalities:
+    for modality in network.modalities:
         for name, spec in graphs[modality].graph.inputs.items():
             inputs[name] = TensorSpec(spec.dtype, (f"{modality}_segments", *spec.shape[1:]))
-    return {name: inputs[name] for name in input_names(modalities, fused=False)}
+    return {name: inputs[name] for name in input_names(network, fused=False)}
 
 
 def _with_folder(to: Path, file: str) -> str:

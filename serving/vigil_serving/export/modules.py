@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vigil_data.decode import Decoder
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import Modality
 from vigil_data.loading.batch import collate
-from vigil_data.loading.packing import DecodedItem, pack
+from vigil_data.loading.packing import pack
 from vigil_data.sources import resolve
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
@@ -85,19 +85,22 @@ class FusionGraph(nn.Module):
         self.model = model
         self.modalities = modalities
 
-    def forward(self, rows: Tensor, *tokens_and_items: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Fuse.
 
         Args:
             rows: int64 ``[N]``, 0 to N - 1; its length is the number of items.
-            tokens_and_items: for each modality in turn, tokens ``[S_m, P_m, D]`` and the items' rows ``[S_m]``.
+            inputs: for each modality in turn, tokens ``[S_m, P_m, D]`` and its :meth:`.SafetyModel.segment_inputs`.
 
         Returns:
             Probabilities ``[N, L]``, then the evidence ``[S_m, L]`` for each modality.
         """
-        tokens = dict(zip(self.modalities, tokens_and_items[0::2], strict=True))
-        items = dict(zip(self.modalities, tokens_and_items[1::2], strict=True))
-        prediction = self.model.fuse(tokens, items, rows)
+        rest, tokens, segments = list(inputs), {}, {}
+        for modality in self.modalities:
+            names = self.model.segment_inputs(modality)
+            tokens[modality], taken, rest = rest[0], rest[1 : 1 + len(names)], rest[1 + len(names) :]
+            segments[modality] = dict(zip(names, taken, strict=True))
+        prediction = self.model.fuse(tokens, segments, rows)
         return (torch.sigmoid(prediction.logits_NL), *(prediction.evidence[m] for m in self.modalities))
 
 
@@ -108,17 +111,17 @@ class ExampleInputs(NamedTuple):
         rows: int64 ``[N]``, 0 to N - 1.
         encoder_inputs: inputs of each modality's encoder, in their order.
         tokens: tokens of each modality, ``[S_m, P_m, D]``.
-        items: rows of the segments' items of each modality, int64 ``[S_m]``.
+        segments: what the fusion takes with the tokens of each modality, in the order of :meth:`.SafetyModel.segment_inputs`.
     """
 
     rows: Tensor
     encoder_inputs: Mapping[Modality, tuple[Tensor, ...]]
     tokens: Mapping[Modality, Tensor]
-    items: Mapping[Modality, Tensor]
+    segments: Mapping[Modality, tuple[Tensor, ...]]
 
     def fusion_inputs(self) -> tuple[Tensor, ...]:
         """Return the inputs of :class:`FusionGraph`."""
-        return (self.rows, *(tensor for m in self.tokens for tensor in (self.tokens[m], self.items[m])))
+        return (self.rows, *(tensor for m in self.tokens for tensor in (self.tokens[m], *self.segments[m])))
 
 
 def example_inputs(network: SafetyModel, inputs: Inputs) -> ExampleInputs:
@@ -130,21 +133,24 @@ def example_inputs(network: SafetyModel, inputs: Inputs) -> ExampleInputs:
     """
     decoder = Decoder(inputs, ())
     encoder_inputs: dict[Modality, tuple[Tensor, ...]] = {}
-    items: dict[Modality, Tensor] = {}
+    placements: dict[Modality, tuple[Tensor, ...]] = {}
     for place, modality in enumerate(network.modalities):
-        segments: list[DecodedItem] = [decoder.decode(make_item([modality], 6 * n + 1, inputs)) for n in range(place + 3)]
-        batch = collate(pack(segments)).segments[modality]
+        made = [make_item([modality], 6 * n + 1, inputs, placed=network.position is not None) for n in range(place + 3)]
+        batch = collate(pack([decoder.decode(item) for item in made])).segments[modality]
         encoder_inputs[modality] = tuple(batch.inputs[name] for name in ENCODER_INPUTS[modality])
-        items[modality] = batch.item
+        placements[modality] = tuple(batch.placement()[name] for name in network.segment_inputs(modality))
     with torch.no_grad():
         tokens = {m: network.encode(m, **dict(zip(ENCODER_INPUTS[m], given, strict=True))) for m, given in encoder_inputs.items()}
-    return ExampleInputs(torch.arange(7), encoder_inputs, tokens, items)
+    return ExampleInputs(torch.arange(7), encoder_inputs, tokens, placements)
 
 
-def input_names(modalities: tuple[Modality, ...], *, fused: bool) -> list[str]:
+def input_names(network: SafetyModel, *, fused: bool) -> list[str]:
     """Return the names of the inputs, in order, of the fusion graph (``fused``) or of a graph that takes all modalities."""
-    names = {m: ([f"{m}_tokens"] if fused else [*ENCODER_INPUTS[m]]) for m in modalities}
-    return ["rows", *(name for m in MODALITIES if m in names for name in (*names[m], f"{m}_item"))]
+    names = ["rows"]
+    for modality in network.modalities:
+        names += [f"{modality}_tokens"] if fused else ENCODER_INPUTS[modality]
+        names += [f"{modality}_{name}" for name in network.segment_inputs(modality)]
+    return names
 
 
 def output_names(modalities: tuple[Modality, ...]) -> list[str]:

@@ -56,10 +56,10 @@ def fusion_graph(network: SafetyModel, example: ExampleInputs, *, opset: int = O
     modalities, arguments = network.modalities, example.fusion_inputs()
     first = {0: torch.export.Dim.DYNAMIC}
     shapes = (first, tuple(first for _ in arguments[1:]))
-    names = (input_names(modalities, fused=True), output_names(modalities))
+    names = (input_names(network, fused=True), output_names(modalities))
     graph = _export(FusionGraph(network, modalities), arguments, shapes, names, opset)
-    segments = {m: [f"{m}_segments"] for m in modalities}
-    named = {name.format(m): axes for m, axes in segments.items() for name in ("{}_tokens", "{}_item", "evidence_{}")}
+    named = {f"{m}_{name}": [f"{m}_segments"] for m in modalities for name in ("tokens", *network.segment_inputs(m))}
+    named |= {f"evidence_{m}": [f"{m}_segments"] for m in modalities}
     _name_axes(graph, {"rows": ["items"], "probabilities": ["items"], **named})
     return graph
 
@@ -80,7 +80,7 @@ def single_graph(encoders: Mapping[Modality, ModelProto], fusion: ModelProto) ->
             renamed.CopyFrom(value)
             renamed.type.tensor_type.shape.dim[0].dim_param = f"{modality}_segments"
             inputs.append(renamed)
-        inputs.append(fusion_inputs[f"{modality}_item"])
+        inputs += [fusion_inputs[f"{modality}_{n}"] for n in ("item", "role", "time") if f"{modality}_{n}" in fusion_inputs]
     joined = helper.make_graph([*nodes, *fusion.graph.node], "model", inputs, outputs, initializer=fusion.graph.initializer)
     model = helper.make_model(joined, opset_imports=fusion.opset_import, ir_version=fusion.ir_version, producer_name="vigil")
     onnx.checker.check_model(model)

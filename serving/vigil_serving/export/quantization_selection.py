@@ -119,7 +119,7 @@ def _measure(modality: Modality, name: str, file: Path, baseline: Fp32Baseline) 
 
 
 def _fuse_case(sessions: Sessions, case: Case, tokens: Mapping[Modality, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return fuse(sessions, len(case.items), tokens, {m: case.packed.segments[m].item for m in tokens}).probabilities_NL
+    return fuse(sessions, len(case.items), tokens, case.packed.segments).probabilities_NL
 
 
 def _times(files: Mapping[str, Path], feeds: Sequence[Feed]) -> dict[str, float | None]:

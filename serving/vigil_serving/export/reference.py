@@ -110,7 +110,7 @@ def compute_reference(network: SafetyModel, inputs: Inputs, examples: Sequence[I
         cache: runs the step.
     """
     with cache.timed("cases"):
-        cases = make_cases(inputs, examples)
+        cases = make_cases(inputs, examples, placed=network.position is not None)
 
     def run(to: Path) -> None:
         outputs = {}

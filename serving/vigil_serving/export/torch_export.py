@@ -78,7 +78,7 @@ def _only(model: SafetyModel, *modalities: Modality) -> SafetyModel:
         name: nn.ModuleDict({m: model.get_submodule(name).get_submodule(m) for m in modalities})
         for name in ("encoders", "projections")
     }
-    rest = {} if modalities else {name: model.get_submodule(name) for name in ("fusion", "heads")}
+    rest = {} if modalities else {name: child for name, child in model.named_children() if name not in kept}
     object.__setattr__(part, "_modules", {**kept, **rest})
     return part
 

@@ -53,13 +53,14 @@ class FullModel(nn.Module):
 
         Args:
             rows: int64 ``[N]``.
-            inputs: for each modality in turn, its encoder's inputs and int64 ``[S_m]``.
+            inputs: for each modality in turn, its encoder's inputs and its :meth:`.SafetyModel.segment_inputs`.
         """
         rest, fused = list(inputs), []
         for modality in self.fusion.modalities:
             taken = len(ENCODER_INPUTS[modality])
-            fused += [self.encoders[modality](*rest[:taken]), rest[taken]]
-            rest = rest[taken + 1 :]
+            placed = taken + len(self.fusion.model.segment_inputs(modality))
+            fused += [self.encoders[modality](*rest[:taken]), *rest[taken:placed]]
+            rest = rest[placed:]
         outputs: tuple[Tensor, ...] = self.fusion(rows, *fused)
         return outputs
 
@@ -75,7 +76,7 @@ def save_torchscript(network: SafetyModel, example: ExampleInputs, to: Path) -> 
     modalities = network.modalities
     with quiet(), torch.no_grad():
         encoders = {m: _guarded(ENCODER_GRAPHS[m](network).eval(), example.encoder_inputs[m]) for m in modalities}
-        inputs = (tensor for m in modalities for tensor in (*example.encoder_inputs[m], example.items[m]))
+        inputs = (tensor for m in modalities for tensor in (*example.encoder_inputs[m], *example.segments[m]))
         model = FullModel(encoders, FusionGraph(network, modalities)).eval()
         torch.jit.trace(model, (example.rows, *inputs), check_trace=False).save(str(to))  # type: ignore[no-untyped-call]
 

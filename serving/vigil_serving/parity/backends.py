@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vigil_data.loading.packing import NO_SEGMENTS
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import Backend, CaseDecisions, input_arrays, runtime_backend
@@ -129,11 +130,12 @@ def _torch_export(model: ExportedModel, suffix: str) -> Callable[[Case], NDArray
                 segments = case.packed.segments.get(modality)
                 if segments is None:
                     _, per_segment, width = fusion_inputs[f"{modality}_tokens"].shape
-                    arguments += [torch.zeros(0, int(per_segment), int(width)), torch.zeros(0, dtype=torch.int64)]
+                    arguments.append(torch.zeros(0, int(per_segment), int(width)))
                 else:
                     names = model.graphs[modality].inputs
-                    tokens_SPD = encoder(*(torch.from_numpy(segments.inputs[name]) for name in names))
-                    arguments += [tokens_SPD, torch.from_numpy(segments.item)]
+                    arguments.append(encoder(*(torch.from_numpy(segments.inputs[name]) for name in names)))
+                placement = (segments or NO_SEGMENTS).placement(modality, fusion_inputs)
+                arguments += [torch.from_numpy(array) for array in placement.values()]
             return np.asarray(fusion(*arguments)[0].numpy())
 
     return probabilities

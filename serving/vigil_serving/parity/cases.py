@@ -6,7 +6,7 @@ The items are synthetic and follow from a seed, so a bundle can hold some of the
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import soundfile
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vigil_data.decode import Decoder
-from vigil_data.items import MODALITIES, Item, Modality
+from vigil_data.items import MAX_SECONDS, MODALITIES, ROLES, Item, Modality
 from vigil_data.loading.packing import Packed, pack
 from vigil_data.presence import presence_pattern
 from vigil_data.settings import AudioSettings, ImageSettings, Settings, TextSettings
@@ -60,13 +60,14 @@ class Case:
     real: bool = False
 
 
-def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = ()) -> list[Case]:
+def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] = (), *, placed: bool = False) -> list[Case]:
     """Make batches of every presence pattern, mixed batches of every size from 1 to 8, extremes, and batches of real items.
 
     Args:
         inputs: the modalities that the model takes, and how they are decoded.
         examples: real items; they are never golden.
         sizes: sizes of the batches of each pattern (default: 1, 2, 8 and, in turn, one of 3 to 7, which keeps the gate short).
+        placed: give the synthetic items roles and times, for a model that uses them.
 
     Raises:
         vigil_data.decode.Undecodable: if an example cannot be decoded.
@@ -78,14 +79,16 @@ def make_cases(inputs: Settings, examples: Sequence[Item], sizes: Sequence[int] 
     serial = itertools.count()
     for place, pattern in enumerate(patterns):
         for size in sizes or (1, 2, 3 + place % 5, 8):
-            items = tuple(make_item(pattern, next(serial), inputs) for _ in range(size))
+            items = tuple(make_item(pattern, next(serial), inputs, placed=placed) for _ in range(size))
             cases.append(_case(f"{presence_pattern(pattern)} x {size}", items, decoder, golden=size == 2))
     for size in SIZES:
         items = tuple(
-            make_item(pattern, next(serial), inputs) for pattern in itertools.islice(itertools.cycle(reversed(patterns)), size)
+            make_item(pattern, next(serial), inputs, placed=placed)
+            for pattern in itertools.islice(itertools.cycle(reversed(patterns)), size)
         )
         cases.append(_case(f"mixed x {size}", items, decoder, golden=size == max(SIZES)))
-    cases += [_case(name, (item,), decoder, golden=True) for name, item in extremes(inputs)]
+    found = [(name, place_media(item, number) if placed else item) for number, (name, item) in enumerate(extremes(inputs))]
+    cases += [_case(name, (item,), decoder, golden=True) for name, item in found]
     return cases + real_cases(examples, decoder)
 
 
@@ -127,15 +130,33 @@ def extremes(inputs: Settings) -> list[tuple[str, Item]]:
     return found
 
 
-def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings) -> Item:
-    """Make a synthetic item with the modalities of ``pattern``; ``variant`` selects lengths, counts and extremes."""
+def make_item(pattern: Sequence[Modality], variant: int, inputs: Settings, *, placed: bool = False) -> Item:
+    """Make a synthetic item with the modalities of ``pattern``; ``variant`` selects lengths, counts and extremes.
+
+    Args:
+        pattern: the modalities.
+        variant: what the item is like.
+        inputs: how its media will be decoded.
+        placed: give its media roles and times, see :func:`place_media`.
+    """
     rng = np.random.default_rng(variant)
-    return Item(
+    item = Item(
         f"made-{variant}",
         text=_texts(variant, inputs.text, rng) if inputs.text and "text" in pattern else (),
         image=_images(variant, inputs.image, rng) if inputs.image and "image" in pattern else (),
         audio=_sounds(variant, inputs.audio, rng) if inputs.audio and "audio" in pattern else (),
     )
+    return place_media(item, variant) if placed else item
+
+
+def place_media(item: Item, variant: int) -> Item:
+    """Return an item with random roles, and random times for about half of its texts, the first and last moment among them."""
+    rng = np.random.default_rng([variant, 1])
+    counts = {modality: len(getattr(item, modality)) for modality in MODALITIES}
+    roles = {modality: tuple(ROLES[n] for n in rng.integers(0, len(ROLES), count)) for modality, count in counts.items() if count}
+    moments = [0.0, MAX_SECONDS, *np.round(10 ** rng.uniform(-1, 4, 6), 3)]
+    times = [sorted(map(float, rng.choice(moments, 2))) if rng.random() < 0.5 else None for _ in item.text]
+    return replace(item, roles=roles, times=tuple((time[0], time[1]) if time else None for time in times) if any(times) else ())
 
 
 def _case(name: str, items: tuple[Item, ...], decoder: Decoder, golden: bool) -> Case:

@@ -247,11 +247,12 @@ def input_arrays(packed: Packed, inputs: Mapping[str, TensorSpec]) -> dict[str, 
 
     Args:
         packed: the batch.
-        inputs: the graph's inputs: ``rows``, and for each modality its arrays and ``MODALITY_item``.
+        inputs: the graph's inputs: ``rows``, and for each modality its arrays, ``MODALITY_item``, and role and time if used.
     """
     arrays: dict[str, NDArray[np.generic]] = {"rows": np.arange(len(packed.ids), dtype=np.int64)}
     for modality, segments in packed.segments.items():
-        arrays |= {f"{modality}_item": segments.item, **segments.inputs}
+        placement = segments.placement(modality, inputs)
+        arrays |= {**segments.inputs, **{f"{modality}_{name}": array for name, array in placement.items()}}
     return {name: arrays[name] if name in arrays else _no_segments(spec) for name, spec in inputs.items()}
 
 

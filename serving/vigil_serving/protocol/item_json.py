@@ -12,12 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vigil_data.items import BODY, MODALITIES, Item, Modality, Role, Time, read_segments
+from vigil_data.items import BODY, CONTENT_KEYS, MODALITIES, Item, Modality, Role, Time, read_segments
 from vigil_serving.protocol.errors import invalid
 
 ITEM_KEYS = ("id", "text", "image", "audio", "columns")
-CONTENT_KEYS: Mapping[Modality, str] = {"text": "text", "image": "data", "audio": "data"}
-"""Key of the content of a text, image or audio file that is given as an object."""
 MAX_ID_CHARACTERS = 256
 
 
@@ -26,7 +24,7 @@ def item_from_json(value: Any, where: str) -> Item:
 
     Args:
         value: an object with ``id``, and any of ``text`` (strings), ``image`` and ``audio`` (base64) and ``columns`` (scalars).
-            In place of a string there may be an object with a role, the content under one of :data:`CONTENT_KEYS`, and a text's
+            In place of a string there may be an object with a role, the content under ``text`` or ``data``, and a text's
             time; see :func:`vigil_data.items.read_segments`.
         where: name of the item in error messages.
 

@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vigil_data.items import Modality
-from vigil_data.loading.packing import Packed, PackedSegments
+from vigil_data.loading.packing import NO_SEGMENTS, Packed, PackedSegments
 from vigil_serving.bundle.load import ExportedModel
 
 RUN_LIMITS: Mapping[Modality, int] = {"text": 4096, "image": 16, "audio": 16}
@@ -86,11 +86,14 @@ def run(sessions: Sessions, packed: Packed) -> GraphOutputs:
     """
     taken = {m: packed.segments[m] for m in sessions.encoders if m in packed.segments}
     tokens = {m: encode(sessions.encoders[m], segments, RUN_LIMITS[m]) for m, segments in taken.items()}
-    return fuse(sessions, len(packed.ids), tokens, {m: segments.item for m, segments in taken.items()})
+    return fuse(sessions, len(packed.ids), tokens, taken)
 
 
 def fuse(
-    sessions: Sessions, items: int, tokens: Mapping[Modality, NDArray[np.float32]], item: Mapping[Modality, NDArray[np.int64]]
+    sessions: Sessions,
+    items: int,
+    tokens: Mapping[Modality, NDArray[np.float32]],
+    segments: Mapping[Modality, PackedSegments],
 ) -> GraphOutputs:
     """Run the fusion graph, which joins the segments of each item.
 
@@ -98,19 +101,17 @@ def fuse(
         sessions: the loaded graphs.
         items: number of items N.
         tokens: encoded segments ``[S_m, P_m, D]`` for each modality present.
-        item: item of each segment, int64 ``[S_m]``, for each modality present.
+        segments: the segments of each modality present, for their items, roles and times.
     """
     if not items:
         return GraphOutputs(np.empty((0, sessions.fusion.get_outputs()[0].shape[1]), np.float32), {})
     shapes = {node.name: node.shape for node in sessions.fusion.get_inputs()}
     feeds: dict[str, NDArray[np.generic]] = {"rows": np.arange(items, dtype=np.int64)}
     for modality in sessions.encoders:
-        if modality in tokens:
-            feeds[f"{modality}_tokens"], feeds[f"{modality}_item"] = tokens[modality], item[modality]
-        else:
-            _, per_segment, width = shapes[f"{modality}_tokens"]
-            feeds[f"{modality}_tokens"] = np.empty((0, per_segment, width), np.float32)
-            feeds[f"{modality}_item"] = np.empty(0, np.int64)
+        _, per_segment, width = shapes[f"{modality}_tokens"]
+        feeds[f"{modality}_tokens"] = tokens.get(modality, np.empty((0, per_segment, width), np.float32))
+        placement = (segments[modality] if modality in tokens else NO_SEGMENTS).placement(modality, shapes)
+        feeds |= {f"{modality}_{name}": array for name, array in placement.items()}
     outputs = dict(zip((node.name for node in sessions.fusion.get_outputs()), sessions.fusion.run(None, feeds), strict=True))
     return GraphOutputs(outputs["probabilities"], {m: outputs[f"evidence_{m}"] for m in sessions.encoders if m in tokens})
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vigil_data.decode import Decoder, Undecodable
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
-from vigil_data.items import MODALITIES, Item, Modality
+from vigil_data.items import CONTENT_KEYS, MODALITIES, Item, Modality, Role, Time, read_segments
 from vigil_data.loading.packing import Packed, PackedSegments
 from vigil_serving.bundle.load import Bundle, ExportedModel, load_bundle
 from vigil_serving.runtime.decisions import Decision, decide
@@ -157,7 +157,7 @@ class Scorer:
                 item_S = np.repeat(np.arange(len(batch), dtype=np.int64), [len(of) for of in spans])
                 segments[modality] = PackedSegments(item_S, {}, tuple(span for of in spans for span in of))
         ids = tuple(entry.item.id for entry in batch)
-        scores = fuse(self.sessions, len(batch), tokens, {m: segments[m].item for m in segments})
+        scores = fuse(self.sessions, len(batch), tokens, segments)
         return Packed(ids, segments, np.empty((len(ids), 0), np.float32)), scores
 
 
@@ -165,8 +165,9 @@ def item_from_mapping(value: Mapping[str, Any], where: str = "item") -> Item:
     """Read an item from a mapping.
 
     Args:
-        value: ``id`` (text), and optional lists under ``text`` (text), ``image`` and ``audio`` (encoded bytes); every other key
-            is a column, such as ``market`` or ``language``.
+        value: ``id`` (text), and optional lists under ``text`` (text), ``image`` and ``audio`` (encoded bytes); an entry may be a
+            mapping with a role, and the content under ``text`` or ``data`` (:func:`vigil_data.items.read_segments`). Every other
+            key is a column, such as ``market`` or ``language``.
         where: name of the item in error messages.
 
     Raises:
@@ -179,13 +180,21 @@ def item_from_mapping(value: Mapping[str, Any], where: str = "item") -> Item:
     if not isinstance(value.get("id"), str):
         raise UserError(f"{where}.id: must be text")
     media: dict[str, tuple[Any, ...]] = {}
+    roles: dict[Modality, tuple[Role, ...]] = {}
+    times: dict[Modality, tuple[Time | None, ...]] = {}
     for modality in MODALITIES:
         given, wanted = value.get(modality, ()), str if modality == "text" else bytes
-        if not isinstance(given, (list, tuple)) or not all(isinstance(medium, wanted) for medium in given):
-            raise UserError(f"{where}.{modality}: must be a list of {'text' if wanted is str else 'encoded bytes'}")
-        media[modality] = tuple(given)
+        listed = isinstance(given, (list, tuple))
+        try:
+            contents, of, times[modality] = read_segments(given if listed else (), modality, CONTENT_KEYS[modality])
+        except ValueError as error:
+            raise UserError(f"{where}.{modality}{error}") from None
+        if not listed or not all(isinstance(medium, wanted) for medium in contents):
+            raise UserError(f"{where}.{modality}: must be a list of {'text' if wanted is str else 'encoded bytes'} or objects")
+        media[modality] = tuple(contents)
+        roles |= {modality: of} if of else {}
     columns = {name: entry for name, entry in value.items() if name != "id" and name not in MODALITIES}
-    return Item(value["id"], media["text"], media["image"], media["audio"], columns=columns)
+    return Item(value["id"], media["text"], media["image"], media["audio"], {}, columns, roles, times["text"])
 
 
 def _fusion_batches(entries: Sequence[_DecodedItem]) -> Iterator[list[_DecodedItem]]:

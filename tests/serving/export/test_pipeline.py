@@ -159,8 +159,8 @@ def _shifted(function, model, by: float):
     right = model.fuse
 
     def wrapped(*arguments, **options):
-        def fuse(tokens, items, rows):
-            prediction = right(tokens, items, rows)
+        def fuse(tokens, segments, rows):
+            prediction = right(tokens, segments, rows)
             return prediction._replace(logits_NL=prediction.logits_NL + by)
 
         object.__setattr__(model, "fuse", fuse)
