@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from vigil_data.augmentation.specs import Augmentation as Augmentation
 from vigil_data.settings import hop_samples, window_samples
 from vigil_data.source_specs import Hub as Hub
 from vigil_data.source_specs import Local as Local
@@ -152,6 +153,7 @@ class Data(Spec):
     validation: str = Field("validation", description="value of the column split for validation, thresholds and early stopping")
     where: str | None = Field(None, description="SQL condition that selects training rows")
     batch: BatchPlan = BatchPlan()
+    augmentation: Augmentation | None = Field(None, description="random changes of training items; null: none")
     workers: int = Field(0, ge=0, description="number of decoding processes; 0 decodes in the training process")
     worker_start: Literal["forkserver", "spawn"] = Field(
         "forkserver", description="start method of the workers (Lance is not fork-safe)"

@@ -75,6 +75,21 @@ class TimmImage(EncoderSpec):
     options: Mapping[str, Any] = Field(default_factory=dict, description="additional arguments of timm.create_model")
 
 
+class SpecAugment(Spec):
+    """SpecAugment without time warping (Park et al. 2019, section 2): in training, bands and frames are set to the mean."""
+
+    frequency_masks: int = Field(2, ge=0, description="masks over mel bands")
+    frequency_width: float = Field(0.2, gt=0, le=1, description="maximum width of such a mask, relative to all bands")
+    time_masks: int = Field(2, ge=0, description="masks over frames")
+    time_width: float = Field(0.2, gt=0, le=1, description="maximum length of such a mask, relative to the window")
+
+    @model_validator(mode="after")
+    def _some_mask(self) -> "SpecAugment":
+        if not self.frequency_masks and not self.time_masks:
+            raise ValueError("masks nothing; leave spec_augment out")
+        return self
+
+
 class MelTimmAudio(EncoderSpec):
     """Any timm backbone with one input channel over a log-mel spectrogram that is part of the graph."""
 
@@ -89,6 +104,7 @@ class MelTimmAudio(EncoderSpec):
     pool: Literal["average", "none"] = Field(
         "average", description="average: one token per window; none: one token per cell of the last feature map"
     )
+    spec_augment: SpecAugment | None = Field(None, description="masks over the spectrogram in training; null: none")
     options: Mapping[str, Any] = Field(default_factory=dict, description="additional arguments of timm.create_model")
 
 

@@ -87,13 +87,19 @@ class Decoder:
         targets_L = np.array([np.nan if target is None else target for target in known], np.float32)
         return DecodedItem(item.id, segments, targets_L, cut)
 
-    def decode_all(self, items: Iterable[Item]) -> Packed:
-        """Decode and pack items; undecodable ones are omitted and listed in :attr:`Packed.refused`."""
+    def decode_all(self, items: Iterable[Item], change: Callable[[DecodedItem], DecodedItem] | None = None) -> Packed:
+        """Decode and pack items; undecodable ones are omitted and listed in :attr:`Packed.refused`.
+
+        Args:
+            items: the items.
+            change: called with each decoded item; returns the item to pack (default: the same).
+        """
         decoded: list[DecodedItem] = []
         refused: list[Refusal] = []
         for item in items:
             try:
-                decoded.append(self.decode(item))
+                one = self.decode(item)
+                decoded.append(one if change is None else change(one))
             except Undecodable as error:
                 refused.append(Refusal(item.id, error.modality, error.index, error.reason))
         packed = pack(decoded, refused)

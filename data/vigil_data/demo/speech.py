@@ -18,6 +18,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from vigil_data.augmentation.audio import background
 from vigil_data.errors import UserError
 
 RATE = 16_000
@@ -84,7 +85,7 @@ def record(sound: Sound, rng: Random) -> bytes:
     voice = soxr.resample(sound, RATE * rng.uniform(0.9, 1.15), RATE)
     clip = np.concatenate([np.zeros(round(RATE * rng.uniform(0.0, 0.3)), np.float32), voice])
     level = float(np.sqrt(np.mean(voice**2))) + 1e-6
-    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * _background(len(clip), rng, noise)
+    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * background(len(clip), RATE, rng, noise)
     return _encode(clip, rng)
 
 
@@ -109,7 +110,7 @@ def record_episode(sounds: Sequence[Sound], rng: Random) -> tuple[bytes, list[tu
         samples += len(voice) + len(pause)
     clip = np.concatenate(parts)
     level = float(np.sqrt(np.mean(clip**2))) + 1e-6
-    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * _background(len(clip), rng, noise)
+    clip += level * 10 ** (-rng.uniform(15, 35) / 20) * background(len(clip), RATE, rng, noise)
     return _encode(clip, rng), times
 
 
@@ -118,19 +119,3 @@ def _encode(clip: Sound, rng: Random) -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, clip, RATE, format="FLAC", subtype="PCM_16")
     return stream.getvalue()
-
-
-def _background(samples: int, rng: Random, noise: np.random.Generator) -> Sound:
-    """Return hiss, rumble, hum or a chord with a root mean square of 1."""
-    kind = rng.choice(("hiss", "rumble", "hum", "chord"))
-    if kind == "hiss":
-        made = noise.standard_normal(samples)
-    elif kind == "rumble":
-        kernel = np.ones(24) / 24
-        made = np.convolve(noise.standard_normal(samples), kernel, "same")
-    else:
-        seconds = np.arange(samples) / RATE
-        tones = (50, 100, 150) if kind == "hum" else [rng.uniform(180, 360) * ratio for ratio in (1, 1.25, 1.5)]
-        made = np.sum([np.sin(2 * np.pi * tone * seconds) for tone in tones], axis=0)
-    background: Sound = (made / (np.sqrt(np.mean(made**2)) + 1e-9)).astype(np.float32)
-    return background

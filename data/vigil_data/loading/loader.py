@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from vigil_data.augmentation.specs import Augmentation
 from vigil_data.loading.batch import Batch, collate
 from vigil_data.loading.sampler import EpochPlan, Rows, sequence
 from vigil_data.specs import BatchPlan, Inputs
@@ -28,10 +29,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Request(NamedTuple):
-    """Request to a worker: rows of the dataset, and :attr:`vigil_data.loading.batch.Batch.share`."""
+    """Request to a worker.
+
+    Attributes:
+        rows: rows of the dataset.
+        share: :attr:`vigil_data.loading.batch.Batch.share`.
+        epoch: the epoch of augmentation; ``None``: items are not augmented.
+    """
 
     rows: Rows
     share: float | None = None
+    epoch: int | None = None
 
 
 @dataclass
@@ -43,12 +51,16 @@ class Reader:
         version: its version.
         inputs: how media are decoded.
         labels: order of the targets.
+        augmentation: random changes of items whose request has an epoch.
+        seed: seed of the augmentation.
     """
 
     path: Path
     version: int | None
     inputs: Inputs
     labels: tuple[str, ...]
+    augmentation: Augmentation | None = None
+    seed: int = 0
     _opened: Any = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,7 +74,14 @@ class Reader:
 
             self._opened = Dataset(self.path, self.version), Decoder(self.inputs, self.labels)
         dataset, decoder = self._opened
-        packed = decoder.decode_all(dataset.take(request.rows) if len(request.rows) else [])
+        items = dataset.take(request.rows) if len(request.rows) else []
+        if request.epoch is None or self.augmentation is None:
+            packed = decoder.decode_all(items)
+        else:
+            from vigil_data.augmentation.augmenter import Augmenter
+
+            augmenter = Augmenter(self.augmentation, self.inputs, self.seed, request.epoch)
+            packed = decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
         if not packed.ids:
             packed = replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
         return collate(packed, request.share)
@@ -131,7 +150,7 @@ class TrainingLoader:
     def requests(self) -> Iterator[Request]:
         """Yield the remaining requests of this epoch."""
         for step in range(self.step, self._plan.steps):
-            yield Request(self._rows[self._plan.rows(step, self._rank)], self.share(step))
+            yield Request(self._rows[self._plan.rows(step, self._rank)], self.share(step), self.epoch)
 
     def share(self, step: int) -> float:
         """Return the factor on the summed loss of the batch at ``step``.

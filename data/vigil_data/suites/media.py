@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from vigil_data.augmentation.image import wrapped
 from vigil_data.errors import UserError
 from vigil_data.media_files import MediaFolder
 from vigil_data.suites.specs import Picture, Sound
@@ -41,7 +42,7 @@ def written(text: str, rng: Random, font: bytes | None = None) -> bytes:
     if unknown := _missing_glyphs(text, face):
         what = "the font" if font else "the built-in font"
         raise UserError(f"{what} lacks {', '.join(map(repr, unknown))}; set `font` to a font that has them")
-    lines = _lines(text, face)
+    lines = wrapped(text, face, WIDTH)
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), lines, font=face)
     size = (round(box[2] - box[0]) + 2 * _MARGIN, round(box[3] - box[1]) + 2 * _MARGIN)
     image = Image.new("RGB", size, rng.choice(_PAPERS))
@@ -71,17 +72,6 @@ def _missing_glyphs(text: str, face: "Font") -> list[str]:
 def _glyph(face: "Font", letter: str) -> tuple[Any, bytes]:
     mask = face.getmask(letter)
     return mask.size, bytes(mask)
-
-
-def _lines(text: str, face: "Font") -> str:
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and face.getlength(longer) <= WIDTH:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)
 
 
 def picture_bytes(picture: Picture, folder: MediaFolder, font: bytes | None, rng: Random) -> bytes:

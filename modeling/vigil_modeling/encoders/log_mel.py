@@ -4,6 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torchaudio.functional import mask_along_axis_iid
 from torchaudio.transforms import MelSpectrogram
 
 from vigil_data.errors import UserError
@@ -12,7 +13,7 @@ from vigil_modeling.encoders.audio_features import full_precision
 from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.timm_backbone import TimmBackbone, build_backbone
 from vigil_modeling.input_checks import fft_size, log_mel_problems
-from vigil_modeling.specs import MelTimmAudio
+from vigil_modeling.specs import MelTimmAudio, SpecAugment
 
 WHERE = "model.encoders.audio"
 
@@ -29,11 +30,13 @@ class LogMel(nn.Module):
 
     Args:
         mel: module from waveform to power ``[S, B, F]``.
+        augment: masks in training, drawn from torch's global generator, whose state checkpoints hold.
     """
 
-    def __init__(self, mel: MelSpectrogram) -> None:
+    def __init__(self, mel: MelSpectrogram, augment: SpecAugment | None = None) -> None:
         super().__init__()
         self.mel = mel
+        self._augment = augment
 
     def forward(self, waveform_ST: Tensor) -> Tensor:
         """``[S, T]`` to ``[S, 1, B, F]``: B mel bands, F frames."""
@@ -43,7 +46,18 @@ class LogMel(nn.Module):
             mean_S11 = log_SBF.mean((1, 2), keepdim=True)
             centred_SBF = log_SBF - mean_S11
             variance_S11 = centred_SBF.square().mean((1, 2), keepdim=True)
-            return (centred_SBF * torch.rsqrt(variance_S11 + VARIANCE_FLOOR)).unsqueeze(1)
+            features_S1BF = (centred_SBF * torch.rsqrt(variance_S11 + VARIANCE_FLOOR)).unsqueeze(1)
+            return features_S1BF if self._augment is None or not self.training else spec_augment(features_S1BF, self._augment)
+
+
+def spec_augment(features_S1BF: Tensor, spec: SpecAugment) -> Tensor:
+    """Return log-mel features, whose mean is 0, with bands and frames set to 0, others in each window."""
+    masks = [(2, spec.frequency_width)] * spec.frequency_masks + [(3, spec.time_width)] * spec.time_masks
+    for axis, width in masks:
+        # The widest mask has one cell less than the parameter.
+        widest = round(width * features_S1BF.shape[axis]) + 1
+        features_S1BF = mask_along_axis_iid(features_S1BF, widest, 0.0, axis)
+    return features_S1BF
 
 
 class MelTimmEncoder(Encoder):
@@ -113,4 +127,4 @@ def _log_mel(spec: MelTimmAudio, inputs: AudioInput) -> LogMel:
             raise UserError(
                 f"{WHERE}.mels: {spec.mels} bands are too many for frames of {spec.frame} s at {inputs.rate} Hz: some are empty"
             ) from None
-    return LogMel(mel)
+    return LogMel(mel, spec.spec_augment)

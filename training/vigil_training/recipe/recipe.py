@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
+from vigil_data.augmentation.specs import MP3_RATES
 from vigil_data.items import MODALITIES
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
@@ -48,7 +49,8 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _blocks_agree(self) -> "Recipe":
         """Check what concerns several blocks; each line starts with the key that is at fault."""
-        problems = [*self._modality_problems(), *self._label_problems(), *self._averaging_problems()]
+        problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems()]
+        problems += self._averaging_problems()
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
@@ -76,6 +78,22 @@ class Recipe(Spec):
             yield "training.ema: weights on nvme cannot be averaged; offload to cpu, or leave this out"
         if max_steps is not None and ema.start_step >= max_steps:
             yield f"training.ema.start_step: {ema.start_step} is not below training.max_steps, {max_steps}: nothing is averaged"
+
+    def _augmentation_problems(self) -> Iterator[str]:
+        if self.data.augmentation is None:
+            return
+        changes = self.data.augmentation.changes
+        if not changes:
+            yield "data.augmentation: changes nothing; name a change, or leave it out"
+        for modality in changes:
+            if getattr(self.inputs, modality) is None:
+                yield f"data.augmentation.{modality}: the model does not read {modality}"
+        codec, audio = self.data.augmentation.audio.codec, self.inputs.audio
+        if codec is not None and "mp3" in codec.formats and audio is not None and audio.rate not in MP3_RATES:
+            yield (
+                f"data.augmentation.audio.codec.formats: MP3 has no sample rate of {audio.rate} Hz (inputs.audio.rate); "
+                f"it has {', '.join(map(str, MP3_RATES))}"
+            )
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

@@ -71,7 +71,7 @@ class DataModule(pl.LightningDataModule):
         # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
         dataset_weights(dataset, dataset.targets(labels, self.validation_rows), rows=self.validation_rows)
         self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
-        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels)
+        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed)
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
 
