@@ -5,10 +5,13 @@ from collections import Counter
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.augmentation import text as perturbations
+from vigil_data.augmentation.specs import IdentitySwap, TextAugmentation
+from vigil_data.augmentation.text import PERTURBATIONS, augment_texts, swapped_terms
 
 sentence = st.lists(st.text(st.sampled_from("abcdeghiostuxyzABCEOT"), min_size=1, max_size=9), min_size=1, max_size=8).map(
     " ".join
@@ -82,3 +85,55 @@ def test_perturbation_replace_matches_complete_words_longest_first():
     assert perturbations.replace("Dice", {"dice": "x"}) == "Dice"
     assert perturbations.replace("Dice", {"dice": "x"}, any_case=True) == "x"
     assert perturbations.replace("a (b) c", {"(b)": r"\1"}) == r"a \1 c"
+
+
+@given(st.text(max_size=60), st.integers(0, 50), st.sampled_from(sorted(PERTURBATIONS)))
+def test_perturbations_accept_any_text(text, seed, kind):
+    assert PERTURBATIONS[kind](text, Random(seed)) == PERTURBATIONS[kind](text, Random(seed))
+
+
+TERMS = {
+    "adjective": {"gay": ("gay", "homosexual"), "straight": ("straight",), "deaf": ("deaf",)},
+    "people": {"women": ("women", "girls"), "men": ("men",)},
+}
+SWAP = IdentitySwap(probability=1, terms=TERMS)
+GROUP = {word: f"{kind} {group}" for kind, groups in TERMS.items() for group, words in groups.items() for word in words}
+
+
+@given(st.integers(0, 200))
+def test_swapped_terms_are_of_another_group_of_the_same_list_and_groups_stay_apart(seed):
+    words = swapped_terms(SWAP, Random(seed))
+    moved = {(GROUP[word], GROUP[other]) for word, other in words.items()}
+    assert set(words) == set(GROUP)
+    assert all(a != b and a.split()[0] == b.split()[0] for a, b in moved)
+    assert len(moved) == len({a for a, _ in moved}) == len({b for _, b in moved}) == 5
+
+
+def test_augment_texts_swaps_complete_words_alike_in_all_texts_of_an_item():
+    spec = TextAugmentation(identity_swap=IdentitySwap(probability=1, terms={"people": {"women": ("women",), "men": ("men",)}}))
+    assert augment_texts(("Women and MEN, womens", "no men"), spec, Random(0)) == ("Men and Women, womens", "no women")
+    assert augment_texts(("nothing here",), spec, Random(0)) == ("nothing here",)
+
+
+def test_augment_texts_swaps_at_its_probability():
+    spec = TextAugmentation(identity_swap=SWAP.model_copy(update={"probability": 0.3}))
+    swapped = sum(augment_texts(("men",), spec, Random(seed)) != ("men",) for seed in range(1000))
+    assert swapped / 1000 == pytest.approx(0.3, abs=0.05)
+
+
+def test_replace_ignores_letters_that_only_a_regular_expression_takes_for_others():
+    assert perturbations.replace("men, me\u017f", {"mes": "x"}, any_case=True) == "men, me\u017f"
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "name at least one list"),
+        ({"a": {"x": ("y",)}}, "terms.a: needs at least two groups"),
+        ({"a": {"x": ("y",), "z": ()}}, "terms.a.z: has no term"),
+        ({"a": {"x": ("y",), "z": ("Y",)}}, "terms: y occurs more than once"),
+    ],
+)
+def test_identity_swap_refuses_terms_that_cannot_be_swapped(terms, message):
+    with pytest.raises(ValueError, match=message):
+        IdentitySwap(terms=terms)
