@@ -189,6 +189,13 @@ class ModelSpec(Spec):
     )
 
 
+class GroupDROSpec(Spec):
+    """Group DRO: groups with a high loss weigh more (Sagawa et al. 2020, algorithm 1)."""
+
+    column: str = Field(description="column of the dataset whose values are the groups; items without a value are a group too")
+    step_size: float = Field(0.01, gt=0, description="eta of the paper: how fast weights follow the losses")
+
+
 class LossOptions(Spec):
     """Weights and corrections that every kind of loss accepts."""
 
@@ -206,6 +213,13 @@ class LossOptions(Spec):
         default_factory=dict,
         description="label whose unknown targets are unlabelled items, to the share of positives among them",
     )
+    group_dro: GroupDROSpec | None = Field(None, description="weights of groups that grow with their loss; null: none")
+
+    @model_validator(mode="after")
+    def _groups_have_known_targets(self) -> "LossOptions":
+        if self.group_dro is not None and self.unlabeled:
+            raise ValueError("group_dro and unlabeled exclude each other: the share of positives would differ between groups")
+        return self
 
 
 class BinaryCrossEntropy(LossOptions):

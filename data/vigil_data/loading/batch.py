@@ -50,6 +50,7 @@ class Batch:
         share: factor on the batch's summed loss, with which gradients equal those of the mean over all known targets of the
             global batch, however unequal its parts are. ``None`` outside training.
         refused: items planned for this batch that could not be decoded.
+        group: int64 ``[N]``, the group of each item in training with groups.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +58,7 @@ class Batch:
     targets: Tensor
     share: float | None = None
     refused: tuple[Refusal, ...] = ()
+    group: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,12 +69,16 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        return replace(self, segments={m: s.map(move) for m, s in self.segments.items()}, targets=move(self.targets))
+        return self._map(move)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by the DataLoader)."""
-        pinned = {m: s.map(Tensor.pin_memory) for m, s in self.segments.items()}
-        return replace(self, segments=pinned, targets=self.targets.pin_memory())
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        segments = {modality: segments.map(function) for modality, segments in self.segments.items()}
+        group = None if self.group is None else function(self.group)
+        return replace(self, segments=segments, targets=function(self.targets), group=group)
 
 
 def collate(packed: Packed, share: float | None = None) -> Batch:

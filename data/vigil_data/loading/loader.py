@@ -35,11 +35,13 @@ class Request(NamedTuple):
         rows: rows of the dataset.
         share: :attr:`vigil_data.loading.batch.Batch.share`.
         epoch: the epoch of augmentation; ``None``: items are not augmented.
+        groups: group of each row, int64, for :attr:`vigil_data.loading.batch.Batch.group`.
     """
 
     rows: Rows
     share: float | None = None
     epoch: int | None = None
+    groups: Rows | None = None
 
 
 @dataclass
@@ -84,7 +86,11 @@ class Reader:
             packed = decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
         if not packed.ids:
             packed = replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
-        return collate(packed, request.share)
+        batch = collate(packed, request.share)
+        if request.groups is None:
+            return batch
+        groups = {item.id: int(group) for item, group in zip(items, request.groups, strict=True)}
+        return replace(batch, group=torch.tensor([groups[id_] for id_ in batch.ids], dtype=torch.int64))
 
 
 class TrainingLoader:
@@ -99,6 +105,7 @@ class TrainingLoader:
         plan: function from an epoch to its plan over ``range(N)``.
         rank: rank of this process.
         accumulate: number of batches in one optimizer step.
+        groups: group of each planned item, int64 ``[N]``.
         workers: number of decoding processes; 0 decodes in this process.
         worker_start: start method of the workers.
         pin_memory: whether to put batches into page-locked memory.
@@ -113,6 +120,7 @@ class TrainingLoader:
         *,
         rank: int = 0,
         accumulate: int = 1,
+        groups: Rows | None = None,
         workers: int = 0,
         worker_start: str = "forkserver",
         pin_memory: bool = False,
@@ -125,6 +133,7 @@ class TrainingLoader:
         self._plan = plan(0)
         self._rank = rank
         self._accumulate = accumulate
+        self._groups = groups
         self._batches = _dataloader(reader, _Requests(self), workers, worker_start, pin_memory)
 
     @property
@@ -150,7 +159,9 @@ class TrainingLoader:
     def requests(self) -> Iterator[Request]:
         """Yield the remaining requests of this epoch."""
         for step in range(self.step, self._plan.steps):
-            yield Request(self._rows[self._plan.rows(step, self._rank)], self.share(step), self.epoch)
+            planned = self._plan.rows(step, self._rank)
+            groups = None if self._groups is None else self._groups[planned]
+            yield Request(self._rows[planned], self.share(step), self.epoch, groups)
 
     def share(self, step: int) -> float:
         """Return the factor on the summed loss of the batch at ``step``.

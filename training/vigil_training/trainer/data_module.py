@@ -12,7 +12,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
-from vigil_data.loading.sampler import EpochPlan, costs, plan
+from vigil_data.loading.sampler import EpochPlan, Rows, costs, plan
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
 from vigil_training.distributed.world import World
@@ -20,6 +20,9 @@ from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
 
 log = logging.getLogger("vigil.data")
+
+MAX_GROUPS = 100
+"""Groups of group DRO; a batch holds few items of each of more."""
 
 
 class DataModule(pl.LightningDataModule):
@@ -33,6 +36,7 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         train_rows: row numbers with at least one target that counts in the loss, int64 ``[N]``.
         target_counts: known targets of the training split.
+        group_names: value of ``loss.group_dro.column`` of each group; empty without groups.
         validation_rows: row numbers, int64 ``[N]``.
         reader: reads batches of the dataset.
 
@@ -66,6 +70,7 @@ class DataModule(pl.LightningDataModule):
             log.info("label %s is unknown for every item: the dataset does not have it", label)
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
         self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
+        self.group_names, self._groups = _groups(dataset, recipe, self.train_rows)
         self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
         self.validation_rows = dataset.rows(data.validation)
         # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
@@ -101,6 +106,7 @@ class DataModule(pl.LightningDataModule):
                 self.plan,
                 rank=self._world.rank,
                 accumulate=recipe.training.accumulate,
+                groups=self._groups,
                 workers=recipe.data.workers,
                 worker_start=recipe.data.worker_start,
                 pin_memory=self.trainer.strategy.root_device.type == "cuda",
@@ -128,3 +134,25 @@ class DataModule(pl.LightningDataModule):
         """Return the batch on ``device``."""
         del dataloader_idx
         return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+
+
+def _groups(dataset: Dataset, recipe: Recipe, rows: Rows) -> tuple[tuple[str, ...], Rows | None]:
+    """Return the names of the groups of group DRO, and the group of each row.
+
+    Raises:
+        UserError: if the column does not exist, or its values are one group, or too many.
+    """
+    if recipe.loss.group_dro is None:
+        return (), None
+    column = recipe.loss.group_dro.column
+    if column not in dataset.columns:
+        raise UserError(f"{dataset.path}: has no column {column} (loss.group_dro.column); it has {', '.join(dataset.columns)}")
+    values = ["none" if value is None else str(value) for value in dataset.table([column], rows)[column].to_pylist()]
+    names, group_N = np.unique(values, return_inverse=True)
+    if not 2 <= len(names) <= MAX_GROUPS:
+        raise UserError(
+            f"loss.group_dro.column: {column} has {len(names)} value{'s' * (len(names) > 1)} in the {len(rows)} training items; "
+            f"group DRO takes 2 to {MAX_GROUPS} groups"
+        )
+    log.info("group DRO over %s: %s", column, ", ".join(f"{n} {c}" for n, c in zip(names, np.bincount(group_N), strict=True)))
+    return tuple(map(str, names)), group_N.astype(np.int64)

@@ -181,9 +181,8 @@ def _train(
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
-    module = TrainingModule(
-        model, MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure), recipe, total_steps, session.ranks
-    )
+    loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
+    module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names)
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)

@@ -7,7 +7,7 @@ happens around a step (checkpoints, preemption, progress) is in :mod:`vigil_trai
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
-from vigil_modeling.losses import MaskedLoss
+from vigil_modeling.losses import GroupDRO, MaskedLoss
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
@@ -37,7 +37,8 @@ class TrainingModule(pl.LightningModule):
         loss: sum over the known targets of a batch.
         recipe: labels, optimizer, clipping and accumulation.
         total_steps: optimizer steps of the run.
-        ranks: the group in which validation outputs are gathered.
+        ranks: the group in which validation outputs and the losses of groups are gathered.
+        group_names: the groups of ``loss.group_dro``; empty without it.
 
     Attributes:
         refused: items that this rank could not decode since :class:`~vigil_training.trainer.callbacks.RankSync` last took them.
@@ -48,7 +49,16 @@ class TrainingModule(pl.LightningModule):
         validation_metrics: metrics of the last validation, the same on every rank.
     """
 
-    def __init__(self, model: SafetyModel, loss: MaskedLoss, recipe: Recipe, total_steps: int, ranks: RankGroup) -> None:
+    def __init__(
+        self,
+        model: SafetyModel,
+        loss: MaskedLoss,
+        recipe: Recipe,
+        total_steps: int,
+        ranks: RankGroup,
+        *,
+        group_names: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
@@ -56,6 +66,10 @@ class TrainingModule(pl.LightningModule):
         self._training = recipe.training
         self._total_steps = total_steps
         self._ranks = ranks
+        self._group_names = tuple(group_names)
+        self._group_dro: GroupDRO | None = None
+        if recipe.loss.group_dro is not None:
+            self._group_dro = GroupDRO(loss, recipe.loss.group_dro.step_size, len(self._group_names), ranks.gather)
         self._distributed = isinstance(recipe.strategy, Ranks)
         self._step_loss: Tensor | None = None
         self._validation: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -71,14 +85,19 @@ class TrainingModule(pl.LightningModule):
 
         The loss is scaled by the batch's share of the known targets of all batches and ranks of the optimizer step, so that the
         mean over them, which Lightning and the strategy take, is the mean over those targets; see
-        :meth:`vigil_data.loading.loader.TrainingLoader.share`.
+        :meth:`vigil_data.loading.loader.TrainingLoader.share`. The loss of group DRO is a mean of each batch's losses instead.
         """
         start = time.perf_counter()
         self.refused += batch.refused
         if self._training.modality_dropout:
             batch = drop_modalities(batch, self._training.modality_dropout)
         prediction = self.model(batch, touch_all=self._distributed)
-        loss: Tensor = self.loss(prediction.raw_NL, batch.targets) * batch.share
+        loss: Tensor
+        if self._group_dro is not None:
+            assert batch.group is not None
+            loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
+        else:
+            loss = self.loss(prediction.raw_NL, batch.targets) * batch.share
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
@@ -117,6 +136,9 @@ class TrainingModule(pl.LightningModule):
         assert self._step_loss is not None
         lr = max(group["lr"] for group in optimizer.param_groups)
         self.step_metrics = {"train/loss": self._step_loss, "train/lr": torch.tensor(lr), "train/gradient_norm": norm}
+        if self._group_dro is not None:
+            weights = zip(self._group_names, self._group_dro.weights_G, strict=True)
+            self.step_metrics |= {f"train/group_weight/{name}": torch.tensor(weight) for name, weight in weights}
         # Lightning steps the learning-rate scheduler next; see configure_optimizers.
 
     def _clip_gradients(self) -> Tensor:
@@ -144,6 +166,16 @@ class TrainingModule(pl.LightningModule):
         del epoch, batch_idx
         assert optimizer_closure is not None
         self.train_step(optimizer, optimizer_closure)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the weights of group DRO."""
+        if self._group_dro is not None:
+            checkpoint["group_dro"] = dict(zip(self._group_names, self._group_dro.weights_G.tolist(), strict=True))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the weights of group DRO."""
+        if self._group_dro is not None:
+            self._group_dro.weights_G = np.array([checkpoint["group_dro"][name] for name in self._group_names])
 
     def configure_optimizers(self) -> Any:
         """Build AdamW and the learning-rate schedule, which Lightning steps after each optimizer step."""
