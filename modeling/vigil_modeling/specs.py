@@ -218,7 +218,7 @@ class LossOptions(Spec):
     @model_validator(mode="after")
     def _groups_have_known_targets(self) -> "LossOptions":
         if self.group_dro is not None and self.unlabeled:
-            raise ValueError("group_dro and unlabeled exclude each other: the share of positives would differ between groups")
+            raise ValueError("group_dro excludes unlabeled: the share of positives would differ between groups")
         return self
 
 

@@ -38,12 +38,14 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 def _unique(kinds: tuple[TextPerturbation, ...]) -> tuple[TextPerturbation, ...]:
+    if not kinds:
+        raise ValueError("name at least one kind")
     if repeated := [kind for kind, count in Counter(kinds).items() if count > 1]:
         raise ValueError(f"names {', '.join(repeated)} more than once")
     return kinds
 
 
-Kinds = Annotated[tuple[TextPerturbation, ...], Field(min_length=1), AfterValidator(_unique)]
+Kinds = Annotated[tuple[TextPerturbation, ...], AfterValidator(_unique)]
 
 
 class TextPerturbations(Spec):
@@ -64,15 +66,15 @@ class IdentitySwap(Spec):
     @model_validator(mode="after")
     def _terms_are_of_one_group(self) -> "IdentitySwap":
         if not self.terms:
-            raise ValueError("terms: name at least one list of terms")
+            raise ValueError("terms needs at least one list of terms")
         for name, groups in self.terms.items():
             if len(groups) < 2:
-                raise ValueError(f"terms.{name}: needs at least two groups to swap between")
+                raise ValueError(f"terms.{name} needs at least two groups to swap between")
             if empty := [group for group, words in groups.items() if not all(word.strip() for word in words) or not words]:
-                raise ValueError(f"terms.{name}.{empty[0]}: has no term, or an empty one")
+                raise ValueError(f"terms.{name}.{empty[0]} has no term, or an empty one")
         counts = Counter(word.lower() for groups in self.terms.values() for words in groups.values() for word in words)
         if repeated := [word for word, count in counts.items() if count > 1]:
-            raise ValueError(f"terms: {', '.join(repeated)} occurs more than once; a term belongs to one group of one list")
+            raise ValueError(f"terms names {', '.join(repeated)} more than once; a term belongs to one group of one list")
         return self
 
 

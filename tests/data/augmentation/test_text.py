@@ -128,10 +128,10 @@ def test_replace_ignores_letters_that_only_a_regular_expression_takes_for_others
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({}, "name at least one list"),
-        ({"a": {"x": ("y",)}}, "terms.a: needs at least two groups"),
-        ({"a": {"x": ("y",), "z": ()}}, "terms.a.z: has no term"),
-        ({"a": {"x": ("y",), "z": ("Y",)}}, "terms: y occurs more than once"),
+        ({}, "terms needs at least one list"),
+        ({"a": {"x": ("y",)}}, "terms.a needs at least two groups"),
+        ({"a": {"x": ("y",), "z": ()}}, "terms.a.z has no term"),
+        ({"a": {"x": ("y",), "z": ("Y",)}}, "terms names y more than once"),
     ],
 )
 def test_identity_swap_refuses_terms_that_cannot_be_swapped(terms, message):

@@ -225,3 +225,34 @@ def test_timm_packaged_efficientnet_loads_by_order_and_separates_images(shared_d
         logits = encoder(pixels)[0, 0] @ file["_fc.weight"].T + file["_fc.bias"]
     cleaver = 499  # of ImageNet's 1000 classes
     assert logits.softmax(0)[cleaver] > 0.5
+
+
+def test_spec_augment_masks_bands_and_frames_of_each_window_in_training_alone():
+    from vigil_modeling.encoders.log_mel import spec_augment
+    from vigil_modeling.specs import SpecAugment
+
+    encoder = build_mel(spec_augment={"frequency_masks": 1, "time_masks": 1})
+    waveforms_ST = torch.randn(64, 8000)
+    with torch.no_grad():
+        plain = encoder.features(waveforms_ST)
+        assert torch.equal(plain, build_mel().features(waveforms_ST))
+        torch.manual_seed(3)
+        masked = encoder.train().features(waveforms_ST)
+        torch.manual_seed(3)
+        assert torch.equal(masked, encoder.features(waveforms_ST)), "drawn from the global generator, which checkpoints hold"
+    zero = masked == 0
+    bands, frames = zero.all(dim=3)[:, 0].sum(dim=1), zero.all(dim=2)[:, 0].sum(dim=1)
+    assert torch.equal(masked[~zero], plain[~zero])
+    assert bands.unique().numel() > 3
+    assert frames.unique().numel() > 3
+    assert bands.max() <= round(0.2 * plain.shape[2])
+    assert frames.max() <= round(0.2 * plain.shape[3])
+    ones = torch.ones(512, 1, 40, 100)
+    twice = spec_augment(ones, SpecAugment(frequency_masks=2, frequency_width=1.0, time_masks=0)).mean(dim=(1, 2, 3))
+    # The width of a mask is uniform on 0 to all bands: what two of them leave is a third or so, and sometimes nothing.
+    assert 0.25 < twice.mean() < 0.45
+
+
+def test_spec_augment_without_masks_is_refused():
+    with pytest.raises(ValueError, match="masks nothing"):
+        build_mel(spec_augment={"frequency_masks": 0, "time_masks": 0})

@@ -251,6 +251,59 @@ WRONG = {
         "package: p}\n    max_tokens: 16\n    overlap: 9",
         "r.yaml:14: inputs.text.overlap: must be at most half of max_tokens",
     ),
+    "augmentation of a modality that is not read": (
+        "datasets/x}",
+        "datasets/x, augmentation: {audio: {noise: {}}}}",
+        "r.yaml:9: data.augmentation.audio: the model does not read audio",
+    ),
+    "augmentation of nothing": (
+        "datasets/x}",
+        "datasets/x, augmentation: {text: {}}}",
+        "r.yaml:9: data.augmentation: changes nothing; name a change, or leave it out",
+    ),
+    "perturbation of an unknown kind": (
+        "datasets/x}",
+        "datasets/x, augmentation: {text: {perturb: {kinds: [typo]}}}}",
+        (
+            "r.yaml:9: data.augmentation.text.perturb.kinds[0]: must be typos, leetspeak, spacing, casing, stretching, "
+            "homoglyphs or emoji, not 'typo' (did you mean typos?)"
+        ),
+    ),
+    "noise whose limits are exchanged": (
+        "datasets/x}",
+        "datasets/x, augmentation: {audio: {noise: {snr: [9, 3]}}}}",
+        "r.yaml:9: data.augmentation.audio.noise.snr: the first value must not be above the second",
+    ),
+    "MP3 at a rate that it does not have": (
+        (
+            "datasets/x}\ninputs:\n  text:\n    tokenizer: {kind: package, package: p}\n"
+            "  image: {size: 64}\nmodel:\n  width: 32\n  encoders:\n"
+        ),
+        (
+            "datasets/x, augmentation: {audio: {codec: {}}}}\ninputs:\n  text:\n    tokenizer: {kind: package, package: p}\n"
+            "  image: {size: 64}\n  audio: {rate: 11000}\nmodel:\n  width: 32\n  encoders:\n"
+            "    audio: {kind: mel_timm, name: x, weights: {kind: random}}\n"
+        ),
+        (
+            "r.yaml:9: data.augmentation.audio.codec.formats: MP3 has no sample rate of 11000 Hz (inputs.audio.rate); "
+            "it has 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000"
+        ),
+    ),
+    "identity terms of one group": (
+        "datasets/x}",
+        "datasets/x, augmentation: {text: {identity_swap: {terms: {people: {women: [women]}}}}}}",
+        "r.yaml:9: data.augmentation.text.identity_swap.terms.people: needs at least two groups to swap between",
+    ),
+    "normalization that changes nothing": (
+        "package: p}",
+        "package: p}\n    normalize: {unicode: none, emoji: keep, invisible: keep}",
+        "r.yaml:13: inputs.text.normalize: changes nothing; leave normalize out",
+    ),
+    "groups and unlabelled items": (
+        "optimizer:\n",
+        "loss: {kind: bce, group_dro: {column: source}, unlabeled: {spam: 0.2}}\noptimizer:\n",
+        "r.yaml:24: loss.group_dro: excludes unlabeled: the share of positives would differ between groups",
+    ),
     "check of the taxonomy": (
         "spam: {}",
         "spam: {parent: fraud}",

@@ -81,7 +81,7 @@ def assert_weights(left: Path, right: Path) -> None:
             "training__modality_dropout": {"text": 0.3, "image": 0.3},
             "training__ema": {"decay": 0.9, "every_steps": 2, "start_step": 3},
             "data__augmentation": {"text": {"perturb": {}}, "image": {"rand_augment": {}, "jpeg": {}}},
-            "loss__group_dro": {"column": "language", "step_size": 0.5},
+            "loss": {"kind": "bce", "group_dro": {"column": "language", "step_size": 0.5}},
         },
         {"checkpoint__every_steps": None, "checkpoint__background": False},
     ],
