@@ -15,6 +15,9 @@ class Head(nn.Module):
         dropout: probability before the linear units.
     """
 
+    label_rows = ("weight_LD", "bias_L")
+    """Tensors that have one row for each label of the head."""
+
     def __init__(self, labels: int, width: int, dropout: float) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))

@@ -13,7 +13,7 @@ from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode
 from vigil_modeling.fusion import build_fusion
-from vigil_modeling.heads import Heads
+from vigil_modeling.heads import Head, Heads
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.segment_position import build_position
 from vigil_modeling.specs import ModelSpec
@@ -97,6 +97,11 @@ class SafetyModel(nn.Module):
         for modality in self.modalities:
             set_mode(self.encoder(modality), mode)
         return self
+
+    def label_rows(self) -> set[str]:
+        """Return the names in ``state_dict()`` of the tensors with one row for each label, in the fusion or in a head."""
+        heads = {f"heads.heads.{i}.{name}" for i in range(len(self.heads.sizes)) for name in Head.label_rows}
+        return heads | {f"fusion.{name}" for name in self.fusion.label_rows}
 
     def encode(self, modality: Modality, **inputs: Tensor) -> Tensor:
         """Encode segments of one modality.

@@ -55,7 +55,7 @@ def check(
     Exit status 0 if all are valid, 2 otherwise. Nothing is trained, loaded or downloaded.
     """
     from vigil_data.errors import UserError
-    from vigil_training.recipe.requirements import check_installed
+    from vigil_training.recipe.requirements import check_installed, check_sources
     from vigil_training.recipe.resolve import resolve_recipe
 
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
@@ -67,6 +67,7 @@ def check(
         try:
             resolved = resolve_recipe(file, overrides)
             check_installed(resolved)
+            check_sources(resolved)
         except UserError as error:
             mistakes += error.lines
         else:

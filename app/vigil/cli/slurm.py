@@ -89,7 +89,7 @@ def submit(
         recipes = {folder: resolved}
     else:
         recipes = {folder.with_name(f"{folder.name}-{seed}"): _with_seed(resolved, seed) for seed in seeds}
-    _refuse_finished(recipes)
+    _check_runs(recipes, after)
     if dry_run:
         typer.echo(script, nl=False)
         return
@@ -159,13 +159,17 @@ def _with_seed(resolved: "ResolvedRecipe", seed: int) -> "ResolvedRecipe":
     return replace(resolved, recipe=recipe, values={**resolved.values, "seed": seed})
 
 
-def _refuse_finished(recipes: "dict[Path, ResolvedRecipe]") -> None:
-    """Refuse run folders that hold something else, another recipe's run, or a finished run."""
+def _check_runs(recipes: "dict[Path, ResolvedRecipe]", after: str | None) -> None:
+    """Refuse run folders that hold something else, another recipe's run, or a finished run, and new runs that cannot start."""
     from vigil_data.errors import UserError
+    from vigil_training.recipe.requirements import check_sources
     from vigil_training.runs.run import Run, check_run
 
     for run, resolved in recipes.items():
-        if check_run(resolved.recipe, run) and Run(run).finished:
+        if not check_run(resolved.recipe, run):
+            if after is None:  # The job before may train the model that this one starts from.
+                check_sources(resolved)
+        elif Run(run).finished:
             raise UserError(f"{_short(run)}: has finished; there is nothing to submit")
 
 

@@ -30,14 +30,17 @@ def train(
     """
     from vigil_training.distributed.preemption import Preemption
     from vigil_training.distributed.world import World, find_world
-    from vigil_training.recipe.requirements import check_installed
+    from vigil_training.recipe.requirements import check_installed, check_sources
     from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
     from vigil_training.recipe.specs import Ranks
+    from vigil_training.runs.run import check_run
 
     resolved = resolve_recipe(recipe, overrides or [])
     check_installed(resolved)
     folder = run or Path("runs") / resolved.recipe.name
     strategy, world = resolved.recipe.strategy, find_world()
+    if world is None and not check_run(resolved.recipe, folder):
+        check_sources(resolved)
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
         _launch(strategy)
     # Signals are handled from here, as the imports take seconds in which a job may be preempted.

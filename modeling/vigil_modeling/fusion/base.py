@@ -1,5 +1,7 @@
 """Base class of the fusions, and sums and softmax over the packed tokens of each item."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,12 @@ class Fusion(nn.Module):
     Args:
         width: D.
         labels: L.
+
+    Attributes:
+        label_rows: names of the tensors that have one row for each label, whose other tensors do not depend on the labels.
     """
+
+    label_rows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int, labels: int) -> None:
         super().__init__()

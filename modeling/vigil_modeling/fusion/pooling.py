@@ -28,6 +28,8 @@ class Gated(Fusion):
         dropout: probability on the gate's output.
     """
 
+    label_rows = ("score.weight",)
+
     def __init__(self, width: int, labels: int, hidden: int, dropout: float) -> None:
         super().__init__(width, labels)
         self.norm = nn.LayerNorm(width)

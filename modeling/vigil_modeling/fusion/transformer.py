@@ -18,6 +18,8 @@ class Transformer(Fusion):
         dropout: see :class:`Block`.
     """
 
+    label_rows = ("query_LD",)
+
     def __init__(self, width: int, labels: int, spec: TransformerFusion, dropout: float) -> None:
         super().__init__(width, labels)
         self.heads = spec.heads

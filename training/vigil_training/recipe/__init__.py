@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vigil_training.recipe.json_schema import recipe_schema as recipe_schema
     from vigil_training.recipe.recipe import Recipe as Recipe
     from vigil_training.recipe.requirements import check_installed as check_installed
+    from vigil_training.recipe.requirements import check_sources as check_sources
     from vigil_training.recipe.resolve import ResolvedRecipe as ResolvedRecipe
     from vigil_training.recipe.resolve import dump_recipe as dump_recipe
     from vigil_training.recipe.resolve import read_recipe as read_recipe
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Recipe": "vigil_training.recipe.recipe",
         "ResolvedRecipe": "vigil_training.recipe.resolve",
         "check_installed": "vigil_training.recipe.requirements",
+        "check_sources": "vigil_training.recipe.requirements",
         "dump_recipe": "vigil_training.recipe.resolve",
         "read_recipe": "vigil_training.recipe.resolve",
         "read_spec": "vigil_training.recipe.resolve",

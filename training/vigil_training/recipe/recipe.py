@@ -16,6 +16,7 @@ from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
     DeepSpeed,
+    InitFromSpec,
     OptimizerSpec,
     Single,
     StrategySpec,
@@ -37,6 +38,9 @@ class Recipe(Spec):
     data: Data
     inputs: Inputs
     model: ModelSpec
+    init_from: InitFromSpec | None = Field(
+        None, description="trained model to take weights from: the path of a run, checkpoint or bundle, or a block with options"
+    )
     loss: LossSpec = BinaryCrossEntropy()
     optimizer: OptimizerSpec = OptimizerSpec()
     training: TrainingSpec = TrainingSpec()
@@ -49,7 +53,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _blocks_agree(self) -> "Recipe":
         """Check what concerns several blocks; each line starts with the key that is at fault."""
-        problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems()]
+        problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
         problems += self._averaging_problems()
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
@@ -94,6 +98,18 @@ class Recipe(Spec):
                 f"data.augmentation.audio.codec.formats: MP3 has no sample rate of {audio.rate} Hz (inputs.audio.rate); "
                 f"it has {', '.join(map(str, MP3_RATES))}"
             )
+
+    def _part_problems(self) -> Iterator[str]:
+        modalities = [modality for modality in MODALITIES if getattr(self.model.encoders, modality) is not None]
+        known = {"encoders": modalities, "projections": modalities, "position": None, "fusion": None} | {
+            "heads": [*self.taxonomy.heads]
+        }
+        for part in () if self.init_from is None else self.init_from.parts:
+            first, _, rest = part.partition(".")
+            if first not in known:
+                yield f"init_from.parts: {part} is not a part of a model: {', '.join(known)}{nearest(first, list(known))}"
+            elif rest and (inside := known[first]) is not None and (name := rest.split(".")[0]) not in inside:
+                yield f"init_from.parts: {part}: the model's {first} are {', '.join(inside)}{nearest(name, inside)}"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

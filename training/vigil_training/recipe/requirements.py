@@ -1,4 +1,4 @@
-"""What a recipe needs to be installed: checked before any rank starts, by `vigil recipe check`, `train` and `submit`."""
+"""Packages and trained models that a recipe needs: checked before any rank starts, by `vigil recipe check`, `train`, `submit`."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -17,6 +17,19 @@ def check_installed(resolved: ResolvedRecipe) -> None:
         UserError: one line ``FILE:LINE: key.path: what`` for each package that is not.
     """
     lines = [f"{_origin(resolved, path)}{key_path(path)}: {what}" for path, what in _missing(resolved.recipe)]
+    if lines:
+        raise UserError(*lines)
+
+
+def check_sources(resolved: ResolvedRecipe) -> None:
+    """Check that the trained models which a recipe starts from exist and fit it; a run that is resumed needs none of them.
+
+    Raises:
+        UserError: one line ``FILE:LINE: key.path: what`` for each that does not.
+    """
+    from vigil_training.runs.init_from import find_init_problems
+
+    lines = [f"{_origin(resolved, ('init_from',))}{problem}" for problem in find_init_problems(resolved.recipe)]
     if lines:
         raise UserError(*lines)
 
@@ -47,5 +60,6 @@ def _is_installed(package: str) -> bool:
 
 
 def _origin(resolved: ResolvedRecipe, path: KeyPath) -> str:
-    origin = resolved.origins.get(path)
+    inside = (origin for key, origin in resolved.origins.items() if key[: len(path)] == path)
+    origin = resolved.origins.get(path) or next(inside, None)
     return "" if origin is None else f"{origin}: "

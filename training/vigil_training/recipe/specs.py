@@ -3,12 +3,39 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from vigil_data.items import Modality
 from vigil_data.specs import Spec
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+PartName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[A-Za-z0-9_]+)*$")]
+
+
+class InitFrom(Spec):
+    """Trained model from which weights are taken before training; a resumed run takes its own."""
+
+    path: str = Field(description="run folder, folder of a checkpoint in a run, or bundle with TorchScript")
+    parts: tuple[PartName, ...] = Field(
+        (),
+        description="parts to take, such as encoders, encoders.text, projections, position, fusion, heads or heads.NAME "
+        "(default: all that both models have)",
+    )
+    checkpoint: Literal["best", "last"] = Field("best", description="which checkpoint of a run")
+
+
+def _from_path(value: object) -> object:
+    """Read a path as a block; pydantic takes what this returns as Python, where a list is not a tuple."""
+    if isinstance(value, str):
+        return {"path": value}
+    if isinstance(value, Mapping) and isinstance(parts := value.get("parts"), list):
+        return {**value, "parts": tuple(parts)}
+    return value
+
+
+InitFromSpec = Annotated[InitFrom, BeforeValidator(_from_path, json_schema_input_type=str | InitFrom)]
 
 
 class OptimizerSpec(Spec):

@@ -16,15 +16,18 @@ from typing import Any
 import lightning.pytorch as pl
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, write_file, write_json
 from vigil_data.loading.batch import Batch
 from vigil_data.progress import Progress
 from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import SafetyModel, build_model
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable
+from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.preemption import Preempted, Preemption
 from vigil_training.distributed.preflight import preflight
+from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
@@ -53,6 +56,9 @@ from vigil_training.trainer.quarantine import Quarantine
 from vigil_training.trainer.warning_filters import ignore_expected_warnings
 
 log = logging.getLogger("vigil.train")
+
+KEPT_FACTS = ("init_from",)
+"""What environment.json says of the first start, and a resumed run keeps."""
 
 ADAMW_MOMENTS = 2
 """Tensors of the size of the weights that AdamW keeps, and checkpoints hold."""
@@ -127,6 +133,11 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         # A checkpoint fills all weights and restores the random generators.
         pl.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=reader is None)
+        if reader is None and recipe.init_from is not None:
+            try:
+                environment["init_from"] = warm_start(model, recipe)
+            except UserError as error:
+                raise raised_on_all_ranks(error) from None
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         checkpoint_bytes = (1 + ADAMW_MOMENTS + (recipe.training.ema is not None)) * weight_bytes
         environment["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes)
@@ -149,10 +160,12 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
 
 
 def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
-    """Return the content of environment.json; a resumed run keeps the dataset version with which it began."""
+    """Return the content of environment.json; a resumed run keeps the dataset version and the weights with which it began."""
     recipe = run.recipe
-    version = run.read_environment()["dataset"]["version"] if resumes else recipe.data.version
-    return describe_environment(recipe, Dataset(Path(recipe.data.dataset), version).version)
+    before = run.read_environment() if resumes else {}
+    version = before["dataset"]["version"] if resumes else recipe.data.version
+    kept = {name: before[name] for name in KEPT_FACTS if name in before}
+    return describe_environment(recipe, Dataset(Path(recipe.data.dataset), version).version) | kept
 
 
 def _train(
