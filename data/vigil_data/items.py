@@ -96,7 +96,7 @@ class Item:
 def read_segments(
     entries: Sequence[Any], modality: Modality, content: str
 ) -> tuple[list[Any], tuple[Role, ...], tuple[Time | None, ...]]:
-    """Read texts, images or audio files, some of which are objects, such as ``{"role": "title", "text": "…"}``.
+    """Read texts, images or audio files, each alone or as an object such as ``{"role": "title", "text": "…"}``.
 
     Args:
         entries: contents, or objects with the content under its key and optional ``role``; a text may have ``start`` and ``end``

@@ -8,9 +8,6 @@ from torch import Tensor, nn
 from vigil_data.items import ROLES
 from vigil_modeling.specs import ModelSpec, TimePosition
 
-INITIAL_ROLE_STD = 0.5
-"""About that of the tokens: a linear layer's outputs for normalized inputs have a variance of a third."""
-
 
 class SegmentPosition(nn.Module):
     """Learned embedding of a segment's role, and of its start and end in seconds.
@@ -18,7 +15,7 @@ class SegmentPosition(nn.Module):
     Roles are embedded as BERT embeds its two kinds of sentences (Devlin et al. 2019, section 3). A time becomes sines and cosines
     at geometrically spaced periods (Vaswani et al. 2017, section 3.5; in seconds, as by Xu et al. 2019, section 3), to which a
     linear layer is applied. Start and end have the same features, so that what happens at one time is alike in every modality.
-    ``body`` and the linear layer start at zero: items without other roles are as without this module until it is learned.
+    All weights start at zero, so that they can be added to a trained model without changing it.
 
     Args:
         width: D.
@@ -32,9 +29,7 @@ class SegmentPosition(nn.Module):
         self.time: nn.Linear | None = None
         self.period_K: Tensor
         if roles:
-            initial_RD = torch.randn(len(ROLES), width) * INITIAL_ROLE_STD
-            initial_RD[0] = 0
-            self.role_RD = nn.Parameter(initial_RD)
+            self.role_RD = nn.Parameter(torch.zeros(len(ROLES), width))
         if time is not None:
             period_K = torch.logspace(math.log10(time.shortest), math.log10(time.longest), time.periods)
             self.register_buffer("period_K", period_K, persistent=False)

@@ -96,8 +96,8 @@ def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec, placed: bool)
     torch.manual_seed(7)
     position = {"segment_roles": True, "time_position": TimePosition()} if placed else {}
     model = build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion, **position), inputs, taxonomy).eval()
-    if model.position is not None and model.position.time is not None:
-        torch.nn.init.normal_(model.position.time.weight, std=0.2)  # as after training; it starts at zero
+    for parameter in () if model.position is None else model.position.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # as after training; they start at zero
     return model
 
 

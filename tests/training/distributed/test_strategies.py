@@ -41,7 +41,9 @@ def posts(material, tmp_path_factory):
         has_audio = random.random() < 0.15
         targets = {**item.targets, "loud": float(random.random() < 0.5) if has_audio else None}
         image = item.image if random.random() < 0.4 or not item.text else ()
-        items.append(replace(item, image=image, audio=(make_audio(random),) if has_audio else (), targets=targets))
+        # Every third text is a transcript with a time.
+        placed = {"roles": {"text": ("transcript",)}, "times": ((1.5, 2.5),)} if item.text and len(items) % 3 == 0 else {}
+        items.append(replace(item, image=image, audio=(make_audio(random),) if has_audio else (), targets=targets, **placed))
     path = tmp_path_factory.mktemp("posts") / "dataset"
     write(path, items)
     return path
@@ -69,6 +71,8 @@ def run_strategy(posts, make_recipe, tmp_path_factory):
                 "options": {"img_size": [16, 21], "patch_size": [8, 7], "embed_dim": 16, "depth": 1, "num_heads": 2},
             },
             model__dropout=0.0,
+            model__segment_roles=True,
+            model__time_position={},
             model__encoders__text__config={
                 **make_recipe().model.encoders.text.config,
                 "hidden_dropout_prob": 0.0,

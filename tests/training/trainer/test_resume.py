@@ -79,6 +79,8 @@ def assert_weights(left: Path, right: Path) -> None:
             "training__accumulate": 3,
             "checkpoint__every_steps": 1,
             "training__modality_dropout": {"text": 0.3, "image": 0.3},
+            "model__segment_roles": True,
+            "model__time_position": {},
             "training__ema": {"decay": 0.9, "every_steps": 2, "start_step": 3},
             "data__augmentation": {"text": {"perturb": {}}, "image": {"rand_augment": {}, "jpeg": {}}},
             "loss": {"kind": "bce", "group_dro": {"column": "language", "step_size": 0.5}},
