@@ -40,13 +40,20 @@ export class Client {
     return client;
   }
 
-  /** Decides items {id, text: [string], image: [Buffer or base64], ...columns}; all are one batch. */
+  /** Decides items {id, text: [string], image: [Buffer or base64], ...columns}; all are one batch. An entry may be an object
+   *  with a role: {role, text, start, end} or {role, data}. */
   async decide(items) {
     const feeds = { rows: int64(items.map((_, row) => row)) };
     for (const modality of this.bundle.modalities) {
-      const { segments, rows } = await this.segments(modality, items);
-      const [, perSegment, width] = this.bundle.graphs.fusion.inputs[`${modality}_tokens`].shape;
+      const { segments, rows, roles, times } = await this.segments(modality, items);
+      const fusion = this.bundle.graphs.fusion;
+      const [, perSegment, width] = fusion.inputs[`${modality}_tokens`].shape;
       feeds[`${modality}_item`] = int64(rows);
+      const known = fusion.codes[`${modality}_role`];
+      const unknown = known && roles.find((role) => !known.includes(role));
+      if (unknown) throw new UserError(`${modality} has the role ${unknown}; the bundle knows ${known.join(", ")}`);
+      if (known) feeds[`${modality}_role`] = int64(roles.map((role) => known.indexOf(role)));
+      if (fusion.inputs[`${modality}_time`]) feeds[`${modality}_time`] = new ort.Tensor("float32", times.flat(), [times.length, 2]);
       feeds[`${modality}_tokens`] = segments.length
         ? (await this.sessions[modality].run(this.encoderInputs(modality, segments))).tokens
         : new ort.Tensor("float32", [], [0, perSegment, width]);
@@ -62,22 +69,26 @@ export class Client {
     return this.toDecisions(items, await this.sessions.decisions.run(taken));
   }
 
-  /** The segments of all items of one modality, and the row of each segment's item. */
+  /** The segments of all items of one modality; the row of each segment's item, its role, and its start and end (-1: no time). */
   async segments(modality, items) {
-    const [segments, rows] = [[], []];
+    const [segments, rows, roles, times] = [[], [], [], []];
     for (const [row, item] of items.entries()) {
       const media = item[modality] ?? [];
       if (modality === "audio" && media.length) throw new UserError(`item ${item.id}: this client does not decode audio`);
       let found = [];
-      if (modality === "text")
-        for (const text of media) found.push(...this.tokenizer.passages(text, this.inputs.text.max_passages - found.length));
-      if (modality === "image")
-        for (const [index, image] of media.slice(0, this.inputs.image.max_images).entries())
-          found.push(await this.image(item.id, index, image));
+      for (const [index, medium] of media.entries()) {
+        const given = typeof medium === "string" || Buffer.isBuffer(medium) ? { text: medium, data: medium } : medium;
+        let made = [];
+        if (modality === "text") made = this.tokenizer.passages(given.text, this.inputs.text.max_passages - found.length);
+        else if (found.length < this.inputs.image.max_images) made = [await this.image(item.id, index, given.data)];
+        found.push(...made);
+        roles.push(...made.map(() => given.role ?? "body"));
+        times.push(...made.map(() => [given.start ?? -1, given.end ?? -1]));
+      }
       segments.push(...found);
       rows.push(...found.map(() => row));
     }
-    return { segments, rows };
+    return { segments, rows, roles, times };
   }
 
   async image(id, index, image) {

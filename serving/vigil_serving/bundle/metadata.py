@@ -34,8 +34,8 @@ class Graph:
         file: path within the bundle.
         inputs: inputs in the order in which the file takes them.
         outputs: outputs in the order in which the file returns them.
-        codes: integer input that stands for text (a column such as ``market``) to the values; a value's code is its place among
-            them, and -1 is any other value.
+        codes: integer input that stands for text (a column such as ``market``, or the roles of segments) to the values; a value's
+            code is its place among them, and -1 is any other value of a column.
     """
 
     file: str

@@ -8,7 +8,7 @@ import onnx
 
 from vigil_data import json_fields
 from vigil_data.filesystem import remove, write_json
-from vigil_data.items import Modality
+from vigil_data.items import ROLES, Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.decisions_graph import decisions_graph
@@ -227,12 +227,17 @@ def _build_step(
     """Build graphs in a cached step, and link their files into ``folder``."""
 
     def make(to: Path) -> None:
-        write_json(to / GRAPHS, {graph: asdict(spec) for graph, spec in build(to).items()})
+        write_json(to / GRAPHS, {graph: asdict(_with_role_codes(spec)) for graph, spec in build(to).items()})
 
     step = cache.run(name, make, depends_on=depends_on, after=after)
     link_files(step, folder, skip=GRAPHS)
     specs = read_json(step.folder / GRAPHS).items()
     return {graph: BuiltGraph(json_fields.structure(Graph, spec, GRAPHS), step) for graph, spec in specs}
+
+
+def _with_role_codes(graph: Graph) -> Graph:
+    """Return a graph with the roles that each of its inputs of roles stands for."""
+    return replace(graph, codes={**graph.codes, **{name: ROLES for name in graph.inputs if name.endswith("_role")}})
 
 
 def _write_onnx(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]:

@@ -8,13 +8,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from vigil_data.decode import Decoder
+from vigil_data.items import Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import pack
 from vigil_data.specs import ImageInput, Inputs, Local, TextInput, TextNormalization
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_modeling.safety_model import SafetyModel, build_model
-from vigil_modeling.specs import Encoders, ModelSpec, Random, TimmImage, TransformerFusion, TransformersText
+from vigil_modeling.specs import Encoders, ModelSpec, Random, TimePosition, TimmImage, TransformerFusion, TransformersText
 from vigil_serving.export.pipeline import export_model
 from vigil_serving.export.publish import Provenance
 from vigil_serving.parity.cases import make_item
@@ -38,7 +39,11 @@ def text_image_bundle(taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Pat
         image=TimmImage(weights=Random(), name="test_resnet", pool="none"),
     )
     torch.manual_seed(7)
-    model = build_model(ModelSpec(width=16, encoders=encoders, fusion=TransformerFusion(layers=1, heads=2)), inputs, taxonomy)
+    fusion = TransformerFusion(layers=1, heads=2)
+    spec = ModelSpec(width=16, encoders=encoders, fusion=fusion, segment_roles=True, time_position=TimePosition())
+    model = build_model(spec, inputs, taxonomy)
+    for parameter in model.position.parameters():  # as after training; they start at zero
+        torch.nn.init.normal_(parameter, std=0.3)
     # Calibrators that spread the probabilities of a random model, so that a wrong token or pixel changes decisions.
     scam, promotion, tobacco = _middle_logits(model.eval(), inputs)
     steep = Calibrator("platt", {"slope": 10.0, "intercept": -10 * scam})
@@ -74,7 +79,9 @@ def text_image_bundle(taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def _middle_logits(model: SafetyModel, inputs: Inputs) -> list[float]:
     """Median log odds of each label on synthetic items, before calibration."""
     decoder = Decoder(inputs, ())
-    items = [make_item(pattern, n, inputs) for n in range(12) for pattern in (["text"], ["image"], ["text", "image"])]
+    items = [
+        make_item(pattern, n, inputs, placed=True) for n in range(12) for pattern in (["text"], ["image"], ["text", "image"])
+    ]
     with torch.no_grad():
         logits_NL = model(collate(pack([decoder.decode(item) for item in items]))).logits_NL
     return [float(x) for x in logits_NL.median(dim=0).values]
