@@ -8,7 +8,6 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from vigil_data.decode import Decoder
-from vigil_data.items import Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import pack
 from vigil_data.specs import ImageInput, Inputs, Local, TextInput, TextNormalization
