@@ -65,7 +65,7 @@ def test_compile_policy_loses_little_against_an_oracle(written: Written, proofs)
     found: dict[str, list[float]] = {label: [] for label in (*PREVALENCE, "review")}
     misses = 0
     for _ in range(repetitions):
-        compiled = compile_policy(policy, as_table(random, draw(random, 20_000)), list(PREVALENCE))
+        compiled = compile_policy(policy, as_table(random, draw(random, 20_000)), list(PREVALENCE), assume_random=True)
         if not isinstance(compiled, CompiledPolicy):
             misses += 1
             continue
@@ -108,7 +108,8 @@ def test_compile_policy_keeps_constraints_with_calibration_on_the_same_items(met
         calibration = fit_calibrators(target, raw, ["spam"], CalibrationSpec(methods=(method,)))
         calibrated = calibration.apply(raw, None)[:, 0].astype(np.float32)
         place = table.column_names.index("probability.spam")
-        compiled = compile_policy(policy, table.set_column(place, "probability.spam", pa.array(calibrated)), ["spam"])
+        table = table.set_column(place, "probability.spam", pa.array(calibrated))
+        compiled = compile_policy(policy, table, ["spam"], assume_random=True)
         if isinstance(compiled, CompiledPolicy):
             cut = np.float32(compiled.thresholds()["spam"]["remove"])
             # The lowest raw probability that is calibrated to at least the threshold; the map is non-decreasing.
@@ -133,7 +134,7 @@ def test_compile_policy_rarely_accepts_recall_at_the_edge(sentence: str, bound: 
     repetitions, random = proofs(30, 1000), np.random.default_rng(2)
     promised, broken, missed = 0, 0, 0.0
     for _ in range(repetitions):
-        compiled = compile_policy(policy, as_table(random, draw(random, 20_000)), ["spam"])
+        compiled = compile_policy(policy, as_table(random, draw(random, 20_000)), ["spam"], assume_random=True)
         if isinstance(compiled, CompiledPolicy):
             recall = norm.sf(score_of("spam", compiled.thresholds()["spam"]["label"]) - PREVALENCE["spam"][1])
             promised, missed = promised + 1, missed + 1 - recall
