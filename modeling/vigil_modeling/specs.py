@@ -27,6 +27,15 @@ class Lora(Spec):
     targets: tuple[str, ...] = Field((), description="last part of the names of the layers (default: every linear layer)")
 
 
+class Unfreezing(Spec):
+    """Gradual unfreezing: layers are trained one after another, from the top (Howard and Ruder 2018, section 3.3)."""
+
+    unit: Literal["epochs", "steps"] = Field("epochs", description="what start and every count: epochs or optimizer steps")
+    start: int = Field(1, ge=0, description="epochs or steps before the top layer is trained")
+    every: int = Field(1, ge=1, description="epochs or steps until the next lower layer is trained")
+    layers: int = Field(1, ge=1, description="number of layers at a time")
+
+
 class EncoderSpec(Spec):
     """Keys of every encoder."""
 
@@ -34,6 +43,9 @@ class EncoderSpec(Spec):
     frozen: bool | int = Field(
         False,
         description="true: freeze the encoder and keep it in evaluation mode; n: freeze its n lowest layers, embeddings first",
+    )
+    unfreeze: Unfreezing | None = Field(
+        None, description="train the layers that are not frozen one after another, from the top; null: all from the beginning"
     )
     lora: Lora | None = Field(None, description="train low-rank adapters instead of the encoder's weights; null: none")
     lr_factor: float = Field(1.0, gt=0, description="the encoder's learning rate, relative to the optimizer's")
@@ -43,6 +55,9 @@ class EncoderSpec(Spec):
     def _adapters_replace_freezing(self) -> "EncoderSpec":
         if self.lora is not None and self.frozen is not False:
             raise ValueError("lora: the encoder's own weights are not trained anyway; leave frozen out")
+        if self.unfreeze is not None and (self.lora is not None or self.frozen is True):
+            other = "lora" if self.lora is not None else "frozen: true"
+            raise ValueError(f"unfreeze: with {other}, no layer of the encoder is ever trained; leave one of them out")
         return self
 
 

@@ -15,10 +15,12 @@ class Encoder(nn.Module):
     Attributes:
         width: D of the tokens.
         tokens: P, or ``None`` if it depends on the inputs.
+        locked: number of lowest :meth:`layers` that are not trained yet (``unfreeze``), or never.
     """
 
     width: int
     tokens: int | None
+    locked: int = 0
 
     def blank(self) -> dict[str, Tensor]:
         """Return inputs of one neutral segment on the encoder's device, for a rank whose batch lacks the modality."""
@@ -56,13 +58,17 @@ def freeze(encoder: Encoder, frozen: bool | int) -> None:
 
 
 def set_mode(encoder: Encoder, training: bool) -> None:
-    """Call ``encoder.train(training)``, but keep frozen parts in evaluation mode.
+    """Call ``encoder.train(training)``, but keep frozen and locked parts in evaluation mode.
 
     A fully frozen encoder stays in evaluation mode. In a partly frozen one, batch norms with frozen weights keep their running
     statistics.
     """
-    trainable = any(p.requires_grad for p in encoder.parameters())
-    encoder.train(training and trainable)
+    locked = {id(p) for layer in encoder.layers()[: encoder.locked] for p in layer} if encoder.locked else set()
+
+    def trains(module: nn.Module) -> bool:
+        return any(p.requires_grad and id(p) not in locked for p in module.parameters())
+
+    encoder.train(training and trains(encoder))
     for module in encoder.modules():
-        if isinstance(module, BATCH_NORMS) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, BATCH_NORMS) and not trains(module):
             module.eval()

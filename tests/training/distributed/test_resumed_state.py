@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def runs(make_recipe, tmp_path_factory):
             name=name,
             strategy={**strategy, "devices": 2},
             training__epochs=2,
+            optimizer__lr_end=0.1,
             training__ema={"decay": 0.8, "every_steps": 2, "start_step": 1, "warmup": False},
+            model__encoders__text__unfreeze={"unit": "steps", "start": 2, "every": 3},
             checkpoint={"every_steps": 1, "keep_every": 1},
         )
         for run, stop in (("whole", None), ("resumed", STOP)):
@@ -39,7 +42,7 @@ def runs(make_recipe, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_fit_recipe_resumes_averages_bitwise(name, runs, assert_same_run):
+def test_fit_recipe_resumes_averages_and_unfreezing_bitwise(name, runs, assert_same_run):
     assert f"at step {STOP - 1}" in (runs / f"{name}-resumed" / "train.log").read_text()
     assert_same_run(runs / f"{name}-whole", runs / f"{name}-resumed")
 
@@ -57,3 +60,16 @@ def test_averages_are_the_recurrence_over_saved_weights(name, runs):
         found = readers[-1].read_full("average", tensor)
         torch.testing.assert_close(found.double(), average, rtol=1e-5, atol=1e-7, msg=lambda m, tensor=tensor: f"{tensor}: {m}")
     assert {n for n, e in readers[-1].manifest.inventory.items() if e.trained} == set(readers[-1].names("average"))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_unfreezing_trains_each_layer_from_its_step_on(name, runs):
+    readers = [CheckpointReader(path) for path in list_checkpoints(runs / f"{name}-resumed" / "checkpoints")]
+    layers = {"embeddings": 8, "layer.0.": 5, "layer.1.": 2}
+    for layer, release in layers.items():
+        names = [n for n in readers[0].names("weight") if layer in n and n.startswith("encoders.text")]
+        weights = [{n: reader.read_full("weight", n) for n in names} for reader in readers]
+        pairs = enumerate(pairwise(weights), start=2)
+        changed = [step for step, (old, new) in pairs if any(not torch.equal(old[n], new[n]) for n in names)]
+        assert changed == list(range(release + 1, len(readers) + 1)), layer
+        assert {float(readers[-1].read_full("step", n)) for n in names} == {len(readers) - release}

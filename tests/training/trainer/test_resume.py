@@ -84,6 +84,8 @@ def assert_weights(left: Path, right: Path) -> None:
             "training__ema": {"decay": 0.9, "every_steps": 2, "start_step": 3},
             "data__augmentation": {"text": {"perturb": {}}, "image": {"rand_augment": {}, "jpeg": {}}},
             "loss": {"kind": "bce", "group_dro": {"column": "language", "step_size": 0.5}},
+            "model__encoders__text__unfreeze": {"unit": "epochs", "start": 0},
+            "model__encoders__image__unfreeze": {"unit": "steps", "start": 3, "every": 2},
         },
         {"checkpoint__every_steps": None, "checkpoint__background": False},
     ],

@@ -86,12 +86,16 @@ class DataModule(pl.LightningDataModule):
 
     def total_steps(self) -> int:
         """Return the optimizer steps of the run, unless early stopping ends it before."""
-        training, steps = self._recipe.training, 0
+        return self.epoch_ends()[-1]
+
+    def epoch_ends(self) -> list[int]:
+        """Return the optimizer steps of the run at the end of each of its epochs."""
+        training, ends = self._recipe.training, list[int]()
         for epoch in range(training.epochs):
-            steps += math.ceil(self.plan(epoch).steps / training.accumulate)
-            if training.max_steps is not None and steps >= training.max_steps:
-                return training.max_steps
-        return steps
+            ends.append((ends[-1] if ends else 0) + math.ceil(self.plan(epoch).steps / training.accumulate))
+            if training.max_steps is not None and ends[-1] >= training.max_steps:
+                return [*ends[:-1], training.max_steps]
+        return ends
 
     def train_dataloader(self) -> TrainingLoader:
         """Return this rank's loader at its epoch; Lightning asks before each epoch, as they differ in their number of batches."""

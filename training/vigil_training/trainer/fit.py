@@ -44,11 +44,13 @@ from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, open_
 from vigil_training.trainer.callbacks import (
     CheckpointCallback,
     EarlyStopping,
+    GradualUnfreezing,
     MetricsCallback,
     RankSync,
     TrainingProgress,
     WeightAveraging,
 )
+from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_module import TrainingModule
 from vigil_training.trainer.lightning_trainer import build_trainer
@@ -186,7 +188,8 @@ def _train(
         session.ranks.barrier()
     else:
         log.info("resuming %s at step %d from %s", run.path, step, reader.path.name)
-    total_steps = data.total_steps()
+    epoch_ends = data.epoch_ends()
+    total_steps = epoch_ends[-1]
     log.info(
         "%d optimizer steps in %d epochs, %d rank%s", total_steps, recipe.training.epochs, world.size, "s" * (world.size > 1)
     )
@@ -195,7 +198,10 @@ def _train(
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
     loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
-    module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names)
+    releases = release_steps(model, recipe.model, epoch_ends)
+    module = TrainingModule(
+        model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases
+    )
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
@@ -207,6 +213,7 @@ def _train(
     ema = recipe.training.ema
     averaging = [] if ema is None else [WeightAveraging(ema, strategy, model)]
     strategy.further = averaging
+    unfreezing = [GradualUnfreezing(releases, strategy, model)] if releases else []
     finished = False
     try:
         with Progress("training", unit="steps", enabled=world.is_main) as progress:
@@ -215,6 +222,7 @@ def _train(
                 rank_sync,
                 TrainingProgress(progress, total_steps, rank_sync),
                 EarlyStopping(recipe.training),
+                *unfreezing,
                 *averaging,
                 CheckpointCallback(recipe, recipe_digest(recipe), writer, session, rank_sync, rng_state=rng_state),
             ]

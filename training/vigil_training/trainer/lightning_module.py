@@ -7,7 +7,7 @@ happens around a step (checkpoints, preemption, progress) is in :mod:`vigil_trai
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,6 +39,7 @@ class TrainingModule(pl.LightningModule):
         total_steps: optimizer steps of the run.
         ranks: the group in which validation outputs and the losses of groups are gathered.
         group_names: the groups of ``loss.group_dro``; empty without it.
+        releases: name of a parameter to the optimizer steps before it is trained (default: 0).
 
     Attributes:
         refused: items that this rank could not decode since :class:`~vigil_training.trainer.callbacks.RankSync` last took them.
@@ -58,6 +59,7 @@ class TrainingModule(pl.LightningModule):
         ranks: RankGroup,
         *,
         group_names: Sequence[str] = (),
+        releases: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -70,6 +72,7 @@ class TrainingModule(pl.LightningModule):
         self._group_dro: GroupDRO | None = None
         if recipe.loss.group_dro is not None:
             self._group_dro = GroupDRO(loss, recipe.loss.group_dro.step_size, len(self._group_names), ranks.gather)
+        self._releases = releases
         self._distributed = isinstance(recipe.strategy, Ranks)
         self._step_loss: Tensor | None = None
         self._validation: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -179,7 +182,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build AdamW and the learning-rate schedule, which Lightning steps after each optimizer step."""
-        optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer)
+        optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
         scheduler = build_lr_scheduler(optimizer, self._recipe.optimizer, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -1,6 +1,7 @@
 """Learning-rate schedule: linear warm-up, then half a cosine."""
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -9,8 +10,15 @@ from vigil_training.recipe.specs import OptimizerSpec
 
 
 def build_lr_scheduler(optimizer: Optimizer, spec: OptimizerSpec, total_steps: int) -> LambdaLR:
-    """Build the schedule of a recipe, which is stepped once after each optimizer step."""
-    return LambdaLR(optimizer, lambda step: lr_multiplier(step, total_steps, spec.warmup, spec.lr_end))
+    """Build the schedule of a recipe, which is stepped once after each optimizer step.
+
+    The rate of a group is zero before its ``release``, see :func:`vigil_training.trainer.optimizer.parameter_groups`.
+    """
+
+    def multiplier(release: int, step: int) -> float:
+        return lr_multiplier(step, total_steps, spec.warmup, spec.lr_end) if step >= release else 0.0
+
+    return LambdaLR(optimizer, [partial(multiplier, group.get("release", 0)) for group in optimizer.param_groups])
 
 
 def lr_multiplier(step: int, total_steps: int, warmup: float, lr_end: float) -> float:

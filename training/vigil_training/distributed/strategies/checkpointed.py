@@ -1,7 +1,7 @@
 """Base of all strategies: state is saved as named fragments that any other strategy can load."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,10 @@ class CheckpointedStrategy:
 
     def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read what :meth:`trained_fragments` has saved under any strategy."""
+        raise NotImplementedError
+
+    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+        """Set AdamW's step count of parameters to 0; they are all the parameters of some of the optimizer's groups."""
         raise NotImplementedError
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Strategies whose ranks hold full tensors: a single device, and PyTorch's DistributedDataParallel. Rank 0 saves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
@@ -63,6 +63,13 @@ class ReplicatedStrategy(CheckpointedStrategy):
         """Read full tensors."""
         tensors = self.trained_tensors(model)
         return [reader.read_full(kind, name).to(t.device) for name, t in zip(_trained_names(model), tensors, strict=True)]
+
+    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+        """Set the step count of parameters to 0."""
+        for name in names:
+            state = self.optimizers[0].state.get(model.get_parameter(name), {})
+            if "step" in state:
+                state["step"].zero_()
 
 
 def _trained_names(model: SafetyModel) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -247,6 +247,10 @@ class CheckpointedDeepSpeed(CheckpointedStrategy, ZeroStrategy):
     def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read this rank's pieces of the parameters."""
         return deepspeed_shards.read_flat(self.engine.optimizer, model, kind, reader)
+
+    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+        """Set the step count of parameters to 0."""
+        deepspeed_shards.restart_step_count(self.engine.optimizer, model, names)
 
 
 def _import_deepspeed(spec: DeepSpeed, device: torch.device) -> None:

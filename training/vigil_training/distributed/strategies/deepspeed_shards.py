@@ -6,7 +6,7 @@ every parameter into equal parts, the last ones padded; the float32 copies of a 
 sub-group, in order.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,16 @@ def read_flat(optimizer: Any, model: nn.Module, kind: FragmentKind, reader: Chec
                 values = reader.read_range(kind, piece.name, piece.start, piece.count)
                 flat.narrow(0, piece.offset, piece.count).copy_(values)
     return tensors
+
+
+def restart_step_count(optimizer: Any, model: nn.Module, names: Collection[str]) -> None:
+    """Set AdamW's step count of the groups of parameters to 0."""
+    for index, group in enumerate(_groups(optimizer, model)):
+        if group[0].name in names:
+            with swapped_in(optimizer, index, changed=True):
+                state = optimizer.optimizer.state.get(_flat(optimizer, index), {})
+                if "step" in state:
+                    state["step"].zero_()
 
 
 def _groups(optimizer: Any, model: nn.Module) -> list[list[_Piece]]:

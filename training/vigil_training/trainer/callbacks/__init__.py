@@ -1,10 +1,11 @@
-"""Lightning callbacks of training: ranks, early stopping, averages, checkpoints, metrics, progress.
+"""Lightning callbacks of training: ranks, early stopping, unfreezing, averages, checkpoints, metrics, progress.
 
 They act around the optimizer step, which is :meth:`vigil_training.trainer.lightning_module.TrainingModule.train_step`.
 """
 
 from vigil_training.trainer.callbacks.checkpoint import CheckpointCallback as CheckpointCallback
 from vigil_training.trainer.callbacks.early_stopping import EarlyStopping as EarlyStopping
+from vigil_training.trainer.callbacks.gradual_unfreezing import GradualUnfreezing as GradualUnfreezing
 from vigil_training.trainer.callbacks.metrics import MetricsCallback as MetricsCallback
 from vigil_training.trainer.callbacks.progress import TrainingProgress as TrainingProgress
 from vigil_training.trainer.callbacks.rank_sync import RankSync as RankSync
