@@ -1,4 +1,4 @@
-"""`vigil train`: train a recipe into a run folder, or resume the run in it."""
+"""`vigil train`: train a recipe into a run folder, or resume the run in it; `vigil lr-range`: find its learning rate."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
+    """Add the commands to ``app``."""
     app.command("train")(train)
+    app.command("lr-range")(lr_range)
 
 
 def train(
@@ -50,6 +51,41 @@ def train(
         fit_recipe(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
     if world is None or world.is_main:
         typer.echo(f"next: vigil evaluate {folder}")
+
+
+def lr_range(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
+    ] = None,
+    first: Annotated[float, typer.Option("--min", help="Learning rate of the first step.")] = 1e-6,
+    last: Annotated[float, typer.Option("--max", help="Learning rate of the last step.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 100,
+    *,
+    to: Annotated[Path | None, typer.Option(help="Folder for the curve (default: lr-range/NAME).", metavar="DIR")] = None,
+) -> None:
+    """Find a learning rate: train for some steps while it rises, and see where the loss falls and where training diverges.
+
+    A fresh model of the recipe is trained in this process while optimizer.lr rises exponentially; encoders keep their lr_factor
+    and layer_decay. Runs and checkpoints are not touched. The curve is written as curve.csv and curve.svg.
+    """
+    from vigil_training.recipe.requirements import check_installed
+    from vigil_training.recipe.resolve import resolve_recipe
+
+    resolved = resolve_recipe(recipe, overrides or [])
+    check_installed(resolved)
+    from vigil_training.trainer.lr_range import RangeTest, run_range_test
+    from vigil_training.trainer.lr_range_files import write_curve
+
+    curve = run_range_test(resolved.recipe, RangeTest(first, last, steps))
+    table, picture = write_curve(curve, to or Path("lr-range") / resolved.recipe.name)
+    typer.echo(f"curve: {picture}, {table}")
+    end = f"training has diverged at {curve.diverged:.2g}" if curve.diverged else f"training has not diverged up to {last:g}"
+    typer.echo(f"the smoothed loss is lowest at {curve.lowest:.2g}; {end}")
+    if curve.suggestion is None:
+        typer.echo("the loss does not fall: lower --min, or look for a mistake in data or labels")
+    else:
+        typer.echo(f"suggestion, where the loss falls most steeply: optimizer.lr={curve.suggestion:.2g}")
 
 
 def _launch(strategy: "Ranks") -> NoReturn:

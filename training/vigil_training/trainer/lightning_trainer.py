@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import Strategy
 
 from vigil_training.distributed.session import Session
@@ -40,6 +41,8 @@ def build_trainer(
         logger=loggers or False,
         callbacks=callbacks,
         plugins=build_plugins(recipe, world, session.device),
+        # Without a callback that saves checkpoints, Lightning would add its own.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
