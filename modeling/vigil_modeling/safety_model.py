@@ -11,7 +11,7 @@ from vigil_data.items import MODALITIES, TIMED, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode
+from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode, store_frozen_in_bf16
 from vigil_modeling.fusion import build_fusion
 from vigil_modeling.heads import Head, Heads
 from vigil_modeling.label_structure import LabelStructure
@@ -173,6 +173,16 @@ class SafetyModel(nn.Module):
         for total in touched:
             prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
         return prediction
+
+    def store_frozen_weights(self, spec: ModelSpec) -> None:
+        """Keep frozen weights in the dtype of the recipe, for training; a model that is built from a checkpoint stays in float32.
+
+        Args:
+            spec: the recipe's ``model``.
+        """
+        for modality in self.modalities:
+            if getattr(spec.encoders, modality).frozen_dtype == "bf16":
+                store_frozen_in_bf16(self.encoder(modality))
 
     def checkpoint_activations(self) -> None:
         """Store only the inputs of each encoder layer and recompute the rest in the backward pass (Chen et al. 2016).

@@ -1,16 +1,17 @@
-"""`vigil checkpoint inspect` and `vigil checkpoint consolidate`."""
+"""`vigil checkpoint`: inspect, consolidate, soup."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(no_args_is_help=True, help="Inspect and verify checkpoints; consolidate their weights into one file.")
+    group = typer.Typer(no_args_is_help=True, help="Inspect, verify, consolidate and average checkpoints.")
     group.command("inspect")(inspect)
     group.command("consolidate")(consolidate)
+    group.command("soup")(soup)
     app.add_typer(group, name="checkpoint")
 
 
@@ -73,6 +74,44 @@ def consolidate(
         f"{len(report.entries)} of {len(report.entries)} tensors found, step {report.step}, sha256 {report.written.sha256}"
     )
     typer.echo(f"weights: {to}")
+
+
+def soup(
+    path: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN")],
+    to: Annotated[Path | None, typer.Option(help="Folder of the new run (default: RUN-soup).", metavar="DIR")] = None,
+    method: Annotated[
+        Literal["greedy", "uniform"],
+        typer.Option(help="greedy: add checkpoints that do not make it worse; uniform: average all."),
+    ] = "greedy",
+    count: Annotated[
+        int | None, typer.Option(min=2, help="Best checkpoints to consider (default: all with a validation).")
+    ] = None,
+) -> None:
+    """Average the weights of a run's best checkpoints into a new run, which is evaluated and exported like any other.
+
+    Checkpoints are compared by the recipe's training.monitor on the validation split; a run keeps checkpoint.keep_best of them.
+    A greedy soup is never worse there than the best checkpoint. The new run is calibrated and has thresholds of its own.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from vigil_data.progress import Progress
+    from vigil_training.runs.run import Run
+    from vigil_training.runs.soup import make_soup
+
+    run = Run(path)
+    with Progress("soup", unit="validations") as progress:
+        made = make_soup(run, to or path.with_name(f"{path.name}-soup"), method, count, progress)
+    table = Table("checkpoint", f"{made.monitor} alone", "soup with it", "included")
+    for each in made.ingredients:
+        table.add_row(each.path.name, f"{each.value:.6g}", f"{each.soup:.6g}", "yes" if each.included else "no")
+    Console().print(table)
+    taken = sum(each.included for each in made.ingredients)
+    best = made.ingredients[0].value
+    typer.echo(
+        f"soup of {taken} of {len(made.ingredients)} checkpoints: {made.monitor} {made.value:.6g}; the best alone {best:.6g}"
+    )
+    typer.echo(f"next: vigil evaluate {made.run.path}")
 
 
 def _find(path: Path, checkpoint: str) -> Path:

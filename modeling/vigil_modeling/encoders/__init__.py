@@ -6,6 +6,7 @@ from typing import Any
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode
+from vigil_modeling.encoders.frozen_storage import store_frozen_in_bf16
 from vigil_modeling.encoders.log_mel import build_mel
 from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
@@ -13,7 +14,7 @@ from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.transformers_text import build_text
 from vigil_modeling.specs import EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText
 
-__all__ = ["Encoder", "build_encoder", "freeze", "set_mode"]
+__all__ = ["Encoder", "build_encoder", "freeze", "set_mode", "store_frozen_in_bf16"]
 
 CONSTRUCTORS: Mapping[type[EncoderSpec], Callable[[Any, Any, bool], Encoder]] = {
     TransformersText: build_text,

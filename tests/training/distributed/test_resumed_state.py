@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
+from vigil_training.runs.run import Run
 
 WORKER = Path(__file__).parents[2] / "support" / "resume_worker.py"
 STRATEGIES = {"ddp": {"kind": "ddp"}, **{f"zero-{n}": {"kind": "deepspeed", "stage": n} for n in (1, 2, 3)}}
@@ -29,6 +30,8 @@ def runs(make_recipe, tmp_path_factory):
             training__epochs=2,
             optimizer__lr_end=0.1,
             training__ema={"decay": 0.8, "every_steps": 2, "start_step": 1, "warmup": False},
+            model__encoders__image__frozen=1,
+            model__encoders__image__frozen_dtype="fp32" if name == "zero-3" else "bf16",
             model__encoders__text__unfreeze={"unit": "steps", "start": 2, "every": 3},
             checkpoint={"every_steps": 1, "keep_every": 1},
         )
@@ -42,7 +45,9 @@ def runs(make_recipe, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_fit_recipe_resumes_averages_and_unfreezing_bitwise(name, runs, assert_same_run):
+def test_fit_recipe_resumes_averages_unfreezing_and_frozen_weights_bitwise(name, runs, assert_same_run):
+    inventory = CheckpointReader(Run(runs / f"{name}-whole").checkpoint("last")).manifest.inventory
+    assert any(entry.dtype == "bfloat16" for entry in inventory.values()) == (name != "zero-3")
     assert f"at step {STOP - 1}" in (runs / f"{name}-resumed" / "train.log").read_text()
     assert_same_run(runs / f"{name}-whole", runs / f"{name}-resumed")
 

@@ -86,6 +86,8 @@ def assert_weights(left: Path, right: Path) -> None:
             "loss": {"kind": "bce", "group_dro": {"column": "language", "step_size": 0.5}},
             "model__encoders__text__unfreeze": {"unit": "epochs", "start": 0},
             "model__encoders__image__unfreeze": {"unit": "steps", "start": 3, "every": 2},
+            "model__encoders__image__frozen": 1,
+            "model__encoders__image__frozen_dtype": "bf16",
         },
         {"checkpoint__every_steps": None, "checkpoint__background": False},
     ],

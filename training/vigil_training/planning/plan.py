@@ -17,6 +17,7 @@ from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.strategies.deepspeed import zero_config
 from vigil_training.distributed.world import World
 from vigil_training.planning.memory import (
+    FLOAT32,
     Sharding,
     StateBytes,
     blank_batch,
@@ -79,11 +80,13 @@ class ModelSizes:
         parameters: number of elements of each weight and whether it is trained, in the model's order.
         groups: the same by group of the optimizer, and one group of frozen weights.
         buffers: bytes of its buffers.
+        halved: number of frozen elements that are kept in bf16.
     """
 
     parameters: list[tuple[int, bool]]
     groups: list[list[tuple[int, bool]]]
     buffers: int
+    halved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,8 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     groups = [[(p.numel(), True) for p in g["params"]] for g in parameter_groups(model, recipe.model, recipe.optimizer)]
     groups.append([(p.numel(), False) for p in model.parameters() if not p.requires_grad])
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    in_bf16 = [m for m in model.modalities if getattr(recipe.model.encoders, m).frozen_dtype == "bf16"]
+    halved = sum(p.numel() for m in in_bf16 for p in model.encoder(m).parameters() if not p.requires_grad)
     # A single process has its own epochs, whatever the number of GPUs of the other strategies.
     world = 1 if isinstance(spec, Single) else nodes * gpus
     if exists(recipe.data.dataset):
@@ -202,8 +207,10 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     notes = [note, f"activations: {how_batch}, {recipe.training.precision}, {activations.how}{kept}", NOT_COUNTED]
     if isinstance(spec, DeepSpeed) and spec.raw:
         notes.append("strategy.raw is considered for the sizes of buffers only")
+    if in_bf16:
+        notes.append(f"frozen weights in bf16: {', '.join(in_bf16)}; not with ZeRO-3")
     limit = None if memory is None else round(memory * GIB)
-    rows = _estimate_strategies(recipe, ModelSizes(parameters, groups, buffers), nodes * gpus, activations.bytes, limit)
+    rows = _estimate_strategies(recipe, ModelSizes(parameters, groups, buffers, halved), nodes * gpus, activations.bytes, limit)
     total, trained = sum(n for n, _ in parameters), sum(n for n, is_trained in parameters if is_trained)
     return RunPlan(nodes, gpus, limit, total, trained, tuple(rows), epochs, tuple(n for n in notes if n))
 
@@ -220,6 +227,8 @@ def _estimate_strategies(
     def row(name: str, sharding: Sharding, ranks: int, chosen: bool, offload: DeepSpeed | None = None) -> StrategyEstimate:
         averaged = recipe.training.ema is not None
         state = sum((state_bytes(group, sharding, ranks, averaged) for group in weights.groups), StateBytes(0, 0, 0))
+        if sharding != 3:
+            state = dataclasses.replace(state, weights=state.weights - weights.halved * FLOAT32 // 2)
         zero: dict[str, Any] = {}
         if sharding != "ddp":
             raw = spec.raw if isinstance(spec, DeepSpeed) else {}

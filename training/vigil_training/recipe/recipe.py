@@ -54,7 +54,7 @@ class Recipe(Spec):
     def _blocks_agree(self) -> "Recipe":
         """Check what concerns several blocks; each line starts with the key that is at fault."""
         problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
-        problems += self._averaging_problems()
+        problems += [*self._averaging_problems(), *self._storage_problems()]
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
@@ -110,6 +110,17 @@ class Recipe(Spec):
                 yield f"init_from.parts: {part} is not a part of a model: {', '.join(known)}{nearest(first, list(known))}"
             elif rest and (inside := known[first]) is not None and (name := rest.split(".")[0]) not in inside:
                 yield f"init_from.parts: {part}: the model's {first} are {', '.join(inside)}{nearest(name, inside)}"
+
+    def _storage_problems(self) -> Iterator[str]:
+        for modality in MODALITIES:
+            encoder = getattr(self.model.encoders, modality)
+            if encoder is None or encoder.frozen_dtype == "fp32":
+                continue
+            where = f"model.encoders.{modality}.frozen_dtype"
+            if isinstance(self.strategy, DeepSpeed) and self.strategy.stage == 3:
+                yield f"{where}: strategy.stage 3 shards frozen weights already, in fp32; leave this out, or take stage 2"
+            if encoder.lora is not None and self.training.precision != "bf16":
+                yield f"{where}: with lora, fp32 copies would be kept for the backward pass; set training.precision to bf16"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

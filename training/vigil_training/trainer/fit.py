@@ -140,6 +140,7 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
                 environment["init_from"] = warm_start(model, recipe)
             except UserError as error:
                 raise raised_on_all_ranks(error) from None
+        model.store_frozen_weights(recipe.model)
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         checkpoint_bytes = (1 + ADAMW_MOMENTS + (recipe.training.ema is not None)) * weight_bytes
         environment["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes)
@@ -199,9 +200,7 @@ def _train(
         model.checkpoint_activations()
     loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
     releases = release_steps(model, recipe.model, epoch_ends)
-    module = TrainingModule(
-        model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases
-    )
+    module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases)
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)

@@ -23,6 +23,7 @@ from vigil_data.errors import Failure, UserError
 from vigil_data.progress import Progress
 from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.safety_model import build_model
+from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.distributed.preemption import Preemption
 from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_strategy
@@ -175,6 +176,9 @@ def run_range_test(recipe: Recipe, test: RangeTest) -> RangeCurve:
     with ignore_expected_warnings(), Preemption() as asked, open_session(recipe, World(), asked) as session:
         pl.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
+        if recipe.init_from is not None:
+            warm_start(model, recipe)
+        model.store_frozen_weights(recipe.model)
         if training.activation_checkpointing:
             model.checkpoint_activations()
         data = DataModule(recipe, Dataset(recipe.data.dataset, recipe.data.version).version)
