@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, TIMED, Modality
-from vigil_data.loading.batch import Batch
+from vigil_data.loading.batch import TOKENS, Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode, store_frozen_in_bf16
@@ -62,6 +62,9 @@ class SafetyModel(nn.Module):
         spec: width, dropout, fusion, dependencies between labels, and the weights to freeze.
         taxonomy: the labels and their heads.
 
+    Attributes:
+        cached: modalities whose batches have tokens of the token cache; their frozen encoders do not run in training.
+
     Raises:
         UserError: if more layers are to be frozen than an encoder has.
     """
@@ -69,6 +72,7 @@ class SafetyModel(nn.Module):
     def __init__(self, encoders: Mapping[Modality, Encoder], spec: ModelSpec, taxonomy: Taxonomy) -> None:
         super().__init__()
         self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
+        self.cached: frozenset[Modality] = frozenset()
         self.labels = taxonomy.labels
         self.width = spec.width
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
@@ -108,12 +112,14 @@ class SafetyModel(nn.Module):
 
         Args:
             modality: one of :attr:`modalities`.
-            inputs: inputs of its encoder, each ``[S, ...]``.
+            inputs: inputs of its encoder, each ``[S, ...]``, or ``tokens``: what the encoder makes of them, ``[S, P, width]``,
+                from the token cache.
 
         Returns:
             Tokens ``[S, P, D]`` of the common width.
         """
-        tokens_SPD: Tensor = self.projections[modality](self.encoders[modality](**inputs))
+        encoded = inputs[TOKENS] if TOKENS in inputs else self.encoders[modality](**inputs)
+        tokens_SPD: Tensor = self.projections[modality](encoded)
         return tokens_SPD
 
     def segment_inputs(self, modality: Modality) -> tuple[str, ...]:
@@ -196,12 +202,15 @@ class SafetyModel(nn.Module):
     def _touch(self, modality: Modality) -> Tensor:
         """Return a number that depends on all weights of a modality, in evaluation mode to keep running statistics unchanged."""
         encoder, projection = self.encoder(modality), self.projections[modality]
+        blank = encoder.blank()
+        if modality in self.cached:  # Other ranks do not run the encoder either.
+            blank = {TOKENS: self.fusion.prior_D.new_zeros(1, 1, encoder.width)}
         encoder.eval()
         projection.eval()
         for module in encoder.modules():
             # ZeRO-3 gathers a recomputed layer's weights twice, so the layer must be recomputed on every rank.
             module.training = getattr(module, "gradient_checkpointing", False) and self.training
-        total = self.encode(modality, **encoder.blank()).sum()
+        total = self.encode(modality, **blank).sum()
         projection.train(self.training)
         set_mode(encoder, self.training)
         return total
@@ -234,9 +243,14 @@ def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weight
     Raises:
         UserError: if an encoder or its weights are not available or do not match the inputs.
     """
+    return SafetyModel(build_encoders(spec, inputs, load_weights), spec, taxonomy)
+
+
+def build_encoders(spec: ModelSpec, inputs: Inputs, load_weights: bool = True) -> dict[Modality, Encoder]:
+    """Build the encoder of each modality of a recipe; see :func:`build_model`."""
     encoders: dict[Modality, Encoder] = {}
     for modality in MODALITIES:
         encoder_spec = getattr(spec.encoders, modality)
         if encoder_spec is not None:
             encoders[modality] = build_encoder(modality, encoder_spec, inputs, load_weights)
-    return SafetyModel(encoders, spec, taxonomy)
+    return encoders

@@ -272,3 +272,24 @@ class GeneralizedCrossEntropy(LossOptions):
 
 
 LossSpec = Annotated[BinaryCrossEntropy | FocalLoss | AsymmetricLoss | GeneralizedCrossEntropy, Field(discriminator="kind")]
+
+
+class Classification(Spec):
+    """Learn the targets of the taxonomy's labels."""
+
+    kind: Literal["classification"] = "classification"
+
+
+class Contrastive(Spec):
+    """Pre-train encoders without labels: media of one item are near each other, those of two items apart.
+
+    CLIP (Radford et al. 2021) or SigLIP (Zhai et al. 2023), between all modalities that an item has (Girdhar et al. 2023).
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+    loss: Literal["siglip", "clip"] = Field(
+        "siglip", description="siglip: a sigmoid for each pair of items; clip: a softmax over the items of a batch"
+    )
+
+
+ObjectiveSpec = Annotated[Classification | Contrastive, Field(discriminator="kind")]

@@ -137,6 +137,6 @@ def test_guide_shows_the_messages_of_an_invalid_recipe(tmp_path: Path, monkeypat
 def test_guide_names_every_block() -> None:
     guide = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     table = guide.partition("| key | contents | spec |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([a-z]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(
+    assert set(re.findall(r"`([a-z_]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(
         Recipe.model_fields
     )

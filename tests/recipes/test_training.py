@@ -105,10 +105,14 @@ def test_recipe_trains_as_its_smoke_twin(path: Path, datasets: Path, train, tmp_
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert losses
     assert all(map(math.isfinite, losses))
-    validated = [line for line in lines if "validation/loss" in line]
-    assert math.isfinite(validated[-1]["validation/loss"])
-    assert set(json.loads((run.path / "thresholds.json").read_text())) >= set(recipe.taxonomy.labels)
+    measured = "validation/recall@1" if recipe.objective.kind == "contrastive" else "validation/loss"
+    validated = [line for line in lines if measured in line]
+    assert math.isfinite(validated[-1][measured])
     assert run.checkpoint("last").is_dir()
+    if recipe.objective.kind == "contrastive":
+        assert set(json.loads((run.path / "retrieval.json").read_text())) >= {"recall@1", "recall@10"}
+        return
+    assert set(json.loads((run.path / "thresholds.json").read_text())) >= set(recipe.taxonomy.labels)
 
 
 def test_every_recipe_has_a_dataset_of_its_content_type() -> None:

@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
         imports.command(name, help=f"Import {name}: {description.title}.")(_public_import(name))
     group.add_typer(imports, name="import")
     group.command("show")(show)
+    group.command("cache")(cache)
     group.command("demo")(demo)
     app.add_typer(group, name="data")
 
@@ -143,6 +144,39 @@ def show(
     _print_table(
         ["version", "written", "items"],
         ([v["version"], f"{v['timestamp']:%Y-%m-%d %H:%M:%S}", v["rows"]] for v in opened.versions()),
+    )
+
+
+def cache(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
+    clear: Annotated[bool, typer.Option("--clear", help="Delete the cache; runs that need it compute it again.")] = False,
+) -> None:
+    """Show the token cache: what runs with training.token_cache keep of their frozen encoders' work, next to the dataset."""
+    from vigil_data.dataset.dataset import Dataset
+    from vigil_data.dataset.token_cache import clear_token_cache, list_entries
+
+    opened = Dataset(dataset)
+    if clear:
+        typer.echo(f"{dataset}: deleted {clear_token_cache(dataset) / 1e6:,.1f} MB of tokens")
+        return
+    entries = list_entries(dataset)
+    if not entries:
+        typer.echo(f"{dataset} has no token cache")
+        return
+    written = opened.written()
+    _print_table(
+        ["token cache", "encoder", "version", "files", "MB"],
+        (
+            [
+                entry.path.name,
+                entry.encoder,
+                f"{version}" if written.get(version) == entry.key.get("written") else f"{version}, which no longer exists",
+                len(entry.files),
+                f"{entry.bytes / 1e6:,.1f}",
+            ]
+            for entry in entries
+            for version in [entry.key.get("version", 0)]
+        ),
     )
 
 

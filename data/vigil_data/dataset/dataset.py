@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, QUARANTINE, TARGET, storable
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
-from vigil_data.items import MODALITIES, Item
+from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Refusal
+
+_MEDIA_COLUMNS = ("", "_roles", "_starts", "_ends")
+"""What follows a modality in the names of its columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,24 +147,31 @@ class Dataset:
             raise UserError(f"dataset {self.path}: invalid condition {where!r}: {reason}{hint}") from None
         return np.searchsorted(self._addresses, matching).astype(np.int64)
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Item]:
+    def take(self, rows: Sequence[int] | NDArray[np.int64], modalities: Sequence[Modality] = MODALITIES) -> list[Item]:
         """Return items by row number, in the given order; null targets and columns are absent.
+
+        Args:
+            rows: row numbers.
+            modalities: those that are read; items have none of the others.
 
         Raises:
             IndexError: if a row number is out of range.
         """
-        table = self._take(rows, [name for name in self.schema.names if name not in (*FACTS.names, *DIGESTS.names)])
+        unread = tuple(f"{modality}{of}" for modality in MODALITIES if modality not in modalities for of in _MEDIA_COLUMNS)
+        unread += (*FACTS.names, *DIGESTS.names)
+        table = self._take(rows, [name for name in self.schema.names if name not in unread])
         values = {name: table[name].to_pylist() for name in table.column_names}
         labels, columns = self.labels, self.columns
         absent: list[Any] = [None] * table.num_rows
+        payloads = {modality: values.get(modality, absent) for modality in MODALITIES}
         roles = {modality: values.get(f"{modality}_roles", absent) for modality in MODALITIES}
         starts, ends = values.get("text_starts", absent), values.get("text_ends", absent)
         return [
             Item(
                 values["id"][row],
-                tuple(values["text"][row] or ()),
-                tuple(values["image"][row] or ()),
-                tuple(values["audio"][row] or ()),
+                tuple(payloads["text"][row] or ()),
+                tuple(payloads["image"][row] or ()),
+                tuple(payloads["audio"][row] or ()),
                 {label: value for label in labels if (value := values[TARGET + label][row]) is not None},
                 {name: value for name in columns if (value := values[name][row]) is not None},
                 {modality: tuple(of[row]) for modality, of in roles.items() if of[row] is not None},
@@ -201,6 +212,10 @@ class Dataset:
             {"version": v["version"], "timestamp": v["timestamp"], "rows": int(v["metadata"]["total_rows"])}
             for v in self._lance.versions()
         ]
+
+    def written(self) -> dict[int, str]:
+        """Return version to the time at which it was written (UTC, ISO 8601), which differs if a dataset is made again."""
+        return {v["version"]: v["timestamp"].astimezone(UTC).isoformat() for v in self.versions()}
 
     def quarantine(self) -> pa.Table:
         """Return the quarantined items of all versions: ``id``, ``modality``, ``index`` and ``reason``."""

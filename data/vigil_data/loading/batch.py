@@ -11,6 +11,9 @@ from torch import Tensor
 from vigil_data.items import Modality
 from vigil_data.loading.packing import Packed, Refusal
 
+TOKENS = "tokens"
+"""Name of a frozen encoder's output among a segment's inputs, from the token cache; see :mod:`vigil_data.loading.token_files`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segments:
@@ -19,7 +22,8 @@ class Segments:
     Attributes:
         item: int64 ``[S]``, ascending: the row of the batch that each segment belongs to.
         inputs: the encoder's inputs, each ``[S, ...]``. Text: ``input_ids``, ``attention_mask`` int64 ``[S, T]``; image:
-            ``pixels`` uint8 ``[S, 3, H, W]``; audio: ``waveform`` float32 ``[S, T]``.
+            ``pixels`` uint8 ``[S, 3, H, W]``; audio: ``waveform`` float32 ``[S, T]``. With the token cache: ``tokens`` float32
+            ``[S, P, width]``, the encoder's output.
         role: int64 ``[S]``: the place of each segment's role in :data:`vigil_data.items.ROLES`.
         time: float32 ``[S, 2]``: start and end of each segment in seconds, -1 for a segment without a time.
     """

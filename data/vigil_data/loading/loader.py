@@ -8,7 +8,7 @@ the number of workers affects only speed.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vigil_data.augmentation.specs import Augmentation
-from vigil_data.loading.batch import Batch, collate
+from vigil_data.items import MODALITIES, Modality
+from vigil_data.loading.batch import Batch, Segments, collate
+from vigil_data.loading.packing import Packed, Refusal
 from vigil_data.loading.sampler import EpochPlan, Rows, sequence
+from vigil_data.loading.token_files import TokenReader
 from vigil_data.specs import BatchPlan, Inputs
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -55,6 +58,7 @@ class Reader:
         labels: order of the targets.
         augmentation: random changes of items whose request has an epoch.
         seed: seed of the augmentation.
+        tokens: modality to its entry of the token cache, from which its tokens are read; the other modalities are decoded.
     """
 
     path: Path
@@ -63,7 +67,8 @@ class Reader:
     labels: tuple[str, ...]
     augmentation: Augmentation | None = None
     seed: int = 0
-    _opened: Any = field(default=None, repr=False)
+    tokens: Mapping[Modality, Path] = field(default_factory=dict)
+    _opened: "_Opened | None" = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -71,26 +76,66 @@ class Reader:
     def __getitem__(self, request: Request) -> Batch:
         """Return the batch of ``request``, without the items that cannot be decoded."""
         if self._opened is None:
-            from vigil_data.dataset.dataset import Dataset
-            from vigil_data.decode import Decoder
+            self._opened = _Opened(self)
+        return self._opened.read(request)
 
-            self._opened = Dataset(self.path, self.version), Decoder(self.inputs, self.labels)
-        dataset, decoder = self._opened
-        items = dataset.take(request.rows) if len(request.rows) else []
-        if request.epoch is None or self.augmentation is None:
-            packed = decoder.decode_all(items)
+
+class _Opened:
+    """The dataset, the decoder and the token cache of a reader, in one process."""
+
+    def __init__(self, reader: Reader) -> None:
+        from vigil_data.dataset.dataset import Dataset
+        from vigil_data.decode import Decoder
+
+        self.labels, self.augmentation, self.seed = reader.labels, reader.augmentation, reader.seed
+        self.dataset: Dataset = Dataset(reader.path, reader.version)
+        self.tokens = {modality: TokenReader(path, len(self.dataset)) for modality, path in reader.tokens.items()}
+        self.decoded = [m for m in MODALITIES if getattr(reader.inputs, m) is not None and m not in reader.tokens]
+        self.decoder: Decoder | None = None
+        if self.decoded:
+            self.inputs = reader.inputs.model_copy(update=dict.fromkeys(reader.tokens))
+            self.decoder = Decoder(self.inputs, reader.labels)
+        else:  # No media are read, so all that is read is kept in memory.
+            self.ids: list[str] = self.dataset.table(["id"])["id"].to_pylist()
+            self.targets_NL = self.dataset.targets(reader.labels)
+
+    def read(self, request: Request) -> Batch:
+        rows = request.rows
+        refused: dict[int, Refusal] = {}
+        for reader in self.tokens.values():
+            refused = {row: reader.refused[row] for row in rows.tolist() if row in reader.refused} | refused
+        if refused:
+            rows = rows[~np.isin(rows, list(refused))]
+        packed = self._decode(rows, request.epoch)
+        if packed.refused:
+            undecodable = {refusal.id for refusal in packed.refused}
+            ids = self.dataset.table(["id"], rows)["id"].to_pylist()
+            rows = rows[[id_ not in undecodable for id_ in ids]]
+        batch = collate(replace(packed, refused=(*refused.values(), *packed.refused)), request.share)
+        if request.groups is not None:
+            batch = replace(batch, group=torch.from_numpy(request.groups[np.isin(request.rows, rows)]))
+        if not self.tokens:
+            return batch
+        segments: dict[Modality, Segments] = {}
+        for modality in MODALITIES:
+            found = self.tokens[modality].read(rows) if modality in self.tokens else batch.segments.get(modality)
+            if found is not None:
+                segments[modality] = found
+        return replace(batch, segments=segments)
+
+    def _decode(self, rows: Rows, epoch: int | None) -> Packed:
+        """Decode the modalities without tokens, augmented in an epoch of training."""
+        if self.decoder is None:
+            return Packed(tuple(self.ids[row] for row in rows), {}, self.targets_NL[rows])
+        items = self.dataset.take(rows, self.decoded) if len(rows) else []
+        if epoch is None or self.augmentation is None:
+            packed = self.decoder.decode_all(items)
         else:
             from vigil_data.augmentation.augmenter import Augmenter
 
-            augmenter = Augmenter(self.augmentation, self.inputs, self.seed, request.epoch)
-            packed = decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
-        if not packed.ids:
-            packed = replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
-        batch = collate(packed, request.share)
-        if request.groups is None:
-            return batch
-        groups = {item.id: int(group) for item, group in zip(items, request.groups, strict=True)}
-        return replace(batch, group=torch.tensor([groups[id_] for id_ in batch.ids], dtype=torch.int64))
+            augmenter = Augmenter(self.augmentation, self.inputs, self.seed, epoch)
+            packed = self.decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
+        return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
 
 
 class TrainingLoader:

@@ -29,7 +29,9 @@ ALL_REDUCE_ELEMENTS = 4_000_000
 """Float32 elements of the trial all-reduce: 16 MB."""
 
 
-def preflight(session: Session, dataset: Path, version: int, run_dir: Path, needed_bytes: int) -> dict[str, Any]:
+def preflight(
+    session: Session, dataset: Path, version: int, run_dir: Path, needed_bytes: int, *, cache_bytes: int = 0
+) -> dict[str, Any]:
     """Compare the ranks and try an all-reduce; with one rank only the disk and the dataset are checked.
 
     Args:
@@ -38,6 +40,7 @@ def preflight(session: Session, dataset: Path, version: int, run_dir: Path, need
         version: version of the dataset.
         run_dir: run folder, to which checkpoints are written.
         needed_bytes: free space that it needs.
+        cache_bytes: free space that the token cache needs next to the dataset.
 
     Returns:
         ``hosts``, ``clock_skew`` in seconds, ``all_reduce_seconds`` and ``all_reduce_bytes_per_second``, for
@@ -49,7 +52,7 @@ def preflight(session: Session, dataset: Path, version: int, run_dir: Path, need
     ranks = session.ranks
     ranks.barrier()
     facts = ranks.gather_objects({"clock": time.time(), **_facts(session, dataset, version, run_dir)})
-    problems = find_problems(facts, needed_bytes)
+    problems = find_problems(facts, needed_bytes, cache_bytes)
     if problems:
         raise raised_on_all_ranks(Failure("\n".join(problems)))
     clocks = [rank["clock"] for rank in facts]
@@ -79,6 +82,10 @@ def _facts(session: Session, dataset: Path, version: int, run_dir: Path) -> dict
         free, folder = shutil.disk_usage(run_dir).free, "there"
     except OSError as error:
         free, folder = 0, f"cannot be read: {error.strerror}"
+    try:
+        cache_free = shutil.disk_usage(dataset).free
+    except OSError:  # the line about the dataset names the problem
+        cache_free = 0
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -91,10 +98,11 @@ def _facts(session: Session, dataset: Path, version: int, run_dir: Path) -> dict
         "host": platform.node(),
         "same": {**versions, f"dataset {dataset}": data, f"run folder {run_dir}": folder, "device": device},
         "free": free,
+        "cache_free": cache_free,
     }
 
 
-def find_problems(facts: Sequence[Mapping[str, Any]], needed_bytes: int) -> list[str]:
+def find_problems(facts: Sequence[Mapping[str, Any]], needed_bytes: int, cache_bytes: int = 0) -> list[str]:
     """Return a line for each value in which a machine differs from most, or that no rank could read."""
     problems = []
     for name in facts[0]["same"]:
@@ -112,6 +120,13 @@ def find_problems(facts: Sequence[Mapping[str, Any]], needed_bytes: int) -> list
         problems.append(
             f"{where}: {free / 2**30:.1f} GiB are free for checkpoints that take {needed_bytes / 2**30:.1f} GiB; "
             "free some space or name another folder with --run"
+        )
+    if cache_bytes and (short := [rank for rank in facts if rank["cache_free"] < cache_bytes]):
+        where = _where(facts, lambda rank: rank in short)
+        free = min(rank["cache_free"] for rank in short)
+        problems.append(
+            f"{where}: {free / 2**30:.1f} GiB are free next to the dataset for a token cache of about {cache_bytes / 2**30:.1f} "
+            "GiB; free some space, or set training.token_cache to false"
         )
     median = statistics.median_low(rank["clock"] for rank in facts)
     if any(abs(rank["clock"] - median) > MAX_CLOCK_SKEW_SECONDS for rank in facts):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import Batch, Segments
-from vigil_modeling.safety_model import SafetyModel, build_model
+from vigil_modeling.safety_model import SafetyModel
 from vigil_training.planning.torch_internals import FakeTensorMode, storage_key
+from vigil_training.pretraining.model import build_recipe_model
 from vigil_training.recipe.recipe import Recipe
 
 Sharding = Literal["ddp", 1, 2, 3]
@@ -190,7 +191,7 @@ def build_abstract(recipe: Recipe) -> tuple[SafetyModel, str]:
     """Build the recipe's model without memory for its weights, and a note, empty if that was possible."""
 
     def build() -> SafetyModel:
-        return build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
+        return build_recipe_model(recipe, pretrained=False)
 
     try:
         with torch.device("meta"):

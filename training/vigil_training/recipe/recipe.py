@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from vigil_data.augmentation.specs import MP3_RATES
-from vigil_data.items import MODALITIES
+from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_modeling.input_checks import find_input_problems
-from vigil_modeling.specs import BinaryCrossEntropy, LossSpec, ModelSpec
+from vigil_modeling.specs import BinaryCrossEntropy, Classification, Contrastive, LossSpec, ModelSpec, ObjectiveSpec
 from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
@@ -22,6 +22,7 @@ from vigil_training.recipe.specs import (
     StrategySpec,
     TrackingSpec,
     TrainingSpec,
+    retrieval_metric_names,
     validation_metric_names,
 )
 from vigil_training.recipe.yaml_tree import nearest
@@ -41,6 +42,7 @@ class Recipe(Spec):
     init_from: InitFromSpec | None = Field(
         None, description="trained model to take weights from: the path of a run, checkpoint or bundle, or a block with options"
     )
+    objective: ObjectiveSpec = Classification()
     loss: LossSpec = BinaryCrossEntropy()
     optimizer: OptimizerSpec = OptimizerSpec()
     training: TrainingSpec = TrainingSpec()
@@ -50,11 +52,17 @@ class Recipe(Spec):
     export: ExportSpec = ExportSpec()
     tracking: TrackingSpec = TrackingSpec()
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities of the model."""
+        return tuple(modality for modality in MODALITIES if getattr(self.model.encoders, modality) is not None)
+
     @model_validator(mode="after")
     def _blocks_agree(self) -> "Recipe":
         """Check what concerns several blocks; each line starts with the key that is at fault."""
         problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
         problems += [*self._averaging_problems(), *self._storage_problems()]
+        problems += [*self._objective_problems(), *self._cache_problems()]
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
@@ -73,6 +81,25 @@ class Recipe(Spec):
                 yield f"training.modality_dropout.{modality}: the model has no encoder of {modality}"
         if self.training.modality_dropout and sum(getattr(self.inputs, modality) is not None for modality in MODALITIES) == 1:
             yield "training.modality_dropout: the model has one modality, which is never hidden; leave this out"
+
+    def _objective_problems(self) -> Iterator[str]:
+        if isinstance(self.objective, Contrastive):
+            if len(self.modalities) < 2:
+                yield "objective: contrastive pre-training needs inputs and encoders of two modalities or more"
+            if self.loss != BinaryCrossEntropy():
+                yield "loss: contrastive pre-training has no targets; leave this out"
+            if self.training.modality_dropout:
+                yield "training.modality_dropout: contrastive pre-training compares the modalities of an item; leave this out"
+
+    def _cache_problems(self) -> Iterator[str]:
+        frozen = [m for m in self.modalities if getattr(self.model.encoders, m).frozen is True]
+        if not self.training.token_cache:
+            return
+        if not frozen:
+            yield "training.token_cache: no encoder has frozen: true, and others change; freeze one, or leave this out"
+        augmented = () if self.data.augmentation is None else self.data.augmentation.changes
+        for modality in set(frozen) & set(augmented):
+            yield f"training.token_cache: data.augmentation.{modality} changes what the frozen encoder reads; leave one out"
 
     def _averaging_problems(self) -> Iterator[str]:
         if (ema := self.training.ema) is None:
@@ -142,6 +169,8 @@ class Recipe(Spec):
                 if name not in labels:
                     yield f"loss.{field}.{name} is not a label of the taxonomy{nearest(name, labels)}"
         monitor, names = self.training.monitor, validation_metric_names(labels)
+        if isinstance(self.objective, Contrastive):
+            names = retrieval_metric_names(self.modalities)
         if monitor not in names:
             hint = nearest(monitor, names) or f"; the metrics are {', '.join(names)}"
             yield f"training.monitor: {monitor!r} is not a metric of the validation{hint}"

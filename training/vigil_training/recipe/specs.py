@@ -1,6 +1,7 @@
 """Specs of training: optimizer, length, strategy, checkpoints, tracking."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -84,6 +85,9 @@ class TrainingSpec(Spec):
     )
     ema: MovingAverage | None = Field(
         None, description="moving average of the weights, which validation, calibration and export use; null: none"
+    )
+    token_cache: bool = Field(
+        False, description="true: run encoders with frozen: true once, and read their tokens from files next to the dataset"
     )
     activation_checkpointing: bool = Field(
         False, description="keep only the inputs of each encoder layer, and recompute the rest in the backward pass"
@@ -173,6 +177,16 @@ class TrackingSpec(Spec):
     entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
     group: str | None = Field(None, description="group of the run in W&B")
     tags: tuple[str, ...] = Field((), description="tags of the run in W&B")
+
+
+RECALLS = (1, 10)
+"""Numbers of nearest items for which recall is measured."""
+
+
+def retrieval_metric_names(modalities: Sequence[Modality]) -> list[str]:
+    """Return the names of the validation metrics of contrastive pre-training."""
+    pairs = [f"/{query}-{target}" for query, target in permutations(modalities, 2)]
+    return [f"validation/recall@{k}{pair}" for pair in ("", *pairs) for k in RECALLS]
 
 
 def validation_metric_names(labels: tuple[str, ...]) -> list[str]:

@@ -68,6 +68,11 @@ class Run:
         return self.path / "thresholds.json"
 
     @property
+    def retrieval(self) -> Path:
+        """Recall of a run of contrastive pre-training on validation, JSON; written last, in place of thresholds."""
+        return self.path / "retrieval.json"
+
+    @property
     def calibration(self) -> Path:
         """Calibration of raw probabilities, JSON."""
         return self.path / "calibration.json"
@@ -118,8 +123,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training has ended and thresholds were chosen."""
-        return self.thresholds.is_file()
+        """Whether training has ended and thresholds were chosen, or recall was measured in contrastive pre-training."""
+        return self.thresholds.is_file() or self.retrieval.is_file()
 
     def evaluation(self, name: str) -> Path:
         """Return the folder of the evaluation on the split ``name``."""
@@ -145,13 +150,26 @@ class Run:
         """Read the threshold of each label, on calibrated probabilities.
 
         Raises:
-            UserError: if the run has not finished.
+            UserError: if the run has not finished, or is not a classifier.
         """
+        self.check_classifier()
         if not self.finished:
             raise UserError(
                 f"{self.path}: the run has not finished: it has no {self.thresholds.name}; resume it with `vigil train`"
             )
         return dict(json.loads(self.thresholds.read_text()))
+
+    def check_classifier(self) -> None:
+        """Check that the run's model predicts labels.
+
+        Raises:
+            UserError: if its encoders were pre-trained alone.
+        """
+        if self.recipe.objective.kind == "contrastive":
+            raise UserError(
+                f"{self.path}: its objective is contrastive: it has encoders, and no trained heads that predict labels; train a "
+                f"recipe with init_from: {{path: {self.path}, parts: [encoders, projections]}}, and use that run"
+            )
 
     def read_calibrated(self) -> "FittedCalibration":
         """Read the calibration; the identity if the run has none.
@@ -235,11 +253,12 @@ class Run:
             checkpoint: as for :meth:`checkpoint`.
 
         Raises:
-            UserError: if the checkpoint does not exist, cannot be read, or holds another model.
+            UserError: if the checkpoint does not exist, cannot be read, or holds another model; or if the run is no classifier.
         """
         from vigil_modeling.safety_model import build_model
         from vigil_training.checkpoint.reader import load_weights
 
+        self.check_classifier()
         path, recipe = self.checkpoint(checkpoint), self.recipe
         model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
         load_weights(model, path)

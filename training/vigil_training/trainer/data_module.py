@@ -2,7 +2,9 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,11 +12,13 @@ import torch
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
+from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.loading.sampler import EpochPlan, Rows, costs, plan
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
+from vigil_modeling.specs import Contrastive
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
@@ -31,11 +35,13 @@ class DataModule(pl.LightningDataModule):
     Args:
         recipe: which rows, and how they become batches.
         version: version of the dataset; a resumed run reads the one it began with.
+        tokens: modality to its entry of the token cache, which is complete.
         world: the place of this process among the ranks that share the rows.
 
     Attributes:
-        train_rows: row numbers with at least one target that counts in the loss, int64 ``[N]``.
-        target_counts: known targets of the training split.
+        train_rows: row numbers with at least one target that counts in the loss, or two modalities in contrastive pre-training,
+            int64 ``[N]``.
+        target_counts: known targets of the training split; only for a classifier.
         group_names: value of ``loss.group_dro.column`` of each group; empty without groups.
         validation_rows: row numbers, int64 ``[N]``.
         reader: reads batches of the dataset.
@@ -45,13 +51,33 @@ class DataModule(pl.LightningDataModule):
             inclusion probability though the dataset states them.
     """
 
-    def __init__(self, recipe: Recipe, version: int, world: World = World()) -> None:  # noqa: B008 (immutable)
+    def __init__(
+        self,
+        recipe: Recipe,
+        version: int,
+        world: World = World(),  # noqa: B008 (immutable)
+        tokens: Mapping[Modality, Path] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self._recipe = recipe
         self._world = world
         data, labels = recipe.data, recipe.taxonomy.labels
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
+        self.validation_rows = dataset.rows(data.validation)
+        if isinstance(recipe.objective, Contrastive):
+            self._choose_paired(dataset, rows)
+        else:
+            self._choose_labelled(dataset, rows)
+        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
+        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
+        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens))
+        self._train: TrainingLoader | None = None
+        self._validation: EvaluationLoader | None = None
+
+    def _choose_labelled(self, dataset: Dataset, rows: Rows) -> None:
+        """Train on the rows with a target that counts."""
+        recipe, data, labels = self._recipe, self._recipe.data, self._recipe.taxonomy.labels
         targets_NL = dataset.targets(labels, rows)
         unlabeled_L, structure = np.isin(labels, list(recipe.loss.unlabeled)), LabelStructure.of(recipe.model, recipe.taxonomy)
         counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, structure)
@@ -71,14 +97,22 @@ class DataModule(pl.LightningDataModule):
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
         self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
         self.group_names, self._groups = _groups(dataset, recipe, self.train_rows)
-        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
-        self.validation_rows = dataset.rows(data.validation)
         # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
         dataset_weights(dataset, dataset.targets(labels, self.validation_rows), rows=self.validation_rows)
-        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
-        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed)
-        self._train: TrainingLoader | None = None
-        self._validation: EvaluationLoader | None = None
+
+    def _choose_paired(self, dataset: Dataset, rows: Rows) -> None:
+        """Train and validate on the rows with two modalities of the recipe or more, whatever their targets."""
+        names, columns = self._recipe.modalities, [MODALITIES.index(modality) for modality in self._recipe.modalities]
+        chosen = []
+        for split, of in ((self._recipe.data.train, rows), (self._recipe.data.validation, self.validation_rows)):
+            chosen.append(of[(dataset.facts(of)[:, columns] > 0).sum(axis=1) >= 2])
+            if not len(chosen[-1]):
+                raise UserError(f"{dataset.path}: split {split} has no item with two of {', '.join(names)}, which are compared")
+        self.train_rows, self.validation_rows = chosen
+        left_out = len(rows) - len(self.train_rows)
+        log.info("training on %d items; %d have one modality and are left out", len(self.train_rows), left_out)
+        self._weights = np.ones(len(self.train_rows))
+        self.group_names, self._groups = (), None
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the batches of ``epoch``."""

@@ -20,9 +20,11 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, write_file, write_json
 from vigil_data.loading.batch import Batch
 from vigil_data.progress import Progress
+from vigil_modeling.contrastive_model import ContrastiveModel
 from vigil_modeling.losses import MaskedLoss
-from vigil_modeling.safety_model import SafetyModel, build_model
-from vigil_training.checkpoint.reader import CheckpointReader, find_resumable
+from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.specs import Contrastive
+from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, load_weights
 from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.preemption import Preempted, Preemption
@@ -31,6 +33,9 @@ from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
+from vigil_training.pretraining.contrastive_module import ContrastiveModule
+from vigil_training.pretraining.model import build_recipe_model, load_best_model
+from vigil_training.pretraining.retrieval import measure_retrieval
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import DeepSpeed
 from vigil_training.runs.calibrate import fit_calibration_and_thresholds
@@ -38,6 +43,7 @@ from vigil_training.runs.failure_record import record_failure
 from vigil_training.runs.predict import concatenate_outputs, predict_batches
 from vigil_training.runs.run import Run, open_run, recipe_digest
 from vigil_training.runs.run_log import log_to_run
+from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
 from vigil_training.tracking.environment import describe_environment
 from vigil_training.tracking.local_metrics import JsonLinesLogger
 from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, open_wandb_logger
@@ -132,22 +138,27 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
     reader = None if path is None else CheckpointReader(path)
     trains = reader is None or not reader.manifest.finished
     if trains:
-        # A checkpoint fills all weights and restores the random generators.
-        pl.seed_everything(recipe.seed, verbose=False)
-        model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=reader is None)
-        if reader is None and recipe.init_from is not None:
-            try:
-                environment["init_from"] = warm_start(model, recipe)
-            except UserError as error:
-                raise raised_on_all_ranks(error) from None
+        model = _build_model(recipe, reader, environment)
+    elif recipe.training.token_cache:
+        model = load_best_model(run)
         model.store_frozen_weights(recipe.model)
+    plans: list[CachePlan] = []
+    if recipe.training.token_cache:
+        plans = ranks.run_on_rank_0(lambda: plan_token_cache(recipe, model, version, session.device))
+    if trains:
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         checkpoint_bytes = (1 + ADAMW_MOMENTS + (recipe.training.ema is not None)) * weight_bytes
-        environment["preflight"] = preflight(session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes)
+        cache_bytes = sum(plan.missing_bytes for plan in plans)
+        environment["preflight"] = preflight(
+            session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes, cache_bytes=cache_bytes
+        )
         if session.world.is_main:
             write_json(run.environment, environment)
     session.watchdog.beat("preflight")
-    data = DataModule(recipe, version, session.world)
+    if plans:
+        fill_token_cache(plans, recipe, model, version, session)
+        model.cached = frozenset(plan.modality for plan in plans)
+    data = DataModule(recipe, version, session.world, {plan.modality: plan.entry.path for plan in plans})
     tracked: FaultTolerantWandbLogger | None = None
     try:
         if trains:
@@ -155,11 +166,26 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
             with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
                 tracked = open_wandb_logger(run, resolved_text, environment) if session.world.is_main else None
                 _train(run, data, model, reader, session, writer=writer, tracked=tracked)
-        _calibrate(run, data, session)
+        _finish(run, data, session)
         log.info("finished; the run is in %s", run.path)
     finally:
         if tracked is not None:
             tracked.join_upload()
+
+
+def _build_model(recipe: Recipe, reader: CheckpointReader | None, environment: dict[str, Any]) -> SafetyModel:
+    """Build the model to train; a checkpoint fills all weights later, and restores the random generators."""
+    pl.seed_everything(recipe.seed, verbose=False)
+    model = build_recipe_model(recipe, pretrained=reader is None)
+    if reader is None and recipe.init_from is not None:
+        try:
+            environment["init_from"] = warm_start(model, recipe)
+        except UserError as error:
+            raise raised_on_all_ranks(error) from None
+    if reader is not None and recipe.training.token_cache:  # Frozen encoders run before training starts.
+        load_weights(model, reader.path, check=False)
+    model.store_frozen_weights(recipe.model)
+    return model
 
 
 def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
@@ -198,9 +224,12 @@ def _train(
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
-    loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
     releases = release_steps(model, recipe.model, epoch_ends)
-    module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases)
+    if isinstance(model, ContrastiveModel):
+        module: TrainingModule = ContrastiveModule(model, recipe, total_steps, session.ranks, releases)
+    else:
+        loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
+        module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases)
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
@@ -233,6 +262,14 @@ def _train(
     finally:
         if tracked is not None:
             tracked.finish(0 if finished else 1)
+
+
+def _finish(run: Run, data: DataModule, session: Session) -> None:
+    """Measure on the validation split what the best weights are worth."""
+    if isinstance(run.recipe.objective, Contrastive):
+        measure_retrieval(run, _until_asked(data.val_dataloader(), session), session)
+    else:
+        _calibrate(run, data, session)
 
 
 def _calibrate(run: Run, data: DataModule, session: Session) -> None:

@@ -53,7 +53,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         model: SafetyModel,
-        loss: MaskedLoss,
+        loss: nn.Module,
         recipe: Recipe,
         total_steps: int,
         ranks: RankGroup,
@@ -71,6 +71,7 @@ class TrainingModule(pl.LightningModule):
         self._group_names = tuple(group_names)
         self._group_dro: GroupDRO | None = None
         if recipe.loss.group_dro is not None:
+            assert isinstance(loss, MaskedLoss)
             self._group_dro = GroupDRO(loss, recipe.loss.group_dro.step_size, len(self._group_names), ranks.gather)
         self._releases = releases
         self._distributed = isinstance(recipe.strategy, Ranks)
@@ -94,13 +95,7 @@ class TrainingModule(pl.LightningModule):
         self.refused += batch.refused
         if self._training.modality_dropout:
             batch = drop_modalities(batch, self._training.modality_dropout)
-        prediction = self.model(batch, touch_all=self._distributed)
-        loss: Tensor
-        if self._group_dro is not None:
-            assert batch.group is not None
-            loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
-        else:
-            loss = self.loss(prediction.raw_NL, batch.targets) * batch.share
+        loss = self.batch_loss(batch)
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
@@ -111,6 +106,17 @@ class TrainingModule(pl.LightningModule):
             self._step_loss = self._step_loss + part
             self.step_ids += batch.ids
         self.forward_seconds += time.perf_counter() - start
+        return loss
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Return the scaled loss of a batch."""
+        prediction = self.model(batch, touch_all=self._distributed)
+        loss: Tensor
+        if self._group_dro is not None:
+            assert batch.group is not None
+            loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
+        else:
+            loss = self.loss(prediction.raw_NL, batch.targets) * batch.share
         return loss
 
     def train_step(self, optimizer: Any, forward_backward: Callable[[], Any]) -> None:
@@ -197,6 +203,7 @@ class TrainingModule(pl.LightningModule):
         self.refused += batch.refused
         if len(batch) or self._distributed:
             prediction = self.model(batch, touch_all=self._distributed)
+            assert isinstance(self.loss, MaskedLoss)
             total, weight = self.loss(prediction.raw_NL, batch.targets), self.loss.weight(batch.targets)
             self._validation.append((prediction.logits_NL.float().cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
 

@@ -167,6 +167,8 @@ def run_range_test(recipe: Recipe, test: RangeTest) -> RangeCurve:
         UserError: for a mistake in the recipe or the dataset.
         Failure: if training fails, or is asked to stop.
     """
+    if recipe.objective.kind == "contrastive":
+        raise UserError("objective: the range test trains a classifier; contrastive pre-training has none")
     ranks = recipe.strategy.world if isinstance(recipe.strategy, Ranks) else 1
     # An epoch has one step at least.
     length = {"epochs": test.steps, "max_steps": test.steps, "accumulate": recipe.training.accumulate * ranks, "patience": None}

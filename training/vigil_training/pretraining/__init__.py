@@ -1,0 +1,1 @@
+"""Contrastive pre-training: encoders learn from items without labels which media belong together."""
