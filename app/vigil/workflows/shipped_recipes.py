@@ -44,12 +44,14 @@ def copy_recipe(name: str, to: StrPath) -> list[Path]:
         The files, the recipe first; those that are there already and equal are kept.
 
     Raises:
-        UserError: if there is no such recipe, or a file exists with other content; nothing is written then.
+        UserError: if there is no such recipe, ``to`` is a file, or a file exists with other content; nothing is written then.
     """
     known = [recipe.name for recipe in shipped_recipes()]
     if name not in known:
         raise UserError(f"no recipe {name!r} comes with Vigil; there are {', '.join(known)}")
     to = Path(to)
+    if to.exists() and not to.is_dir():
+        raise UserError(f"{to}: is not a folder; name another one: vigil recipe copy {name} DIR")
     copies = {to / part: _renamed((RECIPES / part).read_text("utf-8"), to) for part in _parts(f"{name}.yaml")}
     different = [
         file for file, text in copies.items() if file.exists() and not (file.is_file() and file.read_text("utf-8") == text)

@@ -1,5 +1,6 @@
 """Recipes that come with Vigil: each has a description, and each copy is complete, checks in its place and overwrites nothing."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_copy_recipe_overwrites_nothing(tmp_path: Path) -> None:
     )
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
     assert mine.read_text() == "mine"
+
+
+def test_copy_recipe_refuses_a_file_as_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file: is not a folder; name another one: vigil recipe copy thread DIR"):
+        shipped.copy_recipe("thread", tmp_path / "file")
+
+
+def test_guide_has_a_row_for_each_recipe(repository: Path) -> None:
+    guide = (repository / "docs" / "recipes.md").read_text()
+    table = guide.partition("| recipe | content | its choices |")[2].partition("\n\n")[0]
+    assert {name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])} == set(RECIPES)
 
 
 def test_commands_list_and_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
