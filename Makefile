@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes of tests share two cores: more threads than that only wait for each other.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo test check docs picture tests prove bench constraints clean
+.PHONY: help setup demo test check docs picture tests prove bench gpu constraints clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,10 @@ prove: $(READY) ## the long proofs, whole (a share of each runs in the tests)
 	VIGIL_PROVE=1 pytest -m prove -rP
 
 bench: $(READY) ## each benchmark's table
-	@for file in benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
+
+gpu: $(READY) ## what only a GPU can show, on one GPU, in at most eight minutes
+	python benchmarks/gpu.py
 
 constraints: $(READY) ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

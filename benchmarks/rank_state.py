@@ -1,10 +1,10 @@
-"""Weights, gradients and optimizer state of each rank under DDP and ZeRO-1, 2, 3, against what `vigil plan` predicts.
+"""Weights, gradients and optimizer state of each rank under DDP, ZeRO-1, 2, 3 and FSDP2, against what `vigil plan` predicts.
 
 usage: python benchmarks/rank_state.py [--ranks 1 2 4] [--json]
 
 Ranks are processes on this machine (gloo). Each trains a model of about 1.3 million weights, 29 % of them frozen, with odd
-sizes, with DeepSpeed or DDP configured as in a run; storages are added up after a step and the next backward pass. A row has
-the rank with the most. Fails if a total differs by more than 5 %.
+sizes, with DeepSpeed, DDP or FSDP2 configured as in a run; storages are added up after a step and the next backward pass.
+A row has the rank with the most. Fails if a total differs by more than 5 %.
 
 Last table (DeepSpeed 0.19.8, MB on a rank, measured / predicted):
 
@@ -13,17 +13,21 @@ Last table (DeepSpeed 0.19.8, MB on a rank, measured / predicted):
     1      ZeRO-1    5.27 / 5.27  3.75 / 3.75  7.50 / 7.50  3.75 / 3.75  20.26 / 20.26  +0.0%
     1      ZeRO-2    5.27 / 5.27  3.75 / 3.75  7.50 / 7.50  3.75 / 3.75  20.26 / 20.26  +0.0%
     1      ZeRO-3    5.27 / 5.29  3.75 / 3.75  7.50 / 7.50  3.75 / 3.75  20.26 / 20.29  -0.1%
+    1      FSDP2     5.27 / 5.27  3.75 / 3.75  7.50 / 7.50  0.00 / 0.00  16.51 / 16.51  +0.0%
     2      DDP       5.27 / 5.27  3.75 / 3.75  7.50 / 7.50  0.00 / 0.00  16.51 / 16.51  +0.0%
     2      ZeRO-1    5.27 / 5.27  2.28 / 2.28  3.75 / 3.75  1.87 / 1.87  13.16 / 13.17  -0.0%
     2      ZeRO-2    5.27 / 5.27  2.28 / 2.28  3.75 / 3.75  1.87 / 1.87  13.16 / 13.17  -0.0%
     2      ZeRO-3    2.66 / 2.66  1.87 / 1.87  3.75 / 3.75  1.87 / 1.87  10.16 / 10.16  +0.0%
+    2      FSDP2     2.64 / 2.64  1.88 / 1.88  3.76 / 3.76  0.00 / 0.00  8.28 / 8.28    +0.0%
     4      DDP       5.27 / 5.27  3.75 / 3.75  7.50 / 7.50  0.00 / 0.00  16.51 / 16.51  +0.0%
     4      ZeRO-1    5.27 / 5.27  1.52 / 1.52  1.87 / 1.87  0.94 / 0.94  9.60 / 9.60    +0.0%
     4      ZeRO-2    5.27 / 5.27  1.52 / 1.52  1.87 / 1.87  0.94 / 0.94  9.60 / 9.60    +0.0%
     4      ZeRO-3    1.34 / 1.34  0.94 / 0.94  1.87 / 1.87  0.94 / 0.94  5.09 / 5.09    +0.0%
+    4      FSDP2     1.32 / 1.32  0.94 / 0.94  1.88 / 1.88  0.00 / 0.00  4.15 / 4.15    +0.0%
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import socket
@@ -36,7 +40,7 @@ from typing import Any, Literal
 
 TOLERANCE = 0.05
 WIDTH = 251
-STRATEGIES: tuple[Literal["ddp", 1, 2, 3], ...] = ("ddp", 1, 2, 3)
+STRATEGIES: tuple[Literal["ddp", 1, 2, 3, "fsdp2"], ...] = ("ddp", 1, 2, 3, "fsdp2")
 
 
 def make_model() -> Any:
@@ -60,7 +64,7 @@ def make_zero(stage: int, numel: int) -> dict[str, Any]:
     return zero_config(DeepSpeed(stage=stage), recipe, numel)  # type: ignore[arg-type]
 
 
-def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
+def measure(strategy: Literal["ddp", 1, 2, 3, "fsdp2"]) -> dict[str, int]:
     """Return the bytes of this rank after the second backward pass."""
     import torch
     import torch.distributed as dist
@@ -81,6 +85,8 @@ def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
         gradients = [p.grad for p in trained if p.grad is not None]
         found = {"weights": list(model.parameters()), "gradients": gradients, "optimizer": state}
         return {name: _bytes(tensors) for name, tensors in found.items()} | {"masters": 0}
+    if strategy == "fsdp2":
+        return measure_shards(model, rows)
     import deepspeed
 
     from vigil_training.distributed.strategies.deepspeed_internals import disable_op_builders
@@ -98,16 +104,40 @@ def measure(strategy: Literal["ddp", 1, 2, 3]) -> dict[str, int]:
     return {name: found[name] for name in ("weights", "gradients", "optimizer", "masters")}
 
 
+def measure_shards(model: Any, rows: Any) -> dict[str, int]:
+    """Return the bytes of this rank under FSDP2, each layer a unit."""
+    import torch
+    from torch.distributed.fsdp import fully_shard
+
+    for unit in [*model, model]:
+        fully_shard(unit)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    groups = [{"params": [p for n, p in model.named_parameters() if n in trained and (p.ndim > 1) is m]} for m in (True, False)]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    model(rows).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model(rows).sum().backward()
+    state = [v.to_local() for values in optimizer.state.values() for v in values.values() if hasattr(v, "to_local")]
+    weights = [p.to_local().detach() for p in model.parameters()]
+    gradients = [p.grad.to_local() for p in model.parameters() if p.grad is not None]
+    return {"weights": _bytes(weights), "gradients": _bytes(gradients), "optimizer": _bytes(state), "masters": 0}
+
+
 def _bytes(tensors: Any) -> int:
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
 
-def predict(strategy: Literal["ddp", 1, 2, 3], world: int) -> dict[str, int]:
+def predict(strategy: Literal["ddp", 1, 2, 3, "fsdp2"], world: int) -> dict[str, int]:
     """Return the bytes that the plan predicts."""
-    from vigil_training.planning.memory import StateBytes, persistent_bytes, state_bytes
+    from vigil_training.planning.memory import StateBytes, persistent_bytes, sharded, state_bytes
 
     model = make_model()
+    if strategy == "fsdp2":
+        return dataclasses.asdict(
+            state_bytes(sharded([(tuple(p.shape), p.requires_grad) for p in model.parameters()], world), "ddp", 1)
+        )
     parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
     groups = [[p for p in model.parameters() if p.requires_grad and (p.ndim > 1) is matrix] for matrix in (True, False)]
     groups.append([p for p in model.parameters() if not p.requires_grad])
@@ -199,7 +229,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         pairs = [(row["measured"][name], row["predicted"][name]) for name in names]
         pairs.append((sum(row["measured"].values()), sum(row["predicted"].values())))
         cells = [f"{m / 1e6:.2f} / {p / 1e6:.2f}" for m, p in pairs]
-        strategy = "DDP" if row["strategy"] == "ddp" else f"ZeRO-{row['strategy']}"
+        strategy = {"ddp": "DDP", "fsdp2": "FSDP2"}.get(row["strategy"], f"ZeRO-{row['strategy']}")
         table.add_row(str(row["ranks"]), strategy, *cells, f"{row['off']:+.1%}")
     Console(width=130).print(table)
 

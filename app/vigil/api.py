@@ -64,7 +64,7 @@ def load_recipe(recipe: StrPath, *, overrides: Sequence[str] = (), **values: Any
 def train(recipe: "StrPath | Recipe", run: StrPath | None = None, *, overrides: Sequence[str] = (), **values: Any) -> "Run":
     """Train a recipe into a run folder; the same call resumes an interrupted run and returns a finished one at once.
 
-    Ranks of a ``ddp`` or ``deepspeed`` strategy are started as processes of this machine, unless torchrun or srun did.
+    Ranks of a ``ddp``, ``deepspeed`` or ``fsdp2`` strategy are started as processes of this machine, unless torchrun or srun did.
 
     Args:
         recipe: the YAML file, or a recipe from :func:`load_recipe`.

@@ -1,6 +1,6 @@
 """The safety model: an encoder for each modality, one fusion, and the taxonomy's heads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, TIMED, Modality
-from vigil_data.loading.batch import TOKENS, Batch
+from vigil_data.loading.batch import TOKENS, Batch, Segments
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode, store_frozen_in_bf16
@@ -17,6 +17,12 @@ from vigil_modeling.heads import Head, Heads
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.segment_position import build_position
 from vigil_modeling.specs import ModelSpec
+
+TOKENS_MULTIPLE = 16
+"""Passages are padded to a multiple of so many tokens for compiled encoders; attention kernels ask for multiples of 8 or 16."""
+
+COMPILER_BACKEND = "inductor"
+"""Backend of ``torch.compile``; tests replace it."""
 
 
 class Prediction(NamedTuple):
@@ -81,6 +87,8 @@ class SafetyModel(nn.Module):
         self.heads = Heads(taxonomy, spec.width, spec.dropout)
         self.structure = LabelStructure.of(spec, taxonomy)
         self.position = build_position(spec)
+        self._compiled: int | None = None
+        self._touched: set[Modality] = set()
         for modality in self.modalities:
             encoder_spec = getattr(spec.encoders, modality)
             try:
@@ -118,9 +126,26 @@ class SafetyModel(nn.Module):
         Returns:
             Tokens ``[S, P, D]`` of the common width.
         """
-        encoded = inputs[TOKENS] if TOKENS in inputs else self.encoders[modality](**inputs)
+        encoded = inputs[TOKENS] if TOKENS in inputs else self._run_encoder(modality, inputs)
         tokens_SPD: Tensor = self.projections[modality](encoded)
         return tokens_SPD
+
+    def _run_encoder(self, modality: Modality, inputs: dict[str, Tensor]) -> Tensor:
+        encoder = self.encoders[modality]
+        if modality in self._touched:
+            self._touched.discard(modality)
+            set_mode(self.encoder(modality), self.training)
+        if self._compiled is None:
+            return encoder(**inputs)  # type: ignore[no-any-return]
+        if not self.training or len(next(iter(inputs.values()))) < 2:
+            # Validation computes what the exported model does. One segment, such as a blank one, would be a graph of its own.
+            with torch.compiler.set_stance("force_eager"):
+                return encoder(**inputs)  # type: ignore[no-any-return]
+        if modality == "text":
+            length = inputs["input_ids"].shape[1]
+            missing = max(0, min(-length % TOKENS_MULTIPLE, self._compiled - length))
+            inputs = {name: nn.functional.pad(tensor, (0, missing)) for name, tensor in inputs.items()}
+        return encoder(**inputs)  # type: ignore[no-any-return]
 
     def segment_inputs(self, modality: Modality) -> tuple[str, ...]:
         """Return what :meth:`fuse` needs of the segments of a modality: ``item``, and ``role`` and ``time`` if it uses them."""
@@ -199,12 +224,47 @@ class SafetyModel(nn.Module):
         for modality in self.modalities:
             self.encoder(modality).checkpoint_activations()
 
+    def compile_encoders(self, max_tokens: int) -> None:
+        """Compile the encoders for training with ``torch.compile`` (Ansel et al. 2024, "PyTorch 2", section 4), on first use.
+
+        The number of segments and of tokens is dynamic in the graphs. Passages are padded to a multiple of
+        :data:`TOKENS_MULTIPLE` tokens, so that what kernels require of a length is the same for all of them, and batches of one
+        segment run as before: the number of graphs does not depend on the batches.
+
+        Args:
+            max_tokens: length of the longest passage, ``inputs.text.max_tokens``.
+        """
+        for modality in self.modalities:
+            self.encoder(modality).compile(dynamic=True, backend=COMPILER_BACKEND)
+        self._compiled = max_tokens
+
+    def compiler_batches(self) -> Iterator[Batch]:
+        """Yield batches for which the encoders compile all graphs that training needs: two segments of each modality.
+
+        A run that compiles them first computes the same after it is resumed, whatever batches come then: sizes seen in
+        compilation may decide how a kernel adds up.
+        """
+        longest = self._compiled or 0
+        multiple = TOKENS_MULTIPLE * max(1, longest // 2 // TOKENS_MULTIPLE)
+        for tokens in sorted({min(multiple, longest), longest}):
+            segments = {}
+            for modality in self.modalities:
+                inputs = {n: t.expand(2, *t.shape[1:]).contiguous() for n, t in self.encoder(modality).blank().items()}
+                if modality == "text":
+                    inputs = {name: tensor[:, :1].repeat(1, tokens) for name, tensor in inputs.items()}
+                segments[modality] = Segments(torch.arange(2), inputs, torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2))
+            yield Batch(("", ""), segments, torch.zeros(2, len(self.labels)))
+
     def _touch(self, modality: Modality) -> Tensor:
-        """Return a number that depends on all weights of a modality, in evaluation mode to keep running statistics unchanged."""
+        """Return a number that depends on all weights of a modality, in evaluation mode to keep running statistics unchanged.
+
+        The encoder stays in that mode until it is used for a batch, since the backward pass recomputes checkpointed layers in it.
+        """
         encoder, projection = self.encoder(modality), self.projections[modality]
         blank = encoder.blank()
         if modality in self.cached:  # Other ranks do not run the encoder either.
             blank = {TOKENS: self.fusion.prior_D.new_zeros(1, 1, encoder.width)}
+        self._touched.discard(modality)
         encoder.eval()
         projection.eval()
         for module in encoder.modules():
@@ -212,7 +272,7 @@ class SafetyModel(nn.Module):
             module.training = getattr(module, "gradient_checkpointing", False) and self.training
         total = self.encode(modality, **blank).sum()
         projection.train(self.training)
-        set_mode(encoder, self.training)
+        self._touched.add(modality)
         return total
 
 

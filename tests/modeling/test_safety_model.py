@@ -114,10 +114,13 @@ def test_safety_model_ignores_modalities_that_it_lacks(make_model):
     assert set(prediction.evidence) == {"text"}
 
 
+@pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_safety_model_touch_all_gives_every_weight_a_gradient_and_changes_no_value(make_model, fusion):
+def test_safety_model_touch_all_gives_every_weight_a_gradient_and_changes_no_value(make_model, fusion, recomputes):
     model = make_model(fusion, dropout=0.0)
     plain = copy.deepcopy(model)
+    if recomputes:
+        model.checkpoint_activations()
     batch = make_batch(make_items([{"text": 1, "image": 0, "audio": 0}] * 2))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     torch.manual_seed(1)
@@ -129,6 +132,7 @@ def test_safety_model_touch_all_gives_every_weight_a_gradient_and_changes_no_val
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             torch.testing.assert_close(touched.grad, expected, msg=lambda text, name=name: f"{name}: {text}")
     assert all(buffers[name].equal(buffer) for name, buffer in model.named_buffers())
+    model(make_batch(make_items([dict.fromkeys(MODALITIES, 2)] * 2)))
     assert model.encoder("image").training
     assert model.projections["image"].training
 

@@ -207,13 +207,16 @@ def check_torch() -> Check:
 
 
 def check_compiler() -> Check:
-    """Check for the compiler that DeepSpeed needs to build its operators on first use."""
+    """Check for the compiler with which DeepSpeed builds operators, and torch.compile kernels."""
     absent = [name for name in ("g++", "ninja") if shutil.which(name) is None]
     if absent:
         return Check(
-            "compiler", "warn", f"not on the PATH: {', '.join(absent)}", "install them; DeepSpeed builds operators with them"
+            "compiler",
+            "warn",
+            f"not on the PATH: {', '.join(absent)}",
+            "install them; DeepSpeed builds operators with both, and training.compile needs g++",
         )
-    return Check("compiler", "ok", "g++ and ninja, for DeepSpeed's operators")
+    return Check("compiler", "ok", "g++ and ninja, for DeepSpeed's operators and training.compile")
 
 
 def check_slurm() -> Check:

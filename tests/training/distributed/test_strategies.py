@@ -18,6 +18,7 @@ STRATEGIES = {
     "zero-1": {"kind": "deepspeed", "stage": 1, "devices": 2},
     "zero-2": {"kind": "deepspeed", "stage": 2, "devices": 2},
     "zero-3": {"kind": "deepspeed", "stage": 3, "devices": 2},
+    "fsdp2": {"kind": "fsdp2", "devices": 2},
 }
 
 
@@ -156,7 +157,7 @@ def cut_keys(name, bias):
     return bias.chunk(2)[1]
 
 
-@pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3"])
+@pytest.mark.parametrize("name", ["zero-1", "zero-2", "zero-3", "fsdp2"])
 def test_strategies_consolidate_to_the_weights_of_ddp(name, several, tmp_path):
     from vigil_training.checkpoint.consolidate import consolidate
     from vigil_training.checkpoint.reader import last_checkpoint, load_weights

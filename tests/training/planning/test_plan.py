@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
 from vigil_training.distributed.world import World
-from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, state_bytes
+from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, sharded, state_bytes
 from vigil_training.planning.plan import plan_run
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.trainer.data_module import DataModule
@@ -28,7 +28,7 @@ def test_state_bytes_are_what_ranks_hold() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout)
-    assert [row["strategy"] for row in rows] == ["ddp", 1, 2, 3]
+    assert [row["strategy"] for row in rows] == ["ddp", 1, 2, 3, "fsdp2"]
     for row in rows:
         for kind, measured in row["measured"].items():
             assert measured == pytest.approx(row["predicted"][kind], rel=0.05), (row["strategy"], kind)
@@ -64,6 +64,31 @@ def test_state_bytes_of_all_ranks_are_the_model_and_padding(weights: list[tuple[
         assert whole.weights <= state.weights * world <= whole.weights + padding
     else:
         assert whole.weights <= state.weights <= whole.weights + padding
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.booleans()), max_size=20), WORLDS)
+def test_sharded_weights_are_the_model_and_the_rows_that_some_ranks_lack(
+    shapes: list[tuple[list[int], bool]], world: int
+) -> None:
+    shards = sharded([(tuple(shape), is_trained) for shape, is_trained in shapes], world)
+    for (numel, is_trained), (shape, expected) in zip(shards, shapes, strict=True):
+        largest = max(part.numel() for part in torch.empty(shape).chunk(world))
+        assert (numel, is_trained) == (largest, expected)
+
+
+def test_plan_run_shares_everything_under_fsdp2(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe(strategy={"kind": "fsdp2", "devices": 2}, training__ema={})
+    one, two = (next(row for row in plan_run(recipe, gpus=gpus).rows if row.chosen) for gpus in (1, 2))
+    single = plan_run(recipe).rows[0]
+    assert one.name == two.name == "FSDP2"
+    assert one.state == single.state
+    assert two.state.total == pytest.approx(one.state.total / 2, rel=0.05)
+    assert two.buffers == one.buffers
+    from vigil_modeling.safety_model import build_model
+
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
+    outside = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoders."))
+    assert two.buffers["gathered weights"] > 4 * outside
 
 
 def test_state_bytes_count_a_split_gradient_on_both_ranks() -> None:

@@ -89,7 +89,7 @@ def assert_weights(left: Path, right: Path) -> None:
             "model__encoders__image__frozen": 1,
             "model__encoders__image__frozen_dtype": "bf16",
         },
-        {"checkpoint__every_steps": None, "checkpoint__background": False},
+        {"checkpoint__every_steps": None, "checkpoint__background": False, "training__precision": "bf16"},
     ],
 )
 def test_fit_recipe_resumes_from_any_step(changes, make_recipe, train, assert_same_run, monkeypatch, tmp_path):

@@ -1,9 +1,10 @@
 """Memory of a rank: state by arithmetic, activations by a forward pass that computes nothing.
 
-State is what DeepSpeed 0.19 and DDP hold when weights are float32 and the optimizer is AdamW; ``benchmarks/rank_state.py``
+State is what DeepSpeed 0.19, DDP and FSDP2 hold when weights are float32 and the optimizer is AdamW; ``benchmarks/rank_state.py``
 measures the same on real ranks.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -122,6 +123,33 @@ def persistent_bytes(numels: Iterable[int], threshold: int, most: int) -> int:
     return FLOAT32 * kept
 
 
+def sharded(shapes: Iterable[tuple[tuple[int, ...], bool]], world: int) -> list[tuple[int, bool]]:
+    """Return the largest shard of each weight under FSDP2, in elements, and whether it is trained.
+
+    Its state is that of ``ddp`` for a model of these shards: each weight is cut by its first dimension, and the first rank has
+    the most rows.
+
+    Args:
+        shapes: shape of each weight, and whether it is trained.
+        world: number of ranks.
+    """
+    return [(_ceil(shape[0], world) * math.prod(shape[1:]) if shape else 1, trained) for shape, trained in shapes]
+
+
+def gathered_bytes(units: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """Return the buffers of FSDP2 in addition to a rank's state, by name: an upper bound.
+
+    The rest of the model is gathered first and freed last. Of the other units one computes and the next is gathered, into a flat
+    buffer that is then copied. Gradients of a unit are copied into a flat buffer, while those of the unit before are reduced.
+
+    Args:
+        units: elements of each unit, and how many of them are trained; the rest of the model last.
+    """
+    *inner, rest = units
+    weights, trained = (max((unit[i] for unit in inner), default=0) for i in (0, 1))
+    return {"gathered weights": FLOAT32 * (rest[0] + 3 * weights), "unsharded gradients": FLOAT32 * (2 * rest[1] + 3 * trained)}
+
+
 def buffer_bytes(
     parameters: Sequence[tuple[int, bool]], state: StateBytes, strategy: Sharding, zero: dict[str, Any], accumulate: int = 1
 ) -> dict[str, int]:
@@ -214,13 +242,13 @@ def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            _replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
+            replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
             fake = Batch(
                 batch.ids, {m: s.map(mode.from_tensor) for m, s in batch.segments.items()}, mode.from_tensor(batch.targets)
             )
             return ActivationEstimate(_saved_bytes(model, fake, precision, touch_all), "on tensors without memory")
     except Exception as error:  # libraries raise various errors where a value decides a shape
-        _replace_tensors(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+        replace_tensors(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))
         how = f"on the CPU with zero weights, as it could not be done without memory ({type(error).__name__})"
         return ActivationEstimate(_saved_bytes(model, batch, precision, touch_all), how)
 
@@ -256,7 +284,7 @@ def _saved_bytes(model: SafetyModel, batch: Batch, precision: str, touch_all: bo
     return total
 
 
-def _replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
     """Replace all parameters and buffers by new tensors; tied ones stay tied."""
     made: dict[int, Any] = {}
     for module in model.modules():

@@ -15,6 +15,7 @@ from vigil_data.loading.loader import Request
 from vigil_data.loading.sampler import costs
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.strategies.deepspeed import zero_config
+from vigil_training.distributed.strategies.fsdp2 import shard_units
 from vigil_training.distributed.world import World
 from vigil_training.planning.memory import (
     FLOAT32,
@@ -23,11 +24,13 @@ from vigil_training.planning.memory import (
     blank_batch,
     buffer_bytes,
     build_abstract,
+    gathered_bytes,
     measure_activations,
+    sharded,
     state_bytes,
 )
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.specs import DeepSpeed, Ranks, Single
+from vigil_training.recipe.specs import DeepSpeed, FullySharded, Ranks, Single
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.optimizer import parameter_groups
 
@@ -81,12 +84,16 @@ class ModelSizes:
         groups: the same by group of the optimizer, and one group of frozen weights.
         buffers: bytes of its buffers.
         halved: number of frozen elements that are kept in bf16.
+        shards: the largest shard of each weight under FSDP2, and whether it is trained.
+        units: elements of each unit of FSDP2, and how many of them are trained; the rest of the model last.
     """
 
     parameters: list[tuple[int, bool]]
     groups: list[list[tuple[int, bool]]]
     buffers: int
     halved: int
+    shards: list[tuple[int, bool]]
+    units: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,8 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     in_bf16 = [m for m in model.modalities if getattr(recipe.model.encoders, m).frozen_dtype == "bf16"]
     halved = sum(p.numel() for m in in_bf16 for p in model.encoder(m).parameters() if not p.requires_grad)
+    shards = sharded([(tuple(p.shape), p.requires_grad) for p in model.parameters()], nodes * gpus)
+    sizes = ModelSizes(parameters, groups, buffers, halved, shards, _unit_sizes(model))
     # A single process has its own epochs, whatever the number of GPUs of the other strategies.
     world = 1 if isinstance(spec, Single) else nodes * gpus
     if exists(recipe.data.dataset):
@@ -210,7 +219,7 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     if in_bf16:
         notes.append(f"frozen weights in bf16: {', '.join(in_bf16)}; not with ZeRO-3")
     limit = None if memory is None else round(memory * GIB)
-    rows = _estimate_strategies(recipe, ModelSizes(parameters, groups, buffers, halved), nodes * gpus, activations.bytes, limit)
+    rows = _estimate_strategies(recipe, sizes, nodes * gpus, activations.bytes, limit)
     total, trained = sum(n for n, _ in parameters), sum(n for n, is_trained in parameters if is_trained)
     return RunPlan(nodes, gpus, limit, total, trained, tuple(rows), epochs, tuple(n for n in notes if n))
 
@@ -224,8 +233,9 @@ def _estimate_strategies(
     offloads = isinstance(spec, DeepSpeed) and (spec.offload_optimizer, spec.offload_parameters) != ("none", "none")
     numel = sum(n for n, _ in weights.parameters)
 
+    averaged = recipe.training.ema is not None
+
     def row(name: str, sharding: Sharding, ranks: int, chosen: bool, offload: DeepSpeed | None = None) -> StrategyEstimate:
-        averaged = recipe.training.ema is not None
         state = sum((state_bytes(group, sharding, ranks, averaged) for group in weights.groups), StateBytes(0, 0, 0))
         if sharding != 3:
             state = dataclasses.replace(state, weights=state.weights - weights.halved * FLOAT32 // 2)
@@ -246,7 +256,21 @@ def _estimate_strategies(
         rows.append(row(f"ZeRO-{stage}", stage, world, stage == chosen_stage and not offloads))
         if isinstance(spec, DeepSpeed) and offloads and stage == chosen_stage:
             rows.append(row(f"ZeRO-{stage} with offload", stage, world, True, spec))
-    return rows
+    extra = {**gathered_bytes(weights.units), "the model's buffers": weights.buffers}
+    state = state_bytes(weights.shards, "ddp", 1, averaged)
+    made = StrategyEstimate("FSDP2", state, activations, extra, 0, isinstance(spec, FullySharded), None)
+    return [*rows, made if limit is None else dataclasses.replace(made, fits=made.total <= limit)]
+
+
+def _unit_sizes(model: SafetyModel) -> list[tuple[int, int]]:
+    """Return elements of each unit of FSDP2 without those of inner units, and how many of them are trained."""
+    seen: set[int] = set()
+    sizes = []
+    for unit in [*shard_units(model), model]:
+        own = [p for p in unit.parameters() if id(p) not in seen]
+        seen |= {id(p) for p in own}
+        sizes.append((sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)))
+    return sizes
 
 
 def _offloaded(state: StateBytes, spec: DeepSpeed) -> StateBytes:

@@ -16,6 +16,7 @@ from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
     DeepSpeed,
+    FullySharded,
     InitFromSpec,
     OptimizerSpec,
     Single,
@@ -66,6 +67,7 @@ class Recipe(Spec):
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
+        problems += self._speed_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -90,6 +92,8 @@ class Recipe(Spec):
                 yield "loss: contrastive pre-training has no targets; leave this out"
             if self.training.modality_dropout:
                 yield "training.modality_dropout: contrastive pre-training compares the modalities of an item; leave this out"
+            if isinstance(self.strategy, FullySharded):
+                yield "strategy.kind: contrastive pre-training has a loss with weights, which fsdp2 does not shard; take deepspeed"
 
     def _cache_problems(self) -> Iterator[str]:
         frozen = [m for m in self.modalities if getattr(self.model.encoders, m).frozen is True]
@@ -144,10 +148,21 @@ class Recipe(Spec):
             if encoder is None or encoder.frozen_dtype == "fp32":
                 continue
             where = f"model.encoders.{modality}.frozen_dtype"
+            if isinstance(self.strategy, FullySharded):
+                yield f"{where}: strategy fsdp2 shards frozen weights already, in fp32; leave this out"
             if isinstance(self.strategy, DeepSpeed) and self.strategy.stage == 3:
                 yield f"{where}: strategy.stage 3 shards frozen weights already, in fp32; leave this out, or take stage 2"
             if encoder.lora is not None and self.training.precision != "bf16":
                 yield f"{where}: with lora, fp32 copies would be kept for the backward pass; set training.precision to bf16"
+
+    def _speed_problems(self) -> Iterator[str]:
+        profile, last = self.training.profile, self.training.max_steps
+        if profile is not None and last is not None and profile.start >= last:
+            yield f"training.profile.start is {profile.start}, but training.max_steps ends the run after {last} steps"
+        strategy = self.strategy
+        gathers = "FSDP2" if isinstance(strategy, FullySharded) else "ZeRO-3" if getattr(strategy, "stage", 0) == 3 else None
+        if self.training.compile and gathers:
+            yield f"training.compile: {gathers} gathers weights within the encoders, so they are not compiled; take ddp or ZeRO-2"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

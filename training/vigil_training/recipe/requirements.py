@@ -1,5 +1,6 @@
 """Packages and trained models that a recipe needs: checked before any rank starts, by `vigil recipe check`, `train`, `submit`."""
 
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -37,6 +38,11 @@ def check_sources(resolved: ResolvedRecipe) -> None:
 def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     if recipe.strategy.kind == "deepspeed" and find_spec("deepspeed") is None:
         yield ("strategy", "kind"), "deepspeed is not installed; install vigil with its deepspeed extra"
+    if recipe.training.compile and recipe.training.accelerator == "cpu" and shutil.which("g++") is None:
+        yield (
+            ("training", "compile"),
+            "g++ is not on the PATH, but torch.compile needs it; install it, or leave this out",
+        )
     sources: list[tuple[KeyPath, object]] = []
     if recipe.inputs.text is not None:
         sources.append((("inputs", "text", "tokenizer"), recipe.inputs.text.tokenizer))

@@ -61,6 +61,13 @@ class MovingAverage(Spec):
     warmup: bool = Field(True, description="true: the n-th update keeps at most (1 + n) / (10 + n), so that early weights fade")
 
 
+class ProfileSpec(Spec):
+    """Optimizer steps whose operators are recorded by torch.profiler; numbers do not change."""
+
+    start: int = Field(10, ge=0, description="optimizer steps before the first recorded one")
+    steps: int = Field(5, ge=1, le=100, description="optimizer steps that are recorded, each some megabytes of trace")
+
+
 class TrainingSpec(Spec):
     """Length and precision of a run."""
 
@@ -91,6 +98,12 @@ class TrainingSpec(Spec):
     )
     activation_checkpointing: bool = Field(
         False, description="keep only the inputs of each encoder layer, and recompute the rest in the backward pass"
+    )
+    compile: bool = Field(
+        False, description="compile the encoders for training (torch.compile), which needs a C++ compiler; worth it on a GPU"
+    )
+    profile: ProfileSpec | None = Field(
+        None, description="record some steps into the run folder: a Chrome trace, and a table of operators; null: none"
     )
     max_skipped: int = Field(
         10, ge=0, description="optimizer steps that may be skipped in a run because the gradient is not finite"
@@ -150,7 +163,13 @@ class DeepSpeed(Ranks):
         return self
 
 
-StrategySpec = Annotated[Single | DistributedDataParallel | DeepSpeed, Field(discriminator="kind")]
+class FullySharded(Ranks):
+    """PyTorch's FSDP2 (Zhao et al. 2023): ranks share weights, gradients and optimizer state, as in ZeRO-3, without DeepSpeed."""
+
+    kind: Literal["fsdp2"] = "fsdp2"
+
+
+StrategySpec = Annotated[Single | DistributedDataParallel | DeepSpeed | FullySharded, Field(discriminator="kind")]
 
 
 class CheckpointSpec(Spec):

@@ -112,6 +112,11 @@ class Run:
         return self.path / "stacks"
 
     @property
+    def profile(self) -> Path:
+        """Traces and tables of ``training.profile``, two files of each rank."""
+        return self.path / "profile"
+
+    @property
     def quarantine(self) -> Path:
         """Items that could not be decoded, one JSON object a line."""
         return self.path / "quarantine.jsonl"

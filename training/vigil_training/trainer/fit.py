@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
@@ -33,6 +34,7 @@ from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
+from vigil_training.planning.flops import estimate_flops, peak_flops
 from vigil_training.pretraining.contrastive_module import ContrastiveModule
 from vigil_training.pretraining.model import build_recipe_model, load_best_model
 from vigil_training.pretraining.retrieval import measure_retrieval
@@ -52,13 +54,15 @@ from vigil_training.trainer.callbacks import (
     EarlyStopping,
     GradualUnfreezing,
     MetricsCallback,
+    ProfilerWindow,
     RankSync,
     TrainingProgress,
     WeightAveraging,
 )
 from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
+from vigil_training.trainer.compilation import check_compiler
 from vigil_training.trainer.data_module import DataModule
-from vigil_training.trainer.lightning_module import TrainingModule
+from vigil_training.trainer.lightning_module import ShardedTrainingModule, TrainingModule
 from vigil_training.trainer.lightning_trainer import build_trainer
 from vigil_training.trainer.quarantine import Quarantine
 from vigil_training.trainer.warning_filters import ignore_expected_warnings
@@ -224,12 +228,22 @@ def _train(
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
+    if recipe.training.compile:
+        check_compiler()
+        model.compile_encoders(recipe.inputs.text.max_tokens if recipe.inputs.text is not None else 0)
     releases = release_steps(model, recipe.model, epoch_ends)
+    peak: float | None = None
     if isinstance(model, ContrastiveModel):
         module: TrainingModule = ContrastiveModule(model, recipe, total_steps, session.ranks, releases)
     else:
         loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
-        module = TrainingModule(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases)
+        module_class = ShardedTrainingModule if recipe.strategy.kind == "fsdp2" else TrainingModule
+        module = module_class(
+            model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases
+        )
+        if session.device.type == "cuda":
+            module.flop_estimate = estimate_flops(recipe)
+            peak = peak_flops(torch.cuda.get_device_name(session.device), recipe.training.precision)
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
@@ -246,12 +260,13 @@ def _train(
     try:
         with Progress("training", unit="steps", enabled=world.is_main) as progress:
             callbacks = [
-                MetricsCallback(session.ranks, rank_sync),
+                MetricsCallback(session.ranks, rank_sync, peak),
                 rank_sync,
                 TrainingProgress(progress, total_steps, rank_sync),
                 EarlyStopping(recipe.training),
                 *unfreezing,
                 *averaging,
+                *([ProfilerWindow(spec, run.profile, world.rank)] if (spec := recipe.training.profile) is not None else []),
                 CheckpointCallback(recipe, recipe_digest(recipe), writer, session, rank_sync, rng_state=rng_state),
             ]
             trainer = build_trainer(recipe, strategy, session, loggers, callbacks)

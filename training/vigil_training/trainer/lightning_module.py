@@ -21,8 +21,10 @@ from vigil_modeling.losses import GroupDRO, MaskedLoss
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
+from vigil_training.planning.flops import FlopEstimate
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import Ranks
+from vigil_training.trainer.compilation import compile_all
 from vigil_training.trainer.errors import TrainingFailure
 from vigil_training.trainer.lr_scheduler import build_lr_scheduler
 from vigil_training.trainer.modality_dropout import drop_modalities
@@ -48,6 +50,8 @@ class TrainingModule(pl.LightningModule):
         step_ids: items of this rank in the last optimizer step.
         skipped: whether the last optimizer step was skipped because its gradient was not finite.
         validation_metrics: metrics of the last validation, the same on every rank.
+        flop_estimate: counts the floating-point operations of batches, if they are to be logged.
+        flops: those of this rank since :class:`~vigil_training.trainer.callbacks.MetricsCallback` last logged them.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class TrainingModule(pl.LightningModule):
         self.step_ids: list[str] = []
         self.skipped = False
         self.validation_metrics: dict[str, float] = {}
+        self.flop_estimate: FlopEstimate | None = None
+        self.flops = 0.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Run the forward pass of one batch and return its loss.
@@ -95,6 +101,8 @@ class TrainingModule(pl.LightningModule):
         self.refused += batch.refused
         if self._training.modality_dropout:
             batch = drop_modalities(batch, self._training.modality_dropout)
+        if self.flop_estimate is not None:
+            self.flops += self.flop_estimate.of(batch)
         loss = self.batch_loss(batch)
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
@@ -158,9 +166,12 @@ class TrainingModule(pl.LightningModule):
                 # No batch of the step has this modality. Its gradient is zero, as on ranks whose batches have it, so that AdamW
                 # decays these weights everywhere.
                 parameter.grad = torch.zeros_like(parameter)
-        if self._training.clip is None:
-            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        return nn.utils.clip_grad_norm_(parameters, self._training.clip)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if hasattr(norm, "full_tensor"):  # of shards under FSDP2: add up those of all ranks
+            norm = norm.full_tensor()
+        if self._training.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._training.clip, norm)
+        return norm
 
     @property
     def _zero(self) -> Any:
@@ -191,6 +202,12 @@ class TrainingModule(pl.LightningModule):
         optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
         scheduler = build_lr_scheduler(optimizer, self._recipe.optimizer, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Compile the encoders, if the recipe asks for it."""
+        if self._training.compile:
+            context = self.trainer.precision_plugin.forward_context()
+            compile_all(self.model, self.device, context, self._distributed)
 
     def on_validation_start(self) -> None:
         """Use rank 0's running statistics of batch norms on every rank, as checkpoints do."""
@@ -230,6 +247,15 @@ class TrainingModule(pl.LightningModule):
             self.validation_metrics = ranking_metrics(logits_NL, targets_NL, self._recipe.taxonomy.labels)
         if weights.sum() > 0:
             self.validation_metrics["validation/loss"] = float(totals.sum()) / float(weights.sum())
+
+
+class ShardedTrainingModule(TrainingModule):
+    """A safety model in training under FSDP2, which Lightning has sharded in this hook, before the optimizer is built."""
+
+    def configure_model(self) -> None:
+        """Replace the weights by this rank's shards; see :mod:`vigil_training.distributed.strategies.fsdp2`."""
+        strategy: Any = self.trainer.strategy
+        strategy.shard(self.model)
 
 
 def training_module(module: pl.LightningModule) -> TrainingModule:

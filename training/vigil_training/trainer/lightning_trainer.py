@@ -46,8 +46,8 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        # ZeRO-3 gathers weights by hooks that inference mode does not allow.
-        inference_mode=recipe.strategy.kind != "deepspeed",
+        # ZeRO-3 and FSDP2 gather weights by hooks that inference mode does not allow.
+        inference_mode=recipe.strategy.kind not in ("deepspeed", "fsdp2"),
         # Checkpoints and metrics have their own paths in the run folder.
         default_root_dir=None,
         barebones=False,

@@ -1,4 +1,4 @@
-"""Lightning strategies with Vigil's checkpoints: a single device, DDP and DeepSpeed's ZeRO."""
+"""Lightning strategies with Vigil's checkpoints: a single device, DDP, DeepSpeed's ZeRO and FSDP2."""
 
 from typing import TYPE_CHECKING
 

@@ -10,9 +10,10 @@ from vigil_training.distributed.device import process_group_backend, process_gro
 from vigil_training.distributed.strategies.cluster_environment import WorldEnvironment
 from vigil_training.distributed.strategies.ddp import CheckpointedDDP, CheckpointedSingleDevice
 from vigil_training.distributed.strategies.deepspeed import CheckpointedDeepSpeed, Float32Precision
+from vigil_training.distributed.strategies.fsdp2 import CheckpointedFullyShardedStrategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.specs import DeepSpeed, DistributedDataParallel
+from vigil_training.recipe.specs import DeepSpeed, DistributedDataParallel, FullySharded
 
 
 def build_strategy(recipe: Recipe, world: World, device: torch.device) -> Strategy:
@@ -33,6 +34,8 @@ def build_strategy(recipe: Recipe, world: World, device: torch.device) -> Strate
         )
     elif isinstance(spec, DeepSpeed):
         strategy = CheckpointedDeepSpeed.from_recipe(spec, recipe, world, device, environment)
+    elif isinstance(spec, FullySharded):
+        strategy = CheckpointedFullyShardedStrategy.from_recipe(spec, world, device, environment)
     else:
         strategy = CheckpointedSingleDevice(device)
     return strategy  # type: ignore[no-any-return]
@@ -47,4 +50,5 @@ def build_plugins(recipe: Recipe, world: World, device: torch.device) -> list[An
         return [Float32Precision()]
     precision = MixedPrecision("bf16-mixed", device.type) if recipe.training.precision == "bf16" else Precision()
     # Without an environment Lightning would detect one itself.
-    return [precision] if isinstance(recipe.strategy, DistributedDataParallel) else [precision, WorldEnvironment(world)]
+    brings_environment = isinstance(recipe.strategy, DistributedDataParallel | FullySharded)
+    return [precision] if brings_environment else [precision, WorldEnvironment(world)]

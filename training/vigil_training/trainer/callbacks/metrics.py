@@ -1,5 +1,6 @@
 """Metrics of training and validation, sent to the loggers."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,23 +21,39 @@ class MetricsCallback(pl.Callback):
     Args:
         ranks: the group that averages the loss.
         rank_sync: has metrics about the ranks.
+        peak_flops: most FLOP/s of a rank's device, if that is known.
     """
 
-    def __init__(self, ranks: RankGroup, rank_sync: RankSync) -> None:
+    def __init__(self, ranks: RankGroup, rank_sync: RankSync, peak_flops: float | None = None) -> None:
         self._ranks = ranks
         self._rank_sync = rank_sync
+        self._peak_flops = peak_flops
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count operations and time from here, without validation and checkpoints at the end of the epoch before."""
+        del trainer
+        training_module(pl_module).flops, self._start = 0.0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log loss, learning rate and gradient norm of an optimizer step."""
+        """Log loss, learning rate and gradient norm of an optimizer step, and the rate of operations since the last line."""
         del outputs, batch, batch_idx
         step = trainer.global_step
         if not ends_optimizer_step(trainer) or not (step == 1 or step % LOG_EVERY_N_STEPS == 0):
             return
-        metrics = {name: float(value) for name, value in training_module(pl_module).step_metrics.items()}
+        module = training_module(pl_module)
+        metrics = {name: float(value) for name, value in module.step_metrics.items()}
+        losses, flops = self._ranks.gather([metrics["train/loss"], module.flops]).T
         # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
-        metrics["train/loss"] = float(self._ranks.gather([metrics["train/loss"]]).mean())
+        metrics["train/loss"] = float(losses.mean())
+        if module.flop_estimate is not None and step > 1:  # The first step also fills caches.
+            rate = float(flops.mean()) / (time.perf_counter() - self._start)
+            metrics["train/tflops"] = rate / 1e12
+            if self._peak_flops is not None:
+                metrics["train/mfu"] = rate / self._peak_flops
+        module.flops, self._start = 0.0, time.perf_counter()
         self._log(trainer, metrics | self._rank_sync.metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
