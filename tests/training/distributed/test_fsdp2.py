@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vigil_data.errors import UserError
 from vigil_training.checkpoint.reader import CheckpointReader, last_checkpoint
@@ -185,3 +186,21 @@ def test_shard_refuses_a_weight_without_dimensions(make_recipe: Callable[..., Re
     model.fusion.scale = torch.nn.Parameter(torch.ones(()))
     with pytest.raises(UserError, match=r"fusion\.scale has none; take ddp or deepspeed"):
         CheckpointedFullyShardedStrategy(1, 1).shard(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__encoders__text__unfreeze": {"every": 1}},
+            r"model\.encoders\.text\.unfreeze: strategy fsdp2 cannot hold layers",
+        ),
+        (
+            {"model__encoders__text__frozen": True, "model__encoders__text__frozen_dtype": "bf16"},
+            r"model\.encoders\.text\.frozen_dtype: strategy fsdp2 shards frozen weights already",
+        ),
+    ],
+)
+def test_recipe_refuses_under_fsdp2(make_recipe: Callable[..., Recipe], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_recipe(strategy={"kind": "fsdp2", "devices": 2}, **changes)

@@ -93,7 +93,7 @@ class Recipe(Spec):
             if self.training.modality_dropout:
                 yield "training.modality_dropout: contrastive pre-training compares the modalities of an item; leave this out"
             if isinstance(self.strategy, FullySharded):
-                yield "strategy.kind: contrastive pre-training has a loss with weights, which fsdp2 does not shard; take deepspeed"
+                yield "strategy.kind: contrastive pre-training has a loss with weights, which fsdp2 does not shard; take ddp"
 
     def _cache_problems(self) -> Iterator[str]:
         frozen = [m for m in self.modalities if getattr(self.model.encoders, m).frozen is True]
@@ -145,6 +145,8 @@ class Recipe(Spec):
     def _storage_problems(self) -> Iterator[str]:
         for modality in MODALITIES:
             encoder = getattr(self.model.encoders, modality)
+            if encoder is not None and encoder.unfreeze is not None and isinstance(self.strategy, FullySharded):
+                yield f"model.encoders.{modality}.unfreeze: strategy fsdp2 cannot hold layers; take ddp or deepspeed"
             if encoder is None or encoder.frozen_dtype == "fp32":
                 continue
             where = f"model.encoders.{modality}.frozen_dtype"

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -232,18 +232,7 @@ def _train(
         check_compiler()
         model.compile_encoders(recipe.inputs.text.max_tokens if recipe.inputs.text is not None else 0)
     releases = release_steps(model, recipe.model, epoch_ends)
-    peak: float | None = None
-    if isinstance(model, ContrastiveModel):
-        module: TrainingModule = ContrastiveModule(model, recipe, total_steps, session.ranks, releases)
-    else:
-        loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
-        module_class = ShardedTrainingModule if recipe.strategy.kind == "fsdp2" else TrainingModule
-        module = module_class(
-            model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases
-        )
-        if session.device.type == "cuda":
-            module.flop_estimate = estimate_flops(recipe)
-            peak = peak_flops(torch.cuda.get_device_name(session.device), recipe.training.precision)
+    module, peak = _build_module(recipe, model, data, session, total_steps=total_steps, releases=releases)
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
@@ -285,6 +274,21 @@ def _finish(run: Run, data: DataModule, session: Session) -> None:
         measure_retrieval(run, _until_asked(data.val_dataloader(), session), session)
     else:
         _calibrate(run, data, session)
+
+
+def _build_module(
+    recipe: Recipe, model: SafetyModel, data: DataModule, session: Session, *, total_steps: int, releases: Mapping[str, int]
+) -> tuple[TrainingModule, float | None]:
+    """Build the Lightning module, and return the most FLOP/s of the device if its operations are counted and that is known."""
+    if isinstance(model, ContrastiveModel):
+        return ContrastiveModule(model, recipe, total_steps, session.ranks, releases), None
+    loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
+    module_class = ShardedTrainingModule if recipe.strategy.kind == "fsdp2" else TrainingModule
+    module = module_class(model, loss, recipe, total_steps, session.ranks, group_names=data.group_names, releases=releases)
+    if session.device.type != "cuda":
+        return module, None
+    module.flop_estimate = estimate_flops(recipe)
+    return module, peak_flops(torch.cuda.get_device_name(session.device), recipe.training.precision)
 
 
 def _calibrate(run: Run, data: DataModule, session: Session) -> None:
