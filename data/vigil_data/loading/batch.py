@@ -55,6 +55,7 @@ class Batch:
             global batch, however unequal its parts are. ``None`` outside training.
         refused: items planned for this batch that could not be decoded.
         group: int64 ``[N]``, the group of each item in training with groups.
+        teacher: float32 ``[N, L]``, a teacher's probabilities in distillation; NaN where it has none.
     """
 
     ids: tuple[str, ...]
@@ -63,6 +64,7 @@ class Batch:
     share: float | None = None
     refused: tuple[Refusal, ...] = ()
     group: Tensor | None = None
+    teacher: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +84,8 @@ class Batch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         segments = {modality: segments.map(function) for modality, segments in self.segments.items()}
         group = None if self.group is None else function(self.group)
-        return replace(self, segments=segments, targets=function(self.targets), group=group)
+        teacher = None if self.teacher is None else function(self.teacher)
+        return replace(self, segments=segments, targets=function(self.targets), group=group, teacher=teacher)
 
 
 def collate(packed: Packed, share: float | None = None) -> Batch:

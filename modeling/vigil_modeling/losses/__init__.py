@@ -1,7 +1,18 @@
 """Losses: multi-label losses over known targets, and what they correct for."""
 
 from vigil_modeling.losses.cells import negative_loss, positive_loss
+from vigil_modeling.losses.distillation import TeacherTerm, fill_unknown, teacher_term
 from vigil_modeling.losses.group_dro import GroupDRO
 from vigil_modeling.losses.masked_loss import MaskedLoss, TargetCounts, counted_targets
 
-__all__ = ["GroupDRO", "MaskedLoss", "TargetCounts", "counted_targets", "negative_loss", "positive_loss"]
+__all__ = [
+    "GroupDRO",
+    "MaskedLoss",
+    "TargetCounts",
+    "TeacherTerm",
+    "counted_targets",
+    "fill_unknown",
+    "negative_loss",
+    "positive_loss",
+    "teacher_term",
+]

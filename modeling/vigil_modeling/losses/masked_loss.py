@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.label_structure import Array, LabelStructure
 from vigil_modeling.losses.cells import negative_loss, positive_loss
+from vigil_modeling.losses.distillation import TeacherTerm
 from vigil_modeling.specs import LossSpec
 
 
@@ -82,12 +83,13 @@ class MaskedLoss(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values_L, dtype=torch.float32), persistent=False)
 
-    def forward(self, raw_NL: Tensor, targets_NL: Tensor) -> Tensor:
+    def forward(self, raw_NL: Tensor, targets_NL: Tensor, teacher: TeacherTerm | None = None) -> Tensor:
         """Return the sum over known targets; zero with zero gradients if none counts.
 
         Args:
             raw_NL: outputs of the heads, any float dtype; the loss is computed in float32.
             targets_NL: values in [0, 1], NaN for unknown.
+            teacher: its share replaces that of the target in each loss; not with ``unlabeled``.
         """
         known_NL = ~targets_NL.isnan()
         counts_NL = counted_targets(targets_NL, known_NL, ~self.prior_L.isnan(), self._structure)
@@ -99,6 +101,8 @@ class MaskedLoss(nn.Module):
         positive_NL = positive_loss(self._spec, positive_NL) * self.positive_weight_L
         negative_NL = negative_loss(self._spec, negative_NL) * self.negative_weight_L
         cells_NL = soft_NL * positive_NL + (1 - soft_NL) * negative_NL
+        if teacher is not None:
+            cells_NL = torch.lerp(cells_NL, teacher.cells_NL, teacher.weight_NL)
         if not self._spec.unlabeled:
             return (self.label_weight_L * cells_NL.masked_fill(~counts_NL, 0.0)).sum()
         is_positive_NL = known_NL & (soft_NL >= 0.5) & ~self.prior_L.isnan()

@@ -75,7 +75,7 @@ def batch(labels):
     ids = torch.randint(4, 14, (5, 6), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     item = torch.tensor([0, 0, 1, 2, 3])
-    segments = {"text": Segments(item, torch.zeros_like(item), torch.full((5, 2), -1.0), inputs)}
+    segments = {"text": Segments(item, inputs, torch.zeros_like(item), torch.full((5, 2), -1.0))}
     return Batch(("a", "b", "c", "d"), segments, torch.full((4, labels), torch.nan))
 
 

@@ -16,6 +16,7 @@ from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
     DeepSpeed,
+    Distillation,
     FullySharded,
     InitFromSpec,
     OptimizerSpec,
@@ -45,6 +46,7 @@ class Recipe(Spec):
     )
     objective: ObjectiveSpec = Classification()
     loss: LossSpec = BinaryCrossEntropy()
+    distillation: Distillation | None = Field(None, description="train on the scores of a teacher; null: on the targets alone")
     optimizer: OptimizerSpec = OptimizerSpec()
     training: TrainingSpec = TrainingSpec()
     strategy: StrategySpec = Single()
@@ -63,7 +65,7 @@ class Recipe(Spec):
         """Check what concerns several blocks; each line starts with the key that is at fault."""
         problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
         problems += [*self._averaging_problems(), *self._storage_problems()]
-        problems += [*self._objective_problems(), *self._cache_problems()]
+        problems += [*self._objective_problems(), *self._cache_problems(), *self._distillation_problems()]
         if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
             problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
         problems += find_input_problems(self.model.encoders, self.inputs)
@@ -129,6 +131,21 @@ class Recipe(Spec):
                 f"data.augmentation.audio.codec.formats: MP3 has no sample rate of {audio.rate} Hz (inputs.audio.rate); "
                 f"it has {', '.join(map(str, MP3_RATES))}"
             )
+
+    def _distillation_problems(self) -> Iterator[str]:
+        if self.distillation is None:
+            return
+        if self.objective.kind != "classification":
+            yield "distillation: contrastive pre-training learns no labels; leave one of them out"
+        if self.loss.unlabeled:
+            yield "loss.unlabeled: distillation has another rule for unknown targets, fill_unknown; leave one of them out"
+        if self.loss.group_dro is not None:
+            yield "loss.group_dro: weighs groups by their loss on targets, a part of which distillation replaces; leave one out"
+        filled = self.distillation.fill_unknown
+        for label in () if filled is None else filled.labels:
+            if label not in self.taxonomy.labels:
+                hint = nearest(label, self.taxonomy.labels)
+                yield f"distillation.fill_unknown.labels.{label} is not a label of the taxonomy{hint}"
 
     def _part_problems(self) -> Iterator[str]:
         modalities = [modality for modality in MODALITIES if getattr(self.model.encoders, modality) is not None]

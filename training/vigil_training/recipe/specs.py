@@ -39,6 +39,43 @@ def _from_path(value: object) -> object:
 InitFromSpec = Annotated[InitFrom, BeforeValidator(_from_path, json_schema_input_type=str | InitFrom)]
 
 
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+
+
+class FillUnknown(Spec):
+    """Unknown targets that take the teacher's probability, because it is near enough to 0 or 1."""
+
+    confidence: Confidence = Field(
+        0.95,
+        description="an unknown target is filled where p is at least this or at most 1 minus this; 0.5: everywhere",
+    )
+    labels: Mapping[str, Confidence] = Field(default_factory=dict, description="label to a confidence of its own")
+
+
+class Distillation(Spec):
+    """Training on the scores of a teacher (Hinton, Vinyals and Dean 2015, section 2, for independent sigmoids)."""
+
+    teacher: str = Field(
+        description="run, bundle, or table (Parquet or CSV) with id and probability.LABEL, such as `vigil score` writes"
+    )
+    weight: float = Field(0.5, ge=0, le=1, description="share of the teacher in the loss of a target; the target has the rest")
+    temperature: float = Field(2.0, gt=0, description="divisor of the logits of teacher and student in the teacher's share")
+    fill_unknown: FillUnknown | None = Field(
+        None, description="fill unknown targets where the teacher is confident; null: they stay without effect"
+    )
+    calibrate: bool = Field(
+        False,
+        description="true: calibrate a table on the validation split, which it scores too; runs and bundles are calibrated",
+    )
+    max_missing: float = Field(0.01, ge=0, le=1, description="largest share of training items without a score of the teacher")
+
+    @model_validator(mode="after")
+    def _teacher_has_effect(self) -> "Distillation":
+        if not self.weight and self.fill_unknown is None:
+            raise ValueError("weight: 0 leaves the teacher without effect; raise it, or add fill_unknown")
+        return self
+
+
 class OptimizerSpec(Spec):
     """AdamW (Loshchilov and Hutter 2019) with linear warm-up and a cosine to ``lr_end``."""
 

@@ -101,6 +101,7 @@ def predict_rows(
     *,
     checkpoint: str = "best",
     only: Sequence[Modality] = (),
+    device: torch.device | str = "cpu",
     progress: ProgressCallback | None = None,
 ) -> ModelOutputs:
     """Run a run's model over rows of a dataset.
@@ -111,6 +112,7 @@ def predict_rows(
         rows: row numbers, int64 ``[N]``.
         checkpoint: ``best``, ``last`` or a path.
         only: modalities that the model may see (default: all that it takes).
+        device: where the model runs.
         progress: called after each batch with ``predicting``, the items done and their number.
 
     Returns:
@@ -126,7 +128,7 @@ def predict_rows(
     loader = evaluation_loader(
         reader, rows, row_costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )
-    outputs = predict_batches(run.model(checkpoint), loader, progress, len(rows))
+    outputs = predict_batches(run.model(checkpoint).to(device), loader, progress, len(rows))
     place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}
     order = np.argsort([place[id_] for id_ in outputs.ids]).astype(np.int64)
     return ModelOutputs(

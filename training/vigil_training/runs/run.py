@@ -88,6 +88,11 @@ class Run:
         return self.path / "environment.json"
 
     @property
+    def teacher(self) -> Path:
+        """The teacher's probabilities of the training items, in distillation."""
+        return self.path / "teacher.parquet"
+
+    @property
     def log(self) -> Path:
         """Log of rank 0."""
         return self.path / "train.log"

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ from vigil_modeling.specs import Contrastive
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
+from vigil_training.runs.teacher_scores import TeacherScores
 
 log = logging.getLogger("vigil.data")
 
@@ -37,6 +39,7 @@ class DataModule(pl.LightningDataModule):
         version: version of the dataset; a resumed run reads the one it began with.
         tokens: modality to its entry of the token cache, which is complete.
         world: the place of this process among the ranks that share the rows.
+        teacher: its scores of the training rows, in distillation.
 
     Attributes:
         train_rows: row numbers with at least one target that counts in the loss, or two modalities in contrastive pre-training,
@@ -57,10 +60,12 @@ class DataModule(pl.LightningDataModule):
         version: int,
         world: World = World(),  # noqa: B008 (immutable)
         tokens: Mapping[Modality, Path] = MappingProxyType({}),
+        teacher: TeacherScores | None = None,
     ) -> None:
         super().__init__()
         self._recipe = recipe
         self._world = world
+        self._teacher = teacher
         data, labels = recipe.data, recipe.taxonomy.labels
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
@@ -79,6 +84,8 @@ class DataModule(pl.LightningDataModule):
         """Train on the rows with a target that counts."""
         recipe, data, labels = self._recipe, self._recipe.data, self._recipe.taxonomy.labels
         targets_NL = dataset.targets(labels, rows)
+        if self._teacher is not None:
+            targets_NL = self._teacher.fill(dataset.table(["id"], rows).column("id").to_pylist(), targets_NL)
         unlabeled_L, structure = np.isin(labels, list(recipe.loss.unlabeled)), LabelStructure.of(recipe.model, recipe.taxonomy)
         counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, structure)
         self.train_rows = rows[counts_NL.any(axis=1)]
@@ -167,6 +174,14 @@ class DataModule(pl.LightningDataModule):
                 worker_start=data.worker_start,
             )
         return self._validation
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Add the teacher's probabilities to a training batch, and fill unknown targets with them."""
+        del dataloader_idx
+        if self._teacher is None or self.trainer is None or not self.trainer.training:
+            return batch
+        targets_NL = torch.from_numpy(self._teacher.fill(batch.ids, batch.targets.numpy()))
+        return replace(batch, targets=targets_NL, teacher=torch.from_numpy(self._teacher.probabilities(batch.ids)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Return the batch on ``device``."""

@@ -62,6 +62,7 @@ from vigil_training.trainer.callbacks import (
 from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
 from vigil_training.trainer.compilation import check_compiler
 from vigil_training.trainer.data_module import DataModule
+from vigil_training.trainer.distillation import read_teacher, score_teacher
 from vigil_training.trainer.lightning_module import ShardedTrainingModule, TrainingModule
 from vigil_training.trainer.lightning_trainer import build_trainer
 from vigil_training.trainer.quarantine import Quarantine
@@ -69,7 +70,7 @@ from vigil_training.trainer.warning_filters import ignore_expected_warnings
 
 log = logging.getLogger("vigil.train")
 
-KEPT_FACTS = ("init_from",)
+KEPT_FACTS = ("init_from", "distillation")
 """What environment.json says of the first start, and a resumed run keeps."""
 
 ADAMW_MOMENTS = 2
@@ -142,6 +143,8 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
     reader = None if path is None else CheckpointReader(path)
     trains = reader is None or not reader.manifest.finished
     if trains:
+        if reader is None and recipe.distillation is not None:  # Before seeding: the teacher's model draws initial weights.
+            environment["distillation"] = score_teacher(run, Dataset(Path(recipe.data.dataset), version), session)
         model = _build_model(recipe, reader, environment)
     elif recipe.training.token_cache:
         model = load_best_model(run)
@@ -162,7 +165,8 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
     if plans:
         fill_token_cache(plans, recipe, model, version, session)
         model.cached = frozenset(plan.modality for plan in plans)
-    data = DataModule(recipe, version, session.world, {plan.modality: plan.entry.path for plan in plans})
+    tokens = {plan.modality: plan.entry.path for plan in plans}
+    data = DataModule(recipe, version, session.world, tokens, read_teacher(run, environment.get("distillation")))
     tracked: FaultTolerantWandbLogger | None = None
     try:
         if trains:

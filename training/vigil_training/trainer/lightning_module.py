@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
-from vigil_modeling.losses import GroupDRO, MaskedLoss
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, teacher_term
+from vigil_modeling.safety_model import Prediction, SafetyModel
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
 from vigil_training.planning.flops import FlopEstimate
@@ -124,8 +124,14 @@ class TrainingModule(pl.LightningModule):
             assert batch.group is not None
             loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
         else:
-            loss = self.loss(prediction.raw_NL, batch.targets) * batch.share
+            loss = self.loss(prediction.raw_NL, batch.targets, self._teacher(prediction, batch)) * batch.share
         return loss
+
+    def _teacher(self, prediction: Prediction, batch: Batch) -> TeacherTerm | None:
+        spec = self._recipe.distillation
+        if spec is None or batch.teacher is None:
+            return None
+        return teacher_term(prediction.logits_NL, batch.teacher, spec.weight, spec.temperature)
 
     def train_step(self, optimizer: Any, forward_backward: Callable[[], Any]) -> None:
         """Make one optimizer step.
