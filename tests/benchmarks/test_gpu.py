@@ -46,6 +46,7 @@ def test_gpu_benchmark_runs_every_stage(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(safety_model, "COMPILER_BACKEND", "eager")
+    monkeypatch.setattr("vigil_training.trainer.compilation.shutil.which", lambda name: f"/usr/bin/{name}")
     arguments = ["--device", "cpu", "--steps", "3", "--in-process", "--recipe", recipe_file, "--data", material / "dataset"]
     status = gpu.main([*map(str, arguments), "--to", str(tmp_path / "gpu")])
     printed = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
         return graph.forward
 
     torch.compiler.reset()
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(safety_model, "COMPILER_BACKEND", backend)
     return compiled
 
@@ -158,9 +160,11 @@ def test_recipe_refuses_compile_where_weights_are_gathered(
 
 def test_compile_needs_a_compiler(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     resolved = resolve_recipe(make_recipe(training__compile=True, training__accelerator="cpu"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "g++").touch(0o755)
     check_installed(resolved)
     check_compiler()
-    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "g++").unlink()
     with pytest.raises(UserError, match=r"training\.compile: g\+\+ is not on the PATH"):
         check_installed(resolved)
     with pytest.raises(UserError, match=r"g\+\+ is not on the PATH of this machine"):

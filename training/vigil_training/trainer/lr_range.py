@@ -172,7 +172,7 @@ def run_range_test(recipe: Recipe, test: RangeTest) -> RangeCurve:
     ranks = recipe.strategy.world if isinstance(recipe.strategy, Ranks) else 1
     # An epoch has one step at least.
     length = {"epochs": test.steps, "max_steps": test.steps, "accumulate": recipe.training.accumulate * ranks, "patience": None}
-    training = recipe.training.model_copy(update={**length, "ema": None})
+    training = recipe.training.model_copy(update={**length, "ema": None, "compile": False})
     optimizer = recipe.optimizer.model_copy(update={"lr": test.first})
     recipe = recipe.model_copy(update={"training": training, "optimizer": optimizer, "strategy": Single()})
     with ignore_expected_warnings(), Preemption() as asked, open_session(recipe, World(), asked) as session:
