@@ -108,6 +108,8 @@ def soup(
     Console().print(table)
     taken = sum(each.included for each in made.ingredients)
     best = made.ingredients[0].value
+    if taken == 1:
+        typer.echo("no average is better than the best checkpoint, so the new run has this one")
     typer.echo(
         f"soup of {taken} of {len(made.ingredients)} checkpoints: {made.monitor} {made.value:.6g}; the best alone {best:.6g}"
     )
