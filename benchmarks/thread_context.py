@@ -10,9 +10,10 @@ of .5 on the test split, with Wilson's 95 % interval, on two kinds of messages:
 - the parent decides: for the label that it decides. The target is at least .9 with context, and chance, .5, without it;
 - one of the two states a subject: the message, which is then an endorsement, or its parent, which is only context.
 
-Last table (3,000 items, 600 of them test, seed 0, three epochs, AMD EPYC, two cores; the side without roles not measured at this
-size): the parent decides, 295 messages: with context 1.000 (.987 to 1.000), without context .478 (.422 to .535); one states a subject,
-101 messages: .990 (.946 to .998) and 1.000 (.963 to 1.000).
+Last table (3,000 items, 600 of them test, seed 0, AMD EPYC, two cores; the side without roles was not measured at this size):
+
+- the parent decides, 295 messages: with context 1.000 (.987 to 1.000), without context .478 (.422 to .535);
+- one of the two states a subject, 101 messages: with context .990 (.946 to .998), without context 1.000 (.963 to 1.000).
 """
 
 import argparse

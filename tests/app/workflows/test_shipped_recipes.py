@@ -37,7 +37,7 @@ def test_description_is_one_line_that_begins_the_file(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_opens_with_its_launch_command(name: str) -> None:
     head = (shipped.RECIPES / f"{name}.yaml").read_text().partition("\nname:")[0]
-    assert f"#   vigil train recipes/{name}.yaml" in head or f"#   vigil submit recipes/{name}.yaml" in head
+    assert re.search(rf"^#   vigil (train|submit|distill) recipes/{name}\.yaml", head, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", RECIPES)

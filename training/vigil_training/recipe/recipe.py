@@ -140,7 +140,7 @@ class Recipe(Spec):
         if self.loss.unlabeled:
             yield "loss.unlabeled: distillation has another rule for unknown targets, fill_unknown; leave one of them out"
         if self.loss.group_dro is not None:
-            yield "loss.group_dro: weighs groups by their loss on targets, a part of which distillation replaces; leave one out"
+            yield "loss.group_dro: weighs groups by their loss on targets, which distillation replaces in part; leave one out"
         filled = self.distillation.fill_unknown
         for label in () if filled is None else filled.labels:
             if label not in self.taxonomy.labels:
