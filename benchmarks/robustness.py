@@ -1,16 +1,18 @@
 """What typing errors and evasion cost a classifier of comments: with and without normalization and augmentation.
 
-usage: python benchmarks/robustness.py DATA [--share 1.0] [--test 4000] [--seeds 1] [--work FOLDER]
+usage: python benchmarks/robustness.py [--data ../shared/data/text] [--share 1.0] [--test 4000] [--seeds 3] [--work FOLDER]
 
 ``recipes/comments.yaml`` is trained three times for each seed: as ``plain``, with neither normalization nor augmentation; with
 ``normalize: {homoglyphs: fold}``; and with that and ``data.augmentation.text.perturb``. DATA holds the folders davidson, edos,
-stormfront, hatemoji_build and surge_toxicity (docs/data.md says where they come from). Each model is tried on edos' official
+stormfront, hatemoji_build and surge_toxicity (docs/data.md says where they come from); without it, nothing is measured. Each model is tried on edos' official
 test split (label sexism) and on surge (label offensive), and on copies of both perturbed in every way of the suites. The table
 has the AUROC of the unperturbed texts and what each perturbation takes from it, as means over seeds; the last line is the mean
 over all perturbations, and the share of the plain recipe's.
 """
 
 import argparse
+import json
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,12 +63,17 @@ VARIANTS = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("data", type=Path)
+    data = Path(os.environ.get("VIGIL_SHARED_DATA", RECIPE.parents[2] / "shared" / "data")) / "text"
+    parser.add_argument("--data", type=Path, default=data)
     parser.add_argument("--share", type=float, default=1.0, help="share of the training and validation items (default: all)")
     parser.add_argument("--test", type=int, default=4000, help="items of each test set at most")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--work", type=Path, help="folder of the dataset and the runs; finished runs are not trained again")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--work", type=Path, help="folder of the dataset and the runs; what it has is not done again")
     options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"nothing is measured: {options.data} is absent")
+        return
     with TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         if not (work / "dataset").is_dir():
@@ -74,8 +81,8 @@ def main() -> None:
         tests = {name: test_items(options.data / folder, name, options.test) for name, (folder, _) in TESTS.items()}
         found: dict[str, list[Mapping[tuple[str, str], float]]] = {}
         for seed in range(options.seeds):
-            for variant, overrides in VARIANTS.items():
-                run = train(work, variant, (*overrides, f"seed={seed}", f"data.dataset={work / 'dataset'}"))
+            for variant in options.variants:
+                run = train(work, variant, (*VARIANTS[variant], f"seed={seed}", f"data.dataset={work / 'dataset'}"))
                 found.setdefault(variant, []).append(evaluate(run, tests))
     print_table({variant: averaged(results) for variant, results in found.items()})
 
@@ -100,6 +107,9 @@ def train(work: Path, variant: str, overrides: Sequence[str]) -> Run:
 
 def evaluate(run: Run, tests: Mapping[str, Sequence[Item]]) -> dict[tuple[str, str], float]:
     """Return test set and perturbation to AUROC; the perturbation of unperturbed texts has no name."""
+    results = run.path / f"robustness-{'-'.join(str(len(items)) for items in tests.values())}.json"
+    if results.is_file():
+        return {(name, perturbation): value for name, perturbation, value in json.loads(results.read_text())}
     model, decoder = run.model("best"), Decoder(run.recipe.inputs, run.recipe.taxonomy.labels)
     found = {}
     for name, items in tests.items():
@@ -112,6 +122,7 @@ def evaluate(run: Run, tests: Mapping[str, Sequence[Item]]) -> dict[tuple[str, s
             value = auroc(outputs.targets_NL[:, column], outputs.logits_NL[:, column])
             assert value is not None
             found[name, perturbation] = value
+    results.write_text(json.dumps([[*key, value] for key, value in found.items()]))
     return found
 
 
@@ -139,7 +150,7 @@ def print_table(found: Mapping[str, Mapping[tuple[str, str], float]]) -> None:
             print(f"  {perturbation:26}" + "".join(f"{-loss:>+16.3f}" for loss in row))
     means = {variant: float(np.mean(loss)) for variant, loss in losses.items()}
     print(f"{'mean loss':28}" + "".join(f"{mean:>16.3f}" for mean in means.values()))
-    print(f"{'share of the plain loss':28}" + "".join(f"{mean / means['plain']:>15.0%} " for mean in means.values()))
+    print(f"{'share of the first's':28}" + "".join(f"{mean / means[next(iter(means))]:>15.0%} " for mean in means.values()))
 
 
 if __name__ == "__main__":

@@ -141,3 +141,31 @@ def test_evaluation_loader_reads_every_row_once(reader):
     assert ids(loader) == ids(loader)
     assert sorted(sum(ids(loader), ())) == sorted(f"i{n}" for n in range(40))
     assert all(batch.share is None for batch in loader)
+
+
+def test_reader_gives_each_item_that_is_decoded_its_group(tmp_path):
+    import io
+
+    from PIL import Image
+
+    from vigil_data.dataset.dataset import Dataset
+
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
+    whole, cut = file.getvalue(), file.getvalue()[:3000]
+    write(tmp_path / "d", [Item(f"i{n}", (), (cut if n == 1 else whole,), (), {"a": 1.0}) for n in range(4)])
+    reader = Reader(tmp_path / "d", Dataset(tmp_path / "d").version, INPUTS, ("a",))
+    batch = reader[Request(np.array([3, 1, 0]), 1.0, 0, np.array([7, 8, 9]))]
+    assert batch.ids == ("i3", "i0")
+    assert batch.group.tolist() == [7, 9]
+    assert batch.to("cpu").group.tolist() == [7, 9]
+    assert reader[Request(np.array([0]))].group is None
+
+
+def test_training_loader_requests_the_group_of_each_row_and_the_epoch(reader):
+    groups = np.arange(40) * 10
+    loader = make(reader, groups=groups)
+    loader.set_epoch(3)
+    requests = list(loader.requests())
+    assert all(np.array_equal(request.groups, request.rows * 10) for request in requests)
+    assert {request.epoch for request in requests} == {3}

