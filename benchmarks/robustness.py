@@ -3,11 +3,12 @@
 usage: python benchmarks/robustness.py [--data ../shared/data/text] [--share 1.0] [--test 4000] [--seeds 3] [--work FOLDER]
 
 ``recipes/comments.yaml`` is trained three times for each seed: as ``plain``, with neither normalization nor augmentation; with
-``normalize: {homoglyphs: fold}``; and with that and ``data.augmentation.text.perturb``. DATA holds the folders davidson, edos,
-stormfront, hatemoji_build and surge_toxicity (docs/data.md says where they come from); without it, nothing is measured. Each model is tried on edos' official
-test split (label sexism) and on surge (label offensive), and on copies of both perturbed in every way of the suites. The table
-has the AUROC of the unperturbed texts and what each perturbation takes from it, as means over seeds; the last line is the mean
-over all perturbations, and the share of the plain recipe's.
+``normalize: {homoglyphs: fold}``; and with that and ``data.augmentation.text.perturb``. The data folder holds davidson, edos,
+stormfront, hatemoji_build and surge_toxicity (docs/data.md says where they come from); without it, nothing is measured.
+
+Each model is tried on edos' official test split (label sexism) and on surge (label offensive), and on copies of both perturbed
+in every way of the suites. The table has the AUROC of the unperturbed texts and what each perturbation changes, as means over
+seeds; the last lines are the mean loss over all perturbations, and its ratio to that of the first variant.
 """
 
 import argparse
@@ -150,7 +151,7 @@ def print_table(found: Mapping[str, Mapping[tuple[str, str], float]]) -> None:
             print(f"  {perturbation:26}" + "".join(f"{-loss:>+16.3f}" for loss in row))
     means = {variant: float(np.mean(loss)) for variant, loss in losses.items()}
     print(f"{'mean loss':28}" + "".join(f"{mean:>16.3f}" for mean in means.values()))
-    print(f"{'share of the first's':28}" + "".join(f"{mean / means[next(iter(means))]:>15.0%} " for mean in means.values()))
+    print(f"{'ratio to the first':28}" + "".join(f"{mean / means[next(iter(means))]:>16.2f}" for mean in means.values()))
 
 
 if __name__ == "__main__":
