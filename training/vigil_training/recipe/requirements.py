@@ -28,11 +28,16 @@ def check_sources(resolved: ResolvedRecipe) -> None:
     Raises:
         UserError: one line ``FILE:LINE: key.path: what`` for each that does not.
     """
-    from vigil_training.runs.init_from import find_init_problems
-    from vigil_training.runs.teacher_scores import find_teacher_problems
+    lines: list[str] = []
+    if resolved.recipe.init_from is not None:
+        from vigil_training.runs.init_from import find_init_problems
 
-    lines = [f"{_origin(resolved, ('init_from',))}{problem}" for problem in find_init_problems(resolved.recipe)]
-    lines += [f"{_origin(resolved, ('distillation', 'teacher'))}{problem}" for problem in find_teacher_problems(resolved.recipe)]
+        lines += [f"{_origin(resolved, ('init_from',))}{problem}" for problem in find_init_problems(resolved.recipe)]
+    if resolved.recipe.distillation is not None:
+        from vigil_training.runs.teacher_scores import find_teacher_problems
+
+        where = _origin(resolved, ("distillation", "teacher"))
+        lines += [f"{where}{problem}" for problem in find_teacher_problems(resolved.recipe)]
     if lines:
         raise UserError(*lines)
 
