@@ -38,7 +38,10 @@ KINDS = (["text", "audio"], ["image"], ["text", "image", "audio"], ["audio"])
 def real(exported):
     """Items with targets, as a validation split has them."""
     return [
-        replace(make_item(KINDS[n % 4], 2000 + n, exported.inputs), targets={"scam": float(n % 3 == 0), "promotion": None})
+        replace(
+            make_item(KINDS[n % 4], 2000 + n, exported.inputs, placed=True),
+            targets={"scam": float(n % 3 == 0), "promotion": None},
+        )
         for n in range(24)
     ]
 
@@ -127,18 +130,17 @@ with torch.no_grad():
     for n, length in ((1, 3), (5, 9)):
         ids = torch.randint(0, 100, (n, length))
         tokens = encode(ids, torch.ones_like(ids))
-        none = torch.zeros(0, *tokens.shape[1:]), torch.zeros(0, dtype=torch.int64)
-        many = torch.zeros(0, 1, tokens.shape[2]), torch.zeros(0, dtype=torch.int64)
-        shapes = eval(sys.argv[2])
-        absent = [(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64)) for shape in shapes]
-        given = [torch.arange(n + 2), tokens, torch.arange(n), *(part for pair in absent for part in pair)]
+        known = {"rows": torch.arange(n + 2), "text_tokens": tokens, "text_item": torch.arange(n)}
+        known |= {"text_role": torch.ones(n, dtype=torch.int64), "text_time": torch.full((n, 2), -1.0)}
+        given = [known.get(k, torch.zeros(0, *s, dtype=getattr(torch, t))) for k, t, s in eval(sys.argv[2])]
         print(tuple(fuse(*given)[0].shape))
 assert not any(name.startswith("vigil") for name in sys.modules)
 """
     taken = load_bundle(every).metadata.graphs["torch_export.fusion"].inputs
-    shapes = [tuple(taken[f"{m}_tokens"].shape[1:]) for m in ("image", "audio")]
+    assert [*taken][1:5] == ["text_tokens", "text_item", "text_role", "text_time"]
+    inputs = [(name, spec.dtype, spec.shape[1:]) for name, spec in taken.items()]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(every / "torch_export"), repr(shapes)],
+        [sys.executable, "-W", "ignore", "-c", code, str(every / "torch_export"), repr(inputs)],
         capture_output=True,
         text=True,
         check=True,

@@ -174,8 +174,7 @@ def test_scorer_accepts_mappings(scorer: Scorer, items: list[Item]) -> None:
             {"id": "1", "image": [b"a", {"data": b"a", "role": "covr"}]},
             "item.image[1]: role must be one of body, title, context, transcript, ocr, cover",
         ),
-        ({"id": "1", "image": ["a"]}, "item.image: must be a list of encoded bytes"),
-        ({"id": "1", "audio": b"a"}, "item.audio: must be a list of encoded bytes"),
+        ({"id": "1", "audio": b"a"}, "item.audio: must be a list of encoded bytes or objects"),
     ],
 )
 def test_item_from_mapping_refuses_other_types(scorer: Scorer, value: object, problem: str) -> None:
@@ -226,6 +225,26 @@ def test_scorer_gives_evidence_for_each_occurrence_of_a_medium(exported) -> None
         weights = {e.span.index: e.weight for e in decision.evidence if e.label == label}
         assert set(weights) == {0, 1, 2}
         assert weights[0] == pytest.approx(weights[2], abs=1e-6)
+
+
+def test_scorer_encodes_a_medium_once_for_all_its_roles_and_times(exported) -> None:
+    items = [
+        Item("plain", ("call now",)),
+        Item("context", ("call now",), roles={"text": ("context",)}),
+        Item("timed", ("call now",), times=((12.5, 17.0),)),
+    ]
+    scorer = Scorer(exported.bundle)
+    scorer = Scorer(replace(scorer.bundle, thresholds=dict.fromkeys(exported.thresholds, 0.0)))
+    decisions = [scorer.score([item])[0] for item in items]
+    assert (scorer.cache.misses, scorer.cache.hits) == (1, 2)
+    packed = pack([Decoder(exported.inputs, ()).decode(item) for item in items])
+    with torch.no_grad():
+        expected_NL = torch.sigmoid(exported.model(collate(packed)).logits_NL).numpy()
+    found_NL = np.array([[decision.probabilities[label] for label in exported.thresholds] for decision in decisions])
+    np.testing.assert_allclose(found_NL, expected_NL, atol=1e-5)
+    assert len({tuple(row) for row in found_NL.round(3).tolist()}) == 3
+    spans = [decision.evidence[0].span for decision in decisions]
+    assert [(span.role, span.time) for span in spans] == [("body", None), ("context", None), ("body", (12.5, 17.0))]
 
 
 def test_embedding_cache_distinguishes_limits_that_cut(exported) -> None:

@@ -1,12 +1,12 @@
 """Triton repositories match Triton's schema and the graphs, and their Python model decides as the runtime does."""
 
-import base64
 import importlib.util
 import itertools
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +28,7 @@ from vigil_data.items import MODALITIES, Item
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
 from vigil_serving.parity.cases import make_item
+from vigil_serving.protocol.item_json import item_to_json
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.triton import config_pbtxt
@@ -102,8 +103,7 @@ def load(repository: Path) -> Any:
 
 
 def as_json(item: Item) -> bytes:
-    media = {m: [base64.b64encode(medium).decode() for medium in getattr(item, m)] for m in ("image", "audio")}
-    return json.dumps({"id": item.id, "text": item.text, **media, "columns": item.columns}).encode()
+    return json.dumps(item_to_json(item)).encode()
 
 
 def ask(fake: ModuleType, model: Any, *requests: Sequence[bytes]) -> list[Any]:
@@ -134,8 +134,8 @@ def check(answer: Any, expected: Sequence[Decision]) -> None:
 
 
 def made_items(exported, patterns: Sequence[Sequence[str]], count: int) -> list[Item]:
-    made = [make_item(patterns[n % len(patterns)], n, exported.inputs) for n in range(count)]
-    return [Item(i.id, i.text, i.image, i.audio, {}, {"market": "fr"} if n % 3 == 0 else {}) for n, i in enumerate(made)]
+    made = [make_item(patterns[n % len(patterns)], n, exported.inputs, placed=True) for n in range(count)]
+    return [replace(item, columns={"market": "fr"} if n % 3 == 0 else {}) for n, item in enumerate(made)]
 
 
 def test_write_repository_matches_schema_and_graphs(repository: Path) -> None:
@@ -232,8 +232,8 @@ def test_python_backend_gives_the_evidence_and_reasons_of_the_runtime(fake, serv
     for text, decision in zip(tensors(found)["decision"], Scorer(bundle, threads=1).score(items), strict=True):
         config = json.loads(text)
         assert [(r["label"], r["action"]) for r in config["reasons"]] == [(r.label, r.action) for r in decision.reasons]
-        weights = {(e["label"], e["modality"], *e["span"].values()): e["weight"] for e in config["evidence"]}
-        wanted = {(e.label, e.modality, e.span.index, e.span.start, e.span.stop): e.weight for e in decision.evidence}
+        weights = {(e["label"], e["modality"], json.dumps(e["span"])): e["weight"] for e in config["evidence"]}
+        wanted = {(e.label, e.modality, json.dumps(asdict(e.span))): e.weight for e in decision.evidence}
         assert weights == pytest.approx(wanted, abs=1e-5)
 
 
