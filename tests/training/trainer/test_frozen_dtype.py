@@ -51,6 +51,7 @@ def test_plan_run_counts_frozen_weights_in_bf16(make_recipe):
         "ZeRO-1": saved,
         "ZeRO-2": saved,
         "ZeRO-3": 0,
+        "FSDP2": 0,
     }
 
 

@@ -217,7 +217,7 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     if isinstance(spec, DeepSpeed) and spec.raw:
         notes.append("strategy.raw is considered for the sizes of buffers only")
     if in_bf16:
-        notes.append(f"frozen weights in bf16: {', '.join(in_bf16)}; not with ZeRO-3")
+        notes.append(f"frozen weights in bf16: {', '.join(in_bf16)}; not with ZeRO-3 and FSDP2")
     limit = None if memory is None else round(memory * GIB)
     rows = _estimate_strategies(recipe, sizes, nodes * gpus, activations.bytes, limit)
     total, trained = sum(n for n, _ in parameters), sum(n for n, is_trained in parameters if is_trained)
