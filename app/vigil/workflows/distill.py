@@ -44,7 +44,7 @@ def compare_with_teacher(run: "Run", split: str, *, progress: ProgressCallback |
     from vigil_evaluation.comparison.results import ReleaseGate
     from vigil_evaluation.predictions import with_probabilities
     from vigil_training.runs.teacher_scores import find_teacher, read_scores
-    from vigil_training.trainer.distillation import score_items
+    from vigil_training.runs.teacher_scoring import score_items
 
     recipe, dataset = run.recipe, run.dataset()
     if recipe.distillation is None:

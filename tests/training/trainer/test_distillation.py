@@ -15,9 +15,9 @@ from vigil_data.errors import UserError
 from vigil_training.recipe.specs import FillUnknown
 from vigil_training.runs.predict import predict_rows, raw_probabilities
 from vigil_training.runs.teacher_scores import Teacher, TeacherScores, find_teacher, find_teacher_problems, read_scores
+from vigil_training.runs.teacher_scoring import score_items
 from vigil_training.trainer.callbacks import MetricsCallback
 from vigil_training.trainer.data_module import DataModule
-from vigil_training.trainer.distillation import score_items
 
 
 @pytest.fixture(scope="module")

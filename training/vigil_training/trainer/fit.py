@@ -45,6 +45,7 @@ from vigil_training.runs.failure_record import record_failure
 from vigil_training.runs.predict import concatenate_outputs, predict_batches
 from vigil_training.runs.run import Run, open_run, recipe_digest
 from vigil_training.runs.run_log import log_to_run
+from vigil_training.runs.teacher_scoring import read_teacher, score_teacher
 from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
 from vigil_training.tracking.environment import describe_environment
 from vigil_training.tracking.local_metrics import JsonLinesLogger
@@ -62,7 +63,6 @@ from vigil_training.trainer.callbacks import (
 from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
 from vigil_training.trainer.compilation import check_compiler
 from vigil_training.trainer.data_module import DataModule
-from vigil_training.trainer.distillation import read_teacher, score_teacher
 from vigil_training.trainer.lightning_module import ShardedTrainingModule, TrainingModule
 from vigil_training.trainer.lightning_trainer import build_trainer
 from vigil_training.trainer.quarantine import Quarantine
