@@ -38,7 +38,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    fusion = build_fusion(TransformerFusion(), WIDTH, LABELS, 0.0)
+    fusion = build_fusion(TransformerFusion(), WIDTH, LABELS, 0.0, ("text", "image", "audio"))
     print(f"{'segments of an item':34}{'tokens':>8}{'mask ms':>10}{'rows ms':>10}{'ratio':>8}")
     for name, (fewest, most, each) in CASES.items():
         counts = torch.randint(fewest, most + 1, (ITEMS,)) * each

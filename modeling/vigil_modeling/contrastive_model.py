@@ -47,10 +47,11 @@ class ContrastiveModel(SafetyModel):
             Mean of the projected tokens of an item's segments, of unit length, float32 ``[M, N, D]``, 0 where the item lacks
             the modality; and whether it has it, bool ``[M, N]``.
         """
-        rows_N = torch.arange(len(batch), device=self.fusion.prior_D.device)
+        some = next(self.projections.parameters())
+        rows_N = torch.arange(len(batch), device=some.device)
         embeddings, present = [], []
         for modality in self.modalities:
-            embedding_ND = self.fusion.prior_D.new_zeros(len(batch), self.width, dtype=torch.float32)
+            embedding_ND = some.new_zeros(len(batch), self.width, dtype=torch.float32)
             present_N = torch.zeros_like(rows_N, dtype=torch.bool)
             if modality in batch.segments:
                 segments = batch.segments[modality]

@@ -1,7 +1,18 @@
-"""Checks of encoders against inputs that need nothing but the recipe, so that `vigil recipe check` makes them without torch."""
+"""Checks of a model against its inputs and of its parts against each other, made by `vigil recipe check` without torch."""
 
+from vigil_data.items import MODALITIES
 from vigil_data.specs import AudioInput, Inputs, TextInput
-from vigil_modeling.specs import Encoders, MelTimmAudio, Random, TransformersAudio, TransformersText
+from vigil_modeling.specs import (
+    BottleneckFusion,
+    Encoders,
+    LateFusion,
+    MelTimmAudio,
+    ModelSpec,
+    Random,
+    TransformerFusion,
+    TransformersAudio,
+    TransformersText,
+)
 
 TRANSFORMERS_AUDIO_RATE = 16_000
 """Samples a second that all audio encoders of the transformers library were trained at."""
@@ -24,6 +35,27 @@ def find_input_problems(encoders: Encoders, inputs: Inputs) -> list[str]:
             problems += log_mel_problems(encoders.audio, inputs.audio)
         else:
             problems += _transformers_audio_problems(encoders.audio, inputs.audio)
+    return problems
+
+
+def find_fusion_problems(model: ModelSpec) -> list[str]:
+    """Return what is wrong between fusion, auxiliary heads, encoders and width, one line for each problem."""
+    problems = []
+    fusion, auxiliary = model.fusion, model.auxiliary_heads
+    one = sum(getattr(model.encoders, modality) is not None for modality in MODALITIES) == 1
+    if isinstance(fusion, TransformerFusion | BottleneckFusion) and model.width % fusion.heads:
+        problems.append(f"model.width {model.width} is not a multiple of model.fusion.heads {fusion.heads}")
+    if isinstance(fusion, LateFusion):
+        if one:
+            problems.append("model.fusion.kind: late fusion joins modalities, and the model has one; use mean or gated")
+        elif auxiliary is None:
+            problems.append("model.fusion.kind: late fusion joins the auxiliary heads; add model.auxiliary_heads: {}")
+        elif auxiliary.ogm_ge is not None:
+            problems.append(
+                "model.auxiliary_heads.ogm_ge: late fusion trains each modality by its own loss alone; leave this out"
+            )
+    elif one and auxiliary is not None:
+        problems.append("model.auxiliary_heads: the model has one modality, whose head this would repeat; leave this out")
     return problems
 
 

@@ -1,6 +1,6 @@
 """The safety model: an encoder for each modality, one fusion, and the taxonomy's heads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -12,11 +12,14 @@ from vigil_data.loading.batch import TOKENS, Batch, Segments
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode, store_frozen_in_bf16
-from vigil_modeling.fusion import build_fusion
-from vigil_modeling.heads import Head, Heads
+from vigil_modeling.fusion import Alone, Experts, LogOpinionPool, build_fusion
+from vigil_modeling.heads import Heads
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.segment_position import build_position
-from vigil_modeling.specs import ModelSpec
+from vigil_modeling.specs import LateFusion, ModelSpec
+
+Balance = Callable[[Alone, Mapping[Modality, Tensor]], None]
+"""Called with the auxiliary predictions and each modality's tokens ``[T, D]``, which have the fused prediction's gradient."""
 
 TOKENS_MULTIPLE = 16
 """Passages are padded to a multiple of so many tokens for compiled encoders; attention kernels ask for multiples of 8 or 16."""
@@ -33,11 +36,13 @@ class Prediction(NamedTuple):
         raw_NL: outputs of the heads, on which the loss is computed; the logits, unless labels depend on each other.
         evidence: modality to float32 ``[S, L]``, the attention weight of each segment for each label. The weights of an item's
             segments of all modalities sum to 1 minus the weight of the learned prior.
+        alone: in training, the predictions of the auxiliary heads; ``None`` without them.
     """
 
     logits_NL: Tensor
     raw_NL: Tensor
     evidence: dict[Modality, Tensor]
+    alone: Alone | None = None
 
 
 class Projection(nn.Module):
@@ -65,7 +70,7 @@ class SafetyModel(nn.Module):
 
     Args:
         encoders: modality to its encoder.
-        spec: width, dropout, fusion, dependencies between labels, and the weights to freeze.
+        spec: width, dropout, fusion, auxiliary heads, dependencies between labels, and the weights to freeze.
         taxonomy: the labels and their heads.
 
     Attributes:
@@ -83,8 +88,16 @@ class SafetyModel(nn.Module):
         self.width = spec.width
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.projections = nn.ModuleDict({m: Projection(encoders[m].width, spec.width, spec.dropout) for m in self.modalities})
-        self.fusion = build_fusion(spec.fusion, spec.width, len(self.labels), spec.dropout)
-        self.heads = Heads(taxonomy, spec.width, spec.dropout)
+        labels = len(self.labels)
+        self.pool: LogOpinionPool | None = None
+        self.experts: Experts | None = None
+        if isinstance(spec.fusion, LateFusion):
+            self.pool = LogOpinionPool(self.modalities, labels)
+        else:
+            self.fusion = build_fusion(spec.fusion, spec.width, labels, spec.dropout, self.modalities)
+            self.heads = Heads(taxonomy, spec.width, spec.dropout)
+        if spec.auxiliary_heads is not None or self.pool is not None:
+            self.experts = Experts(self.modalities, taxonomy, spec.width, spec.dropout)
         self.structure = LabelStructure.of(spec, taxonomy)
         self.position = build_position(spec)
         self._compiled: int | None = None
@@ -112,8 +125,9 @@ class SafetyModel(nn.Module):
 
     def label_rows(self) -> set[str]:
         """Return the names in ``state_dict()`` of the tensors with one row for each label, in the fusion or in a head."""
-        heads = {f"heads.heads.{i}.{name}" for i in range(len(self.heads.sizes)) for name in Head.label_rows}
-        return heads | {f"fusion.{name}" for name in self.fusion.label_rows}
+        return {
+            f"{prefix}.{name}" for prefix, module in self.named_modules() if prefix for name in getattr(module, "label_rows", ())
+        }
 
     def encode(self, modality: Modality, **inputs: Tensor) -> Tensor:
         """Encode segments of one modality.
@@ -155,7 +169,11 @@ class SafetyModel(nn.Module):
         return ("item", *role, *time)
 
     def fuse(
-        self, tokens: Mapping[Modality, Tensor], segments: Mapping[Modality, Mapping[str, Tensor]], n_items: int | Tensor
+        self,
+        tokens: Mapping[Modality, Tensor],
+        segments: Mapping[Modality, Mapping[str, Tensor]],
+        n_items: int | Tensor,
+        balance: Balance | None = None,
     ) -> Prediction:
         """Fuse the segments of each item.
 
@@ -164,34 +182,50 @@ class SafetyModel(nn.Module):
             segments: modality to ``item`` int64 ``[S]``, the row of each segment's item, in any order; ``role`` int64 ``[S]`` and
                 ``time`` float32 ``[S, 2]``, see :class:`.SegmentPosition` (default: ``body``, and no time).
             n_items: N, or ``arange(N)``, which keeps N dynamic in an exported graph.
+            balance: called before the fusion, in training with auxiliary heads.
         """
-        device = self.fusion.prior_D.device
-        rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
+        some = next(self.projections.parameters())
+        rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=some.device)
         present = [m for m in self.modalities if m in tokens]
-        packed = [tokens[m].flatten(0, 1) for m in present] or [self.fusion.prior_D.new_zeros(0, self.width)]
+        packed = [tokens[m].flatten(0, 1) for m in present] or [some.new_zeros(0, self.width)]
+        sizes = [tokens[m].shape[0] * tokens[m].shape[1] if m in tokens else 0 for m in self.modalities]
         tokens_TD = torch.cat(packed)
         item_T = torch.cat([_per_token(segments[m]["item"], tokens[m]) for m in present] or [rows_N[:0]])
         if self.position is not None:  # also without any token, so that its weights have gradients on every rank
             role_T = torch.cat([_per_token(_role(segments[m]), tokens[m]) for m in present] or [item_T])
             time_T2 = torch.cat([_per_token(_time(segments[m]), tokens[m]) for m in present] or [_time({"item": item_T})])
             tokens_TD = tokens_TD + self.position(role_T, time_T2)
-        hidden_NLD, evidence_TL = self.fusion(tokens_TD, item_T, rows_N)
+        alone: Alone | None = None
+        if self.experts is not None and (self.training or self.pool is not None):
+            alone = self.experts(tokens_TD, item_T, rows_N, sizes)
+        if alone is not None and balance is not None:
+            # Tensors of their own: their gradient is the fused prediction's alone.
+            parts = [part_SD.view_as(part_SD) for part_SD in torch.split(tokens_TD, sizes)]
+            balance(alone, dict(zip(self.modalities, parts, strict=True)))
+            tokens_TD = torch.cat(parts)
+        if self.pool is not None:
+            assert alone is not None
+            raw_NL, evidence_TL = self.pool(alone, item_T, sizes)
+        else:
+            hidden_NLD, evidence_TL = self.fusion(tokens_TD, item_T, rows_N, sizes)
+            raw_NL = self.heads(hidden_NLD)
         evidence: dict[Modality, Tensor] = {}
         start = 0
         for modality, part in zip(present, packed, strict=False):
             stop = start + part.shape[0]
             evidence[modality] = evidence_TL[start:stop].unflatten(0, tokens[modality].shape[:2]).sum(1)
             start = stop
-        raw_NL = self.heads(hidden_NLD)
-        return Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+        prediction = Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+        return prediction._replace(alone=alone) if self.training else prediction
 
-    def forward(self, batch: Batch, touch_all: bool = False) -> Prediction:
+    def forward(self, batch: Batch, touch_all: bool = False, balance: Balance | None = None) -> Prediction:
         """Predict the labels of a batch.
 
         Args:
             batch: a batch on the model's device; modalities that the model lacks are ignored.
             touch_all: give every weight a gradient, which is zero for a modality that the batch lacks. The encoders always run in
                 the same order, so that the collectives of several ranks match.
+            balance: see :meth:`fuse`.
         """
         tokens: dict[Modality, Tensor] = {}
         touched: list[Tensor] = []
@@ -200,7 +234,7 @@ class SafetyModel(nn.Module):
                 tokens[modality] = self.encode(modality, **batch.segments[modality].inputs)
             elif touch_all:
                 touched.append(self._touch(modality))
-        prediction = self.fuse(tokens, {m: batch.segments[m].placement() for m in tokens}, len(batch))
+        prediction = self.fuse(tokens, {m: batch.segments[m].placement() for m in tokens}, len(batch), balance)
         for total in touched:
             prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
         return prediction
@@ -214,6 +248,16 @@ class SafetyModel(nn.Module):
         for modality in self.modalities:
             if getattr(spec.encoders, modality).frozen_dtype == "bf16":
                 store_frozen_in_bf16(self.encoder(modality))
+
+    @property
+    def has_auxiliary_heads(self) -> bool:
+        """Whether there are heads that only training uses."""
+        return self.experts is not None and self.pool is None
+
+    def drop_auxiliary_heads(self) -> None:
+        """Remove the heads that only training uses."""
+        if self.has_auxiliary_heads:
+            self.experts = None
 
     def checkpoint_activations(self) -> None:
         """Store only the inputs of each encoder layer and recompute the rest in the backward pass (Chen et al. 2016).
@@ -263,7 +307,7 @@ class SafetyModel(nn.Module):
         encoder, projection = self.encoder(modality), self.projections[modality]
         blank = encoder.blank()
         if modality in self.cached:  # Other ranks do not run the encoder either.
-            blank = {TOKENS: self.fusion.prior_D.new_zeros(1, 1, encoder.width)}
+            blank = {TOKENS: next(projection.parameters()).new_zeros(1, 1, encoder.width)}
         self._touched.discard(modality)
         encoder.eval()
         projection.eval()

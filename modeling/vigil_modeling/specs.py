@@ -173,7 +173,45 @@ class TransformerFusion(Spec):
     feedforward: float = Field(2.0, gt=0, description="width of the feed-forward layers, relative to the model's width")
 
 
-FusionSpec = Annotated[MeanFusion | GatedFusion | TransformerFusion, Field(discriminator="kind")]
+class BottleneckFusion(Spec):
+    """Attention within each modality and a few tokens through which modalities exchange (Nagrani et al. 2021, section 3.3)."""
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    layers: int = Field(2, ge=1, description="layers of each modality")
+    fusion_layer: int = Field(0, ge=0, description="first layer that exchanges; the layers below see one modality each")
+    bottlenecks: int = Field(4, ge=1, description="bottleneck tokens of an item")
+    heads: int = Field(4, ge=1, description="attention heads; a divisor of the model's width")
+    feedforward: float = Field(2.0, gt=0, description="width of the feed-forward layers, relative to the model's width")
+
+    @model_validator(mode="after")
+    def _modalities_meet(self) -> "BottleneckFusion":
+        if self.fusion_layer >= self.layers:
+            raise ValueError(f"fusion_layer: is {self.fusion_layer}, but must be below layers, {self.layers}; the first is 0")
+        return self
+
+
+class LateFusion(Spec):
+    """Weighted sum of the log odds of an auxiliary head for each modality (Kittler et al. 1998, equation 7; Heskes 1998)."""
+
+    kind: Literal["late"] = "late"
+
+
+TokenFusionSpec = MeanFusion | GatedFusion | TransformerFusion | BottleneckFusion
+FusionSpec = Annotated[TokenFusionSpec | LateFusion, Field(discriminator="kind")]
+
+
+class OgmGe(Spec):
+    """On-the-fly gradient modulation with generalization enhancement (Peng et al. 2022, sections 3.2 and 3.3)."""
+
+    alpha: float = Field(0.5, gt=0, description="strength with which gradients of a modality that is ahead are reduced")
+    noise: bool = Field(True, description="add Gaussian noise of the gradient's size (GE)")
+
+
+class AuxiliaryHeads(Spec):
+    """Heads that predict from one modality alone; they are trained with the model, and only late fusion exports them."""
+
+    weight: float = Field(0.5, gt=0, description="weight of their losses; that of the fused prediction is 1")
+    ogm_ge: OgmGe | None = Field(None, description="reduce the gradients of modalities that are ahead; null: do not")
 
 
 class TimePosition(Spec):
@@ -191,7 +229,7 @@ class TimePosition(Spec):
 
 
 class ModelSpec(Spec):
-    """Encoders, their common width, and the fusion."""
+    """Encoders, their common width, the fusion, and heads of single modalities."""
 
     width: int = Field(256, ge=8, description="width D to which every encoder's tokens are projected")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
@@ -202,6 +240,9 @@ class ModelSpec(Spec):
     )
     time_position: TimePosition | None = Field(
         None, description="an embedding of start and end is added to the tokens of windows of audio and timed texts; null: none"
+    )
+    auxiliary_heads: AuxiliaryHeads | None = Field(
+        None, description="heads that predict from one modality alone in training; null: none; late fusion needs them"
     )
     hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
     ordinal_heads: tuple[str, ...] = Field(

@@ -9,7 +9,13 @@ import torch
 
 from vigil_data.items import MODALITIES
 
-FUSIONS = [{"kind": "mean"}, {"kind": "gated"}, {"kind": "transformer"}]
+FUSIONS = [
+    {"kind": "mean"},
+    {"kind": "gated"},
+    {"kind": "transformer"},
+    {"kind": "bottleneck", "layers": 1, "bottlenecks": 2},
+    {"kind": "late"},
+]
 
 
 class FusionGraph(torch.nn.Module):

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
 from vigil_data.loading.batch import Batch, Segments
+from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.safety_model import build_model
 
-FUSIONS = [{"kind": "mean"}, {"kind": "gated"}, {"kind": "transformer"}]
+FUSIONS = [
+    {"kind": "mean"},
+    {"kind": "gated"},
+    {"kind": "transformer"},
+    {"kind": "bottleneck", "layers": 3, "fusion_layer": 1},
+    {"kind": "late"},
+]
 PER_ITEM = st.fixed_dictionaries({m: st.integers(0, 2) for m in MODALITIES})
 
 
@@ -48,6 +55,11 @@ def make_batch(items, padding=0):
             role, time = torch.zeros(count, dtype=torch.int64), torch.full((count, 2), -1.0)
             segments[modality] = Segments(torch.tensor([row for row, _ in found]), arrays, role, time)
     return Batch(tuple(map(str, range(len(items)))), segments, torch.full((len(items), 3), torch.nan))
+
+
+def total(prediction):
+    """A number that depends on all that is learned from."""
+    return prediction.logits_NL.sum() + (0 if prediction.alone is None else prediction.alone.raw_MNL.sum())
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +129,16 @@ def test_safety_model_ignores_modalities_that_it_lacks(make_model):
 @pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
 def test_safety_model_touch_all_gives_every_weight_a_gradient_and_changes_no_value(make_model, fusion, recomputes):
-    model = make_model(fusion, dropout=0.0)
+    model = make_model(fusion, dropout=0.0, auxiliary_heads={})
     plain = copy.deepcopy(model)
     if recomputes:
         model.checkpoint_activations()
     batch = make_batch(make_items([{"text": 1, "image": 0, "audio": 0}] * 2))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     torch.manual_seed(1)
-    model(batch, touch_all=True).logits_NL.sum().backward()
+    total(model(batch, touch_all=True)).backward()
     torch.manual_seed(1)
-    plain(batch).logits_NL.sum().backward()
+    total(plain(batch)).backward()
     for (name, touched), parameter in zip(model.named_parameters(), plain.parameters(), strict=True):
         if touched.requires_grad:
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -238,3 +250,59 @@ def test_checkpoint_activations_changes_only_memory(make_model, training):
             torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
     if training:
         assert kept[1] < kept[0]
+
+
+def test_late_fusion_trains_each_expert_by_its_own_loss_alone(make_model):
+    model = make_model({"kind": "late"}, auxiliary_heads={}, dropout=0.0)
+    batch = make_batch(make_items([{"text": 1, "image": 1, "audio": 1}, {"text": 2, "image": 2, "audio": 1}]))
+    model(batch).raw_NL.sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+        "pool.prior_L",
+        *(f"pool.log_weights.{m}.log_weight_L" for m in MODALITIES),
+    }
+    model.zero_grad()
+    model(batch).alone.raw_MNL[0].sum().backward()
+    touched = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()}
+    assert touched == {"text"}  # Its encoder, projection and expert.
+
+
+def test_auxiliary_heads_are_of_training_alone(make_model):
+    """They change no prediction, and a model without them has none of their weights; those of late fusion stay."""
+    model = make_model({"kind": "gated"}, auxiliary_heads={}, dropout=0.0)
+    batch = make_batch(make_items([{"text": 1, "image": 2, "audio": 0}, {"text": 0, "image": 0, "audio": 0}]))
+    model.encoders.eval()
+    trained = model(batch)
+    assert trained.alone.present_MN.tolist() == [[True, False], [True, False], [False, False]]
+    with torch.no_grad():
+        seen = model.eval()(batch)
+        assert seen.alone is None
+        assert model.has_auxiliary_heads
+        model.drop_auxiliary_heads()
+        torch.testing.assert_close(model(batch).logits_NL, seen.logits_NL, rtol=0, atol=0)
+    assert not any(name.startswith("experts") for name in model.state_dict())
+    late = make_model({"kind": "late"}, auxiliary_heads={})
+    late.drop_auxiliary_heads()
+    assert late.experts is not None
+
+
+def test_auxiliary_head_of_a_modality_sees_nothing_of_the_others(make_model):
+    model = make_model(auxiliary_heads={}, dropout=0.0)
+    model.encoders.eval()
+    items = make_items([dict.fromkeys(MODALITIES, 1)] * 2)
+    others = make_items([dict.fromkeys(MODALITIES, 1)] * 2, seed=1)
+    mixed = [{"text": item["text"], "image": other["image"], "audio": []} for item, other in zip(items, others, strict=True)]
+    alone, changed = (model(make_batch(each)).alone for each in (items, mixed))
+    torch.testing.assert_close(changed.raw_MNL[0], alone.raw_MNL[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(changed.raw_MNL[1], alone.raw_MNL[1])
+    assert not changed.present_MN[2].any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
+def test_label_rows_are_the_tensors_that_depend_on_the_labels(fusion, make_spec, inputs, taxonomy):
+    spec = make_spec(fusion, auxiliary_heads={})
+    more = taxonomy.model_dump(mode="json")
+    for head in more["heads"].values():
+        head["labels"]["new" + next(iter(head["labels"]))] = {}
+    small, large = (build_model(spec, inputs, Taxonomy.model_validate(each)) for each in (taxonomy.model_dump(mode="json"), more))
+    shapes = {name: tensor.shape for name, tensor in large.state_dict().items()}
+    assert {name for name, tensor in small.state_dict().items() if tensor.shape != shapes[name]} == small.label_rows()

@@ -1,8 +1,10 @@
-"""Self-attention among the packed tokens of each item."""
+"""Attention among the packed tokens of each item, and from a query of each label to them."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vigil_modeling.fusion.base import softmax_by_item, sum_by_item
 
 
 class AttentionLayout:
@@ -65,7 +67,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
-        self.feedforward = build_feedforward(width, feedforward, dropout)
+        self.feedforward = _feedforward(width, feedforward, dropout)
 
     def forward(self, tokens_TD: Tensor, layout: AttentionLayout) -> Tensor:
         """Return ``[T, D]`` after attention and feed-forward.
@@ -85,7 +87,43 @@ class Block(nn.Module):
         return mixed_TD
 
 
-def build_feedforward(width: int, factor: float, dropout: float) -> nn.Sequential:
-    """Build the feed-forward part of a layer, with its norm; ``factor`` is its width relative to ``width``."""
+class LabelQueries(nn.Module):
+    """Attention from a learned query of each label to an item's tokens (Query2Label, Liu et al. 2021, section 3.2).
+
+    Args:
+        width: D.
+        labels: L.
+        heads: attention heads.
+        feedforward: width of the feed-forward part, relative to D.
+        dropout: probability on the output of each part.
+    """
+
+    label_rows = ("query_LD",)
+
+    def __init__(self, width: int, labels: int, heads: int, feedforward: float, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query_LD = nn.Parameter(nn.init.trunc_normal_(torch.empty(labels, width), std=0.02))
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.feedforward = _feedforward(width, feedforward, dropout)
+
+    def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``hidden_NLD`` and the weight of each token for each label, ``[T, L]``: the mean over attention heads."""
+        labels, width = self.query_LD.shape
+        key_TD, value_TD = self.key_value(self.norm(tokens_TD)).chunk(2, dim=1)
+        query_LHC = self.query(self.query_LD).unflatten(1, (self.heads, -1))
+        key_THC, value_THC = key_TD.unflatten(1, (self.heads, -1)), value_TD.unflatten(1, (self.heads, -1))
+        scores_TLH = torch.einsum("thc,lhc->tlh", key_THC, query_LHC) * (width // self.heads) ** -0.5
+        share_TLH = softmax_by_item(scores_TLH.flatten(1), item_T, rows_N).reshape(-1, labels, self.heads)
+        weighted_TLHC = share_TLH.unsqueeze(3) * value_THC.float().unsqueeze(1)
+        gathered_NLD = sum_by_item(weighted_TLHC.flatten(1), item_T, rows_N).reshape(-1, labels, width)
+        hidden_NLD = self.query_LD + self.out(gathered_NLD)
+        return hidden_NLD + self.feedforward(hidden_NLD), share_TLH.mean(2)
+
+
+def _feedforward(width: int, factor: float, dropout: float) -> nn.Sequential:
     hidden = max(1, round(width * factor))
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout))

@@ -1,5 +1,7 @@
 """Fusions that pool an item's tokens by weight: their mean, and gated attention for each label."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +11,13 @@ from vigil_modeling.fusion.base import Fusion, softmax_by_item, sum_by_item
 class Mean(Fusion):
     """Mean of an item's tokens, the same for every label; the prior for an item without tokens."""
 
-    def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """See :class:`Fusion`."""
+        del sizes
         tokens_TD = tokens_TD.float()
         count_N1 = sum_by_item(tokens_TD.new_ones(tokens_TD.shape[0], 1), item_T, rows_N)
         share_T1 = 1 / count_N1.index_select(0, item_T)
-        mean_ND = sum_by_item(tokens_TD * share_T1, item_T, rows_N) + (count_N1 == 0) * self.prior_D
+        mean_ND = sum_by_item(tokens_TD * share_T1, item_T, rows_N) + (count_N1 == 0) * self.prior_PD
         return mean_ND.unsqueeze(1).expand(-1, self.labels, -1), share_T1.expand(-1, self.labels)
 
 
@@ -38,10 +41,11 @@ class Gated(Fusion):
         self.score = nn.Linear(hidden, labels, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_TD: Tensor, item_T: Tensor, rows_N: Tensor, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """See :class:`Fusion`."""
+        del sizes
         n_tokens, width = tokens_TD.shape
-        tokens_TD, item_T = self.with_prior(tokens_TD, item_T, rows_N)
+        tokens_TD, item_T = self.with_priors(tokens_TD, item_T, rows_N)
         values_TD = self.norm(tokens_TD)
         scores_TL = self.score(self.dropout(torch.tanh(self.tanh(values_TD)) * torch.sigmoid(self.gate(values_TD))))
         share_TL = softmax_by_item(scores_TL, item_T, rows_N)

@@ -1,5 +1,6 @@
 """Losses: multi-label losses over known targets, and what they correct for."""
 
+from vigil_modeling.losses.auxiliary import auxiliary_loss, balance_gradients, modulation
 from vigil_modeling.losses.cells import negative_loss, positive_loss
 from vigil_modeling.losses.distillation import TeacherTerm, fill_unknown, teacher_term
 from vigil_modeling.losses.group_dro import GroupDRO
@@ -10,8 +11,11 @@ __all__ = [
     "MaskedLoss",
     "TargetCounts",
     "TeacherTerm",
+    "auxiliary_loss",
+    "balance_gradients",
     "counted_targets",
     "fill_unknown",
+    "modulation",
     "negative_loss",
     "positive_loss",
     "teacher_term",

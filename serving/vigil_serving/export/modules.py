@@ -175,13 +175,15 @@ def quiet() -> Iterator[None]:
 
 
 def inference_network(network: SafetyModel) -> SafetyModel:
-    """Return the model in evaluation mode, with every PEFT adapter (such as LoRA) merged into the weights of a copy.
+    """Return the model in evaluation mode; a copy without what only training uses, if there is any.
 
-    A model without adapters is not copied. A layer of the peft library is a module with ``merge`` and ``get_base_layer``.
+    Auxiliary heads are removed, and every PEFT adapter (such as LoRA) is merged into the weights. A layer of the peft library is
+    a module with ``merge`` and ``get_base_layer``.
     """
-    if not any(_is_adapted(module) for module in network.modules()):
+    if not network.has_auxiliary_heads and not any(_is_adapted(module) for module in network.modules()):
         return network.eval()
     merged = copy.deepcopy(network)
+    merged.drop_auxiliary_heads()
     _merge_adapters(merged)
     return merged.eval()
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from vigil_data.errors import UserError
 from vigil_modeling.encoders.lora import add_lora
+from vigil_modeling.fusion import Experts
 from vigil_modeling.specs import Lora, MeanFusion
 from vigil_serving.bundle import manifest
 from vigil_serving.bundle.load import load_bundle
@@ -266,6 +267,17 @@ def test_inference_network_merges_adapters(make_tiny, taxonomy, tmp_path: Path) 
     graphs = [onnx.load(folder / "onnx" / "text.onnx").graph for folder in (plain, to)]
     assert [n.op_type for n in graphs[0].node] == [n.op_type for n in graphs[1].node], "no more products than without adapters"
     assert len(graphs[0].initializer) == len(graphs[1].initializer)
+
+
+def test_inference_network_has_no_auxiliary_heads(make_tiny, taxonomy) -> None:
+    model, _ = make_tiny(MeanFusion(), "text", "image")
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.experts = Experts(model.modalities, taxonomy, model.width, 0.0)
+    found = inference_network(model)
+    assert found is not model
+    assert found.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+    assert model.has_auxiliary_heads, "the model itself is unchanged"
 
 
 @pytest.mark.parametrize("opset", [18, 23])

@@ -12,7 +12,7 @@ from vigil_data.loading.batch import Batch, Segments
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.safety_model import build_model
 from vigil_training.checkpoint.reader import load_weights
-from vigil_training.checkpoint.warm_start import match_labels, warm_start
+from vigil_training.checkpoint.warm_start import _canonical, _label_rows, _source_name, match_labels, warm_start
 from vigil_training.recipe.specs import InitFrom
 from vigil_training.runs.init_from import find_init_problems
 from vigil_training.trainer.callbacks import MetricsCallback
@@ -136,7 +136,7 @@ def test_warm_start_takes_the_rows_of_every_label_in_any_order(fusion, make_sour
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "gated", "transformer"])
+@pytest.mark.parametrize("fusion", ["mean", "gated", "transformer", "bottleneck"])
 def test_label_rows_are_the_tensors_whose_shape_depends_on_the_labels(fusion, make_text):
     def shapes(*words):
         recipe = make_text(taxonomy=taxonomy(words=words), model__fusion={"kind": fusion})
@@ -145,6 +145,21 @@ def test_label_rows_are_the_tensors_whose_shape_depends_on_the_labels(fusion, ma
 
     (few, names), (many, _) = shapes("a", "b"), shapes("a", "b", "c")
     assert {name for name in few if few[name] != many[name]} == names
+
+
+def test_warm_start_follows_the_heads_of_experts_by_name():
+    """Heads are numbered in the order of the taxonomy, in the fused prediction and in each expert."""
+    old, new = (Taxonomy.model_validate(taxonomy(**heads)) for heads in ({"a": ["p"], "b": ["q"]}, {"b": ["q"], "a": ["p"]}))
+    match = match_labels(new, old)
+    for prefix in ("heads", "experts.text.heads"):
+        name = f"{prefix}.heads.0.project.1.weight"
+        assert _source_name(name, match.source_head) == f"{prefix}.heads.1.project.1.weight"
+        assert _canonical(name, new) == f"{prefix}.b.project.1.weight"
+    own, theirs = torch.zeros(2, 3), torch.arange(6.0).reshape(2, 3)
+    rows = _label_rows("experts.text.pool.score.weight", own, theirs, new, old, match)
+    assert torch.equal(rows, theirs[[1, 0]])
+    row = _label_rows("experts.text.heads.heads.0.weight_LD", own[:1], theirs[:1], new, old, match)
+    assert torch.equal(row, theirs[:1])
 
 
 def test_match_labels_follows_heads_that_are_renamed_split_and_joined():

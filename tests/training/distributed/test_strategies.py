@@ -74,6 +74,8 @@ def run_strategy(posts, make_recipe, tmp_path_factory):
             model__dropout=0.0,
             model__segment_roles=True,
             model__time_position={},
+            # Noise would be drawn in another order by one process.
+            model__auxiliary_heads={"ogm_ge": {"noise": False}},
             model__encoders__text__config={
                 **make_recipe().model.encoders.text.config,
                 "hidden_dropout_prob": 0.0,

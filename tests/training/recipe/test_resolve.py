@@ -171,7 +171,7 @@ WRONG = {
     "key of another kind": (
         "{kind: transformer, layers: 1}",
         "{kind: gated, layers: 1}",
-        "r.yaml:23: model.fusion.layers: is not a key of model.fusion of kind gated; it is one of kind transformer",
+        "r.yaml:23: model.fusion.layers: is not a key of model.fusion of kind gated; it is one of kind transformer or bottleneck",
     ),
     "unknown key near to none": (
         "optimizer:\n",
@@ -349,6 +349,26 @@ WRONG = {
         "  lr: 1e-4\ntraining: {modality_dropout: {audio: 0.1}}",
         "r.yaml:26: training.modality_dropout.audio: the model has no encoder of audio",
     ),
+    "width of a bottleneck": (
+        "  fusion: {kind: transformer, layers: 1}",
+        "  fusion: {kind: bottleneck, heads: 5}",
+        "r.yaml:15: model.width 32 is not a multiple of model.fusion.heads 5",
+    ),
+    "bottleneck that never meets": (
+        "  fusion: {kind: transformer, layers: 1}",
+        "  fusion: {kind: bottleneck, fusion_layer: 2}",
+        "r.yaml:23: model.fusion.fusion_layer: is 2, but must be below layers, 2; the first is 0",
+    ),
+    "late fusion without heads": (
+        "  fusion: {kind: transformer, layers: 1}",
+        "  fusion: {kind: late}",
+        "r.yaml:23: model.fusion.kind: late fusion joins the auxiliary heads; add model.auxiliary_heads: {}",
+    ),
+    "gradients balanced in late fusion": (
+        "  fusion: {kind: transformer, layers: 1}",
+        "  fusion: {kind: late}\n  auxiliary_heads: {ogm_ge: {}}",
+        "r.yaml:24: model.auxiliary_heads.ogm_ge: late fusion trains each modality by its own loss alone; leave this out",
+    ),
     "hierarchy without parents": (
         "model:\n",
         "model:\n  hierarchy: true\n",
@@ -449,6 +469,24 @@ def test_resolve_recipe_refuses_dropout_of_the_only_modality(folder: Path) -> No
     assert mistakes(write("r.yaml", RECIPE), *text) == [
         "command line: training.modality_dropout: the model has one modality, which is never hidden; leave this out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (
+            "model.auxiliary_heads={}",
+            "command line: model.auxiliary_heads: the model has one modality, whose head this would repeat; leave this out",
+        ),
+        (
+            "model.fusion={kind: late}",
+            "command line: model.fusion.kind: late fusion joins modalities, and the model has one; use mean or gated",
+        ),
+    ],
+)
+def test_resolve_recipe_refuses_to_join_or_repeat_the_only_modality(folder: Path, value: str, line: str) -> None:
+    recipe = write("r.yaml", RECIPE.replace("  fusion: {kind: transformer, layers: 1}\n", ""))
+    assert mistakes(recipe, "inputs.image=null", "model.encoders.image=null", value) == [line]
 
 
 HOSTILE = {

@@ -88,6 +88,7 @@ def assert_weights(left: Path, right: Path) -> None:
             "model__encoders__image__unfreeze": {"unit": "steps", "start": 3, "every": 2},
             "model__encoders__image__frozen": 1,
             "model__encoders__image__frozen_dtype": "bf16",
+            "model__auxiliary_heads": {"ogm_ge": {}},
         },
         {"checkpoint__every_steps": None, "checkpoint__background": False, "training__precision": "bf16"},
     ],

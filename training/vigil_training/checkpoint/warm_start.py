@@ -5,6 +5,7 @@ its head's output for an item is the same as before. A new label keeps the rando
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ from vigil_training.runs.run import Run
 
 log = logging.getLogger("vigil.init_from")
 
-HEADS = "heads.heads."
-"""Prefix of the tensors of heads, which are numbered in the order of the taxonomy."""
+HEADS = re.compile(r"((?:experts\.\w+\.)?heads\.)heads\.(\d+)\.(.*)")
+"""Tensors of heads, also of auxiliary ones: what is before, the number in the order of the taxonomy, what is after."""
 
 
 @dataclass
@@ -248,8 +249,8 @@ def _label_rows(  # noqa: PLR0917 (two sides of one tensor)
     name: str, own: Tensor, theirs: Tensor, taxonomy: Taxonomy, source: Taxonomy, match: LabelMatch
 ) -> Tensor:
     """Return a tensor with the rows of the labels that both have, and its own rows for the others."""
-    if name.startswith(HEADS):
-        index = int(name.removeprefix(HEADS).partition(".")[0])
+    if head := HEADS.fullmatch(name):
+        index = int(head[2])
         chosen = match.source_head[index]
         assert chosen is not None
         labels, old = (list(list(t.heads.values())[i].labels) for t, i in ((taxonomy, index), (source, chosen)))
@@ -265,24 +266,22 @@ def _label_rows(  # noqa: PLR0917 (two sides of one tensor)
 
 def _canonical(name: str, taxonomy: Taxonomy) -> str:
     """Return a tensor's name with the name of its head in place of the head's number."""
-    if not name.startswith(HEADS):
-        return name
-    index, _, rest = name.removeprefix(HEADS).partition(".")
-    return f"heads.{list(taxonomy.heads)[int(index)]}.{rest}"
+    head = HEADS.fullmatch(name)
+    return name if head is None else f"{head[1]}{list(taxonomy.heads)[int(head[2])]}.{head[3]}"
 
 
 def _source_name(name: str, source_head: list[int | None]) -> str | None:
-    if not name.startswith(HEADS):
+    head = HEADS.fullmatch(name)
+    if head is None:
         return name
-    index, _, rest = name.removeprefix(HEADS).partition(".")
-    chosen = source_head[int(index)]
-    return None if chosen is None else f"{HEADS}{chosen}.{rest}"
+    chosen = source_head[int(head[2])]
+    return None if chosen is None else f"{head[1]}heads.{chosen}.{head[3]}"
 
 
 def _group(canonical: str) -> str:
     """Return the part that is loaded as a whole or not at all: ``encoders.text``, ``projections.text``, ``fusion``, a head."""
     first, second, *_ = canonical.split(".")
-    return f"{first}.{second}" if first in ("encoders", "projections", "heads") else first
+    return f"{first}.{second}" if first in ("encoders", "projections", "heads", "experts") else first
 
 
 def _is_asked(canonical: str, parts: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_modeling.input_checks import find_input_problems
+from vigil_modeling.input_checks import find_fusion_problems, find_input_problems
 from vigil_modeling.specs import BinaryCrossEntropy, Classification, Contrastive, LossSpec, ModelSpec, ObjectiveSpec
 from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
@@ -66,8 +66,7 @@ class Recipe(Spec):
         problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
         problems += [*self._averaging_problems(), *self._storage_problems()]
         problems += [*self._objective_problems(), *self._cache_problems(), *self._distillation_problems()]
-        if self.model.fusion.kind == "transformer" and self.model.width % self.model.fusion.heads:
-            problems.append(f"model.width {self.model.width} is not a multiple of model.fusion.heads {self.model.fusion.heads}")
+        problems += find_fusion_problems(self.model)
         problems += find_input_problems(self.model.encoders, self.inputs)
         problems += self._speed_problems()
         if problems:
@@ -92,6 +91,8 @@ class Recipe(Spec):
                 yield "objective: contrastive pre-training needs inputs and encoders of two modalities or more"
             if self.loss != BinaryCrossEntropy():
                 yield "loss: contrastive pre-training has no targets; leave this out"
+            if self.model.auxiliary_heads is not None:
+                yield "model.auxiliary_heads: contrastive pre-training has no targets; leave this out"
             if self.training.modality_dropout:
                 yield "training.modality_dropout: contrastive pre-training compares the modalities of an item; leave this out"
             if isinstance(self.strategy, FullySharded):

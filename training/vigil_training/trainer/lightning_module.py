@@ -8,6 +8,7 @@ happens around a step (checkpoints, preemption, progress) is in :mod:`vigil_trai
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
-from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, teacher_term
+from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, auxiliary_loss, balance_gradients, teacher_term
 from vigil_modeling.safety_model import Prediction, SafetyModel
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
@@ -117,14 +118,19 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        """Return the scaled loss of a batch."""
-        prediction = self.model(batch, touch_all=self._distributed)
+        """Return the scaled loss of a batch, with the weighted losses of auxiliary heads."""
+        spec = self._recipe.model.auxiliary_heads
+        balance = None if spec is None or spec.ogm_ge is None else partial(balance_gradients, spec.ogm_ge, batch.targets)
+        prediction = self.model(batch, touch_all=self._distributed, balance=balance)
         loss: Tensor
         if self._group_dro is not None:
             assert batch.group is not None
             loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
         else:
             loss = self.loss(prediction.raw_NL, batch.targets, self._teacher(prediction, batch)) * batch.share
+        if spec is not None:
+            assert batch.share is not None, "the training loader sets it"
+            loss = loss + spec.weight * batch.share * auxiliary_loss(self.loss, prediction.alone, batch.targets)
         return loss
 
     def _teacher(self, prediction: Prediction, batch: Batch) -> TeacherTerm | None:
