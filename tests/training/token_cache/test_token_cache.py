@@ -211,6 +211,8 @@ def test_recipe_refuses_the_cache_of_tokens_that_change(recipe):
         recipe((), model__encoders__text__frozen=1)
     with pytest.raises(ValueError, match=r"token_cache: data\.augmentation\.text changes what the frozen encoder reads"):
         recipe(("text",), data__augmentation={"text": {"perturb": {"kinds": ["casing"]}}})
+    with pytest.raises(ValueError, match=r"token_cache: the ranks of strategy\.stage 3 gather weights in another order"):
+        recipe(strategy={"kind": "deepspeed", "stage": 3, "devices": 2})
     assert recipe(("image",), data__augmentation={"text": {"perturb": {"kinds": ["casing"]}}})
 
 

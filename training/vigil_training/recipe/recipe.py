@@ -104,6 +104,8 @@ class Recipe(Spec):
             return
         if not frozen:
             yield "training.token_cache: no encoder has frozen: true, and others change; freeze one, or leave this out"
+        if isinstance(self.strategy, DeepSpeed) and self.strategy.stage == 3:
+            yield "training.token_cache: the ranks of strategy.stage 3 gather weights in another order; take stage 2 or ddp"
         augmented = () if self.data.augmentation is None else self.data.augmentation.changes
         for modality in set(frozen) & set(augmented):
             yield f"training.token_cache: data.augmentation.{modality} changes what the frozen encoder reads; leave one out"
