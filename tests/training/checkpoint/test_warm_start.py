@@ -270,7 +270,8 @@ def recipe_of(exported, make_recipe, path, **changes):
     }
     inputs = exported.inputs.model_dump(mode="json")
     labels = exported.taxonomy.model_dump(mode="json")
-    return make_recipe(init_from=str(path), taxonomy=labels, inputs=inputs, model__encoders=encoders, **changes)
+    position = {"model__segment_roles": True, "model__time_position": {}}
+    return make_recipe(init_from=str(path), taxonomy=labels, inputs=inputs, model__encoders=encoders, **position, **changes)
 
 
 def test_warm_start_reads_a_bundle(exported, make_recipe):
