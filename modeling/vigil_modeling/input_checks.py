@@ -14,10 +14,12 @@ from vigil_modeling.specs import (
     TransformersText,
 )
 
-TRANSFORMERS_AUDIO_RATE = 16_000
-"""Samples a second that all audio encoders of the transformers library were trained at."""
-MIN_TRANSFORMERS_AUDIO_SAMPLES = 400
-"""Samples of one frame of these encoders."""
+SPEECH_RATE = 16_000
+"""Samples a second that the audio encoders of the transformers library were trained at, but for CLAP."""
+CLAP_RATE = 48_000
+"""Samples a second that CLAP was trained at."""
+MIN_WINDOW_SECONDS = 0.025
+"""Length of one frame of these encoders."""
 
 
 def find_input_problems(encoders: Encoders, inputs: Inputs) -> list[str]:
@@ -94,9 +96,12 @@ def _text_problems(spec: TransformersText, inputs: TextInput) -> list[str]:
 
 def _transformers_audio_problems(spec: TransformersAudio, inputs: AudioInput) -> list[str]:
     problems = _config_problems(spec, "model.encoders.audio")
-    if inputs.rate != TRANSFORMERS_AUDIO_RATE:
-        problems.append(f"inputs.audio.rate: is {inputs.rate}, but transformers audio encoders take {TRANSFORMERS_AUDIO_RATE} Hz")
-    elif inputs.samples < MIN_TRANSFORMERS_AUDIO_SAMPLES:
+    kind = spec.config.get("model_type")
+    rates = [CLAP_RATE] if kind == "clap" else [SPEECH_RATE] if kind is not None else [SPEECH_RATE, CLAP_RATE]
+    if inputs.rate not in rates:
+        takes = " Hz, or CLAP ".join(f"{rate}" for rate in rates)
+        problems.append(f"inputs.audio.rate: is {inputs.rate}, but {kind or 'transformers'} audio encoders take {takes} Hz")
+    if inputs.window < MIN_WINDOW_SECONDS:
         problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the encoder")
     return problems
 

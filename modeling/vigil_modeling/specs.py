@@ -129,7 +129,7 @@ class MelTimmAudio(EncoderSpec):
 
 
 class TransformersAudio(EncoderSpec):
-    """An audio encoder of the transformers library: AST, wav2vec 2.0, HuBERT, WavLM, or Whisper's encoder."""
+    """An audio encoder of the transformers library: AST, wav2vec 2.0, HuBERT, WavLM, CLAP, or Whisper's encoder."""
 
     kind: Literal["transformers"] = "transformers"
     config: Mapping[str, Any] = Field(default_factory=dict, description="see the text encoder's config")

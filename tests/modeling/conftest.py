@@ -44,6 +44,24 @@ WHISPER = {
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
+CLAP = {
+    "model_type": "clap",
+    "audio_config": {
+        "spec_size": 64,
+        "num_mel_bins": 32,
+        "patch_stride": [4, 4],
+        "patch_embeds_hidden_size": 8,
+        "hidden_size": 16,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "window_size": 4,
+        "num_hidden_layers": 2,
+        "fusion_num_hidden_layers": 1,
+        "enable_fusion": False,
+    },
+    "text_config": SMALL | {"vocab_size": 60, "max_position_embeddings": 40, "pad_token_id": 0},
+    "projection_dim": 16,
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +73,7 @@ def audio_configs():
         "wavlm": WAVE | {"model_type": "wavlm"},
         "ast": SMALL | {"model_type": "audio-spectrogram-transformer", "max_length": 128, "num_mel_bins": 32},
         "whisper": WHISPER,
+        "clap": CLAP,
     }
 
 

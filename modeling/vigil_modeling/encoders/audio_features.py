@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-RATE = 16_000
-"""Samples a second that all of these encoders were trained at."""
+from vigil_modeling.input_checks import CLAP_RATE, SPEECH_RATE
 
 
 @contextlib.contextmanager
@@ -60,7 +59,7 @@ class WhisperLogMel(nn.Module):
         from transformers.audio_utils import mel_filter_bank
 
         self.samples = frames * 160
-        filters = mel_filter_bank(201, mels, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+        filters = mel_filter_bank(201, mels, 0.0, SPEECH_RATE / 2, SPEECH_RATE, norm="slaney", mel_scale="slaney")
         self.register_buffer("window", torch.hann_window(400), persistent=False)
         self.register_buffer("filters_BK", torch.from_numpy(filters).T.float().contiguous(), persistent=False)
 
@@ -73,6 +72,39 @@ class WhisperLogMel(nn.Module):
             log_SBF = torch.log10((self.filters_BK @ power_SKF).clamp(min=1e-10))
             loudest_S11 = log_SBF.amax((1, 2), keepdim=True)
             return (torch.maximum(log_SBF, loudest_S11 - 8.0) + 4.0) / 4.0
+
+
+class ClapLogMel(nn.Module):
+    """CLAP's log-mel spectrogram in decibels, of a window that is repeated as often as it fits (Wu et al. 2023, section 3.2).
+
+    Args:
+        mels: mel bands.
+        low: lowest frequency in hertz.
+        high: highest frequency in hertz.
+        samples: samples of the encoder's input; a shorter window is repeated, then padded with silence.
+    """
+
+    window: Tensor
+    filters_BK: Tensor
+
+    def __init__(self, mels: int, low: float, high: float, samples: int) -> None:
+        super().__init__()
+        from transformers.audio_utils import mel_filter_bank
+
+        self.samples = samples
+        filters = mel_filter_bank(513, mels, low, high, CLAP_RATE, norm="slaney", mel_scale="slaney")
+        self.register_buffer("window", torch.hann_window(1024), persistent=False)
+        self.register_buffer("filters_BK", torch.from_numpy(filters).T.float().contiguous(), persistent=False)
+
+    def forward(self, waveform_ST: Tensor) -> Tensor:
+        """``[S, T]`` to ``[S, 1, frames, B]``."""
+        with full_precision(waveform_ST):
+            repeated_ST = waveform_ST.repeat(1, self.samples // waveform_ST.shape[1])
+            padded_ST = functional.pad(repeated_ST, (0, self.samples - repeated_ST.shape[1]))
+            spectrum_SKF = torch.stft(padded_ST, 1024, 480, window=self.window, return_complex=True)
+            power_SKF = torch.view_as_real(spectrum_SKF).square().sum(-1)
+            decibel_SBF = 10 * torch.log10((self.filters_BK @ power_SKF).clamp(min=1e-10))
+            return decibel_SBF.transpose(1, 2).unsqueeze(1)
 
 
 class KaldiFbank(nn.Module):
@@ -105,7 +137,7 @@ class KaldiFbank(nn.Module):
         previous = torch.cat([frame[:, :1], frame[:, :-1]], dim=1)
         frame = (frame - 0.97 * previous) * torch.hann_window(length, periodic=False, dtype=torch.float64)
         spectrum = torch.fft.rfft(frame, n=n_fft)[:, : n_fft // 2]  # Kaldi's filters omit the highest frequency
-        filters, _ = get_mel_banks(mels, n_fft, float(RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
+        filters, _ = get_mel_banks(mels, n_fft, float(SPEECH_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
         self.register_buffer("real_TK", spectrum.real.float().contiguous(), persistent=False)
         self.register_buffer("imaginary_TK", spectrum.imag.float().contiguous(), persistent=False)
         self.register_buffer("filters_KB", filters.T.float().contiguous(), persistent=False)

@@ -11,6 +11,7 @@ import onnx.compose
 import onnx.inliner
 import torch
 from onnx import ModelProto, TensorProto, helper
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from vigil_data.items import Modality
@@ -144,8 +145,12 @@ def _export(
             dynamic_shapes=shapes,
             opset_version=opset,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned no program")
+        # torch's own optimization also fuses rotary embeddings into a node that needs cosines for each row of the batch,
+        # and ModernBERT has one row for all: the graph would accept batches of one only.
+        optimize_ir(program.model)
     return onnx.inliner.inline_local_functions(program.model_proto)

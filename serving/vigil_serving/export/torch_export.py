@@ -87,4 +87,8 @@ def _save(module: nn.Module, arguments: tuple[Tensor, ...], shapes: Any, to: Pat
     with quiet(), torch.no_grad():
         module.training = False  # the wrapped modules are in evaluation mode already
         program = torch.export.export(module, arguments, dynamic_shapes=shapes)
+        if isinstance(module, InBfloat16):
+            # A program cannot be saved with the regions of autocast that an encoder opens within this one, as ModernBERT's
+            # rotary embeddings do; without decompositions this only turns them into plain operations.
+            program = program.run_decompositions({})
         torch.export.save(program, str(to))

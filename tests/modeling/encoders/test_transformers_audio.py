@@ -8,20 +8,23 @@ import transformers
 from vigil_data.errors import UserError
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders import build_encoder
-from vigil_modeling.encoders.audio_features import KaldiFbank, Standardise, WhisperLogMel
+from vigil_modeling.encoders.audio_features import ClapLogMel, KaldiFbank, Standardise, WhisperLogMel
 from vigil_modeling.specs import TransformersAudio
 
-FAMILIES = ["wav2vec2", "hubert", "wavlm", "ast", "whisper"]
+FAMILIES = ["wav2vec2", "hubert", "wavlm", "ast", "whisper", "clap"]
+RATES = {"clap": 48_000}
 
 
-def build(config, weights=None, load_weights=True, rate=16_000, window=1.0):
+def build(config, weights=None, load_weights=True, rate=None, window=1.0):
+    rate = rate or RATES.get(config.get("model_type"), 16_000)
     spec = TransformersAudio.model_validate({"weights": weights or {"kind": "random"}, "config": config})
     return build_encoder("audio", spec, Inputs.model_validate({"audio": {"rate": rate, "window": window}}), load_weights).eval()
 
 
-def sounds(samples=16_000):
+def sounds(samples=None, rate=16_000):
+    samples = samples or rate
     generator = np.random.default_rng(0)
-    seconds = np.arange(samples) / 16_000
+    seconds = np.arange(samples) / rate
     tone = 0.3 * np.sin(2 * np.pi * 440 * seconds) * np.exp(-2 * seconds)
     half = np.where(seconds < 0.5, 0.1 * generator.standard_normal(samples), 0)
     return np.stack([tone, half, 0.05 * generator.standard_normal(samples) + 0.2, np.zeros(samples)]).astype(np.float32)
@@ -44,6 +47,19 @@ def test_kaldi_fbank_equals_the_ast_extractor(frames):
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("samples", [20_000, 100_000])
+def test_clap_log_mel_equals_the_transformers_extractor(samples):
+    """A window of which five fit into the input's length is repeated, one of which one fits is not."""
+    extractor = transformers.ClapFeatureExtractor(truncation="rand_trunc", frequency_min=50, max_length_s=2)
+    windows = sounds(samples, 48_000)
+    given = {"sampling_rate": 48_000, "max_length": 2 * 48_000 + 5000, "return_tensors": "pt"}
+    extractor.nb_max_samples = given["max_length"]
+    expected = torch.stack([torch.from_numpy(extractor(w, **given).input_features[0].numpy()) for w in windows])
+    ours = ClapLogMel(64, 50, 14_000, 2 * 48_000 + 5000)(torch.from_numpy(windows))
+    assert ours.shape == expected.shape
+    torch.testing.assert_close(ours, expected, atol=0.1, rtol=0)  # decibels
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_standardise_equals_the_wav2vec2_extractor(enabled):
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=enabled)
@@ -54,7 +70,7 @@ def test_standardise_equals_the_wav2vec2_extractor(enabled):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_audio_token_depends_only_on_its_window(audio_configs, family):
     encoder = build(audio_configs[family])
-    waveform = torch.from_numpy(sounds())
+    waveform = torch.from_numpy(sounds(rate=RATES.get(family, 16_000)))
     with torch.no_grad():
         tokens = encoder(waveform)
         alone = encoder(waveform[:1])
@@ -70,7 +86,7 @@ def test_transformers_audio_token_depends_only_on_its_window(audio_configs, fami
 def test_transformers_audio_trained_weights_get_gradients_without_numpy_random_numbers(audio_configs, family):
     encoder = build(audio_configs[family]).train()
     before = np.random.get_state()[1].copy()  # noqa: NPY002  # the library draws its masks from the global generator
-    encoder(torch.from_numpy(sounds())).square().sum().backward()
+    encoder(torch.from_numpy(sounds(rate=RATES.get(family, 16_000)))).square().sum().backward()
     assert [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     listed = sorted(id(p) for layer in encoder.layers() for p in layer)
@@ -132,7 +148,7 @@ def test_transformers_audio_reads_stored_weights_and_extractor_settings(audio_co
         ("whisper", {"window": 3.0}, r"inputs\.audio\.window is 3\.0 s, but whisper takes 2 s at most"),
         ("ast", {"window": 3.0}, r"audio-spectrogram-transformer takes 1\.295 s at most"),
         ("wav2vec2", {"window": 0.001}, "shorter than one frame"),
-        ("bert", {}, "bert is not one of the audio encoders audio-spectrogram-transformer, hubert"),
+        ("bert", {}, "bert is not one of the audio encoders audio-spectrogram-transformer, clap, hubert"),
     ],
 )
 def test_transformers_audio_refuses_impossible_inputs(audio_configs, family, settings, message):
