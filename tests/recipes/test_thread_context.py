@@ -41,7 +41,7 @@ def small(dataset: Path, tokenizer: Path, vocabulary: int) -> Recipe:
     values["model"]["encoders"]["text"] |= {"frozen": False, "lr_factor": 1.0, "weights": {"kind": "random"}, "config": config}
     values["model"]["fusion"] |= {"layers": 1}
     values["optimizer"] |= {"lr": 5e-3}
-    values["training"] |= {"epochs": 4, "accelerator": "cpu", "threads": 1}
+    values["training"] |= {"epochs": 12, "accelerator": "cpu", "threads": 1}
     values["tracking"] |= {"mode": "disabled"}
     return Recipe.model_validate(values)
 
@@ -78,5 +78,5 @@ def test_thread_recipe_reads_the_parent_that_decides(accuracy: Accuracy) -> None
 
 
 def test_thread_recipe_knows_which_of_the_two_states_a_subject(accuracy: Accuracy) -> None:
-    assert accuracy["with context"]["stated by one of the two"] >= 0.9
-    assert accuracy["without roles"]["stated by one of the two"] < 0.8
+    assert accuracy["with context"]["stated by one of the two"] >= 0.85
+    assert accuracy["without roles"]["stated by one of the two"] < 0.75

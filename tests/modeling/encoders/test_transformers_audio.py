@@ -49,7 +49,7 @@ def test_kaldi_fbank_equals_the_ast_extractor(frames):
 
 @pytest.mark.parametrize("samples", [20_000, 100_000])
 def test_clap_log_mel_equals_the_transformers_extractor(samples):
-    """A window of which five fit into the input's length is repeated, one of which one fits is not."""
+    """A short window is repeated as often as it fits; a long one is only padded."""
     extractor = transformers.ClapFeatureExtractor(truncation="rand_trunc", frequency_min=50, max_length_s=2)
     windows = sounds(samples, 48_000)
     given = {"sampling_rate": 48_000, "max_length": 2 * 48_000 + 5000, "return_tensors": "pt"}

@@ -11,7 +11,7 @@ from vigil_serving.export.torch_export import save_encoder
 
 MODERNBERT = {
     "model_type": "modernbert",
-    "vocab_size": 64,
+    "vocab_size": 100,
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -29,7 +29,7 @@ def test_save_encoder_in_bfloat16_with_autocast_in_the_encoder(tokenizer, taxono
     network = build_model(ModelSpec.model_validate(spec), inputs, taxonomy).eval()
     save_encoder(network, "text", example_inputs(network, inputs), tmp_path / "text.pt2", bfloat16=True)
     encode = torch.export.load(tmp_path / "text.pt2").module()
-    ids_ST = torch.randint(1, 60, (5, 9))
+    ids_ST = torch.randint(1, 100, (5, 9))
     with torch.no_grad():
         expected_SPD = network.encode("text", input_ids=ids_ST, attention_mask=torch.ones_like(ids_ST))
         found_SPD = encode(ids_ST, torch.ones_like(ids_ST))
