@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vigil_data.items import MAX_SECONDS, ROLES
+from vigil_data.items import MAX_SECONDS, MODALITIES, ROLES
 from vigil_modeling.fusion import build_fusion
 from vigil_modeling.safety_model import build_model
 from vigil_modeling.segment_position import SegmentPosition
@@ -133,7 +133,7 @@ def test_safety_model_gives_roles_and_times_a_gradient_on_every_rank(make_model)
 
 def accuracy(make, position, steps, lr):
     """Train a fusion on batches of ``make``: tokens ``[N, K, D]``, roles ``[N, K]``, times ``[N, K, 2]`` and targets ``[N]``."""
-    fusion = build_fusion(TransformerFusion(layers=2), 32, 1, 0.0)
+    fusion = build_fusion(TransformerFusion(layers=2), 32, 1, 0.0, MODALITIES)
     head = torch.nn.Linear(32, 1)
     optimizer = torch.optim.AdamW([*fusion.parameters(), *head.parameters(), *position.parameters()], lr)
 
