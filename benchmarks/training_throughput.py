@@ -73,10 +73,10 @@ def prepare(tweets: Path, pictures: Path, work: Path, share: float) -> None:
             items.append(Item(str(n), (rows[row]["tweet"],), images, (), {"label": float(label)}, {"split": "train"}))
     write(work / "dataset", [*items, Item("validation", ("a text",), (), (), {"label": 0.0}, {"split": "validation"})])
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
     (work / "vit").mkdir()
     torch.save(model.state_dict(), work / "vit" / "pytorch_model.bin")
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 1000, "pretrained_cfg": model.pretrained_cfg}
+    config = {"architecture": "vit_tiny_patch16_224", "num_features": model.num_features, "pretrained_cfg": model.pretrained_cfg}
     (work / "vit" / "config.json").write_text(json.dumps(config, default=str))
 
 
@@ -195,9 +195,8 @@ def by_hand(work: Path, dense: bool) -> float:
         rows = list(csv.DictReader(file))
     tokenizer = AutoTokenizer.from_pretrained(os.environ["MINILM"])
     text = AutoModel.from_pretrained(os.environ["MINILM"])
-    image = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    image = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
     image.load_state_dict(torch.load(work / "vit" / "pytorch_model.bin", weights_only=True))
-    image.reset_classifier(0)
     mean, std = (torch.tensor(image.pretrained_cfg[name])[:, None, None] for name in ("mean", "std"))
     head = nn.Sequential(nn.Linear(text.config.hidden_size + image.num_features, 256), nn.GELU(), nn.Linear(256, 1))
     parameters = [*text.parameters(), *image.parameters(), *head.parameters()]
