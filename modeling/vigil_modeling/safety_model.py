@@ -184,10 +184,10 @@ class SafetyModel(nn.Module):
             n_items: N, or ``arange(N)``, which keeps N dynamic in an exported graph.
             balance: called before the fusion, in training with auxiliary heads.
         """
-        some = next(self.projections.parameters())
-        rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=some.device)
+        device = next(self.parameters()).device
+        rows_N = n_items if isinstance(n_items, Tensor) else torch.arange(n_items, device=device)
         present = [m for m in self.modalities if m in tokens]
-        packed = [tokens[m].flatten(0, 1) for m in present] or [some.new_zeros(0, self.width)]
+        packed = [tokens[m].flatten(0, 1) for m in present] or [torch.zeros(0, self.width, device=device)]
         sizes = [tokens[m].shape[0] * tokens[m].shape[1] if m in tokens else 0 for m in self.modalities]
         tokens_TD = torch.cat(packed)
         item_T = torch.cat([_per_token(segments[m]["item"], tokens[m]) for m in present] or [rows_N[:0]])

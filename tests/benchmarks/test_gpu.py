@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from vigil_modeling import safety_model
+from vigil_training.distributed.session import LAUNCH_VARIABLES
 from vigil_training.recipe.recipe import Recipe
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
@@ -51,6 +53,7 @@ def test_gpu_benchmark_runs_every_stage(
     status = gpu.main([*map(str, arguments), "--to", str(tmp_path / "gpu")])
     printed = capsys.readouterr()
     assert status == 0, printed.err
+    assert [name for name in LAUNCH_VARIABLES if name in os.environ] == []  # DeepSpeed's strategy sets them
     written = json.loads((tmp_path / "gpu" / "gpu.json").read_text())
     assert written["problems"] == []
     assert list(written["stages"]) == ["data", "cpu", "fp32", "bf16", "compiled", "zero2", "fsdp2", "score"]

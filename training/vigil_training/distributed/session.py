@@ -1,5 +1,6 @@
 """Session of one rank: its position, device, process groups, preemption and watchdog."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from vigil_training.distributed.watchdog import Watchdog
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import Ranks
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that a launcher sets, and that Lightning's DeepSpeed strategy overwrites."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,20 @@ class Session:
     ranks: RankGroup
     preemption: Preemption
     watchdog: Watchdog
+
+
+@contextmanager
+def _restored_environment() -> Iterator[None]:
+    """Take back what strategies write into the environment, which the next run of this process would take for a launcher's."""
+    before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -74,7 +92,7 @@ def open_session(recipe: Recipe, world: World, preemption: Preemption) -> Iterat
             raise Preempted(f"rank {world.rank} of {world.size} cannot reach rank 0 at {world.address}: {reason}") from error
     try:
         ranks = RankGroup(world, timeout)
-        with Watchdog(None if strategy is None else strategy.timeout, world.rank) as watchdog:
+        with _restored_environment(), Watchdog(None if strategy is None else strategy.timeout, world.rank) as watchdog:
             yield Session(world, device, ranks, preemption, watchdog)
     finally:
         if dist.is_initialized():

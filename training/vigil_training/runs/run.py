@@ -162,11 +162,11 @@ class Run:
         Raises:
             UserError: if the run has not finished, or is not a classifier.
         """
-        self.check_classifier()
         if not self.finished:
             raise UserError(
                 f"{self.path}: the run has not finished: it has no {self.thresholds.name}; resume it with `vigil train`"
             )
+        self.check_classifier()
         return dict(json.loads(self.thresholds.read_text()))
 
     def check_classifier(self) -> None:
