@@ -1,9 +1,9 @@
-"""Training throughput on posts of which a share has an image, next to AutoGluon MultiModal and to loops written by hand.
+"""Training throughput on posts, some with an image, next to AutoGluon MultiModal and to loops written by hand.
 
 usage: python benchmarks/training_throughput.py DAVIDSON EMOJI [--work FOLDER] [--rounds 3] [--share 0.25] [--without automm]
        python benchmarks/training_throughput.py DAVIDSON EMOJI --picture docs/images/cost-per-item.svg
 
-DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files. 640 tweets are drawn, of which a share gets a
+DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files. 640 tweets are drawn, and a share of them gets a
 picture of 224 pixels. Each side trains the same encoders (MiniLM, vit_tiny) from the same weights, all weights, for one
 epoch of batches of 32 in fp32, in a process of its own, in turns. The time includes reading and decoding, but not validation and
 the start of the process.
