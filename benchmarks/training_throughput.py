@@ -3,10 +3,10 @@
 usage: python benchmarks/training_throughput.py DAVIDSON EMOJI [--work FOLDER] [--rounds 3] [--share 0.25] [--without automm]
        python benchmarks/training_throughput.py DAVIDSON EMOJI --picture docs/images/cost-per-item.svg
 
-DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files. 640 tweets are drawn, and a share of them gets a
-picture of 224 pixels. Each side trains the same encoders (MiniLM, vit_tiny) from the same weights, all weights, for one
-epoch of batches of 32 in fp32, in a process of its own, in turns. The time includes reading and decoding, but not validation and
-the start of the process.
+DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files. 640 tweets are drawn, and a share of them gets
+a picture of 224 pixels. Each side trains the same encoders (MiniLM, vit_tiny) from the same weights, all weights, for one epoch of
+batches of 32 in fp32, in a process of its own, in turns. The time includes reading and decoding, but not validation and the start
+of the process.
 
 - `vigil`: `vigil train`.
 - `automm`: AutoGluon MultiModal with its own defaults but for the batch size, the precision and the number of epochs. The first
