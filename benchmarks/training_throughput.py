@@ -16,8 +16,8 @@ the start of the process.
 
 Goals: at least 3 times the items a second of AutoGluon MultiModal, and 1.3 times those of `present`.
 
-Last table (3 rounds, a quarter of the posts with an image, two idle cores of an AMD EPYC, AutoGluon MultiModal 1.6.3, torch 2.14.1;
-items a second, and the median over rounds of the ratio):
+Last table (3 rounds, a quarter of the posts with an image, two idle cores of an AMD EPYC, AutoGluon MultiModal 1.6.3 and
+torch 2.14.1; items a second, and the median over rounds of the ratio):
 
     vigil   30.1
     automm   9.4   3.21 x
