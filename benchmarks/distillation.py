@@ -1,18 +1,19 @@
 """Quality and latency of distilled students against their teacher, on real text.
 
-usage: python benchmarks/distillation.py DATA [--layers 3 2 1] [--seeds 0 1 2] [--items N] [--threads 2]
+usage: python benchmarks/distillation.py [DATA] [--layers 3 2 1] [--seeds 0 1 2] [--items N] [--threads 2]
 
-DATA is a folder with the public files of recipes/comments.yaml: davidson/labeled_data.csv, edos/edos_labelled_aggregated.csv,
-stormfront/stormfront.csv and hatemoji_build/. The teacher is recipes/comments.yaml (MiniLM, 6 layers), a student is
-recipes/student.yaml with the given number of layers. For each seed both are trained, and compared by `vigil distill` on the test
-split: macro average precision, and the median latency of one item in PyTorch on the CPU, in turns in one process. Goal: a student
-with at least 97 % of the teacher's macro AP at no more than a quarter of its latency.
+DATA (default: ../shared/data/text) has the public files of recipes/comments.yaml: davidson/labeled_data.csv,
+edos/edos_labelled_aggregated.csv, stormfront/stormfront.csv and hatemoji_build/. The teacher is recipes/comments.yaml (MiniLM,
+6 layers), a student is recipes/student.yaml with the given number of layers. For each seed both are trained, and compared by
+`vigil distill` on the test split: macro average precision, and the median latency of one item in PyTorch on the CPU, in turns in
+one process. Goal: a student with at least 97 % of the teacher's macro AP at no more than a quarter of its latency.
 
 --items N takes N items of each split alone, spread over it, which shows that the script works and little else.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -81,7 +82,8 @@ def macro(report: dict[str, Any], side: str) -> float:
 def main() -> None:
     """Print one row for each number of layers, means over seeds with their range."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    shared = Path(os.environ.get("VIGIL_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    parser.add_argument("data", type=Path, nargs="?", default=shared / "text")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 2, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--items", type=int, default=None)

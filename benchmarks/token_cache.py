@@ -1,14 +1,15 @@
 """Epochs of a head on frozen embeddings, with the token cache and without, in turns.
 
-usage: python benchmarks/token_cache.py EDOS_FILE [--epochs 3] [--turns 3] [--threads 2] [--items N]
+usage: python benchmarks/token_cache.py [EDOS_FILE] [--epochs 3] [--turns 3] [--threads 2] [--items N]
 
-EDOS_FILE is edos_labelled_aggregated.csv (`vigil data import edos`), all of it or its first N items. Each turn trains the same
+EDOS_FILE is edos_labelled_aggregated.csv (default: of ../shared/data), all of it or its first N items. Each turn trains the same
 recipe, frozen MiniLM with a mean and a head, twice from the same seed; an epoch is its optimizer steps, its validation and its
 checkpoints. The first epoch of a run is left out. The cache is filled before the first turn, and that time is printed.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -76,7 +77,8 @@ def run_once(dataset: Path, folder: Path, options: argparse.Namespace, cached: b
 def main() -> None:
     """Fill the cache, take turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("edos", type=Path)
+    shared = Path(os.environ.get("VIGIL_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    parser.add_argument("edos", type=Path, nargs="?", default=shared / "text" / "edos" / "edos_labelled_aggregated.csv")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

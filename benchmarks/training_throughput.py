@@ -1,12 +1,12 @@
 """Training throughput on posts, some with an image, next to AutoGluon MultiModal and to loops written by hand.
 
-usage: python benchmarks/training_throughput.py DAVIDSON EMOJI [--work FOLDER] [--rounds 3] [--share 0.25] [--without automm]
-       python benchmarks/training_throughput.py DAVIDSON EMOJI --picture docs/images/cost-per-item.svg
+usage: python benchmarks/training_throughput.py [DAVIDSON EMOJI] [--work FOLDER] [--rounds 3] [--share 0.25] [--without automm]
+       python benchmarks/training_throughput.py [DAVIDSON EMOJI] --picture docs/images/cost-per-item.svg
 
-DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files. 640 tweets are drawn, and a share of them
-gets a picture of 224 pixels. Each side trains the same encoders (MiniLM, vit_tiny) from the same weights, all weights, for one
-epoch of batches of 32 in fp32, in a process of its own, in turns. The time includes reading and decoding, but not validation and
-the start of the process.
+DAVIDSON is the file labeled_data.csv of public tweets, EMOJI a folder of PNG files (default: those of ../shared/data). 640 tweets
+are drawn, and a share of them gets a picture of 224 pixels. Each side trains the same encoders (MiniLM, vit_tiny) from the same
+weights, all weights, for one epoch of batches of 32 in fp32, in a process of its own, in turns. The time includes reading and
+decoding, but not validation and the start of the process.
 
 - `vigil`: `vigil train`.
 - `automm`: AutoGluon MultiModal with its own defaults but for the batch size, the precision and the number of epochs. The first
@@ -97,7 +97,7 @@ def make_clock() -> Any:
 
         def on_train_epoch_start(self, *arguments: Any) -> None:
             del arguments
-            self.started = time.perf_counter()
+            self.started, self.validation = time.perf_counter(), 0.0
 
         def on_validation_start(self, *arguments: Any) -> None:
             del arguments
@@ -109,7 +109,7 @@ def make_clock() -> Any:
 
         def on_train_batch_end(self, *arguments: Any) -> None:
             del arguments
-            self.seconds = time.perf_counter() - self.started - (self.validation if self.started < self.validation_started else 0)
+            self.seconds = time.perf_counter() - self.started - self.validation
 
     return Clock()
 
@@ -317,8 +317,9 @@ def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
 def main() -> int:
     """Read the arguments; fail below a goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("tweets", type=Path, nargs="?")
-    parser.add_argument("pictures", type=Path, nargs="?")
+    shared = Path(os.environ.get("VIGIL_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    parser.add_argument("tweets", type=Path, nargs="?", default=shared / "text" / "davidson" / "labeled_data.csv")
+    parser.add_argument("pictures", type=Path, nargs="?", default=shared / "image" / "noto_emoji")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.25)
@@ -329,8 +330,6 @@ def main() -> int:
     if arguments.side:
         print(json.dumps({"seconds": SIDES[arguments.side](arguments.work)}))
         return 0
-    if arguments.tweets is None or arguments.pictures is None:
-        parser.error("the tweets and the pictures are missing")
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         if arguments.picture:
