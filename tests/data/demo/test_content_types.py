@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from scipy.stats import chi2_contingency, mannwhitneyu
 
-from vigil.cli import data as command
+from vigil.cli.data import show as command
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.demo import DESIGNS, ITEMS, content_types, generate, speech
 from vigil_data.demo.content_types import ContentType, plan_items, render_item, thread_labels
