@@ -444,8 +444,8 @@ def _launch_ranks(resolved: "ResolvedRecipe", folder: Path, strategy: Any) -> "R
 
 
 def _settings(own: "EvaluationSpec | None", settings: Mapping[str, Any]) -> "EvaluationSpec":
+    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_evaluation.specs import EvaluationSpec
-    from vigil_training.recipe.resolve import read_spec
 
     base = {} if own is None else own.model_dump(mode="json")
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

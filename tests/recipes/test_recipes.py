@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from vigil_data.errors import UserError
+from vigil_data.yaml_files.yaml_tree import Tree, parse
 from vigil_training.recipe.json_schema import recipe_schema_text
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import dump_recipe, read_recipe, resolve_recipe
-from vigil_training.recipe.yaml_tree import Tree, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from vigil.workflows.suite_datasets import read_suite
 from vigil_data.suites.planned_items import plan_items
 from vigil_data.taxonomy import Taxonomy
-from vigil_training.recipe.yaml_tree import read_file
+from vigil_data.yaml_files.yaml_tree import read_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITES = sorted((REPOSITORY / "recipes" / "suites").glob("*.yaml"))

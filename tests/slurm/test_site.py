@@ -10,8 +10,8 @@ import pytest
 from fake_slurm import directives
 
 from vigil_data.errors import UserError
+from vigil_data.yaml_files.read_spec import read_spec
 from vigil_slurm.site import Apptainer, Site, find_site, site_folders
-from vigil_training.recipe.resolve import read_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

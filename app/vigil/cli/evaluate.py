@@ -108,8 +108,8 @@ def calibrate(
 
     Training does this once, on the validation split. Evaluate, compile the policy and export again afterwards.
     """
+    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_evaluation.specs import CalibrationSpec
-    from vigil_training.recipe.resolve import read_spec
     from vigil_training.runs.run import Run
 
     opened = Run(run)
@@ -199,8 +199,8 @@ def _evaluate_table(
 
 def evaluation_settings(own: "EvaluationSpec | None", settings: Path | None, asked: dict[str, Any]) -> "EvaluationSpec":
     """Return the recipe's settings, or those of a file, with the options of the command line added."""
+    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_evaluation.specs import EvaluationSpec
-    from vigil_training.recipe.resolve import read_spec
 
     if settings is not None:
         own = read_spec(EvaluationSpec, settings, "file of evaluation settings", "slices: [language]")

@@ -64,10 +64,10 @@ def submit(
     The recipe is checked here, on the login node. The run folder gets resolved.yaml and job.sh, the batch script. Partition,
     modules, container and network of a cluster are in a site profile. The same command on the same folder resumes an ended job.
     """
+    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_slurm.batch_script import render_batch_script
     from vigil_slurm.site import Site, find_site
     from vigil_training.recipe.requirements import check_installed
-    from vigil_training.recipe.resolve import read_spec
 
     options = {
         "time": time,

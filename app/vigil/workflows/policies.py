@@ -12,11 +12,11 @@ from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_json
 from vigil_data.presence import PRESENCE
 from vigil_data.progress import ProgressCallback
+from vigil_data.yaml_files.read_spec import read_spec
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_evaluation.policy.infeasibility import InfeasiblePolicy
 from vigil_evaluation.policy.specs import Policy, labels_of
 from vigil_evaluation.predictions import labelled
-from vigil_training.recipe.resolve import read_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -79,7 +79,7 @@ def _first_sentence(text: str) -> str:
 
 def _parts(first: str) -> list[str]:
     """Return a shipped file and all that it names, directly or not, as paths relative to :data:`RECIPES`."""
-    from vigil_training.recipe.yaml_tree import read_file
+    from vigil_data.yaml_files.yaml_tree import read_file
 
     found = [first]
     for part in found:  # grows

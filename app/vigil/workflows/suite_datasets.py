@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath, why_not_a_file
 from vigil_data.progress import ProgressCallback
-from vigil_training.recipe.resolve import read_spec
-from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, key_path, read_file
+from vigil_data.yaml_files.read_spec import read_spec
+from vigil_data.yaml_files.yaml_tree import KeyPath, Origin, Tree, key_path, read_file
 
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset, Written

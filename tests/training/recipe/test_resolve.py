@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
+from vigil_data.yaml_files.yaml_tree import Origin, Tree, parse
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import ResolvedRecipe, dump_recipe, merge, read_recipe, resolve_recipe
-from vigil_training.recipe.yaml_tree import Origin, Tree, parse
 
 RECIPE = """\
 name: small
@@ -436,7 +436,7 @@ WRONG = {
     "two documents": (
         "optimizer:",
         "---\noptimizer:",
-        "r.yaml:24: a second document begins here (---); a recipe is one document",
+        "r.yaml:24: a second document begins here (---); a file is one document",
     ),
     "half a surrogate pair": (
         "name: small",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vigil_training.recipe.resolve import ResolvedRecipe as ResolvedRecipe
     from vigil_training.recipe.resolve import dump_recipe as dump_recipe
     from vigil_training.recipe.resolve import read_recipe as read_recipe
-    from vigil_training.recipe.resolve import read_spec as read_spec
     from vigil_training.recipe.resolve import resolve_recipe as resolve_recipe
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -30,7 +29,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "check_sources": "vigil_training.recipe.requirements",
         "dump_recipe": "vigil_training.recipe.resolve",
         "read_recipe": "vigil_training.recipe.resolve",
-        "read_spec": "vigil_training.recipe.resolve",
         "recipe_schema": "vigil_training.recipe.json_schema",
         "resolve_recipe": "vigil_training.recipe.resolve",
     },

@@ -9,6 +9,7 @@ from vigil_data.augmentation.specs import MP3_RATES
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
+from vigil_data.yaml_files.yaml_tree import nearest
 from vigil_evaluation.specs import EvaluationSpec
 from vigil_modeling.input_checks import find_fusion_problems, find_input_problems
 from vigil_modeling.specs import BinaryCrossEntropy, Classification, Contrastive, LossSpec, ModelSpec, ObjectiveSpec
@@ -27,7 +28,6 @@ from vigil_training.recipe.specs import (
     retrieval_metric_names,
     validation_metric_names,
 )
-from vigil_training.recipe.yaml_tree import nearest
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 from vigil_data.errors import UserError
 from vigil_data.specs import Package
+from vigil_data.yaml_files.yaml_tree import KeyPath, key_path
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import ResolvedRecipe
-from vigil_training.recipe.yaml_tree import KeyPath, key_path
 
 
 def check_installed(resolved: ResolvedRecipe) -> None:

@@ -12,29 +12,22 @@ Example:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
-from vigil_data.specs import Spec
+from vigil_data.yaml_files.read_spec import COMMAND_LINE, defaults, merge, plain_tree, validate_tree
+from vigil_data.yaml_files.yaml_tree import KeyPath, Origin, Tree, parse, read_file
 from vigil_training.recipe.recipe import Recipe
-from vigil_training.recipe.validation_errors import translate_errors
-from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, parse, read_file
-
-COMMAND_LINE = "command line"
-AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 class _Representer(RoundTripRepresenter):
@@ -72,7 +65,7 @@ def resolve_recipe(recipe: StrPath | Recipe, overrides: Sequence[str] = (), sour
     """
     mistakes: list[str] = []
     if isinstance(recipe, Recipe):
-        origin, complete, base = Origin(f"recipe {recipe.name}"), True, _plain_tree(recipe.model_dump(mode="json"))
+        origin, complete, base = Origin(f"recipe {recipe.name}"), True, plain_tree(recipe.model_dump(mode="json"))
     else:
         origin = Origin(str(recipe), 1)
         complete, base = _with_extends(Path(recipe), mistakes, (), "")
@@ -92,36 +85,6 @@ def read_recipe(path: Path) -> Recipe:
     return _resolved(merge(defaults(Recipe), tree or Tree({}, origin)), origin, tree is not None, mistakes).recipe
 
 
-def read_spec(  # noqa: PLR0917 (the file, and values in place of it)
-    spec: type[AnySpec],
-    path: Path | None,
-    kind: str,
-    example: str,
-    values: Mapping[str, Any] | None = None,
-    source: str = COMMAND_LINE,
-) -> AnySpec:
-    """Read a file of another kind (a site profile, a policy, a suite) with the same errors as recipes.
-
-    Args:
-        spec: type of the content.
-        path: the file; ``None`` for the defaults only.
-        kind: what the file is, for messages.
-        example: a key and value of such a file, for messages.
-        values: values from the command line, by key; they replace the file's, and ``None`` is ignored.
-        source: where the values come from, for messages.
-
-    Raises:
-        UserError: one line ``FILE:LINE: key.path: what`` for each mistake found.
-    """
-    mistakes: list[str] = []
-    origin = Origin(source if path is None else str(path), None if path is None else 1)
-    tree = None if path is None else read_file(path, mistakes, kind=kind, example=example)
-    given = {key: _plain_tree(value).value for key, value in (values or {}).items() if value is not None}
-    overrides = Tree({key: Tree(value, Origin(source)) for key, value in given.items()})
-    merged = merge(merge(defaults(spec), tree or Tree({}, origin)), overrides)
-    return _validate(spec, merged, origin, tree is not None or path is None, mistakes)
-
-
 def dump_recipe(resolved: ResolvedRecipe, origins: bool = False) -> str:
     """Return a recipe as YAML with every default, which :func:`read_recipe` reads back as an equal recipe.
 
@@ -135,45 +98,6 @@ def dump_recipe(resolved: ResolvedRecipe, origins: bool = False) -> str:
     stream = StringIO()
     yaml.dump(_to_yaml(resolved.values, (), resolved.origins if origins else None), stream)
     return stream.getvalue()
-
-
-def merge(base: Tree, over: Tree) -> Tree:
-    """Merge ``over`` into ``base``: mappings key by key unless ``kind`` changes; anything else replaces."""
-    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
-        return over
-    if _kind(over) is not None and _kind(base) is not None and _kind(over) != _kind(base):
-        return over
-    merged = dict(base.value)
-    for key, child in over.value.items():
-        merged[key] = merge(merged[key], child) if key in merged else child
-    return Tree(merged, over.origin or base.origin)
-
-
-def defaults(spec: type[Spec]) -> Tree:
-    """Return the defaults of a spec, including those inside required blocks."""
-    tree: dict[str, Tree] = {}
-    for name, field in spec.model_fields.items():
-        if not field.is_required():
-            default = field.get_default(call_default_factory=True, validated_data={})
-            tree[name] = _plain_tree(default.model_dump(mode="json") if isinstance(default, Spec) else default)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
-            inner = defaults(field.annotation)
-            if inner.value:
-                tree[name] = inner
-    return Tree(tree)
-
-
-def _kind(tree: Tree) -> str | None:
-    kind = tree.value.get("kind") if isinstance(tree.value, dict) else None
-    return kind.value if kind and isinstance(kind.value, str) else None
-
-
-def _plain_tree(value: Any) -> Tree:
-    if isinstance(value, dict):
-        return Tree({key: _plain_tree(child) for key, child in value.items()})
-    if isinstance(value, list | tuple):
-        return Tree([_plain_tree(child) for child in value])
-    return Tree(value)
 
 
 def _with_extends(path: Path, mistakes: list[str], above: tuple[Path, ...], named_at: str) -> tuple[bool, Tree]:
@@ -235,20 +159,9 @@ def _override_tree(overrides: Sequence[str], source: str, mistakes: list[str]) -
 
 
 def _resolved(tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> ResolvedRecipe:
-    recipe = _validate(Recipe, tree, file, complete, mistakes)
+    recipe = validate_tree(Recipe, tree, file, complete, mistakes)
     origins = {path: node.origin for path, node in tree.walk() if node.origin is not None}
     return ResolvedRecipe(recipe, recipe.model_dump(mode="json"), origins)
-
-
-def _validate(spec: type[AnySpec], tree: Tree, file: Origin, complete: bool, mistakes: list[str]) -> AnySpec:
-    """Validate a merged tree; if a file could not be read, keys that it might have had are not reported as missing."""
-    try:
-        value = spec.model_validate_json(json.dumps(tree.plain()), strict=True)
-    except ValidationError as error:
-        mistakes += translate_errors(error, spec, tree, file, complete)
-    if mistakes:
-        raise UserError(*dict.fromkeys(mistakes))
-    return value
 
 
 def _to_yaml(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> CommentedMap:

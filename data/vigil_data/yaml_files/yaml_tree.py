@@ -162,7 +162,7 @@ def _syntax(error: MarkedYAMLError, text: str) -> str:
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "is indented with a tab; YAML wants spaces"
     if "expected a single document" in (error.context or ""):
-        return "a second document begins here (---); a recipe is one document"
+        return "a second document begins here (---); a file is one document"
     return f"is not YAML: {(error.problem or 'cannot be parsed').strip()}" + (f", {error.context}" if error.context else "")
 
 

@@ -7,10 +7,10 @@ import pytest
 from vigil_data.errors import UserError
 from vigil_data.specs import Spec
 from vigil_data.suites.validation import ValidatedSuite
+from vigil_data.yaml_files.read_spec import read_spec
 from vigil_evaluation.policy.specs import Policy
 from vigil_evaluation.specs import CalibrationSpec, EvaluationSpec
 from vigil_slurm.site import Site
-from vigil_training.recipe.resolve import read_spec
 
 POLICY = """\
 name: forum

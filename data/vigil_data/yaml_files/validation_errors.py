@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from vigil_data.errors import percent_hint
 from vigil_data.specs import Spec
-from vigil_training.recipe.yaml_tree import KeyPath, Origin, Tree, describe, key_path, nearest
+from vigil_data.yaml_files.yaml_tree import KeyPath, Origin, Tree, describe, key_path, nearest
 
 _WANTED = {
     "int_type": "a whole number",
