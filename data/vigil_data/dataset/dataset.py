@@ -26,6 +26,7 @@ from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
 from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, QUARANTINE, TARGET, storable
+from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
@@ -266,8 +267,7 @@ def write(
             or columns, and columns with values of different types, and for leaks if they are refused. Nothing is written then.
     """
     folder = Path(path)
-    old = Dataset(folder) if exists(folder) else None
-    if old is not None and not append:
+    if exists(folder) and not append:
         raise UserError(f"dataset {folder} exists already; append to it, or name another folder")
     problems: list[str] = []
     refused: list[Refusal] = []
@@ -277,7 +277,8 @@ def write(
     except OSError as error:
         raise UserError(f"dataset {folder} cannot be created: {error.strerror}") from None
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+        with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+            old = Dataset(folder) if exists(folder) else None
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
             kept = admit(items, stored, refused, problems, progress)
             spool = Spool(Path(incoming), tables(kept, problems, replaced))
