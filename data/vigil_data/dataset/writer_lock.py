@@ -1,5 +1,6 @@
 """Lock under which a dataset is written: one writer at a time, and none while an erasure is unfinished."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ JOURNAL = "erasing.json"
 
 _LOCK = ".writing"
 
+_held = threading.local()
+
 
 @contextmanager
 def writing(dataset: StrPath, *, resumes: bool = False) -> Iterator[None]:
-    """Hold the lock of a dataset's only writer while the block runs; readers are not affected.
+    """Hold the lock of a dataset's only writer while the block runs; readers are not affected, and nested blocks share it.
 
     Args:
         dataset: the dataset's folder.
@@ -24,14 +27,20 @@ def writing(dataset: StrPath, *, resumes: bool = False) -> Iterator[None]:
     Raises:
         UserError: if another process writes the dataset, or an erasure was interrupted and the block does not finish it.
     """
-    folder = Path(dataset)
-    with locked(folder / _LOCK, f"dataset {folder} is being written by {{owner}}; wait for it, or stop it"):
+    folder = Path(dataset).resolve()
+    paths: set[Path] = _held.__dict__.setdefault("paths", set())
+    if folder in paths:
+        yield
+        return
+    with locked(folder / _LOCK, f"dataset {dataset} is being written by {{owner}}; wait for it, or stop it"):
+        paths.add(folder)
         try:
             if not resumes and (folder / JOURNAL).is_file():
                 raise UserError(
-                    f"dataset {folder}: an erasure was interrupted, and nothing may be written until it has finished; finish it "
-                    f"with `vigil data erase {folder} --resume`"
+                    f"dataset {dataset}: an erasure was interrupted, and nothing may be written until it has finished; finish it "
+                    f"with `vigil data erase {dataset} --resume`"
                 )
             yield
         finally:
+            paths.discard(folder)
             (folder / _LOCK).unlink(missing_ok=True)

@@ -7,14 +7,19 @@ import pytest
 from vigil_data.dataset.dataset import Dataset, exists, write
 from vigil_data.dataset.writer_lock import JOURNAL, writing
 from vigil_data.errors import UserError
+from vigil_data.filesystem import locked
 from vigil_data.items import Item
 
 
 def test_write_is_refused_while_another_process_writes(tmp_path: Path) -> None:
     write(tmp_path / "d", [Item("a", ("x",))])
-    with writing(tmp_path / "d"), pytest.raises(UserError, match=r"d is being written by process \d+ on .*; wait for it"):
+    with (
+        locked(tmp_path / "d" / ".writing", "busy"),
+        pytest.raises(UserError, match=r"d is being written by process \d+ on .*; wait for it"),
+    ):
         write(tmp_path / "d", [Item("b", ("y",))], append=True)
-    write(tmp_path / "d", [Item("b", ("y",))], append=True)
+    with writing(tmp_path / "d"):
+        write(tmp_path / "d", [Item("b", ("y",))], append=True)  # a nested block shares the lock
     assert len(Dataset(tmp_path / "d")) == 2
 
 
