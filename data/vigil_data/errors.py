@@ -74,6 +74,10 @@ class Problems:
         else:
             self._uncollected += 1
 
+    def stop(self, position: str, message: str) -> None:
+        """Add an error after which nothing of the file can be used; a subclass may treat it differently."""
+        self.add(position, message)
+
     def raise_if_any(self, most: int = 20) -> None:
         """Raise the first ``most`` errors, and one line with the number of the others.
 

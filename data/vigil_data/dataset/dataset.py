@@ -18,19 +18,20 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vigil_data.dataset.ingest import admit, tables
+from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
 from vigil_data.dataset.spool import Spool
-from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, QUARANTINE, TARGET, storable
+from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, TARGET
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Refusal
+from vigil_data.quality import quarantine
+from vigil_data.quality.origin import Places
 
 _MEDIA_COLUMNS = ("", "_roles", "_starts", "_ends")
 """What follows a modality in the names of its columns."""
@@ -219,9 +220,8 @@ class Dataset:
         return {v["version"]: v["timestamp"].astimezone(UTC).isoformat() for v in self.versions()}
 
     def quarantine(self) -> pa.Table:
-        """Return the quarantined items of all versions: ``id``, ``modality``, ``index`` and ``reason``."""
-        folder = self.path / "quarantine.lance"
-        return lance.dataset(str(folder)).to_table() if _has_version(folder) else QUARANTINE.empty_table()
+        """Return the quarantined items of all versions; see :data:`vigil_data.dataset.table_schema.QUARANTINE`."""
+        return quarantine.read(self.path)
 
     def _take(self, rows: Sequence[int] | NDArray[np.int64], columns: list[str]) -> pa.Table:
         numbers = np.asarray(rows, dtype=np.int64)
@@ -245,6 +245,9 @@ def write(
     *,
     append: bool = False,
     on_leak: OnLeak = "warn",
+    bad_rows: BadRows = "fail",
+    places: Places | None = None,
+    command: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
@@ -260,6 +263,9 @@ def write(
         on_leak: what to do if content is in more than one split, of the new items or of the dataset: only report it in the
             result; skip the new items that are in another split than the stored ones, or than the first in the order test,
             validation, others, train; or refuse the import.
+        bad_rows: put items with invalid values, and those whose id is taken, into quarantine, or refuse the import.
+        places: finds where the items came from, for the quarantine.
+        command: the command that imports, for the quarantine.
         progress: called with the number of items read so far.
 
     Raises:
@@ -280,7 +286,7 @@ def write(
         with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
             old = Dataset(folder) if exists(folder) else None
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
-            kept = admit(items, stored, refused, problems, progress)
+            kept = admit(items, stored, refused, problems, progress, bad_rows=bad_rows)
             spool = Spool(Path(incoming), tables(kept, problems, replaced))
             if problems:
                 raise UserError(*capped(list(dict.fromkeys(problems))))
@@ -290,7 +296,10 @@ def write(
                 raise LeakError(leaks)
             if on_leak == "skip":
                 spool.skip(leaks.skipped_N)
-            version, released = _commit(folder, old, spool, schema, refused)
+            base = old.version if old is not None else 0
+            now = quarantine.put(folder, refused, places=places, command=command, version=base)
+            version = _commit(folder, old, spool, schema)
+            released = quarantine.release(folder, spool.kept_ids(), now) if spool.rows else 0
             return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks)
     finally:
         with suppress(OSError):  # removes the folder only if it is empty, which it is after an error
@@ -305,36 +314,13 @@ def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:
     return find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True), stored)
 
 
-def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema, refused: Sequence[Refusal]) -> tuple[int, int]:
-    """Write refused items to quarantine first, so that none is lost silently, then the new items as one version.
-
-    Returns:
-        The version, and the number of items that left the quarantine.
-    """
-    quarantine = folder / "quarantine.lance"
-    if refused:
-        rows = [{"id": storable(r.id), "modality": r.modality, "index": r.index, "reason": storable(r.reason)} for r in refused]
-        new = pa.Table.from_pylist(rows, QUARANTINE)
-        _remove_ids(quarantine, new["id"])  # an item that is refused again has one row, with the new reason
-        _store(quarantine, new.to_reader(), QUARANTINE)
+def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema) -> int:
+    """Write the new items as one version and return it; refused items are in quarantine already, so that none is lost."""
     table = folder / "items.lance"
     if old is not None and (added := [field for field in schema if field.name not in old.schema.names]):
         lance.dataset(str(table)).add_columns(pa.schema(added))
     reader = pa.RecordBatchReader.from_batches(schema, spool.batches(schema))
-    version = old.version if old is not None and not spool.rows else _store(table, reader, schema)
-    released = _remove_ids(quarantine, Dataset(folder).table(["id"])["id"]) if _has_version(quarantine) else 0
-    return version, released
-
-
-def _remove_ids(table: Path, ids: pa.ChunkedArray) -> int:
-    """Remove the rows of some ids from the quarantine; return their number."""
-    if not _has_version(table):
-        return 0
-    rows = lance.dataset(str(table)).to_table()
-    kept = rows.filter(pc.invert(pc.is_in(rows["id"], ids)))
-    if kept.num_rows < rows.num_rows:
-        lance.write_dataset(kept, str(table), mode="overwrite")
-    return int(rows.num_rows - kept.num_rows)
+    return old.version if old is not None and not spool.rows else _store(table, reader, schema)
 
 
 def _store(table: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from operator import is_not
+from typing import Literal
 
 import pyarrow as pa
 
@@ -22,8 +23,12 @@ from vigil_data.dataset.table_schema import (
 from vigil_data.errors import UserError, capped
 from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
 from vigil_data.loading.packing import Refusal
+from vigil_data.quality.origin import ROW, Refused
 
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
+
+BadRows = Literal["fail", "quarantine"]
+"""What an import does with rows that are wrong themselves: fail with all their errors, or put them into quarantine."""
 
 Probed = tuple[Item, tuple[float, ...]]
 """An item and its size, in the order of :data:`vigil_data.dataset.table_schema.FACTS`."""
@@ -35,15 +40,18 @@ def admit(
     refused: list[Refusal],
     problems: list[str],
     progress: Callable[[int], None] | None = None,
+    *,
+    bad_rows: BadRows = "fail",
 ) -> Iterator[Probed]:
     """Yield the valid items, each with its size.
 
     Args:
         items: items in storage order, and refusals of items that the caller could not build.
         stored: ids in the dataset.
-        refused: collects the undecodable items.
+        refused: collects the undecodable items, and with ``quarantine`` the invalid ones.
         problems: collects one line for each error of the other items.
         progress: called with the number of items read so far.
+        bad_rows: what to do with invalid items.
     """
     from vigil_data.decode import Undecodable, probe
 
@@ -52,12 +60,15 @@ def admit(
         if isinstance(item, Refusal):
             refused.append(item)
         elif found := _errors(item, stored, seen):
-            problems += found
+            if bad_rows == "fail":
+                problems += found
+            else:
+                refused.append(Refused.of(item, ROW, 0, "; ".join(found)))
         else:
             try:
                 yield item, probe(item)
             except Undecodable as error:
-                refused.append(Refusal(item.id, error.modality, error.index, error.reason))
+                refused.append(Refused.of(item, error.modality, error.index, error.reason))
         seen.add(item.id)
         if progress is not None:
             progress(count)

@@ -56,6 +56,11 @@ class Spool:
         self.skipped = int(skipped_N.sum())
         self.rows -= self.skipped
 
+    def kept_ids(self) -> pa.ChunkedArray:
+        """Return the ids of the rows that are kept."""
+        ids = self.read(["id"], pa.schema([("id", pa.string())]))["id"]
+        return ids if self._kept_N is None else ids.filter(pa.array(self._kept_N))
+
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the rows that are kept, in order, each with all columns of ``schema``."""
         start = 0

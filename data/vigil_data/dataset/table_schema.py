@@ -43,8 +43,26 @@ DIGESTS = pa.schema([("digests", pa.list_(pa.uint64()))])
 ITEMS = pa.schema([("id", pa.string()), *COLUMNS, *PAYLOADS, *FACTS, *DIGESTS])
 """The table of items without labels and other columns."""
 
-QUARANTINE = pa.schema([("id", pa.string()), ("modality", pa.string()), ("index", pa.int64()), ("reason", pa.string())])
-"""The table of quarantined items."""
+QUARANTINE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("modality", pa.string()),
+        ("index", pa.int64()),
+        ("reason", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("author", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("quarantined_at", pa.timestamp("us", tz="UTC")),
+        ("command", pa.string()),
+        ("version", pa.int64()),
+        ("origin", pa.string()),
+    ]
+)
+"""The table of quarantined items: the id (empty if it is unknown), the modality (``row`` for a row that is wrong itself), the
+index of the medium, the reason, the file and the number of its line or row, the author and time of the item, when and by which
+command it was quarantined, the newest version of the dataset at that time, and how to read it again as JSON (see
+:class:`vigil_data.quality.origin.Origin`)."""
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
 INTERNAL = frozenset({"id", *PAYLOADS.names, *SEGMENTS.names, *FACTS.names, *DIGESTS.names})

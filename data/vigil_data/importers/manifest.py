@@ -12,12 +12,13 @@ Example:
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vigil_data.dataset.ingest import BadRows
 from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
 from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import Problems, UserError
@@ -26,6 +27,7 @@ from vigil_data.importers.table_reader import TableRow, read_rows, table_format
 from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segments, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
+from vigil_data.quality.origin import ROW, Origin, Place, Refused
 
 Medium = str | bytes
 _DOTTED = "target."
@@ -51,6 +53,29 @@ class _ParsedRow:
 _Field = Callable[[_ParsedRow, Any], None]
 
 
+class _BadRows(Problems):
+    """Errors of a manifest whose bad rows are left out.
+
+    Attributes:
+        reasons: position of each bad row to its errors.
+        stopped: whether an error ends the file, or all rows share it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: dict[str, str] = {}
+        self.stopped = False
+
+    def add(self, position: str, message: str) -> None:
+        super().add(position, message)
+        before = self.reasons.get(position)
+        self.reasons[position] = message if before is None else f"{before}; {message}"
+
+    def stop(self, position: str, message: str) -> None:
+        super().add(position, message)
+        self.stopped = True
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """How a row with certain names is read: the reader of each name, and the errors of the names themselves."""
@@ -72,9 +97,13 @@ class Manifest:
         allow_outside: open media outside that folder too.
         delimiter: see :func:`.read_rows`.
         limits: what is held in memory at once.
+        bad_rows: ``fail`` for errors, or refuse the rows that have them, each with its place and reason.
 
     Raises:
         UserError: if ``media_root`` is not a folder.
+
+    Attributes:
+        origin: how to read this manifest again.
     """
 
     def __init__(
@@ -85,8 +114,10 @@ class Manifest:
         allow_outside: bool = False,
         delimiter: str | None = None,
         limits: Limits | None = None,
+        bad_rows: BadRows = "fail",
     ) -> None:
         self._file = file
+        self._bad: _BadRows | None = _BadRows() if bad_rows == "quarantine" else None
         self._delimiter = delimiter
         self._limits = limits or Limits()
         if media_root is not None and not media_root.is_dir():
@@ -98,6 +129,13 @@ class Manifest:
             fix_outside="move it there, name the folder of all media with --media-root, or allow this with --allow-outside",
             fix_size="raise the limit with --max-media-mb",
         )
+        options = {
+            "media_root": media_root and str(media_root.absolute()),
+            "allow_outside": allow_outside,
+            "delimiter": delimiter,
+        }
+        options |= asdict(self._limits)
+        self.origin = Origin("manifest", str(file.absolute()), options)
         self._lists_are_text = table_format(file) in (".csv", ".tsv")
         if delimiter is not None and not self._lists_are_text:
             raise UserError(f"--delimiter: {file} is not CSV")
@@ -115,50 +153,63 @@ class Manifest:
 
         Raises:
             UserError: one line for each different error, with the first row that has it and the number of the others; the first
-                twenty and the number of the others.
+                twenty and the number of the others. With ``bad_rows="quarantine"`` only if every row has one, and for those that
+                end the file or that all rows share.
         """
-        problems = Problems()
+        problems = Problems() if self._bad is None else self._bad
         first: dict[str, str] = {}
         kinds: dict[str, tuple[str, str]] = {}
-        rows = content = 0
+        rows = content = good = 0
         for row in self._rows(problems):
             rows += 1
             draft, plan = self._draft(row)
-            for problem in plan.problems if row.header is None or rows == 1 else ():
-                problems.add(row.header or row.position, problem)
+            if row.header is None:
+                draft.problems[:0] = plan.problems
+            elif rows == 1:
+                for problem in plan.problems:
+                    problems.stop(row.header, problem)
             content += any(modality in row.values for modality in MODALITIES)
             if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
                 draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
-            for name, value in draft.columns.items():
-                if value is not None:
-                    kind = _kind(value)
-                    before, place = kinds.setdefault(name, (kind, row.position))
-                    if kind != before:
-                        draft.problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
+            draft.problems += _other_kinds(draft.columns, row.position, kinds)
+            good += not draft.problems
             for problem in draft.problems:
                 problems.add(row.position, problem)
         if not rows and not problems:
-            problems.add(str(self._file), "no rows")
+            problems.stop(str(self._file), "no rows")
         elif not content and not problems:
-            problems.add(str(self._file), "no row has text, image or audio; check the spelling of the columns")
-        problems.raise_if_any()
-        return rows
+            problems.stop(str(self._file), "no row has text, image or audio; check the spelling of the columns")
+        if self._bad is None or self._bad.stopped or not good:
+            problems.raise_if_any()
+        return rows if self._bad is None else good + len(self._bad.reasons)
 
-    def items(self) -> Iterator[Item | Refusal]:
+    def items(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
         """Yield the items of a manifest that :meth:`check` has accepted, in order.
 
-        An item without content (no media, and no text but white space or invisible characters) is refused, for the quarantine.
+        An item without content (no media, and no text but white space or invisible characters) is refused, for the quarantine,
+        and so are bad rows if they are put there; those that could not be read at all come last.
+
+        Args:
+            only: whether the row with this id and place is read (default: every row).
 
         Raises:
             UserError: if a media file is missing, unreadable or outside the folder by now.
         """
+        bad = {} if self._bad is None else dict(self._bad.reasons)
         for row in self._rows(Problems()):
             draft, _ = self._draft(row)
+            place = Place.at(self.origin, row.position)
+            reason = bad.pop(row.position, None)
+            if only is not None and not only(draft.id, place):
+                continue
+            if reason is not None:
+                yield Refused.of(Item(draft.id, columns=draft.columns), ROW, 0, reason, place)
+                continue
             if all(map(is_blank, draft.text)):
                 draft.text, draft.times = [], ()
                 draft.roles.pop("text", None)
                 if not draft.image and not draft.audio:
-                    yield Refusal(draft.id, "text", 0, NO_CONTENT)
+                    yield Refused.of(Item(draft.id, columns=draft.columns), "text", 0, NO_CONTENT, place)
                     continue
             yield Item(
                 draft.id,
@@ -170,6 +221,10 @@ class Manifest:
                 draft.roles,
                 draft.times,
             )
+        for position, reason in bad.items():
+            place = Place.at(self.origin, position)
+            if only is None or only("", place):
+                yield Refused("", ROW, 0, reason, place=place)
 
     def positions(self, ids: Collection[str]) -> dict[str, str]:
         """Return the position of the rows with these ids; reads the manifest once more."""
@@ -180,6 +235,10 @@ class Manifest:
             if len(found) == len(ids):
                 break
         return found
+
+    def places(self, ids: Collection[str]) -> dict[str, Place]:
+        """Return the places of the rows with these ids; reads the manifest once more."""
+        return {id_: Place.at(self.origin, position) for id_, position in self.positions(ids).items()}
 
     def _rows(self, problems: Problems) -> Iterator[TableRow]:
         return read_rows(self._file, problems, limits=self._limits, delimiter=self._delimiter)
@@ -388,6 +447,18 @@ def _kind(value: Any) -> str:
     """Return the kind of a column's value; all values of a column have the same kind."""
     kind = _KINDS.get(type(value))
     return kind or next((name for type_, name in _KINDS.items() if isinstance(value, type_)), "other")
+
+
+def _other_kinds(columns: Mapping[str, Any], position: str, kinds: dict[str, tuple[str, str]]) -> list[str]:
+    """Return the columns whose value has another kind than the first of the column; ``kinds`` has its kind and position."""
+    problems = []
+    for name, value in columns.items():
+        if value is not None:
+            kind = _kind(value)
+            before, place = kinds.setdefault(name, (kind, position))
+            if kind != before:
+                problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
+    return problems
 
 
 _KINDS = {bool: "boolean", str: "string", int: "number", float: "number", datetime: "time"}

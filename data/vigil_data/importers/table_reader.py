@@ -53,7 +53,7 @@ def read_rows(
 
     Args:
         file: ``.jsonl``, ``.csv`` or ``.tsv``, each also compressed (``.gz`` or ``.zst``), or ``.parquet``.
-        problems: collects the errors of unreadable rows, which are skipped.
+        problems: collects the errors of unreadable rows, which are skipped, and those that end the file.
         limits: what is held in memory at once (default: :class:`.Limits`).
         delimiter: between cells of CSV (default: tab for ``.tsv``, else the one of :data:`DELIMITERS` that splits the header into
             most columns).
@@ -149,7 +149,7 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
         try:
             first = next(lines, "")
             if _NOT_UTF8.search(first):
-                problems.add(f"{file}:1", "UTF-16, not UTF-8; save it as UTF-8" if "\0" in first else _NOT_UTF8_MESSAGE)
+                problems.stop(f"{file}:1", "UTF-16, not UTF-8; save it as UTF-8" if "\0" in first else _NOT_UTF8_MESSAGE)
                 return
             if chosen := re.fullmatch(r"sep=(.)\r?\n?", first):  # Excel's own line on the delimiter
                 delimiter, first, start = delimiter or chosen[1], next(lines, ""), 2
@@ -164,9 +164,10 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
                 if not cells:
                     continue
                 if any(map(_NOT_UTF8.search, cells)):
-                    problems.add(position, _NOT_UTF8_MESSAGE)
                     if not header:
+                        problems.stop(position, _NOT_UTF8_MESSAGE)
                         return
+                    problems.add(position, _NOT_UTF8_MESSAGE)
                 elif not header:
                     header, names_at = cells, position
                     _check_header(header, position)
@@ -178,9 +179,9 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
                     if length <= limits.field or _fields_fit(values, position, problems, limits):
                         yield TableRow(position, values, names_at)
         except csv.Error as error:
-            problems.add(f"{file}:{start}", f"not CSV ({error})")
+            problems.stop(f"{file}:{start}", f"not CSV ({error})")
         except RecordTooLongError:
-            problems.add(
+            problems.stop(
                 f"{file}:{start}", f"a quotation mark that is never closed, or a record of {_above(limits.line, 'line')}"
             )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
+from vigil.cli.data.quality import command_line
 from vigil.cli.data.show import show_contents
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from vigil_data.dataset.leaks import Leaks
     from vigil_data.items import Item
     from vigil_data.loading.packing import Refusal
+    from vigil_data.quality.origin import Places
 
 To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="The dataset's folder.")]
 Append = Annotated[bool, typer.Option("--append", help="Append to the dataset if it exists.")]
 
+BadRows = Literal["fail", "quarantine"]  # as in vigil_data.dataset.ingest
 OnLeak = Literal["warn", "skip", "refuse"]  # as in vigil_data.dataset.leaks, which imports pyarrow
 LeaksOption = Annotated[
     OnLeak,
@@ -57,6 +60,12 @@ def import_manifest(
     *,
     append: Append = False,
     leaks: LeaksOption = "warn",
+    bad_rows: Annotated[
+        BadRows,
+        typer.Option(
+            "--bad-rows", help="What to do with rows that have errors: fail with all of them, or put them in quarantine."
+        ),
+    ] = "fail",
     delimiter: Annotated[
         str | None, typer.Option(metavar="CHAR", help="Between cells of CSV, or tab (default: the one in the header of , ; tab).")
     ] = None,
@@ -75,7 +84,8 @@ def import_manifest(
     unknown); created_at, author, content_type, language, source, split; inclusion_probability and weight if the labelled items
     are not a random sample; and any others to slice by.
 
-    All rows are checked before any is written. Items whose media cannot be decoded, and items without content, go to quarantine.
+    All rows are checked before any is written. Items whose media cannot be decoded, and items without content, go to quarantine;
+    with --bad-rows quarantine so do rows with errors, each with its line, for `vigil data quarantine retry`.
     """
     from vigil_data.importers.bounded_lines import Limits
     from vigil_data.importers.manifest import Manifest
@@ -86,10 +96,20 @@ def import_manifest(
         allow_outside=allow_outside,
         delimiter=_delimiter(delimiter),
         limits=Limits(*(round(limit * 1e6) for limit in (max_line_mb, max_field_mb, max_media_mb))),
+        bad_rows=bad_rows,
     )
     with Progress(f"checking {file.name}", unit="rows"):
         rows = manifest.check()
-    _write(to, manifest.items(), append=append, leaks=leaks, total=rows, positions=manifest.positions)
+    _write(
+        to,
+        manifest.items(),
+        append=append,
+        leaks=leaks,
+        total=rows,
+        positions=manifest.positions,
+        places=manifest.places,
+        bad_rows=bad_rows,
+    )
 
 
 def _public_import(name: str) -> Callable[..., None]:
@@ -101,10 +121,20 @@ def _public_import(name: str) -> Callable[..., None]:
         leaks: LeaksOption = "skip",
     ) -> None:
         from vigil_data.importers import public_datasets
+        from vigil_data.quality.origin import Origin, Place
 
+        place = Place.at(Origin(name, str(path.absolute())), None)
         with Progress(f"reading {name}"):
             imported = public_datasets.read(name, path)
-        _write(to, imported.items, append=append, leaks=leaks, total=len(imported.items), excluded=imported.skipped)
+        _write(
+            to,
+            imported.items,
+            append=append,
+            leaks=leaks,
+            total=len(imported.items),
+            places=lambda ids: dict.fromkeys(ids, place),
+            excluded=imported.skipped,
+        )
 
     return import_public
 
@@ -124,6 +154,8 @@ def _write(
     append: bool,
     leaks: OnLeak,
     total: int,
+    places: "Places",
+    bad_rows: BadRows = "fail",
     excluded: Mapping[str, int] | None = None,
     positions: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
 ) -> None:
@@ -134,7 +166,14 @@ def _write(
     try:
         with Progress("importing") as progress:
             written: Written = write(
-                to, items, append=append, on_leak=leaks, progress=lambda done: progress("importing", done, total)
+                to,
+                items,
+                append=append,
+                on_leak=leaks,
+                bad_rows=bad_rows,
+                places=places,
+                command=command_line(),
+                progress=lambda done: progress("importing", done, total),
             )
     except LeakError as error:
         hint = "nothing is imported; leave such items out with --leaks skip, or import them with --leaks warn"
@@ -154,7 +193,7 @@ def _write(
             ["quarantined", "medium", "reason"], ([r["id"], f"{r['modality']} {r['index']}", r["reason"]] for r in refused[:20])
         )
         if len(refused) > 20:
-            typer.echo(f"… and {len(refused) - 20} more: vigil data show {to}")
+            typer.echo(f"… and {len(refused) - 20} more: vigil data quarantine list {to}")
     show_contents(opened)
 
 

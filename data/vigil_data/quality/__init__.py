@@ -1,0 +1,1 @@
+"""Trust in the data: the check of everything that can be wrong with an item, and the quarantine."""

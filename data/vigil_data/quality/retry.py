@@ -1,0 +1,159 @@
+"""Retry of quarantined items: their sources are read again, and what is good now is stored.
+
+Example:
+    >>> retry(Path("datasets/posts"), read(Path("datasets/posts")))
+    Retried(stored=3, version=7, refused=1, absent=[], unreadable=[], leaks=...)
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.dataset.leaks import Leaks
+from vigil_data.errors import UserError
+from vigil_data.importers import public_datasets
+from vigil_data.importers.bounded_lines import Limits
+from vigil_data.importers.manifest import Manifest
+from vigil_data.items import Item
+from vigil_data.loading.packing import Refusal
+from vigil_data.quality import quarantine
+from vigil_data.quality.origin import ROW, Origin, Place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retried:
+    """Result of :func:`retry`.
+
+    Attributes:
+        stored: number of items that are stored now.
+        version: the dataset's version.
+        refused: number of items that were read again and refused again, with their new reasons.
+        absent: ids or places that the sources no longer have; they stay in quarantine.
+        unreadable: one line for each source that cannot be read; its items stay in quarantine.
+        leaks: content of the stored items that is in more than one split.
+    """
+
+    stored: int
+    version: int
+    refused: int
+    absent: list[str]
+    unreadable: list[str]
+    leaks: Leaks
+
+
+class _Wanted:
+    """Quarantined rows of one origin. A row that was wrong itself is found at its place, other items by their id."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self._ids = {row["id"] for row in rows if row["modality"] != ROW}
+        self._places = {(row["file"], row["row"]) for row in rows if row["modality"] == ROW}
+        self.found: set[Any] = set()
+
+    def __call__(self, id_: str, place: Place) -> bool:
+        at = (place.file, place.row)
+        self.found |= {key for key, wanted in ((id_, id_ in self._ids), (at, at in self._places)) if wanted}
+        return id_ in self._ids or at in self._places
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether a quarantined row was found."""
+        return ((row["file"], row["row"]) if row["modality"] == ROW else row["id"]) in self.found
+
+
+def retry(folder: Path, table: pa.Table, *, command: str = "", progress: Callable[[int], None] | None = None) -> Retried:
+    """Read the sources of quarantined items again and store what is good now, as one version.
+
+    A row that was wrong itself is read at its line, so it must be corrected in place; other items are found by their id.
+
+    Args:
+        folder: the dataset's folder.
+        table: rows of the quarantine table.
+        command: the command that retries, for the quarantine.
+        progress: called with the number of items read so far.
+
+    Raises:
+        UserError: if there is no dataset, or the good items do not fit it; nothing is written then.
+    """
+    # An import that was killed after it stored an item has left that item in quarantine.
+    stored = Dataset(folder).table(["id"])["id"]
+    stored_N = pc.and_(pc.is_in(table["id"], stored), pc.not_equal(table["modality"], ROW))
+    quarantine.remove(folder, table, stored_N)
+    table = table.filter(pc.invert(stored_N))
+    by_origin: dict[str, list[dict[str, Any]]] = {}
+    unreadable: list[str] = []
+    rows = table.to_pylist()
+    for row in rows:
+        by_origin.setdefault(row["origin"] or "", []).append(row)
+    if unknown := by_origin.pop("", []):
+        unreadable.append(f"{len(unknown)} items: not imported from a file by a command; import them again, or drop them")
+    groups = [(Origin.from_json(origin), _Wanted(rows)) for origin, rows in by_origin.items()]
+    places: dict[str, Place] = {}
+    written = write(
+        folder,
+        _read_again(groups, places, unreadable),
+        append=True,
+        bad_rows="quarantine",
+        places=lambda ids: {id_: places[id_] for id_ in ids if id_ in places},
+        command=command,
+        progress=progress,
+    )
+    # What was refused again has a new row.
+    found = {id(row) for _, wanted in groups for row in wanted.rows if wanted.has(row)}
+    quarantine.remove(folder, table, pa.chunked_array([pa.array([id(row) in found for row in rows], pa.bool_())]))
+    absent = [_name(row) for _, wanted in groups for row in wanted.rows if not wanted.has(row)]
+    return Retried(written.kept, written.version, written.quarantined, absent, unreadable, written.leaks)
+
+
+def _read_again(
+    groups: list[tuple[Origin, _Wanted]], places: dict[str, Place], unreadable: list[str]
+) -> Iterator[Item | Refusal]:
+    for origin, wanted in groups:
+        try:
+            for item, place in _items(origin, wanted):
+                places[item.id] = place
+                yield item
+        except UserError as error:
+            unreadable += error.lines
+
+
+def _items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Place]]:
+    if origin.importer == "manifest":
+        yield from _manifest_items(origin, wanted)
+    else:
+        place = Place(origin, origin.path)
+        for item in public_datasets.read(origin.importer, Path(origin.path)).items:
+            if wanted(item.id, place):
+                yield item, place
+
+
+def _manifest_items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Place]]:
+    options = dict(origin.options)
+    media_root = options.pop("media_root")
+    manifest = Manifest(
+        Path(origin.path),
+        media_root=None if media_root is None else Path(media_root),
+        allow_outside=options.pop("allow_outside"),
+        delimiter=options.pop("delimiter"),
+        limits=Limits(**options),
+        bad_rows="quarantine",
+    )
+    manifest.check()
+    at = Place(origin, origin.path)
+
+    def only(id_: str, place: Place) -> bool:
+        nonlocal at
+        at = place
+        return wanted(id_, place)
+
+    for item in manifest.items(only):
+        yield item, at
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    place = row["file"] if row["row"] is None else f"{row['file']}:{row['row']}"
+    return f"{row['id']} ({place})" if row["id"] else str(place)
