@@ -20,12 +20,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_data.dataset.history import Change
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
+from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, TARGET
-from vigil_data.dataset.writer_lock import writing
+from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
@@ -247,7 +249,7 @@ def write(
     on_leak: OnLeak = "warn",
     bad_rows: BadRows = "fail",
     places: Places | None = None,
-    command: str = "",
+    change: Change | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
@@ -265,12 +267,13 @@ def write(
             validation, others, train; or refuse the import.
         bad_rows: put items with invalid values, and those whose id is taken, into quarantine, or refuse the import.
         places: finds where the items came from, for the quarantine.
-        command: the command that imports, for the quarantine.
+        change: operation and reason of the new version (default: ``import``); numbers of rows are added to its counts.
         progress: called with the number of items read so far.
 
     Raises:
-        UserError: if a dataset exists, or for ids that are empty or not unique, targets outside [0, 1], invalid names of labels
-            or columns, and columns with values of different types, and for leaks if they are refused. Nothing is written then.
+        UserError: if a dataset exists, if another process writes to it, or for ids that are empty or not unique, targets outside
+            [0, 1], invalid names of labels or columns, and columns with values of different types, and for leaks if they are
+            refused. Nothing is written then.
     """
     folder = Path(path)
     if exists(folder) and not append:
@@ -283,7 +286,7 @@ def write(
     except OSError as error:
         raise UserError(f"dataset {folder} cannot be created: {error.strerror}") from None
     try:
-        with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+        with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=INCOMING) as incoming:
             old = Dataset(folder) if exists(folder) else None
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
             kept = admit(items, stored, refused, problems, progress, bad_rows=bad_rows)
@@ -297,8 +300,9 @@ def write(
             if on_leak == "skip":
                 spool.skip(leaks.skipped_N)
             base = old.version if old is not None else 0
-            now = quarantine.put(folder, refused, places=places, command=command, version=base)
-            version = _commit(folder, old, spool, schema)
+            change = (change or Change("import")).with_counts(added=spool.rows, quarantined=len(refused), skipped=spool.skipped)
+            now = quarantine.put(folder, refused, places=places, command=change.command, version=base)
+            version = _commit(folder, old, spool, schema, change)
             released = quarantine.release(folder, spool.kept_ids(), now) if spool.rows else 0
             return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks)
     finally:
@@ -314,15 +318,9 @@ def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:
     return find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True), stored)
 
 
-def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema) -> int:
+def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema, change: Change) -> int:
     """Write the new items as one version and return it; refused items are in quarantine already, so that none is lost."""
-    table = folder / "items.lance"
-    if old is not None and (added := [field for field in schema if field.name not in old.schema.names]):
-        lance.dataset(str(table)).add_columns(pa.schema(added))
+    if old is not None and not spool.rows:
+        return old.version
     reader = pa.RecordBatchReader.from_batches(schema, spool.batches(schema))
-    return old.version if old is not None and not spool.rows else _store(table, reader, schema)
-
-
-def _store(table: Path, reader: pa.RecordBatchReader, schema: pa.Schema) -> int:
-    mode = "append" if _has_version(table) else "create"
-    return int(lance.write_dataset(reader, str(table), schema=schema, mode=mode).version)
+    return append_rows(folder, None if old is None else old._lance, reader, change)

@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath, locked
+from vigil_data.filesystem import StrPath, locked, remove
 
 JOURNAL = "erasing.json"
 """What an erasure has to remove; it exists from the erasure's first change until its last."""
+
+INCOMING = ".incoming-"
+"""Start of the names of folders with the rows of a running import; what a killed one left is removed by the next writer."""
 
 _LOCK = ".writing"
 
@@ -40,6 +43,8 @@ def writing(dataset: StrPath, *, resumes: bool = False) -> Iterator[None]:
                     f"dataset {dataset}: an erasure was interrupted, and nothing may be written until it has finished; finish it "
                     f"with `vigil data erase {dataset} --resume`"
                 )
+            for left in folder.glob(f"{INCOMING}*"):
+                remove(left)
             yield
         finally:
             paths.discard(folder)

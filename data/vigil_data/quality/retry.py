@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.dataset.history import Change
 from vigil_data.dataset.leaks import Leaks
 from vigil_data.errors import UserError
 from vigil_data.importers import public_datasets
@@ -65,7 +66,7 @@ class _Wanted:
         return ((row["file"], row["row"]) if row["modality"] == ROW else row["id"]) in self.found
 
 
-def retry(folder: Path, table: pa.Table, *, command: str = "", progress: Callable[[int], None] | None = None) -> Retried:
+def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | None = None) -> Retried:
     """Read the sources of quarantined items again and store what is good now, as one version.
 
     A row that was wrong itself is read at its line, so it must be corrected in place; other items are found by their id.
@@ -73,7 +74,6 @@ def retry(folder: Path, table: pa.Table, *, command: str = "", progress: Callabl
     Args:
         folder: the dataset's folder.
         table: rows of the quarantine table.
-        command: the command that retries, for the quarantine.
         progress: called with the number of items read so far.
 
     Raises:
@@ -99,7 +99,7 @@ def retry(folder: Path, table: pa.Table, *, command: str = "", progress: Callabl
         append=True,
         bad_rows="quarantine",
         places=lambda ids: {id_: places[id_] for id_ in ids if id_ in places},
-        command=command,
+        change=Change("retry quarantine"),
         progress=progress,
     )
     # What was refused again has a new row.

@@ -40,3 +40,11 @@ def test_writing_leaves_no_folder_after_a_refused_import(tmp_path: Path) -> None
     assert not (tmp_path / "d").exists()
     write(tmp_path / "d", [Item("a", ("x",))])
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["items.lance"]
+
+
+def test_writing_removes_what_a_killed_import_left(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", ("x",))])
+    (tmp_path / ".incoming-xyz").mkdir()
+    (tmp_path / ".incoming-xyz" / "0.arrow").write_bytes(b"rows")
+    write(tmp_path, [Item("b", ("y",))], append=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["items.lance"]

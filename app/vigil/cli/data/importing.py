@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
-from vigil.cli.data.quality import command_line
 from vigil.cli.data.show import show_contents
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
@@ -172,7 +171,6 @@ def _write(
                 on_leak=leaks,
                 bad_rows=bad_rows,
                 places=places,
-                command=command_line(),
                 progress=lambda done: progress("importing", done, total),
             )
     except LeakError as error:

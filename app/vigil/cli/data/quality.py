@@ -66,9 +66,7 @@ def retry(dataset: DatasetFolder, *, ids: Ids = None, modality: OfModality = Non
     if not table.num_rows:
         raise UserError(f"{dataset}: no quarantined item to retry; see `vigil data quarantine list {dataset}`")
     with Progress("reading again") as progress:
-        result = read_again(
-            dataset, table, command=command_line(), progress=lambda done: progress("reading again", done, table.num_rows)
-        )
+        result = read_again(dataset, table, progress=lambda done: progress("reading again", done, table.num_rows))
     typer.echo(
         f"{dataset} version {result.version}: {result.stored:,} of {table.num_rows:,} stored, {result.refused:,} refused again, "
         f"{len(result.absent):,} no longer in their source"
@@ -100,14 +98,6 @@ def drop(
     mask = quarantine.matching(opened, ids=ids or (), modality=modality, reason=reason)
     removed = quarantine.remove(dataset, opened, mask)
     typer.echo(f"{dataset}: {removed:,} removed from quarantine, {opened.num_rows - removed:,} left")
-
-
-def command_line() -> str:
-    """Return the command that runs, as one would type it."""
-    import shlex
-    import sys
-
-    return shlex.join(["vigil", *sys.argv[1:]])
 
 
 def _opened(dataset: Path) -> Any:
