@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vigil_data.augmentation.text import EMOJI, casing, homoglyphs, leetspeak, replace, spacing, stretching, typos
 from vigil_data.dataset.dataset import write
 from vigil_data.decode import Decoder
-from vigil_data.importers.public_datasets import read
+from vigil_data.importers import SourceReader, load_source
 from vigil_data.items import Item
 from vigil_data.loading.batch import Batch, collate
 from vigil_evaluation.metrics import auroc
@@ -90,13 +90,22 @@ def main() -> None:
 
 def training_items(data: Path, share: float) -> list[Item]:
     """Return the training and validation items of the recipe's datasets, or a share of them that depends on ids alone."""
-    items = [item for name, folder in TRAINING.items() for item in read(name, data / folder).items if isinstance(item, Item)]
+    items = [
+        item
+        for name, folder in TRAINING.items()
+        for item in SourceReader(load_source(name), data / folder).items()
+        if isinstance(item, Item)
+    ]
     return [item for item in items if item.columns["split"] != "test" and zlib.crc32(item.id.encode()) < share * 2**32]
 
 
 def test_items(path: Path, name: str, most: int) -> list[Item]:
     """Return items of a test split, the same for every model."""
-    items = [item for item in read(name, path).items if isinstance(item, Item) and item.columns["split"] == "test"]
+    items = [
+        item
+        for item in SourceReader(load_source(name), path).items()
+        if isinstance(item, Item) and item.columns["split"] == "test"
+    ]
     return Random(0).sample(items, min(most, len(items)))
 
 

@@ -13,13 +13,13 @@ import os
 import statistics
 import tempfile
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from vigil_data.dataset.dataset import write
 from vigil_data.dataset.token_cache import list_entries
-from vigil_data.importers.public_datasets import read
+from vigil_data.importers import SourceReader, load_source
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.run import Run
 from vigil_training.trainer.callbacks import CheckpointCallback
@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder / "dataset", read("edos", options.edos).items[: options.items], on_leak="skip")
+        write(folder / "dataset", islice(SourceReader(load_source("edos"), options.edos).items(), options.items), on_leak="skip")
         start = time.perf_counter()
         cold = make_recipe(folder / "dataset", 1, options.threads, cached=True)
         fit_recipe(cold, cold.model_dump_json(), folder / "cold")

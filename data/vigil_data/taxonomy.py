@@ -1,6 +1,6 @@
 """Taxonomy: labels with heads, parents, severities and descriptions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated
 
@@ -43,6 +43,46 @@ class Taxonomy(Spec):
         """Head to its number of labels; labels of a head are adjacent in :attr:`labels`."""
         return {name: len(head.labels) for name, head in self.heads.items()}
 
+    def with_parents(self, targets: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Return targets in which each parent follows from its children where they are known.
+
+        A parent has at least the target of each known child, as in the models
+        (:meth:`vigil_modeling.label_structure.LabelStructure.constrain`): it is 1 if a child is 1, and 0 only if it is stated
+        to be and no child is known to be more, or if all of its children are known to be 0. Otherwise it stays unknown.
+
+        Args:
+            targets: label to its target, ``None`` or absent where unknown; labels that the taxonomy lacks are kept as they are.
+
+        Example:
+            >>> taxonomy.with_parents({"threat": 1.0, "insult": None})  # both have the parent abuse
+            {'threat': 1.0, 'insult': None, 'abuse': 1.0}
+        """
+        complete = dict(targets)
+        for parent, children in self._families:
+            below = any_of([complete.get(child) for child in children])
+            stated = complete.get(parent)
+            if stated is not None:
+                known = [value for child in children if (value := complete.get(child)) is not None]
+                complete[parent] = max([stated, *known])
+            elif below is not None:
+                complete[parent] = below
+        return complete
+
+    @cached_property
+    def _families(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Each parent with its children, those deepest in the hierarchy first."""
+        labels = {name: label for head in self.heads.values() for name, label in head.labels.items()}
+        children: dict[str, list[str]] = {}
+        depth: dict[str, int] = {}
+        for name, label in labels.items():
+            above, steps = label.parent, 0
+            if above is not None:
+                children.setdefault(above, []).append(name)
+            while above is not None:
+                above, steps = labels[above].parent, steps + 1
+            depth[name] = steps
+        return tuple((name, tuple(children[name])) for name in sorted(children, key=lambda name: -depth[name]))
+
     @model_validator(mode="after")
     def _labels_are_sound(self) -> "Taxonomy":
         known: dict[str, Label] = {}
@@ -60,3 +100,13 @@ class Taxonomy(Spec):
                     raise ValueError(f"labels {' -> '.join([*seen, parent])} are a cycle of parents")
                 seen.append(parent)
         return self
+
+
+def any_of(targets: Iterable[float | None]) -> float | None:
+    """Return the target of a label that is positive if any of others is.
+
+    It is 1 if a target is known to be 1, the largest if all are known, and unknown (``None``) otherwise, also if there are none.
+    """
+    values = list(targets)
+    known = [value for value in values if value is not None]
+    return max(known) if known and (len(known) == len(values) or max(known) == 1) else None

@@ -31,6 +31,28 @@ def shipped_recipes() -> list[ShippedRecipe]:
     return [ShippedRecipe(file.stem, _first_sentence(file.read_text("utf-8"))) for file in files]
 
 
+def taxonomy_file(name: str, folder: Path) -> Path:
+    """Return the file of a taxonomy.
+
+    Args:
+        name: name of a shipped one, or the path of its file.
+        folder: what the path is relative to.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from vigil_data.yaml_files.yaml_tree import nearest
+
+    shipped = {file.stem: file for file in sorted((RECIPES / "taxonomies").glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    if name.endswith((".yaml", ".yml")):
+        return folder / name
+    raise UserError(
+        f"no taxonomy {name} comes with Vigil{nearest(name, list(shipped))}; there are {', '.join(shipped)}, or name a file"
+    )
+
+
 def copy_recipe(name: str, to: StrPath) -> list[Path]:
     """Copy a recipe with all files that it extends or that its comments name, so that it is valid in its new place.
 

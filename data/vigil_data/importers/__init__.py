@@ -5,17 +5,21 @@ from typing import TYPE_CHECKING
 from vigil_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from vigil_data.importers.public_datasets import SETS as SETS
-    from vigil_data.importers.public_datasets import PublicSet as PublicSet
+    from vigil_data.importers.source_reader import SourceReader as SourceReader
+    from vigil_data.importers.source_schema import DatasetSource as DatasetSource
+    from vigil_data.importers.source_schema import load_source as load_source
+    from vigil_data.importers.source_schema import shipped_sources as shipped_sources
     from vigil_data.importers.table_reader import TableRow as TableRow
     from vigil_data.importers.table_reader import read_rows as read_rows
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "PublicSet": "vigil_data.importers.public_datasets",
-        "SETS": "vigil_data.importers.public_datasets",
+        "DatasetSource": "vigil_data.importers.source_schema",
+        "SourceReader": "vigil_data.importers.source_reader",
         "TableRow": "vigil_data.importers.table_reader",
+        "load_source": "vigil_data.importers.source_schema",
         "read_rows": "vigil_data.importers.table_reader",
+        "shipped_sources": "vigil_data.importers.source_schema",
     },
 )

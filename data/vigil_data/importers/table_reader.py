@@ -101,7 +101,7 @@ def _jsonl(file: Path, problems: Problems, limits: Limits) -> Iterator[TableRow]
             except _JsonError as error:
                 problems.add(position, str(error))
                 continue
-            if values is not None and (len(line) <= limits.field or _fields_fit(values, position, problems, limits)):
+            if values is not None and (len(line) <= limits.field or fields_fit(values, position, problems, limits)):
                 yield TableRow(position, values)
 
 
@@ -176,7 +176,7 @@ def _csv(file: Path, problems: Problems, limits: Limits, delimiter: str | None) 
                     problems.add(position, f"{len(cells)} cells, but the header has {columns}")
                 else:
                     values = {name: cell or None for name, cell in zip(header, cells, strict=True)}
-                    if length <= limits.field or _fields_fit(values, position, problems, limits):
+                    if length <= limits.field or fields_fit(values, position, problems, limits):
                         yield TableRow(position, values, names_at)
         except csv.Error as error:
             problems.stop(f"{file}:{start}", f"not CSV ({error})")
@@ -224,7 +224,7 @@ def _parquet(file: Path, problems: Problems, limits: Limits) -> Iterator[TableRo
                     for values in batch.to_pylist():
                         number += 1
                         position = f"{file}: row {number}"
-                        if _fields_fit(values, position, problems, limits):
+                        if fields_fit(values, position, problems, limits):
                             yield TableRow(position, values, header)
     except UnicodeDecodeError:
         raise UserError(f"{file}: a string of row {number + 1} or of the rows after it is not UTF-8") from None
@@ -232,7 +232,7 @@ def _parquet(file: Path, problems: Problems, limits: Limits) -> Iterator[TableRo
         raise UserError(f"{file}: not Parquet, or damaged ({str(error).splitlines()[0]})") from None
 
 
-def _fields_fit(values: Mapping[str, Any], position: str, problems: Problems, limits: Limits) -> bool:
+def fields_fit(values: Mapping[str, Any], position: str, problems: Problems, limits: Limits) -> bool:
     """Whether all strings and bytes of a row are within the limits."""
     found = False
     for name, value in values.items():

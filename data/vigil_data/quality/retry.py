@@ -17,9 +17,10 @@ from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.leaks import Leaks
 from vigil_data.errors import UserError
-from vigil_data.importers import public_datasets
 from vigil_data.importers.bounded_lines import Limits
+from vigil_data.importers.collection import open_source
 from vigil_data.importers.manifest import Manifest
+from vigil_data.importers.source_reader import SourceReader
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
 from vigil_data.quality import quarantine
@@ -122,16 +123,25 @@ def _read_again(
 
 
 def _items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Place]]:
-    if origin.importer == "manifest":
-        yield from _manifest_items(origin, wanted)
-    else:
-        place = Place(origin, origin.path)
-        for item in public_datasets.read(origin.importer, Path(origin.path)).items:
-            if wanted(item.id, place):
-                yield item, place
+    at = Place(origin, origin.path)
+
+    def only(id_: str, place: Place) -> bool:
+        nonlocal at
+        at = place
+        return wanted(id_, place)
+
+    reader = _manifest(origin) if origin.importer == "manifest" else _source(origin)
+    for item in reader.items(only):
+        yield item, at
 
 
-def _manifest_items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Place]]:
+def _source(origin: Origin) -> SourceReader:
+    options = dict(origin.options)
+    taxonomy = options.pop("taxonomy", None)
+    return open_source(origin.importer, Path(origin.path), taxonomy=None if taxonomy is None else Path(taxonomy), **options)
+
+
+def _manifest(origin: Origin) -> Manifest:
     options = dict(origin.options)
     media_root = options.pop("media_root")
     manifest = Manifest(
@@ -143,15 +153,7 @@ def _manifest_items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Re
         bad_rows="quarantine",
     )
     manifest.check()
-    at = Place(origin, origin.path)
-
-    def only(id_: str, place: Place) -> bool:
-        nonlocal at
-        at = place
-        return wanted(id_, place)
-
-    for item in manifest.items(only):
-        yield item, at
+    return manifest
 
 
 def _name(row: Mapping[str, Any]) -> str:

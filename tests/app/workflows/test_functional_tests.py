@@ -17,7 +17,7 @@ from vigil.workflows.functional_tests import SuiteOptions, run_suite
 from vigil.workflows.suite_datasets import read_suite
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
-from vigil_data.importers import public_datasets
+from vigil_data.importers import SourceReader, load_source
 from vigil_data.items import Item
 from vigil_training.runs.run import Run
 
@@ -285,7 +285,7 @@ def test_run_suite_ignores_sampling_columns_and_names_them(call, run, tmp_path):
 
 def test_run_suite_on_hatemoji_equals_a_loop_over_its_files(shared_data, tmp_path):
     folder = shared_data / "text" / "hatemoji_build"
-    write(tmp_path / "hatemoji", public_datasets.read("hatemoji", folder).items, on_leak="skip")
+    write(tmp_path / "hatemoji", SourceReader(load_source("hatemoji"), folder).items(), on_leak="skip")
     dataset = Dataset(tmp_path / "hatemoji")
     ids = dataset.table(["id"]).column("id").to_pylist()
     random = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from vigil_data.errors import UserError
-from vigil_data.importers import public_datasets
+from vigil_data.importers import SourceReader, load_source
 from vigil_evaluation.evaluate import evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
 from vigil_evaluation.fairness.identity_columns import MAX_SUBGROUPS, identity_groups
@@ -211,7 +211,7 @@ def test_identity_groups_refuses_other_types_and_counts_groups_left_out():
 
 
 def test_evaluate_fairness_on_bias_madlibs_equals_the_direct_computation(shared_data):
-    items = public_datasets.read("madlibs", shared_data / "text" / "bias_madlibs").items
+    items = list(SourceReader(load_source("madlibs"), shared_data / "text" / "bias_madlibs").items())
     texts, targets_N = [item.text[0] for item in items], np.array([item.targets["hate"] for item in items])
     random = np.random.default_rng(0)
     # A small model, biased on purpose: trained on few sentences, mostly of one class for three of the terms.

@@ -1,7 +1,8 @@
-"""`vigil data import`: manifests and public datasets."""
+"""`vigil data import` and `sources`: manifests, and public datasets as pages of YAML describe them."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from vigil_data.progress import Progress
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Written
     from vigil_data.dataset.leaks import Leaks
+    from vigil_data.importers.source_reader import SourceReader
     from vigil_data.items import Item
     from vigil_data.loading.packing import Refusal
     from vigil_data.quality.origin import Places
@@ -34,23 +36,34 @@ LeaksOption = Annotated[
 
 
 class _ImportGroup(typer.core.TyperGroup):
-    """The kinds of imports; a file in place of a kind gets a hint."""
+    """Kinds of imports: ``manifest``, or else the name of a source; a file in place of a kind gets a hint."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.commands and ("/" in args[0] or Path(args[0]).suffix):
-            raise UserError(f"name the kind before the file: vigil data import manifest {args[0]} --to DATASET")
-        return super().resolve_command(ctx, args)
+        kind = args[0]
+        if kind in self.commands:
+            return super().resolve_command(ctx, args)
+        if not kind.endswith((".yaml", ".yml")) and ("/" in kind or Path(kind).suffix):
+            raise UserError(
+                f"name the kind before the file: vigil data import manifest {one_line(kind)} --to DATASET, or a source"
+            )
+        return SOURCE, self.commands[SOURCE], args
+
+
+SOURCE = "SOURCE"
+"""Name of the command of all sources in the help."""
 
 
 def register(group: typer.Typer) -> None:
     """Add the commands to ``group``."""
-    from vigil_data.importers.public_datasets import SETS
-
-    imports = typer.Typer(cls=_ImportGroup, help="Import items into a dataset.", no_args_is_help=True)
+    imports = typer.Typer(
+        cls=_ImportGroup,
+        help="Import items into a dataset: from a manifest, or from a public dataset by the name of its source.",
+        no_args_is_help=True,
+    )
     imports.command("manifest")(import_manifest)
-    for name, description in SETS.items():
-        imports.command(name, help=f"Import {name}: {description.title}.")(_public_import(name))
+    imports.command(SOURCE)(import_source)
     group.add_typer(imports, name="import")
+    group.command("sources")(sources)
 
 
 def import_manifest(
@@ -111,31 +124,73 @@ def import_manifest(
     )
 
 
-def _public_import(name: str) -> Callable[..., None]:
-    def import_public(
-        path: Annotated[Path, typer.Argument(metavar="PATH", help="The data set's file, or the folder with its files.")],
-        to: To,
-        *,
-        append: Append = False,
-        leaks: LeaksOption = "skip",
-    ) -> None:
-        from vigil_data.importers import public_datasets
-        from vigil_data.quality.origin import Origin, Place
+def import_source(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Name of a source (vigil data sources), or YAML file of a source or a collection."),
+    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The dataset's file, or the folder with its files.")],
+    to: To,
+    *,
+    append: Append = False,
+    leaks: LeaksOption = "skip",
+    taxonomy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Map the labels onto a taxonomy: safety, or its file (default: the source's own labels)."
+        ),
+    ] = None,
+    split_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE:SPLIT",
+            help="Put rows with this value into a split, such as fold=1:test; may be repeated; all others are train "
+            "(default: the source's splits).",
+        ),
+    ] = None,
+) -> None:
+    """Import a public dataset as its authors publish it, or all datasets of a collection.
 
-        place = Place.at(Origin(name, str(path.absolute())), None)
-        with Progress(f"reading {name}"):
-            imported = public_datasets.read(name, path)
-        _write(
-            to,
-            imported.items,
-            append=append,
-            leaks=leaks,
-            total=len(imported.items),
-            places=lambda ids: dict.fromkeys(ids, place),
-            excluded=imported.skipped,
-        )
+    PATH may also be a dataset of the library datasets: a folder of save_to_disk, or Parquet files.
+    """
+    from vigil.workflows.shipped_recipes import taxonomy_file
+    from vigil_data.importers.collection import open_import
 
-    return import_public
+    readers = open_import(source, path, taxonomy_file, taxonomy=taxonomy, split_by=split_by or ())
+    for reader in readers:
+        if reader.has_media:  # media are opened only when all rows are known to be right
+            with Progress(f"checking {reader.name}", unit="rows"):
+                reader.check()
+    _write(
+        to,
+        chain.from_iterable(reader.items() for reader in readers),
+        append=append,
+        leaks=leaks,
+        total=None,
+        positions=lambda ids: dict(chain.from_iterable(reader.positions(ids).items() for reader in readers)),
+        places=lambda ids: dict(chain.from_iterable(reader.places(ids).items() for reader in readers)),
+        readers=readers,
+    )
+
+
+def sources(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print the page of this source.")] = None,
+) -> None:
+    """List the sources that come with Vigil, with their labels and licences; or print the page of one."""
+    from vigil_data.importers.source_schema import load_source, shipped_sources, source_file
+
+    if name is not None:
+        typer.echo(source_file(name).read_text(encoding="utf-8"), nl=False)
+        return
+    pages = [load_source(each) for each in shipped_sources()]
+    print_table(
+        ["source", "dataset", "labels", "licence", "download"],
+        ([page.name, page.title, _labels(page.labels), page.licence, f"{page.download} from {page.url}"] for page in pages),
+    )
+
+
+def _labels(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= 6 else f"{', '.join(labels[:4])}, … ({len(labels)})"
 
 
 def _delimiter(given: str | None) -> str | None:
@@ -152,10 +207,10 @@ def _write(
     *,
     append: bool,
     leaks: OnLeak,
-    total: int,
+    total: int | None,
     places: "Places",
     bad_rows: BadRows = "fail",
-    excluded: Mapping[str, int] | None = None,
+    readers: "Sequence[SourceReader]" = (),
     positions: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
 ) -> None:
     """Store items and print what was stored; ``positions`` finds the rows of ids in the imported file."""
@@ -177,8 +232,9 @@ def _write(
         hint = "nothing is imported; leave such items out with --leaks skip, or import them with --leaks warn"
         raise UserError(*_leak_lines(error.leaks, positions), hint) from None
     typer.echo(f"{to} version {written.version}: {written.kept} kept, {written.quarantined} quarantined")
-    for reason, count in (excluded or {}).items():
-        typer.echo(f"excluded, {reason}: {count}")
+    for reader in readers:
+        for reason, count in reader.excluded.items():
+            typer.echo(f"excluded, {one_line(reason)}: {count}" + (f" ({reader.name})" if len(readers) > 1 else ""))
     if written.skipped:
         typer.echo(f"excluded, the same content is in another split: {written.skipped}")
     if written.released:
