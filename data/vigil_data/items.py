@@ -8,7 +8,7 @@ Example:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vigil_data.errors import UserError
@@ -91,6 +91,25 @@ class Item:
     def time(self, modality: Modality, index: int) -> Time | None:
         """Return the start and end of a text in seconds, if it has a time; images and audio files have none."""
         return self.times[index] if modality == "text" and self.times else None
+
+    def with_texts(self, texts: Sequence[str], role: Role, times: Sequence[Time] = (), *, first: bool = False) -> "Item":
+        """Return the item with more texts.
+
+        Args:
+            texts: the texts.
+            role: their role.
+            times: start and end of each; empty if they have none.
+            first: put them before the item's own texts, not after them.
+        """
+        if not texts:
+            return self
+        roles, times_of_own = self.roles.get("text") or (BODY,) * len(self.text), self.times or (None,) * len(self.text)
+        more = (role,) * len(texts), tuple(times) or (None,) * len(texts)
+        if first:
+            text, all_roles, all_times = (*texts, *self.text), (*more[0], *roles), (*more[1], *times_of_own)
+        else:
+            text, all_roles, all_times = (*self.text, *texts), (*roles, *more[0]), (*times_of_own, *more[1])
+        return replace(self, text=text, roles={**self.roles, "text": all_roles}, times=all_times if any(all_times) else ())
 
 
 def read_segments(

@@ -18,12 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.ingest import BadRows
 from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
 from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import Problems, UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.table_reader import TableRow, read_rows, table_format
+from vigil_data.importers.threads import CONTEXT, CONTEXT_CHARACTERS, PARENT, Threads, posted_text
+from vigil_data.importers.transcripts import MAX_SEGMENT_SECONDS, Cue, parse_transcript, timed_texts
 from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segments, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
@@ -47,6 +50,7 @@ class _ParsedRow:
     columns: dict[str, Any] = field(default_factory=dict)
     roles: dict[Modality, tuple[Role, ...]] = field(default_factory=dict)
     times: tuple[Time | None, ...] = ()
+    transcripts: list[list[Cue]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -77,6 +81,23 @@ class _BadRows(Problems):
 
 
 @dataclass(frozen=True, slots=True)
+class DerivedTexts:
+    """How texts are made from transcripts and from the items that an item answers.
+
+    Attributes:
+        max_segment_seconds: see :func:`.timed_texts`.
+        speakers: see :func:`.timed_texts`.
+        context: see :class:`.Threads`.
+        context_characters: see :class:`.Threads`.
+    """
+
+    max_segment_seconds: float = MAX_SEGMENT_SECONDS
+    speakers: bool = False
+    context: int = CONTEXT
+    context_characters: int = CONTEXT_CHARACTERS
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """How a row with certain names is read: the reader of each name, and the errors of the names themselves."""
 
@@ -90,20 +111,23 @@ class Manifest:
     Args:
         file: JSON Lines, CSV, TSV or Parquet; see :func:`.read_rows`. ``id`` is required; ``text`` is a string or a list;
             ``image`` and ``audio`` are a path or a list of paths (in Parquet also bytes); each may be an object with a role, see
-            :func:`vigil_data.items.read_segments`; ``target.LABEL`` columns or a mapping
-            ``targets`` hold numbers in [0, 1], absent or null where unknown; ``inclusion_probability`` and ``weight`` describe
-            the sampling; any other key is a column to slice by.
+            :func:`vigil_data.items.read_segments`; ``transcript`` is a path or a list of paths; ``parent_id`` names the item that
+            a reply answers; ``target.LABEL`` columns or a mapping ``targets`` hold numbers in [0, 1], absent or null where
+            unknown; ``inclusion_probability`` and ``weight`` describe the sampling; any other key is a column to slice by.
         media_root: folder that media paths are relative to and must not leave (default: the manifest's).
         allow_outside: open media outside that folder too.
         delimiter: see :func:`.read_rows`.
         limits: what is held in memory at once.
         bad_rows: ``fail`` for errors, or refuse the rows that have them, each with its place and reason.
+        derived: how texts are made from transcripts and parents.
+        stored: dataset that the items are appended to; parents are looked up there too.
 
     Raises:
         UserError: if ``media_root`` is not a folder.
 
     Attributes:
         origin: how to read this manifest again.
+        threads: the replies, once :meth:`check` has read them.
     """
 
     def __init__(
@@ -115,11 +139,15 @@ class Manifest:
         delimiter: str | None = None,
         limits: Limits | None = None,
         bad_rows: BadRows = "fail",
+        derived: DerivedTexts | None = None,
+        stored: Dataset | None = None,
     ) -> None:
         self._file = file
         self._bad: _BadRows | None = _BadRows() if bad_rows == "quarantine" else None
         self._delimiter = delimiter
         self._limits = limits or Limits()
+        self._derived = derived or DerivedTexts()
+        self._stored = stored
         if media_root is not None and not media_root.is_dir():
             raise UserError(f"--media-root {media_root}: not a folder")
         self._media = MediaFolder(
@@ -133,8 +161,9 @@ class Manifest:
             "media_root": media_root and str(media_root.absolute()),
             "allow_outside": allow_outside,
             "delimiter": delimiter,
+            "limits": asdict(self._limits),
+            "derived": asdict(self._derived),
         }
-        options |= asdict(self._limits)
         self.origin = Origin("manifest", str(file.absolute()), options)
         self._lists_are_text = table_format(file) in (".csv", ".tsv")
         if delimiter is not None and not self._lists_are_text:
@@ -145,11 +174,12 @@ class Manifest:
             "text": _text,
             "image": partial(self._paths, "image"),
             "audio": partial(self._paths, "audio"),
+            "transcript": self._transcripts,
             "targets": _targets,
         }
 
     def check(self) -> int:
-        """Check every row without opening its media; return the number of rows.
+        """Check every row without opening its images and audio; return the number of rows.
 
         Raises:
             UserError: one line for each different error, with the first row that has it and the number of the others; the first
@@ -157,6 +187,7 @@ class Manifest:
                 end the file or that all rows share.
         """
         problems = Problems() if self._bad is None else self._bad
+        self.threads = Threads(self._derived.context, self._derived.context_characters)
         first: dict[str, str] = {}
         kinds: dict[str, tuple[str, str]] = {}
         rows = content = good = 0
@@ -168,19 +199,23 @@ class Manifest:
             elif rows == 1:
                 for problem in plan.problems:
                     problems.stop(row.header, problem)
-            content += any(modality in row.values for modality in MODALITIES)
+            content += any(name in row.values for name in (*MODALITIES, "transcript"))
             if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
                 draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
             draft.problems += _other_kinds(draft.columns, row.position, kinds)
             good += not draft.problems
             for problem in draft.problems:
                 problems.add(row.position, problem)
+            if not draft.problems:
+                self.threads.add(draft.id, draft.columns.get(PARENT), posted_text(draft.text, draft.roles.get("text")))
         if not rows and not problems:
             problems.stop(str(self._file), "no rows")
         elif not content and not problems:
             problems.stop(str(self._file), "no row has text, image or audio; check the spelling of the columns")
         if self._bad is None or self._bad.stopped or not good:
             problems.raise_if_any()
+        if self.threads.replies:
+            self.threads.resolve(self._stored, self.positions)
         return rows if self._bad is None else good + len(self._bad.reasons)
 
     def items(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
@@ -195,6 +230,10 @@ class Manifest:
         Raises:
             UserError: if a media file is missing, unreadable or outside the folder by now.
         """
+        items = self._items(only)
+        return self.threads.with_context(items) if self.threads.replies else items
+
+    def _items(self, only: Callable[[str, Place], bool] | None) -> Iterator[Item | Refusal]:
         bad = {} if self._bad is None else dict(self._bad.reasons)
         for row in self._rows(Problems()):
             draft, _ = self._draft(row)
@@ -208,10 +247,10 @@ class Manifest:
             if all(map(is_blank, draft.text)):
                 draft.text, draft.times = [], ()
                 draft.roles.pop("text", None)
-                if not draft.image and not draft.audio:
+                if not draft.image and not draft.audio and not any(draft.transcripts):
                     yield Refused.of(Item(draft.id, columns=draft.columns), "text", 0, NO_CONTENT, place)
                     continue
-            yield Item(
+            item = Item(
                 draft.id,
                 tuple(draft.text),
                 tuple(self._payload(medium, row) for medium in draft.image),
@@ -221,6 +260,10 @@ class Manifest:
                 draft.roles,
                 draft.times,
             )
+            for cues in draft.transcripts:
+                texts, times = timed_texts(cues, self._derived.max_segment_seconds, speakers=self._derived.speakers)
+                item = item.with_texts(texts, "transcript", times)
+            yield item
         for position, reason in bad.items():
             place = Place.at(self.origin, position)
             if only is None or only("", place):
@@ -280,25 +323,40 @@ class Manifest:
         return _Plan(tuple(fields), tuple(problems))
 
     def _paths(self, modality: Modality, draft: _ParsedRow, value: Any) -> None:
+        value = self._listed(modality, draft, value)
         if value is None:
             return
-        if self._lists_are_text and value.startswith("["):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                draft.problems.append(f"{modality} is not a path, nor a JSON list of paths ({error.msg})")
-                return
-        media: list[Medium] = []
-        for medium in _contents(draft, modality, value, "path"):
-            if isinstance(medium, bytes):
-                media.append(medium)
-            elif not isinstance(medium, str) or not medium or "\0" in medium:
-                draft.problems.append(f"{modality} is {_shown(medium)}, not a path")
-            elif problem := self._media.problem(medium):
-                draft.problems.append(f"{modality} {medium} {problem}")
-            else:
-                media.append(medium)
-        setattr(draft, modality, media)
+        media = _contents(draft, modality, value, "path")
+        setattr(draft, modality, [m for m in media if isinstance(m, bytes) or self._is_path(modality, draft, m)])
+
+    def _transcripts(self, draft: _ParsedRow, value: Any) -> None:
+        value = self._listed("transcript", draft, value)
+        for path in value if isinstance(value, list) else [] if value is None else [value]:
+            if self._is_path("transcript", draft, path):
+                try:
+                    draft.transcripts.append(parse_transcript(self._media.read(path), path))
+                except UserError as error:
+                    draft.problems.append(f"transcript {error}")
+
+    def _listed(self, name: str, draft: _ParsedRow, value: Any) -> Any:
+        """Return a path, or a list of them that a cell of CSV has as JSON; ``None`` if there is none."""
+        if not self._lists_are_text or value is None or not value.startswith("["):
+            return value
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            draft.problems.append(f"{name} is not a path, nor a JSON list of paths ({error.msg})")
+            return None
+
+    def _is_path(self, name: str, draft: _ParsedRow, path: Any) -> bool:
+        """Whether this is the path of a file that may be read; if not, the row has a problem."""
+        if not isinstance(path, str) or not path or "\0" in path:
+            draft.problems.append(f"{name} is {_shown(path)}, not a path")
+        elif problem := self._media.problem(path):
+            draft.problems.append(f"{name} {path} {problem}")
+        else:
+            return True
+        return False
 
     def _payload(self, medium: Medium, row: TableRow) -> bytes:
         if isinstance(medium, bytes):
@@ -417,6 +475,11 @@ def _string_column(name: str, draft: _ParsedRow, value: Any) -> None:
         draft.problems.append(f"column {name} is {_shown(value)}, not a string")
 
 
+def _id_column(name: str, draft: _ParsedRow, value: Any) -> None:
+    _string_column(name, draft, value)
+    draft.columns[name] = (draft.columns.get(name) or "").strip() or None  # stripped as ids are
+
+
 def _time_column(name: str, draft: _ParsedRow, value: Any) -> None:
     if value is None:
         draft.columns[name] = None
@@ -438,6 +501,7 @@ def _sampling_column(name: str, draft: _ParsedRow, value: Any) -> None:
 
 _COLUMN_READERS: dict[str, Callable[[str, _ParsedRow, Any], None]] = {
     **dict.fromkeys(COLUMNS.names, _string_column),
+    PARENT: _id_column,
     "created_at": _time_column,
     **dict.fromkeys(SAMPLING_COLUMNS, _sampling_column),
 }

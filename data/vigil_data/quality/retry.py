@@ -19,7 +19,7 @@ from vigil_data.dataset.leaks import Leaks
 from vigil_data.errors import UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.collection import open_source
-from vigil_data.importers.manifest import Manifest
+from vigil_data.importers.manifest import DerivedTexts, Manifest
 from vigil_data.importers.source_reader import SourceReader
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
@@ -81,7 +81,8 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
         UserError: if there is no dataset, or the good items do not fit it; nothing is written then.
     """
     # An import that was killed after it stored an item has left that item in quarantine.
-    stored = Dataset(folder).table(["id"])["id"]
+    dataset = Dataset(folder)
+    stored = dataset.table(["id"])["id"]
     stored_N = pc.and_(pc.is_in(table["id"], stored), pc.not_equal(table["modality"], ROW))
     quarantine.remove(folder, table, stored_N)
     table = table.filter(pc.invert(stored_N))
@@ -96,7 +97,7 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
     places: dict[str, Place] = {}
     written = write(
         folder,
-        _read_again(groups, places, unreadable),
+        _read_again(groups, places, unreadable, dataset),
         append=True,
         bad_rows="quarantine",
         places=lambda ids: {id_: places[id_] for id_ in ids if id_ in places},
@@ -111,18 +112,18 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
 
 
 def _read_again(
-    groups: list[tuple[Origin, _Wanted]], places: dict[str, Place], unreadable: list[str]
+    groups: list[tuple[Origin, _Wanted]], places: dict[str, Place], unreadable: list[str], dataset: Dataset
 ) -> Iterator[Item | Refusal]:
     for origin, wanted in groups:
         try:
-            for item, place in _items(origin, wanted):
+            for item, place in _items(origin, wanted, dataset):
                 places[item.id] = place
                 yield item
         except UserError as error:
             unreadable += error.lines
 
 
-def _items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Place]]:
+def _items(origin: Origin, wanted: _Wanted, stored: Dataset) -> Iterator[tuple[Item | Refusal, Place]]:
     at = Place(origin, origin.path)
 
     def only(id_: str, place: Place) -> bool:
@@ -130,7 +131,7 @@ def _items(origin: Origin, wanted: _Wanted) -> Iterator[tuple[Item | Refusal, Pl
         at = place
         return wanted(id_, place)
 
-    reader = _manifest(origin) if origin.importer == "manifest" else _source(origin)
+    reader = _manifest(origin, stored) if origin.importer == "manifest" else _source(origin)
     for item in reader.items(only):
         yield item, at
 
@@ -141,16 +142,17 @@ def _source(origin: Origin) -> SourceReader:
     return open_source(origin.importer, Path(origin.path), taxonomy=None if taxonomy is None else Path(taxonomy), **options)
 
 
-def _manifest(origin: Origin) -> Manifest:
+def _manifest(origin: Origin, stored: Dataset) -> Manifest:
     options = dict(origin.options)
     media_root = options.pop("media_root")
     manifest = Manifest(
         Path(origin.path),
         media_root=None if media_root is None else Path(media_root),
-        allow_outside=options.pop("allow_outside"),
-        delimiter=options.pop("delimiter"),
-        limits=Limits(**options),
+        limits=Limits(**options.pop("limits")),
+        derived=DerivedTexts(**options.pop("derived")),
+        stored=stored,
         bad_rows="quarantine",
+        **options,
     )
     manifest.check()
     return manifest

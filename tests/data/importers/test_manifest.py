@@ -536,3 +536,69 @@ def test_manifest_prints_names_with_markup_literally(
     shown = capsys.readouterr().out
     assert "[red]x[/nope]" in shown
     assert "[/]" in shown
+
+
+def test_manifest_reads_transcripts_of_every_format_as_timed_texts(media: Path) -> None:
+    (media / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\n<v Anna>well\n\n00:40.000 --> 00:41.000\nlater\n")
+    (media / "b.srt").write_bytes(b"\xef\xbb\xbf1\r\n00:00:01,000 --> 00:00:02,000\r\nhello\r\n")
+    (media / "c.json").write_text(json.dumps({"segments": [{"start": 0, "end": 1.5, "text": " there"}]}))
+    wav = (media / "media" / "s.wav").read_bytes()
+    expected = [
+        Item(
+            "1",
+            ("body", "well", "later"),
+            (),
+            (wav,),
+            roles={"text": ("body", "transcript", "transcript")},
+            times=(None, (1, 2), (40, 41)),
+        ),
+        Item("2", ("hello", "there"), roles={"text": ("transcript", "transcript")}, times=((1, 2), (0, 1.5))),
+        Item("3", ("alone",)),
+    ]
+    rows = [
+        {"id": "1", "transcript": "a.vtt", "text": "body", "audio": "media/s.wav"},
+        {"id": "2", "transcript": ["b.srt", "c.json"], "text": " "},
+        {"id": "3", "transcript": None, "text": "alone"},
+    ]
+    (media / "m.csv").write_text('id,transcript,text,audio\n1,a.vtt,body,media/s.wav\n2,"[""b.srt"",""c.json""]",,\n3,,alone,\n')
+    for file in (jsonl(media / "m.jsonl", *rows), media / "m.csv"):
+        manifest = Manifest(file)
+        assert manifest.check() == 3
+        assert list(manifest.items()) == expected
+
+
+def test_manifest_reports_transcripts_by_row_and_line(media: Path) -> None:
+    (media / "bad.vtt").write_text("WEBVTT\n\n00:01 --> 00:99\nx\n")
+    rows = [
+        {"id": "1", "transcript": "bad.vtt"},
+        {"id": "2", "transcript": "../secret.vtt"},
+        {"id": "3", "transcript": ["gone.srt", 4]},
+        {"id": "4", "transcript": {"path": "bad.vtt"}},
+    ]
+    with pytest.raises(UserError) as caught:
+        Manifest(jsonl(media / "m.jsonl", *rows)).check()
+    name, root, above = media / "m.jsonl", os.path.realpath(media), os.path.realpath(media.parent)
+    fix = "move it there, name the folder of all media with --media-root, or allow this with --allow-outside"
+    assert caught.value.lines == (
+        f"{name}:1: transcript bad.vtt:3: 00:99 is not a time such as 00:01:02.500 (hours may be left out)",
+        f"{name}:2: transcript ../secret.vtt leads to {above}/secret.vtt, outside {root}; {fix}",
+        f"{name}:3: transcript gone.srt does not exist in {root}",
+        f"{name}:3: transcript is 4, not a path",
+        f"{name}:4: transcript is {{'path': 'bad.vtt'}}, not a path",
+    )
+
+
+def test_import_merges_cues_and_names_speakers_as_asked(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (media / "a.vtt").write_text(
+        "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Anna>well\n\n00:03.000 --> 00:04.000\n<v Ben>yes\n\n00:05.000 --> 00:06.000\nso\n"
+    )
+    file = jsonl(media / "m.jsonl", {"id": "1", "transcript": "a.vtt"})
+    for options, texts, times in (
+        ((), ("well yes so",), ((1, 6),)),
+        (("--max-segment-seconds", 3), ("well yes", "so"), ((1, 4), (5, 6))),
+        (("--max-segment-seconds", 0, "--speakers"), ("Anna: well", "Ben: yes", "so"), ((1, 2), (3, 4), (5, 6))),
+    ):
+        to = media / f"d{len(options)}"
+        assert run(monkeypatch, "data", "import", "manifest", file, "--to", to, *options) == 0
+        item = Dataset(to).take([0])[0]
+        assert (item.text, item.times) == (texts, times)

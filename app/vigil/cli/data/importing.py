@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Written
     from vigil_data.dataset.leaks import Leaks
     from vigil_data.importers.source_reader import SourceReader
+    from vigil_data.importers.threads import Threads
     from vigil_data.items import Item
     from vigil_data.loading.packing import Refusal
     from vigil_data.quality.origin import Places
@@ -86,21 +87,28 @@ def import_manifest(
         typer.Option(metavar="DIR", help="Folder that media paths are relative to and must not leave (default: FILE's)."),
     ] = None,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Open media outside that folder too.")] = False,
+    context: Annotated[int, typer.Option(min=0, help="Ancestors of a reply (column parent_id) that become its context.")] = 3,
+    context_characters: Annotated[int, typer.Option(min=1, help="Length to which the text of an ancestor is cut.")] = 2000,
+    max_segment_seconds: Annotated[
+        float, typer.Option(min=0, help="Merge the cues of a transcript up to this length; 0 keeps each.")
+    ] = 30.0,
+    speakers: Annotated[bool, typer.Option("--speakers", help="Write a transcript's speakers before what they say.")] = False,
     max_line_mb: Annotated[float, typer.Option(min=0.001, help="Longest line of JSON Lines or record of CSV, in MB.")] = 16,
     max_field_mb: Annotated[float, typer.Option(min=0.001, help="Longest text or other value, in millions of characters.")] = 4,
     max_media_mb: Annotated[float, typer.Option(min=0.001, help="Largest image or audio file, in MB.")] = 256,
 ) -> None:
     """Import a manifest: one row per item, with its texts, the paths of its media and its known targets.
 
-    Columns: id; text; image and audio (a path or a list of paths, relative to the manifest); target.LABEL (0 to 1, empty where
-    unknown); created_at, author, content_type, language, source, split; inclusion_probability and weight if the labelled items
-    are not a random sample; and any others to slice by.
+    Columns: id; text; image, audio and transcript (a path or a list of paths, relative to the manifest); target.LABEL (0 to 1,
+    empty where unknown); parent_id (the item that this one answers); created_at, author, content_type, language, source, split;
+    inclusion_probability and weight if the labelled items are not a random sample; and any others to slice by.
 
     All rows are checked before any is written. Items whose media cannot be decoded, and items without content, go to quarantine;
     with --bad-rows quarantine so do rows with errors, each with its line, for `vigil data quarantine retry`.
     """
+    from vigil_data.dataset.dataset import Dataset, exists
     from vigil_data.importers.bounded_lines import Limits
-    from vigil_data.importers.manifest import Manifest
+    from vigil_data.importers.manifest import DerivedTexts, Manifest
 
     manifest = Manifest(
         file,
@@ -109,6 +117,8 @@ def import_manifest(
         delimiter=_delimiter(delimiter),
         limits=Limits(*(round(limit * 1e6) for limit in (max_line_mb, max_field_mb, max_media_mb))),
         bad_rows=bad_rows,
+        derived=DerivedTexts(max_segment_seconds, speakers, context, context_characters),
+        stored=Dataset(to) if append and exists(to) else None,
     )
     with Progress(f"checking {file.name}", unit="rows"):
         rows = manifest.check()
@@ -122,6 +132,20 @@ def import_manifest(
         places=manifest.places,
         bad_rows=bad_rows,
     )
+    if manifest.threads.replies:
+        typer.echo(_thread_counts(manifest.threads))
+
+
+def _thread_counts(threads: "Threads") -> str:
+    """Return what is known of the replies of an import, as one line."""
+    parts = [f"{threads.replies:,} {'reply' if threads.replies == 1 else 'replies'}"]
+    if threads.missing:
+        parts.append(f"{threads.missing:,} to a parent that is not there")
+    if threads.cut:
+        parts.append(f"{threads.cut:,} with a context that was cut")
+    if threads.answered:
+        parts.append(f"{threads.answered:,} stored earlier than the parent that they answer, with the context that they had")
+    return "; ".join(parts)
 
 
 def import_source(
