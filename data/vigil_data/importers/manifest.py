@@ -148,6 +148,7 @@ class Manifest:
         self._limits = limits or Limits()
         self._derived = derived or DerivedTexts()
         self._stored = stored
+        self.threads = Threads(self._derived.context, self._derived.context_characters)
         if media_root is not None and not media_root.is_dir():
             raise UserError(f"--media-root {media_root}: not a folder")
         self._media = MediaFolder(

@@ -130,7 +130,7 @@ def _blocks(lines: Sequence[str], name: str) -> list[_Block]:
     blocks: list[_Block] = []
     payload: list[tuple[int, str]] | None = None
     times = (0.0, 0.0)
-    within, comment = webvtt, False  # within a block, of which the header is the first; within a comment, style or region
+    within, comment = webvtt, False  # within a block (the header is the first); within a comment, style or region
     for number, line in enumerate([*lines, ""], 1):
         if not (line if webvtt else line.strip()):
             within = comment = False
