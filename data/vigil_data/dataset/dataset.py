@@ -26,7 +26,7 @@ from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
-from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, TARGET
+from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, PROVENANCE, TARGET
 from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
@@ -108,8 +108,8 @@ class Dataset:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns to slice by: all but ids, payloads, targets, sizes and digests."""
-        return tuple(name for name in self.schema.names if name not in INTERNAL and not name.startswith(TARGET))
+        """Columns to slice by: all but ids, payloads, targets, their provenance, sizes and digests."""
+        return tuple(n for n in self.schema.names if n not in INTERNAL and not n.startswith((TARGET, PROVENANCE)))
 
     @cached_property
     def _addresses(self) -> NDArray[np.int64]:
@@ -163,7 +163,7 @@ class Dataset:
         """
         unread = tuple(f"{modality}{of}" for modality in MODALITIES if modality not in modalities for of in _MEDIA_COLUMNS)
         unread += (*FACTS.names, *DIGESTS.names)
-        table = self._take(rows, [name for name in self.schema.names if name not in unread])
+        table = self._take(rows, [name for name in self.schema.names if name not in unread and not name.startswith(PROVENANCE)])
         values = {name: table[name].to_pylist() for name in table.column_names}
         labels, columns = self.labels, self.columns
         absent: list[Any] = [None] * table.num_rows

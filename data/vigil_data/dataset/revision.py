@@ -22,7 +22,7 @@ from lance.fragment import write_fragments
 from lance.schema import LanceSchema
 
 from vigil_data.dataset.history import Change
-from vigil_data.dataset.table_schema import ITEMS, SAMPLING, SEGMENTS, TARGET, is_column, is_label
+from vigil_data.dataset.table_schema import ITEMS, PROVENANCE, PROVENANCE_TYPE, SAMPLING, SEGMENTS, TARGET, is_column, is_label
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import Failure, UserError, capped, one_line
 from vigil_data.filesystem import StrPath
@@ -142,9 +142,10 @@ def _castable(path: StrPath, table: pa.Table, stored: pa.Schema) -> pa.Table:
     for index, field in enumerate(table.schema):
         name = field.name
         is_target = name.startswith(TARGET)
-        if is_target:
-            types[name] = pa.float32()
-        allowed = is_label(name.removeprefix(TARGET)) if is_target else name in types or is_column(name)
+        prefix = next((prefix for prefix in (TARGET, PROVENANCE) if name.startswith(prefix)), "")
+        if prefix:
+            types[name] = pa.float32() if is_target else PROVENANCE_TYPE
+        allowed = is_label(name.removeprefix(prefix)) if prefix else name in types or is_column(name)
         if not allowed or lowered.get(name.lower(), name) != name:
             problems.append(f"a column cannot be called {name!r}")
             continue

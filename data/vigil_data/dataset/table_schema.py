@@ -9,6 +9,13 @@ from vigil_data.items import SAMPLING_COLUMNS
 TARGET = "target:"
 """Prefix of a label's column; Lance refuses the dot that manifests and predictions tables use."""
 
+PROVENANCE = "provenance:"
+"""Prefix of the column with the provenance of a label's targets, which a dataset has if some of them are not from the import of
+their row; see :mod:`vigil_data.dataset.provenance`."""
+
+PROVENANCE_TYPE = pa.struct([("source", pa.string()), ("at", pa.timestamp("us", tz="UTC")), ("policy", pa.string())])
+"""Who or what gave a target, when, and under which policy version."""
+
 COLUMNS = pa.schema(
     [
         ("created_at", pa.timestamp("us", tz="UTC")),
@@ -81,7 +88,7 @@ def is_column(name: str) -> bool:
     if name in _FIXED:
         return True
     lowered = name.lower()
-    taken = lowered in INTERNAL or lowered in _FIXED or lowered.startswith((TARGET, "_"))
+    taken = lowered in INTERNAL or lowered in _FIXED or lowered.startswith((TARGET, PROVENANCE, "_"))
     return bool(name) and not taken and not set(name) & set('.`"')
 
 
