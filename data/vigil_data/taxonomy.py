@@ -11,10 +11,23 @@ from vigil_data.specs import Spec
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
+class Boundary(Spec):
+    """An example near the boundary of a label, for reviewers."""
+
+    example: str = Field(min_length=1, description="the content, in neutral words")
+    violates: bool = Field(description="whether the label applies")
+    reason: str = Field(min_length=1, description="why, or why not")
+
+
 class Label(Spec):
     """A label of the taxonomy."""
 
-    description: str = Field("", description="definition for reviewers")
+    description: str = Field("", description="definition for reviewers, in one line")
+    instruction: str = Field("", description="the question that a reviewer, or a model that follows instructions, answers")
+    definition: str = Field("", description="the complete definition")
+    violates: tuple[str, ...] = Field((), description="content that the label applies to")
+    allowed: tuple[str, ...] = Field((), description="content that it does not apply to, though it may look as if it did")
+    boundary: tuple[Boundary, ...] = Field((), description="examples near the boundary")
     parent: Name | None = Field(None, description="the more general label of this taxonomy")
     severity: float = Field(1.0, ge=0, description="harm of a missed positive, relative to other labels")
 

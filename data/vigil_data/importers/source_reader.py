@@ -182,10 +182,12 @@ class SourceReader:
         if file.split is not None and not (rule.column is not None and rule.column in row.values):
             rule = file.split
         if rule.fixed is not None:
-            return partial(_fixed, rule.fixed)
-        if rule.column is not None:
-            return partial(_official, rule.column, rule)
-        return partial(_hashed, str(rule.hash), rule.shares)
+            split: _SplitOf = partial(_fixed, rule.fixed)
+        elif rule.column is not None:
+            split = partial(_official, rule.column, rule)
+        else:
+            split = partial(_hashed, str(rule.hash), rule.shares)
+        return partial(_with_validation, rule.validation, split) if rule.validation else split
 
     def _excluded(self, values: _Values) -> str | None:
         for exclusion in self._source.exclude:
@@ -297,6 +299,12 @@ def hashed_split(value: str, shares: Mapping[str, float] = SHARES) -> str:
 def text_split(text: str, shares: Mapping[str, float] = SHARES) -> str:
     """Return the split of a text from the hash of its normalised form, so that equal texts are in the same split."""
     return hashed_split(normalised(text), shares)
+
+
+def _with_validation(share: float, split_of: _SplitOf, values: _Values, text: str) -> str:
+    """Move a share of the rows of train to validation."""
+    split = split_of(values, text)
+    return text_split(text, {"validation": share, "train": 1 - share}) if split == "train" else split
 
 
 def _fixed(split: str, _values: _Values, _text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from vigil_data.errors import UserError
 from vigil_data.items import Role
@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parent / "sources"
 """Folder of the sources that come with the package."""
 
 Label = Name
-Unlisted = Literal["error", "unknown", "negative"]
+Unlisted = Literal["error", "unknown", "negative", "positive"]
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -45,13 +45,16 @@ class Split(Spec):
         None, description="text: by a hash of the normalised text; or a column: rows with the same value are in the same split"
     )
     shares: Mapping[str, Annotated[float, Field(gt=0, le=1)]] = Field(SHARES, description="with hash: share of each split")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows of train that become validation, by a hash of the text"
+    )
 
     @model_validator(mode="after")
     def _one_rule(self) -> "Split":
         if [self.fixed, self.column, self.hash].count(None) != 2:
             raise ValueError("must have exactly one of fixed, column and hash")
         if (self.column is not None) != bool(self.values):
-            raise ValueError("column and values go together")
+            raise ValueError("needs both column and values, or neither")
         if abs(sum(self.shares.values()) - 1) > 1e-9:
             raise ValueError("shares must add up to 1")
         return self
@@ -175,6 +178,8 @@ class Exclusion(Spec):
 
 class DatasetSource(Spec):
     """Description of one public dataset."""
+
+    model_config = ConfigDict(title="Source")
 
     name: SourceName = Field(description="what ids begin with, and the value of the column source")
     title: str = Field(description="what the dataset holds, with its authors and year")

@@ -9,7 +9,7 @@ from vigil_data.taxonomy import Taxonomy, any_of
 
 Targets = dict[str, float | None]
 _Values = Mapping[str, Any]
-_UNLISTED: dict[Unlisted, float | None] = {"unknown": None, "negative": 0.0}
+_UNLISTED: dict[Unlisted, float | None] = {"unknown": None, "negative": 0.0, "positive": 1.0}
 
 
 class TargetMapping:

@@ -87,7 +87,8 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
             continue
         place = _place(details["loc"], spec)
         path = place.path
-        if (node := _node(tree, path)) is not None and node.unreadable:
+        node = _node(tree, path)
+        if node is not None and (node.unreadable or _too_short_for_its_mistakes(details, node)):
             continue
         if details["type"] in _WANTED:
             # Each member of a union has its own error; the last one names all expected types.
@@ -106,6 +107,12 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
     lines = [(_origin(path, tree, file), key_path(path), what) for (path, _), what in found.items()]
     lines.sort(key=lambda line: (line[0].file, line[0].line or 0))
     return [f"{origin}: {what}" if what.startswith(path) else f"{origin}: {path}: {what}" for origin, path, what in lines]
+
+
+def _too_short_for_its_mistakes(details: ErrorDetails, node: Tree) -> bool:
+    """Whether entries are missing only because they are wrong, which other errors say: pydantic counts valid ones."""
+    written = node.value if isinstance(node.value, dict | list) else ()
+    return details["type"] == "too_short" and len(written) > details["ctx"]["actual_length"]
 
 
 def _origin(path: KeyPath, tree: Tree, file: Origin) -> Origin:
