@@ -1,0 +1,1 @@
+"""Fingerprints of texts, images and audio, and the search for near-duplicates among them."""
