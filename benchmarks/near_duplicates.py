@@ -3,12 +3,12 @@
 usage: python benchmarks/near_duplicates.py [--texts 100000] [--images 10000] [--planted 0.05] [--hash pdq|phash]
            [--data ../shared/data]
 
-Texts are those of davidson, edos, stormfront, hatemoji, toxic_spans, context_toxicity and, for the rest of them, madlibs. Each planted
-text is an edit of a text of at least 40 characters and 8 words: other case and punctuation, a word replaced, a word dropped, leetspeak,
-emoji added, spaces within words, look-alike letters, or a tenth cut off its end. A pair that is found is wrong if it is not planted
-and the texts are also less than 60 % equal as sequences of characters (difflib, an independent measure). Images are coloured noise of natural
-spectrum with shapes; the edits are resizing, JPEG, a crop, brightness and a caption bar. All of them are different, so each pair that is
-found and not planted is wrong.
+Texts are those of davidson, edos, stormfront, hatemoji, toxic_spans, context_toxicity and, for the rest of them, madlibs. Each
+planted text is an edit of a text of at least 40 characters and 8 words: other case and punctuation, a word replaced, a word
+dropped, leetspeak, emoji added, spaces within words, look-alike letters, or a tenth cut off its end. A pair that is found is
+wrong if it is not planted and the texts are also less than 60 % equal as sequences of characters (difflib, an independent
+measure). Images are coloured noise of natural spectrum with shapes; the edits are resizing, JPEG, a crop, brightness and a
+caption bar. All of them are different, so each pair that is found and not planted is wrong.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import io
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,9 @@ def _leet(text: str, rng: random.Random) -> str:
 def _emoji(text: str, rng: random.Random) -> str:
     words = text.split()
     for _ in range(3):
-        words.insert(rng.randrange(len(words) + 1), rng.choice(["\U0001f525", "\U0001f602", "\u2764\ufe0f", "\U0001f44d\U0001f3fd"]))
+        words.insert(
+            rng.randrange(len(words) + 1), rng.choice(["\U0001f525", "\U0001f602", "\u2764\ufe0f", "\U0001f44d\U0001f3fd"])
+        )
     return " ".join(words)
 
 
@@ -195,7 +197,9 @@ def distinct_pairs(prints: Any, threshold: float) -> set[tuple[int, int]]:
     return found
 
 
-def wrong_texts(texts: Sequence[str], found: set[tuple[int, int]], pairs: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:
+def wrong_texts(
+    texts: Sequence[str], found: set[tuple[int, int]], pairs: Sequence[tuple[int, int, str]]
+) -> list[tuple[int, int]]:
     """Return the pairs that are neither planted nor similar as sequences of lower-case characters.
 
     Edits of near-duplicates are near-duplicates too, so planted texts count as what they were made from.
@@ -232,7 +236,10 @@ def texts_table(folder: Path, number: int, planted: int, threshold: float) -> No
     prints = TextPrints.of(texts)
     middle = time.process_time()
     label_S = clusters(prints, threshold)
-    print(f"{len(texts):,} texts, {planted:,} planted: {time.perf_counter() - wall:.1f} s, CPU {time.process_time() - cpu:.1f} s ", end="")
+    print(
+        f"{len(texts):,} texts, {planted:,} planted: {time.perf_counter() - wall:.1f} s, CPU {time.process_time() - cpu:.1f} s ",
+        end="",
+    )
     print(f"(fingerprints {middle - cpu:.1f} s, search {time.process_time() - middle:.1f} s)")
     for edit, recall in recall_by_edit(label_S, pairs).items():
         print(f"  recall {edit:26}{recall:.4f}")
@@ -259,7 +266,8 @@ def images_table(number: int, planted: int, kind: ImageHash) -> None:
     middle = time.process_time()
     label_S = clusters(prints, DISTANCES[kind])
     print(f"{len(prints):,} images, {planted:,} planted, {kind} up to {DISTANCES[kind]} bits: ", end="")
-    print(f"made and hashed in {middle - cpu:.1f} s of CPU, search {time.process_time() - middle:.1f} s, {time.perf_counter() - wall:.1f} s in all")
+    seconds = time.perf_counter() - wall
+    print(f"made and hashed in {middle - cpu:.1f} s of CPU, search {time.process_time() - middle:.1f} s, {seconds:.1f} s in all")
     for edit, recall in recall_by_edit(label_S, pairs).items():
         print(f"  recall {edit:26}{recall:.4f}")
     found = distinct_pairs(prints, DISTANCES[kind])

@@ -1,7 +1,7 @@
 """Clusters of near-duplicates across modalities: items that share a text, an image or a sound, or nearly do.
 
-Two items are in one cluster if the own text, an image or an audio file of one is a near-duplicate of one of the other, directly or
-through other items. The cluster is a column of the dataset, null for items that are like no other.
+Two items are in one cluster if the own text, an image or an audio file of one is a near-duplicate of one of the other, directly
+or through other items. The cluster is a column of the dataset, null for items that are like no other.
 
 Example:
     >>> clustering = find_clusters(Dataset("datasets/posts"))
@@ -19,6 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.dataset.history import Change
+from vigil_data.dataset.revision import write_columns
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.progress import ProgressCallback
 from vigil_data.quality.near.fingerprints import Thresholds, fingerprints
@@ -98,10 +100,16 @@ def find_clusters(
     return Clustering(order[number], thresholds, linked)
 
 
-def column(dataset: Dataset, clustering: Clustering) -> pa.Table:
-    """Return the column of clusters with the rows' ids, for :func:`vigil_data.dataset.revision.write_columns`."""
+def store(dataset: Dataset, clustering: Clustering, reason: str = "") -> int:
+    """Write the column of clusters as a new version, and return the version.
+
+    Raises:
+        UserError: if the dataset has changed since it was opened.
+    """
     ids = dataset.table(["id"])["id"]
-    return pa.table({"id": ids, CLUSTER: pa.array(clustering.names(ids.to_pylist()), pa.string())})
+    table = pa.table({"id": ids, CLUSTER: pa.array(clustering.names(ids.to_pylist()), pa.string())})
+    change = Change("duplicates", reason).with_counts(clusters=clustering.clusters, items=clustering.items)
+    return write_columns(dataset.path, table, change, base=dataset.version)
 
 
 def largest(dataset: Dataset, clustering: Clustering, most: int = 10) -> list[dict[str, Any]]:
@@ -113,8 +121,8 @@ def largest(dataset: Dataset, clustering: Clustering, most: int = 10) -> list[di
         most: number of each.
 
     Returns:
-        For each ``items``, ``splits`` (split to items), ``opposite`` (labels with targets of at least 0.5 and below it) and ``ids``
-        of up to five items; for opposite targets the first two differ.
+        For each ``items``, ``splits`` (split to items), ``opposite`` (labels with targets of at least 0.5 and below it) and
+        ``ids`` of up to five items; for opposite targets the first two differ.
     """
     opposite = opposite_labels(dataset, clustering)
     sizes = np.bincount(clustering.cluster_N[clustering.cluster_N >= 0], minlength=clustering.clusters)

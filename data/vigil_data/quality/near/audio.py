@@ -1,9 +1,9 @@
 """Near-duplicate audio: signs of spectral differences (Haitsma and Kalker 2002).
 
 A file becomes a sequence of 32-bit words, one every 32 ms: each bit is the sign of the difference, in time and between two
-neighbouring bands from 150 to 3,600 Hz, of the energy of a window of 256 ms. Gain changes no sign, and encoding few. Two files are
-near-duplicates if the words of the shorter one, laid over the longer one, differ in at most a share of their bits. Candidates, and how
-they lie over each other, come from words that are equal, or equal but for one uncertain bit.
+neighbouring bands from 150 to 3,600 Hz, of the energy of a window of 256 ms. Gain changes no sign, and encoding few. Two files
+are near-duplicates if the words of the shorter one, laid over the longer one, differ in at most a share of their bits.
+Candidates, and how they lie over each other, come from words that are equal, or equal but for one uncertain bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,8 @@ DEFAULT_BIT_ERRORS = 0.25
 
 _RATE, _HOP, _WINDOW, _BANDS = 8000, 256, 2048, 33
 _LEAST_WORDS = 32
-"""Words with sound, one second, below which a file equals only its copies: two takes of one spoken digit are as close as two encodings."""
+"""Words with sound, one second, below which a file equals only its copies: two takes of a spoken digit are as close
+as two encodings of one."""
 
 _LEAST_OVERLAP = 0.8
 """Share of the shorter file's words that must lie over the longer one."""
@@ -115,10 +116,8 @@ class AudioPrints:
                     near = rate <= threshold
                     yield found[0][near], found[1][near], rate[near]
 
-    def _bit_errors(
-        self, left: NDArray[np.int64], right: NDArray[np.int64], shift: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Return the share of bits that differ, 1 for overlaps that are too short; the right file starts ``shift`` words earlier."""
+    def _bit_errors(self, left: NDArray[np.int64], right: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of bits that differ, 1 for a short overlap; the right file starts ``shift`` words earlier."""
         counts = np.diff(self.start_S)
         begin = np.maximum(0, -shift)  # of the overlap, in words of the left file
         length = np.minimum(counts[left], counts[right] - shift) - begin
@@ -168,7 +167,7 @@ def _words(file: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     except MediaError:
         return nothing
     assert span.stop is not None
-    sound_T = segment["waveform"][: round(float(span.stop) * _RATE)]
+    sound_T = segment["waveform"].astype(np.float32)[: round(float(span.stop) * _RATE)]
     peak = float(np.abs(sound_T).max())
     if not peak:
         return nothing

@@ -28,8 +28,8 @@ def bucket_pairs(
     """
     order = np.lexsort((place_S, key_S))
     ordered = key_S[order]
-    start = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, np.int64)
-    left_in_bucket = np.repeat(np.append(start[1:], len(ordered)), np.diff(start, append=len(ordered))) - np.arange(len(ordered))
+    end = np.searchsorted(ordered, ordered, side="right")
+    left_in_bucket = end - np.arange(len(ordered))
     alive = np.flatnonzero(left_in_bucket > 1)
     for distance in range(1, neighbours + 1):
         alive = alive[left_in_bucket[alive] > distance]

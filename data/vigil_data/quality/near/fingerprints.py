@@ -1,7 +1,7 @@
 """Fingerprints of a dataset's own texts, images and audio files; context does not count.
 
-The own text of an item is all of its texts but those with the role ``context``, together; images and audio files count one by one.
-Rows are read in blocks, and only the columns of one modality; media are decoded in worker processes.
+The own text of an item is all of its texts but those with the role ``context``, together; images and audio files count one by
+one. Rows are read in blocks, and only the columns of one modality; media are decoded in worker processes.
 """
 
 import multiprocessing

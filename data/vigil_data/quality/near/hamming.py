@@ -1,7 +1,7 @@
 """Pairs of binary codes within a Hamming distance, by multi-index hashing (Norouzi et al. 2012).
 
-Codes are cut into chunks of 16 bits. If two codes differ in at most d bits, some chunk of theirs differs in at most d // chunks bits;
-so it is enough to look up every chunk with up to that many of its bits flipped. No pair is missed.
+Codes are cut into chunks of 16 bits. If two codes differ in at most d bits, some chunk of theirs differs in at most d // chunks
+bits; so it is enough to look up every chunk with up to that many of its bits flipped. No pair is missed.
 
 Example:
     >>> pairs = hamming_pairs(np.array([[0, 0], [0, 1], [255, 255]], np.uint8), 1, lambda left, right: left < right)
@@ -45,11 +45,11 @@ def hamming_pairs(code_SB: NDArray[np.uint8], most: int, wanted: Wanted) -> Iter
         for mask in masks:
             for left, right in _matches(key ^ mask, order, starts, counts):
                 kept = wanted(left, right)
-                left, right = left[kept], right[kept]
-                distance = distances(code_SB[left], code_SB[right])
+                one, other = left[kept], right[kept]
+                distance = distances(code_SB[one], code_SB[other])
                 near = distance <= most
                 if near.any():
-                    yield left[near], right[near], distance[near].astype(np.float64)
+                    yield one[near], other[near], distance[near].astype(np.float64)
 
 
 def _matches(

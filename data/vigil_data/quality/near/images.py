@@ -1,8 +1,8 @@
 """Near-duplicate images: perceptual hashes, compared by Hamming distance.
 
-PDQ (Facebook 2019; 256 bits, from the package pdqhash) is what platforms exchange; without that package it is pHash (64 bits, from
-the package imagehash). Both survive resizing, re-encoding, brightness and small crops or bars; neither survives rotation, mirroring
-or large crops.
+PDQ (Facebook 2019; 256 bits, from the package pdqhash) is what platforms exchange; without that package it is pHash (64 bits,
+from the package imagehash). Both survive resizing, re-encoding, brightness and small crops or bars; neither survives rotation,
+mirroring or large crops.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -97,9 +97,7 @@ class ImagePrints:
     def pairs(self, threshold: float, wanted: Wanted) -> Iterator[Pairs]:
         """Yield pairs of images whose hashes differ in at most ``threshold`` bits; some several times."""
         usable = np.flatnonzero(self.usable_S)
-        found = hamming_pairs(
-            self.bits_SB[usable], int(threshold), lambda left, right: wanted(usable[left], usable[right])
-        )
+        found = hamming_pairs(self.bits_SB[usable], int(threshold), lambda left, right: wanted(usable[left], usable[right]))
         for left, right, distance in found:
             yield usable[left], usable[right], distance
 

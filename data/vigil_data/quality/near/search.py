@@ -68,7 +68,10 @@ class Components:
 
 
 def clusters(prints: Prints, threshold: float) -> NDArray[np.int64]:
-    """Return the cluster of each: the components of near-duplicates, from 0 in the order of their first members; -1 without content."""
+    """Return the cluster of each: connected near-duplicates, in the order of their first members.
+
+    Clusters are numbered from 0; -1 is for what has no content.
+    """
     code_S = prints.code_S
     label_S = np.full(len(code_S), -1, np.int64)
     present = np.flatnonzero(code_S)
@@ -127,9 +130,9 @@ def matches(prints: Prints, side_S: NDArray[np.int64], threshold: float, *, equa
         return across
 
     for left, right, score in prints.take(first).pairs(threshold, wanted):
-        for mine, theirs in ((left, right), (right, left)):
-            order = np.argsort(np.abs(score - equal_score), kind="stable")[::-1]  # the closest is assigned last
-            mine, theirs, near = mine[order], theirs[order], score[order]
+        closest_last = np.argsort(-np.abs(score - equal_score), kind="stable")
+        for one, other in ((left, right), (right, left)):
+            mine, theirs, near = one[closest_last], other[closest_last], score[closest_last]
             closer = (partner_K[mine] < 0) | (np.abs(near - equal_score) < np.abs(score_K[mine] - equal_score))
             closer &= ~equal_K[mine]
             partner_K[mine[closer]], score_K[mine[closer]] = theirs[closer], near[closer]

@@ -1,8 +1,8 @@
 """Near-duplicate texts: MinHash over the character shingles of a text's letters.
 
 A text is reduced to its letters and digits (:func:`skeleton`), so that case, punctuation, spacing, emoji, accents, look-alike
-letters, invisible characters, repeated letters and digits in place of letters change nothing. Two texts are near-duplicates if the
-Jaccard index of their shingles reaches a threshold. MinHash (Broder 1997) with banding (Leskovec et al., Mining of Massive
+letters, invisible characters, repeated letters and digits in place of letters change nothing. Two texts are near-duplicates if
+the Jaccard index of their shingles reaches a threshold. MinHash (Broder 1997) with banding (Leskovec et al., Mining of Massive
 Datasets, section 3.4) finds the pairs, and the exact index decides.
 
 Example:
@@ -31,8 +31,8 @@ _FEWEST_SHINGLES = 8
 """Shingles below which two texts are near-duplicates only if all their letters are equal: one word would decide."""
 
 _ROWS = 4
-"""Slots of a band. Texts are compared if they agree in one of the 32 bands: 95 % of the pairs with a Jaccard index of 0.55 do, and
-99.8 % of those with 0.65."""
+"""Slots of a band. Texts are compared if they agree in one of the 32 bands: 95 % of the pairs with a Jaccard index of 0.55 do,
+and 99.8 % of those with 0.65."""
 
 _NEIGHBOURS = 32
 """Texts that each text of a bucket is compared with: those of the most similar signatures. It bounds the work where thousands of
@@ -153,10 +153,10 @@ class TextPrints:
         for band in range(bands.shape[1]):
             for left, right in bucket_pairs(bands[:, band], place, _NEIGHBOURS, wanted):
                 likely = self.estimate(left, right) >= threshold - _MARGIN
-                left, right = left[likely], right[likely]
-                index = self.jaccard(left, right)
+                one, other = left[likely], right[likely]
+                index = self.jaccard(one, other)
                 near = index >= threshold
-                yield left[near], right[near], index[near]
+                yield one[near], other[near], index[near]
 
     def estimate(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return an estimate of the Jaccard index of each pair, with a standard error of at most 0.045."""
@@ -217,7 +217,8 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the output function of SplitMix64 (Steele et al. 2014)."""
     value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return value ^ value >> np.uint64(31)
+    mixed: NDArray[np.uint64] = value ^ value >> np.uint64(31)
+    return mixed
 
 
 _MULTIPLIERS, _ADDENDS = (
