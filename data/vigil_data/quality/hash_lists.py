@@ -41,6 +41,8 @@ from vigil_data.quality.near.texts import TextPrints, estimated_jaccard
 Kind = Literal["md5", "sha256", "text", "minhash", "pdq", "phash"]
 Action = Literal["quarantine", "flag"]
 
+ACTIONS: tuple[Action, ...] = ("quarantine", "flag")
+
 DIGITS: Mapping[Kind, int] = {"md5": 32, "sha256": 64, "text": 64, "minhash": 256, "pdq": 64, "phash": 16}
 """Hexadecimal digits of a value of each kind."""
 
@@ -74,7 +76,7 @@ class Match(NamedTuple):
 
     Attributes:
         modality: of the content.
-        index: its place among the item's texts, images or audio files.
+        place: its place among the item's texts, images or audio files.
         kind: of the hash.
         list_name: name of the list.
         action: what to do.
@@ -82,7 +84,7 @@ class Match(NamedTuple):
     """
 
     modality: Modality
-    index: int
+    place: int
     kind: Kind
     list_name: str
     action: Action
@@ -219,11 +221,12 @@ def _entry(row: Mapping[str, str]) -> tuple[tuple[Kind, bytes, str, Action] | No
         return None, f"kind {given or '(empty)'}: must be one of {', '.join(DIGITS)}"
     if not re.fullmatch(f"[0-9a-f]{{{DIGITS[kind]}}}", value.lower()):
         return None, f"the value of a {kind} must be {DIGITS[kind]} hexadecimal digits"
-    if action != "quarantine" and action != "flag":
+    wanted = next((known for known in ACTIONS if known == action), None)
+    if wanted is None:
         return None, f"action {action or '(empty)'}: must be quarantine or flag"
     if not name or "," in name:
         return None, "the list needs a name without commas"
-    return (kind, bytes.fromhex(value), name, action), ""
+    return (kind, bytes.fromhex(value), name, wanted), ""
 
 
 def screened(items: Iterable[Item | Refusal], known: HashList, counts: dict[str, int]) -> Iterator[Item | Refusal]:
@@ -241,7 +244,7 @@ def screened(items: Iterable[Item | Refusal], known: HashList, counts: dict[str,
             continue
         counts[found[0].action] = counts.get(found[0].action, 0) + 1
         if found[0].action == "quarantine":
-            yield Refusal(item.id, found[0].modality, found[0].index, found[0].reason)
+            yield Refusal(item.id, found[0].modality, found[0].place, found[0].reason)
         else:
             yield replace(item, columns={**item.columns, FLAG: flag_value(found)})
 

@@ -1,26 +1,14 @@
 """Clusters across modalities: what is shared joins items, context does not, and the column is the same on every run."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
+from drawn_pictures import LONG, png
 
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.items import Item
 from vigil_data.quality.duplicates import find_clusters, largest, opposite_labels, store
-
-LONG = "The harbour market opens again on Saturday with fresh bread"
-
-
-def png(seed: int, width: int = 160) -> bytes:
-    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (14, 18, 3), np.uint8))
-    file = io.BytesIO()
-    small.resize((180, 140), Image.Resampling.BICUBIC).resize((width, width * 7 // 9)).save(file, "PNG")
-    return file.getvalue()
-
 
 ITEMS = [
     Item("c", (LONG,), targets={"spam": 1}, columns={"split": "train"}),

@@ -176,7 +176,7 @@ def match(
         return
     typer.echo(f"{len(found):,} of {len(opened):,} items match {len(known):,} known hashes")
     if found:
-        rows = [[id_, f"{one.modality} {one.index}", one.reason, one.action] for id_, of in found.items() for one in of]
+        rows = [[id_, f"{one.modality} {one.place}", one.reason, one.action] for id_, of in found.items() for one in of]
         print_table(["id", "medium", "match", "the list's action"], rows[:MAX_PRINTED])
         if len(rows) > MAX_PRINTED:
             typer.echo(f"… and {len(rows) - MAX_PRINTED:,} more; --json prints them all")

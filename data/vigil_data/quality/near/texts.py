@@ -210,7 +210,8 @@ def _shingle_keys(letters: Sequence[str]) -> NDArray[np.uint64]:
     for place in range(_SHINGLE):
         mixed = _mix(mixed * np.uint64(0x100000001B3) + codes[place : place + count])
     within = text[:count] == text[_SHINGLE - 1 :]
-    return text[:count][within].astype(np.uint64) << np.uint64(32) | mixed[within] >> np.uint64(33)
+    keys: NDArray[np.uint64] = text[:count][within].astype(np.uint64) << np.uint64(32) | mixed[within] >> np.uint64(33)
+    return keys
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
