@@ -2,7 +2,8 @@
 
 A model that has seen an item in training is not tested by its copy in the test split. Texts are compared in NFKC, ignoring case
 and white space; images and audio byte by byte. Two items are duplicates if all of their content is equal; items that share only a
-text, an image or an audio file are counted apart, since memes and quotations do so by nature. Items without a split are ignored.
+text, an image or an audio file are counted apart, since memes and quotations do so by nature; context is not shared content.
+Items without a split are ignored.
 
 Example:
     >>> leaks = find_leaks(dataset.table(["id", "split", "digests", "target:spam"]))
@@ -77,11 +78,27 @@ class Leaks:
 
 
 def digests_of(item: Item) -> list[int]:
-    """Return the digest of all content, then of all texts together, of each image and of each audio file; none if it is empty."""
-    parts = [_digest(text.encode("utf-8", "surrogatepass"), 0)] if (text := normalised("\n".join(item.text))) else []
-    parts += [_digest(image, 1) for image in item.image]
-    parts += [_digest(audio, 2) for audio in item.audio]
-    return [_digest(struct.pack(f"<{len(parts)}Q", *parts), _CONTENT), *parts] if parts else []
+    """Return the digest of all content, then of all own texts together, of each own image and audio file; none if it is empty.
+
+    Context (a segment with the role ``context``) is part of all content, since it can decide a label, but is no part of its own:
+    a message that several items answer is not shared content.
+    """
+    own, context = _parts(item, own=True), _parts(item, own=False)
+    if not own and not context:
+        return []
+    all_parts = [*own, *([_CONTENT, *context] if context else [])]
+    return [_digest(struct.pack(f"<{len(all_parts)}Q", *all_parts), _CONTENT), *own]
+
+
+def _parts(item: Item, *, own: bool) -> list[int]:
+    """Return the digests of the item's own segments, or of its context."""
+    texts, images, files = (
+        [content for place, content in enumerate(getattr(item, m)) if (item.role(m, place) != "context") == own]
+        for m in MODALITIES
+    )
+    parts = [_digest(text.encode("utf-8", "surrogatepass"), 0)] if (text := normalised("\n".join(texts))) else []
+    parts += [_digest(image, 1) for image in images]
+    return parts + [_digest(audio, 2) for audio in files]
 
 
 def leak_lines(leaks: Leaks, positions: Mapping[str, str] | None = None) -> list[str]:

@@ -37,6 +37,8 @@ from vigil_data.quality.near.fingerprints import own_content
 from vigil_data.quality.near.hamming import distances
 from vigil_data.quality.near.images import BITS, ImageHash, ImagePrints, installed_hash
 from vigil_data.quality.near.texts import TextPrints, estimated_jaccard
+from vigil_data.quality.origin import Refused
+from vigil_data.quality.quarantine import LISTED
 
 Kind = Literal["md5", "sha256", "text", "minhash", "pdq", "phash"]
 Action = Literal["quarantine", "flag"]
@@ -94,7 +96,7 @@ class Match(NamedTuple):
     def reason(self) -> str:
         """What matches, for the quarantine table; it does not have the content."""
         near = {"minhash": f", similarity {self.score:.2f}", "pdq": f", {self.score:.0f} bits differ"}
-        return f"matches the list {self.list_name} ({self.kind}{near.get(self.kind, near['pdq']) if self.kind in NEAR else ''})"
+        return f"{LISTED}{self.list_name} ({self.kind}{near.get(self.kind, near['pdq']) if self.kind in NEAR else ''})"
 
 
 class HashList:
@@ -244,7 +246,7 @@ def screened(items: Iterable[Item | Refusal], known: HashList, counts: dict[str,
             continue
         counts[found[0].action] = counts.get(found[0].action, 0) + 1
         if found[0].action == "quarantine":
-            yield Refusal(item.id, found[0].modality, found[0].place, found[0].reason)
+            yield Refused.of(item, found[0].modality, found[0].place, found[0].reason)
         else:
             yield replace(item, columns={**item.columns, FLAG: flag_value(found)})
 

@@ -20,6 +20,9 @@ from vigil_data.dataset.writer_lock import writing
 from vigil_data.loading.packing import Refusal
 from vigil_data.quality.origin import ROW, Place, Places, Refused
 
+LISTED = "matches the list "
+"""Start of the reasons of items that are on a list of known hashes."""
+
 
 def read(folder: Path) -> pa.Table:
     """Return a dataset's quarantined items, oldest first; see :data:`vigil_data.dataset.table_schema.QUARANTINE`."""

@@ -70,7 +70,8 @@ class _Wanted:
 def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | None = None) -> Retried:
     """Read the sources of quarantined items again and store what is good now, as one version.
 
-    A row that was wrong itself is read at its line, so it must be corrected in place; other items are found by their id.
+    A row that was wrong itself is read at its line, so it must be corrected in place; other items are found by their id. Items on
+    a list of known hashes are not retried.
 
     Args:
         folder: the dataset's folder.
@@ -86,8 +87,12 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
     stored_N = pc.and_(pc.is_in(table["id"], stored), pc.not_equal(table["modality"], ROW))
     quarantine.remove(folder, table, stored_N)
     table = table.filter(pc.invert(stored_N))
+    listed_N = pc.starts_with(table["reason"], quarantine.LISTED)
+    table = table.filter(pc.invert(listed_N))
     by_origin: dict[str, list[dict[str, Any]]] = {}
     unreadable: list[str] = []
+    if listed := pc.sum(listed_N).as_py():
+        unreadable.append(f"{listed:,} items are on a list of known hashes; to store one, import it without --match")
     rows = table.to_pylist()
     for row in rows:
         by_origin.setdefault(row["origin"] or "", []).append(row)

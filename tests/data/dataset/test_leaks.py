@@ -133,3 +133,17 @@ def test_digests_of_ignore_case_width_and_white_space() -> None:
     assert len({tuple(digests_of(item)) for item in (Item("", ("a",)), Item("", image=(b"a",)), Item("", audio=(b"a",)))}) == 3
     assert digests_of(Item("", ("  ",))) == []
     assert np.array(digests_of(Item("", ("a",), (b"b", b"c"), (b"d",))), np.uint64).size == 5
+
+
+def test_digests_of_count_context_in_all_content_but_not_as_a_part() -> None:
+    def reply(parent: str, text: str) -> Item:
+        return Item("", (parent, text), roles={"text": ("context", "body")})
+
+    one, other, alone = (digests_of(item) for item in (reply("a", "me"), reply("b", "me"), Item("", ("me",))))
+    assert one[1:] == other[1:] == alone[1:]  # the same text, under whatever message
+    assert len({one[0], other[0], alone[0]}) == 3
+    assert digests_of(reply("a", "you"))[1:] != one[1:]
+    assert len(digests_of(Item("", ("a",), roles={"text": ("context",)}))) == 1
+    assert (
+        digests_of(Item("", (), (b"x", b"y"), roles={"image": ("context", "body")}))[1:] == digests_of(Item("", (), (b"y",)))[1:]
+    )

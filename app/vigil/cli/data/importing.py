@@ -34,6 +34,14 @@ LeaksOption = Annotated[
         "--leaks", help="What to do with items whose content is in another split: warn, skip them, or refuse the import."
     ),
 ]
+MatchOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--match",
+        metavar="FILE",
+        help="List of known hashes (vigil data match): items on it are quarantined or flagged as it says.",
+    ),
+]
 
 
 class _ImportGroup(typer.core.TyperGroup):
@@ -73,6 +81,7 @@ def import_manifest(
     *,
     append: Append = False,
     leaks: LeaksOption = "warn",
+    match: MatchOption = None,
     bad_rows: Annotated[
         BadRows,
         typer.Option(
@@ -130,6 +139,7 @@ def import_manifest(
         total=rows,
         positions=manifest.positions,
         places=manifest.places,
+        match=match,
         bad_rows=bad_rows,
     )
     if manifest.threads.replies:
@@ -158,6 +168,7 @@ def import_source(
     *,
     append: Append = False,
     leaks: LeaksOption = "skip",
+    match: MatchOption = None,
     taxonomy: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +204,7 @@ def import_source(
         total=None,
         positions=lambda ids: dict(chain.from_iterable(reader.positions(ids).items() for reader in readers)),
         places=lambda ids: dict(chain.from_iterable(reader.places(ids).items() for reader in readers)),
+        match=match,
         readers=readers,
     )
 
@@ -233,6 +245,7 @@ def _write(
     leaks: OnLeak,
     total: int | None,
     places: "Places",
+    match: Path | None = None,
     bad_rows: BadRows = "fail",
     readers: "Sequence[SourceReader]" = (),
     positions: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
@@ -241,6 +254,11 @@ def _write(
     from vigil_data.dataset.dataset import Dataset, write
     from vigil_data.dataset.leaks import LeakError
 
+    matched: dict[str, int] = {}
+    if match is not None:
+        from vigil_data.quality.hash_lists import read_list, screened
+
+        items = screened(items, read_list(match), matched)
     try:
         with Progress("importing") as progress:
             written: Written = write(
@@ -256,6 +274,9 @@ def _write(
         hint = "nothing is imported; leave such items out with --leaks skip, or import them with --leaks warn"
         raise UserError(*_leak_lines(error.leaks, positions), hint) from None
     typer.echo(f"{to} version {written.version}: {written.kept} kept, {written.quarantined} quarantined")
+    if match is not None:
+        found = " and ".join(f"{matched.get(action, 0):,} {done}" for action, done in _MATCHED.items())
+        typer.echo(f"on the list {match.name}: {found}")
     for reader in readers:
         for reason, count in reader.excluded.items():
             typer.echo(f"excluded, {one_line(reason)}: {count}" + (f" ({reader.name})" if len(readers) > 1 else ""))
@@ -273,6 +294,9 @@ def _write(
         if len(refused) > 20:
             typer.echo(f"… and {len(refused) - 20} more: vigil data quarantine list {to}")
     show_contents(opened)
+
+
+_MATCHED = {"quarantine": "quarantined", "flag": "flagged (column matched_lists)"}
 
 
 def _warn(written: "Written", on_leak: OnLeak, positions: Callable[[Collection[str]], Mapping[str, str]]) -> None:
