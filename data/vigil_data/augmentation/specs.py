@@ -148,6 +148,34 @@ class Noise(Spec):
     )
 
 
+class Equalizer(Spec):
+    """Another frequency response, as of another microphone or loudspeaker (after FilterAugment, Nam et al. 2022)."""
+
+    probability: Probability = Field(0.3, description="probability of changing the frequency response of a file")
+    gain: float = Field(6.0, gt=0, le=24, description="largest gain or loss at a frequency, in dB")
+    bands: int = Field(
+        6, ge=2, le=16, description="number of frequencies with a gain of their own, evenly on a logarithmic scale from 80 Hz"
+    )
+
+
+class Reverberation(Spec):
+    """Reverberation of a room: an exponentially decaying noise as impulse response (Polack's model, Moorer 1979)."""
+
+    probability: Probability = Field(0.3, description="probability of adding reverberation to a file")
+    decay: Annotated[tuple[float, float], AfterValidator(_ascending)] = Field(
+        (0.1, 0.6), description="range of times in which the reverberation falls by 60 dB, in seconds, 0.02 to 5"
+    )
+    ratio: Annotated[tuple[float, float], AfterValidator(_ascending)] = Field(
+        (0.0, 15.0), description="range of ratios of direct to reverberant energy in dB"
+    )
+
+    @model_validator(mode="after")
+    def _decays_are_of_rooms(self) -> "Reverberation":
+        if not 0.02 <= self.decay[0] <= self.decay[1] <= 5:
+            raise ValueError("decay must be between 0.02 and 5 seconds")
+        return self
+
+
 class Codec(Spec):
     """Lossy compression and back."""
 
@@ -158,9 +186,11 @@ class Codec(Spec):
 
 
 class AudioAugmentation(Spec):
-    """Augmentation of audio windows: speed, then noise, then compression."""
+    """Augmentation of audio windows: speed, reverberation, frequency response, noise, then compression."""
 
     speed: Speed | None = None
+    reverberation: Reverberation | None = None
+    equalizer: Equalizer | None = None
     noise: Noise | None = None
     codec: Codec | None = None
 

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from vigil_data.augmentation.audio import add_noise, change_speed, compress
+from vigil_data.augmentation.audio import add_noise, change_speed, compress, equalize, reverberate
 from vigil_data.augmentation.augmenter import Augmenter
 from vigil_data.augmentation.image import overlay_text, recompress
 from vigil_data.augmentation.rand_augment import rand_augment
@@ -24,7 +24,7 @@ RATE = 8_000
 EVERYTHING = Augmentation.model_validate(
     {
         "image": {"rand_augment": {}, "overlay": {"probability": 1}, "jpeg": {"probability": 1}},
-        "audio": {"speed": {"probability": 1}, "noise": {"probability": 1}, "codec": {"probability": 1}},
+        "audio": {name: {"probability": 1} for name in ("speed", "reverberation", "equalizer", "noise", "codec")},
     }
 )
 INPUTS = Inputs.model_validate({"image": {"size": 32}, "audio": {"rate": RATE, "window": 0.5, "hop": 0.25}})
@@ -98,6 +98,36 @@ def test_augmenter_changes_all_windows_of_a_file_alike():
     assert len(decoded.segments["audio"].arrays) == 3
     assert max(pitches) - min(pitches) <= 16  # 2 Hz
     assert 0.6 * 440 - 2 <= min(pitches) / 8 <= 0.9 * 440 + 2
+
+
+@pytest.mark.parametrize(("decay", "ratio"), [(0.1, 15.0), (0.5, 0.0)])
+def test_reverberate_adds_a_tail_with_the_stated_decay_and_energy(decay, ratio):
+    click = np.zeros(2 * RATE, np.float32)
+    click[100] = 0.5
+    wet = reverberate(click, RATE, decay, ratio, np.random.default_rng(0)).astype(np.float64)
+    energy = wet**2
+    assert np.linalg.norm(wet) == pytest.approx(0.5)
+    assert not np.abs(wet[:100]).max() > 1e-6, "a room does not sound before the click"
+    assert 10 * np.log10(energy[100] / energy[101:].sum()) == pytest.approx(ratio, abs=0.01)
+    # Schroeder 1965: the energy that remains falls in a straight line, by 60 dB in the decay time.
+    remaining = 10 * np.log10(np.cumsum(energy[101:][::-1])[::-1][: round(decay * RATE / 2)])
+    slope = np.polyfit(np.arange(len(remaining)) / RATE, remaining, 1)[0]
+    assert slope == pytest.approx(-60 / decay, rel=0.1)
+
+
+def test_equalize_changes_each_frequency_by_the_stated_gain():
+    tones = {80.0: 6.0, 80 * 50**0.5: -6.0, 3990.0: 0.0}  # 80 Hz, the middle on a logarithmic scale, and half the rate
+    pure = [tone(1.0, hertz) for hertz in tones]
+    shaped = equalize(np.sum(pure, axis=0), RATE, [6.0, -6.0, 0.0]).astype(np.float64)
+    levels = [20 * np.log10(abs(np.dot(shaped, one)) / np.dot(one, one)) for one in map(np.float64, pure)]
+    assert np.diff(levels) == pytest.approx(np.diff(list(tones.values())), abs=0.15)
+    assert np.linalg.norm(shaped) == pytest.approx(float(np.linalg.norm(np.sum(pure, axis=0))), rel=1e-5)
+
+
+def test_reverberate_and_equalize_leave_silence_silent():
+    silence = np.zeros(RATE, np.float32)
+    assert not reverberate(silence, RATE, 0.3, 5.0, np.random.default_rng(0)).any()
+    assert not equalize(silence, RATE, [6.0, -6.0]).any()
 
 
 @pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
