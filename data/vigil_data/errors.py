@@ -41,6 +41,10 @@ class MediaError(Exception):
     """Error for a text, image or audio file that cannot be decoded; its message is the reason in the quarantine table."""
 
 
+class TooLargeError(MediaError):
+    """Error for a file that exceeds a limit, or that is made to expand to far more than it is (a decompression bomb)."""
+
+
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 

@@ -53,6 +53,11 @@ class MediaFolder:
         """Return why a file may not or cannot be read, without opening it; ``None`` if it can."""
         return self._locate(name)[1]
 
+    def is_outside(self, name: str) -> bool:
+        """Whether a name leads out of the folder, links resolved, and may not."""
+        path, problem = self._locate(name)
+        return problem is not None and self._leaves(path)
+
     def read(self, name: str) -> bytes:
         """Return the content of a file.
 
@@ -84,11 +89,14 @@ class MediaFolder:
         if status is not None and stat.S_ISLNK(status.st_mode):
             link, path = path, os.path.realpath(path)
             status, problem = _status(path, link)
-        if not self._allow_outside and not path.startswith(self.path.rstrip("/") + "/"):
+        if self._leaves(path):
             return path, f"leads to {path}, outside {self.path}; {self._fix_outside}"
         if status is not None:
             return path, self._unreadable(status)
         return path, f"{problem} in {self.path}" if problem == "does not exist" else problem
+
+    def _leaves(self, path: str) -> bool:
+        return not self._allow_outside and not path.startswith(self.path.rstrip("/") + "/")
 
     def _unreadable(self, status: os.stat_result) -> str | None:
         if not stat.S_ISREG(status.st_mode):

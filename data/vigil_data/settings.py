@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from vigil_data.source_specs import Source
 
+MAX_PIXELS = 89_478_485
+"""Pixels of an image above which it is refused unless a recipe says otherwise: the number at which Pillow warns of a bomb."""
+
 
 class NormalizationSettings(Protocol):
     """Arguments of :class:`vigil_data.normalization.normalizer.Normalizer`."""

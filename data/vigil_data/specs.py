@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vigil_data.augmentation.specs import Augmentation as Augmentation
-from vigil_data.settings import hop_samples, window_samples
+from vigil_data.settings import MAX_PIXELS, hop_samples, window_samples
 from vigil_data.source_specs import Hub as Hub
 from vigil_data.source_specs import Local as Local
 from vigil_data.source_specs import Package as Package
@@ -72,7 +72,7 @@ class ImageInput(Spec):
     background: int = Field(255, ge=0, le=255, description="grey level of transparent pixels and padding")
     max_images: int = Field(16, ge=1, description="maximum number of images of an item; the rest is omitted and counted")
     max_pixels: int = Field(
-        89_478_485,
+        MAX_PIXELS,
         ge=1,
         le=178_956_970,
         description="maximum number of pixels of an image; a larger one is refused (decompression bomb; Pillow's limit)",

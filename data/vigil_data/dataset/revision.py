@@ -1,4 +1,4 @@
-"""New versions of a dataset, each one atomic commit with its :class:`.Change`: new rows, and new values of columns.
+"""New versions of a dataset, each one atomic commit with its :class:`.Change`: new rows, fewer rows, and new values of columns.
 
 Whatever writes holds :func:`~vigil_data.dataset.writer_lock.writing`. A commit is refused if the version that it started from is
 no longer the newest, so that no change is lost even where the lock does not reach, such as between hosts.
@@ -104,6 +104,36 @@ def write_columns(path: StrPath, table: pa.Table, change: Change, *, base: int |
                 replace(fragment.metadata, files=[file for file in files if any(number >= 0 for number in file.fields)])
             )
         return _commit(path, dataset, lance.LanceOperation.Merge(fragments, schema), change)
+
+
+def delete_rows(path: StrPath, rows: Sequence[int], change: Change, *, base: int) -> int:
+    """Delete rows as one version; older versions still have them.
+
+    Args:
+        path: the dataset's folder.
+        rows: row numbers in version ``base``.
+        change: what the new version is.
+        base: version that the row numbers are of; if it is no longer the newest, nothing is written.
+
+    Returns:
+        The new version.
+
+    Raises:
+        UserError: if the dataset has changed since ``base``, or another process writes.
+    """
+    with writing(path):
+        dataset = lance.dataset(str(Path(path) / "items.lance"))
+        if base != dataset.version:
+            raise UserError(f"dataset {path} has changed since version {base}; it is at {dataset.version}: run the command again")
+        stored = dataset.scanner(columns=[], with_row_id=True, scan_in_order=True).to_table()
+        rowid_N = np.sort(stored["_rowid"].to_numpy())[np.asarray(rows, np.int64)]
+        changed, gone = [], []
+        for fragment in dataset.get_fragments():
+            if (ids := rowid_N[rowid_N >> 32 == fragment.fragment_id]).size:
+                left = fragment.delete(f"_rowid IN ({', '.join(map(str, ids.tolist()))})")
+                gone += [fragment.fragment_id] if left is None else []
+                changed += [] if left is None else [left]
+        return _commit(path, dataset, lance.LanceOperation.Delete(changed, gone, "rows by number"), change)
 
 
 def _commit(path: StrPath, base: lance.LanceDataset | None, operation: lance.LanceOperation.BaseOperation, change: Change) -> int:

@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vigil_data.decode.suppress_stderr import silenced
-from vigil_data.errors import MediaError
+from vigil_data.errors import MediaError, TooLargeError
 from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import AudioSettings, hop_samples, window_samples
 
@@ -45,6 +45,31 @@ def seconds(data: bytes) -> float:
     """
     with _opened(data) as (sound, _):
         return _frames(sound, len(data)) / float(sound.samplerate)
+
+
+def read_audio(data: bytes, max_seconds: float) -> str:
+    """Decode an audio file completely, at its own rate, and return its format.
+
+    Args:
+        data: an encoded audio file.
+        max_seconds: maximum duration.
+
+    Raises:
+        TooLargeError: if it is longer.
+        MediaError: if it cannot be decoded completely, or has no samples.
+    """
+    with _opened(data) as (sound, quiet):
+        length = _frames(sound, len(data))
+        have = part = 0
+        while part or not have:
+            if max(length, have) > max_seconds * sound.samplerate:
+                raise TooLargeError(f"a {_kind(data)} file of more than {max_seconds:,g} seconds")
+            with quiet():
+                part = len(_mono(sound.read(_block(sound), dtype="float32", always_2d=True)))
+            have += part
+            if not have:
+                raise MediaError("the audio has no samples")
+    return _kind(data)
 
 
 def window_count(length: int, samples: int, hop: int) -> int:
@@ -108,13 +133,18 @@ def _window(sound_T: NDArray[np.float32], samples: int, index: int, start: int, 
 def _resampled(sound: soundfile.SoundFile, rate: int, quiet: Quiet) -> Iterator[NDArray[np.float32]]:
     """Yield the signal at ``rate`` in blocks."""
     stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
-    block = max(256, _BLOCK // sound.channels)
+    block = _block(sound)
     ended = False
     while not ended:
         with quiet():
             mono_T = _mono(sound.read(block, dtype="float32", always_2d=True))
         ended = len(mono_T) == 0
         yield mono_T if sound.samplerate == rate else stream.resample_chunk(mono_T, last=ended)
+
+
+def _block(sound: soundfile.SoundFile) -> int:
+    """Return the number of samples per channel that are read at once."""
+    return max(256, _BLOCK // int(sound.channels))
 
 
 def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,22 +1,30 @@
 """Decoding of image files into uint8 RGB at the model's size."""
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vigil_data.decode.suppress_stderr import silenced
-from vigil_data.errors import MediaError
+from vigil_data.errors import MediaError, TooLargeError
 from vigil_data.loading.packing import Segment, Span
 from vigil_data.settings import ImageSettings
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are opened. Pillow has more; some call other programs (EPS), and people post none of them."""
+
+_EXPANDED_PIXELS = 2**24
+_PIXELS_PER_BYTE = (
+    10_000  # Above those of a blank PNG, GIF or JPEG; blank WebP, AVIF and JPEG 2000 files state any size in some bytes.
+)
+_SCANS, _SCANNED_PIXELS = 20, 10**9  # A progressive JPEG has about ten scans, and each passes over all pixels.
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # within a scan 0xFF is followed by 0, or by the number of a restart
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -41,6 +49,35 @@ def size_of(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def read_image(data: bytes, max_pixels: int, max_frames: int) -> str:
+    """Decode all frames of an image completely, and return its format.
+
+    Args:
+        data: an encoded image.
+        max_pixels: maximum number of pixels of a frame.
+        max_frames: maximum number of frames.
+
+    Raises:
+        TooLargeError: if it exceeds a limit.
+        MediaError: if a frame cannot be decoded completely.
+    """
+    with _opened(data) as image:
+        for frame in range(max_frames):
+            if frame:
+                try:
+                    image.seek(frame)
+                except EOFError:
+                    break
+            _check_pixels(image, max_pixels)
+            image.load()
+        else:
+            with suppress(EOFError):
+                image.seek(max_frames)
+                raise TooLargeError(f"an image of more than {max_frames:,} frames")
+        _rgb_or_grey(image, 255)
+        return str(image.format)
+
+
 def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Generator[Segment, None, int]:
     """Decode one image, or the first frame of an animation, to the model's size.
 
@@ -62,13 +99,11 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Ge
     if limit < 1:
         return 1
     with _opened(data) as image:
-        width, height = image.size
-        if width * height > spec.max_pixels:
-            raise MediaError(f"an image of {width} x {height} pixels, more than max_pixels {spec.max_pixels}")
+        _check_pixels(image, spec.max_pixels)
         _draft(image, spec)
         image.load()
-        upright = _upright(image)
-        pixels_CHW = np.ascontiguousarray(np.asarray(_fit(_to_rgb(upright, spec.background), spec)).transpose(2, 0, 1))
+        upright = _rgb_or_grey(_upright(image), spec.background)
+        pixels_CHW = np.ascontiguousarray(np.asarray(_fit(upright, spec).convert("RGB")).transpose(2, 0, 1))
     yield {"pixels": pixels_CHW}, Span(index)
     return 0
 
@@ -87,15 +122,46 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
                 kind = image.format
                 if min(image.size) < 1:
                     raise MediaError(f"a {kind} file of {image.width} x {image.height} pixels")
+                _check_work(image, data)
                 yield image
         except MediaError:
             raise
         except UnidentifiedImageError:
             raise MediaError("not an image of a supported format, or its header is truncated") from None
         except Image.DecompressionBombError:
-            raise MediaError("the header states too many pixels (decompression bomb)") from None
+            raise TooLargeError("the header states too many pixels (decompression bomb)") from None
         except Exception as error:  # Pillow's plugins raise almost anything for malformed bytes
-            raise MediaError(_reason(kind, error)) from None
+            raise (TooLargeError if isinstance(error, MemoryError) else MediaError)(_reason(kind, error)) from None
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise TooLargeError(f"an image of {image.width} x {image.height} pixels, more than max_pixels {max_pixels}")
+
+
+def _check_work(image: Image.Image, data: bytes) -> None:
+    """Refuse a small file that takes seconds to decode."""
+    pixels = image.width * image.height
+    if pixels > _EXPANDED_PIXELS and pixels > _PIXELS_PER_BYTE * len(data):
+        size = f"{image.width} x {image.height} pixels in {len(data):,} bytes"
+        raise TooLargeError(f"a {image.format} file of {size} (decompression bomb)")
+    if image.format not in ("JPEG", "MPO") or data.count(b"\xff\xda") <= _SCANS:
+        return
+    if (scans := _scans(data)) > _SCANS and scans * pixels > _SCANNED_PIXELS:
+        raise TooLargeError(f"a JPEG file of {image.width} x {image.height} pixels in {scans:,} scans (decompression bomb)")
+
+
+def _scans(data: bytes) -> int:
+    """Return the number of scans of a JPEG file's first image (ITU-T T.81, annex B)."""
+    scans, place = 0, 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xD9:
+        is_scan = data[place + 1] == 0xDA
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if is_scan:
+            scans += 1
+            end = _SCAN_END.search(data, place)
+            place = len(data) if end is None else end.start()
+    return scans
 
 
 def _reason(kind: str | None, error: Exception) -> str:
@@ -126,14 +192,15 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, background: int) -> Image.Image:
+def _rgb_or_grey(image: Image.Image, background: int) -> Image.Image:
+    """Return the image in mode RGB, or L if it is grey: it is resized before it gets three equal channels."""
     if image.mode.startswith("I;16"):
         grey_HW = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey_HW).convert("RGB")
+        return Image.fromarray(grey_HW)
     if image.mode in ("I", "F"):
-        return Image.fromarray(_wide_grey(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_wide_grey(np.asarray(image)))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "L" else image.convert("RGB")
     opaque = Image.new("RGBA", image.size, (background, background, background, 255))
     opaque.alpha_composite(image.convert("RGBA"))
     return opaque.convert("RGB")
@@ -158,6 +225,6 @@ def _fit(image: Image.Image, spec: ImageSettings) -> Image.Image:
         return image.resize((size, size), bicubic, box=(left, top, left + side, top + side))
     scale = size / max(width, height)
     whole = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), bicubic)
-    padded = Image.new("RGB", (size, size), (spec.background,) * 3)
+    padded = Image.new(image.mode, (size, size), (spec.background,) * len(image.getbands()))
     padded.paste(whole, ((size - whole.width) // 2, (size - whole.height) // 2))
     return padded

@@ -11,12 +11,12 @@ Example:
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.ingest import BadRows
@@ -54,6 +54,31 @@ class _ParsedRow:
     problems: list[str] = field(default_factory=list)
 
 
+class _RowProblem(str):
+    """An error of a row with the kind of finding that it is for a check; other errors are of the kind ``schema``."""
+
+    def __new__(cls, kind: str, message: str) -> "_RowProblem":
+        problem = super().__new__(cls, message)
+        problem.kind = kind
+        return problem
+
+    kind: str
+
+
+class Content(NamedTuple):
+    """One row of a manifest.
+
+    Attributes:
+        item: the item, or the refusal of a row.
+        place: its place.
+        names: modality to the names of its files; ``None`` for bytes.
+    """
+
+    item: Item | Refusal
+    place: Place
+    names: Mapping[Modality, Sequence[str | None]] = {}
+
+
 _Field = Callable[[_ParsedRow, Any], None]
 
 
@@ -62,18 +87,21 @@ class _BadRows(Problems):
 
     Attributes:
         reasons: position of each bad row to its errors.
+        kinds: position of each bad row to the kind of its first error.
         stopped: whether an error ends the file, or all rows share it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.reasons: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
         self.stopped = False
 
     def add(self, position: str, message: str) -> None:
         super().add(position, message)
         before = self.reasons.get(position)
         self.reasons[position] = message if before is None else f"{before}; {message}"
+        self.kinds.setdefault(position, message.kind if isinstance(message, _RowProblem) else "schema")
 
     def stop(self, position: str, message: str) -> None:
         super().add(position, message)
@@ -179,12 +207,15 @@ class Manifest:
             "targets": _targets,
         }
 
-    def check(self) -> int:
+    def check(self, *, needs_good: bool = True) -> int:
         """Check every row without opening its images and audio; return the number of rows.
+
+        Args:
+            needs_good: with ``bad_rows="quarantine"``: raise the errors if every row has one.
 
         Raises:
             UserError: one line for each different error, with the first row that has it and the number of the others; the first
-                twenty and the number of the others. With ``bad_rows="quarantine"`` only if every row has one, and for those that
+                twenty and the number of the others. With ``bad_rows="quarantine"`` only if no row is good, and for errors that
                 end the file or that all rows share.
         """
         problems = Problems() if self._bad is None else self._bad
@@ -202,7 +233,8 @@ class Manifest:
                     problems.stop(row.header, problem)
             content += any(name in row.values for name in (*MODALITIES, "transcript"))
             if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
-                draft.problems.append(f"id {draft.id} is also at {other}; ids must be unique")
+                taken = f"id {draft.id} is also at {other}; ids must be unique"
+                draft.problems.append(_RowProblem("duplicate id", taken))
             draft.problems += _other_kinds(draft.columns, row.position, kinds)
             good += not draft.problems
             for problem in draft.problems:
@@ -213,7 +245,7 @@ class Manifest:
             problems.stop(str(self._file), "no rows")
         elif not content and not problems:
             problems.stop(str(self._file), "no row has text, image or audio; check the spelling of the columns")
-        if self._bad is None or self._bad.stopped or not good:
+        if self._bad is None or self._bad.stopped or (needs_good and not good):
             problems.raise_if_any()
         if self.threads.replies:
             self.threads.resolve(self._stored, self.positions)
@@ -231,10 +263,17 @@ class Manifest:
         Raises:
             UserError: if a media file is missing, unreadable or outside the folder by now.
         """
-        items = self._items(only)
+        items = (content.item for content in self.contents(only))
         return self.threads.with_context(items) if self.threads.replies else items
 
-    def _items(self, only: Callable[[str, Place], bool] | None) -> Iterator[Item | Refusal]:
+    def bad_rows(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the kind of finding, the position and the errors of each bad row that :meth:`check` has found."""
+        if self._bad is not None:
+            for position, reason in self._bad.reasons.items():
+                yield self._bad.kinds[position], position, reason
+
+    def contents(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Content]:
+        """Yield the items without their context, each with its place and the names of its media files; see :meth:`items`."""
         bad = {} if self._bad is None else dict(self._bad.reasons)
         for row in self._rows(Problems()):
             draft, _ = self._draft(row)
@@ -243,13 +282,13 @@ class Manifest:
             if only is not None and not only(draft.id, place):
                 continue
             if reason is not None:
-                yield Refused.of(Item(draft.id, columns=draft.columns), ROW, 0, reason, place)
+                yield Content(Refused.of(Item(draft.id, columns=draft.columns), ROW, 0, reason, place), place)
                 continue
             if all(map(is_blank, draft.text)):
                 draft.text, draft.times = [], ()
                 draft.roles.pop("text", None)
                 if not draft.image and not draft.audio and not any(draft.transcripts):
-                    yield Refused.of(Item(draft.id, columns=draft.columns), "text", 0, NO_CONTENT, place)
+                    yield Content(Refused.of(Item(draft.id, columns=draft.columns), "text", 0, NO_CONTENT, place), place)
                     continue
             item = Item(
                 draft.id,
@@ -264,11 +303,12 @@ class Manifest:
             for cues in draft.transcripts:
                 texts, times = timed_texts(cues, self._derived.max_segment_seconds, speakers=self._derived.speakers)
                 item = item.with_texts(texts, "transcript", times)
-            yield item
+            media: list[tuple[Modality, list[Medium]]] = [("image", draft.image), ("audio", draft.audio)]
+            yield Content(item, place, {modality: [m if isinstance(m, str) else None for m in of] for modality, of in media})
         for position, reason in bad.items():
             place = Place.at(self.origin, position)
             if only is None or only("", place):
-                yield Refused("", ROW, 0, reason, place=place)
+                yield Content(Refused("", ROW, 0, reason, place=place), place)
 
     def positions(self, ids: Collection[str]) -> dict[str, str]:
         """Return the position of the rows with these ids; reads the manifest once more."""
@@ -354,7 +394,8 @@ class Manifest:
         if not isinstance(path, str) or not path or "\0" in path:
             draft.problems.append(f"{name} is {_shown(path)}, not a path")
         elif problem := self._media.problem(path):
-            draft.problems.append(f"{name} {path} {problem}")
+            kind = "outside" if self._media.is_outside(path) else "file"
+            draft.problems.append(_RowProblem(kind, f"{name} {path} {problem}"))
         else:
             return True
         return False
@@ -439,9 +480,9 @@ def _target(label: str, draft: _ParsedRow, value: Any) -> None:
         draft.problems.append(f"target.{label} is {_shown(value)}, not a number{hint}")
         return
     if math.isnan(target):
-        draft.problems.append(f"target.{label} is NaN; leave it empty if it is unknown")
+        draft.problems.append(_RowProblem("target", f"target.{label} is NaN; leave it empty if it is unknown"))
     elif not 0 <= target <= 1:
-        draft.problems.append(f"target.{label} is {_shown(value)}, outside [0, 1]")
+        draft.problems.append(_RowProblem("target", f"target.{label} is {_shown(value)}, outside [0, 1]"))
     else:
         draft.targets[label] = target
 

@@ -78,4 +78,6 @@ class Refused(Refusal):
         """Return the refusal of an item."""
         author, created_at = item.columns.get("author"), item.columns.get("created_at")
         author = author if isinstance(author, str) else None
-        return cls(item.id, modality, index, reason, author, created_at if isinstance(created_at, datetime) else None, place)
+        return cls(
+            item.id or "", modality, index, reason, author, created_at if isinstance(created_at, datetime) else None, place
+        )

@@ -7,6 +7,7 @@ Example:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.leaks import Leaks
+from vigil_data.dataset.text_content import NO_CONTENT, is_blank
 from vigil_data.errors import UserError
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.collection import open_source
@@ -24,7 +26,8 @@ from vigil_data.importers.source_reader import SourceReader
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
 from vigil_data.quality import quarantine
-from vigil_data.quality.origin import ROW, Origin, Place
+from vigil_data.quality.checks.media_pool import MediaLimits, MediaPool, media_of
+from vigil_data.quality.origin import ROW, Origin, Place, Refused
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +70,12 @@ class _Wanted:
         return ((row["file"], row["row"]) if row["modality"] == ROW else row["id"]) in self.found
 
 
-def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | None = None) -> Retried:
+_Read = Callable[[Origin, _Wanted], Iterator[tuple[Item | Refusal, Place]]]
+
+
+def retry(
+    folder: Path, table: pa.Table, *, limits: MediaLimits | None = None, progress: Callable[[int], None] | None = None
+) -> Retried:
     """Read the sources of quarantined items again and store what is good now, as one version.
 
     A row that was wrong itself is read at its line, so it must be corrected in place; other items are found by their id. Items on
@@ -76,6 +84,7 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
     Args:
         folder: the dataset's folder.
         table: rows of the quarantine table.
+        limits: limits of the media of items that a check took out of the dataset.
         progress: called with the number of items read so far.
 
     Raises:
@@ -102,7 +111,7 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
     places: dict[str, Place] = {}
     written = write(
         folder,
-        _read_again(groups, places, unreadable, dataset),
+        _read_again(groups, places, unreadable, partial(_items, stored=dataset, limits=limits)),
         append=True,
         bad_rows="quarantine",
         places=lambda ids: {id_: places[id_] for id_ in ids if id_ in places},
@@ -117,18 +126,23 @@ def retry(folder: Path, table: pa.Table, *, progress: Callable[[int], None] | No
 
 
 def _read_again(
-    groups: list[tuple[Origin, _Wanted]], places: dict[str, Place], unreadable: list[str], dataset: Dataset
+    groups: list[tuple[Origin, _Wanted]], places: dict[str, Place], unreadable: list[str], read: _Read
 ) -> Iterator[Item | Refusal]:
     for origin, wanted in groups:
         try:
-            for item, place in _items(origin, wanted, dataset):
+            for item, place in read(origin, wanted):
                 places[item.id] = place
                 yield item
         except UserError as error:
             unreadable += error.lines
 
 
-def _items(origin: Origin, wanted: _Wanted, stored: Dataset) -> Iterator[tuple[Item | Refusal, Place]]:
+def _items(
+    origin: Origin, wanted: _Wanted, stored: Dataset, limits: MediaLimits | None
+) -> Iterator[tuple[Item | Refusal, Place]]:
+    if origin.importer == "dataset":
+        yield from _stored_items(origin, wanted, limits)
+        return
     at = Place(origin, origin.path)
 
     def only(id_: str, place: Place) -> bool:
@@ -139,6 +153,21 @@ def _items(origin: Origin, wanted: _Wanted, stored: Dataset) -> Iterator[tuple[I
     reader = _manifest(origin, stored) if origin.importer == "manifest" else _source(origin)
     for item in reader.items(only):
         yield item, at
+
+
+def _stored_items(origin: Origin, wanted: _Wanted, limits: MediaLimits | None) -> Iterator[tuple[Item | Refusal, Place]]:
+    """Yield the items that a check took out of a version of a dataset, their media decoded completely again."""
+    dataset = Dataset(origin.path, origin.options["version"])
+    with MediaPool(limits, workers=1) as pool:
+        for row in wanted.rows:
+            place = Place(origin, origin.path, row["row"])
+            (item,) = dataset.take([row["row"]])
+            wanted(item.id, place)
+            media = [((modality, index), modality, data) for modality, index, data in media_of(item)]
+            bad = [(medium, verdict.reason) for medium, verdict in pool.verify(media) if verdict.kind]
+            if not media and all(map(is_blank, item.text)):
+                bad = [(("text", 0), NO_CONTENT)]
+            yield Refused.of(item, *bad[0][0], bad[0][1], place) if bad else item, place
 
 
 def _source(origin: Origin) -> SourceReader:
@@ -159,7 +188,7 @@ def _manifest(origin: Origin, stored: Dataset) -> Manifest:
         bad_rows="quarantine",
         **options,
     )
-    manifest.check()
+    manifest.check(needs_good=False)
     return manifest
 
 

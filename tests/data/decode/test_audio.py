@@ -13,8 +13,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vigil_data.decode.audio import decode_audio, seconds, window_count
-from vigil_data.errors import MediaError
+from vigil_data.decode.audio import decode_audio, read_audio, seconds, window_count
+from vigil_data.errors import MediaError, TooLargeError
 from vigil_data.loading.packing import gather
 from vigil_data.specs import AudioInput
 
@@ -97,6 +97,17 @@ def test_decode_audio_formats(form, subtype, tolerance):
         np.testing.assert_allclose(*spectrum, atol=0.02)
     else:
         np.testing.assert_allclose(heard_T, expected_T, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "WAV"])
+def test_read_audio_reads_to_the_end(form):
+    data = encoded(noise(48_000), form=form)
+    assert read_audio(data, 3.2) == {"OGG": "Ogg"}.get(form, form)
+    with pytest.raises(TooLargeError, match=r"file of more than 2\.5 seconds"):
+        read_audio(data, 2.5)
+    if form in ("FLAC", "OGG"):
+        with pytest.raises(MediaError, match=r"damaged or truncated|truncated"):
+            read_audio(data[:-100], 60)
 
 
 @pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "WAV"])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from vigil_data.decode.image import decode_image, size_of
-from vigil_data.errors import MediaError
+from vigil_data.decode.image import decode_image, read_image, size_of
+from vigil_data.errors import MediaError, TooLargeError
 from vigil_data.loading.packing import gather
 from vigil_data.specs import ImageInput
 
@@ -102,6 +102,39 @@ def test_decode_image_ignores_broken_exif():
     assert far(pixels(data), pixels(encoded(image, "JPEG"))) == 0
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_decode_image_of_grey_equals_that_of_three_equal_channels(fit):
+    grey = Image.fromarray(RNG.integers(0, 256, (90, 120), dtype=np.uint8))
+    assert (
+        far(
+            pixels(encoded(grey, "PNG"), fit=fit, background=7),
+            pixels(encoded(grey.convert("RGB"), "PNG"), fit=fit, background=7),
+        )
+        == 0
+    )
+
+
+def test_decode_image_counts_only_the_scans_of_the_image_itself():
+    # Within other segments FFDA is data: the comment has a thousand of them.
+    assert pixels(encoded(smooth(3000, 3000), "JPEG", comment=b"\xff\xda" * 1000, progressive=True)).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_read_image_reads_every_frame(form):
+    frames = [smooth(40 + n % 2, 30) if form == "TIFF" else smooth(40, 30).rotate(n * 20) for n in range(4)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    assert read_image(data, 1_230, 4) == form
+    with pytest.raises(TooLargeError, match="an image of more than 3 frames"):
+        read_image(data, 1_230, 3)
+    with pytest.raises(TooLargeError, match="more than max_pixels 1199"):
+        read_image(data, 1_199, 4)
+    cut = data[: len(data) * 3 // 4]
+    if form != "WEBP":  # whose header states the size of the file
+        assert pixels(cut).shape == (3, 32, 32)
+    with pytest.raises(MediaError):
+        read_image(cut, 1_230, 4)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_decode_image_transparency_shows_the_background(mode):
     image = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
@@ -172,6 +205,14 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\x00\x00\x00\x00IDAT"
 
 
+def many_scans(more):
+    """A progressive JPEG whose last scan is repeated."""
+    data = encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True, quality=5)
+    last = data.rfind(b"\xff\xda")
+    first = data.count(b"\xff\xda")
+    return data[:-2] + data[last:-2] * (more + 1 - first) + b"\xff\xd9"
+
+
 NOISE = Image.fromarray(RNG.integers(0, 256, (90, 120, 3), dtype=np.uint8))
 LZW = bytearray(encoded(NOISE, "TIFF", compression="tiff_lzw"))
 LZW[2000:3000] = RNG.bytes(1000)
@@ -187,6 +228,8 @@ FIRST_SIGHT = {
     "webp cut": (encoded(NOISE, "WEBP")[:4000], HEADER),
     "no pixels": (png_header(0, 9), UNKNOWN),
     "bomb": (png_header(60_000, 60_000), "the header states too many pixels (decompression bomb)"),
+    "hardly any bytes": (png_header(9_000, 9_000), "a PNG file of 9000 x 9000 pixels in 41 bytes (decompression bomb)"),
+    "scans": (many_scans(300), "a JPEG file of 2000 x 2000 pixels in 301 scans (decompression bomb)"),
 }
 FULL_SIGHT = {
     "jpeg cut": (encoded(NOISE, "JPEG")[:3000], "the JPEG file is truncated"),
@@ -195,7 +238,7 @@ FULL_SIGHT = {
     "bmp cut": (encoded(NOISE, "BMP")[:5000], "the BMP file is truncated"),
     "avif cut": (encoded(NOISE, "AVIF")[:-9], "the AVIF file is truncated"),
     "tiff damaged": (bytes(LZW), "the TIFF file is damaged"),
-    "large": (png_header(10_000, 10_000), "an image of 10000 x 10000 pixels, more than max_pixels 89478485"),
+    "large": (png_header(10_000, 10_000) + bytes(20_000), "an image of 10000 x 10000 pixels, more than max_pixels 89478485"),
     "32-bit grey": (
         encoded(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)), "TIFF"),
         "its grey levels are 32-bit numbers without a defined white; convert it to 8 or 16 bits",

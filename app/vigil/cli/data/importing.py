@@ -123,7 +123,7 @@ def import_manifest(
         file,
         media_root=media_root,
         allow_outside=allow_outside,
-        delimiter=_delimiter(delimiter),
+        delimiter=delimiter_character(delimiter),
         limits=Limits(*(round(limit * 1e6) for limit in (max_line_mb, max_field_mb, max_media_mb))),
         bad_rows=bad_rows,
         derived=DerivedTexts(max_segment_seconds, speakers, context, context_characters),
@@ -229,7 +229,8 @@ def _labels(labels: Sequence[str]) -> str:
     return ", ".join(labels) if len(labels) <= 6 else f"{', '.join(labels[:4])}, … ({len(labels)})"
 
 
-def _delimiter(given: str | None) -> str | None:
+def delimiter_character(given: str | None) -> str | None:
+    """Return the delimiter that an option names."""
     if given is None or (len(given) == 1 and given not in '"\r\n'):
         return given
     if given in ("tab", "\\t"):

@@ -1,14 +1,20 @@
-"""`vigil data quarantine`: what imports and checks refused, and what becomes of it."""
+"""`vigil data check`, and `vigil data quarantine`: what imports and checks refused, and what becomes of it."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vigil.cli.data.importing import delimiter_character
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
 from vigil_data.progress import Progress
+
+if TYPE_CHECKING:
+    from vigil_data.quality.checks.check import Report
+    from vigil_data.quality.checks.media_pool import MediaLimits
+    from vigil_data.settings import TextSettings
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this item; may be repeated.")]
@@ -23,13 +29,157 @@ MAX_PRINTED = 50
 """Rows of a table on the terminal; JSON has them all."""
 
 
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode (default: one for each core).")]
+MaxMedia = Annotated[float, typer.Option("--max-media-mb", min=0.001, help="Largest image or audio file, in MB.")]
+MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.001, help="Most pixels of an image, in millions.")]
+MaxFrames = Annotated[int, typer.Option("--max-frames", min=1, help="Most frames of an animation.")]
+MaxSeconds = Annotated[float, typer.Option("--max-seconds", min=0.001, help="Longest sound, in seconds.")]
+MaxDecoding = Annotated[
+    float, typer.Option("--max-decoding-seconds", min=0.1, help="Longest time that decoding a file may take.")
+]
+MaxMemory = Annotated[float, typer.Option("--max-decoding-mb", min=16, help="Most memory that decoding a file may take, in MB.")]
+
+
 def register(group: typer.Typer) -> None:
     """Add the commands to ``group``."""
+    group.command("check")(check)
     refused = typer.Typer(help="List, retry and drop quarantined items.", no_args_is_help=True)
     refused.command("list")(list_quarantine)
     refused.command("retry")(retry)
     refused.command("drop")(drop)
     group.add_typer(refused, name="quarantine")
+
+
+def check(
+    source: Annotated[Path, typer.Argument(metavar="DATASET|MANIFEST", help="A dataset's folder, or a manifest.")],
+    *,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Count the tokens that this recipe's tokenizer does not know.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Version of the dataset (default: the newest).")] = None,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move the dataset's items with errors into quarantine, as a new version.")
+    ] = False,
+    as_json: AsJson = False,
+    workers: Workers = None,
+    max_media_mb: MaxMedia = 256,
+    max_megapixels: MaxPixels = 89.478485,
+    max_frames: MaxFrames = 1000,
+    max_seconds: MaxSeconds = 14_400,
+    max_decoding_seconds: MaxDecoding = 10,
+    max_decoding_mb: MaxMemory = 2048,
+    media_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a manifest: folder of its media (default: the manifest's).")
+    ] = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Of a manifest: open media outside that folder too.")
+    ] = False,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHAR", help="Of a manifest: between cells of CSV, or tab (default: as in the header).")
+    ] = None,
+    max_line_mb: Annotated[float, typer.Option(min=0.001, help="Of a manifest: longest line or record, in MB.")] = 16,
+    max_field_mb: Annotated[float, typer.Option(min=0.001, help="Of a manifest: longest value, in millions of characters.")] = 4,
+) -> None:
+    """Check a dataset or manifest: rows, ids, targets, labels, texts, and every image and sound, decoded completely.
+
+    Errors are what an import refuses, and media that cannot be decoded within the limits; a file that makes the decoder crash or
+    hang is one, and the check continues. Exit status 1 if there are errors; warnings do not count.
+    """
+    from vigil_data.dataset.dataset import Dataset, exists
+    from vigil_data.importers.bounded_lines import Limits
+    from vigil_data.importers.manifest import Manifest
+    from vigil_data.quality.checks.check import check_dataset, check_manifest
+
+    limits = _limits(
+        media_mb=max_media_mb,
+        megapixels=max_megapixels,
+        decoding_mb=max_decoding_mb,
+        frames=max_frames,
+        seconds=max_seconds,
+        decoding_seconds=max_decoding_seconds,
+    )
+    text = None if recipe is None else _text_input(recipe)
+    is_dataset = exists(source) or source.is_dir()
+    if quarantine and (not is_dataset or version is not None):
+        raise UserError("--quarantine: only the newest version of a dataset has items to move")
+    with Progress("checking", unit="rows", enabled=not as_json) as progress:
+        if is_dataset:
+            report = check_dataset(Dataset(source, version), limits=limits, workers=workers, text=text, progress=progress)
+        else:
+            manifest = Manifest(
+                source,
+                media_root=media_root,
+                allow_outside=allow_outside,
+                delimiter=delimiter_character(delimiter),
+                limits=Limits(round(max_line_mb * 1e6), round(max_field_mb * 1e6), limits.bytes),
+                bad_rows="quarantine",
+            )
+            report = check_manifest(manifest, limits=limits, workers=workers, text=text, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _print_report(report)
+    left = report.findings.errors
+    if quarantine and report.bad:
+        from vigil_data.quality.checks.removal import move_to_quarantine
+
+        moved = move_to_quarantine(source, report)
+        typer.echo(f"{source} version {moved}: {len(report.bad):,} items moved into quarantine", err=as_json)
+        left = 0
+    if left:
+        raise typer.Exit(1)
+
+
+def _limits(*, media_mb: float, megapixels: float, decoding_mb: float, **others: Any) -> "MediaLimits":
+    from vigil_data.quality.checks.media_pool import MediaLimits
+
+    return MediaLimits(bytes=round(media_mb * 1e6), pixels=round(megapixels * 1e6), memory=round(decoding_mb * 1e6), **others)
+
+
+def _text_input(recipe: Path) -> "TextSettings":
+    from vigil_training.recipe.resolve import resolve_recipe
+
+    text = resolve_recipe(recipe).recipe.inputs.text
+    if text is None:
+        raise UserError(f"--recipe {recipe}: its model reads no text, so it has no tokenizer")
+    return text
+
+
+def _print_report(report: "Report") -> None:
+    from vigil_data.quality.checks.labels import split_name
+
+    errors, warnings = report.findings.errors, report.findings.warnings
+    version = "" if report.version is None else f" version {report.version}"
+    typer.echo(f"{report.path}{version}: {report.rows:,} rows, {report.media:,} images and sounds decoded")
+    if report.tokens:
+        normalization = {"none": "none", "recipe": "the recipe's", "default": "default (not in the recipe)"}
+        print_table(
+            ["split", "normalization", "tokens", "unknown", "share", "texts", "commonest"],
+            (
+                [
+                    split_name(share.split),
+                    normalization[share.normalization],
+                    share.tokens,
+                    share.unknown,
+                    f"{share.share:.2%}",
+                    share.texts,
+                    " ".join(f"{piece} {count:,}" for piece, count in share.commonest[:6]),
+                ]
+                for share in report.tokens
+            ),
+        )
+    findings = list(report.findings)
+    if findings:
+        print_table(
+            ["", "count", "kind", "what", "for example"],
+            (
+                [found.severity, found.count, found.kind, found.reason, ", ".join(found.places[:2])]
+                for found in findings[:MAX_PRINTED]
+            ),
+        )
+    if len(findings) > MAX_PRINTED:
+        typer.echo(f"… and {len(findings) - MAX_PRINTED:,} more; --json prints them all")
+    typer.echo(f"{errors:,} {'error' if errors == 1 else 'errors'}, {warnings:,} {'warning' if warnings == 1 else 'warnings'}")
 
 
 def list_quarantine(
@@ -53,11 +203,24 @@ def list_quarantine(
         typer.echo(f"… and {table.num_rows - MAX_PRINTED:,} more; --json prints them all")
 
 
-def retry(dataset: DatasetFolder, *, ids: Ids = None, modality: OfModality = None, reason: OfReason = None) -> None:
+def retry(
+    dataset: DatasetFolder,
+    *,
+    ids: Ids = None,
+    modality: OfModality = None,
+    reason: OfReason = None,
+    max_media_mb: MaxMedia = 256,
+    max_megapixels: MaxPixels = 89.478485,
+    max_frames: MaxFrames = 1000,
+    max_seconds: MaxSeconds = 14_400,
+    max_decoding_seconds: MaxDecoding = 10,
+    max_decoding_mb: MaxMemory = 2048,
+) -> None:
     """Read the sources of quarantined items again, and store what is good now as one version.
 
-    A row that was wrong itself is read at its line: correct it in place. Other items are found by their id. What is refused again
-    has its new reason; what its source no longer has stays in quarantine.
+    A row that was wrong itself is read at its line: correct it in place. Other items are found by their id. Items that a check
+    took out of the dataset are read from their version and decoded again; the limits are for them. What is refused again has its
+    new reason; what its source no longer has stays in quarantine.
     """
     from vigil_data.dataset.leaks import leak_lines
     from vigil_data.quality.retry import retry as read_again
@@ -65,8 +228,16 @@ def retry(dataset: DatasetFolder, *, ids: Ids = None, modality: OfModality = Non
     table = _selected(dataset, ids, modality, reason)
     if not table.num_rows:
         raise UserError(f"{dataset}: no quarantined item to retry; see `vigil data quarantine list {dataset}`")
+    limits = _limits(
+        media_mb=max_media_mb,
+        megapixels=max_megapixels,
+        decoding_mb=max_decoding_mb,
+        frames=max_frames,
+        seconds=max_seconds,
+        decoding_seconds=max_decoding_seconds,
+    )
     with Progress("reading again") as progress:
-        result = read_again(dataset, table, progress=lambda done: progress("reading again", done, table.num_rows))
+        result = read_again(dataset, table, limits=limits, progress=lambda done: progress("reading again", done, table.num_rows))
     typer.echo(
         f"{dataset} version {result.version}: {result.stored:,} of {table.num_rows:,} stored, {result.refused:,} refused again, "
         f"{len(result.absent):,} no longer in their source"

@@ -1,9 +1,12 @@
 """Printing of tables."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vigil_data.errors import one_line
+
+_OF = re.compile(r"[\d,]+ of [\d,]+")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -15,7 +18,7 @@ def print_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     lines = [list(row) for row in rows]
     for place, title in enumerate(header):
-        numeric = place > 0 and all(isinstance(line[place], int) or " of " in str(line[place]) for line in lines)
+        numeric = place > 0 and all(isinstance(line[place], int) or _OF.fullmatch(str(line[place])) for line in lines)
         table.add_column(Text(title), justify="right" if numeric else "left")
     for line in lines:
         table.add_row(*(Text(f"{value:,}" if isinstance(value, int) else one_line(str(value))) for value in line))

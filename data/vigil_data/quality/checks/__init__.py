@@ -1,0 +1,1 @@
+"""The check of manifests and datasets: rows, labels, tokens, and every medium decoded completely."""
