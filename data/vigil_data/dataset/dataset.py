@@ -7,7 +7,7 @@ refers to a version.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -204,11 +204,23 @@ class Dataset:
         Raises:
             UserError: if a column does not exist.
         """
-        if absent := [name for name in columns if name not in self.schema.names]:
-            raise UserError(f"dataset {self.path} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
+        self._require(columns)
         if rows is not None:
             return self._take(rows, list(columns))
         return self._lance.scanner(columns=list(columns), scan_in_order=True).to_table()
+
+    def batches(self, columns: Sequence[str], rows: int = 16_384) -> Iterator[pa.RecordBatch]:
+        """Yield stored columns of all rows in order, at most ``rows`` at a time.
+
+        Raises:
+            UserError: if a column does not exist.
+        """
+        self._require(columns)
+        yield from self._lance.scanner(columns=list(columns), batch_size=rows, scan_in_order=True).to_batches()
+
+    def _require(self, columns: Sequence[str]) -> None:
+        if absent := [name for name in columns if name not in self.schema.names]:
+            raise UserError(f"dataset {self.path} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
 
     def versions(self) -> list[dict[str, Any]]:
         """Return all versions, oldest first, each with ``version``, ``timestamp`` (datetime) and ``rows``."""

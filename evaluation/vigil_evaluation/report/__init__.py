@@ -1,4 +1,4 @@
-"""Self-contained HTML pages of an evaluation, of a comparison and of a functional test suite.
+"""Self-contained HTML pages of an evaluation, of a comparison, of a functional test suite and of a dataset.
 
 Example:
     >>> from vigil_evaluation.report import render_evaluation_page
@@ -11,6 +11,7 @@ from vigil_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from vigil_evaluation.report.comparison_page import render_comparison_page as render_comparison_page
+    from vigil_evaluation.report.dataset_card_page import render_dataset_card as render_dataset_card
     from vigil_evaluation.report.evaluation_page import render_evaluation_page as render_evaluation_page
     from vigil_evaluation.report.evidence import ItemExample as ItemExample
     from vigil_evaluation.report.evidence import SegmentEvidence as SegmentEvidence
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "hardest_error_ids": "vigil_evaluation.report.hardest_errors",
         "remarks": "vigil_evaluation.report.summary",
         "render_comparison_page": "vigil_evaluation.report.comparison_page",
+        "render_dataset_card": "vigil_evaluation.report.dataset_card_page",
         "render_evaluation_page": "vigil_evaluation.report.evaluation_page",
         "render_suite_page": "vigil_evaluation.report.suite_page",
         "suite_remarks": "vigil_evaluation.report.suite_page",

@@ -55,11 +55,11 @@ def fit_axis(values: Iterable[float | None], minimum: float = 0.0, maximum: floa
     return Axis(ticks[0], ticks[-1], ticks)
 
 
-def diverging_class(difference: float | None) -> str:
+def diverging_class(difference: float | None, bounds: Iterable[float] = DIVERGING_BOUNDS) -> str:
     """Return the CSS class of a difference: ``w1`` to ``w4`` for worse (negative), ``b1`` to ``b4`` for better, empty near 0."""
     if difference is None:
         return ""
-    step = sum(abs(difference) >= bound for bound in DIVERGING_BOUNDS)
+    step = sum(abs(difference) >= bound for bound in bounds)
     return f"{'w' if difference < 0 else 'b'}{step}" if step else ""
 
 

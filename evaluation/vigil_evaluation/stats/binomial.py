@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vigil_data.card.shares import wilson_interval
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.stats.intervals import Interval
 
@@ -21,11 +22,7 @@ def wilson(hits: float, count: float, confidence: float) -> Interval:
         count: number of trials, at least 1.
         confidence: two-sided, such as 0.95.
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, spread = hits / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = (z * np.sqrt(share * (1 - share) / count + spread / (4 * count))) / (1 + spread)
-    return Interval(float(max(centre - half, 0.0)) if hits > 0 else 0.0, float(min(centre + half, 1.0)) if hits < count else 1.0)
+    return Interval(*wilson_interval(hits, count, confidence))
 
 
 def clopper_pearson(hits: float, count: float, confidence: float) -> Interval:
