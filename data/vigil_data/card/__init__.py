@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from vigil_data.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from vigil_data.card.collect import dataset_facts as dataset_facts
     from vigil_data.card.facts import DatasetFacts as DatasetFacts
-    from vigil_data.card.facts import dataset_facts as dataset_facts
     from vigil_data.card.facts import facts_to_json as facts_to_json
     from vigil_data.card.statements import Statements as Statements
 
@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "DatasetFacts": "vigil_data.card.facts",
         "Statements": "vigil_data.card.statements",
-        "dataset_facts": "vigil_data.card.facts",
+        "dataset_facts": "vigil_data.card.collect",
         "facts_to_json": "vigil_data.card.facts",
     },
 )

@@ -84,7 +84,7 @@ def _labels(facts: DatasetFacts) -> Iterator[Caution]:
 
 def _test(facts: DatasetFacts) -> Iterator[Caution]:
     if not any(facts.splits):
-        yield Caution("splits", "No splits", "No item has a split; training needs train and validation, a measurement needs test.")
+        yield Caution("splits", "No splits", "No item has a split; training needs train and validation, measuring needs test.")
         return
     if "test" not in facts.splits:
         yield Caution("splits", "No test split", "No item is in the split test; a result on other splits is not a measurement.")
@@ -133,8 +133,10 @@ def _shortcuts(facts: DatasetFacts) -> Iterator[Caution]:
         if constant:
             parts = [f"{_name(source)} ({side})" for source, side in constant.items()]
             yield Caution(
-                "sources", "Source gives it away", f"All known targets of {label} are equal in {_listed(parts)}; a model can "
-                "recognize the source instead of the label."
+                "sources",
+                "Source gives it away",
+                f"All known targets of {label} are equal in {_listed(parts)}; a model can "
+                "recognize the source instead of the label.",
             )
 
 

@@ -111,7 +111,9 @@ class LabelCounts:
     both_LL: NDArray[np.int64]
 
 
-def count_targets(dataset: Dataset, labels: Sequence[str], splits: Sequence[str | None], sources: Sequence[str | None]) -> LabelCounts:
+def count_targets(
+    dataset: Dataset, labels: Sequence[str], splits: Sequence[str | None], sources: Sequence[str | None]
+) -> LabelCounts:
     """Count targets by split and source, and those of two labels together.
 
     Args:

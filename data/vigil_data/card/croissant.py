@@ -54,17 +54,14 @@ _RESPONSIBLE_AI = {
     "Personal information": "rai:personalSensitiveInformation",
     "Maintenance": "rai:dataReleaseMaintenancePlan",
 }
+_TERMS = """
+arrayShape citeAs column equivalentProperty extract field fileObject fileProperty fileSet format includes isArray isLiveDataset
+jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source subField transform
+"""
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    **{
-        name: f"cr:{name}"
-        for name in (
-            "arrayShape citeAs column equivalentProperty extract field fileObject fileProperty fileSet format includes isArray "
-            "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source "
-            "subField transform"
-        ).split()
-    },
+    **{name: f"cr:{name}" for name in _TERMS.split()},
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},

@@ -11,17 +11,21 @@ from vigil_data.card.facts import DatasetFacts, Prevalence, Values
 from vigil_data.card.statements import NOT_STATED, Statements
 from vigil_data.errors import one_line
 
+NOTHING = "-"
+"""Shown for a share of nothing."""
+
 MAX_ROWS = 20
 """Rows of a table; the HTML page and the JSON have more."""
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 _SIZES |= {100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", 10_000_000_000: "1B<n<10B"}
 _TASKS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
-_HUB_LICENCES = frozenset(
-    "apache-2.0 mit cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 "
-    "cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 bsd-2-clause bsd-3-clause "
-    "gpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odbl odc-by pddl cdla-permissive-2.0 unlicense openrail".split()
-)
+_LICENCES = """
+apache-2.0 mit cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 bsd-2-clause bsd-3-clause gpl-2.0
+gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odbl odc-by pddl cdla-permissive-2.0 unlicense openrail
+"""
+_HUB_LICENCES = frozenset(_LICENCES.split())
 """Licences that the Hugging Face hub knows by these names."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
@@ -100,12 +104,14 @@ def _labels(facts: DatasetFacts) -> Iterator[str]:
     splits = list(facts.splits)[:5]
     shown = list(facts.labels.items())[:MAX_ROWS]
     described = any(of.description for of in facts.labels.values())
-    header = ["label", *(["description"] if described else []), "known", "positive", "prevalence", *(f"{split or '(no split)'}: positive of known" for split in splits)]
+    header = ["label", *(["description"] if described else []), "known", "positive", "prevalence"]
+    header += [f"{split or '(no split)'}: positive of known" for split in splits]
     rows = []
     for label, of in shown:
         known = f"{of.all.known:,} ({_share(of.all.known, of.all.items)})"
         within = (f"{of.splits[split].positive:,} of {of.splits[split].known:,}" for split in splits)
-        rows.append([label, *([of.description] if described else []), known, f"{of.all.positive:,}", _prevalence(of.all), *within])
+        description = [of.description] if described else []
+        rows.append([label, *description, known, f"{of.all.positive:,}", _prevalence(of.all), *within])
     yield _table(header, rows, len(facts.labels) - len(rows))
     pairs = sorted((pair for pair in facts.pairs if pair.phi is not None), key=lambda pair: -abs(pair.phi or 0))
     if pairs:
@@ -113,8 +119,8 @@ def _labels(facts: DatasetFacts) -> Iterator[str]:
         yield _table(
             ["labels", "φ", "both", "first", "second", "items that know both"],
             [
-                [f"{pair.first}, {pair.second}", f"{pair.phi:+.2f}", pair.both, pair.first_positive, pair.second_positive, pair.known]
-                for pair in pairs[:MAX_ROWS]
+                [f"{of.first}, {of.second}", f"{of.phi:+.2f}", of.both, of.first_positive, of.second_positive, of.known]
+                for of in pairs[:MAX_ROWS]
             ],
             len(pairs) - MAX_ROWS,
         )
@@ -134,8 +140,8 @@ def _splits(facts: DatasetFacts) -> Iterator[str]:
     rows = [[split or "(no split)", items, _share(items, facts.items)] for split, items in facts.splits.items()]
     yield _table(["split", "items", "share"], rows[:MAX_ROWS], len(rows) - MAX_ROWS)
     leaks = facts.leaks
-    found = f"{leaks.contents:,} contents are in more than one split, in {leaks.items:,} items; {leaks.opposite:,} with opposite labels."
-    yield found if leaks.contents else "No content is in more than one split."
+    found = f"{leaks.contents:,} contents are in more than one split, in {leaks.items:,} items"
+    yield f"{found}; {leaks.opposite:,} with opposite labels." if leaks.contents else "No content is in more than one split."
     if (clusters := facts.clusters) is not None:
         yield (
             f"Near-duplicates: {clusters.clusters:,} clusters of {clusters.items:,} items, the largest of {clusters.largest:,}; "
@@ -167,13 +173,14 @@ def _content(facts: DatasetFacts) -> Iterator[str]:
         yield from _values(title, values, facts.items)
     if (authors := facts.authors) is not None:
         yield (
-            f"Authors: {authors.authors:,}; the most frequent one wrote {authors.top_share:.1%} of the items with an author, the ten "
-            f"most frequent {authors.top_ten_share:.1%}. {authors.unknown:,} items have no author."
+            f"Authors: {authors.authors:,}; the most frequent one wrote {authors.top_share:.1%} of the items with an author, the "
+            f"ten most frequent {authors.top_ten_share:.1%}. {authors.unknown:,} items have no author."
         )
     if (times := facts.times) is not None:
         yield f"Created from {times.first} to {times.last}; {times.unknown:,} items have no time."
     if (sampling := facts.sampling) is not None:
-        yield "The items are not a random sample: " + ", ".join(_sampling(sampling.probability, sampling.weight, sampling.effective)) + "."
+        parts = _sampling(sampling.probability, sampling.weight, sampling.effective)
+        yield f"The items are not a random sample: {', '.join(parts)}."
 
 
 def _sampling(probability: Distribution | None, weight: float | None, effective: float | None) -> Iterator[str]:
@@ -219,10 +226,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], left_out: int =
 
 
 def _share(part: int, total: int) -> str:
-    return f"{part / total:.1%}" if total else "–"
+    return f"{part / total:.1%}" if total else NOTHING
 
 
 def _prevalence(of: Prevalence) -> str:
     if of.prevalence is None or of.interval is None:
-        return "–"
+        return NOTHING
     return f"{of.prevalence:.1%} ({of.interval[0]:.1%} to {of.interval[1]:.1%})"

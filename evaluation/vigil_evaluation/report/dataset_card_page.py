@@ -73,6 +73,7 @@ def render_dataset_card(facts: DatasetFacts, statements: Statements, to: StrPath
         cautions=cautions(facts),
         known=_known_share(facts),
         prevalence_axis=_prevalence_axis(facts),
+        share_axis=fit_axis([0.0, 1.0]),
         splits=list(facts.splits)[:MAX_SPLITS],
         sources=[name for name, _ in list(facts.sources.items())[:MAX_SOURCES]],
         pairs={(first, second): pair for pair in facts.pairs for first, second in _both_ways(pair)},
@@ -108,7 +109,8 @@ def _values(facts: DatasetFacts) -> dict[str, Values]:
 
 
 def _histograms(facts: DatasetFacts) -> list[Histogram]:
-    sizes: dict[str, tuple[str, Distribution | None, str]] = {"Length of text": ("characters", facts.characters, "items with text")}
+    sizes: dict[str, tuple[str, Distribution | None, str]] = {}
+    sizes["Length of text"] = ("characters", facts.characters, "items with text")
     if facts.tokens is not None:
         of = f"sampled items; {facts.tokens.longer:,} need more than one passage of {facts.tokens.max_tokens:,} tokens"
         sizes["Tokens of text"] = ("tokens", facts.tokens.tokens, of)
@@ -128,7 +130,8 @@ def _sizes(title: str, unit: str, of: Distribution, what: str) -> Histogram:
     step = -(-len(of.histogram) // 5)
     across = [(place / len(of.histogram), _short(edge)) for place, edge in enumerate(edges) if place % step == 0]
     texts = [f"{count:,} from {_short(low)} to below {_short(high)} {unit}" for low, high, count in of.histogram]
-    caption = f"{of.count:,} {what}. Median {_short(of.median)}, 95% at most {_short(of.p95)}, longest {_short(of.maximum)} {unit}."
+    median, p95, largest = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (of.median, of.p95, of.maximum))
+    caption = f"{of.count:,} {what}. Median {median}, 95% at most {p95}, all at most {largest} {unit}."
     return _histogram(title, f"{unit} (log scale)", [count for *_, count in of.histogram], texts, across, caption)
 
 

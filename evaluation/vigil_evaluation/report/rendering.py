@@ -58,6 +58,7 @@ def environment() -> Environment:
         "count": format_count,
         "points": format_points,
         "width": css_percent,
+        "instant": format_time,
         "diverging": axes.diverging_class,
         "error_rate": axes.error_rate_class,
     }
@@ -83,6 +84,11 @@ def format_count(value: float) -> str:
 def format_points(value: float) -> str:
     """Format a difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def format_time(value: str) -> str:
+    """Format a time in ISO 8601 and UTC with spaces, at which it may be broken."""
+    return value.replace("T", " ").replace("+00:00", " UTC")
 
 
 def css_percent(value: float) -> str:

@@ -25,13 +25,23 @@ def register(group: typer.Typer) -> None:
 def show(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
     version: Annotated[int | None, typer.Option(help="Version of the dataset (default: the newest).")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts of the dataset's card as JSON.")] = False,
 ) -> None:
     """Show a dataset: splits, labels, modalities, quarantined items and versions."""
     from rich.console import Console
 
+    from vigil_data.card.collect import dataset_facts
+    from vigil_data.card.facts import facts_to_json
     from vigil_data.dataset.dataset import Dataset
+    from vigil_data.filesystem import json_bytes
 
     opened = Dataset(dataset, version)
+    if as_json:
+        with Progress("collecting facts", unit="steps") as progress:
+            facts = dataset_facts(opened, progress=progress)
+        typer.echo(json_bytes(facts_to_json(facts)), nl=False)
+        return
     console = Console()
     console.print(f"{dataset} version {opened.version}: {len(opened):,} items", markup=False, highlight=False)
     console.print(f"columns to slice by: {', '.join(opened.columns)}", markup=False, highlight=False)
@@ -109,22 +119,14 @@ def demo(
 
 def show_contents(dataset: "Dataset") -> None:
     """Print the items of each split, the known and positive targets of each label, and the modalities of the items."""
-    from collections import Counter
+    from vigil_data.card.collect import usual_order
+    from vigil_data.card.counting import count_presence, count_targets
 
-    import numpy as np
-
-    from vigil_data.presence import presence_patterns
-
-    counts = dataset.splits()
-    usual = [split for split in ("train", "validation", "test") if split in counts]
-    splits = {split: counts[split] for split in [*usual, *(split for split in counts if split not in usual)]}
-    row_splits = np.array([split or "" for split in dataset.table(["split"])["split"].to_pylist()], dtype=object)
-    targets_NL = dataset.targets(dataset.labels)
-    known_NL, positive_NL = ~np.isnan(targets_NL), targets_NL >= 0.5
+    splits = usual_order(dataset.splits())
+    counts = count_targets(dataset, dataset.labels, [split or None for split in splits], [])
     rows: list[Sequence[Any]] = [["items", *splits.values()]]
-    for column, label in enumerate(dataset.labels):
-        within = [row_splits == split for split in splits]
-        rows.append([label, *(f"{positive_NL[w, column].sum():,} of {known_NL[w, column].sum():,}" for w in within)])
+    for label, known_GS, positive_GS in zip(dataset.labels, counts.known_LGS, counts.positive_LGS, strict=True):
+        pairs = zip(positive_GS.sum(axis=1).tolist(), known_GS.sum(axis=1).tolist(), strict=True)
+        rows.append([label, *(f"{positive:,} of {known:,}" for positive, known in list(pairs)[: len(splits)])])
     print_table(["positive of known", *(split or "(no split)" for split in splits)], rows)
-    patterns = Counter(presence_patterns(dataset.facts() > 0))
-    print_table(["modalities", "items"], patterns.most_common())
+    print_table(["modalities", "items"], count_presence(dataset)[0].items())
