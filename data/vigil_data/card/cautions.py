@@ -99,7 +99,7 @@ def _test(facts: DatasetFacts) -> Iterator[Caution]:
         example = ""
         if number:
             low, high = wilson_interval(number / 2, number)
-            example = f"; a share of one half of {number} has a 95 % interval from {low:.0%} to {high:.0%}"
+            example = f"; a share of one half of {number} has a 95% interval from {low:.0%} to {high:.0%}"
         parts = [f"{name} ({count})" for name, count in few.items()]
         text = f"Fewer than {MIN_TEST_TARGETS} positives or negatives in the test split: {_listed(parts)}{example}."
         yield Caution("labels", "Small test split", text)

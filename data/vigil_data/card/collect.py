@@ -6,6 +6,7 @@ All numbers come from columns; media are read only for the sizes of a sample of 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -300,7 +301,7 @@ def _images(dataset: Dataset, per_item: Distribution) -> ImageFacts:
 
 
 def _tokens(dataset: Dataset, spec: TextSettings) -> TokenFacts:
-    from vigil_data.decode.text import load_normalizer, load_tokenizer, tokenizer_file
+    from vigil_data.decode.text import load_normalizer, load_tokenizer
 
     tokenizer = load_tokenizer(spec)
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -313,7 +314,8 @@ def _tokens(dataset: Dataset, spec: TextSettings) -> TokenFacts:
         lengths = [len(one.ids) for one in encoded]
         counts.append(sum(lengths))
         longer += max(lengths, default=0) > spec.max_tokens - special
-    name = str(tokenizer_file(spec.tokenizer))
+    named = spec.tokenizer
+    name = Path(named).name if isinstance(named, str) else "/".join(filter(None, named.model_dump(exclude={"kind"}).values()))
     return TokenFacts(name, len(rows), distribution(np.array(counts, np.float64)), spec.max_tokens, longer)
 
 

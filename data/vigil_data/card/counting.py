@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor, log2
+from math import floor, log2, log10
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.table_schema import TARGET
 from vigil_data.items import BODY, MODALITIES
 from vigil_data.presence import presence_patterns
+
+_LINEAR_RATIO = 16
+"""Ratio of the largest to the smallest value from which the bins of a histogram double."""
 
 _MERGED_ROWS = 200_000
 """Counts of batches that are collected before they are merged."""
@@ -48,7 +51,8 @@ class Distribution:
         median: the median.
         p95: 95 % of the values are at most this.
         maximum: the largest.
-        histogram: lower and upper edge of each bin and its number of values; each edge is twice the one before.
+        histogram: lower and upper edge of each bin and its number of values.
+        logarithmic: whether each edge is twice the one before; otherwise the edges are round numbers at equal distances.
     """
 
     count: int
@@ -58,6 +62,7 @@ class Distribution:
     p95: float
     maximum: float
     histogram: Sequence[tuple[float, float, int]]
+    logarithmic: bool
 
 
 def distribution(values_V: NDArray[np.float64], counts_V: NDArray[np.int64] | None = None) -> Distribution | None:
@@ -74,18 +79,34 @@ def distribution(values_V: NDArray[np.float64], counts_V: NDArray[np.int64] | No
     below_V = np.cumsum(counts_V)
     total = int(below_V[-1])
     median, p95 = (float(values_V[np.searchsorted(below_V, share * total)]) for share in (0.5, 0.95))
-    first, last = (floor(log2(value)) for value in (values_V[0], values_V[-1]))
-    edges = [2.0**power for power in range(first, last + 2)]
-    bins, _ = np.histogram(values_V, edges, weights=counts_V)
+    logarithmic = bool(values_V[-1] >= _LINEAR_RATIO * values_V[0])
+    least, most = float(values_V[0]), float(values_V[-1])
+    whole = bool((values_V == np.floor(values_V)).all())
+    edges = _doubling_edges(least, most) if logarithmic else _round_edges(least, most, 1.0 if whole else 0.0)
+    bins = np.bincount(np.searchsorted(edges[1:-1], values_V, "right"), counts_V, len(edges) - 1)
     return Distribution(
         count=total,
         mean=float((values_V * counts_V).sum() / total),
-        minimum=float(values_V[0]),
+        minimum=least,
         median=median,
         p95=p95,
-        maximum=float(values_V[-1]),
+        maximum=most,
         histogram=[(low, high, int(count)) for low, high, count in zip(edges[:-1], edges[1:], bins, strict=True)],
+        logarithmic=logarithmic,
     )
+
+
+def _doubling_edges(low: float, high: float) -> list[float]:
+    return [2.0**power for power in range(floor(log2(low)), floor(log2(high)) + 2)]
+
+
+def _round_edges(low: float, high: float, least_step: float) -> list[float]:
+    """Return edges at multiples of 1, 2 or 5 times a power of ten, for about ten to twenty bins."""
+    rough = max((high - low) / 20, high / 200, least_step)
+    power = 10.0 ** floor(log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = floor(low / step), floor(high / step)
+    return [round(place * step, 12) for place in range(first, last + 2)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

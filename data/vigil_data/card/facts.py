@@ -272,7 +272,7 @@ class DatasetFacts:
         version: the version.
         written: when it was written, ISO 8601.
         items: number of items.
-        splits: items of each split, :data:`vigil_data.card.collect.USUAL_SPLITS` first; those without one are under the empty name.
+        splits: items of each split, train, validation and test first; those without one are under the empty name.
         taxonomy: name and version of the taxonomy that the labels were compared with; ``None`` without one.
         labels: label to its targets, in the order of the taxonomy.
         missing_labels: labels of the taxonomy that the dataset lacks.

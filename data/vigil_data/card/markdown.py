@@ -54,7 +54,7 @@ def markdown_card(facts: DatasetFacts, statements: Statements, files: Mapping[st
         *_versions(facts),
         *(f"## {heading}\n\n{plain(text)}" for heading, text in statements.sections().items()),
         *_citation(facts, statements),
-        "---\n\nWritten by `vigil data card`. Unknown targets are not counted as negative. Intervals: Wilson, 95 %.",
+        "---\n\nWritten by `vigil data card`. Unknown targets are not counted as negative. Intervals: Wilson, 95%.",
     ]
     return "\n\n".join(parts) + "\n"
 

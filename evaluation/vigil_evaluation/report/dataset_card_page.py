@@ -132,7 +132,8 @@ def _sizes(title: str, unit: str, of: Distribution, what: str) -> Histogram:
     texts = [f"{count:,} from {_short(low)} to below {_short(high)} {unit}" for low, high, count in of.histogram]
     median, p95, largest = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (of.median, of.p95, of.maximum))
     caption = f"{of.count:,} {what}. Median {median}, 95% at most {p95}, all at most {largest} {unit}."
-    return _histogram(title, f"{unit} (log scale)", [count for *_, count in of.histogram], texts, across, caption)
+    axis = f"{unit} (log scale)" if of.logarithmic else unit
+    return _histogram(title, axis, [count for *_, count in of.histogram], texts, across, caption)
 
 
 def _times(months: Mapping[str, int], unknown: int) -> Histogram:
