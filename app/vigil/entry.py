@@ -13,7 +13,7 @@ DISTRIBUTIONS = {
 }
 """Modules whose distribution has another name."""
 
-EXTRAS = ("runtime", "command", "score", "serve", "sign", "ray", "triton", "dedup", "pdq", "train", "deepspeed", "lora", "demo")
+EXTRAS = ("runtime", "command", "score", "card", "serve", "sign", "ray", "triton", "dedup", "pdq", "train", "deepspeed", "lora", "demo")
 """The extras of pyproject.toml, smallest first."""
 
 

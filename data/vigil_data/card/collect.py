@@ -4,7 +4,7 @@ All numbers come from columns; media are read only for the sizes of a sample of 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from pathlib import Path
 
@@ -40,10 +40,12 @@ from vigil_data.card.facts import (
     VersionFacts,
 )
 from vigil_data.card.statements import SourceTerms, Statements, read_statements
+from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import find_leaks
 from vigil_data.dataset.table_schema import COLUMNS, SAMPLING, TARGET
+from vigil_data.importers.source_schema import load_source, shipped_sources
 from vigil_data.items import INCLUSION_PROBABILITY, WEIGHT
 from vigil_data.progress import ProgressCallback
 from vigil_data.settings import TextSettings
@@ -83,7 +85,8 @@ def dataset_facts(
 
     Args:
         dataset: one version of a dataset.
-        statements: what people state about the dataset (default: its ``card.yaml``), for licences and citations of sources.
+        statements: what people state about the dataset (default: its ``card.yaml``), for licences and citations of sources
+            beyond those that are shipped.
         taxonomy: gives labels their order and description.
         text: how a recipe tokenizes text, for numbers of tokens.
         progress: called with the number of steps that are done.
@@ -220,10 +223,18 @@ def _sources(
 ) -> dict[str, SourceFacts]:
     found = {}
     for name, items in zip(names, counts.cells_GS.sum(axis=0).tolist(), strict=False):
-        terms = statements.sources.get(name) or SourceTerms()
+        terms = statements.sources.get(name) or _published_terms(name)
         known = [label for label, of in labels.items() if name in of.sources]
         found[name] = SourceFacts(items, known, terms.licence or None, terms.citation or None, terms.url or None)
     return found
+
+
+def _published_terms(name: str) -> SourceTerms:
+    """Return what the page of a shipped source says."""
+    if name not in shipped_sources():
+        return SourceTerms()
+    source = load_source(name)
+    return SourceTerms(licence=source.licence, citation=source.citation, url=source.url)
 
 
 def _authors(counted: pa.Table) -> AuthorFacts | None:
@@ -365,8 +376,11 @@ def _columns(dataset: Dataset) -> dict[str, ColumnFacts]:
 
 
 def _history(dataset: Dataset) -> list[VersionFacts]:
-    return [VersionFacts(of["version"], _iso(of["timestamp"]), of["rows"], "", "", {}) for of in reversed(dataset.versions())]
-
-
-def _iso(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds")
+    found = []
+    for entry in reversed(history.read(dataset.path)):
+        operation, reason, counts = (
+            ("", "", {}) if entry.change is None else (entry.change.operation, entry.change.reason, dict(entry.change.counts))
+        )
+        written = entry.when.astimezone(UTC).isoformat(timespec="seconds")
+        found.append(VersionFacts(entry.version, written, entry.rows, operation, reason, counts))
+    return found

@@ -28,9 +28,16 @@ gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odbl odc-by pddl cdla-permissive-2.0 unlicense
 _HUB_LICENCES = frozenset(_LICENCES.split())
 """Licences that the Hugging Face hub knows by these names."""
 
+_URL = re.compile(r"https?://[^\s<>|\\`]+")
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINK = re.compile(r"://|(?<=www)\.|@", re.IGNORECASE)
+
+
+class _Link(str):
+    """A cell that is a link if it is the address of a web page."""
+
+    __slots__ = ()
 
 
 def markdown_card(facts: DatasetFacts, statements: Statements, files: Mapping[str, str] | None = None) -> str:
@@ -129,7 +136,7 @@ def _labels(facts: DatasetFacts) -> Iterator[str]:
 def _sources(facts: DatasetFacts) -> Iterator[str]:
     yield "## Sources and licences"
     rows = [
-        [name or "(no source)", of.items, ", ".join(of.labels), of.licence or NOT_STATED, of.url or ""]
+        [name or "(no source)", of.items, ", ".join(of.labels), of.licence or NOT_STATED, _Link(of.url or "")]
         for name, of in facts.sources.items()
     ]
     yield _table(["source", "items", "labels", "licence", "from"], rows[:MAX_ROWS], len(rows) - MAX_ROWS)
@@ -219,10 +226,16 @@ def _citation(facts: DatasetFacts, statements: Statements) -> Iterator[str]:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], left_out: int = 0) -> str:
     """Return a table; whole numbers are written with separators."""
-    lines = [[f"{value:,}" if isinstance(value, int) else plain(str(value)) for value in row] for row in rows]
+    lines = [[_cell(value) for value in row] for row in rows]
     marks = ["---:" if place and all(line[place][:1].isdigit() for line in lines) else "---" for place in range(len(header))]
     table = [f"| {' | '.join(line)} |" for line in ([plain(title) for title in header], marks, *lines)]
     return "\n".join([*table, *([f"\n… and {left_out:,} more"] if left_out > 0 else [])])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"<{value}>" if isinstance(value, _Link) and _URL.fullmatch(value) else plain(str(value))
 
 
 def _share(part: int, total: int) -> str:
