@@ -13,7 +13,22 @@ DISTRIBUTIONS = {
 }
 """Modules whose distribution has another name."""
 
-EXTRAS = ("runtime", "command", "score", "card", "serve", "sign", "ray", "triton", "dedup", "pdq", "train", "deepspeed", "lora", "demo")
+EXTRAS = (
+    "runtime",
+    "command",
+    "score",
+    "card",
+    "serve",
+    "sign",
+    "ray",
+    "triton",
+    "dedup",
+    "pdq",
+    "train",
+    "deepspeed",
+    "lora",
+    "demo",
+)
 """The extras of pyproject.toml, smallest first."""
 
 

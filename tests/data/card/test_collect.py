@@ -55,7 +55,7 @@ def column(given_items: Sequence[Item], name: str) -> list[Any]:
     return [item.columns.get(name) for item in given_items]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(items)
 def test_facts_equal_a_loop_over_the_items(tmp_path: Path, given_items: list[Item]) -> None:
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
