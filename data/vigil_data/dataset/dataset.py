@@ -7,7 +7,8 @@ refers to a version.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -20,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vigil_data.dataset.erasure.ledger import FILE as LEDGER
+from vigil_data.dataset.erasure.ledger import Ledger
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
@@ -51,6 +54,7 @@ class Written:
         released: number of items that left the quarantine because they are stored now.
         replaced: ids of items with lone surrogates, which UTF-8 cannot store, replaced by U+FFFD.
         leaks: content of the new items that is in more than one split.
+        erased: number of items that were refused since they had been erased, by the date of the erasure.
     """
 
     kept: int
@@ -60,6 +64,7 @@ class Written:
     released: int = 0
     replaced: Sequence[str] = ()
     leaks: Leaks = field(default_factory=Leaks)
+    erased: Mapping[str, int] = field(default_factory=dict)
 
 
 class Dataset:
@@ -87,7 +92,9 @@ class Dataset:
         try:
             self._lance = lance.dataset(str(self.path / "items.lance"), version=version)
         except ValueError:
-            raise UserError(f"dataset {self.path} has no version {version}; its newest is {Dataset(self.path).version}") from None
+            newest = Dataset(self.path).version
+            gone = "; an erasure removed earlier versions" if (self.path / LEDGER).is_file() and (version or 0) < newest else ""
+            raise UserError(f"dataset {self.path} has no version {version}; its newest is {newest}{gone}") from None
         self.version: int = self._lance.version
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Path, int]]:
@@ -262,6 +269,7 @@ def write(
     bad_rows: BadRows = "fail",
     places: Places | None = None,
     change: Change | None = None,
+    allow_erased: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
@@ -280,6 +288,8 @@ def write(
         bad_rows: put items with invalid values, and those whose id is taken, into quarantine, or refuse the import.
         places: finds where the items came from, for the quarantine.
         change: operation and reason of the new version (default: ``import``); numbers of rows are added to its counts.
+        allow_erased: store items that were erased from the dataset (default: refuse and count those with the id or the content of
+            an erased item).
         progress: called with the number of items read so far.
 
     Raises:
@@ -301,6 +311,9 @@ def write(
         with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=INCOMING) as incoming:
             old = Dataset(folder) if exists(folder) else None
             stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
+            returning: Counter[str] = Counter()
+            if not allow_erased:
+                items = Ledger(folder).admit(items, returning)
             kept = admit(items, stored, refused, problems, progress, bad_rows=bad_rows)
             spool = Spool(Path(incoming), tables(kept, problems, replaced))
             if problems:
@@ -313,10 +326,11 @@ def write(
                 spool.skip(leaks.skipped_N)
             base = old.version if old is not None else 0
             change = (change or Change("import")).with_counts(added=spool.rows, quarantined=len(refused), skipped=spool.skipped)
+            change = change.with_counts(refused_as_erased=returning.total())
             now = quarantine.put(folder, refused, places=places, command=change.command, version=base)
             version = _commit(folder, old, spool, schema, change)
             released = quarantine.release(folder, spool.kept_ids(), now) if spool.rows else 0
-            return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks)
+            return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks, returning)
     finally:
         with suppress(OSError):  # removes the folder only if it is empty, which it is after an error
             folder.rmdir()

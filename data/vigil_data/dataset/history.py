@@ -164,12 +164,20 @@ def read(path: StrPath) -> list[Entry]:
     dataset = lance.dataset(str(table))
     entries = []
     for stored in dataset.versions():
-        transaction = dataset.read_transaction(stored["version"])
-        change = Change.from_properties(transaction.transaction_properties if transaction else None)
+        change = Change.from_properties(properties_of(dataset, stored["version"]))
         rows = int(stored["metadata"]["total_rows"])
         entries.append(Entry(stored["version"], change, rows, _utc(stored["timestamp"])))
     present = {entry.version for entry in entries}
     return sorted([*(e for e in _kept(Path(path) / FILE) if e.version not in present), *entries], key=lambda e: e.version)
+
+
+def properties_of(dataset: lance.LanceDataset, version: int) -> Mapping[str, str] | None:
+    """Return the properties of the transaction that made a version; ``None`` if it has none."""
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:  # pylance 14 cannot describe a compaction of an indexed table
+        return None
+    return transaction.transaction_properties if transaction else None
 
 
 def _utc(when: Any) -> datetime:

@@ -42,6 +42,9 @@ MatchOption = Annotated[
         help="List of known hashes (vigil data match): items on it are quarantined or flagged as it says.",
     ),
 ]
+AllowErased = Annotated[
+    bool, typer.Option("--allow-erased", help="Store items that were erased from the dataset, too (default: refuse them).")
+]
 
 
 class _ImportGroup(typer.core.TyperGroup):
@@ -80,6 +83,7 @@ def import_manifest(
     to: To,
     *,
     append: Append = False,
+    allow_erased: AllowErased = False,
     leaks: LeaksOption = "warn",
     match: MatchOption = None,
     bad_rows: Annotated[
@@ -135,6 +139,7 @@ def import_manifest(
         to,
         manifest.items(),
         append=append,
+        allow_erased=allow_erased,
         leaks=leaks,
         total=rows,
         positions=manifest.positions,
@@ -167,6 +172,7 @@ def import_source(
     to: To,
     *,
     append: Append = False,
+    allow_erased: AllowErased = False,
     leaks: LeaksOption = "skip",
     match: MatchOption = None,
     taxonomy: Annotated[
@@ -200,6 +206,7 @@ def import_source(
         to,
         chain.from_iterable(reader.items() for reader in readers),
         append=append,
+        allow_erased=allow_erased,
         leaks=leaks,
         total=None,
         positions=lambda ids: dict(chain.from_iterable(reader.positions(ids).items() for reader in readers)),
@@ -243,6 +250,7 @@ def _write(
     items: "Iterable[Item | Refusal]",
     *,
     append: bool,
+    allow_erased: bool,
     leaks: OnLeak,
     total: int | None,
     places: "Places",
@@ -266,6 +274,7 @@ def _write(
                 to,
                 items,
                 append=append,
+                allow_erased=allow_erased,
                 on_leak=leaks,
                 bad_rows=bad_rows,
                 places=places,
@@ -283,6 +292,8 @@ def _write(
             typer.echo(f"excluded, {one_line(reason)}: {count}" + (f" ({reader.name})" if len(readers) > 1 else ""))
     if written.skipped:
         typer.echo(f"excluded, the same content is in another split: {written.skipped}")
+    for when, count in written.erased.items():
+        typer.echo(f"refused, erased on {when}: {count} (for a lawful return: --allow-erased)")
     if written.released:
         typer.echo(f"removed from quarantine, as they are stored now: {written.released}")
     _warn(written, leaks, positions)
