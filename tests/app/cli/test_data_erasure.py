@@ -1,6 +1,5 @@
 """`vigil data erase` and `retention` as their user runs them: what they print, ask and refuse."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -151,7 +151,7 @@ def _erase_plan(
     plan: "Plan", operation: str, reason: str, *, runs: Path | None, bundles: Path | None, search: bool, yes: bool
 ) -> None:
     """Show what will be erased, ask, and erase it."""
-    from vigil.workflows.erasure_exposure import find_exposure
+    from vigil.workflows.data.erasure_exposure import find_exposure
     from vigil_data.dataset.erasure.erase import erase
     from vigil_data.dataset.history import Change, command_line
 
@@ -221,7 +221,7 @@ def _print_plan(plan: "Plan") -> None:
 
 
 def _print_exposure(exposure: "dict[str, Any]") -> None:
-    from vigil.workflows.erasure_exposure import exposure_lines
+    from vigil.workflows.data.erasure_exposure import exposure_lines
 
     lines = exposure_lines(exposure)
     if lines:

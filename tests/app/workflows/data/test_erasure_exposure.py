@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vigil.workflows.erasure_exposure import exposure_lines, find_exposure
+from vigil.workflows.data.erasure_exposure import exposure_lines, find_exposure
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.dataset.erasure.erase import erase
 from vigil_data.dataset.erasure.selection import Selection, plan_erasure

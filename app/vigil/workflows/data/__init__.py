@@ -1,0 +1,1 @@
+"""What joins datasets with runs and bundles."""
