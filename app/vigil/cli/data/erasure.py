@@ -243,6 +243,10 @@ def _print_certificate(dataset: Path, certificate: "dict[str, Any]") -> None:
     versions = f"version {left[0]}, its only one" if len(left) == 1 else f"version {left[-1]}"
     typer.echo(f"erased {count:,} {_items(count)}; {dataset} is at {versions}; {removed / 1e6:,.1f} MB of files removed")
     for name, place in places.items():
+        if place.get("quotations"):
+            typer.echo(f"removed from the context of other items: {place['quotations']:,}")
+        if place.get("references"):
+            typer.echo(f"ids replaced by a hash in columns that refer to them: {place['references']:,}")
         for index in place.get("dropped_indices", ()):
             typer.echo(one_line(f"{name}: index {index} was dropped, as it held the items; build it again"))
     search = certificate["search"]

@@ -27,6 +27,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.erasure.byte_search import MIN_BYTES, Pattern, search_files
 from vigil_data.dataset.erasure.ledger import Erased, Ledger
 from vigil_data.dataset.erasure.places import Hider, Job, erase_places
+from vigil_data.dataset.erasure.quotations import quotable_texts
 from vigil_data.dataset.erasure.selection import ITEMS, Plan
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.leaks import digests_of
@@ -132,6 +133,7 @@ def _journal(plan: Plan, change: Change, exposure: Mapping[str, Any], ledger: Le
         "hashes": hashes,
         "stored": any(item.first for item in plan.items),
         "quarantine_condition": plan.quarantine_condition,
+        "quoted": quotable_texts(plan.path, plan.items, ledger),
         "items": {
             "erased": len(plan.items),
             "by_split": plan.splits,
@@ -157,7 +159,14 @@ def _finish(
     change = Change.from_json(journal["change"])
     name, when = journal["erasure"], change.when.astimezone(UTC).isoformat(timespec="seconds")
     Ledger(folder).append(Erased(name, when, id_, contents) for id_, contents in journal["hashes"])
-    job = Job(frozenset(journal["ids"]), change, journal["version"], journal["stored"], journal["quarantine_condition"])
+    job = Job(
+        ids=frozenset(journal["ids"]),
+        change=change,
+        version=journal["version"],
+        stored=journal["stored"],
+        quarantine_condition=journal["quarantine_condition"],
+        quoted=frozenset(journal["quoted"]),
+    )
     places = erase_places(folder, job, lambda place: progress(f"erasing from {place}", 0, None))
     certificate = {
         "format": 1,

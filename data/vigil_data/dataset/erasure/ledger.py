@@ -124,6 +124,10 @@ class Ledger:
         """Return the hash of a digest of all content; the ledger gets its key if it has none."""
         return _hash(self._own_key(), b"content", struct.pack("<Q", content)).hex()
 
+    def hash_text(self, text: str) -> str:
+        """Return the hash of a text; the ledger gets its key if it has none."""
+        return _hash(self._own_key(), b"text", text.encode("utf-8", "surrogatepass")).hex()
+
     def append(self, items: Iterable[Erased]) -> None:
         """Add items durably; those that it has are not added again.
 

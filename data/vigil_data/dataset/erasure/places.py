@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import lance
 
 from vigil_data.dataset.erasure.purge import purge, remove_unused_files
+from vigil_data.dataset.erasure.quotations import remove_quotations, replace_references
 from vigil_data.dataset.erasure.selection import ITEMS, QUARANTINE
 from vigil_data.dataset.history import FILE as HISTORY
 from vigil_data.dataset.history import Change, keep
@@ -36,6 +37,7 @@ class Job:
         version: the dataset's newest version before the erasure.
         stored: whether some item is in a version of the dataset, or only in quarantine.
         quarantine_condition: SQL condition for rows of the quarantine without an id.
+        quoted: hashes of the items' texts, which other items may have in their context.
     """
 
     ids: frozenset[str]
@@ -43,6 +45,7 @@ class Job:
     version: int
     stored: bool
     quarantine_condition: str | None
+    quoted: frozenset[str]
 
 
 class Place(NamedTuple):
@@ -65,7 +68,10 @@ def _erase_items(table: Path, job: Job) -> Mapping[str, Any]:
         return {"rows": 0}
     if lance.dataset(str(table)).version == job.version:  # before the first change: a resumed erasure has done it
         keep(table.parent)
-    return asdict(purge(table, job.ids, job.change.to_properties(), newest=job.version))
+    quotations = remove_quotations(table.parent, job.quoted, job.ids)
+    references = replace_references(table.parent, job.ids)
+    done = purge(table, job.ids, job.change.to_properties(), newest=job.version)
+    return {**asdict(done), "quotations": quotations, "references": references}
 
 
 def _erase_table(table: Path, job: Job) -> Mapping[str, Any]:

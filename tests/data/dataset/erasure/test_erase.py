@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -244,6 +245,38 @@ def test_erase_removes_exact_copies_only_if_asked(folder: Path) -> None:
     assert holding(folder, ID.encode(), TEXT.encode(), b"a-copy-of-it") == set()
     assert "other-text" in contents(folder)
     assert certificate["search"]["in_other_items"] == 1, "the picture that another item has, too"
+
+
+def test_erase_removes_what_replies_have_of_an_erased_message(tmp_path: Path) -> None:
+    """Its text in their context, and its id in the columns that refer to it; what is left is what an import would store."""
+    others = ("another message before", "a reply of my own")
+    thread = {"thread": ID, "split": "train"}
+    roles = {"text": ("context", "context", "body")}
+    only = Item("reply-2", (TEXT, "ha"), (png(3),), roles={"text": ("context", "body")}, columns={**thread, "parent_id": ID})
+    both = Item("reply-1", (TEXT, *others), targets={"spam": 1.0}, roles=roles, columns={**thread, "parent_id": ID})
+    stays = Item("reply-3", ("not related", "mine"), roles={"text": ("context", "body")}, columns={"thread": "x"})
+    write(tmp_path, [planted(), both, only])
+    write(tmp_path, [stays, Item("other", (TEXT, "own words"))], append=True)
+    certificate = erase_ids(tmp_path, ID)
+    stored = contents(tmp_path)
+    pseudonym = stored["reply-1"].columns["thread"]
+    assert pseudonym == f"erased-{Ledger(tmp_path).hash_id(ID)[:16]}"
+    columns = {"thread": pseudonym, "parent_id": pseudonym, "split": "train"}
+    expected = [
+        replace(both, text=others, roles={"text": ("context", "body")}, columns=columns),
+        replace(only, text=("ha",), roles={}, columns=columns),
+        stays,
+    ]
+    assert [stored[item.id] for item in expected] == expected
+    assert stored["other"].text == (TEXT, "own words"), "a text of its own is kept"
+    place = certificate["places"]["items.lance"]
+    assert (place["quotations"], place["references"]) == (2, 4)
+    assert holding(tmp_path, ID.encode()) == set()
+    assert certificate["search"]["in_other_items"] == 1
+    write(tmp_path / "again", expected)
+    facts = ["id", "digests", "characters", "text_roles"]
+    rows = {row["id"]: row for row in Dataset(tmp_path).table(facts).to_pylist()}
+    assert [rows[item.id] for item in expected] == Dataset(tmp_path / "again").table(facts).to_pylist()
 
 
 def test_write_refuses_an_erased_item_by_id_and_by_content(folder: Path) -> None:
