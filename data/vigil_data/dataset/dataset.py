@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from vigil_data.dataset.erasure.ledger import Ledger
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
-from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks
+from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, PROVENANCE, TARGET
@@ -310,7 +310,7 @@ def write(
     try:
         with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=INCOMING) as incoming:
             old = Dataset(folder) if exists(folder) else None
-            stored = set(old.table(["id"])["id"].to_pylist()) if old else set()
+            stored = IdSet(id_ for batch in old.batches(["id"]) for id_ in batch["id"].to_pylist()) if old else IdSet()
             returning: Counter[str] = Counter()
             if not allow_erased:
                 items = Ledger(folder).admit(items, returning)
@@ -337,11 +337,19 @@ def write(
 
 
 def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:
+    """Compare the content of new and stored rows; only rows with content that occurs more than once are in memory."""
+    digests = [spool.read(["digests"], schema)["digests"]]
+    if old is not None:
+        digests.append(old.table(["digests"])["digests"])
+    new_N, *stored_N = repeating_rows(digests)
     stored = None
     if old is not None:
         names = [name for name in old.schema.names if name in LEAK_COLUMNS or name.startswith(TARGET)]
-        stored = old.table(names)
-    return find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True), stored)
+        stored = old.table(names, np.flatnonzero(stored_N[0]))
+    leaks = find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True, rows_N=new_N), stored)
+    skipped_N = np.zeros(len(new_N), np.bool_)
+    skipped_N[new_N] = leaks.skipped_N
+    return replace(leaks, skipped_N=skipped_N)
 
 
 def _commit(folder: Path, old: Dataset | None, spool: Spool, schema: pa.Schema, change: Change) -> int:

@@ -1,11 +1,12 @@
 """Validation of items and their conversion to tables with one schema."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from operator import is_not
 from typing import Literal
 
 import pyarrow as pa
 
+from vigil_data.dataset.id_set import IdSet
 from vigil_data.dataset.leaks import digests_of
 from vigil_data.dataset.table_schema import (
     COLUMNS,
@@ -36,7 +37,7 @@ Probed = tuple[Item, tuple[float, ...]]
 
 def admit(
     items: Iterable[Item | Refusal],
-    stored: Set[str],
+    stored: Container[str],
     refused: list[Refusal],
     problems: list[str],
     progress: Callable[[int], None] | None = None,
@@ -55,7 +56,7 @@ def admit(
     """
     from vigil_data.decode import Undecodable, probe
 
-    seen: set[str] = set()
+    seen = IdSet()
     for count, item in enumerate(items, 1):
         if isinstance(item, Refusal):
             refused.append(item)
@@ -74,7 +75,7 @@ def admit(
             progress(count)
 
 
-def _errors(item: Item, stored: Set[str], seen: Set[str]) -> list[str]:
+def _errors(item: Item, stored: Container[str], seen: Container[str]) -> list[str]:
     """Return one line for each reason why the item cannot be stored."""
     if not item.id:
         return ["an item has an empty id"]

@@ -153,6 +153,27 @@ def _digest(data: bytes, kind: int) -> int:
     return int.from_bytes(sha256(data).digest()[:8], "little") & ~3 | kind
 
 
+def repeating_rows(digests: Sequence[pa.ChunkedArray]) -> list[NDArray[np.bool_]]:
+    """Return which rows have a digest that occurs more than once; only they can have leaks.
+
+    Args:
+        digests: columns of digests, of new and of stored items.
+    """
+    every_S = np.concatenate([np.asarray(pc.list_flatten(column).to_numpy(), np.uint64) for column in digests])
+    every_S.sort()
+    repeated_R = np.unique(every_S[1:][every_S[1:] == every_S[:-1]])
+    del every_S
+    found = []
+    for column in digests:
+        rows = []
+        for chunk in column.chunks:
+            length_N = np.asarray(pc.list_value_length(chunk).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+            repeats_S = np.isin(np.asarray(chunk.flatten().to_numpy(), np.uint64), repeated_R)
+            rows.append(np.bincount(np.repeat(np.arange(len(length_N)), length_N)[repeats_S], minlength=len(length_N)) > 0)
+        found.append(np.concatenate([np.zeros(0, np.bool_), *rows]))
+    return found
+
+
 def find_leaks(new: pa.Table, stored: pa.Table | None = None) -> Leaks:
     """Find content of new items that is in another split of the new or the stored items.
 

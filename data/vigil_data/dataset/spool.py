@@ -39,16 +39,19 @@ class Spool:
         """Return the schema of stored and new rows together; see :func:`.joined_schema`."""
         return joined_schema(stored, self._schemas)
 
-    def read(self, columns: Sequence[str], schema: pa.Schema, *, targets: bool = False) -> pa.Table:
-        """Return columns of all rows.
+    def read(
+        self, columns: Sequence[str], schema: pa.Schema, *, targets: bool = False, rows_N: NDArray[np.bool_] | None = None
+    ) -> pa.Table:
+        """Return columns of all rows, or of some.
 
         Args:
             columns: names of the columns.
             schema: all columns of the dataset.
             targets: read all targets, too.
+            rows_N: which rows to read (default: all).
         """
         wanted = pa.schema([field for field in schema if field.name in columns or (targets and field.name.startswith(TARGET))])
-        return pa.Table.from_batches(list(self._batches(wanted)), wanted)
+        return pa.Table.from_batches(list(_chosen(self._batches(wanted), rows_N)), wanted)
 
     def skip(self, skipped_N: NDArray[np.bool_]) -> None:
         """Leave rows out of :meth:`batches`."""
@@ -56,21 +59,14 @@ class Spool:
         self.skipped = int(skipped_N.sum())
         self.rows -= self.skipped
 
-    def kept_ids(self) -> pa.ChunkedArray:
-        """Return the ids of the rows that are kept."""
-        ids = self.read(["id"], pa.schema([("id", pa.string())]))["id"]
-        return ids if self._kept_N is None else ids.filter(pa.array(self._kept_N))
+    def kept_ids(self) -> Iterator[pa.Array]:
+        """Yield the ids of the rows that are kept, in parts."""
+        for batch in self.batches(pa.schema([("id", pa.string())])):
+            yield batch["id"]
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the rows that are kept, in order, each with all columns of ``schema``."""
-        start = 0
-        for batch in self._batches(schema):
-            if self._kept_N is not None:
-                kept = pa.array(self._kept_N[start : start + batch.num_rows])
-                start += batch.num_rows
-                yield batch.filter(kept)
-            else:
-                yield batch
+        return _chosen(self._batches(schema), self._kept_N)
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for chunk in self._chunks:
@@ -80,3 +76,11 @@ class Spool:
                     if field.name not in table.column_names:
                         table = table.append_column(field, pa.nulls(table.num_rows, field.type))
                 yield from table.select(schema.names).cast(schema).to_batches()
+
+
+def _chosen(batches: Iterator[pa.RecordBatch], rows_N: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+    """Yield the chosen rows of batches; all without a choice."""
+    start = 0
+    for batch in batches:
+        yield batch if rows_N is None else batch.filter(pa.array(rows_N[start : start + batch.num_rows]))
+        start += batch.num_rows

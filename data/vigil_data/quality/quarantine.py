@@ -6,7 +6,7 @@ Example:
     ['the PNG file is truncated']
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,16 @@ def put(
     return now
 
 
-def release(folder: Path, ids: pa.ChunkedArray, before: datetime) -> int:
+def release(folder: Path, ids: Iterable[pa.Array], before: datetime) -> int:
     """Remove the rows of ids that are stored now, except those put there since ``before``; return their number."""
     with writing(folder):
         rows = read(folder)
+        if not rows.num_rows:
+            return 0
+        refused = rows["id"].combine_chunks()
+        stored = pa.chunked_array([part.filter(pc.is_in(part, refused)) for part in ids], pa.string())
         older = pc.less(rows["quarantined_at"], pa.scalar(before, QUARANTINE.field("quarantined_at").type))
-        return remove(folder, rows, pc.and_(pc.is_in(rows["id"], ids), older))
+        return remove(folder, rows, pc.and_(pc.is_in(rows["id"], stored), older))
 
 
 def remove(folder: Path, table: pa.Table, mask_N: pa.ChunkedArray) -> int:

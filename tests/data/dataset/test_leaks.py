@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.leaks import LeakError, digests_of, find_leaks, leak_lines
+from vigil_data.dataset.leaks import LeakError, digests_of, find_leaks, leak_lines, repeating_rows
 from vigil_data.dataset.text_content import normalised
 from vigil_data.items import Item
 
@@ -90,6 +90,18 @@ def test_find_leaks_equals_a_search_over_all_pairs(drawn: list[Item], old: int) 
         ranks = before or [split(one) for one in fresh if content(one) == content(item)]
         skipped = item in placed and split(item) != min(ranks, key=RANK.__getitem__)
         assert leaks.skipped_N[number] == skipped
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(items, max_size=9), st.integers(0, 9))
+def test_repeating_rows_have_all_leaks(drawn: list[Item], old: int) -> None:
+    stored, new = table(drawn[:old]), table(drawn[old:])
+    new_N, stored_N = repeating_rows([new["digests"], stored["digests"]])
+    whole, part = find_leaks(new, stored), find_leaks(new.filter(pa.array(new_N)), stored.filter(pa.array(stored_N)))
+    assert (part.contents, part.items, part.opposite, part.shared) == (whole.contents, whole.items, whole.opposite, whole.shared)
+    skipped_N = np.zeros(len(new), bool)
+    skipped_N[new_N] = part.skipped_N
+    np.testing.assert_array_equal(skipped_N, whole.skipped_N)
 
 
 def test_find_leaks_examples_have_opposite_targets_in_different_splits() -> None:
