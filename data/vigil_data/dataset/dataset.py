@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from vigil_data.dataset.erasure.ledger import FILE as LEDGER
 from vigil_data.dataset.erasure.ledger import Ledger
 from vigil_data.dataset.history import Change
+from vigil_data.dataset.id_set import IdSet
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
