@@ -28,8 +28,11 @@ EXTRAS = (
     "deepspeed",
     "lora",
     "demo",
+    "language",
+    "ocr",
+    "transcribe",
 )
-"""The extras of pyproject.toml, smallest first."""
+"""The extras of pyproject.toml; of several that install a package, the first is named."""
 
 
 def main() -> None:

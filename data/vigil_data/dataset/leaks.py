@@ -83,11 +83,31 @@ def digests_of(item: Item) -> list[int]:
     Context (a segment with the role ``context``) is part of all content, since it can decide a label, but is no part of its own:
     a message that several items answer is not shared content.
     """
-    own, context = _parts(item, own=True), _parts(item, own=False)
+    return _digests(_parts(item, own=True), _parts(item, own=False))
+
+
+def digests_with_texts(digests: Sequence[int], item: Item, context_media: Sequence[int] = ()) -> list[int]:
+    """Return the digests of an item with other texts.
+
+    Args:
+        digests: its digests; those of its own images and audio files stay.
+        item: its texts, without images and audio files.
+        context_media: from :func:`context_media`, if it has any.
+    """
+    own_media = [digest for digest in digests if digest & 3 in (1, 2)]
+    return _digests([*_parts(item, own=True), *own_media], [*_parts(item, own=False), *context_media])
+
+
+def context_media(item: Item) -> list[int]:
+    """Return the digests of the images and audio files that are context; they are not stored."""
+    return [digest for digest in _parts(item, own=False) if digest & 3 in (1, 2)]
+
+
+def _digests(own: Sequence[int], context: Sequence[int]) -> list[int]:
     if not own and not context:
         return []
-    all_parts = [*own, *([_CONTENT, *context] if context else [])]
-    return [_digest(struct.pack(f"<{len(all_parts)}Q", *all_parts), _CONTENT), *own]
+    parts = [*own, *([_CONTENT, *context] if context else [])]
+    return [_digest(struct.pack(f"<{len(parts)}Q", *parts), _CONTENT), *own]
 
 
 def _parts(item: Item, *, own: bool) -> list[int]:

@@ -108,6 +108,26 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Ge
     return 0
 
 
+def decode_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Return an image, or the first frame of an animation, upright and at its own size.
+
+    Args:
+        data: an encoded image.
+        max_pixels: number of pixels above which it is refused.
+
+    Returns:
+        uint8 ``[H, W, 3]``, red first; transparent pixels are white.
+
+    Raises:
+        MediaError: if the image cannot be decoded completely, or has more than ``max_pixels``.
+    """
+    with _opened(data) as image:
+        _check_pixels(image, max_pixels)
+        _check_work(image, data)
+        image.load()
+        return np.array(_rgb_or_grey(_upright(image), background=255).convert("RGB"))
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image; every error or warning of Pillow, here or in the block, becomes a MediaError of one line."""

@@ -47,7 +47,7 @@ def forests(draw: st.DrawFn) -> list[Item]:
     return draw(st.permutations(items))
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(forests(), st.integers(0, 4))
 def test_threads_equal_a_walk_from_item_to_item(items: list[Item], context: int) -> None:
     by_id = {item.id: item for item in items}
@@ -67,7 +67,7 @@ def test_threads_equal_a_walk_from_item_to_item(items: list[Item], context: int)
     assert threads.missing == sum(parent in ("absent", "gone") for parent in given_parents)
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(forests(), st.integers(0, 4), st.data())
 def test_threads_of_two_imports_equal_those_of_one(items: list[Item], context: int, data: st.DataObject) -> None:
     """If parents are imported no later than their replies."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
@@ -38,6 +38,7 @@ def broken_into_lines(text: str, draw: st.DrawFn, end: str) -> str:
     return "".join(draw(st.sampled_from([" ", end])) if letter == " " else letter for letter in text)
 
 
+@settings(deadline=None)
 @given(cues(), LINE_ENDS, st.data())
 def test_parse_transcript_reads_back_webvtt(given: list[Cue], end: str, data: st.DataObject) -> None:
     noise = st.sampled_from(["", f"NOTE by hand{end}00:00.000 --> 00:01.000{end}no cue{end}{end}", f"NOTE{end}x{end}{end}"])
@@ -53,6 +54,7 @@ def test_parse_transcript_reads_back_webvtt(given: list[Cue], end: str, data: st
     assert parse_transcript(file.encode(encoded), "a.vtt") == given
 
 
+@settings(deadline=None)
 @given(cues(), LINE_ENDS, st.data())
 def test_parse_transcript_reads_back_srt(given: list[Cue], end: str, data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(given))
@@ -66,6 +68,7 @@ def test_parse_transcript_reads_back_srt(given: list[Cue], end: str, data: st.Da
     assert parse_transcript(file.encode("utf-8-sig"), "a.srt") == sorted(shuffled, key=lambda cue: cue[:2])
 
 
+@settings(deadline=None)
 @given(cues(), st.booleans())
 def test_parse_transcript_reads_back_whisper_json(given: list[Cue], whole: bool) -> None:
     segments = [{"id": 0, "start": cue.start, "end": cue.end, "text": f" {cue.text}\n"} for cue in given]
@@ -159,6 +162,7 @@ def test_parse_transcript_refuses_by_line(file: bytes, message: str) -> None:
     assert caught.value.lines[0].startswith(message)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.lists(st.sampled_from([b"WEBVTT", b"\n", b" ", b"1", b"00:01.000", b" --> ", b"a<b", b"NOTE", b"{}", b"&#xD800;"])).map(
@@ -176,6 +180,7 @@ def test_parse_transcript_gives_valid_segments_of_any_bytes_or_refuses(data: byt
         assert Item("1").with_texts(texts, "transcript", times).times == tuple(times)
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS.map(" ".join), min_size=3, max_size=12), st.integers(2, 3), st.booleans())
 def test_parse_transcript_keeps_each_line_of_rolling_captions_once(lines: list[str], shown: int, youtube: bool) -> None:
     assume(all(before != after for before, after in pairwise(lines)))
@@ -213,6 +218,7 @@ def test_parse_transcript_keeps_speakers_of_whisperx() -> None:
     )
 
 
+@settings(deadline=None)
 @given(cues(), st.floats(0, 100_000))
 def test_timed_texts_merges_up_to_the_limit_and_loses_nothing(given: list[Cue], seconds: float) -> None:
     texts, times = timed_texts(given, seconds)
