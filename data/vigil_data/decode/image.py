@@ -1,6 +1,7 @@
 """Decoding of image files into uint8 RGB at the model's size."""
 
 import io
+import logging
 import re
 import struct
 import warnings
@@ -18,6 +19,8 @@ from vigil_data.settings import ImageSettings
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are opened. Pillow has more; some call other programs (EPS), and people post none of them."""
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs errors of damaged files, whose reason is in the MediaError
 
 _EXPANDED_PIXELS = 2**24
 _PIXELS_PER_BYTE = (

@@ -37,7 +37,7 @@ def test_decoder_decodes_or_refuses_damaged_media(proofs: Callable[[int, int], i
     decoder, counts = Decoder(INPUTS, ()), Counter[tuple[str, str]]()
     for form in (*PICTURES, *SOUNDS):
         assert decoder.decode(Item("whole", **{"image" if form in PICTURES else "audio": (whole(form),)})).segments
-    for damaged in damaged_media(proofs(400, 50_000), seed=1):
+    for damaged in damaged_media(proofs(400, 20_000), seed=1):
         item = Item("damaged", **{damaged.modality: (damaged.data,)})  # type: ignore[arg-type]
         refusal = None
         try:

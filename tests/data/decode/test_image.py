@@ -119,6 +119,15 @@ def test_decode_image_counts_only_the_scans_of_the_image_itself():
     assert pixels(encoded(smooth(3000, 3000), "JPEG", comment=b"\xff\xda" * 1000, progressive=True)).shape == (3, 32, 32)
 
 
+def test_decode_image_does_not_log_the_faults_of_a_file(caplog):
+    data = bytearray(encoded(smooth(40, 30), "TIFF"))
+    entry = data.find(struct.pack("<HH", 277, 3))  # samples per pixel
+    data[entry + 8 : entry + 10] = struct.pack("<H", 6144)
+    with pytest.raises(MediaError):
+        pixels(bytes(data))
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
 def test_read_image_reads_every_frame(form):
     frames = [smooth(40 + n % 2, 30) if form == "TIFF" else smooth(40, 30).rotate(n * 20) for n in range(4)]
