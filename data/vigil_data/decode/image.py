@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ _PIXELS_PER_BYTE = (
     10_000  # Above those of a blank PNG, GIF or JPEG; blank WebP, AVIF and JPEG 2000 files state any size in some bytes.
 )
 _SCANS, _SCANNED_PIXELS = 20, 10**9  # A progressive JPEG has about ten scans, and each passes over all pixels.
+_ANIMATED_PIXELS = 10**9  # of all frames
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # within a scan 0xFF is followed by 0, or by the number of a restart
 
 _ORIENTATION = 0x0112
@@ -65,18 +66,15 @@ def read_image(data: bytes, max_pixels: int, max_frames: int) -> str:
         MediaError: if a frame cannot be decoded completely.
     """
     with _opened(data) as image:
-        for frame in range(max_frames):
-            if frame:
-                try:
-                    image.seek(frame)
-                except EOFError:
-                    break
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > max_frames:
+            raise TooLargeError(f"an image of more than {max_frames:,} frames")
+        if frames * image.width * image.height > _ANIMATED_PIXELS:
+            raise TooLargeError(f"an image of {frames:,} frames of {image.width} x {image.height} pixels (decompression bomb)")
+        for frame in range(frames):
+            image.seek(frame)
             _check_pixels(image, max_pixels)
             image.load()
-        else:
-            with suppress(EOFError):
-                image.seek(max_frames)
-                raise TooLargeError(f"an image of more than {max_frames:,} frames")
         _rgb_or_grey(image, 255)
         return str(image.format)
 

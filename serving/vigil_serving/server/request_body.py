@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from vigil_data.decode.audio import seconds
 from vigil_data.decode.image import size_of
-from vigil_data.errors import MediaError
+from vigil_data.errors import MediaError, TooLargeError
 from vigil_data.items import Item
 from vigil_serving.protocol.errors import RequestError, busy, invalid, malformed, too_large
 from vigil_serving.protocol.item_json import ITEM_KEYS, check_columns, check_id, item_from_json
@@ -258,6 +258,8 @@ def _characters(item: Item) -> int:
 def _pixels(data: bytes) -> int:
     try:
         width, height = size_of(data)
+    except TooLargeError as error:
+        raise too_large(str(error)) from None
     except MediaError:
         return 0
     return width * height

@@ -128,6 +128,13 @@ def test_decode_image_does_not_log_the_faults_of_a_file(caplog):
     assert caplog.records == []
 
 
+def test_read_image_refuses_animations_that_expand_to_gigapixels():
+    frame = b"\x21\xf9\x04" + bytes(5) + b"\x2c" + bytes(4) + b"\x01\x00\x01" + bytes(2) + b"\x02\x02\x44\x01\x00"
+    data = b"GIF89a" + struct.pack("<HHBBB", 3_000, 3_000, 0x80, 0, 0) + bytes(3) + b"\xff" * 3 + frame * 300 + b"\x3b"
+    with pytest.raises(TooLargeError, match=r"an image of 300 frames of 3000 x 3000 pixels \(decompression bomb\)"):
+        read_image(data, 10_000_000, 1_000)
+
+
 @pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
 def test_read_image_reads_every_frame(form):
     frames = [smooth(40 + n % 2, 30) if form == "TIFF" else smooth(40, 30).rotate(n * 20) for n in range(4)]

@@ -162,12 +162,14 @@ def test_check_limits_counts_pixels_and_seconds_of_all_items_without_decoding() 
     assert len(parse_items(JSON, body([image(100, 50), image(50, 100)], [sound(4.9)]), LIMITS)) == 3
     assert "10000 pixels" in refusal(body([image(100, 50), image(51, 100)])).line
     assert "5 seconds" in refusal(body((), [sound(2.4), sound(2.7)])).line
-    # The header of an image of 12,000 x 12,000 pixels without data: it is refused without decoding.
-    head = b"IHDR" + (12_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
-    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
-    bomb += (100).to_bytes(4, "big") + b"IDAT" + b"\0" * 100
-    refused = refusal(body([bomb]), limits=RequestLimits())
-    assert refused.status == 413
+    # The headers of images of 12,000 x 12,000 and 2,000,000 x 2,000,000 pixels without data: they are refused without decoding.
+    for side in (12_000, 2_000_000):
+        head = b"IHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+        bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+        bomb += (100).to_bytes(4, "big") + b"IDAT" + b"\0" * 100
+        refused = refusal(body([bomb]), limits=RequestLimits())
+        assert refused.status == 413
+        assert "decompression bomb" in refused.line
 
 
 def test_parse_items_accepts_undecodable_media() -> None:
