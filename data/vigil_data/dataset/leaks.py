@@ -203,7 +203,7 @@ def find_leaks(new: pa.Table, stored: pa.Table | None = None) -> Leaks:
     """
     old = 0 if stored is None else stored.num_rows
     table = new if stored is None else pa.concat_tables([stored, new], promote_options="permissive")
-    names, split_N = _ranked_splits(table)
+    names, split_N = ranked_splits(table)
     row_S, digest_S = _segments(table, split_N)
     content_N = np.zeros(table.num_rows, np.uint64)
     is_content_S = digest_S & np.uint64(3) == _CONTENT
@@ -273,7 +273,7 @@ class _Groups:
         return differ_G
 
 
-def _ranked_splits(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
+def ranked_splits(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
     """Return the names of splits, guarded ones first and train last, and each row's position among them; -1 for none."""
     names = [name for name in table["split"].unique().to_pylist() if name]
     names.sort(key=lambda name: (name == "train", GUARDED.index(name) if name in GUARDED else len(GUARDED), name))

@@ -25,7 +25,7 @@ from vigil_data.dataset.history import Change
 from vigil_data.dataset.table_schema import ITEMS, PROVENANCE, PROVENANCE_TYPE, SAMPLING, SEGMENTS, TARGET, is_column, is_label
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import Failure, UserError, capped, one_line
-from vigil_data.filesystem import StrPath
+from vigil_data.filesystem import StrPath, remove
 
 
 def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordBatchReader, change: Change) -> int:
@@ -33,7 +33,7 @@ def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordB
 
     Args:
         path: the dataset's folder.
-        base: the version that the rows are added to; ``None`` makes a dataset.
+        base: the version that the rows are added to; ``None`` makes a dataset where there is none.
         rows: all columns of the dataset, those of ``base`` first and in its order, then new ones.
         change: what the new version is.
 
@@ -47,6 +47,8 @@ def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordB
     if base is not None:
         _check_field_ids(path, base, schema)
     table = str(Path(path) / "items.lance")
+    if base is None:
+        remove(Path(table))  # what is left of a first import that was killed has no version
     storage = base.data_storage_version if base is not None else None
     written = write_fragments(
         rows, table, rows.schema, mode="create" if base is None else "overwrite", data_storage_version=storage
