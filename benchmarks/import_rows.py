@@ -5,7 +5,14 @@ usage: python benchmarks/import_rows.py [--rows 100000 1000000] [--collection ..
 Each import is a process of its own, from CSV through a source to a committed dataset. Memory is its peak: what it has allocated
 (anonymous), and the file pages that the kernel had mapped for it at that time, which it can take back.
 
-{TABLE}
+Last table (AMD EPYC, 2 virtual cores, load average 12):
+
+    import                             rows  seconds   rows/s  rows/CPU s  anonymous MB  mapped MB
+    generated, one source           100,000     26.1    3,826      25,800           146        112
+    generated, one source         1,000,000    171.8    5,822      26,440           304        146
+    shared-text, 8 sources          169,591     65.0    2,609      18,982           229        113
+
+What grows are the hashes of ids (16 to 32 bytes a row), the digests (16) and Lance's buffers for a file of a million rows.
 """
 
 import argparse

@@ -225,11 +225,11 @@ def sources(
     if name is not None:
         typer.echo(source_file(name).read_text(encoding="utf-8"), nl=False)
         return
-    pages = [load_source(each) for each in shipped_sources()]
-    print_table(
-        ["source", "dataset", "labels", "licence", "download"],
-        ([page.name, page.title, _labels(page.labels), page.licence, f"{page.download} from {page.url}"] for page in pages),
-    )
+    for each in shipped_sources():
+        page = load_source(each)
+        typer.echo(f"{each}: {page.title}")
+        typer.echo(f"    labels: {_labels(page.labels)}; licence: {page.licence}")
+        typer.echo(f"    download: {page.download}; from {page.url}")
 
 
 def _labels(labels: Sequence[str]) -> str:
