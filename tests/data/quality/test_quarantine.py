@@ -11,9 +11,11 @@ from PIL import Image
 
 from vigil.cli import main
 from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.importers.manifest import Manifest
 from vigil_data.items import Item
 from vigil_data.quality import quarantine
 from vigil_data.quality.origin import Origin, Place, Refused
+from vigil_data.quality.retry import retry
 
 Run = Callable[..., int]
 
@@ -129,6 +131,15 @@ def test_retry_stores_what_is_good_now_as_one_version(tmp_path: Path, run: Run, 
     assert "0 of 3 stored" in printed.out
     assert f"{file} does not exist" in printed.err
     assert Dataset(to).quarantine().num_rows == 3
+
+
+def test_retry_removes_what_an_import_stored_before_it_was_killed(tmp_path: Path) -> None:
+    write(tmp_path, [Item("a", ("x",))])
+    place = Place(Manifest(tmp_path / "none.jsonl").origin, str(tmp_path / "none.jsonl"), 1)
+    quarantine.put(tmp_path, [Refused("a", "image", 0, "cut", place=place), Refused("a", "row", 0, "id taken", place=place)])
+    result = retry(tmp_path, quarantine.read(tmp_path))
+    assert quarantine.read(tmp_path)["reason"].to_pylist() == ["id taken"]
+    assert (result.stored, result.unreadable) == (0, [f"{tmp_path}/none.jsonl does not exist"])
 
 
 def test_retry_of_a_public_dataset_finds_the_item_by_its_id(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

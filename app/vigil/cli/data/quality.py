@@ -173,7 +173,7 @@ def _print_report(report: "Report") -> None:
         print_table(
             ["", "count", "kind", "what", "for example"],
             (
-                [found.severity, found.count, found.kind, found.reason, ", ".join(found.places[:2])]
+                [found.severity, found.count, found.kind, found.reason, "; ".join(found.places[:2])]
                 for found in findings[:MAX_PRINTED]
             ),
         )

@@ -117,12 +117,12 @@ def check_manifest(
     progress("checking rows", 0, None)
     report.rows = manifest.check(needs_good=False)
     for kind, position, reason in manifest.bad_rows():
-        report.findings.add(kind, reason, position)
+        report.findings.add(kind, reason, _line(Place.at(manifest.origin, position)))
 
     def media() -> Iterator[tuple[_Medium, Modality, bytes]]:
         for number, content in enumerate(manifest.contents(), 1):
             progress("decoding media", number, report.rows)
-            place = f"{Path(content.place.file).name}:{content.place.row}"
+            place = _line(content.place)
             if not isinstance(content.item, Item):
                 if content.item.modality != ROW:
                     report.findings.add("no content", content.item.reason, place)
@@ -197,6 +197,10 @@ def check_dataset(
                 (item,) = dataset.take([medium.at], [])
                 refuse(medium.at, item, verdict.kind, verdict.reason, (medium.modality, medium.number))
     return report
+
+
+def _line(place: Place) -> str:
+    return f"{Path(place.file).name}:{place.row}"
 
 
 def _schema_problems(schema: pa.Schema) -> Iterator[str]:

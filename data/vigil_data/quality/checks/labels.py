@@ -52,12 +52,16 @@ class LabelChecks:
             count = sum(known.count for known in splits.values())
             low, high = min(known.low for known in splits.values()), max(known.high for known in splits.values())
             if low == high:
-                yield f"{label} is {low:g} in all {count:,} items where it is known; nothing can be learned"
+                yield f"{label} is {low:g} wherever it is known ({_items(count)}); nothing can be learned"
             if len(splits) == 1 < len(self._splits):
-                yield f"{label} is known in {split_name(next(iter(splits)))} only ({count:,} items)"
+                yield f"{label} is known in {split_name(next(iter(splits)))} only ({_items(count)})"
             for split, known in splits.items() if low < high else ():
                 if known.low == known.high:
-                    yield f"{label} is {known.low:g} in all {known.count:,} items of {split_name(split)} where it is known"
+                    yield f"{label} is {known.low:g} wherever it is known in {split_name(split)} ({_items(known.count)})"
+
+
+def _items(count: int) -> str:
+    return f"{count:,} {'item' if count == 1 else 'items'}"
 
 
 def split_name(split: str) -> str:

@@ -228,10 +228,10 @@ def test_check_of_labels_finds_what_cannot_be_learned_or_tested(tmp_path: Path) 
     assert found(check_dataset(Dataset(tmp_path))) == {
         ("label", reason): []
         for reason in (
-            "always is 1 in all 7 items where it is known; nothing can be learned",
+            "always is 1 wherever it is known (7 items); nothing can be learned",
             "here is known in train only (4 items)",
             "never is not known of any item",
-            "rare is 0 in all 3 items of test where it is known",
+            "rare is 0 wherever it is known in test (3 items)",
         )
     }
 
