@@ -91,3 +91,10 @@ def test_join_prints_sources_conflicts_and_leaks(posts: Path, tmp_path: Path) ->
     (conflict,) = map(json.loads, report.read_text().splitlines())
     assert conflict["claims"][1] == {"dataset": "more", "id": "m1", "value": 0.0}
     assert Dataset(tmp_path / "all").table(["id"])["id"].to_pylist() == ["p0", "p1", "p2", "p3", "more:p0"]
+
+
+def test_import_with_a_reason(tmp_path: Path) -> None:
+    file = tmp_path / "posts.jsonl"
+    file.write_text('{"id": "p1", "text": "hello"}\n')
+    vigil("import", "manifest", file, "--to", tmp_path / "d", "--reason", "spring sample")
+    assert "    reason: spring sample" in vigil("log", tmp_path / "d").splitlines()

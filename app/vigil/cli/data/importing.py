@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 To = Annotated[Path, typer.Option("--to", metavar="DATASET", help="The dataset's folder.")]
 Append = Annotated[bool, typer.Option("--append", help="Append to the dataset if it exists.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for `vigil data log`.")]
 
 BadRows = Literal["fail", "quarantine"]  # as in vigil_data.dataset.ingest
 OnLeak = Literal["warn", "skip", "refuse"]  # as in vigil_data.dataset.leaks, which imports pyarrow
@@ -83,6 +84,7 @@ def import_manifest(
     to: To,
     *,
     append: Append = False,
+    reason: Reason = "",
     allow_erased: AllowErased = False,
     leaks: LeaksOption = "warn",
     match: MatchOption = None,
@@ -139,6 +141,7 @@ def import_manifest(
         to,
         manifest.items(),
         append=append,
+        reason=reason,
         allow_erased=allow_erased,
         leaks=leaks,
         total=rows,
@@ -172,6 +175,7 @@ def import_source(
     to: To,
     *,
     append: Append = False,
+    reason: Reason = "",
     allow_erased: AllowErased = False,
     leaks: LeaksOption = "skip",
     match: MatchOption = None,
@@ -206,6 +210,7 @@ def import_source(
         to,
         chain.from_iterable(reader.items() for reader in readers),
         append=append,
+        reason=reason,
         allow_erased=allow_erased,
         leaks=leaks,
         total=None,
@@ -250,6 +255,7 @@ def _write(
     items: "Iterable[Item | Refusal]",
     *,
     append: bool,
+    reason: str,
     allow_erased: bool,
     leaks: OnLeak,
     total: int | None,
@@ -261,6 +267,7 @@ def _write(
 ) -> None:
     """Store items and print what was stored; ``positions`` finds the rows of ids in the imported file."""
     from vigil_data.dataset.dataset import Dataset, write
+    from vigil_data.dataset.history import Change
     from vigil_data.dataset.leaks import LeakError
 
     matched: dict[str, int] = {}
@@ -274,6 +281,7 @@ def _write(
                 to,
                 items,
                 append=append,
+                change=Change("import", reason),
                 allow_erased=allow_erased,
                 on_leak=leaks,
                 bad_rows=bad_rows,
@@ -288,8 +296,8 @@ def _write(
         found = " and ".join(f"{matched.get(action, 0):,} {done}" for action, done in _MATCHED.items())
         typer.echo(f"on the list {match.name}: {found}")
     for reader in readers:
-        for reason, count in reader.excluded.items():
-            typer.echo(f"excluded, {one_line(reason)}: {count}" + (f" ({reader.name})" if len(readers) > 1 else ""))
+        for why, count in reader.excluded.items():
+            typer.echo(f"excluded, {one_line(why)}: {count}" + (f" ({reader.name})" if len(readers) > 1 else ""))
     if written.skipped:
         typer.echo(f"excluded, the same content is in another split: {written.skipped}")
     for when, count in written.erased.items():
