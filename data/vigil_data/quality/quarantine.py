@@ -128,7 +128,7 @@ def _row(refusal: Refusal, place: Place | None) -> dict[str, Any]:
 
 
 def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
-    names = ["id", "file", "row", "quarantined_at"]
+    names = ["id", "modality", "file", "row", "quarantined_at"]
     return [tuple(row[name] for name in names) for row in table.select(names).to_pylist()]
 
 
