@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -51,3 +52,49 @@ def chromium() -> str:
         if found := shutil.which(name):
             return found
     return skip_or_fail("no Chromium is installed")
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The address of a local server that speaks S3; the environment has what clients need to reach it."""
+    pytest.importorskip("moto")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT": address,
+        "AWS_ALLOW_HTTP": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket(object_store: str) -> Callable[[Path, str], str]:
+    """A function that copies a folder into a bucket under a prefix, and gives its address."""
+
+    headers = {"Content-Type": "application/octet-stream"}
+
+    def send(method: str, path: str, body: bytes) -> None:
+        request = Request(f"{object_store}/{path}", data=body, method=method, headers=headers)
+        with urlopen(request, timeout=30) as response:
+            assert response.status == 200
+
+    send("PUT", "vigil", b"")
+
+    def copy(folder: Path, prefix: str) -> str:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                send("PUT", f"vigil/{prefix}/{file.relative_to(folder)}", file.read_bytes())
+        return f"s3://vigil/{prefix}"
+
+    return copy

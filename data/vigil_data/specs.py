@@ -1,7 +1,8 @@
 """Recipe keys of data: how media are decoded, and how rows become batches."""
 
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -144,6 +145,49 @@ class BatchPlan(Spec):
     pool: int = Field(50, ge=1, description="batches whose rows are sorted by cost together; 1 keeps random order")
 
 
+class Sampling(Spec):
+    """How often training items are read, see :mod:`vigil_data.loading.sampling`; validation reads each item once."""
+
+    by: str | None = Field(None, description="column whose values are mixed, such as source; null: none")
+    temperature: float = Field(
+        1.0,
+        ge=1,
+        description="a value with a share p of the items has a share of the epoch proportional to p ** (1 / temperature)",
+    )
+    weights: Mapping[str, float] = Field(
+        default_factory=dict, description="value of the column to a further factor of its share; none for items without a value"
+    )
+    repeat_threshold: float | None = Field(
+        None, gt=0, le=1, description="items with a label rarer than this share are read more often; null: no item is"
+    )
+    items: int | None = Field(None, ge=1, description="items read in an epoch; null: as many as there are training items")
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> "Sampling":
+        if self.by is None and (self.temperature != 1 or self.weights):
+            raise ValueError("temperature and weights need by, the column whose values are mixed")
+        if self.temperature == 1 and not self.weights and self.repeat_threshold is None and self.items is None:
+            raise ValueError("changes nothing; give temperature, weights, repeat_threshold or items, or leave sampling out")
+        if problems := [name for name, weight in self.weights.items() if not 0 < weight < math.inf]:
+            raise ValueError(f"weights must be positive and finite, that of {problems[0]} is not")
+        return self
+
+
+class BlockShuffle(Spec):
+    """Shuffling for network file systems and object stores: whole blocks of adjacent rows are read, each once in an epoch."""
+
+    block: int = Field(256, ge=1, description="rows of a block, which are read together")
+    window: int = Field(4, ge=1, description="blocks of a stream whose rows are mixed")
+    streams: int = Field(
+        4, ge=1, description="streams of a rank, whose batches take turns; a multiple of workers, so that no block is read twice"
+    )
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that all workers of a rank hold in memory together: the windows that its next batches are from."""
+        return 3 * self.window * self.streams
+
+
 class Data(Spec):
     """The rows of a dataset to train on, and how they are read."""
 
@@ -153,8 +197,13 @@ class Data(Spec):
     validation: str = Field("validation", description="value of the column split for validation, thresholds and early stopping")
     where: str | None = Field(None, description="SQL condition that selects training rows")
     batch: BatchPlan = BatchPlan()
+    sampling: Sampling | None = Field(None, description="how often training items are read; null: each once in an epoch")
+    shuffle: BlockShuffle | None = Field(None, description="read blocks of adjacent rows; null: any row may follow any other")
     augmentation: Augmentation | None = Field(None, description="random changes of training items; null: none")
-    workers: int = Field(0, ge=0, description="number of decoding processes; 0 decodes in the training process")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        0,
+        description="number of decoding processes; 0 decodes in the training process; auto: as many as the training needs",
+    )
     worker_start: Literal["forkserver", "spawn"] = Field(
         "forkserver", description="start method of the workers (Lance is not fork-safe)"
     )

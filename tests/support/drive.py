@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -27,10 +28,7 @@ def watch(options: dict) -> None:
     if options.get("every_step"):
         metrics.LOG_EVERY_N_STEPS = 1
     if world := options.get("as_world"):
-        from vigil_data.loading.sampler import EpochPlan
-
-        plan = data_module.plan
-        data_module.plan = lambda *args: EpochPlan(plan(*args[:4], world).batches, 1)
+        data_module.plan = partial(_in_turn, data_module.plan, world)
     if folder := options.get("seen"):
         step = TrainingModule.training_step
         (Path(folder) / f"rank-{rank}.pid").write_text(str(os.getpid()))
@@ -70,6 +68,13 @@ def watch(options: dict) -> None:
             exchange(self, trainer, *rest, **named)
 
         setattr(RankSync, hook, killing)
+
+
+def _in_turn(plan, world, costs, spec, seed, epoch, _one, **options):
+    from vigil_data.loading.sampler import EpochPlan
+
+    made = plan(costs, spec, seed, epoch, world, **options)
+    return EpochPlan(made.items, made.bounds, made.table.reshape(-1, 1))
 
 
 def _kill_while_writing(kill: dict, number: int) -> None:

@@ -28,9 +28,10 @@ from vigil_data.dataset.id_set import IdSet
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
+from vigil_data.dataset.location import has_version, location, refuse_remote
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
-from vigil_data.dataset.table_schema import DIGESTS, FACTS, INTERNAL, PROVENANCE, TARGET
+from vigil_data.dataset.table_schema import FACTS, INTERNAL, PROVENANCE, TARGET
 from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
@@ -75,7 +76,7 @@ class Dataset:
     start by ``forkserver`` or ``spawn``).
 
     Args:
-        path: the dataset's folder.
+        path: the dataset's folder, or its address in an object store, ``s3://bucket/…``.
         version: version of the items table (default: the newest).
 
     Raises:
@@ -88,14 +89,15 @@ class Dataset:
 
     def __init__(self, path: StrPath, version: int | None = None) -> None:
         self.path = Path(path)
-        if not exists(self.path):
-            raise UserError(f"{self.path} is not a dataset (it has no items.lance); create one with `vigil data import`")
+        self._name = f"dataset {location(path)}"
+        if not exists(path):
+            raise UserError(f"{location(path)} is not a dataset (it has no items.lance); create one with `vigil data import`")
         try:
-            self._lance = lance.dataset(str(self.path / "items.lance"), version=version)
+            self._lance = lance.dataset(location(self.path / "items.lance"), version=version)
         except ValueError:
             newest = Dataset(self.path).version
             gone = "; an erasure removed earlier versions" if (self.path / LEDGER).is_file() and (version or 0) < newest else ""
-            raise UserError(f"dataset {self.path} has no version {version}; its newest is {newest}{gone}") from None
+            raise UserError(f"{self._name} has no version {version}; its newest is {newest}{gone}") from None
         self.version: int = self._lance.version
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Path, int]]:
@@ -146,7 +148,7 @@ class Dataset:
             UserError: if no row is in ``split``, or the condition is invalid.
         """
         if split is not None and split not in (splits := self.splits()):
-            raise UserError(f"dataset {self.path} has no split {split}; it has {', '.join(filter(None, splits)) or 'none'}")
+            raise UserError(f"{self._name} has no split {split}; it has {', '.join(filter(None, splits)) or 'none'}")
         conditions = [] if split is None else ["split = '{}'".format(split.replace("'", "''"))]
         conditions += [] if where is None else [f"({where})"]
         if not conditions:
@@ -156,7 +158,7 @@ class Dataset:
         except (ValueError, OSError) as error:
             reason = re.sub(r"^Invalid user input: |, /\S+\.rs:\d+:\d+", "", str(error).splitlines()[0])
             hint = "; write a label's column in backquotes: `target:LABEL`" if TARGET in (where or "") else ""
-            raise UserError(f"dataset {self.path}: invalid condition {where!r}: {reason}{hint}") from None
+            raise UserError(f"{self._name}: invalid condition {where!r}: {reason}{hint}") from None
         return np.searchsorted(self._addresses, matching).astype(np.int64)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64], modalities: Sequence[Modality] = MODALITIES) -> list[Item]:
@@ -169,11 +171,31 @@ class Dataset:
         Raises:
             IndexError: if a row number is out of range.
         """
-        unread = tuple(f"{modality}{of}" for modality in MODALITIES if modality not in modalities for of in _MEDIA_COLUMNS)
-        unread += (*FACTS.names, *DIGESTS.names)
-        table = self._take(rows, [name for name in self.schema.names if name not in unread and not name.startswith(PROVENANCE)])
+        return self.items(self._take(rows, self.item_columns(modalities)))
+
+    def item_columns(
+        self,
+        modalities: Sequence[Modality] = MODALITIES,
+        labels: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Return the stored columns that items are made of by :meth:`items`.
+
+        Args:
+            modalities: those that are read.
+            labels: labels whose targets are read (default: all).
+            columns: other columns that are read (default: all).
+        """
+        media = [f"{modality}{of}" for modality in modalities for of in _MEDIA_COLUMNS]
+        targets = [TARGET + label for label in (self.labels if labels is None else labels)]
+        wanted = {"id", *media, *targets, *(self.columns if columns is None else columns)}
+        return [name for name in self.schema.names if name in wanted]
+
+    def items(self, table: pa.Table) -> list[Item]:
+        """Return the items of a table of stored columns, such as :meth:`item_columns`."""
         values = {name: table[name].to_pylist() for name in table.column_names}
-        labels, columns = self.labels, self.columns
+        labels = [name.removeprefix(TARGET) for name in table.column_names if name.startswith(TARGET)]
+        columns = [name for name in self.columns if name in values]
         absent: list[Any] = [None] * table.num_rows
         payloads = {modality: values.get(modality, absent) for modality in MODALITIES}
         roles = {modality: values.get(f"{modality}_roles", absent) for modality in MODALITIES}
@@ -228,7 +250,7 @@ class Dataset:
 
     def _require(self, columns: Sequence[str]) -> None:
         if absent := [name for name in columns if name not in self.schema.names]:
-            raise UserError(f"dataset {self.path} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
+            raise UserError(f"{self._name} has no column {', '.join(absent)}; it has {', '.join(self.schema.names)}")
 
     def versions(self) -> list[dict[str, Any]]:
         """Return all versions, oldest first, each with ``version``, ``timestamp`` (datetime) and ``rows``."""
@@ -254,11 +276,7 @@ class Dataset:
 
 def exists(path: StrPath) -> bool:
     """Whether there is a dataset at ``path``."""
-    return _has_version(Path(path) / "items.lance")
-
-
-def _has_version(folder: Path) -> bool:
-    return next((folder / "_versions").glob("*.manifest"), None) is not None
+    return has_version(Path(path) / "items.lance")
 
 
 def write(
@@ -298,6 +316,7 @@ def write(
             [0, 1], invalid names of labels or columns, and columns with values of different types, and for leaks if they are
             refused. Nothing is written then.
     """
+    refuse_remote(path)
     folder = Path(path)
     if exists(folder) and not append:
         raise UserError(f"dataset {folder} exists already; append to it, or name another folder")

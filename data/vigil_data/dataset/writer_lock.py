@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vigil_data.dataset.location import refuse_remote
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, locked, remove
 
@@ -28,8 +29,10 @@ def writing(dataset: StrPath, *, resumes: bool = False) -> Iterator[None]:
         resumes: the block finishes an interrupted erasure.
 
     Raises:
-        UserError: if another process writes the dataset, or an erasure was interrupted and the block does not finish it.
+        UserError: if the dataset is in an object store, if another process writes it, or if an erasure was interrupted and the
+            block does not finish it.
     """
+    refuse_remote(dataset)
     folder = Path(dataset).resolve()
     paths: set[Path] = _held.__dict__.setdefault("paths", set())
     if folder in paths:

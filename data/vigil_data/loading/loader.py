@@ -5,27 +5,32 @@ and packing happen outside the training process. Only the training process decid
 the number of workers affects only speed.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from vigil_data.augmentation.specs import Augmentation
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.batch import Batch, Segments, collate
 from vigil_data.loading.packing import Packed, Refusal
-from vigil_data.loading.sampler import EpochPlan, Rows, sequence
+from vigil_data.loading.sampler import EpochPlan, Resize, Rows, sequence
 from vigil_data.loading.token_files import TokenReader
-from vigil_data.specs import BatchPlan, Inputs
+from vigil_data.loading.workers import WorkerChoice, evaluation_workers
+from vigil_data.specs import BatchPlan, BlockShuffle, Inputs
+
+log = logging.getLogger("vigil.data")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals with which a scheduler stops a job."""
@@ -59,6 +64,7 @@ class Reader:
         augmentation: random changes of items whose request has an epoch.
         seed: seed of the augmentation.
         tokens: modality to its entry of the token cache, from which its tokens are read; the other modalities are decoded.
+        shuffle: read training items by its blocks.
     """
 
     path: Path
@@ -68,6 +74,7 @@ class Reader:
     augmentation: Augmentation | None = None
     seed: int = 0
     tokens: Mapping[Modality, Path] = field(default_factory=dict)
+    shuffle: BlockShuffle | None = None
     _opened: "_Opened | None" = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,13 +93,20 @@ class _Opened:
     def __init__(self, reader: Reader) -> None:
         from vigil_data.dataset.dataset import Dataset
         from vigil_data.decode import Decoder
+        from vigil_data.loading.blocks import BlockReader
 
         self.labels, self.augmentation, self.seed = reader.labels, reader.augmentation, reader.seed
         self.dataset: Dataset = Dataset(reader.path, reader.version)
         self.tokens = {modality: TokenReader(path, len(self.dataset)) for modality, path in reader.tokens.items()}
         self.decoded = [m for m in MODALITIES if getattr(reader.inputs, m) is not None and m not in reader.tokens]
         self.decoder: Decoder | None = None
+        self.blocks: BlockReader | None = None
         if self.decoded:
+            self.columns = self.dataset.item_columns(self.decoded, reader.labels, ())
+            if reader.shuffle is not None:
+                worker = get_worker_info()
+                held = -(-reader.shuffle.held_blocks // (1 if worker is None else worker.num_workers))
+                self.blocks = BlockReader(self.dataset, reader.shuffle.block, held, self.columns)
             self.inputs = reader.inputs.model_copy(update=dict.fromkeys(reader.tokens))
             self.decoder = Decoder(self.inputs, reader.labels)
         else:  # No media are read, so all that is read is kept in memory.
@@ -127,7 +141,7 @@ class _Opened:
         """Decode the modalities without tokens, augmented in an epoch of training."""
         if self.decoder is None:
             return Packed(tuple(self.ids[row] for row in rows), {}, self.targets_NL[rows])
-        items = self.dataset.take(rows, self.decoded) if len(rows) else []
+        items = self._take(rows, training=epoch is not None) if len(rows) else []
         if epoch is None or self.augmentation is None:
             packed = self.decoder.decode_all(items)
         else:
@@ -136,6 +150,11 @@ class _Opened:
             augmenter = Augmenter(self.augmentation, self.inputs, self.seed, epoch)
             packed = self.decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
         return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
+
+    def _take(self, rows: Rows, training: bool) -> list[Item]:
+        if training and self.blocks is not None:
+            return self.blocks.take(rows)
+        return self.dataset.items(self.dataset.table(self.columns, rows))
 
 
 class TrainingLoader:
@@ -151,9 +170,16 @@ class TrainingLoader:
         rank: rank of this process.
         accumulate: number of batches in one optimizer step.
         groups: group of each planned item, int64 ``[N]``.
-        workers: number of decoding processes; 0 decodes in this process.
+        resizes: changes of the number of ranks so far, which ``plan`` respects.
+        workers: number of decoding processes; 0 decodes in this process. A choice starts in this process.
         worker_start: start method of the workers.
         pin_memory: whether to put batches into page-locked memory.
+
+    Attributes:
+        epoch: the epoch.
+        step: number of batches read in it.
+        waited_seconds: time spent waiting for batches since the epoch began, in this process.
+        seconds: time since then, without the pauses of validation.
     """
 
     def __init__(
@@ -166,12 +192,15 @@ class TrainingLoader:
         rank: int = 0,
         accumulate: int = 1,
         groups: Rows | None = None,
-        workers: int = 0,
+        resizes: Sequence[Resize] = (),
+        workers: int | WorkerChoice = 0,
         worker_start: str = "forkserver",
         pin_memory: bool = False,
     ) -> None:
         self.epoch = 0
         self.step = 0
+        self.waited_seconds = self.seconds = 0.0
+        self._reader = reader
         self._rows = rows
         self._weights = weights
         self._make_plan = plan
@@ -179,12 +208,23 @@ class TrainingLoader:
         self._rank = rank
         self._accumulate = accumulate
         self._groups = groups
-        self._batches = _dataloader(reader, _Requests(self), workers, worker_start, pin_memory)
+        self._resizes = list(resizes)
+        self._choice = workers if isinstance(workers, WorkerChoice) else None
+        self._worker_start = worker_start
+        self._pin_memory = pin_memory
+        self._batches: DataLoader[Batch] | None = None
+        if isinstance(workers, int):
+            self._start(workers)
 
     @property
     def sampler(self) -> "TrainingLoader":
         """The loader itself: Lightning looks for ``set_epoch`` here."""
         return self
+
+    @property
+    def workers(self) -> int:
+        """Number of decoding processes."""
+        return 0 if self._batches is None else self._batches.num_workers
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of ``epoch``, unless it is the current epoch."""
@@ -197,9 +237,48 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing happens before the first batch is requested: Lightning creates more iterators than it uses.
-        for batch in self._batches:
+        if self._choice is not None and self.seconds and self._choice.revise(self.waited_seconds / self.seconds):
+            self._start(self._choice.workers)
+        self.waited_seconds = self.seconds = 0.0
+        if self._batches is None:
+            yield from self._timed(self._read_here())
+        if self._batches is not None:
+            yield from self._timed(iter(self._batches))
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches; count them and the time for which they are waited for."""
+        first = True  # which waits for workers to start
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            ready = time.perf_counter()
+            if batch is None:
+                return
             self.step += 1
             yield batch
+            done = time.perf_counter()
+            if not first:
+                self.waited_seconds += ready - start
+                self.seconds += done - start
+            first = False
+            if self._batches is None and self._choice is not None:
+                self._choice.add(ready - start, done - ready)
+
+    def _read_here(self) -> Iterator[Batch]:
+        """Yield batches that are decoded in this process, until the number of workers is chosen."""
+        assert self._choice is not None
+        for request in self.requests():
+            batch = self._reader[request]
+            yield batch.pin_memory() if self._pin_memory else batch
+            if self._choice.workers is not None:
+                self._start(self._choice.workers)
+                return
+
+    def _start(self, workers: int | None) -> None:
+        """Read from now on with a number of workers."""
+        if self._choice is not None:
+            log.info("data.workers: %d of at most %d: %s", workers, self._choice.cores, self._choice.reason)
+        self._batches = _dataloader(self._reader, _Requests(self), workers or 0, self._worker_start, self._pin_memory)
 
     def requests(self) -> Iterator[Request]:
         """Yield the remaining requests of this epoch."""
@@ -221,21 +300,31 @@ class TrainingLoader:
         known = sum(float(self._weights[self._plan.rows(s, rank)].sum()) for s in group for rank in range(world))
         return self._accumulate * world / known if known > 0 else 0.0
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position; the step is meaningful only for the same ``world`` and ``accumulate``."""
-        return {"epoch": self.epoch, "step": self.step, "world": self._plan.world, "accumulate": self._accumulate}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position; the step is meaningful only for the same ``world``, ``accumulate`` and ``resizes``."""
+        position = {"epoch": self.epoch, "step": self.step, "world": self._plan.world, "accumulate": self._accumulate}
+        return {**position, "resizes": [list(change) for change in self._resizes]}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a position.
 
         Raises:
-            ValueError: if it was saved with another number of ranks or of batches per optimizer step.
+            ValueError: if it was saved with another number of batches per optimizer step, or another number of ranks that is not
+                the last of the loader's changes.
         """
-        for name in ("world", "accumulate"):
-            if state[name] != self.state_dict()[name]:
-                raise ValueError(f"the checkpoint was written with {name} {state[name]}, not {self.state_dict()[name]}")
+        own = self.state_dict()
+        if state["accumulate"] != own["accumulate"]:
+            raise ValueError(f"the checkpoint was written with accumulate {state['accumulate']}, not {own['accumulate']}")
+        if resumed_resizes(state, own["world"]) != self._resizes:
+            raise ValueError(f"the checkpoint was written with world {state['world']}, not {own['world']}")
         self.set_epoch(state["epoch"])
         self.step = state["step"]
+
+
+def resumed_resizes(state: dict[str, Any], world: int) -> list[Resize]:
+    """Return the changes of the number of ranks of a run that continues from a position with ``world`` ranks."""
+    resizes = [Resize(*change) for change in state["resizes"]]
+    return resizes if state["world"] == world else [*resizes, Resize(state["epoch"], state["step"], state["world"])]
 
 
 class EvaluationLoader:
@@ -276,7 +365,8 @@ def evaluation_loader(
     *,
     rank: int = 0,
     world: int = 1,
-    workers: int = 0,
+    local_ranks: int = 1,
+    workers: int | Literal["auto"] = 0,
     worker_start: str = "forkserver",
 ) -> EvaluationLoader:
     """Return a loader that reads each row once, in batches of increasing cost.
@@ -290,13 +380,15 @@ def evaluation_loader(
         spec: how batches are filled.
         rank: rank of this process.
         world: number of ranks that share the batches.
+        local_ranks: number of them on this machine.
         workers: number of decoding processes.
         worker_start: start method of the workers.
     """
     batches = sequence(costs, spec)
     batches += [rows[:0]] * (-len(batches) % world)
     requests = [Request(rows[batch]) for batch in batches[rank::world]]
-    return EvaluationLoader(reader, requests, workers=workers, worker_start=worker_start)
+    processes = evaluation_workers(workers, len(requests), local_ranks)
+    return EvaluationLoader(reader, requests, workers=processes, worker_start=worker_start)
 
 
 class _Requests:

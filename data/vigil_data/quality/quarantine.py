@@ -15,6 +15,7 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vigil_data.dataset.location import has_version, location
 from vigil_data.dataset.table_schema import QUARANTINE, storable
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.loading.packing import Refusal
@@ -26,7 +27,8 @@ LISTED = "matches the list "
 
 def read(folder: Path) -> pa.Table:
     """Return a dataset's quarantined items, oldest first; see :data:`vigil_data.dataset.table_schema.QUARANTINE`."""
-    return lance.dataset(str(folder / "quarantine.lance")).to_table() if _exists(folder) else QUARANTINE.empty_table()
+    table = folder / "quarantine.lance"
+    return lance.dataset(location(table)).to_table() if has_version(table) else QUARANTINE.empty_table()
 
 
 def put(
@@ -132,10 +134,6 @@ def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in names) for row in table.select(names).to_pylist()]
 
 
-def _exists(folder: Path) -> bool:
-    return next((folder / "quarantine.lance" / "_versions").glob("*.manifest"), None) is not None
-
-
 def _replace(folder: Path, rows: pa.Table) -> None:
-    mode = "overwrite" if _exists(folder) else "create"
+    mode = "overwrite" if has_version(folder / "quarantine.lance") else "create"
     lance.write_dataset(rows, str(folder / "quarantine.lance"), schema=QUARANTINE, mode=mode)

@@ -147,8 +147,8 @@ def test_plan_run_ends_within_an_epoch_at_max_steps(
     data, epochs = DataModule(recipe, 1), plan_run(recipe).epochs
     assert epochs is not None
     assert epochs.run_steps == data.total_steps()
-    planned = [data.plan(epoch).batches for epoch in range(3)]
-    run = [rows for batches in planned for rows in batches] if max_steps is None else planned[0][: 2 * steps]
+    planned = [plan.rows(step, 0) for plan in map(data.plan, range(3)) for step in range(plan.steps)]
+    run = planned if max_steps is None else planned[: 2 * steps]
     assert epochs.run_batches == len(run)
     assert epochs.run_samples == sum(len(rows) for rows in run)
 
@@ -176,7 +176,8 @@ def test_plan_run_has_the_activations_of_a_real_forward_pass(make_recipe: Callab
     report = plan_run(recipe)
     data = DataModule(recipe, 1)
     priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost, recipe.inputs)
-    rows = max(data.plan(0).batches, key=lambda batch: float(priced[batch].sum()))
+    planned = data.plan(0)
+    rows = max((planned.rows(step, 0) for step in range(planned.steps)), key=lambda batch: float(priced[batch].sum()))
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     saved: dict[int, torch.Tensor] = {}
@@ -259,3 +260,15 @@ def test_plan_command_refuses_wrong_arguments(command: Callable[..., str], file:
         command(file, "training.no_such=1")
     with pytest.raises(UserError, match="absent"):
         command(file.with_name("absent.yaml"))
+
+
+def test_plan_run_shows_the_shares_of_weighted_sampling(make_recipe: Callable[..., Recipe]) -> None:
+    sampling = {"by": "language", "weights": {"en": 3.0}, "items": 50}
+    report = plan_run(make_recipe(data__sampling=sampling))
+    assert report.epochs is not None
+    assert report.epochs.samples == 50
+    english = next(share for share in report.epochs.sampling if share.name == "language en")
+    assert english.epoch == pytest.approx(3 * english.items / (3 * english.items + 1 - english.items))
+    line = f"language en: {100 * english.items:.3g} % of the items, {100 * english.epoch:.3g} % of an epoch"
+    assert line in report.facts()
+    assert report.as_json()["epochs"]["sampling"][0]["name"] == "language de"

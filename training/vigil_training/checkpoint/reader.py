@@ -167,6 +167,11 @@ class CheckpointReader:
         except (OSError, ValueError) as error:
             raise DamagedCheckpointError(f"{self.path / STATE}: cannot be read: {error}") from error
 
+    @property
+    def data_position(self) -> dict[str, Any]:
+        """The training loader's state; see :meth:`vigil_data.loading.loader.TrainingLoader.state_dict`."""
+        return dict(self.state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0])
+
     def rng_state(self, rank: int) -> dict[str, Tensor] | None:
         """Return a rank's random generators, for :func:`set_rng_state`; ``None`` if the rank took no part in the checkpoint.
 

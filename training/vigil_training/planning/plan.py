@@ -13,6 +13,7 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
 from vigil_data.loading.sampler import costs
+from vigil_data.loading.sampling import SamplingShare, describe_shares
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.strategies.deepspeed import zero_config
 from vigil_training.distributed.strategies.fsdp2 import shard_units
@@ -110,6 +111,7 @@ class RunLength:
         largest_items: items of the most expensive batch.
         largest_cost: cost of that batch.
         text_only: share of items with text and no other modality.
+        sampling: what ``data.sampling`` does to the shares of sources and labels; empty without it.
     """
 
     samples: int
@@ -121,6 +123,7 @@ class RunLength:
     largest_items: int
     largest_cost: float
     text_only: float
+    sampling: tuple[SamplingShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ class RunPlan:
             lines.append(
                 f"the most expensive batch: {e.largest_items:,} items, cost {e.largest_cost:,.0f}; text only: {e.text_only:.0%}"
             )
+            lines += describe_shares(e.sampling)
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -287,11 +291,12 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
     first = data.plan(0)
     facts = dataset.facts(data.train_rows)
     row_costs = costs(facts, recipe.data.batch.cost, recipe.inputs)
-    largest = max(first.batches, key=lambda rows: float(row_costs[rows].sum()))
+    step, rank = np.unravel_index(first.totals(row_costs).argmax(), first.table.shape)
+    largest = first.rows(int(step), int(rank))
     text_only = (facts[:, 0] > 0) & (facts[:, 1:] == 0).all(axis=1)
     run_samples, run_batches, run_steps = _run_length(recipe, data)
     epochs = RunLength(
-        samples=len(data.train_rows),
+        samples=int(first.lengths().sum()),
         batches=first.steps,
         steps=math.ceil(first.steps / recipe.training.accumulate),
         run_samples=run_samples,
@@ -300,6 +305,7 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
         largest_items=len(largest),
         largest_cost=float(row_costs[largest].sum()),
         text_only=float(np.mean(text_only)),
+        sampling=data.sampling_shares,
     )
     return epochs, data.reader[Request(data.train_rows[largest])]
 
@@ -313,7 +319,7 @@ def _run_length(recipe: Recipe, data: DataModule) -> tuple[int, int, int]:
         if training.max_steps is not None:
             epoch_steps = min(epoch_steps, training.max_steps - steps)
         run = min(planned.steps, epoch_steps * training.accumulate)
-        samples += sum(len(rows) for rows in planned.batches[: run * planned.world])
+        samples += int(planned.lengths()[:run].sum())
         batches, steps = batches + run, steps + epoch_steps
         if steps == training.max_steps:
             break

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from vigil_data.augmentation.specs import MP3_RATES
+from vigil_data.dataset.location import is_remote
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
@@ -21,6 +22,7 @@ from vigil_training.recipe.specs import (
     FullySharded,
     InitFromSpec,
     OptimizerSpec,
+    Ranks,
     Single,
     StrategySpec,
     TrackingSpec,
@@ -68,7 +70,7 @@ class Recipe(Spec):
         problems += [*self._objective_problems(), *self._cache_problems(), *self._distillation_problems()]
         problems += find_fusion_problems(self.model)
         problems += find_input_problems(self.model.encoders, self.inputs)
-        problems += self._speed_problems()
+        problems += [*self._speed_problems(), *self._reading_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -185,6 +187,15 @@ class Recipe(Spec):
         gathers = "FSDP2" if isinstance(strategy, FullySharded) else "ZeRO-3" if getattr(strategy, "stage", 0) == 3 else None
         if self.training.compile and gathers:
             yield f"training.compile: {gathers} gathers weights within the encoders, so they are not compiled; take ddp or ZeRO-2"
+
+    def _reading_problems(self) -> Iterator[str]:
+        sampling = self.data.sampling
+        if sampling is not None and sampling.repeat_threshold is not None and isinstance(self.objective, Contrastive):
+            yield "data.sampling.repeat_threshold: contrastive pre-training reads no labels; leave this out"
+        if self.training.resume_world == "repartition" and not isinstance(self.strategy, Ranks):
+            yield "training.resume_world: strategy single has one process; take ddp (devices: 1 is allowed), or leave this out"
+        if is_remote(self.data.dataset) and self.training.token_cache:
+            yield f"training.token_cache: it is written next to the dataset, and {self.data.dataset} is only read; leave this out"
 
     def _label_problems(self) -> Iterator[str]:
         labels = self.taxonomy.labels

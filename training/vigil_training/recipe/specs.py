@@ -114,6 +114,11 @@ class TrainingSpec(Spec):
         "fp32", description="bf16: weights stay in fp32 and layers compute in bf16 (autocast)"
     )
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="device; auto: CUDA where there is one, else the CPU")
+    resume_world: Literal["exact", "repartition"] = Field(
+        "exact",
+        description="exact: a run resumes with its number of ranks alone; repartition: with any, among which the rest of the "
+        "epoch is dealt out",
+    )
     accumulate: int = Field(1, ge=1, description="batches of each optimizer step, whose gradients are accumulated")
     clip: float | None = Field(1.0, gt=0, description="maximum norm of the gradient; null: no clipping")
     threads: int | None = Field(None, ge=1, description="CPU threads of the training process; null: torch's default")

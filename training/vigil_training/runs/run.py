@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath, sha256_file, write_file
+from vigil_data.filesystem import StrPath, sha256_file, sha256_json, write_file
 from vigil_training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def check_run(recipe: Recipe, folder: StrPath) -> bool:
     folder = Path(folder)
     started = (folder / "resolved.yaml").is_file()
     if started and ((run := Run(folder)).finished or run.has_checkpoint):
-        if changed := differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
+        if changed := differences(_fixed(run.recipe), _fixed(recipe)):
             raise UserError(
                 f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
                 *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in changed),
@@ -312,6 +312,8 @@ def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:
     if not check_run(recipe, folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "resolved.yaml", resolved_text)
+    elif Run(folder).recipe != recipe and not Run(folder).finished:  # it continues with another number of ranks
+        write_file(folder / "resolved.yaml", resolved_text)
     return Run(folder)
 
 
@@ -328,8 +330,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of a resolved recipe, which checkpoints carry."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    """Return the SHA-256 of a resolved recipe, which checkpoints carry; without what a run may change."""
+    if recipe.training.resume_world == "exact":
+        return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    return sha256_json(_fixed(recipe))
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    """Return what a run keeps of its recipe: all of it, or all but the number of ranks."""
+    values = recipe.model_dump(mode="json")
+    if recipe.training.resume_world == "repartition":
+        values["strategy"] = {key: value for key, value in values["strategy"].items() if key not in ("nodes", "devices")}
+    return values
 
 
 def _short(value: Any) -> str:

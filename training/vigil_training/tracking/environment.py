@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vigil_data.dataset.location import is_remote, location
 from vigil_slurm.job_environment import read_job_environment
 from vigil_training.recipe.recipe import Recipe
 
@@ -43,10 +44,14 @@ def describe_environment(recipe: Recipe, dataset_version: int) -> dict[str, Any]
             "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
-        "dataset": {"path": str(Path(recipe.data.dataset).resolve()), "version": dataset_version},
+        "dataset": {"path": _resolved(recipe.data.dataset), "version": dataset_version},
         "git": git_state(Path.cwd()),
         "slurm": read_job_environment(),
     }
+
+
+def _resolved(dataset: str) -> str:
+    return location(dataset) if is_remote(dataset) else str(Path(dataset).resolve())
 
 
 def git_state(folder: Path) -> dict[str, Any]:

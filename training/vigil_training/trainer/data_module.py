@@ -2,21 +2,25 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
-from vigil_data.loading.sampler import EpochPlan, Rows, costs, plan
+from vigil_data.loading.sampler import EpochPlan, Resize, Rows, costs, plan, plan_resized
+from vigil_data.loading.sampling import SamplingShare, choose_repeats, column_groups, describe_shares
+from vigil_data.loading.workers import WorkerChoice, available_cores
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
 from vigil_modeling.specs import Contrastive
@@ -24,6 +28,7 @@ from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
 from vigil_training.runs.teacher_scores import TeacherScores
+from vigil_training.trainer.lr_scheduler import schedule_position
 
 log = logging.getLogger("vigil.data")
 
@@ -40,11 +45,14 @@ class DataModule(pl.LightningDataModule):
         tokens: modality to its entry of the token cache, which is complete.
         world: the place of this process among the ranks that share the rows.
         teacher: its scores of the training rows, in distillation.
+        resizes: changes of the number of ranks in the run so far.
 
     Attributes:
         train_rows: row numbers with at least one target that counts in the loss, or two modalities in contrastive pre-training,
             int64 ``[N]``.
         target_counts: known targets of the training split; only for a classifier.
+        repeats: expected number of times of each training row in an epoch, float64 ``[N]``; ``None``: each once.
+        sampling_shares: what ``data.sampling`` does to the shares of sources and labels.
         group_names: value of ``loss.group_dro.column`` of each group; empty without groups.
         validation_rows: row numbers, int64 ``[N]``.
         reader: reads batches of the dataset.
@@ -61,8 +69,11 @@ class DataModule(pl.LightningDataModule):
         world: World = World(),  # noqa: B008 (immutable)
         tokens: Mapping[Modality, Path] = MappingProxyType({}),
         teacher: TeacherScores | None = None,
+        *,
+        resizes: Sequence[Resize] = (),
     ) -> None:
         super().__init__()
+        self.resizes = tuple(resizes)
         self._recipe = recipe
         self._world = world
         self._teacher = teacher
@@ -76,7 +87,9 @@ class DataModule(pl.LightningDataModule):
             self._choose_labelled(dataset, rows)
         self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
         self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
-        self.reader = Reader(dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens))
+        self.reader = Reader(
+            dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens), data.shuffle
+        )
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
 
@@ -103,6 +116,7 @@ class DataModule(pl.LightningDataModule):
             log.info("label %s is unknown for every item: the dataset does not have it", label)
         weights_L = np.array([recipe.loss.label_weights.get(label, 1.0) for label in labels])
         self._weights = counts_NL[counts_NL.any(axis=1)] @ weights_L
+        self._choose_repeats(dataset, targets_NL[counts_NL.any(axis=1)])
         self.group_names, self._groups = _groups(dataset, recipe, self.train_rows)
         # Calibration, after training, needs the weights of these rows: what is wrong with them is refused before.
         dataset_weights(dataset, dataset.targets(labels, self.validation_rows), rows=self.validation_rows)
@@ -119,31 +133,75 @@ class DataModule(pl.LightningDataModule):
         left_out = len(rows) - len(self.train_rows)
         log.info("training on %d items; %d have one modality and are left out", len(self.train_rows), left_out)
         self._weights = np.ones(len(self.train_rows))
+        self._choose_repeats(dataset, None)
         self.group_names, self._groups = (), None
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """Return the batches of ``epoch``."""
-        return plan(self._costs, self._recipe.data.batch, self._recipe.seed, epoch, self._world.size)
+    def _choose_repeats(self, dataset: Dataset, targets_NL: NDArray[np.float32] | None) -> None:
+        """Decide how often each training row is read, and what share of an epoch each source and label gets."""
+        self.repeats: NDArray[np.float64] | None = None
+        self.sampling_shares: tuple[SamplingShare, ...] = ()
+        if (spec := self._recipe.data.sampling) is not None:
+            labels = self._recipe.taxonomy.labels
+            self.repeats, self.sampling_shares = choose_repeats(spec, dataset, self.train_rows, labels, targets_NL)
+            log.info("an epoch draws %d of %d items", round(float(self.repeats.sum())), len(self.train_rows))
+            for line in describe_shares(self.sampling_shares):
+                log.info("%s", line)
+
+    def plan(self, epoch: int, resizes: int | None = None) -> EpochPlan:
+        """Return the batches of ``epoch``.
+
+        Args:
+            epoch: counted from 0.
+            resizes: number of the run's changes of the number of ranks before the plan was made (default: all).
+        """
+        recipe, data = self._recipe, self._recipe.data
+        worlds = [*(change.world for change in self.resizes), self._world.size]
+        count = len(self.resizes) if resizes is None else resizes
+
+        def make(epoch: int, world: int) -> EpochPlan:
+            options: dict[str, Any] = {"repeats": self.repeats, "shuffle": data.shuffle, "rows": self.train_rows}
+            return plan(self._costs, data.batch, recipe.seed, epoch, world, **options)
+
+        return plan_resized(make, self._costs, recipe.seed, epoch, world=worlds[count], resizes=self.resizes[:count])
 
     def total_steps(self) -> int:
         """Return the optimizer steps of the run, unless early stopping ends it before."""
         return self.epoch_ends()[-1]
 
-    def epoch_ends(self) -> list[int]:
-        """Return the optimizer steps of the run at the end of each of its epochs."""
+    def epoch_ends(self, resizes: int | None = None) -> list[int]:
+        """Return the optimizer steps of the run at the end of each of its epochs.
+
+        Args:
+            resizes: see :meth:`plan`.
+        """
         training, ends = self._recipe.training, list[int]()
         for epoch in range(training.epochs):
-            ends.append((ends[-1] if ends else 0) + math.ceil(self.plan(epoch).steps / training.accumulate))
+            ends.append((ends[-1] if ends else 0) + math.ceil(self.plan(epoch, resizes).steps / training.accumulate))
             if training.max_steps is not None and ends[-1] >= training.max_steps:
                 return [*ends[:-1], training.max_steps]
         return ends
+
+    def lr_position(self) -> Callable[[int], float] | None:
+        """Return the function from an optimizer step to its place in the schedule with which the run began.
+
+        A run that continues with another number of ranks has more or fewer steps left; they take the rest of the schedule.
+        ``None`` if the number has not changed.
+        """
+        if not self.resizes:
+            return None
+        starts, totals = [0], [self.epoch_ends(0)[-1]]
+        for count, change in enumerate(self.resizes):
+            before = self.epoch_ends(count)[: change.epoch]
+            starts.append((before[-1] if before else 0) + math.ceil(change.step / self._recipe.training.accumulate))
+            totals.append(self.epoch_ends(count + 1)[-1])
+        return schedule_position(starts, totals)
 
     def train_dataloader(self) -> TrainingLoader:
         """Return this rank's loader at its epoch; Lightning asks before each epoch, as they differ in their number of batches."""
         if self.trainer is None:
             raise RuntimeError("the data module is not in a trainer")
         if self._train is None:
-            recipe = self._recipe
+            recipe, workers = self._recipe, self._recipe.data.workers
             self._train = TrainingLoader(
                 self.reader,
                 self.train_rows,
@@ -152,7 +210,8 @@ class DataModule(pl.LightningDataModule):
                 rank=self._world.rank,
                 accumulate=recipe.training.accumulate,
                 groups=self._groups,
-                workers=recipe.data.workers,
+                resizes=self.resizes,
+                workers=WorkerChoice(available_cores(self._world.local_size)) if workers == "auto" else workers,
                 worker_start=recipe.data.worker_start,
                 pin_memory=self.trainer.strategy.root_device.type == "cuda",
             )
@@ -170,6 +229,7 @@ class DataModule(pl.LightningDataModule):
                 data.batch,
                 rank=self._world.rank,
                 world=self._world.size,
+                local_ranks=self._world.local_size,
                 workers=data.workers,
                 worker_start=data.worker_start,
             )
@@ -198,14 +258,11 @@ def _groups(dataset: Dataset, recipe: Recipe, rows: Rows) -> tuple[tuple[str, ..
     if recipe.loss.group_dro is None:
         return (), None
     column = recipe.loss.group_dro.column
-    if column not in dataset.columns:
-        raise UserError(f"{dataset.path}: has no column {column} (loss.group_dro.column); it has {', '.join(dataset.columns)}")
-    values = ["none" if value is None else str(value) for value in dataset.table([column], rows)[column].to_pylist()]
-    names, group_N = np.unique(values, return_inverse=True)
+    names, group_N = column_groups(dataset, column, rows, "loss.group_dro.column")
     if not 2 <= len(names) <= MAX_GROUPS:
         raise UserError(
             f"loss.group_dro.column: {column} has {len(names)} value{'s' * (len(names) > 1)} in the {len(rows)} training items; "
             f"group DRO takes 2 to {MAX_GROUPS} groups"
         )
     log.info("group DRO over %s: %s", column, ", ".join(f"{n} {c}" for n, c in zip(names, np.bincount(group_N), strict=True)))
-    return tuple(map(str, names)), group_N.astype(np.int64)
+    return names, group_N

@@ -20,6 +20,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, write_file, write_json
 from vigil_data.loading.batch import Batch
+from vigil_data.loading.loader import resumed_resizes
 from vigil_data.progress import Progress
 from vigil_modeling.contrastive_model import ContrastiveModel
 from vigil_modeling.losses import MaskedLoss
@@ -166,7 +167,8 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         fill_token_cache(plans, recipe, model, version, session)
         model.cached = frozenset(plan.modality for plan in plans)
     tokens = {plan.modality: plan.entry.path for plan in plans}
-    data = DataModule(recipe, version, session.world, tokens, read_teacher(run, environment.get("distillation")))
+    resizes = [] if reader is None else resumed_resizes(reader.data_position, session.world.size)
+    data = DataModule(recipe, version, session.world, tokens, read_teacher(run, environment.get("distillation")), resizes=resizes)
     tracked: FaultTolerantWandbLogger | None = None
     try:
         if trains:
@@ -223,6 +225,10 @@ def _train(
         session.ranks.barrier()
     else:
         log.info("resuming %s at step %d from %s", run.path, step, reader.path.name)
+        if reader.manifest.world != world.size:
+            log.info(
+                "%d ranks made the checkpoint: what is left of its epoch is dealt out to %d", reader.manifest.world, world.size
+            )
     epoch_ends = data.epoch_ends()
     total_steps = epoch_ends[-1]
     log.info(
@@ -237,6 +243,7 @@ def _train(
         model.compile_encoders(recipe.inputs.text.max_tokens if recipe.inputs.text is not None else 0)
     releases = release_steps(model, recipe.model, epoch_ends)
     module, peak = _build_module(recipe, model, data, session, total_steps=total_steps, releases=releases)
+    module.lr_position = data.lr_position()
 
     items = len(data.train_rows) + len(data.validation_rows)
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)

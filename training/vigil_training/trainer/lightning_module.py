@@ -51,6 +51,7 @@ class TrainingModule(pl.LightningModule):
         step_ids: items of this rank in the last optimizer step.
         skipped: whether the last optimizer step was skipped because its gradient was not finite.
         validation_metrics: metrics of the last validation, the same on every rank.
+        lr_position: function from an optimizer step to its place in the schedule, if the number of ranks has changed.
         flop_estimate: counts the floating-point operations of batches, if they are to be logged.
         flops: those of this rank since :class:`~vigil_training.trainer.callbacks.MetricsCallback` last logged them.
     """
@@ -72,6 +73,7 @@ class TrainingModule(pl.LightningModule):
         self._recipe = recipe
         self._training = recipe.training
         self._total_steps = total_steps
+        self.lr_position: Callable[[int], float] | None = None
         self._ranks = ranks
         self._group_names = tuple(group_names)
         self._group_dro: GroupDRO | None = None
@@ -212,7 +214,7 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build AdamW and the learning-rate schedule, which Lightning steps after each optimizer step."""
         optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
-        scheduler = build_lr_scheduler(optimizer, self._recipe.optimizer, self._total_steps)
+        scheduler = build_lr_scheduler(optimizer, self._recipe.optimizer, self._total_steps, self.lr_position)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -72,9 +72,11 @@ class CheckpointCallback(Checkpoint):
                 rates = config.scheduler.get_last_lr()
                 for group, rate in zip(config.scheduler.optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate
+        if self._resumes and self._rng_state is not None:
             set_rng_state(self._rng_state)
-        elif rank:
-            pl.seed_everything(int(np.random.SeedSequence([self._recipe.seed, rank]).generate_state(1)[0]), verbose=False)
+        elif rank:  # of a new run, or one that the checkpoint's run did not have
+            seeds = [self._recipe.seed, rank, *([trainer.global_step] if self._resumes else [])]
+            pl.seed_everything(int(np.random.SeedSequence(seeds).generate_state(1)[0]), verbose=False)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,5 +1,6 @@
 """Metrics of training and validation, sent to the loggers."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.trainer.callbacks.rank_sync import RankSync
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
 from vigil_training.trainer.lightning_module import training_module
+
+log = logging.getLogger("vigil.train")
 
 LOG_EVERY_N_STEPS = 10
 """Optimizer steps between two lines of training metrics."""
@@ -28,12 +31,13 @@ class MetricsCallback(pl.Callback):
         self._ranks = ranks
         self._rank_sync = rank_sync
         self._peak_flops = peak_flops
-        self._start = 0.0
+        self._start = self._waited = self._seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count operations and time from here, without validation and checkpoints at the end of the epoch before."""
         del trainer
         training_module(pl_module).flops, self._start = 0.0, time.perf_counter()
+        self._waited = self._seconds = 0.0  # the loader counts from the start of the epoch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,7 +49,7 @@ class MetricsCallback(pl.Callback):
             return
         module = training_module(pl_module)
         metrics = {name: float(value) for name, value in module.step_metrics.items()}
-        losses, flops = self._ranks.gather([metrics["train/loss"], module.flops]).T
+        losses, flops, waiting = self._ranks.gather([metrics["train/loss"], module.flops, self._waiting(trainer)]).T
         # Each rank's part is scaled so that the mean over ranks is the loss over the known targets of all of them.
         metrics["train/loss"] = float(losses.mean())
         if module.flop_estimate is not None and step > 1:  # The first step also fills caches.
@@ -54,7 +58,22 @@ class MetricsCallback(pl.Callback):
             if self._peak_flops is not None:
                 metrics["train/mfu"] = rate / self._peak_flops
         module.flops, self._start = 0.0, time.perf_counter()
-        self._log(trainer, metrics | self._rank_sync.metrics)
+        self._log(trainer, metrics | self._rank_sync.metrics | {"ranks/data_wait": float(waiting.max())})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log how long this rank waited for data."""
+        del pl_module
+        loader: Any = trainer.train_dataloader
+        if loader.seconds:
+            waited = "epoch %d: waited for data in %.2g %% of the time; decoding processes: %d"
+            log.info(waited, trainer.current_epoch, 100 * loader.waited_seconds / loader.seconds, loader.workers)
+
+    def _waiting(self, trainer: pl.Trainer) -> float:
+        """Return the share of the time since the last line that this rank waited for data."""
+        loader: Any = trainer.train_dataloader
+        waited, seconds = loader.waited_seconds - self._waited, loader.seconds - self._seconds
+        self._waited, self._seconds = loader.waited_seconds, loader.seconds
+        return waited / seconds if seconds > 0 else 0.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the validation metrics."""

