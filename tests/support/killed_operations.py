@@ -4,6 +4,7 @@ Children are forked from a server that has imported the packages and used nothin
 reads what a child left, which shows that a dataset is readable after the kill.
 """
 
+import json
 import os
 import random
 import shutil
@@ -21,10 +22,12 @@ from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.dataset.erasure.erase import erase, resume
 from vigil_data.dataset.erasure.selection import Selection, plan_erasure
 from vigil_data.dataset.history import Change
+from vigil_data.dataset.join import join
 from vigil_data.dataset.revision import write_columns
 from vigil_data.dataset.writer_lock import JOURNAL
 from vigil_data.items import Item
 from vigil_data.loading.packing import Refusal
+from vigil_data.reviews.merge import merge_labels
 
 ERASED_IDS = frozenset(f"before-{n:03}-id" for n in range(0, 60, 7))
 State = tuple[dict[str, Item], list[str]]
@@ -72,12 +75,36 @@ def import_in_two_steps(folder: Path) -> None:
 
 
 def _set_columns(folder: Path) -> None:
-    """What enrichment, splitting and the merging of labels end with: stored values are changed, and a column is added."""
+    """What enrichment and splitting end with: stored values are changed, and a column is added."""
     ids = [f"{prefix}-{n:03}-id" for prefix, count in (("before", 60), ("second", 20)) for n in range(count)]
     table = pa.table(
         {"id": ids, "language": ["en"] * len(ids), "target:spam": pa.array([1.0] * len(ids), pa.float32()), "n": ids}
     )
     write_columns(folder, table, Change("enrich"))
+
+
+def _prepare_reviews(folder: Path) -> None:
+    _prepare(folder)
+    decisions = [
+        {"id": f"before-{n:03}-id", "label": label, "value": 1, "reviewer": "ann", "time": "2026-05-01"}
+        for n in range(60)
+        for label in ("spam", "scam")
+    ]
+    (folder.parent / "reviews.jsonl").write_text("".join(f"{json.dumps(decision)}\n" for decision in decisions))
+
+
+def _merge_labels(folder: Path) -> None:
+    merge_labels(folder, folder.parent / "reviews.jsonl", on_conflict="replace", new_labels=["scam"])
+
+
+def _prepare_join(folder: Path) -> None:
+    write(folder.parent / "sources" / "first", items(200, "before"))
+    write(folder.parent / "sources" / "second", [*items(200, "before"), *items(200, "after")])
+    folder.mkdir()
+
+
+def _join(folder: Path) -> None:
+    join([folder.parent / "sources" / name for name in ("first", "second")], folder)
 
 
 def _erase(folder: Path) -> None:
@@ -101,6 +128,8 @@ OPERATIONS = {
     "create": Operation(_make_folder, _create),
     "import": Operation(_prepare, _import),
     "set columns": Operation(_prepare, _set_columns),
+    "merge labels": Operation(_prepare_reviews, _merge_labels),
+    "join": Operation(_prepare_join, _join),
     "erase": Operation(_prepare, _erase, _erase_again, lambda folder: not (folder / JOURNAL).exists()),
 }
 """Name to operation."""
