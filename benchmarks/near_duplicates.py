@@ -16,6 +16,7 @@ import csv
 import io
 import random
 import re
+import string
 import time
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -42,6 +43,8 @@ SETS = {
 }
 LEAST_CHARACTERS, LEAST_WORDS, LEAST_SIMILARITY = 40, 8, 0.6
 """Texts that are edited, and similarity below which a pair that is not planted is wrong."""
+
+PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}\\s]")
 
 TextEdit = Callable[[str, random.Random], str]
 
@@ -200,7 +203,7 @@ def distinct_pairs(prints: Any, threshold: float) -> set[tuple[int, int]]:
 def wrong_texts(
     texts: Sequence[str], found: set[tuple[int, int]], pairs: Sequence[tuple[int, int, str]]
 ) -> list[tuple[int, int]]:
-    """Return the pairs that are neither planted nor similar as sequences of lower-case characters.
+    """Return the pairs that are neither planted nor similar as sequences of characters without ASCII punctuation.
 
     Edits of near-duplicates are near-duplicates too, so planted texts count as what they were made from.
     """
@@ -208,7 +211,8 @@ def wrong_texts(
     wrong = []
     for one, other in found:
         a, b = origin.get(one, one), origin.get(other, other)
-        if a != b and SequenceMatcher(None, texts[a].lower(), texts[b].lower(), autojunk=False).ratio() < LEAST_SIMILARITY:
+        plain = [PUNCTUATION.sub("", texts[place].lower()) for place in (a, b)]
+        if a != b and SequenceMatcher(None, *plain, autojunk=False).ratio() < LEAST_SIMILARITY:
             wrong.append((a, b))
     return wrong
 
@@ -249,20 +253,25 @@ def texts_table(folder: Path, number: int, planted: int, threshold: float) -> No
     print(f"  precision of {len(sample):,} of {len(found):,} pairs: {1 - len(wrong) / len(sample):.4f}")
 
 
-def images_table(number: int, planted: int, kind: ImageHash) -> None:
-    """Print recall, precision and time of images."""
+def plant_images(number: int, planted: int, kind: ImageHash) -> tuple[ImagePrints, list[tuple[int, int, str]]]:
+    """Return fingerprints of images with edits among them, and the planted pairs with their edits."""
     rng = np.random.default_rng(0)
-    wall, cpu = time.perf_counter(), time.process_time()
     made = [picture(rng) for _ in range(planted)]
     edits = list(IMAGE_EDITS)
     pairs = [(place, number - planted + place, edits[place % len(edits)]) for place in range(planted)]
-    originals = ImagePrints.of([encoded(image) for image in made], kind)
-    others = [
+    parts = [ImagePrints.of([encoded(image) for image in made], kind)]
+    parts += [
         ImagePrints.of([encoded(picture(rng)) for _ in range(first, min(first + 500, number - planted))], kind)
         for first in range(planted, number - planted, 500)
     ]
-    edited = ImagePrints.of([IMAGE_EDITS[edit](image, rng) for image, (_, _, edit) in zip(made, pairs, strict=True)], kind)
-    prints = ImagePrints.concat([originals, *others, edited])
+    parts.append(ImagePrints.of([IMAGE_EDITS[edit](image, rng) for image, (_, _, edit) in zip(made, pairs, strict=True)], kind))
+    return ImagePrints.concat(parts), pairs
+
+
+def images_table(number: int, planted: int, kind: ImageHash) -> None:
+    """Print recall, precision and time of images."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    prints, pairs = plant_images(number, planted, kind)
     middle = time.process_time()
     label_S = clusters(prints, DISTANCES[kind])
     print(f"{len(prints):,} images, {planted:,} planted, {kind} up to {DISTANCES[kind]} bits: ", end="")

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
@@ -33,11 +34,12 @@ from vigil_data.errors import Problems, UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Refusal
+from vigil_data.quality.checks.removal import move_items
 from vigil_data.quality.near.fingerprints import own_content
 from vigil_data.quality.near.hamming import distances
 from vigil_data.quality.near.images import BITS, ImageHash, ImagePrints, installed_hash
 from vigil_data.quality.near.texts import TextPrints, estimated_jaccard
-from vigil_data.quality.origin import Refused
+from vigil_data.quality.origin import Origin, Place, Refused
 from vigil_data.quality.quarantine import LISTED
 
 Kind = Literal["md5", "sha256", "text", "minhash", "pdq", "phash"]
@@ -55,7 +57,7 @@ FLAG = "matched_lists"
 
 HEADER = ("kind", "value", "list", "action")
 
-_BLOCK = 1024
+_BLOCK, _BLOCK_WITH_MEDIA = 1024, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,19 +261,55 @@ def flag_value(found: Sequence[Match]) -> str:
 def match_dataset(dataset: Dataset, known: HashList, progress: Callable[[int], None] = lambda _: None) -> dict[str, list[Match]]:
     """Return id to the known content of each item that has some."""
     found: dict[str, list[Match]] = {}
-    for first in range(0, len(dataset), _BLOCK):
-        rows = np.arange(first, min(first + _BLOCK, len(dataset)))
+    done = 0
+    for rows in _blocks(dataset, np.arange(len(dataset))):
         for item in dataset.take(rows):
             if matches := known.find(item):
                 found[item.id] = matches
-        progress(int(rows[-1]) + 1)
+        done += len(rows)
+        progress(done)
     return found
 
 
-def flag(dataset: Dataset, found: Mapping[str, Sequence[Match]], reason: str = "") -> int:
-    """Write the names of the matching lists into the column :data:`FLAG` as a new version, and return the version."""
-    table = pa.table({"id": pa.array(found, pa.string()), FLAG: pa.array(map(flag_value, found.values()), pa.string())})
-    return write_columns(dataset.path, table, Change("match", reason).with_counts(flagged=len(found)), base=dataset.version)
+def _blocks(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows in blocks, of few items where they have media."""
+    if not len(rows):
+        return
+    has_media_N = (dataset.facts(rows)[:, 1:] > 0).any(axis=1)
+    load_N = np.cumsum(np.where(has_media_N, _BLOCK // _BLOCK_WITH_MEDIA, 1)) // _BLOCK
+    yield from np.split(rows, np.flatnonzero(np.diff(load_N)) + 1)
+
+
+def act(dataset: Dataset, found: Mapping[str, Sequence[Match]], reason: str = "") -> int:
+    """Do with stored items what the lists say, and return the new version.
+
+    Flagged ones have the names of the lists in the column :data:`FLAG`; quarantined ones move into the quarantine, as a second
+    version if there are both.
+
+    Args:
+        dataset: the newest version of a dataset.
+        found: from :func:`match_dataset`.
+        reason: why, for the history.
+
+    Raises:
+        UserError: if the dataset has changed since it was opened.
+    """
+    version = dataset.version
+    if flagged := {id_: flag_value(of) for id_, of in found.items() if of[0].action == "flag"}:
+        table = pa.table({"id": pa.array(flagged, pa.string()), FLAG: pa.array(flagged.values(), pa.string())})
+        version = write_columns(dataset.path, table, Change("match", reason, {"flagged": len(flagged)}), base=version)
+    if moved := {id_: of[0] for id_, of in found.items() if of[0].action == "quarantine"}:
+        origin = Origin("dataset", str(dataset.path.absolute()), {"version": version})
+        row_N = np.flatnonzero(pc.is_in(dataset.table(["id"])["id"], pa.array(moved, pa.string())).to_numpy())
+        refused = {}
+        for row, item in zip(row_N.tolist(), dataset.table(["id", "author", "created_at"], row_N).to_pylist(), strict=True):
+            of = moved[item["id"]]
+            place = Place(origin, origin.path, row)
+            refused[row] = Refused(
+                item["id"], of.modality, of.place, of.reason, author=item["author"], created_at=item["created_at"], place=place
+            )
+        version = move_items(dataset.path, refused, Change("match", reason, {"quarantined": len(refused)}), base=version)
+    return version
 
 
 def hashes(
@@ -288,8 +326,8 @@ def hashes(
     """
     seen: set[tuple[Kind, str]] = set()
     numbers = np.arange(len(dataset)) if rows is None else rows
-    for first in range(0, len(numbers), _BLOCK):
-        for item in dataset.take(numbers[first : first + _BLOCK]):
+    for block in _blocks(dataset, numbers):
+        for item in dataset.take(block):
             for kind, value in _hashes_of(item, kinds):
                 if (kind, value) not in seen:
                     seen.add((kind, value))

@@ -161,8 +161,9 @@ def store(dataset: Dataset, plan: Plan, reason: str = "") -> int:
     names = np.array([*plan.names, None], dtype=object)
     table = dataset.table(["id"]).append_column("split", pa.array(names[plan.split_N], pa.string()))
     counts = {name: int((plan.split_N == place).sum()) for place, name in enumerate(plan.names)}
-    change = Change("split", reason).with_counts(**counts, left_out=sum(plan.left_out.values()))
-    return write_columns(dataset.path, table, change, base=dataset.version)
+    if plan.left_out:
+        counts["left out"] = sum(plan.left_out.values())
+    return write_columns(dataset.path, table, Change("split", reason, counts), base=dataset.version)
 
 
 def _check_fractions(dataset: Dataset, fractions: Mapping[str, float], keep: Sequence[str]) -> None:

@@ -98,12 +98,13 @@ def test_hashes_match_and_import_match(tmp_path: Path, run: Run) -> None:
     assert "2 items are on a list of known hashes; to store one, import it without --match" in warned
     assert Dataset(tmp_path / "d").table(["id"])["id"].to_pylist() == ["b"]
     run("import", "manifest", manifest, "--to", tmp_path / "e")
-    status, printed, _ = run("match", tmp_path / "e", "--list", tmp_path / "l.csv", "--flag", "--json")
+    status, printed, _ = run("match", tmp_path / "e", "--list", tmp_path / "l.csv", "--json")
     report = json.loads(printed)
-    assert (report["items"], report["version"], {match["id"] for match in report["matches"]}) == (2, 2, {"a", "c"})
+    assert (report["items"], report["version"], {match["id"] for match in report["matches"]}) == (2, 1, {"a", "c"})
     assert base64.b64encode(png(1))[:40].decode() not in printed
-    status, printed, _ = run("match", tmp_path / "e", "--list", tmp_path / "l.csv")
+    status, printed, _ = run("match", tmp_path / "e", "--list", tmp_path / "l.csv", "--apply")
     assert "2 of 3 items match 2 known hashes" in printed
+    assert "version 2: 2 moved into quarantine, 0 flagged" in printed
 
 
 @pytest.mark.parametrize(

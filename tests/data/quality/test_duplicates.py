@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from drawn_pictures import LONG, png
 
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
+from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_data.quality.duplicates import find_clusters, largest, opposite_labels, store
+from vigil_data.quality.near.fingerprints import Thresholds, fingerprints
 
 ITEMS = [
     Item("c", (LONG,), targets={"spam": 1}, columns={"split": "train"}),
@@ -64,3 +67,21 @@ def test_find_clusters_of_a_dataset_without_texts(tmp_path: Path) -> None:
     assert found.cluster_N.tolist() == [-1, -1]
     assert largest(dataset, found) == []
     assert Dataset(tmp_path / "d", store(dataset, found)).table(["cluster"])["cluster"].type == pa.string()
+
+
+def test_fingerprints_of_worker_processes_are_those_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "d", [Item(f"{n}", (), (png(n),)) for n in range(4)])
+    dataset = Dataset(tmp_path / "d")
+    alone = fingerprints(dataset, "image", "phash")
+    monkeypatch.setattr("vigil_data.quality.near.fingerprints._BLOCK_ROWS", {"image": 2})
+    monkeypatch.setattr("vigil_data.quality.near.fingerprints._FEWEST_BLOCKS_FOR_WORKERS", 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    together = fingerprints(dataset, "image", "phash")
+    assert (together.prints.bits_SB == alone.prints.bits_SB).all()
+    assert together.row_S.tolist() == alone.row_S.tolist() == [0, 1, 2, 3]
+
+
+def test_thresholds_refuse_images_that_have_nothing_in_common() -> None:
+    assert Thresholds.default(image=15, image_hash="phash").of("image") == 15
+    with pytest.raises(UserError, match="at most 15 bits of a phash"):
+        Thresholds.default(image=16, image_hash="phash")

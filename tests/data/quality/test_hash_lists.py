@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from drawn_pictures import LONG, png
 
+from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_data.quality.hash_lists import HEADER, Limits, flag, hashes, match_dataset, read_list, screened
+from vigil_data.quality.hash_lists import HEADER, Limits, act, hashes, match_dataset, read_list, screened
 
 ITEMS = [
     Item("text", (f"  {LONG.upper()} ",)),
@@ -67,11 +68,28 @@ def test_screened_items_are_quarantined_or_flagged(tmp_path: Path, known: Path) 
     assert marked == {"text": "fairs", "edited": "fairs", "resized": "fairs", "context": None, "other": None}
 
 
-def test_flag_writes_the_column_of_stored_items(tmp_path: Path, known: Path) -> None:
+def test_act_flags_and_quarantines_stored_items(tmp_path: Path, known: Path) -> None:
     write(tmp_path / "d", ITEMS)
+    rows = [tuple(line.split(",")) for line in known.read_text().splitlines()[1:]]
+    banned = read_list(written(tmp_path / "b.csv", *rows, ("md5", hashlib.md5(png(1)).hexdigest(), "banned", "quarantine")))
     dataset = Dataset(tmp_path / "d")
-    version = flag(dataset, match_dataset(dataset, read_list(known)))
-    assert Dataset(tmp_path / "d", version).table(["matched_lists"])["matched_lists"].to_pylist() == ["fairs"] * 4 + [None] * 2
+    version = act(dataset, match_dataset(dataset, banned), "a new list")
+    left = Dataset(tmp_path / "d", version).table(["id", "matched_lists"]).to_pylist()
+    assert {row["id"]: row["matched_lists"] for row in left} == {
+        "text": "fairs",
+        "edited": "fairs",
+        "resized": "fairs",
+        "context": None,
+        "other": None,
+    }
+    (refused,) = dataset.quarantine().to_pylist()
+    assert (refused["id"], refused["index"], refused["reason"]) == ("image", 1, "matches the list banned (md5)")
+    changes = [entry.change for entry in history.read(tmp_path / "d")[-2:]]
+    assert [(change.operation, change.reason, dict(change.counts)) for change in changes if change] == [
+        ("match", "a new list", {"flagged": 3}),
+        ("match", "a new list", {"quarantined": 1}),
+    ]
+    assert act(Dataset(tmp_path / "d"), {}) == version
 
 
 def test_read_list_names_every_wrong_line(tmp_path: Path) -> None:

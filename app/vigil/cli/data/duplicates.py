@@ -15,6 +15,7 @@ from vigil.cli.data.tables import print_table
 from vigil_data.errors import Failure, UserError, one_line
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.progress import Progress
+from vigil_data.quality.near import AUDIO_BIT_ERRORS, TEXT_JACCARD
 
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
@@ -76,9 +77,9 @@ def duplicates(
     dataset: DatasetFolder,
     *,
     modality: Modalities = "text,image,audio",
-    text_threshold: TextThreshold = 0.6,
+    text_threshold: TextThreshold = TEXT_JACCARD,
     image_threshold: ImageThreshold = None,
-    audio_threshold: AudioThreshold = 0.25,
+    audio_threshold: AudioThreshold = AUDIO_BIT_ERRORS,
     image_hash: Hash = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the report; do not write the column.")] = False,
     reason: Reason = "",
@@ -151,16 +152,16 @@ def match(
     pdq_distance: PdqDistance = 31,
     phash_distance: PhashDistance = 6,
     text_similarity: TextSimilarity = 0.7,
-    flag: Annotated[
+    apply: Annotated[
         bool,
-        typer.Option("--flag", help="Write the names of the matching lists into the column matched_lists, as a new version."),
+        typer.Option("--apply", help="Quarantine and flag (column matched_lists) the items, as the list says; a new version."),
     ] = False,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Find items whose texts, images or audio files are on a list of known hashes; content is never printed.
 
-    To act on them, `vigil data import … --match FILE` quarantines or flags new items as the list says; --flag marks stored ones.
+    `vigil data import … --match FILE` quarantines or flags new items as the list says, and --apply does so with stored ones.
     """
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.quality import hash_lists
@@ -169,7 +170,7 @@ def match(
     known = read_hash_list(hash_list, pdq_distance, phash_distance, text_similarity)
     with Progress("matching") as progress:
         found = hash_lists.match_dataset(opened, known, lambda done: progress("matching", done, len(opened)))
-    version = hash_lists.flag(opened, found, reason) if flag and found else opened.version
+    version = hash_lists.act(opened, found, reason) if apply and found else opened.version
     if as_json:
         listed = [{"id": id_, **one._asdict()} for id_, of in found.items() for one in of]
         typer.echo(json.dumps({"dataset": str(dataset), "version": version, "items": len(found), "matches": listed}, indent=2))
@@ -180,8 +181,11 @@ def match(
         print_table(["id", "medium", "match", "the list's action"], rows[:MAX_PRINTED])
         if len(rows) > MAX_PRINTED:
             typer.echo(f"… and {len(rows) - MAX_PRINTED:,} more; --json prints them all")
-    if flag and found:
-        typer.echo(f"{dataset} version {version}: column {hash_lists.FLAG}")
+    if apply and found:
+        moved = sum(of[0].action == "quarantine" for of in found.values())
+        typer.echo(
+            f"{dataset} version {version}: {moved:,} moved into quarantine, {len(found) - moved:,} flagged (matched_lists)"
+        )
 
 
 def hashes(
@@ -320,7 +324,7 @@ def _print_split(dataset: "Dataset", plan: "Plan", described: list[dict[str, Any
         rows.append([label, *cells])
     print_table(["positive of known", *(part["split"] for part in described)], rows)
     typer.echo(
-        f"no two splits share a value of {', '.join(plan.groups)}; the largest group has {plan.largest:,} items"
+        f"no two splits share a value of {one_line(', '.join(plan.groups))}; the largest group has {plan.largest:,} items"
         if plan.groups
         else "items are split one by one; no column keeps any of them together"
     )
@@ -343,9 +347,9 @@ def leaks(
         typer.Option("--between", metavar="SPLIT,SPLIT", help="The splits of A that are compared if B is left out."),
     ] = "train,test",
     modality: Modalities = "text,image,audio",
-    text_threshold: TextThreshold = 0.6,
+    text_threshold: TextThreshold = TEXT_JACCARD,
     image_threshold: ImageThreshold = None,
-    audio_threshold: AudioThreshold = 0.25,
+    audio_threshold: AudioThreshold = AUDIO_BIT_ERRORS,
     image_hash: Hash = None,
     fail_over: Annotated[
         float | None,

@@ -1,5 +1,6 @@
 """Removal of a dataset's bad items into quarantine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vigil_data.dataset.dataset import Dataset
@@ -7,6 +8,7 @@ from vigil_data.dataset.history import Change
 from vigil_data.dataset.revision import delete_rows
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import UserError
+from vigil_data.loading.packing import Refusal
 from vigil_data.quality import quarantine
 from vigil_data.quality.checks.check import Report
 
@@ -24,10 +26,24 @@ def move_to_quarantine(folder: Path, report: Report, *, reason: str = "") -> int
     Raises:
         UserError: if the dataset has changed since the check, or another process writes.
     """
-    base = report.version or 0
     change = Change("check", reason, {"quarantined": len(report.bad)})
+    return move_items(folder, report.bad, change, base=report.version or 0)
+
+
+def move_items(folder: Path, refused: Mapping[int, Refusal], change: Change, *, base: int) -> int:
+    """Move items into quarantine, and return the new version, which lacks them.
+
+    Args:
+        folder: the dataset's folder.
+        refused: row number to what the quarantine keeps.
+        change: what the new version is.
+        base: version that the items were found in.
+
+    Raises:
+        UserError: if the dataset has changed since, or another process writes.
+    """
     with writing(folder):
         if Dataset(folder).version != base:
             raise UserError(f"dataset {folder} has changed since version {base} was checked: run the command again")
-        quarantine.put(folder, list(report.bad.values()), command=change.command, version=base)  # first, so that none is lost
-        return delete_rows(folder, sorted(report.bad), change, base=base)
+        quarantine.put(folder, list(refused.values()), command=change.command, version=base)  # first, so that none is lost
+        return delete_rows(folder, sorted(refused), change, base=base)

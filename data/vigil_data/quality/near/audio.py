@@ -20,8 +20,6 @@ from vigil_data.quality.near.images import file_code
 MAX_SECONDS = 120.0
 """Seconds from the start of a file that are compared."""
 
-DEFAULT_BIT_ERRORS = 0.25
-
 _RATE, _HOP, _WINDOW, _BANDS = 8000, 256, 2048, 33
 _LEAST_WORDS = 32
 """Words with sound, one second, below which a file equals only its copies: two takes of a spoken digit are as close
@@ -168,7 +166,7 @@ def _words(file: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         return nothing
     assert span.stop is not None
     sound_T = segment["waveform"].astype(np.float32)[: round(float(span.stop) * _RATE)]
-    peak = float(np.abs(sound_T).max())
+    peak = float(np.abs(sound_T).max(initial=0))
     if not peak:
         return nothing
     padded_T = np.pad(sound_T / peak, _WINDOW // 2)

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.errors import UserError
 from vigil_data.items import Modality
 from vigil_data.progress import ProgressCallback
+from vigil_data.quality.near import AUDIO_BIT_ERRORS, TEXT_JACCARD
 from vigil_data.quality.near.audio import AudioPrints
-from vigil_data.quality.near.images import DISTANCES, ImageHash, ImagePrints, installed_hash
+from vigil_data.quality.near.images import DISTANCES, MAX_DISTANCES, ImageHash, ImagePrints, installed_hash
 from vigil_data.quality.near.texts import TextPrints
 
 _BLOCK_ROWS = {"text": 8192, "image": 64, "audio": 64}
@@ -53,12 +55,18 @@ class Thresholds:
         audio: float | None = None,
         image_hash: ImageHash | None = None,
     ) -> "Thresholds":
-        """Return the given thresholds, and the defaults for the others."""
+        """Return the given thresholds, and the defaults for the others.
+
+        Raises:
+            UserError: if more bits of an image may differ than the search is made for.
+        """
         kind = image_hash or installed_hash()
+        if image is not None and image > MAX_DISTANCES[kind]:
+            raise UserError(f"image threshold {image:g}: at most {MAX_DISTANCES[kind]} bits of a {kind} may differ")
         return cls(
-            0.6 if text is None else text,
+            TEXT_JACCARD if text is None else text,
             DISTANCES[kind] if image is None else image,
-            0.25 if audio is None else audio,
+            AUDIO_BIT_ERRORS if audio is None else audio,
             kind,
         )
 

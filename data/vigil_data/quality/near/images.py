@@ -29,6 +29,9 @@ BITS: dict[ImageHash, int] = {"pdq": 256, "phash": 64}
 DISTANCES: dict[ImageHash, int] = {"pdq": 47, "phash": 8}
 """Largest distance of near-duplicates by default. PDQ's authors recommend 31."""
 
+MAX_DISTANCES: dict[ImageHash, int] = {"pdq": 63, "phash": 15}
+"""Largest distance that is searched for: a quarter of the bits, beyond which images have nothing in common."""
+
 _SIZE = 512
 _LEAST_PDQ_QUALITY = 50  # as its authors recommend; below it an image has too few edges to be told from others
 _LEAST_GREY_DEVIATION = 6.0

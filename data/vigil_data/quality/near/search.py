@@ -2,7 +2,7 @@
 
 Example:
     >>> prints = TextPrints.of(["See you at the harbour tonight!", "see you at the harbor tonight", "An unrelated sentence here"])
-    >>> clusters(prints, 0.55).tolist()
+    >>> clusters(prints, 0.6).tolist()
     [0, 0, 1]
 """
 

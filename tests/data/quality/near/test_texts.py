@@ -99,3 +99,6 @@ def test_short_texts_are_near_only_if_all_letters_are_equal() -> None:
     assert prints.jaccard(np.array([0, 0]), np.array([1, 2])).tolist() == [0, 1]
     assert prints.code_S[3] == prints.code_S[4] != 0
     assert prints.code_S[5] == 0
+    few = TextPrints.of(["No.", "no!!", "no \U0001f4b0", "\U0001f4b0 = no", "..."])
+    assert few.code_S[0] == few.code_S[1] != few.code_S[2] == few.code_S[3]
+    assert few.code_S[4] not in (0, few.code_S[0])
