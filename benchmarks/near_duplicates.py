@@ -9,6 +9,17 @@ dropped, leetspeak, emoji added, spaces within words, look-alike letters, or a t
 wrong if it is not planted and the texts are also less than 60 % equal as sequences of characters (difflib, an independent
 measure). Images are coloured noise of natural spectrum with shapes; the edits are resizing, JPEG, a crop, brightness and a
 caption bar. All of them are different, so each pair that is found and not planted is wrong.
+
+Last tables (AMD EPYC, 2 virtual cores, one process, machine busy: seconds of CPU count, not those of the clock):
+
+    100,000 texts, 5,000 planted: 105.7 s, CPU 15.5 s (fingerprints 6.2 s, search 9.3 s)
+      recall all                       0.9972
+      recall word replaced             0.9820, the lowest
+      precision of 20,000 of 41,958 pairs: 0.9997
+    10,000 images, 500 planted, pdq up to 47 bits: made and hashed in 182.6 s of CPU, search 0.7 s
+      recall all                       0.9900
+      recall caption bar of 4 to 8 %   0.9600, the lowest
+      precision of 495 pairs: 1.0000
 """
 
 import argparse

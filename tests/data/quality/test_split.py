@@ -81,6 +81,17 @@ def test_grouped_are_the_rows_that_share_a_value_directly_or_not(rows: list[Mapp
         assert {j for j in range(len(rows)) if group_N[j] == group_N[i]} == reach[i]
 
 
+@settings(max_examples=100, deadline=None)
+@given(columns, st.integers(0, 3))
+def test_no_author_and_no_thread_is_in_two_splits(rows: list[Mapping[str, Any]], seed: int) -> None:
+    table = pa.Table.from_pylist(rows, pa.schema([("author", pa.string()), ("thread", pa.string())]))
+    _, group_N = np.unique(grouped(table, len(rows)), return_inverse=True)
+    split_N = assign(group_N, np.zeros((len(rows), 0), np.bool_), (0.6, 0.2, 0.2), seed)
+    for name in ("author", "thread"):
+        for value in {row[name] for row in rows} - {None}:
+            assert len({split for split, row in zip(split_N.tolist(), rows, strict=True) if row[name] == value}) == 1
+
+
 def dataset_of(path: Path, count: int = 200, **extra: Any) -> Dataset:
     rng = np.random.default_rng(1)
     start = datetime(2026, 1, 1, tzinfo=UTC)
