@@ -75,6 +75,14 @@ def test_card_describes_labels_by_a_taxonomy(call: Call, dataset: Path, tmp_path
     assert "| spam | unwanted |" in (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
 
 
+def test_card_counts_tokens_of_a_recipe(call: Call, dataset: Path, repository: Path, tmp_path: Path) -> None:
+    done = call("card", dataset, "--recipe", repository / "recipes" / "comments.yaml", "--to", tmp_path)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| tokens of text (4 sampled) | 2 | 2 | 2 | 2 |" in text
+    assert "| hate | attacks or degrades people" in text
+
+
 def test_export_writes_a_copy_outside_the_dataset_only(call: Call, dataset: Path, tmp_path: Path) -> None:
     for to in ((), ("--to", dataset / "card")):
         refused = call("card", dataset, "--export", "parquet", *to)
