@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from vigil_data.items import Role
     from vigil_data.source_specs import Source
 
 MAX_PIXELS = 89_478_485
@@ -33,6 +34,8 @@ class TextSettings(Protocol):
     def overlap(self) -> int: ...  # noqa: D102
     @property
     def max_passages(self) -> int: ...  # noqa: D102
+    @property
+    def roles(self) -> "tuple[Role, ...] | None": ...  # noqa: D102
     @property
     def normalize(self) -> NormalizationSettings | None: ...  # noqa: D102
 

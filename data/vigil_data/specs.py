@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vigil_data.augmentation.specs import Augmentation as Augmentation
+from vigil_data.items import Role
 from vigil_data.settings import MAX_PIXELS, hop_samples, window_samples
 from vigil_data.source_specs import Hub as Hub
 from vigil_data.source_specs import Local as Local
@@ -53,6 +54,9 @@ class TextInput(Spec):
     max_tokens: int = Field(128, ge=4, description="maximum length of a passage, including special tokens")
     overlap: int = Field(16, ge=0, description="tokens shared by adjacent passages of a long text")
     max_passages: int = Field(16, ge=1, description="maximum number of passages of an item; the rest is omitted and counted")
+    roles: tuple[Role, ...] | None = Field(
+        None, min_length=1, description="roles of the texts that are read, such as [title, body]; null: all"
+    )
     normalize: TextNormalization | None = Field(None, description="normalization before tokenization; null: none")
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ STEPS = 3
 ITEMS = {"post": 60, "thread": 60, "cover": 60, "episode": 20, "playlist": 30}
 CONTENT = {
     "datasets/comments": "comment",
+    "datasets/context-toxicity": "reply",
     "datasets/covers": "cover",
     "datasets/episodes": "episode",
     "datasets/playlists": "playlist",
@@ -99,6 +100,17 @@ def comments() -> list[Item]:
     return items
 
 
+def replies() -> list[Item]:
+    """Neutral stand-ins for comments with their parent, and for some whose annotators did not see one."""
+    random, items = np.random.default_rng(0), []
+    for number in range(60):
+        shown = number % 3 > 0
+        columns = {"split": "validation" if number % 5 == 0 else "train", "context_shown": shown}
+        text, roles = (("tea?", "yes please"), ("context", "body")) if shown else (("garden song",), ("body",))
+        items.append(Item(str(number), text, targets={"toxic": float(random.random())}, columns=columns, roles={"text": roles}))
+    return items
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small dataset of each content type; its speech is noise of a second for each sentence."""
@@ -109,6 +121,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for content_type, items in ITEMS.items():
             generate(folder / content_type, items=items, content_type=content_type)
     write(folder / "comment", comments())
+    write(folder / "reply", replies())
     return folder
 
 

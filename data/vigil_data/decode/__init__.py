@@ -75,6 +75,8 @@ class Decoder:
             spans: list[Span] = []
             left_out = 0
             for index, payload in enumerate(getattr(item, modality)):
+                if not self.reads(item, modality, index):
+                    continue
                 decoded, more = gather(self.segments(modality, payload, index, limit - len(spans)))
                 arrays.extend(decoded.arrays)
                 spans.extend(span.placed(item, modality, index) for span in decoded.spans)
@@ -86,6 +88,11 @@ class Decoder:
         known = [item.targets.get(label) for label in self.labels]
         targets_L = np.array([np.nan if target is None else target for target in known], np.float32)
         return DecodedItem(item.id, segments, targets_L, cut)
+
+    def reads(self, item: Item, modality: Modality, index: int) -> bool:
+        """Whether the model reads a text, image or audio file; it may leave out texts of some roles."""
+        roles = self.inputs.text.roles if modality == "text" and self.inputs.text is not None else None
+        return roles is None or item.role(modality, index) in roles
 
     def decode_all(self, items: Iterable[Item], change: Callable[[DecodedItem], DecodedItem] | None = None) -> Packed:
         """Decode and pack items; undecodable ones are omitted and listed in :attr:`Packed.refused`.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vigil_data.items import Modality
+from vigil_data.items import Modality, Role
 
 FORMAT: Literal[6] = 6
 """Version of the bundle's layout; a bundle of another version is refused."""
@@ -206,6 +206,7 @@ class TextInputSettings:
     max_tokens: int
     overlap: int
     max_passages: int
+    roles: tuple[Role, ...] | None = None
     normalize: TextNormalizationSettings | None = None
 
 

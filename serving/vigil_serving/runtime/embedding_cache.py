@@ -131,7 +131,8 @@ class MediaEncoder:
         for modality, limit in self._decoder.limits.items():
             left = limit
             for index, payload in enumerate(getattr(item, modality)):
-                medium = self._medium(modality, payload, index, left)
+                reads = self._decoder.reads(item, modality, index)
+                medium = self._medium(modality, payload, index, left) if reads else EncodedMedium(left)
                 left -= len(medium.spans)
                 media.setdefault(modality, []).append(medium)
         return EncodedItem(item, media)

@@ -195,3 +195,14 @@ def test_decoder_pickles(decoder, inputs):
 def test_decoder_imports_no_torch():
     code = "import sys, vigil_data.decode; print([m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_decoder_leaves_out_texts_of_roles_that_the_model_does_not_read(inputs):
+    text = inputs.text.model_copy(update={"roles": ("body", "title")})
+    item = Item("x", ("a a a", "b", "a b"), (picture(),), roles={"text": ("context", "body", "title"), "image": ("context",)})
+    decoder = pickle.loads(pickle.dumps(Decoder(inputs.model_copy(update={"text": text}), [])))
+    decoded = decoder.decode(item)
+    assert [(span.index, span.role) for span in decoded.segments["text"].spans] == [(1, "body"), (2, "title")]
+    assert len(decoded.segments["image"].spans) == 1
+    assert "text" not in decoder.decode(Item("y", ("a",), roles={"text": ("context",)})).segments
+    assert [decoder.reads(item, "text", index) for index in range(3)] == [False, True, True]

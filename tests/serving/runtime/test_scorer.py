@@ -315,3 +315,19 @@ def test_media_encoder_streams_an_hour_of_audio(exported) -> None:
     assert windows == 60 * 60 * 4
     tokens = sum(token.nbytes + 300 for token in encoded.tokens("audio"))
     assert peak < 20_000_000 + 4 * tokens, f"{peak / 1e6:.0f} MB at the peak, with {tokens / 1e6:.0f} MB of embeddings"
+
+
+def test_scorer_leaves_out_texts_of_roles_that_the_model_does_not_read(exported) -> None:
+    facts = Scorer(exported.bundle).bundle
+    text = replace(facts.inputs.text, roles=("body", "title"))
+    scorer = Scorer(replace(facts, inputs=replace(facts.inputs, text=text)), threads=1)
+    reply = Item("x", ("who wants some", "me"), roles={"text": ("context", "body")})
+    alone, ignored = Item("x", ("me",)), Item("x", ("who wants some",), roles={"text": ("context",)})
+    decisions = scorer.score([reply, alone, ignored, Item("x")])
+    np.testing.assert_allclose(list(decisions[0].probabilities.values()), list(decisions[1].probabilities.values()), atol=1e-5)
+    np.testing.assert_allclose(list(decisions[2].probabilities.values()), list(decisions[3].probabilities.values()), atol=1e-5)
+    assert decisions[2].presence == "none"
+    media_encoder = MediaEncoder(scorer.decoder, scorer.sessions, scorer.cache)
+    encoded = media_encoder.add(reply)
+    media_encoder.finish()
+    assert [span.index for span in encoded.spans("text")] == [1]
