@@ -70,6 +70,7 @@ def report(name: str, source: str, path: Path, to: Path) -> None:
     here, there = spawn.Pipe()
     process = spawn.Process(target=measured, args=(source, path, to, there))
     process.start()
+    there.close()  # so that recv ends if the process does
     rows, seconds, cpu, anonymous, mapped = here.recv()
     process.join()
     print(
