@@ -25,7 +25,9 @@ from vigil_data.dataset.history import Change
 from vigil_data.dataset.join import join
 from vigil_data.dataset.revision import write_columns
 from vigil_data.dataset.writer_lock import JOURNAL
-from vigil_data.items import Item
+from vigil_data.enrichment.engines import Finding, Kind
+from vigil_data.enrichment.enrich import enrich
+from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Refusal
 from vigil_data.reviews.merge import merge_labels
 
@@ -107,6 +109,23 @@ def _join(folder: Path) -> None:
     join([folder.parent / "sources" / name for name in ("first", "second")], folder)
 
 
+class _Language:
+    """An engine that takes its time."""
+
+    kind: Kind = "language"
+    modality: Modality = "text"
+    name = "fake"
+    identity = "fake 1"
+
+    def __call__(self, item: Item) -> Finding:
+        time.sleep(0.002)
+        return Finding(language="en", confidence=1.0)
+
+
+def _enrich(folder: Path) -> None:
+    enrich(folder, _Language())
+
+
 def _erase(folder: Path) -> None:
     erase(plan_erasure(folder, Selection(ids=ERASED_IDS | {"broken-1"})), Change("erase"))
 
@@ -130,6 +149,7 @@ OPERATIONS = {
     "set columns": Operation(_prepare, _set_columns),
     "merge labels": Operation(_prepare_reviews, _merge_labels),
     "join": Operation(_prepare_join, _join),
+    "enrich": Operation(_prepare, _enrich),
     "erase": Operation(_prepare, _erase, _erase_again, lambda folder: not (folder / JOURNAL).exists()),
 }
 """Name to operation."""
