@@ -32,7 +32,7 @@ MAX_EXPORTED_SPLITS = 20
 """Splits that have a file of their own; a dataset with more is exported into one file."""
 
 NO_LICENCE = "NOASSERTION"
-"""SPDX's term for a licence of which nothing is stated."""
+"""SPDX's term where no licence is stated."""
 
 _LANCE, _PARQUET, _ITEMS = "lance-table", "parquet-files", "items"
 _NOT_EXPORTED = frozenset({"image", "audio", "image_roles", "audio_roles", *FACTS.names, *DIGESTS.names})

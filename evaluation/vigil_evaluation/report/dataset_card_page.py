@@ -13,9 +13,11 @@ from vigil_evaluation.report import curves as plot
 from vigil_evaluation.report.axes import Axis, fit_axis
 from vigil_evaluation.report.rendering import render_page
 
-MAX_SPLITS = 8
-MAX_SOURCES = 12
-"""Columns of the tables of labels by split and by source; the JSON has all."""
+MAX_SPLITS, MAX_SOURCES = 8, 30
+"""Splits and sources in the tables of prevalence; the JSON has all."""
+
+MIN_CORRELATIONS = 3
+"""Correlations from which labels are drawn as a matrix; fewer are listed."""
 
 MAX_MONTHS = 60
 """Months that are drawn; a longer time is drawn in years."""
@@ -77,6 +79,7 @@ def render_dataset_card(facts: DatasetFacts, statements: Statements, to: StrPath
         splits=list(facts.splits)[:MAX_SPLITS],
         sources=[name for name, _ in list(facts.sources.items())[:MAX_SOURCES]],
         pairs={(first, second): pair for pair in facts.pairs for first, second in _both_ways(pair)},
+        matrix=sum(pair.phi is not None for pair in facts.pairs) >= MIN_CORRELATIONS,
         paired=[name for name in facts.labels if any(name in {pair.first, pair.second} for pair in facts.pairs)],
         histograms=_histograms(facts),
         values=_values(facts),

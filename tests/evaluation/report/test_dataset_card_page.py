@@ -70,6 +70,7 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
             "template": f"t{n}",
         }
         targets = {label: float((n * (k + 3)) % 7 < 3) for k, label in enumerate(labels) if (n + k) % 3}
+        targets |= {labels[0]: 1.0} if n % 5 == 0 else {}
         text = (f"{'word ' * (n % 50 + 1)} {n // 2}",)
         image = (png(100 + n % 900, 300),) if n % 10 == 0 else ()
         return Item(str(n), text=text, image=image, targets=targets, columns=columns, roles={"text": (("body", "title")[n % 2],)})
