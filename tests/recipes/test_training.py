@@ -3,6 +3,7 @@
 The twin keeps everything else: modalities, roles, windows, freezing, fusion, losses, precision, slices.
 """
 
+import io
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from vigil.cli import build
@@ -32,6 +34,7 @@ CONTENT = {
     "datasets/episodes": "episode",
     "datasets/playlists": "playlist",
     "datasets/posts": "post",
+    "datasets/sounds": "sound",
     "datasets/threads": "thread",
     "runs/demo/dataset": "post",
 }
@@ -111,6 +114,18 @@ def replies() -> list[Item]:
     return items
 
 
+def sounds(labels: tuple[str, ...]) -> list[Item]:
+    """Half a second of noise for each label of a split."""
+    items, random = [], np.random.default_rng(0)
+    for number in range(3 * len(labels)):
+        sound = io.BytesIO()
+        soundfile.write(sound, random.normal(0, 0.1, 11_025), 22_050, format="WAV")
+        targets = {label: float(index == number % len(labels)) for index, label in enumerate(labels)}
+        split = "validation" if number < len(labels) else "train"
+        items.append(Item(str(number), audio=(sound.getvalue(),), targets=targets, columns={"split": split}))
+    return items
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small dataset of each content type; its speech is noise of a second for each sentence."""
@@ -122,6 +137,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             generate(folder / content_type, items=items, content_type=content_type)
     write(folder / "comment", comments())
     write(folder / "reply", replies())
+    write(folder / "sound", sounds(resolve_recipe(RECIPES[0].with_name("sounds.yaml")).recipe.taxonomy.labels))
     return folder
 
 
