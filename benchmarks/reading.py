@@ -253,7 +253,7 @@ class Litdata(Peer):
             if number == 2:
                 break
         state = first.state_dict()
-        state["num_samples_yielded"] = dict.fromkeys(state["num_samples_yielded"], step * BATCH)
+        state["num_samples_yielded"] = step * BATCH
         start = time.perf_counter()
         loader = self._loader(0)
         loader.load_state_dict(state)
