@@ -15,8 +15,8 @@ stores the items in its own format. Every side is measured in each turn, in anot
 - ``resume``: from a new loader to the first batch from the middle of an epoch, in one process.
 
 Two runs of one turn on a busy AMD EPYC of two cores, 2,000 posts: batches by rows 1.04 and .91 times the best other, raw reading
-by rows .46 and 1.05 times and by blocks .91 and 1.51 times WebDataset's; resume .13 and .06 s. The goals, 1.5 times the best other
-and 3 times WebDataset's raw reading, are not met.
+by rows .46 and 1.05 times and by blocks .91 and 1.51 times WebDataset's; resume .13 and .06 s. The goals, 1.5 times the best
+other and 3 times WebDataset's raw reading, are not met.
 """
 
 import argparse
