@@ -28,7 +28,6 @@ from vigil_data.dataset.id_set import IdSet
 from vigil_data.dataset.ingest import BadRows, admit, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
-from vigil_data.dataset.location import has_version, location, refuse_remote
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
 from vigil_data.dataset.table_schema import FACTS, INTERNAL, PROVENANCE, TARGET
@@ -36,6 +35,7 @@ from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
+from vigil_data.loading.location import has_version, location, refuse_remote
 from vigil_data.loading.packing import Refusal
 from vigil_data.quality import quarantine
 from vigil_data.quality.origin import Places

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vigil_data.dataset.location import refuse_remote
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, locked, remove
+from vigil_data.loading.location import refuse_remote
 
 JOURNAL = "erasing.json"
 """What an erasure has to remove; it exists from the erasure's first change until its last."""

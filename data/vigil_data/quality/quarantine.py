@@ -15,9 +15,9 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vigil_data.dataset.location import has_version, location
 from vigil_data.dataset.table_schema import QUARANTINE, storable
 from vigil_data.dataset.writer_lock import writing
+from vigil_data.loading.location import has_version, location
 from vigil_data.loading.packing import Refusal
 from vigil_data.quality.origin import ROW, Place, Places, Refused
 

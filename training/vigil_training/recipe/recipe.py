@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from vigil_data.augmentation.specs import MP3_RATES
-from vigil_data.dataset.location import is_remote
 from vigil_data.items import MODALITIES, Modality
+from vigil_data.loading.location import is_remote
 from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_data.yaml_files.yaml_tree import nearest

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vigil_data.dataset.location import is_remote, location
+from vigil_data.loading.location import is_remote, location
 from vigil_slurm.job_environment import read_job_environment
 from vigil_training.recipe.recipe import Recipe
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.location import is_remote, location
 from vigil_data.errors import UserError
 from vigil_data.items import Item
+from vigil_data.loading.location import is_remote, location
 
 
 @pytest.fixture(scope="module")
