@@ -57,7 +57,6 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
     """The address of a local server that speaks S3; the environment has what clients need to reach it."""
-    pytest.importorskip("moto")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -27,7 +27,7 @@ class RapidOcr:
     """Reader of words in pictures: one text for each picture that has any, a line for each line of words.
 
     Args:
-        min_confidence: lines of which the engine is less sure are left out.
+        min_confidence: lines with a lower confidence are left out.
         threads: threads of ONNX Runtime (default: all cores).
 
     Raises:
