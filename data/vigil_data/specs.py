@@ -136,6 +136,9 @@ class Cost(Spec):
 
     item: float = Field(0.0, ge=0, description="cost of an item; 1 with all others 0 counts batches in items")
     character: float = Field(0.25, ge=0, description="cost of a character of text (about a quarter of a token in English)")
+    token: float = Field(
+        0.0, ge=0, description="cost of a token of text; texts are then tokenized once before training, and character should be 0"
+    )
     image: float = Field(64.0, ge=0, description="cost of an image")
     second: float = Field(32.0, ge=0, description="cost of a second of audio")
 

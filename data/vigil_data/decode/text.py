@@ -25,7 +25,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 Normalize = Callable[[str], Normalized]
 """A :class:`Normalizer`, or :class:`Normalized` itself, which changes nothing."""
 
-_CHARACTERS_PER_TOKEN = 8  # twice that of English, so that the first prefix of a long text is nearly always enough
+MAX_CHARACTERS_PER_TOKEN = 8
+"""Twice that of English, so that the first prefix of a long text is nearly always enough."""
 
 
 def tokenizer_file(source: "Source | str") -> Path:
@@ -137,7 +138,7 @@ class _Encoded(NamedTuple):
 
 def _encode(text: str, tokenizer: Tokenizer, normalize: Normalize, spec: TextSettings, limit: int) -> _Encoded:
     """Tokenize as much of the text as ``limit`` passages need."""
-    characters = _CHARACTERS_PER_TOKEN * spec.max_tokens * (limit + 2)
+    characters = MAX_CHARACTERS_PER_TOKEN * spec.max_tokens * (limit + 2)
     while True:
         head = text[:characters]
         if len(head) < len(text):

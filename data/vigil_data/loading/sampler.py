@@ -75,17 +75,20 @@ class EpochPlan:
         return _sums(values[self.items], self.bounds)[self.table]
 
 
-def costs(facts_N3: NDArray[np.float64], cost: Cost, inputs: Inputs) -> NDArray[np.float64]:
+def costs(
+    facts_N3: NDArray[np.float64], cost: Cost, inputs: Inputs, tokens_N: NDArray[np.int32] | None = None
+) -> NDArray[np.float64]:
     """Return the cost of each item, float64 ``[N]``.
 
     Args:
         facts_N3: characters, images and seconds of each item, from :meth:`vigil_data.dataset.dataset.Dataset.facts`.
         cost: cost per unit.
         inputs: modalities that are read; the others cost nothing.
+        tokens_N: tokens of the texts of each item, from :func:`vigil_data.loading.text_tokens.text_tokens` (default: none).
     """
     read_3 = np.array([getattr(inputs, modality) is not None for modality in MODALITIES])
     total_N: NDArray[np.float64] = cost.item + facts_N3 @ (np.array([cost.character, cost.image, cost.second]) * read_3)
-    return total_N
+    return total_N if tokens_N is None else total_N + cost.token * tokens_N
 
 
 def plan(

@@ -12,7 +12,6 @@ from vigil_data.dataset.dataset import Dataset, exists
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
-from vigil_data.loading.sampler import costs
 from vigil_data.loading.sampling import SamplingShare, describe_shares
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.distributed.strategies.deepspeed import zero_config
@@ -290,8 +289,7 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
     data = DataModule(recipe, dataset.version, World(0, world, 0, world))
     first = data.plan(0)
     facts = dataset.facts(data.train_rows)
-    row_costs = costs(facts, recipe.data.batch.cost, recipe.inputs)
-    step, rank = np.unravel_index(first.totals(row_costs).argmax(), first.table.shape)
+    step, rank = np.unravel_index(first.totals(data.train_costs).argmax(), first.table.shape)
     largest = first.rows(int(step), int(rank))
     text_only = (facts[:, 0] > 0) & (facts[:, 1:] == 0).all(axis=1)
     run_samples, run_batches, run_steps = _run_length(recipe, data)
@@ -303,7 +301,7 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
         run_batches=run_batches,
         run_steps=run_steps,
         largest_items=len(largest),
-        largest_cost=float(row_costs[largest].sum()),
+        largest_cost=float(data.train_costs[largest].sum()),
         text_only=float(np.mean(text_only)),
         sampling=data.sampling_shares,
     )
@@ -332,7 +330,7 @@ def _assumed_batch(recipe: Recipe, model: SafetyModel) -> tuple[Batch, str]:
     share = spec.budget / len(model.modalities)
     costs_per_segment: dict[Modality, float] = {"image": spec.cost.image}
     if inputs.text is not None:
-        costs_per_segment["text"] = spec.cost.character * CHARACTERS_PER_TOKEN * inputs.text.max_tokens
+        costs_per_segment["text"] = (spec.cost.character * CHARACTERS_PER_TOKEN + spec.cost.token) * inputs.text.max_tokens
     if inputs.audio is not None:
         costs_per_segment["audio"] = spec.cost.second * inputs.audio.window
     counts: dict[Modality, int] = {}

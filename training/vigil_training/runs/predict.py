@@ -13,7 +13,8 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Reader, evaluation_loader
 from vigil_data.loading.packing import Refusal
-from vigil_data.loading.sampler import Rows, costs
+from vigil_data.loading.sampler import Rows
+from vigil_data.loading.text_tokens import row_costs
 from vigil_data.presence import presence_of_segments
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
@@ -124,9 +125,9 @@ def predict_rows(
     recipe = run.recipe
     inputs = restrict_inputs(recipe.inputs, only)
     reader = Reader(dataset.path, dataset.version, inputs, recipe.taxonomy.labels)
-    row_costs = costs(dataset.facts(rows), recipe.data.batch.cost, inputs)
+    costs = row_costs(dataset, rows, recipe.data.batch.cost, inputs)
     loader = evaluation_loader(
-        reader, rows, row_costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
+        reader, rows, costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )
     outputs = predict_batches(run.model(checkpoint).to(device), loader, progress, len(rows))
     place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}

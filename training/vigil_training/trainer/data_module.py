@@ -18,8 +18,9 @@ from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
-from vigil_data.loading.sampler import EpochPlan, Resize, Rows, costs, plan, plan_resized
+from vigil_data.loading.sampler import EpochPlan, Resize, Rows, plan, plan_resized
 from vigil_data.loading.sampling import SamplingShare, choose_repeats, column_groups, describe_shares
+from vigil_data.loading.text_tokens import row_costs
 from vigil_data.loading.workers import WorkerChoice, available_cores
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
@@ -85,8 +86,8 @@ class DataModule(pl.LightningDataModule):
             self._choose_paired(dataset, rows)
         else:
             self._choose_labelled(dataset, rows)
-        self._costs = costs(dataset.facts(self.train_rows), data.batch.cost, recipe.inputs)
-        self._validation_costs = costs(dataset.facts(self.validation_rows), data.batch.cost, recipe.inputs)
+        self.train_costs = row_costs(dataset, self.train_rows, data.batch.cost, recipe.inputs)
+        self._validation_costs = row_costs(dataset, self.validation_rows, data.batch.cost, recipe.inputs)
         self.reader = Reader(
             dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens), data.shuffle
         )
@@ -160,9 +161,9 @@ class DataModule(pl.LightningDataModule):
 
         def make(epoch: int, world: int) -> EpochPlan:
             options: dict[str, Any] = {"repeats": self.repeats, "shuffle": data.shuffle, "rows": self.train_rows}
-            return plan(self._costs, data.batch, recipe.seed, epoch, world, **options)
+            return plan(self.train_costs, data.batch, recipe.seed, epoch, world, **options)
 
-        return plan_resized(make, self._costs, recipe.seed, epoch, world=worlds[count], resizes=self.resizes[:count])
+        return plan_resized(make, self.train_costs, recipe.seed, epoch, world=worlds[count], resizes=self.resizes[:count])
 
     def total_steps(self) -> int:
         """Return the optimizer steps of the run, unless early stopping ends it before."""

@@ -107,6 +107,7 @@ PLACES: Sequence[Place] = (
     Place(ITEMS, "the items, in all versions and under all tags, with indices", _erase_items),
     Place("[!.]*.lance", "the quarantine, the reviews, and any other table with a column id", _erase_table),
     Place(TOKEN_CACHE, "what frozen encoders made of the items", _erase_token_cache),
+    Place("token_counts", "how many tokens the texts have", _erase_leftover),
     Place(".incoming-*", "rows of an import that was killed", _erase_leftover),
     Place(".enriching-*", "results of an enrichment that was killed", _erase_leftover),
     Place(".*.partial*", "files that were being written when a process was killed", _erase_leftover),
