@@ -123,7 +123,11 @@ def cli_page() -> str:
     group = typer.main.get_command(build())
     lines = ["# Commands", "", *_paragraphs(group.help), "", "| command | description |", "|---|---|"]
     commands = list(_commands("vigil", group))
-    lines += [f"| [`{name}`](#{name.lower().replace(' ', '-')}) | {_first_sentence(command.help)} |" for name, command in commands]
+    anchors = [name.lower().replace(" ", "-") for name, _ in commands]
+    lines += [
+        f"| [`{name}`](#{anchor}) | {_first_sentence(command.help)} |"
+        for (name, command), anchor in zip(commands, anchors, strict=True)
+    ]
     lines += ["", "Exit status: 0 success; 1 failure while running; 2 user error; 85 preempted, requeue; 130 interrupted."]
     for name, command in commands:
         lines += ["", f"## {name}", "", *_command_section(name, command)]
