@@ -131,8 +131,10 @@ def test_main_exits_with_2_on_an_unknown_command() -> None:
 def test_data_import_of_a_file_without_a_kind_prints_the_command() -> None:
     done = vigil("data", "import", "posts.jsonl", "--to", "x")
     assert done.returncode == 2
-    assert done.stderr == ("error: name the kind before the file: vigil data import manifest posts.jsonl --to DATASET\n")
-    assert "No such command 'manifets'" in vigil("data", "import", "manifets").stderr
+    assert done.stderr == (
+        "error: name the kind before the file: vigil data import manifest posts.jsonl --to DATASET (or a source, as in "
+        "vigil data sources, in place of manifest)\n"
+    )
 
 
 def test_recipe_check_reports_every_error_of_every_file(tmp_path: Path) -> None:

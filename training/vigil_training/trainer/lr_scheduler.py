@@ -67,6 +67,6 @@ def lr_multiplier(step: float, total_steps: int, warmup: float, lr_end: float) -
     """
     warmup_steps = math.ceil(warmup * total_steps)
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return min((step + 1) / warmup_steps, 1.0)
     progress = min((step - warmup_steps + 1) / max(total_steps - warmup_steps, 1), 1.0)
     return lr_end + (1 - lr_end) * (1 + math.cos(math.pi * progress)) / 2

@@ -57,9 +57,21 @@ class _ImportGroup(typer.core.TyperGroup):
             return super().resolve_command(ctx, args)
         if not kind.endswith((".yaml", ".yml")) and ("/" in kind or Path(kind).suffix):
             raise UserError(
-                f"name the kind before the file: vigil data import manifest {one_line(kind)} --to DATASET, or a source"
+                f"name the kind before the file: vigil data import manifest {one_line(kind)} --to DATASET (or a source, as in "
+                "vigil data sources, in place of manifest)"
             )
         return SOURCE, self.commands[SOURCE], args
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        if not ctx.resilient_parsing:  # not a completion: the help has one line for all sources
+            return names
+        from vigil_data.importers.source_schema import shipped_sources
+
+        return [name for name in names if name != SOURCE] + shipped_sources()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or (self.commands[SOURCE] if ctx.resilient_parsing else None)
 
 
 SOURCE = "SOURCE"
