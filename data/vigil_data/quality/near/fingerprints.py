@@ -7,6 +7,7 @@ one. Rows are read in blocks, and only the columns of one modality; media are de
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -169,5 +170,5 @@ def _mapped(
     if not parallel or workers < 2 or len(blocks) < _FEWEST_BLOCKS_FOR_WORKERS:
         yield from map(read, blocks)
         return
-    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
-        yield from pool.imap(read, blocks)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # a worker that dies is an error
+        yield from pool.map(read, blocks)
