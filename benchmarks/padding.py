@@ -64,8 +64,8 @@ def measure(dataset: Dataset) -> None:
     assert inputs.text is not None
     rows, tokens_N = np.arange(len(dataset)), text_tokens(dataset, inputs.text).astype(np.int64)
     print(f"{len(rows):,} texts of {tokens_N.mean():.1f} tokens on average")
-    by_tokens = row_costs(dataset, rows, spec.cost, inputs)
-    by_characters = row_costs(dataset, rows, Cost(item=2, character=0.25), inputs)
+    (by_tokens,) = row_costs(dataset, spec.cost, inputs, rows)
+    (by_characters,) = row_costs(dataset, Cost(item=2, character=0.25), inputs, rows)
     for name, price, pool in (
         ("tokens", by_tokens, spec.pool),
         ("characters", by_characters, spec.pool),

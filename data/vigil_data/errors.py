@@ -100,6 +100,12 @@ def _others(rows: int) -> str:
     return f" (and in {rows:,} more {'row' if rows == 1 else 'rows'})" if rows else ""
 
 
+def shown(value: object) -> str:
+    """Return a value for a message, shortened to 40 characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
 def capped(problems: Sequence[str], most: int = 20) -> list[str]:
     """Return the first ``most`` problems, and one line with the number of the others."""
     rest = len(problems) - most

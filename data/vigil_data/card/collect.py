@@ -42,12 +42,11 @@ from vigil_data.card.facts import (
 from vigil_data.card.statements import SourceTerms, Statements, read_statements
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset
-from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
-from vigil_data.dataset.leaks import find_leaks
-from vigil_data.dataset.table_schema import COLUMNS, SAMPLING, TARGET
+from vigil_data.dataset.table_schema import COLUMNS, SAMPLING
 from vigil_data.importers.source_schema import load_source, shipped_sources
 from vigil_data.items import INCLUSION_PROBABILITY, WEIGHT
 from vigil_data.progress import ProgressCallback
+from vigil_data.quality.duplicates import CLUSTER
 from vigil_data.settings import TextSettings
 from vigil_data.taxonomy import Taxonomy
 
@@ -65,9 +64,6 @@ SAMPLED_TEXTS = 2000
 
 USUAL_SPLITS = ("train", "validation", "test")
 """Splits that come first, before others by size."""
-
-CLUSTER = "cluster"
-"""Column of near-duplicates, if there is one."""
 
 _SHOWN_ELSEWHERE = {*COLUMNS.names, *SAMPLING.names, CLUSTER}
 _TAKEN_AT_ONCE = 25
@@ -116,7 +112,7 @@ def dataset_facts(
     done()
     presence, roles = count_presence(dataset)
     done()
-    leaks = find_leaks(dataset.table([*LEAK_COLUMNS, *(TARGET + label for label in dataset.labels)]))
+    leaks = dataset.leaks()
     done()
     by_author = count_values(dataset, ["author", "split"])
     times = _times(dataset)

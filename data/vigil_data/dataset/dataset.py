@@ -30,7 +30,7 @@ from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.spool import Spool
-from vigil_data.dataset.table_schema import FACTS, INTERNAL, PROVENANCE, TARGET
+from vigil_data.dataset.table_schema import FACTS, INTERNAL, PROVENANCE, TARGET, sql_literal
 from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
@@ -149,7 +149,7 @@ class Dataset:
         """
         if split is not None and split not in (splits := self.splits()):
             raise UserError(f"{self._name} has no split {split}; it has {', '.join(filter(None, splits)) or 'none'}")
-        conditions = [] if split is None else ["split = '{}'".format(split.replace("'", "''"))]
+        conditions = [] if split is None else [f"split = {sql_literal(split)}"]
         conditions += [] if where is None else [f"({where})"]
         if not conditions:
             return np.arange(len(self), dtype=np.int64)
@@ -263,6 +263,12 @@ class Dataset:
         """Return version to the time at which it was written (UTC, ISO 8601), which differs if a dataset is made again."""
         return {v["version"]: v["timestamp"].astimezone(UTC).isoformat() for v in self.versions()}
 
+    def leaks(self) -> Leaks:
+        """Return the content that is in more than one split; only rows with content that occurs more than once are in memory."""
+        (repeats_N,) = repeating_rows([self.table(["digests"])["digests"]])
+        columns = [*LEAK_COLUMNS, *(TARGET + label for label in self.labels)]
+        return _of_all_rows(find_leaks(self.table(columns, np.flatnonzero(repeats_N))), repeats_N)
+
     def quarantine(self) -> pa.Table:
         """Return the quarantined items of all versions; see :data:`vigil_data.dataset.table_schema.QUARANTINE`."""
         return quarantine.read(self.path)
@@ -366,9 +372,13 @@ def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:
     if old is not None:
         names = [name for name in old.schema.names if name in LEAK_COLUMNS or name.startswith(TARGET)]
         stored = old.table(names, np.flatnonzero(stored_N[0]))
-    leaks = find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True, rows_N=new_N), stored)
-    skipped_N = np.zeros(len(new_N), np.bool_)
-    skipped_N[new_N] = leaks.skipped_N
+    return _of_all_rows(find_leaks(spool.read(LEAK_COLUMNS, schema, targets=True, rows_N=new_N), stored), new_N)
+
+
+def _of_all_rows(leaks: Leaks, compared_N: NDArray[np.bool_]) -> Leaks:
+    """Return leaks that were found among some rows as leaks among all of them."""
+    skipped_N = np.zeros(len(compared_N), np.bool_)
+    skipped_N[compared_N] = leaks.skipped_N
     return replace(leaks, skipped_N=skipped_N)
 
 

@@ -25,8 +25,7 @@ from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, exists
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.ingest import joined_schema
-from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
-from vigil_data.dataset.leaks import Leaks, find_leaks, ranked_splits
+from vigil_data.dataset.leaks import Leaks, ranked_splits
 from vigil_data.dataset.revision import append_rows
 from vigil_data.dataset.table_schema import INTERNAL, PROVENANCE, PROVENANCE_TYPE, TARGET
 from vigil_data.dataset.writer_lock import writing
@@ -158,8 +157,7 @@ def join(
     with writing(folder):
         batches = _batches(sources, plan, merger, progress)
         version = append_rows(folder, None, pa.RecordBatchReader.from_batches(schema, batches), change)
-    dataset = Dataset(folder, version)
-    leaks = find_leaks(dataset.table([n for n in dataset.schema.names if n in LEAK_COLUMNS or n.startswith(TARGET)]))
+    leaks = Dataset(folder, version).leaks()
     rows = {source.name: source.rows for source in sources}
     return Joined(version, plan.rows, rows, plan.merged, plan.renamed, conflicts, listed, plan.splits, leaks)
 

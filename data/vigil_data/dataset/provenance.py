@@ -16,7 +16,7 @@ import lance
 
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset
-from vigil_data.dataset.table_schema import PROVENANCE, TARGET
+from vigil_data.dataset.table_schema import PROVENANCE, TARGET, sql_literal
 from vigil_data.errors import UserError, one_line
 from vigil_data.filesystem import StrPath
 
@@ -64,7 +64,7 @@ def provenance_of(path: StrPath, id_: str) -> list[Provenance]:
 
 
 def _equals(id_: str) -> str:
-    return "id = '{}'".format(id_.replace("'", "''"))
+    return f"id = {sql_literal(id_)}"
 
 
 def _first_version(path: StrPath, id_: str) -> history.Entry | None:

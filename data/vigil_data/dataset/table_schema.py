@@ -83,6 +83,11 @@ def is_label(name: str) -> bool:
     return _LABEL.fullmatch(name) is not None
 
 
+def sql_literal(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'{}'".format(text.replace("'", "''"))
+
+
 def is_column(name: str) -> bool:
     """Whether ``name`` is valid for a column to slice by (SQL ignores case, so ``Author`` would clash with ``author``)."""
     if name in _FIXED:

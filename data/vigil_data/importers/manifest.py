@@ -10,59 +10,44 @@ Example:
 """
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.ingest import BadRows
-from vigil_data.dataset.table_schema import COLUMNS, is_column, is_label
+from vigil_data.dataset.table_schema import is_column, is_label
 from vigil_data.dataset.text_content import NO_CONTENT, is_blank
-from vigil_data.errors import Problems, UserError
+from vigil_data.errors import Problems, UserError, shown
 from vigil_data.importers.bounded_lines import Limits
+from vigil_data.importers.manifest_row import (
+    COLUMN_READERS,
+    FieldReader,
+    Medium,
+    ParsedRow,
+    RowProblem,
+    label_problem,
+    other_kinds,
+    read_column,
+    read_contents,
+    read_id,
+    read_target,
+    read_targets,
+    read_text,
+    shown_names,
+)
 from vigil_data.importers.table_reader import TableRow, read_rows, table_format
 from vigil_data.importers.threads import CONTEXT, CONTEXT_CHARACTERS, PARENT, Threads, posted_text
-from vigil_data.importers.transcripts import MAX_SEGMENT_SECONDS, Cue, parse_transcript, timed_texts
-from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, Modality, Role, Time, read_segments, sampling_value
+from vigil_data.importers.transcripts import MAX_SEGMENT_SECONDS, parse_transcript, timed_texts
+from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder
 from vigil_data.quality.origin import ROW, Origin, Place, Refused
 
-Medium = str | bytes
 _DOTTED = "target."
-_INT64 = 2**63
 _MAX_PLANS = 1000
-
-
-@dataclass(slots=True)
-class _ParsedRow:
-    """A parsed row whose media are not read yet, with one line for each of its errors in ``problems``."""
-
-    id: str = ""
-    text: list[str] = field(default_factory=list)
-    image: list[Medium] = field(default_factory=list)
-    audio: list[Medium] = field(default_factory=list)
-    targets: dict[str, float | None] = field(default_factory=dict)
-    columns: dict[str, Any] = field(default_factory=dict)
-    roles: dict[Modality, tuple[Role, ...]] = field(default_factory=dict)
-    times: tuple[Time | None, ...] = ()
-    transcripts: list[list[Cue]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-class _RowProblem(str):
-    """An error of a row with the kind of finding that it is for a check; other errors are of the kind ``schema``."""
-
-    def __new__(cls, kind: str, message: str) -> "_RowProblem":
-        problem = super().__new__(cls, message)
-        problem.kind = kind
-        return problem
-
-    kind: str
 
 
 class Content(NamedTuple):
@@ -77,9 +62,6 @@ class Content(NamedTuple):
     item: Item | Refusal
     place: Place
     names: Mapping[Modality, Sequence[str | None]] = {}
-
-
-_Field = Callable[[_ParsedRow, Any], None]
 
 
 class _BadRows(Problems):
@@ -101,7 +83,7 @@ class _BadRows(Problems):
         super().add(position, message)
         before = self.reasons.get(position)
         self.reasons[position] = message if before is None else f"{before}; {message}"
-        self.kinds.setdefault(position, message.kind if isinstance(message, _RowProblem) else "schema")
+        self.kinds.setdefault(position, message.kind if isinstance(message, RowProblem) else "schema")
 
     def stop(self, position: str, message: str) -> None:
         super().add(position, message)
@@ -129,7 +111,7 @@ class DerivedTexts:
 class _Plan:
     """How a row with certain names is read: the reader of each name, and the errors of the names themselves."""
 
-    fields: tuple[tuple[str, _Field], ...]
+    fields: tuple[tuple[str, FieldReader], ...]
     problems: tuple[str, ...]
 
 
@@ -198,13 +180,13 @@ class Manifest:
         if delimiter is not None and not self._lists_are_text:
             raise UserError(f"--delimiter: {file} is not CSV")
         self._plans: dict[tuple[str, ...], _Plan] = {}
-        self._fields: dict[str, _Field] = {
-            "id": _id,
-            "text": _text,
+        self._fields: dict[str, FieldReader] = {
+            "id": read_id,
+            "text": read_text,
             "image": partial(self._paths, "image"),
             "audio": partial(self._paths, "audio"),
             "transcript": self._transcripts,
-            "targets": _targets,
+            "targets": read_targets,
         }
 
     def check(self, *, needs_good: bool = True) -> int:
@@ -234,8 +216,8 @@ class Manifest:
             content += any(name in row.values for name in (*MODALITIES, "transcript"))
             if draft.id and (other := first.setdefault(draft.id, row.position)) != row.position:
                 taken = f"id {draft.id} is also at {other}; ids must be unique"
-                draft.problems.append(_RowProblem("duplicate id", taken))
-            draft.problems += _other_kinds(draft.columns, row.position, kinds)
+                draft.problems.append(RowProblem("duplicate id", taken))
+            draft.problems += other_kinds(draft.columns, row.position, kinds)
             good += not draft.problems
             for problem in draft.problems:
                 problems.add(row.position, problem)
@@ -327,14 +309,14 @@ class Manifest:
     def _rows(self, problems: Problems) -> Iterator[TableRow]:
         return read_rows(self._file, problems, limits=self._limits, delimiter=self._delimiter)
 
-    def _draft(self, row: TableRow) -> tuple[_ParsedRow, _Plan]:
+    def _draft(self, row: TableRow) -> tuple[ParsedRow, _Plan]:
         names = tuple(row.values)
         plan = self._plans.get(names)
         if plan is None:
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
             plan = self._plans[names] = self._plan(names, in_header=row.header is not None)
-        draft = _ParsedRow()
+        draft = ParsedRow()
         values = row.values
         for name, read in plan.fields:
             read(draft, values[name])
@@ -343,34 +325,34 @@ class Manifest:
         return draft, plan
 
     def _plan(self, names: tuple[str, ...], *, in_header: bool) -> _Plan:
-        fields: list[tuple[str, _Field]] = []
+        fields: list[tuple[str, FieldReader]] = []
         problems: list[str] = []
         if in_header and "id" not in names:
             hint = "; is its delimiter another one? Name it with --delimiter" if len(names) == 1 and self._lists_are_text else ""
-            problems.append(f"the column id is missing; the columns are {_shown_names(names)}{hint}")
+            problems.append(f"the column id is missing; the columns are {shown_names(names)}{hint}")
         for name in names:
             if name.startswith(_DOTTED):
                 label = name.removeprefix(_DOTTED)
                 if is_label(label):
-                    fields.append((name, partial(_target, label)))
+                    fields.append((name, partial(read_target, label)))
                 else:
-                    problems.append(_not_a_label(label))
+                    problems.append(label_problem(label))
             elif name in self._fields:
                 fields.append((name, self._fields[name]))
             elif is_column(name):
-                fields.append((name, partial(_COLUMN_READERS.get(name, _column), name)))
+                fields.append((name, partial(COLUMN_READERS.get(name, read_column), name)))
             else:
                 problems.append(f"a column cannot be called {name!r}; rename it")
         return _Plan(tuple(fields), tuple(problems))
 
-    def _paths(self, modality: Modality, draft: _ParsedRow, value: Any) -> None:
+    def _paths(self, modality: Modality, draft: ParsedRow, value: Any) -> None:
         value = self._listed(modality, draft, value)
         if value is None:
             return
-        media = _contents(draft, modality, value, "path")
+        media = read_contents(draft, modality, value, "path")
         setattr(draft, modality, [m for m in media if isinstance(m, bytes) or self._is_path(modality, draft, m)])
 
-    def _transcripts(self, draft: _ParsedRow, value: Any) -> None:
+    def _transcripts(self, draft: ParsedRow, value: Any) -> None:
         value = self._listed("transcript", draft, value)
         for path in value if isinstance(value, list) else [] if value is None else [value]:
             if self._is_path("transcript", draft, path):
@@ -379,7 +361,7 @@ class Manifest:
                 except UserError as error:
                     draft.problems.append(f"transcript {error}")
 
-    def _listed(self, name: str, draft: _ParsedRow, value: Any) -> Any:
+    def _listed(self, name: str, draft: ParsedRow, value: Any) -> Any:
         """Return a path, or a list of them that a cell of CSV has as JSON; ``None`` if there is none."""
         if not self._lists_are_text or value is None or not value.startswith("["):
             return value
@@ -389,13 +371,13 @@ class Manifest:
             draft.problems.append(f"{name} is not a path, nor a JSON list of paths ({error.msg})")
             return None
 
-    def _is_path(self, name: str, draft: _ParsedRow, path: Any) -> bool:
+    def _is_path(self, name: str, draft: ParsedRow, path: Any) -> bool:
         """Whether this is the path of a file that may be read; if not, the row has a problem."""
         if not isinstance(path, str) or not path or "\0" in path:
-            draft.problems.append(f"{name} is {_shown(path)}, not a path")
+            draft.problems.append(f"{name} is {shown(path)}, not a path")
         elif problem := self._media.problem(path):
             kind = "outside" if self._media.is_outside(path) else "file"
-            draft.problems.append(_RowProblem(kind, f"{name} {path} {problem}"))
+            draft.problems.append(RowProblem(kind, f"{name} {path} {problem}"))
         else:
             return True
         return False
@@ -407,174 +389,3 @@ class Manifest:
             return self._media.read(medium)
         except UserError as error:
             raise UserError(f"{row.position}: {error}") from None
-
-
-def _id(draft: _ParsedRow, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        draft.id = str(value).strip()
-    if not draft.id:
-        draft.problems.append(f"id is {_shown(value)}, not a string or integer")
-
-
-def _text(draft: _ParsedRow, value: Any) -> None:
-    if value is None:
-        return
-    texts = _contents(draft, "text", value, "text")
-    if all(isinstance(text, str) for text in texts):
-        draft.text = texts
-    else:
-        draft.problems.append(f"text is {_shown(value)}, not a string or a list of strings or objects")
-
-
-def _contents(draft: _ParsedRow, modality: Modality, value: Any, content: str) -> list[Any]:
-    """Return the contents of a modality, and keep the roles and times of those that are given as objects."""
-    try:
-        entries = [_without_nulls(entry) for entry in (value if isinstance(value, list) else [value])]
-        contents, roles, times = read_segments(entries, modality, content)
-    except ValueError as error:
-        draft.problems.append(f"{modality}{error}")
-        return []
-    if roles:
-        draft.roles[modality] = roles
-    if modality == "text":
-        draft.times = times
-    return contents
-
-
-def _without_nulls(entry: Any) -> Any:
-    """Return an object without its nulls, which Parquet has for absent keys."""
-    return {key: value for key, value in entry.items() if value is not None} if isinstance(entry, Mapping) else entry
-
-
-def _targets(draft: _ParsedRow, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, Mapping):
-        draft.problems.append(
-            f"targets is {_shown(value)}, not a mapping from label to number; in CSV write columns target.LABEL"
-        )
-        return
-    for label, target in value.items():
-        if is_label(label):
-            _target(label, draft, target)
-        else:
-            draft.problems.append(_not_a_label(label))
-
-
-def _not_a_label(label: str) -> str:
-    return f"label {label!r} must be lower-case letters, digits and _, starting with a letter"
-
-
-def _target(label: str, draft: _ParsedRow, value: Any) -> None:
-    if label in draft.targets:
-        draft.problems.append(f"the target of {label} is given twice")
-    draft.targets[label] = None
-    if value is None:
-        return
-    try:
-        target = float(value)
-    except (TypeError, ValueError, OverflowError):
-        hint = "; write a decimal point, not a comma" if isinstance(value, str) and _is_number(value.replace(",", ".", 1)) else ""
-        draft.problems.append(f"target.{label} is {_shown(value)}, not a number{hint}")
-        return
-    if math.isnan(target):
-        draft.problems.append(_RowProblem("target", f"target.{label} is NaN; leave it empty if it is unknown"))
-    elif not 0 <= target <= 1:
-        draft.problems.append(_RowProblem("target", f"target.{label} is {_shown(value)}, outside [0, 1]"))
-    else:
-        draft.targets[label] = target
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _column(name: str, draft: _ParsedRow, value: Any) -> None:
-    if value is None:
-        draft.columns[name] = None
-    elif _kind(value) == "other":
-        draft.problems.append(f"column {name} is {_shown(value)}, not a string, number, boolean or time")
-    elif isinstance(value, float) and math.isinf(value):
-        draft.problems.append(f"column {name} is a number beyond the range of a 64-bit float")
-    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-        draft.problems.append(f"column {name} is {_shown(value)}, beyond the range of a 64-bit integer; write it as a string")
-    else:
-        draft.columns[name] = value
-
-
-def _string_column(name: str, draft: _ParsedRow, value: Any) -> None:
-    if value is None or isinstance(value, str):
-        draft.columns[name] = value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        draft.columns[name] = str(value)  # authors are often numbered
-    else:
-        draft.problems.append(f"column {name} is {_shown(value)}, not a string")
-
-
-def _id_column(name: str, draft: _ParsedRow, value: Any) -> None:
-    _string_column(name, draft, value)
-    draft.columns[name] = (draft.columns.get(name) or "").strip() or None  # stripped as ids are
-
-
-def _time_column(name: str, draft: _ParsedRow, value: Any) -> None:
-    if value is None:
-        draft.columns[name] = None
-        return
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        draft.problems.append(f"{name} is {_shown(value)}, not a time such as 2026-11-24T18:30:00Z")
-    else:
-        draft.columns[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _sampling_column(name: str, draft: _ParsedRow, value: Any) -> None:
-    try:
-        draft.columns[name] = None if value is None else sampling_value(name, value)
-    except ValueError as error:
-        draft.problems.append(str(error))
-
-
-_COLUMN_READERS: dict[str, Callable[[str, _ParsedRow, Any], None]] = {
-    **dict.fromkeys(COLUMNS.names, _string_column),
-    PARENT: _id_column,
-    "created_at": _time_column,
-    **dict.fromkeys(SAMPLING_COLUMNS, _sampling_column),
-}
-
-
-def _kind(value: Any) -> str:
-    """Return the kind of a column's value; all values of a column have the same kind."""
-    kind = _KINDS.get(type(value))
-    return kind or next((name for type_, name in _KINDS.items() if isinstance(value, type_)), "other")
-
-
-def _other_kinds(columns: Mapping[str, Any], position: str, kinds: dict[str, tuple[str, str]]) -> list[str]:
-    """Return the columns whose value has another kind than the first of the column; ``kinds`` has its kind and position."""
-    problems = []
-    for name, value in columns.items():
-        if value is not None:
-            kind = _kind(value)
-            before, place = kinds.setdefault(name, (kind, position))
-            if kind != before:
-                problems.append(f"column {name} has a {kind} here, but a {before} at {place}")
-    return problems
-
-
-_KINDS = {bool: "boolean", str: "string", int: "number", float: "number", datetime: "time"}
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}…"
-
-
-def _shown_names(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names)
-    return shown if len(shown) <= 200 else f"{shown[:197]}…"

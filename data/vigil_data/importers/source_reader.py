@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vigil_data.dataset.text_content import NO_CONTENT, is_blank, normalised
-from vigil_data.errors import Problems, UserError
+from vigil_data.errors import Problems, UserError, shown
 from vigil_data.importers.bounded_lines import Limits
 from vigil_data.importers.source_files import SourceFile, find_files
 from vigil_data.importers.source_schema import SHARES, Column, DatasetSource, Media, Split
-from vigil_data.importers.source_targets import TargetMapping, shown, text_of
+from vigil_data.importers.source_targets import TargetMapping, text_of
 from vigil_data.importers.table_reader import TableRow
 from vigil_data.items import SAMPLING_COLUMNS, Item, Modality, Role, sampling_value
 from vigil_data.loading.packing import Refusal

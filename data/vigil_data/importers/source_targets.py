@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from vigil_data.errors import shown
 from vigil_data.importers.source_schema import Classes, DatasetSource, Target, Unlisted
 from vigil_data.taxonomy import Taxonomy, any_of
 
@@ -63,12 +64,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, shortened."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def _read_target(target: Target, values: _Values) -> float | None:

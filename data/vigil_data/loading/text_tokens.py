@@ -6,6 +6,7 @@ are tokenized once for each version of a dataset and each tokenizer, and the num
 """
 
 import hashlib
+import io
 from contextlib import suppress
 from itertools import chain, pairwise
 from pathlib import Path
@@ -28,20 +29,30 @@ FOLDER = "token_counts"
 """Folder of a dataset that keeps the numbers; everything in it can be deleted at any time."""
 
 
-def row_costs(dataset: Dataset, rows: Rows, cost: Cost, inputs: Inputs) -> NDArray[np.float64]:
-    """Return the cost of rows of a dataset, float64 ``[n]``; texts are tokenized if tokens cost something.
+def row_costs(dataset: Dataset, cost: Cost, inputs: Inputs, *parts: Rows) -> list[NDArray[np.float64]]:
+    """Return the costs of rows of a dataset, float64 ``[n]`` for each part; texts are tokenized if tokens cost something.
 
     Args:
         dataset: the dataset.
-        rows: row numbers, ``[n]``.
         cost: cost per unit.
         inputs: modalities that are read; the others cost nothing.
+        parts: row numbers, each ``[n]``, such as those of a split.
 
     Raises:
         UserError: if the tokenizer cannot be loaded.
     """
-    tokens_n = text_tokens(dataset, inputs.text)[rows] if inputs.text is not None and cost.token else None
-    return costs(dataset.facts(rows), cost, inputs, tokens_n)
+    tokens_N = text_tokens(dataset, inputs.text) if inputs.text is not None and cost.token else None
+    return [costs(dataset.facts(rows), cost, inputs, None if tokens_N is None else tokens_N[rows]) for rows in parts]
+
+
+def keep_text_tokens(dataset: Dataset, cost: Cost, inputs: Inputs) -> None:
+    """Count and keep the numbers that :func:`row_costs` needs, so that other ranks read them; nothing where they cannot be kept.
+
+    Raises:
+        UserError: if the tokenizer cannot be loaded.
+    """
+    if inputs.text is not None and cost.token and not is_remote(dataset.path):
+        text_tokens(dataset, inputs.text)
 
 
 def text_tokens(dataset: Dataset, spec: TextInput) -> NDArray[np.int32]:
@@ -66,7 +77,9 @@ def text_tokens(dataset: Dataset, spec: TextInput) -> NDArray[np.int32]:
         for old in folder.glob("*.npy"):
             if old.name.split("-")[0] not in valid:
                 remove(old)
-        write_file(path, counted_N.astype("<i4").tobytes())
+        stream = io.BytesIO()
+        np.save(stream, counted_N)
+        write_file(path, stream.getvalue())
     return counted_N
 
 
@@ -82,10 +95,10 @@ def _spec_digest(spec: TextInput) -> str:
 
 def _read(path: Path, rows: int) -> NDArray[np.int32] | None:
     try:
-        content = path.read_bytes()
-    except OSError:
+        kept_N: NDArray[np.int32] = np.load(path)
+    except (OSError, ValueError, EOFError):  # absent, or damaged
         return None
-    return np.frombuffer(content, "<i4").astype(np.int32) if len(content) == 4 * rows else None
+    return kept_N if kept_N.shape == (rows,) else None
 
 
 def _count(dataset: Dataset, spec: TextInput) -> NDArray[np.int32]:

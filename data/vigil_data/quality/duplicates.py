@@ -112,19 +112,23 @@ def store(dataset: Dataset, clustering: Clustering, reason: str = "") -> int:
     return write_columns(dataset.path, table, change, base=dataset.version)
 
 
-def largest(dataset: Dataset, clustering: Clustering, most: int = 10) -> list[dict[str, Any]]:
+OppositeLabels = Mapping[int, tuple[list[str], tuple[int, int]]]
+"""Number of a cluster to the labels with opposite targets in it, and to two rows that differ in the first of them."""
+
+
+def largest(dataset: Dataset, clustering: Clustering, opposite: OppositeLabels, most: int = 10) -> list[dict[str, Any]]:
     """Describe the largest clusters, then those with opposite targets that are not among them.
 
     Args:
         dataset: the dataset.
         clustering: its clusters.
+        opposite: from :func:`opposite_labels`.
         most: number of each.
 
     Returns:
         For each ``items``, ``splits`` (split to items), ``opposite`` (labels with targets of at least 0.5 and below it) and
         ``ids`` of up to five items; for opposite targets the first two differ.
     """
-    opposite = opposite_labels(dataset, clustering)
     sizes = np.bincount(clustering.cluster_N[clustering.cluster_N >= 0], minlength=clustering.clusters)
     by_size = np.argsort(-sizes, kind="stable").tolist()
     chosen = dict.fromkeys([*by_size[:most], *[number for number in by_size if number in opposite][:most]])
@@ -146,8 +150,8 @@ def largest(dataset: Dataset, clustering: Clustering, most: int = 10) -> list[di
     return described
 
 
-def opposite_labels(dataset: Dataset, clustering: Clustering) -> dict[int, tuple[list[str], tuple[int, int]]]:
-    """Return clusters with opposite targets: number to the labels, and two rows that differ in the first of them."""
+def opposite_labels(dataset: Dataset, clustering: Clustering) -> OppositeLabels:
+    """Return the clusters with opposite targets."""
     member = np.flatnonzero(clustering.cluster_N >= 0)
     number = clustering.cluster_N[member]
     found: dict[int, tuple[list[str], tuple[int, int]]] = {}

@@ -280,7 +280,7 @@ def _blocks(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[NDArray[np.in
     yield from np.split(rows, np.flatnonzero(np.diff(load_N)) + 1)
 
 
-def act(dataset: Dataset, found: Mapping[str, Sequence[Match]], reason: str = "") -> int:
+def apply_matches(dataset: Dataset, found: Mapping[str, Sequence[Match]], reason: str = "") -> int:
     """Do with stored items what the lists say, and return the new version.
 
     Flagged ones have the names of the lists in the column :data:`FLAG`; quarantined ones move into the quarantine, as a second

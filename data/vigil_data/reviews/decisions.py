@@ -11,6 +11,7 @@ import pyarrow as pa
 from vigil_data.dataset.table_schema import storable
 from vigil_data.errors import Problems
 from vigil_data.importers.table_reader import TableRow, read_rows
+from vigil_data.loading.location import has_version
 
 TABLE = "reviews.lance"
 CANNOT_TELL = "cannot tell"
@@ -181,7 +182,7 @@ def _shown(value: Any) -> str:
 
 def stored_decisions(folder: Path) -> list[Decision]:
     """Return the decisions that a dataset keeps, in the order in which they were merged."""
-    if not _exists(folder):
+    if not has_version(folder / TABLE):
         return []
     rows = lance.dataset(str(folder / TABLE)).to_table(columns=list(Decision._fields)).to_pylist()
     return [Decision(**row) for row in rows]
@@ -198,9 +199,5 @@ def store_decisions(folder: Path, decisions: Sequence[Decision], before: Iterabl
     now = datetime.now(UTC)
     rows = [{**of._asdict(), "merged_at": now, "before": target} for of, target in zip(decisions, before, strict=True)]
     if rows:
-        mode = "append" if _exists(folder) else "create"
+        mode = "append" if has_version(folder / TABLE) else "create"
         lance.write_dataset(pa.Table.from_pylist(rows, REVIEWS), str(folder / TABLE), mode=mode)
-
-
-def _exists(folder: Path) -> bool:
-    return next((folder / TABLE / "_versions").glob("*.manifest"), None) is not None

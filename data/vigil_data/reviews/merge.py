@@ -118,7 +118,7 @@ def merge_labels(
     folder = Path(path)
     if wrong := [label for label in new_labels if not is_label(label)]:
         raise UserError(f"--new-label {wrong[0]!r}: must be lower-case letters, digits and _, starting with a letter")
-    dataset = Dataset(folder)
+    Dataset(folder)  # there is one: a lock would make the folder
     with writing(folder):
         dataset = Dataset(folder)
         ids: pa.ChunkedArray = dataset.table(["id"])["id"]

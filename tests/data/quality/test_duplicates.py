@@ -33,8 +33,9 @@ def test_find_clusters_joins_items_through_texts_and_images_but_not_context(tmp_
     assert found.cluster_N.tolist() == [0, 0, 0, -1, -1, 1, 1, -1, -1]
     assert (found.clusters, found.items) == (2, 5)
     assert dict(found.linked) == {"text": 4, "image": 2, "audio": 0}
-    assert opposite_labels(dataset, found) == {0: (["spam"], (0, 1))}
-    described = largest(dataset, found, 1)
+    opposite = opposite_labels(dataset, found)
+    assert opposite == {0: (["spam"], (0, 1))}
+    described = largest(dataset, found, opposite, 1)
     assert described == [{"items": 3, "splits": {"test": 1, "train": 2}, "opposite": ["spam"], "ids": ["c", "a", "b"]}]
     text_only = find_clusters(dataset, ("text",))
     assert text_only.cluster_N.tolist() == [0, 0, -1, -1, -1, 1, 1, -1, -1]
@@ -65,7 +66,7 @@ def test_find_clusters_of_a_dataset_without_texts(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "d")
     found = find_clusters(dataset)
     assert found.cluster_N.tolist() == [-1, -1]
-    assert largest(dataset, found) == []
+    assert largest(dataset, found, opposite_labels(dataset, found)) == []
     assert Dataset(tmp_path / "d", store(dataset, found)).table(["cluster"])["cluster"].type == pa.string()
 
 

@@ -10,7 +10,7 @@ from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_data.quality.hash_lists import HEADER, Limits, act, hashes, match_dataset, read_list, screened
+from vigil_data.quality.hash_lists import HEADER, Limits, apply_matches, hashes, match_dataset, read_list, screened
 
 ITEMS = [
     Item("text", (f"  {LONG.upper()} ",)),
@@ -73,7 +73,7 @@ def test_act_flags_and_quarantines_stored_items(tmp_path: Path, known: Path) -> 
     rows = [tuple(line.split(",")) for line in known.read_text().splitlines()[1:]]
     banned = read_list(written(tmp_path / "b.csv", *rows, ("md5", hashlib.md5(png(1)).hexdigest(), "banned", "quarantine")))
     dataset = Dataset(tmp_path / "d")
-    version = act(dataset, match_dataset(dataset, banned), "a new list")
+    version = apply_matches(dataset, match_dataset(dataset, banned), "a new list")
     left = Dataset(tmp_path / "d", version).table(["id", "matched_lists"]).to_pylist()
     assert {row["id"]: row["matched_lists"] for row in left} == {
         "text": "fairs",
@@ -89,7 +89,7 @@ def test_act_flags_and_quarantines_stored_items(tmp_path: Path, known: Path) -> 
         ("match", "a new list", {"flagged": 3}),
         ("match", "a new list", {"quarantined": 1}),
     ]
-    assert act(Dataset(tmp_path / "d"), {}) == version
+    assert apply_matches(Dataset(tmp_path / "d"), {}) == version
 
 
 def test_read_list_names_every_wrong_line(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def predict_rows(
     recipe = run.recipe
     inputs = restrict_inputs(recipe.inputs, only)
     reader = Reader(dataset.path, dataset.version, inputs, recipe.taxonomy.labels)
-    costs = row_costs(dataset, rows, recipe.data.batch.cost, inputs)
+    (costs,) = row_costs(dataset, recipe.data.batch.cost, inputs, rows)
     loader = evaluation_loader(
         reader, rows, costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )

@@ -312,7 +312,7 @@ def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:
     if not check_run(recipe, folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "resolved.yaml", resolved_text)
-    elif Run(folder).recipe != recipe and not Run(folder).finished:  # it continues with another number of ranks
+    elif (run := Run(folder)).recipe != recipe and not run.finished:  # it continues with another number of ranks
         write_file(folder / "resolved.yaml", resolved_text)
     return Run(folder)
 

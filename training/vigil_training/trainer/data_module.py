@@ -52,6 +52,7 @@ class DataModule(pl.LightningDataModule):
         train_rows: row numbers with at least one target that counts in the loss, or two modalities in contrastive pre-training,
             int64 ``[N]``.
         target_counts: known targets of the training split; only for a classifier.
+        train_costs: cost of each training row, float64 ``[N]``.
         repeats: expected number of times of each training row in an epoch, float64 ``[N]``; ``None``: each once.
         sampling_shares: what ``data.sampling`` does to the shares of sources and labels.
         group_names: value of ``loss.group_dro.column`` of each group; empty without groups.
@@ -86,8 +87,9 @@ class DataModule(pl.LightningDataModule):
             self._choose_paired(dataset, rows)
         else:
             self._choose_labelled(dataset, rows)
-        self.train_costs = row_costs(dataset, self.train_rows, data.batch.cost, recipe.inputs)
-        self._validation_costs = row_costs(dataset, self.validation_rows, data.batch.cost, recipe.inputs)
+        self.train_costs, self._validation_costs = row_costs(
+            dataset, data.batch.cost, recipe.inputs, self.train_rows, self.validation_rows
+        )
         self.reader = Reader(
             dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens), data.shuffle
         )

@@ -21,7 +21,7 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, write_file, write_json
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import resumed_resizes
-from vigil_data.loading.text_tokens import text_tokens
+from vigil_data.loading.text_tokens import keep_text_tokens
 from vigil_data.progress import Progress
 from vigil_modeling.contrastive_model import ContrastiveModel
 from vigil_modeling.losses import MaskedLoss
@@ -169,10 +169,9 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         model.cached = frozenset(plan.modality for plan in plans)
     tokens = {plan.modality: plan.entry.path for plan in plans}
     resizes = [] if reader is None else resumed_resizes(reader.data_position, session.world.size)
-    if recipe.inputs.text is not None and recipe.data.batch.cost.token:
-        text = recipe.inputs.text
-        ranks.run_on_rank_0(lambda: len(text_tokens(Dataset(Path(recipe.data.dataset), version), text)))
-        session.watchdog.beat("token counts")
+    dataset = Dataset(Path(recipe.data.dataset), version)
+    ranks.run_on_rank_0(lambda: keep_text_tokens(dataset, recipe.data.batch.cost, recipe.inputs))
+    session.watchdog.beat("token counts")
     data = DataModule(recipe, version, session.world, tokens, read_teacher(run, environment.get("distillation")), resizes=resizes)
     tracked: FaultTolerantWandbLogger | None = None
     try:

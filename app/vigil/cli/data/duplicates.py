@@ -98,8 +98,8 @@ def duplicates(
     with Progress("fingerprints") as progress:
         found = near_duplicates.find_clusters(opened, _modalities(modality), limits, progress)
     version = opened.version if dry_run else near_duplicates.store(opened, found, reason)
-    described = near_duplicates.largest(opened, found)
     opposite = near_duplicates.opposite_labels(opened, found)
+    described = near_duplicates.largest(opened, found, opposite)
     if as_json:
         report = {
             "dataset": str(dataset),
@@ -170,7 +170,7 @@ def match(
     known = read_hash_list(hash_list, pdq_distance, phash_distance, text_similarity)
     with Progress("matching") as progress:
         found = hash_lists.match_dataset(opened, known, lambda done: progress("matching", done, len(opened)))
-    version = hash_lists.act(opened, found, reason) if apply and found else opened.version
+    version = hash_lists.apply_matches(opened, found, reason) if apply and found else opened.version
     if as_json:
         listed = [{"id": id_, **one._asdict()} for id_, of in found.items() for one in of]
         typer.echo(json.dumps({"dataset": str(dataset), "version": version, "items": len(found), "matches": listed}, indent=2))

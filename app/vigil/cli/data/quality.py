@@ -60,6 +60,7 @@ def check(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Move the dataset's items with errors into quarantine, as a new version.")
     ] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --quarantine: why; kept with the version.")] = "",
     as_json: AsJson = False,
     workers: Workers = None,
     max_media_mb: MaxMedia = 256,
@@ -123,7 +124,7 @@ def check(
     if quarantine and report.bad:
         from vigil_data.quality.checks.removal import move_to_quarantine
 
-        moved = move_to_quarantine(source, report)
+        moved = move_to_quarantine(source, report, reason=reason)
         typer.echo(f"{source} version {moved}: {len(report.bad):,} items moved into quarantine", err=as_json)
         left = 0
     if left:

@@ -16,8 +16,8 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vigil_data.dataset.erasure.selection import quoted
 from vigil_data.dataset.history import properties_of
+from vigil_data.dataset.table_schema import sql_literal
 from vigil_data.errors import Failure
 
 IDS_PER_DELETE = 5000
@@ -120,7 +120,7 @@ def _delete(dataset: lance.LanceDataset, ids: Collection[str], condition: str | 
         for id_ in batch["id"].filter(pc.is_in(batch["id"], wanted)).to_pylist()
     ]
     parts = [present[start : start + IDS_PER_DELETE] for start in range(0, len(present), IDS_PER_DELETE)]
-    conditions = [f"id IN ({', '.join(map(quoted, part))})" for part in parts]
+    conditions = [f"id IN ({', '.join(map(sql_literal, part))})" for part in parts]
     conditions += [] if condition is None else [condition]
     return sum(int(dataset.delete(rows)["num_deleted_rows"]) for rows in conditions)
 

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.erasure.ledger import Ledger
-from vigil_data.dataset.erasure.selection import ITEMS, Found, quoted
+from vigil_data.dataset.erasure.selection import ITEMS, Found
 from vigil_data.dataset.ingest import tables
+from vigil_data.dataset.table_schema import sql_literal
 from vigil_data.decode import probe
 from vigil_data.items import BODY, Item, Modality, Role
 
@@ -87,8 +88,8 @@ def replace_references(folder: Path, erased: Collection[str]) -> int:
             continue
         values = table.to_table(columns=[name])[name].unique()
         for id_ in values.filter(pc.is_in(values, ids)).to_pylist():
-            pseudonym = quoted(f"erased-{ledger.hash_id(id_)[:16]}")
-            done = lance.dataset(str(folder / ITEMS)).update({name: pseudonym}, where=f"{name} = {quoted(id_)}")
+            pseudonym = sql_literal(f"erased-{ledger.hash_id(id_)[:16]}")
+            done = lance.dataset(str(folder / ITEMS)).update({name: pseudonym}, where=f"{name} = {sql_literal(id_)}")
             replaced += int(done["num_rows_updated"])
     return replaced
 

@@ -17,8 +17,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from vigil_data.dataset.dataset import Dataset
-from vigil_data.dataset.erasure.selection import Plan, Selection, plan_erasure, quoted
-from vigil_data.dataset.table_schema import TARGET
+from vigil_data.dataset.erasure.selection import Plan, Selection, plan_erasure
+from vigil_data.dataset.table_schema import TARGET, sql_literal
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.source_specs import Spec
@@ -56,7 +56,7 @@ class Rule(Spec):
         before = None if self.older_than is None else now - parse_age(self.older_than)
         conditions = [f"({self.where})"] if self.where is not None else []
         values_of = {"content_type": self.content_type, "source": self.source, "split": self.split}
-        conditions += [f"{name} IN ({', '.join(map(quoted, values))})" for name, values in values_of.items() if values]
+        conditions += [f"{name} IN ({', '.join(map(sql_literal, values))})" for name, values in values_of.items() if values]
         if self.labelled is not None:
             known = " OR ".join(f"`{TARGET}{label}` IS NOT NULL" for label in labels) or "false"
             conditions.append(f"({known})" if self.labelled else f"NOT ({known})")

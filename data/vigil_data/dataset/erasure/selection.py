@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.erasure.ledger import Ledger
+from vigil_data.dataset.table_schema import sql_literal
 from vigil_data.filesystem import StrPath
+from vigil_data.loading.location import has_version
 
 ITEMS, QUARANTINE = "items.lance", "quarantine.lance"
 
@@ -39,7 +41,7 @@ class Selection:
     def condition(self) -> str | None:
         """The condition in SQL; ``None`` for ids."""
         if self.author is not None:
-            return f"author = {quoted(self.author)}"
+            return f"author = {sql_literal(self.author)}"
         if self.before is not None:
             return f"created_at < timestamp '{self.before.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00:00'"
         return self.where
@@ -190,7 +192,7 @@ def fragment_states(table: Path) -> Iterator[FragmentState]:
 
     Two versions share a state if the fragment has the same deletions and the same files for ids and digests.
     """
-    if next((table / "_versions").glob("*.manifest"), None) is None:
+    if not has_version(table):
         return
     states: dict[tuple[Any, ...], FragmentState] = {}
     newest = lance.dataset(str(table))
@@ -211,11 +213,6 @@ def _numbers(field: Any) -> Iterator[int]:
     yield field.id()
     for child in field.children():
         yield from _numbers(child)
-
-
-def quoted(text: str) -> str:
-    """Return a string literal of SQL."""
-    return "'{}'".format(text.replace("'", "''"))
 
 
 def _matching(states: list[FragmentState], condition: str) -> set[str]:
