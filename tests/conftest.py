@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytest_plugins = ["tiny_bundle", "tiny_run"]
+pytest_plugins = ["tiny_bundle", "tiny_lm", "tiny_run"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
