@@ -121,6 +121,11 @@ class MelTimmAudio(EncoderSpec):
     step: float = Field(0.010, gt=0, description="time from one frame to the next in seconds")
     low: float = Field(20.0, ge=0, description="lowest frequency in hertz")
     high: float | None = Field(None, gt=0, description="highest frequency in hertz (default: half the sample rate)")
+    normalize: Literal["window", "band"] = Field(
+        "window",
+        description="window: mean 0 and variance 1 in each window; band: and mean 0 in each mel band over the frames with sound, "
+        "so that microphone and room count less; for speech",
+    )
     pool: Literal["average", "none"] = Field(
         "average", description="average: one token per window; none: one token per cell of the last feature map"
     )

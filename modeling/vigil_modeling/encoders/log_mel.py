@@ -25,29 +25,50 @@ VARIANCE_FLOOR = 1e-2
 """Added to the variance of a window's log-mel values, so that silence stays zero and its rounding errors are not amplified."""
 
 
+SILENT, SOUNDING = 0.25, 0.75
+"""Mean over the bands of ``log(1 + power / POWER_FLOOR)`` below which a frame is silent, and above which it counts in full.
+Between them its weight rises in proportion, since a jump would amplify the rounding errors by which runtimes differ."""
+
+
 class LogMel(nn.Module):
     """Log-mel spectrogram with mean 0 and variance about 1 in each window, so that it does not depend on loudness.
 
     Args:
         mel: module from waveform to power ``[S, B, F]``.
         augment: masks in training, drawn from torch's global generator, whose state checkpoints hold.
+        by_band: give each band the mean 0 over the frames with sound, and set the other frames to 0, so that the spectrogram does
+            not depend on the microphone and the room either (cepstral mean normalization, Atal 1974).
     """
 
-    def __init__(self, mel: MelSpectrogram, augment: SpecAugment | None = None) -> None:
+    def __init__(self, mel: MelSpectrogram, augment: SpecAugment | None = None, by_band: bool = False) -> None:
         super().__init__()
         self.mel = mel
         self._augment = augment
+        self._by_band = by_band
 
     def forward(self, waveform_ST: Tensor) -> Tensor:
         """``[S, T]`` to ``[S, 1, B, F]``: B mel bands, F frames."""
         with full_precision(waveform_ST):
             # Relative to the floor, so that silence is exactly 0 in every runtime; the mean removes the constant.
             log_SBF = torch.log1p(self.mel(waveform_ST) / POWER_FLOOR)
-            mean_S11 = log_SBF.mean((1, 2), keepdim=True)
-            centred_SBF = log_SBF - mean_S11
-            variance_S11 = centred_SBF.square().mean((1, 2), keepdim=True)
+            centred_SBF, variance_S11 = _centre_bands(log_SBF) if self._by_band else _centre(log_SBF)
             features_S1BF = (centred_SBF * torch.rsqrt(variance_S11 + VARIANCE_FLOOR)).unsqueeze(1)
             return features_S1BF if self._augment is None or not self.training else spec_augment(features_S1BF, self._augment)
+
+
+def _centre(log_SBF: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the window with mean 0, and its variance ``[S, 1, 1]``."""
+    centred_SBF = log_SBF - log_SBF.mean((1, 2), keepdim=True)
+    return centred_SBF, centred_SBF.square().mean((1, 2), keepdim=True)
+
+
+def _centre_bands(log_SBF: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the window with mean 0 in each band over the frames with sound and 0 elsewhere, and their variance ``[S, 1, 1]``."""
+    weight_S1F = ((log_SBF.mean(1, keepdim=True) - SILENT) / (SOUNDING - SILENT)).clamp(0, 1)
+    frames_S11 = weight_S1F.sum(2, keepdim=True).clamp_min(1)
+    mean_SB1 = (log_SBF * weight_S1F).sum(2, keepdim=True) / frames_S11
+    centred_SBF = (log_SBF - mean_SB1) * weight_S1F
+    return centred_SBF, centred_SBF.square().sum((1, 2), keepdim=True) / (frames_S11 * log_SBF.shape[1])
 
 
 def spec_augment(features_S1BF: Tensor, spec: SpecAugment) -> Tensor:
@@ -127,4 +148,4 @@ def _log_mel(spec: MelTimmAudio, inputs: AudioInput) -> LogMel:
             raise UserError(
                 f"{WHERE}.mels: {spec.mels} bands are too many for frames of {spec.frame} s at {inputs.rate} Hz: some are empty"
             ) from None
-    return LogMel(mel, spec.spec_augment)
+    return LogMel(mel, spec.spec_augment, spec.normalize == "band")

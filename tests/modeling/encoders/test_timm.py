@@ -205,6 +205,31 @@ def test_log_mel_ignores_loudness_and_keeps_silence_at_zero():
     assert low < high
 
 
+def test_log_mel_by_band_ignores_the_microphone_as_far_as_it_is_a_filter():
+    by_band, by_window = (build_mel(normalize=normalize).features for normalize in ("band", "window"))
+    generator = torch.Generator().manual_seed(0)
+    tones = sum(torch.sin(torch.arange(16_000) * f) for f in (0.05, 0.2, 0.7, 1.3)) * (1 + torch.sin(torch.arange(16_000) / 900))
+    clear = 0.3 * tones.reshape(1, -1) + 0.2 * torch.randn(1, 16_000, generator=generator)
+    muffled = torch.nn.functional.conv1d(clear.unsqueeze(0), torch.tensor([[[0.2, 0.6, 1.0]]]), padding=1)[0]
+    difference = {name: float((f(clear) - f(muffled)).abs().mean()) for name, f in (("band", by_band), ("window", by_window))}
+    assert difference["band"] < 0.2 * difference["window"]
+
+    log_BF = torch.log1p(by_band.mel(clear) / 1e-4)[0].double()  # all frames have sound
+    expected_BF = log_BF - log_BF.mean(1, keepdim=True)
+    expected_BF /= (expected_BF.square().mean() + 1e-2).sqrt()
+    np.testing.assert_allclose(by_band(clear)[0, 0].double(), expected_BF, atol=1e-4)
+
+
+def test_log_mel_by_band_sets_silence_to_zero_wherever_it_is():
+    features = build_mel(normalize="band", window=1.0).features
+    sound = 0.3 * torch.randn(1, 8_000, generator=torch.Generator().manual_seed(0))
+    first, second = (features(torch.nn.functional.pad(sound, padding))[0, 0] for padding in ((0, 8_000), (8_000, 0)))
+    assert first[:, -45:].abs().max() == second[:, :45].abs().max() == 0
+    assert first[:, :45].abs().mean() > 0.1
+    np.testing.assert_allclose(first[:, 5:45], second[:, 55:95], atol=0.1)  # the same frames, 50 later
+    assert features(torch.zeros(2, 16_000)).abs().max() == 0
+
+
 def test_log_mel_disables_autocast():
     encoder = build_mel()
     noise = torch.randn(1, 8000)
