@@ -1,14 +1,27 @@
 """Sources of weights, tokenizers and other files in a recipe: the hub, this machine, or an installed package."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 
 class Spec(BaseModel):
     """Base class of recipe sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def default_kind(kind: str) -> Discriminator:
+    """Return the annotation of a union of specs in which a block without ``kind`` has the given one; each member needs its tag.
+
+    Example:
+        >>> AnySpec = Annotated[Annotated[A, Tag("a")] | Annotated[B, Tag("b")], default_kind("a")]
+    """
+
+    def kind_of(value: Any) -> Any:
+        return value.get("kind", kind) if isinstance(value, dict) else getattr(value, "kind", kind)
+
+    return Discriminator(kind_of)
 
 
 class Hub(Spec):

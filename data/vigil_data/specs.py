@@ -14,6 +14,7 @@ from vigil_data.source_specs import Local as Local
 from vigil_data.source_specs import Package as Package
 from vigil_data.source_specs import Source as Source
 from vigil_data.source_specs import Spec as Spec
+from vigil_data.source_specs import default_kind as default_kind
 
 
 class TextNormalization(Spec):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vigil_modeling.fusion import Fusion as Fusion
     from vigil_modeling.fusion import build_fusion as build_fusion
     from vigil_modeling.losses import MaskedLoss as MaskedLoss
-    from vigil_modeling.safety_model import Prediction as Prediction
+    from vigil_modeling.multimodal_model import Prediction as Prediction
     from vigil_modeling.safety_model import SafetyModel as SafetyModel
     from vigil_modeling.safety_model import build_model as build_model
     from vigil_modeling.specs import ModelSpec as ModelSpec
@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Fusion": "vigil_modeling.fusion",
         "MaskedLoss": "vigil_modeling.losses",
         "ModelSpec": "vigil_modeling.specs",
-        "Prediction": "vigil_modeling.safety_model",
+        "Prediction": "vigil_modeling.multimodal_model",
         "SafetyModel": "vigil_modeling.safety_model",
         "build_encoder": "vigil_modeling.encoders",
         "build_fusion": "vigil_modeling.fusion",

@@ -1,48 +1,20 @@
 """The safety model: an encoder for each modality, one fusion, and the taxonomy's heads."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Self
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, TIMED, Modality
-from vigil_data.loading.batch import TOKENS, Batch, Segments
+from vigil_data.loading.batch import Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.encoders import Encoder, build_encoder, freeze, set_mode, store_frozen_in_bf16
+from vigil_modeling.encoders import Encoder, build_encoder
 from vigil_modeling.fusion import Alone, Experts, LogOpinionPool, build_fusion
 from vigil_modeling.heads import Heads
-from vigil_modeling.label_structure import LabelStructure
+from vigil_modeling.multimodal_model import Balance, MultimodalModel, Prediction
 from vigil_modeling.segment_position import build_position
 from vigil_modeling.specs import LateFusion, ModelSpec
-
-Balance = Callable[[Alone, Mapping[Modality, Tensor]], None]
-"""Called with the auxiliary predictions and each modality's tokens ``[T, D]``, which have the fused prediction's gradient."""
-
-TOKENS_MULTIPLE = 16
-"""Passages are padded to a multiple of so many tokens for compiled encoders; attention kernels ask for multiples of 8 or 16."""
-
-COMPILER_BACKEND = "inductor"
-"""Backend of ``torch.compile``; tests replace it."""
-
-
-class Prediction(NamedTuple):
-    """Output of the model for a batch.
-
-    Attributes:
-        logits_NL: float ``[N, L]`` in the taxonomy's order.
-        raw_NL: outputs of the heads, on which the loss is computed; the logits, unless labels depend on each other.
-        evidence: modality to float32 ``[S, L]``, the attention weight of each segment for each label. The weights of an item's
-            segments of all modalities sum to 1 minus the weight of the learned prior.
-        alone: in training, the predictions of the auxiliary heads; ``None`` without them.
-    """
-
-    logits_NL: Tensor
-    raw_NL: Tensor
-    evidence: dict[Modality, Tensor]
-    alone: Alone | None = None
 
 
 class Projection(nn.Module):
@@ -65,29 +37,21 @@ class Projection(nn.Module):
         return projected_SPD + self.modality_D
 
 
-class SafetyModel(nn.Module):
-    """Model from packed segments of any modalities to one logit for each item and label.
+class SafetyModel(MultimodalModel):
+    """Model whose fusion reads the segments of an item, and whose heads give one logit for each label.
 
     Args:
         encoders: modality to its encoder.
         spec: width, dropout, fusion, auxiliary heads, dependencies between labels, and the weights to freeze.
         taxonomy: the labels and their heads.
 
-    Attributes:
-        cached: modalities whose batches have tokens of the token cache; their frozen encoders do not run in training.
-
     Raises:
         UserError: if more layers are to be frozen than an encoder has.
     """
 
     def __init__(self, encoders: Mapping[Modality, Encoder], spec: ModelSpec, taxonomy: Taxonomy) -> None:
-        super().__init__()
-        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
-        self.cached: frozenset[Modality] = frozenset()
-        self.labels = taxonomy.labels
-        self.width = spec.width
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-        self.projections = nn.ModuleDict({m: Projection(encoders[m].width, spec.width, spec.dropout) for m in self.modalities})
+        projections = {m: Projection(encoders[m].width, spec.width, spec.dropout) for m in MODALITIES if m in encoders}
+        super().__init__(encoders, projections, spec, taxonomy, spec.width)
         labels = len(self.labels)
         self.pool: LogOpinionPool | None = None
         self.experts: Experts | None = None
@@ -98,68 +62,8 @@ class SafetyModel(nn.Module):
             self.heads = Heads(taxonomy, spec.width, spec.dropout)
         if spec.auxiliary_heads is not None or self.pool is not None:
             self.experts = Experts(self.modalities, taxonomy, spec.width, spec.dropout)
-        self.structure = LabelStructure.of(spec, taxonomy)
         self.position = build_position(spec)
-        self._compiled: int | None = None
-        self._touched: set[Modality] = set()
-        for modality in self.modalities:
-            encoder_spec = getattr(spec.encoders, modality)
-            try:
-                freeze(encoders[modality], encoder_spec.frozen if encoder_spec is not None else False)
-            except ValueError as error:
-                raise UserError(f"model.encoders.{modality}.frozen: {error}") from error
         self.train()
-
-    def encoder(self, modality: Modality) -> Encoder:
-        """Return the encoder of a modality."""
-        encoder = self.encoders[modality]
-        assert isinstance(encoder, Encoder)
-        return encoder
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules but frozen ones, which stay in evaluation mode."""
-        super().train(mode)
-        for modality in self.modalities:
-            set_mode(self.encoder(modality), mode)
-        return self
-
-    def label_rows(self) -> set[str]:
-        """Return the names in ``state_dict()`` of the tensors with one row for each label, in the fusion or in a head."""
-        return {
-            f"{prefix}.{name}" for prefix, module in self.named_modules() if prefix for name in getattr(module, "label_rows", ())
-        }
-
-    def encode(self, modality: Modality, **inputs: Tensor) -> Tensor:
-        """Encode segments of one modality.
-
-        Args:
-            modality: one of :attr:`modalities`.
-            inputs: inputs of its encoder, each ``[S, ...]``, or ``tokens``: what the encoder makes of them, ``[S, P, width]``,
-                from the token cache.
-
-        Returns:
-            Tokens ``[S, P, D]`` of the common width.
-        """
-        encoded = inputs[TOKENS] if TOKENS in inputs else self._run_encoder(modality, inputs)
-        tokens_SPD: Tensor = self.projections[modality](encoded)
-        return tokens_SPD
-
-    def _run_encoder(self, modality: Modality, inputs: dict[str, Tensor]) -> Tensor:
-        encoder = self.encoders[modality]
-        if modality in self._touched:
-            self._touched.discard(modality)
-            set_mode(self.encoder(modality), self.training)
-        if self._compiled is None:
-            return encoder(**inputs)  # type: ignore[no-any-return]
-        if not self.training or len(next(iter(inputs.values()))) < 2:
-            # Validation computes what the exported model does. One segment, such as a blank one, would be a graph of its own.
-            with torch.compiler.set_stance("force_eager"):
-                return encoder(**inputs)  # type: ignore[no-any-return]
-        if modality == "text":
-            length = inputs["input_ids"].shape[1]
-            missing = max(0, min(-length % TOKENS_MULTIPLE, self._compiled - length))
-            inputs = {name: nn.functional.pad(tensor, (0, missing)) for name, tensor in inputs.items()}
-        return encoder(**inputs)  # type: ignore[no-any-return]
 
     def segment_inputs(self, modality: Modality) -> tuple[str, ...]:
         """Return what :meth:`fuse` needs of the segments of a modality: ``item``, and ``role`` and ``time`` if it uses them."""
@@ -222,9 +126,8 @@ class SafetyModel(nn.Module):
         """Predict the labels of a batch.
 
         Args:
-            batch: a batch on the model's device; modalities that the model lacks are ignored.
-            touch_all: give every weight a gradient, which is zero for a modality that the batch lacks. The encoders always run in
-                the same order, so that the collectives of several ranks match.
+            batch: see :meth:`.MultimodalModel.forward`.
+            touch_all: see there.
             balance: see :meth:`fuse`.
         """
         tokens: dict[Modality, Tensor] = {}
@@ -239,16 +142,6 @@ class SafetyModel(nn.Module):
             prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
         return prediction
 
-    def store_frozen_weights(self, spec: ModelSpec) -> None:
-        """Keep frozen weights in the dtype of the recipe, for training; a model that is built from a checkpoint stays in float32.
-
-        Args:
-            spec: the recipe's ``model``.
-        """
-        for modality in self.modalities:
-            if getattr(spec.encoders, modality).frozen_dtype == "bf16":
-                store_frozen_in_bf16(self.encoder(modality))
-
     @property
     def has_auxiliary_heads(self) -> bool:
         """Whether there are heads that only training uses."""
@@ -258,66 +151,6 @@ class SafetyModel(nn.Module):
         """Remove the heads that only training uses."""
         if self.has_auxiliary_heads:
             self.experts = None
-
-    def checkpoint_activations(self) -> None:
-        """Store only the inputs of each encoder layer and recompute the rest in the backward pass (Chen et al. 2016).
-
-        Raises:
-            UserError: if an encoder's library does not support it.
-        """
-        for modality in self.modalities:
-            self.encoder(modality).checkpoint_activations()
-
-    def compile_encoders(self, max_tokens: int) -> None:
-        """Compile the encoders for training with ``torch.compile`` (Ansel et al. 2024, "PyTorch 2", section 4), on first use.
-
-        The number of segments and of tokens is dynamic in the graphs. Passages are padded to a multiple of
-        :data:`TOKENS_MULTIPLE` tokens, so that what kernels require of a length is the same for all of them, and batches of one
-        segment run as before: the number of graphs does not depend on the batches.
-
-        Args:
-            max_tokens: length of the longest passage, ``inputs.text.max_tokens``.
-        """
-        for modality in self.modalities:
-            self.encoder(modality).compile(dynamic=True, backend=COMPILER_BACKEND)
-        self._compiled = max_tokens
-
-    def compiler_batches(self) -> Iterator[Batch]:
-        """Yield batches for which the encoders compile all graphs that training needs: two segments of each modality.
-
-        A run that compiles them first computes the same after it is resumed, whatever batches come then: sizes seen in
-        compilation may decide how a kernel adds up.
-        """
-        longest = self._compiled or 0
-        multiple = TOKENS_MULTIPLE * max(1, longest // 2 // TOKENS_MULTIPLE)
-        for tokens in sorted({min(multiple, longest), longest}):
-            segments = {}
-            for modality in self.modalities:
-                inputs = {n: t.expand(2, *t.shape[1:]).contiguous() for n, t in self.encoder(modality).blank().items()}
-                if modality == "text":
-                    inputs = {name: tensor[:, :1].repeat(1, tokens) for name, tensor in inputs.items()}
-                segments[modality] = Segments(torch.arange(2), inputs, torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2))
-            yield Batch(("", ""), segments, torch.zeros(2, len(self.labels)))
-
-    def _touch(self, modality: Modality) -> Tensor:
-        """Return a number that depends on all weights of a modality, in evaluation mode to keep running statistics unchanged.
-
-        The encoder stays in that mode until it is used for a batch, since the backward pass recomputes checkpointed layers in it.
-        """
-        encoder, projection = self.encoder(modality), self.projections[modality]
-        blank = encoder.blank()
-        if modality in self.cached:  # Other ranks do not run the encoder either.
-            blank = {TOKENS: next(projection.parameters()).new_zeros(1, 1, encoder.width)}
-        self._touched.discard(modality)
-        encoder.eval()
-        projection.eval()
-        for module in encoder.modules():
-            # ZeRO-3 gathers a recomputed layer's weights twice, so the layer must be recomputed on every rank.
-            module.training = getattr(module, "gradient_checkpointing", False) and self.training
-        total = self.encode(modality, **blank).sum()
-        projection.train(self.training)
-        self._touched.add(modality)
-        return total
 
 
 def _per_token(values_S: Tensor, tokens_SPD: Tensor) -> Tensor:

@@ -236,6 +236,7 @@ class TimePosition(Spec):
 class ModelSpec(Spec):
     """Encoders, their common width, the fusion, and heads of single modalities."""
 
+    kind: Literal["fusion"] = "fusion"
     width: int = Field(256, ge=8, description="width D to which every encoder's tokens are projected")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders

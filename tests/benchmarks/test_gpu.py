@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vigil_modeling import safety_model
+from vigil_modeling import multimodal_model
 from vigil_training.distributed.session import LAUNCH_VARIABLES
 from vigil_training.recipe.recipe import Recipe
 
@@ -47,7 +47,7 @@ def test_gpu_benchmark_runs_every_stage(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(safety_model, "COMPILER_BACKEND", "eager")
+    monkeypatch.setattr(multimodal_model, "COMPILER_BACKEND", "eager")
     monkeypatch.setattr("vigil_training.trainer.compilation.shutil.which", lambda name: f"/usr/bin/{name}")
     arguments = ["--device", "cpu", "--steps", "3", "--in-process", "--recipe", recipe_file, "--data", material / "dataset"]
     status = gpu.main([*map(str, arguments), "--to", str(tmp_path / "gpu")])

@@ -12,7 +12,7 @@ from vigil_data.progress import ProgressCallback
 if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.loading.batch import Batch
-    from vigil_modeling.safety_model import SafetyModel
+    from vigil_modeling.multimodal_model import MultimodalModel
     from vigil_training.runs.run import Run
 
 REPORT = "distillation.json"
@@ -117,7 +117,7 @@ def measure_size_and_latency(sides: "Mapping[str, Run]", dataset: "Dataset", spl
 
     rows = dataset.rows(split)
     items = dataset.take(rows[np.unique(np.linspace(0, len(rows) - 1, TIMED_ITEMS).astype(np.int64))])
-    models: dict[str, SafetyModel] = {}
+    models: dict[str, MultimodalModel] = {}
     batches: dict[str, list[Batch]] = {}
     for side, run in sides.items():
         decoder, models[side], batches[side] = Decoder(run.recipe.inputs, ()), run.model("best"), []

@@ -10,7 +10,7 @@ from vigil_data.items import BODY, Item, Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import Packed, Span, pack
 from vigil_evaluation.report.evidence import ItemExample, SegmentEvidence
-from vigil_modeling.safety_model import Prediction
+from vigil_modeling.multimodal_model import Prediction
 from vigil_training.runs.predict import restrict_inputs
 from vigil_training.runs.run import Run
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import Discriminator, ValidationError
+from pydantic.fields import FieldInfo
 
 from vigil_data.errors import UserError
 from vigil_data.specs import Spec
@@ -71,11 +72,22 @@ def defaults(spec: type[Spec]) -> Tree:
         if not field.is_required():
             default = field.get_default(call_default_factory=True, validated_data={})
             tree[name] = plain_tree(default.model_dump(mode="json") if isinstance(default, Spec) else default)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
-            inner = defaults(field.annotation)
+        elif (block := _required_block(field)) is not None:
+            inner = defaults(block)
             if inner.value:
                 tree[name] = inner
     return Tree(tree)
+
+
+def _required_block(field: FieldInfo) -> type[Spec] | None:
+    """Return the spec of a required block; of several kinds, that of a block that names none."""
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
+        return field.annotation
+    tag = next((each for each in field.metadata if isinstance(each, Discriminator)), None)
+    if tag is None or not callable(tag.discriminator):
+        return None
+    members: list[type[Spec]] = [get_args(member)[0] for member in get_args(field.annotation)]
+    return next(member for member in members if member.model_fields["kind"].default == tag.discriminator({}))
 
 
 def _kind(tree: Tree) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch, Segments
-from vigil_modeling import safety_model
+from vigil_modeling import multimodal_model
 from vigil_modeling.safety_model import build_model
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.requirements import check_installed
@@ -38,7 +38,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 
     torch.compiler.reset()
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(safety_model, "COMPILER_BACKEND", backend)
+    monkeypatch.setattr(multimodal_model, "COMPILER_BACKEND", backend)
     return compiled
 
 

@@ -21,7 +21,7 @@ class ConsolidatedTensor:
     """A parameter or buffer of the inventory, all of whose elements were found.
 
     Attributes:
-        name: name in ``SafetyModel.state_dict()``.
+        name: name in ``MultimodalModel.state_dict()``.
         shape: shape of the full tensor.
         dtype: dtype in which it is written.
         elements: number of elements.

@@ -20,7 +20,7 @@ class Fragment:
 
     Attributes:
         kind: weight or optimizer state.
-        name: name of the parameter or buffer in ``SafetyModel.state_dict()``.
+        name: name of the parameter or buffer in ``MultimodalModel.state_dict()``.
         shape: shape of the full tensor.
         start: first element of the piece in the flattened tensor.
         values: the piece, one-dimensional, on any device; not a copy, so it may change after the next optimizer step.

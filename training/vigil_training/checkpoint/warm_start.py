@@ -18,7 +18,7 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import sha256_file
 from vigil_data.items import MODALITIES
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import Lora
 from vigil_modeling.weights import mismatch
 from vigil_training.checkpoint.manifest import MANIFEST, verify_checkpoint
@@ -38,7 +38,7 @@ class SourceWeights:
     """Weights of a trained model.
 
     Attributes:
-        shapes: name of each tensor in ``SafetyModel.state_dict()`` to its shape.
+        shapes: name of each tensor in ``MultimodalModel.state_dict()`` to its shape.
         read: reads one of them.
         lora: modality to the adapters in its encoder; none in a bundle, whose export merged them.
         facts: where they come from, for environment.json.
@@ -69,7 +69,7 @@ class LabelMatch:
     dropped: list[str] = field(default_factory=list)
 
 
-def warm_start(model: SafetyModel, recipe: Recipe) -> dict[str, Any]:
+def warm_start(model: MultimodalModel, recipe: Recipe) -> dict[str, Any]:
     """Load the weights that a recipe's ``init_from`` names into a model, and log what was and what was not loaded.
 
     Args:
@@ -115,7 +115,7 @@ def warm_start(model: SafetyModel, recipe: Recipe) -> dict[str, Any]:
 
 
 def _match_tensors(
-    model: SafetyModel, recipe: Recipe, source: InitSource, weights: SourceWeights, match: LabelMatch
+    model: MultimodalModel, recipe: Recipe, source: InitSource, weights: SourceWeights, match: LabelMatch
 ) -> tuple[dict[str, Tensor], set[str]]:
     """Return the tensors to load, and the names of those of the source that they were made of.
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import TOKENS, Batch
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.planning.memory import build_abstract, replace_tensors
 from vigil_training.planning.torch_internals import FakeTensorMode
@@ -90,6 +91,9 @@ def estimate_flops(recipe: Recipe) -> FlopEstimate | None:
     """Count the operations of a recipe's model; ``None``, and a line in the log, if it cannot run without memory."""
     try:
         model, _ = build_abstract(recipe)
+        if not isinstance(model, SafetyModel):
+            log.info("train/tflops is not logged: the operations of a guard follow from its prompts, and are not counted")
+            return None
         with FakeTensorMode(allow_non_fake_inputs=True):
             replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
             segment, tokens = _count_encoders(model.train(), recipe)
@@ -102,7 +106,7 @@ def estimate_flops(recipe: Recipe) -> FlopEstimate | None:
         return None
 
 
-def _count_encoders(model: SafetyModel, recipe: Recipe) -> tuple[dict[Modality, tuple[float, ...]], dict[Modality, int]]:
+def _count_encoders(model: MultimodalModel, recipe: Recipe) -> tuple[dict[Modality, tuple[float, ...]], dict[Modality, int]]:
     """Return the first two attributes of :class:`FlopEstimate`."""
     segment: dict[Modality, tuple[float, ...]] = {}
     tokens: dict[Modality, int] = {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import Batch, Segments
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.planning.torch_internals import FakeTensorMode, storage_key
 from vigil_training.pretraining.model import build_recipe_model
 from vigil_training.recipe.recipe import Recipe
@@ -215,10 +215,10 @@ class ActivationEstimate:
     how: str
 
 
-def build_abstract(recipe: Recipe) -> tuple[SafetyModel, str]:
+def build_abstract(recipe: Recipe) -> tuple[MultimodalModel, str]:
     """Build the recipe's model without memory for its weights, and a note, empty if that was possible."""
 
-    def build() -> SafetyModel:
+    def build() -> MultimodalModel:
         return build_recipe_model(recipe, pretrained=False)
 
     try:
@@ -229,7 +229,7 @@ def build_abstract(recipe: Recipe) -> tuple[SafetyModel, str]:
         return build(), f"the model was built in CPU memory, as it cannot be built without ({reason})"
 
 
-def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_all: bool = False) -> ActivationEstimate:
+def measure_activations(model: MultimodalModel, batch: Batch, precision: str, touch_all: bool = False) -> ActivationEstimate:
     """Run a forward pass and add up the tensors that it saves.
 
     It runs on tensors without memory if the model allows it, else on the CPU. The model cannot be used afterwards.
@@ -238,7 +238,7 @@ def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_
         model: from :func:`build_abstract`, with activation checkpointing set up.
         batch: on the CPU; only its shapes count.
         precision: ``fp32`` or ``bf16`` (autocast).
-        touch_all: see :meth:`SafetyModel.forward`; true with several ranks.
+        touch_all: see :meth:`MultimodalModel.forward`; true with several ranks.
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -253,7 +253,7 @@ def measure_activations(model: SafetyModel, batch: Batch, precision: str, touch_
         return ActivationEstimate(_saved_bytes(model, batch, precision, touch_all), how)
 
 
-def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: int, labels: int) -> Batch:
+def blank_batch(model: MultimodalModel, segments: dict[Modality, int], max_tokens: int, labels: int) -> Batch:
     """Return a batch of blank segments, one for each item, to plan without a dataset."""
     made: dict[Modality, Segments] = {}
     for modality, count in segments.items():
@@ -266,7 +266,7 @@ def blank_batch(model: SafetyModel, segments: dict[Modality, int], max_tokens: i
     return Batch(tuple(str(i) for i in range(items)), made, torch.zeros(items, labels))
 
 
-def _saved_bytes(model: SafetyModel, batch: Batch, precision: str, touch_all: bool) -> int:
+def _saved_bytes(model: MultimodalModel, batch: Batch, precision: str, touch_all: bool) -> int:
     own = {storage_key(t) for t in [*model.parameters(), *model.buffers()]}
     saved: dict[int, Tensor] = {}  # Holds the tensors, so that no storage is freed and its address used again.
 

@@ -13,7 +13,7 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
 from vigil_data.loading.sampling import SamplingShare, describe_shares
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.distributed.strategies.deepspeed import zero_config
 from vigil_training.distributed.strategies.fsdp2 import shard_units
 from vigil_training.distributed.world import World
@@ -265,7 +265,7 @@ def _estimate_strategies(
     return [*rows, made if limit is None else dataclasses.replace(made, fits=made.total <= limit)]
 
 
-def _unit_sizes(model: SafetyModel) -> list[tuple[int, int]]:
+def _unit_sizes(model: MultimodalModel) -> list[tuple[int, int]]:
     """Return elements of each unit of FSDP2 without those of inner units, and how many of them are trained."""
     seen: set[int] = set()
     sizes = []
@@ -324,7 +324,7 @@ def _run_length(recipe: Recipe, data: DataModule) -> tuple[int, int, int]:
     return samples, batches, steps
 
 
-def _assumed_batch(recipe: Recipe, model: SafetyModel) -> tuple[Batch, str]:
+def _assumed_batch(recipe: Recipe, model: MultimodalModel) -> tuple[Batch, str]:
     """Return a batch that spends equal shares of the budget on the modalities, and its description."""
     spec, inputs = recipe.data.batch, recipe.inputs
     share = spec.budget / len(model.modalities)

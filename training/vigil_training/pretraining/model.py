@@ -1,14 +1,15 @@
 """The model that a recipe trains: a classifier, or encoders in contrastive pre-training."""
 
 from vigil_modeling.contrastive_model import ContrastiveModel
-from vigil_modeling.safety_model import SafetyModel, build_encoders, build_model
+from vigil_modeling.multimodal_model import MultimodalModel
+from vigil_modeling.safety_model import build_encoders, build_model
 from vigil_modeling.specs import Contrastive
 from vigil_training.checkpoint.reader import load_weights
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.run import Run
 
 
-def build_recipe_model(recipe: Recipe, pretrained: bool = True) -> SafetyModel:
+def build_recipe_model(recipe: Recipe, pretrained: bool = True) -> MultimodalModel:
     """Build the model that a recipe trains.
 
     Args:
@@ -24,7 +25,7 @@ def build_recipe_model(recipe: Recipe, pretrained: bool = True) -> SafetyModel:
     return build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=pretrained)
 
 
-def load_best_model(run: Run) -> SafetyModel:
+def load_best_model(run: Run) -> MultimodalModel:
     """Return the model that a run trained, with the best weights, in evaluation mode.
 
     Raises:

@@ -18,7 +18,7 @@ from vigil_data.loading.text_tokens import row_costs
 from vigil_data.presence import presence_of_segments
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.runs.prediction_table import calibration_groups, predictions_table
 from vigil_training.runs.run import Run
 
@@ -45,7 +45,7 @@ class ModelOutputs(NamedTuple):
 
 
 def predict_batches(
-    model: SafetyModel, batches: Iterable[Batch], progress: ProgressCallback | None = None, total: int | None = None
+    model: MultimodalModel, batches: Iterable[Batch], progress: ProgressCallback | None = None, total: int | None = None
 ) -> ModelOutputs:
     """Run a model over batches, in evaluation mode and without gradients.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
     from vigil_evaluation.calibration.calibrators import FittedCalibration
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-    from vigil_modeling.safety_model import SafetyModel
+    from vigil_modeling.multimodal_model import MultimodalModel
 
 
 class Run:
@@ -256,7 +256,7 @@ class Run:
             raise UserError(f"{path}: no such checkpoint; name best, last, or one that `vigil checkpoint` lists")
         return path
 
-    def model(self, checkpoint: str = "best") -> "SafetyModel":
+    def model(self, checkpoint: str = "best") -> "MultimodalModel":
         """Build the model with the weights of a checkpoint, in evaluation mode.
 
         Args:

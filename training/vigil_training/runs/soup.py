@@ -14,7 +14,8 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import write_file, write_json
 from vigil_data.progress import ProgressCallback
 from vigil_modeling.losses import MaskedLoss
-from vigil_modeling.safety_model import SafetyModel, build_model
+from vigil_modeling.multimodal_model import MultimodalModel
+from vigil_modeling.safety_model import build_model
 from vigil_training.checkpoint.manifest import read_manifest
 from vigil_training.checkpoint.reader import list_checkpoints
 from vigil_training.checkpoint.shards import Fragment, inventory
@@ -113,7 +114,7 @@ def _best_checkpoints(run: Run, count: int | None) -> list[Path]:
 
 
 @torch.inference_mode()
-def _validate(model: SafetyModel, loss: MaskedLoss, data: DataModule, labels: tuple[str, ...]) -> dict[str, float]:
+def _validate(model: MultimodalModel, loss: MaskedLoss, data: DataModule, labels: tuple[str, ...]) -> dict[str, float]:
     """Return the validation metrics of a model, as in training."""
     logits, targets, total, weight = [], [], 0.0, 0.0
     device = next(model.parameters()).device
@@ -137,7 +138,7 @@ def _begin_run(run: Run, folder: Path, method: str, ingredients: Sequence[Ingred
     return folder
 
 
-def _save(soup: Soup, model: SafetyModel) -> None:
+def _save(soup: Soup, model: MultimodalModel) -> None:
     """Write the model as the only checkpoint of the soup's run."""
     recipe = soup.run.recipe
     manifest = read_manifest(soup.ingredients[0].path)

@@ -23,7 +23,7 @@ from vigil_data.loading.token_files import SEGMENTS, TokenFile
 from vigil_data.progress import Progress
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders import Encoder
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.distributed.preemption import Preempted
 from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session
@@ -35,7 +35,7 @@ log = logging.getLogger("vigil.data")
 RETRY_SECONDS = 1.0
 
 
-def fill_token_cache(plans: Sequence[CachePlan], recipe: Recipe, model: SafetyModel, version: int, session: Session) -> None:
+def fill_token_cache(plans: Sequence[CachePlan], recipe: Recipe, model: MultimodalModel, version: int, session: Session) -> None:
     """Compute the tokens that are missing; every rank calls it and computes its share.
 
     Tokens are computed and stored in float32, whatever ``training.precision``, in batches that depend on the dataset alone. A
@@ -103,7 +103,7 @@ def _encode(
     plans: Sequence[CachePlan],
     work: Sequence[tuple[int, int]],
     recipe: Recipe,
-    model: SafetyModel,
+    model: MultimodalModel,
     dataset: Dataset,
     *,
     session: Session,

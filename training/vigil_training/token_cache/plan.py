@@ -19,7 +19,7 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.sampler import Rows, costs, sequence
 from vigil_data.specs import AudioInput, BatchPlan, ImageInput, Inputs, TextInput
 from vigil_modeling.encoders import Encoder
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.recipe.recipe import Recipe
 
 log = logging.getLogger("vigil.data")
@@ -77,7 +77,7 @@ class CachePlan:
         return sum(self.file_bytes[number] for number in self.missing())
 
 
-def plan_token_cache(recipe: Recipe, model: SafetyModel, version: int, device: torch.device) -> list[CachePlan]:
+def plan_token_cache(recipe: Recipe, model: MultimodalModel, version: int, device: torch.device) -> list[CachePlan]:
     """Return what a run reads from the token cache: the training and validation rows of each frozen encoder.
 
     Args:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from vigil_data.errors import UserError
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
 
 log = logging.getLogger("vigil.train")
@@ -24,14 +24,16 @@ def check_compiler() -> None:
         raise UserError("training.compile: g++ is not on the PATH of this machine; install it, or set training.compile to false")
 
 
-def compile_all(model: SafetyModel, device: torch.device, forward_context: AbstractContextManager[None], touch_all: bool) -> None:
-    """Run the forward pass of :meth:`SafetyModel.compiler_batches`, and leave random generators and running statistics unchanged.
+def compile_all(
+    model: MultimodalModel, device: torch.device, forward_context: AbstractContextManager[None], touch_all: bool
+) -> None:
+    """Run the forward pass of the model's ``compiler_batches()``, and leave random generators and running statistics unchanged.
 
     Args:
         model: in training mode, on its device.
         device: that device.
         forward_context: autocast, as in training.
-        touch_all: see :meth:`SafetyModel.forward`.
+        touch_all: see :meth:`MultimodalModel.forward`.
     """
     start, state = time.monotonic(), get_rng_state()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

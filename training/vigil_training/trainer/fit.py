@@ -25,7 +25,7 @@ from vigil_data.loading.text_tokens import keep_text_tokens
 from vigil_data.progress import Progress
 from vigil_modeling.contrastive_model import ContrastiveModel
 from vigil_modeling.losses import MaskedLoss
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import Contrastive
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, load_weights
 from vigil_training.checkpoint.warm_start import warm_start
@@ -187,7 +187,7 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
             tracked.join_upload()
 
 
-def _build_model(recipe: Recipe, reader: CheckpointReader | None, environment: dict[str, Any]) -> SafetyModel:
+def _build_model(recipe: Recipe, reader: CheckpointReader | None, environment: dict[str, Any]) -> MultimodalModel:
     """Build the model to train; a checkpoint fills all weights later, and restores the random generators."""
     pl.seed_everything(recipe.seed, verbose=False)
     model = build_recipe_model(recipe, pretrained=reader is None)
@@ -214,7 +214,7 @@ def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
 def _train(
     run: Run,
     data: DataModule,
-    model: SafetyModel,
+    model: MultimodalModel,
     reader: CheckpointReader | None,
     session: Session,
     *,
@@ -292,7 +292,7 @@ def _finish(run: Run, data: DataModule, session: Session) -> None:
 
 
 def _build_module(
-    recipe: Recipe, model: SafetyModel, data: DataModule, session: Session, *, total_steps: int, releases: Mapping[str, int]
+    recipe: Recipe, model: MultimodalModel, data: DataModule, session: Session, *, total_steps: int, releases: Mapping[str, int]
 ) -> tuple[TrainingModule, float | None]:
     """Build the Lightning module, and return the most FLOP/s of the device if its operations are counted and that is known."""
     if isinstance(model, ContrastiveModel):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
 from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, auxiliary_loss, balance_gradients, teacher_term
-from vigil_modeling.safety_model import Prediction, SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel, Prediction
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
 from vigil_training.planning.flops import FlopEstimate
@@ -58,7 +58,7 @@ class TrainingModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: SafetyModel,
+        model: MultimodalModel,
         loss: nn.Module,
         recipe: Recipe,
         total_steps: int,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.checkpoint.shards import Fragment, FragmentKind, inventory
 from vigil_training.checkpoint.writer import CheckpointWriter
@@ -51,35 +51,35 @@ class CheckpointedStrategy:
     optimizers: list[Optimizer]
 
     @property
-    def safety_model(self) -> SafetyModel:
+    def safety_model(self) -> MultimodalModel:
         """The model without the wrappers of Lightning and DeepSpeed."""
-        model: SafetyModel = self.lightning_module.model
+        model: MultimodalModel = self.lightning_module.model
         return model
 
-    def fragments(self, model: SafetyModel) -> Iterator[Fragment]:
+    def fragments(self, model: MultimodalModel) -> Iterator[Fragment]:
         """Yield this rank's fragments of weights, buffers and optimizer state."""
         raise NotImplementedError
 
-    def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
+    def load_fragments(self, model: MultimodalModel, reader: CheckpointReader) -> None:
         """Load weights, buffers and, in training, optimizer state."""
         raise NotImplementedError
 
-    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+    def trained_tensors(self, model: MultimodalModel) -> list[Tensor]:
         """Return what the optimizer steps on this rank, in place: parameters, or parts of them."""
         raise NotImplementedError
 
     def trained_tensors_changed(self) -> None:
         """Let layers compute with new values of :meth:`trained_tensors`, on all ranks together."""
 
-    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+    def trained_fragments(self, model: MultimodalModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
         """Yield this rank's fragments of ``tensors``, which are shaped like :meth:`trained_tensors`."""
         raise NotImplementedError
 
-    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+    def read_trained_tensors(self, model: MultimodalModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read what :meth:`trained_fragments` has saved under any strategy."""
         raise NotImplementedError
 
-    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+    def restart_step_count(self, model: MultimodalModel, names: Collection[str]) -> None:
         """Set AdamW's step count of parameters to 0; they are all the parameters of some of the optimizer's groups."""
         raise NotImplementedError
 

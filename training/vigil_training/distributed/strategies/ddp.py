@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader, load_weights
 from vigil_training.checkpoint.shards import Fragment, FragmentKind, inventory
 from vigil_training.distributed.strategies.checkpointed import CheckpointedStrategy
@@ -19,7 +19,7 @@ class ReplicatedStrategy(CheckpointedStrategy):
 
     is_global_zero: bool
 
-    def fragments(self, model: SafetyModel) -> Iterator[Fragment]:
+    def fragments(self, model: MultimodalModel) -> Iterator[Fragment]:
         """Yield every parameter, buffer and optimizer state once on rank 0; nothing on the other ranks, which hold the same."""
         if not self.is_global_zero:
             return
@@ -35,7 +35,7 @@ class ReplicatedStrategy(CheckpointedStrategy):
                 if value is not None:
                     yield Fragment(kind, name, tuple(value.shape), 0, value.reshape(-1))
 
-    def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
+    def load_fragments(self, model: MultimodalModel, reader: CheckpointReader) -> None:
         """Load weights, buffers and the state of the optimizers."""
         load_weights(model, reader.path, check=False, averaged=False)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -49,22 +49,22 @@ class ReplicatedStrategy(CheckpointedStrategy):
                 if state:
                     optimizer.state[parameter] = state
 
-    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+    def trained_tensors(self, model: MultimodalModel) -> list[Tensor]:
         """Return the trained parameters."""
         return [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
 
-    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+    def trained_fragments(self, model: MultimodalModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
         """Yield full tensors on rank 0; nothing on the other ranks."""
         if self.is_global_zero:
             for name, tensor in zip(_trained_names(model), tensors, strict=True):
                 yield Fragment(kind, name, tuple(tensor.shape), 0, tensor.reshape(-1))
 
-    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+    def read_trained_tensors(self, model: MultimodalModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read full tensors."""
         tensors = self.trained_tensors(model)
         return [reader.read_full(kind, name).to(t.device) for name, t in zip(_trained_names(model), tensors, strict=True)]
 
-    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+    def restart_step_count(self, model: MultimodalModel, names: Collection[str]) -> None:
         """Set the step count of parameters to 0."""
         for name in names:
             state = self.optimizers[0].state.get(model.get_parameter(name), {})
@@ -72,7 +72,7 @@ class ReplicatedStrategy(CheckpointedStrategy):
                 state["step"].zero_()
 
 
-def _trained_names(model: SafetyModel) -> list[str]:
+def _trained_names(model: MultimodalModel) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 

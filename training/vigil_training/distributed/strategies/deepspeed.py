@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.checkpoint.shards import Fragment, FragmentKind
 from vigil_training.distributed.device import process_group_backend, process_group_timeout
@@ -212,11 +212,11 @@ class ZeroStrategy(AnyDeviceDeepSpeedStrategy):
         """Whether the last optimizer step was skipped because its gradient was not finite; equal on all ranks."""
         return bool(self.engine.optimizer.overflow)
 
-    def fragments(self, model: SafetyModel) -> Iterator[Fragment]:
+    def fragments(self, model: MultimodalModel) -> Iterator[Fragment]:
         """Yield this rank's fragments of weights, buffers and optimizer state; over all ranks each element once."""
         return deepspeed_shards.fragments(self.engine.optimizer, model)
 
-    def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
+    def load_fragments(self, model: MultimodalModel, reader: CheckpointReader) -> None:
         """Load weights, buffers and optimizer state, on all ranks together."""
         deepspeed_shards.load_fragments(self.engine.optimizer, model, reader)
 
@@ -232,7 +232,7 @@ class CheckpointedDeepSpeed(CheckpointedStrategy, ZeroStrategy):
     fragments = ZeroStrategy.fragments
     load_fragments = ZeroStrategy.load_fragments
 
-    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+    def trained_tensors(self, model: MultimodalModel) -> list[Tensor]:
         """Return the flat tensors of float32 weights that this rank updates."""
         return deepspeed_shards.flat_weights(self.engine.optimizer, model)
 
@@ -240,15 +240,15 @@ class CheckpointedDeepSpeed(CheckpointedStrategy, ZeroStrategy):
         """Copy them into the weights that layers compute with."""
         update_compute_weights(self.engine.optimizer)
 
-    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+    def trained_fragments(self, model: MultimodalModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
         """Yield this rank's pieces of the parameters."""
         return deepspeed_shards.flat_fragments(self.engine.optimizer, model, kind, tensors)
 
-    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+    def read_trained_tensors(self, model: MultimodalModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read this rank's pieces of the parameters."""
         return deepspeed_shards.read_flat(self.engine.optimizer, model, kind, reader)
 
-    def restart_step_count(self, model: SafetyModel, names: Collection[str]) -> None:
+    def restart_step_count(self, model: MultimodalModel, names: Collection[str]) -> None:
         """Set the step count of parameters to 0."""
         deepspeed_shards.restart_step_count(self.engine.optimizer, model, names)
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from vigil_data.errors import UserError
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.checkpoint.shards import Fragment, FragmentKind, inventory
 from vigil_training.distributed.device import process_group_backend, process_group_timeout
@@ -28,7 +28,7 @@ from vigil_training.recipe.specs import FullySharded
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
 
 
-def shard_units(model: SafetyModel) -> list[nn.Module]:
+def shard_units(model: MultimodalModel) -> list[nn.Module]:
     """Return the modules whose weights are gathered together, inner ones first; the rest of the model is one more unit.
 
     They are the blocks of each encoder, which are the children of its list of modules with the most weights, and the encoder
@@ -77,7 +77,7 @@ class CheckpointedFullyShardedStrategy(CheckpointedStrategy, ModelParallelStrate
         strategy._spec = spec
         return strategy
 
-    def shard(self, model: SafetyModel) -> None:
+    def shard(self, model: MultimodalModel) -> None:
         """Replace a model's weights, equal on all ranks, by this rank's shards on its device.
 
         Raises:
@@ -102,7 +102,7 @@ class CheckpointedFullyShardedStrategy(CheckpointedStrategy, ModelParallelStrate
         self._step_begins = ends_optimizer_step(self.lightning_module.trainer)
         return super().training_step(*args, **kwargs)
 
-    def fragments(self, model: SafetyModel) -> Iterator[Fragment]:
+    def fragments(self, model: MultimodalModel) -> Iterator[Fragment]:
         """Yield this rank's shards of weights and optimizer state, and the buffers on rank 0."""
         states = {id(parameter): state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
         tensors = model.state_dict(keep_vars=True)
@@ -122,7 +122,7 @@ class CheckpointedFullyShardedStrategy(CheckpointedStrategy, ModelParallelStrate
                 elif not isinstance(value, DTensor) and start == 0 and count:
                     yield Fragment(kind, name, (), 0, value.reshape(1))
 
-    def load_fragments(self, model: SafetyModel, reader: CheckpointReader) -> None:
+    def load_fragments(self, model: MultimodalModel, reader: CheckpointReader) -> None:
         """Load this rank's shards of weights and optimizer state, and all buffers."""
         tensors = model.state_dict(keep_vars=True)
         stored = [name for name, entry in inventory(model).items() if entry.tied_to is None]
@@ -145,18 +145,18 @@ class CheckpointedFullyShardedStrategy(CheckpointedStrategy, ModelParallelStrate
                     _fill(state[kind], reader, kind, name)
             optimizer.state[tensor] = state
 
-    def trained_tensors(self, model: SafetyModel) -> list[Tensor]:
+    def trained_tensors(self, model: MultimodalModel) -> list[Tensor]:
         """Return this rank's shards of the trained parameters."""
         return [p.detach().to_local() for _, p in _trained(model)]
 
-    def trained_fragments(self, model: SafetyModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
+    def trained_fragments(self, model: MultimodalModel, kind: FragmentKind, tensors: Sequence[Tensor]) -> Iterator[Fragment]:
         """Yield this rank's shards."""
         for (name, parameter), tensor in zip(_trained(model), tensors, strict=True):
             start, count = _range(parameter)
             if count:
                 yield Fragment(kind, name, tuple(parameter.shape), start, tensor.reshape(-1))
 
-    def read_trained_tensors(self, model: SafetyModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
+    def read_trained_tensors(self, model: MultimodalModel, kind: FragmentKind, reader: CheckpointReader) -> list[Tensor]:
         """Read this rank's shards."""
         read: list[Any] = [torch.zeros_like(parameter, requires_grad=False) for _, parameter in _trained(model)]
         for (name, _), tensor in zip(_trained(model), read, strict=True):

@@ -14,13 +14,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import ModelSpec, Unfreezing
 
 log = logging.getLogger("vigil.train")
 
 
-def release_steps(model: SafetyModel, spec: ModelSpec, epoch_ends: Sequence[int]) -> dict[str, int]:
+def release_steps(model: MultimodalModel, spec: ModelSpec, epoch_ends: Sequence[int]) -> dict[str, int]:
     """Return the optimizer steps before each parameter is trained, by name; those trained from the beginning are left out.
 
     Args:
@@ -64,7 +64,7 @@ class GradualUnfreezing(pl.Callback):
         model: the model in training.
     """
 
-    def __init__(self, releases: Mapping[str, int], strategy: Any, model: SafetyModel) -> None:
+    def __init__(self, releases: Mapping[str, int], strategy: Any, model: MultimodalModel) -> None:
         self._releases = releases
         self._strategy = strategy
         self._model = model

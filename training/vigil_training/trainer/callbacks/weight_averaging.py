@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.checkpoint.shards import Fragment
 from vigil_training.recipe.specs import MovingAverage
@@ -43,7 +43,7 @@ class WeightAveraging(pl.Callback):
         model: the model in training.
     """
 
-    def __init__(self, spec: MovingAverage, strategy: Any, model: SafetyModel) -> None:
+    def __init__(self, spec: MovingAverage, strategy: Any, model: MultimodalModel) -> None:
         self._spec = spec
         self._strategy = strategy
         self._model = model
