@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,31 +26,27 @@ class SelectedRows(NamedTuple):
     numbers: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What is scored, with which bundle, and how its rows are split into shards.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedRows:
+    """Rows of a dataset that are scored, and how they are split into shards; jobs add what they are scored with.
 
     Attributes:
-        bundle: digest of the bundle.
         dataset: absolute path of the dataset.
         version: version of the dataset.
         written: time of that version; a dataset that was deleted and created again starts at version 1 again.
         split: only rows of this split.
         where: only rows of this SQL condition.
-        variant: variant of the encoders.
         chunk: rows per shard.
         rows: number of rows.
         columns: digest of the output's columns and their types.
         format: see :data:`FORMAT`.
     """
 
-    bundle: str
     dataset: str
     version: int
     written: str
     split: str | None
     where: str | None
-    variant: str
     chunk: int
     rows: int
     columns: str
@@ -80,7 +76,7 @@ class JobSpec:
         dataset = Dataset(self.dataset, self.version)
         return SelectedRows(dataset, dataset.rows(self.split, self.where))
 
-    def differences(self, kept: "JobSpec") -> Iterator[str]:
+    def differences(self, kept: "ShardedRows") -> Iterator[str]:
         """Yield what another job has and this one has not, by the names of the command's options."""
         for field in fields(self):
             mine, other = getattr(self, field.name), getattr(kept, field.name)
@@ -95,17 +91,46 @@ class JobSpec:
         """
         write_json(file, asdict(self))
 
-    @staticmethod
-    def read(file: Path) -> "JobSpec":
+    @classmethod
+    def read(cls, file: Path) -> Self:
         """Read a specification.
 
         Raises:
             UserError: if the file is damaged.
         """
         try:
-            return JobSpec(**json.loads(file.read_text(encoding="utf-8")))
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             raise UserError(f"{file}: damaged, so its job is unknown; discard its shards with --restart") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec(ShardedRows):
+    """What is scored, and with which bundle.
+
+    Attributes:
+        bundle: digest of the bundle.
+        variant: variant of the encoders.
+    """
+
+    bundle: str
+    variant: str
+
+
+def select_rows(dataset_path: StrPath, split: str | None, where: str | None) -> tuple[SelectedRows, dict[str, Any]]:
+    """Select rows of the latest version of a dataset.
+
+    Returns:
+        The rows, and the attributes of :class:`ShardedRows` that describe them.
+
+    Raises:
+        UserError: if there is no such dataset or split, or the condition is invalid.
+    """
+    dataset = Dataset(Path(dataset_path).resolve())
+    rows = SelectedRows(dataset, dataset.rows(split, where))
+    written = next(v["timestamp"].isoformat() for v in dataset.versions() if v["version"] == dataset.version)
+    described = {"dataset": str(dataset.path), "version": dataset.version, "written": written, "split": split, "where": where}
+    return rows, described | {"rows": len(rows.numbers)}
 
 
 def make_job_spec(
@@ -119,22 +144,9 @@ def make_job_spec(
     Raises:
         UserError: if there is no such dataset or split, or the condition is invalid.
     """
-    dataset = Dataset(Path(dataset_path).resolve())
-    rows = SelectedRows(dataset, dataset.rows(split, where))
-    written = next(v["timestamp"].isoformat() for v in dataset.versions() if v["version"] == dataset.version)
-    spec = JobSpec(
-        bundle=bundle.digest,
-        dataset=str(dataset.path),
-        version=dataset.version,
-        written=written,
-        split=split,
-        where=where,
-        variant=variant,
-        chunk=chunk,
-        rows=len(rows.numbers),
-        columns=schema_digest(output_schema(bundle)),
-    )
-    return spec, rows
+    rows, described = select_rows(dataset_path, split, where)
+    columns = schema_digest(output_schema(bundle))
+    return JobSpec(bundle=bundle.digest, variant=variant, chunk=chunk, columns=columns, **described), rows
 
 
 def _shown(value: object) -> str:

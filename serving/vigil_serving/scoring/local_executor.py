@@ -13,7 +13,7 @@ from vigil_data.errors import Failure
 from vigil_data.items import Item
 from vigil_serving.runtime.embedding_cache import EmbeddingCache
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.scoring.job_spec import SelectedRows
+from vigil_serving.scoring.job_spec import JobSpec, SelectedRows
 from vigil_serving.scoring.output_schema import decisions_table
 from vigil_serving.scoring.shards import Shards
 
@@ -26,7 +26,7 @@ MAX_WAITING_READS = 2
 CACHE_BYTES = 64 << 20
 
 
-def score_shards(shards: Shards, numbers: Sequence[int], scorer: Scorer, rows: SelectedRows) -> Iterator[int]:
+def score_shards(shards: Shards[JobSpec], numbers: Sequence[int], scorer: Scorer, rows: SelectedRows) -> Iterator[int]:
     """Score and write shards, one after the other.
 
     Args:

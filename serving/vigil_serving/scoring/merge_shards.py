@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -32,8 +33,13 @@ class DecisionCounts:
     actions: dict[str, int] = field(default_factory=dict)
 
 
-def check_output(to: Path) -> None:
-    """Check that an output can be written and replaces nothing but a table of ``vigil score``.
+def check_output(to: Path, *, marker: bytes = TABLE_MARKER, command: str = "vigil score") -> None:
+    """Check that an output can be written and replaces nothing but a table of the same command.
+
+    Args:
+        to: the output.
+        marker: metadata key of every table that the command writes.
+        command: name of the command.
 
     Raises:
         UserError: if not.
@@ -42,11 +48,11 @@ def check_output(to: Path) -> None:
         raise UserError(f"--to {to}: must end in .parquet (one file) or .lance (a Lance table)")
     if to.suffix == ".parquet" and to.is_dir():
         raise UserError(f"--to {to}: is a folder; name the Parquet file to write")
-    if os.path.lexists(to) and TABLE_MARKER not in _metadata(to):
-        raise UserError(f"--to {to}: already exists and was not written by `vigil score`; name another output, or remove it")
+    if os.path.lexists(to) and marker not in _metadata(to):
+        raise UserError(f"--to {to}: already exists and was not written by `{command}`; name another output, or remove it")
 
 
-def check_shards(shards: Shards, rows: SelectedRows, counts: DecisionCounts) -> None:
+def check_shards(shards: Shards[Any], rows: SelectedRows, counts: DecisionCounts) -> None:
     """Compare the ids of all shards with the dataset's rows, and count decisions.
 
     Args:
@@ -68,7 +74,7 @@ def check_shards(shards: Shards, rows: SelectedRows, counts: DecisionCounts) -> 
         raise Failure(f"{shards.folder}: has {counts.items} items instead of {wanted}; discard the shards with --restart")
 
 
-def merge_shards(shards: Shards, schema: pa.Schema, metadata: Mapping[str, str], to: Path) -> None:
+def merge_shards(shards: Shards[Any], schema: pa.Schema, metadata: Mapping[str, str], to: Path) -> None:
     """Write all shards, in order, as one table.
 
     Args:
@@ -118,7 +124,7 @@ def _count(table: pa.Table, counts: DecisionCounts) -> None:
             counts.actions[entry["values"]] = counts.actions.get(entry["values"], 0) + entry["counts"]
 
 
-def _row_groups(shards: Shards, schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(shards: Shards[Any], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the shards in order, concatenated to tables of about :data:`ROW_GROUP_ROWS`."""
     pending: list[pa.Table] = [schema.empty_table()]
     for number in range(shards.job.shards):
@@ -130,14 +136,14 @@ def _row_groups(shards: Shards, schema: pa.Schema) -> Iterator[pa.Table]:
         yield pa.concat_tables(pending).unify_dictionaries().combine_chunks()
 
 
-def _write_parquet(file: Path, schema: pa.Schema, shards: Shards) -> int:
+def _write_parquet(file: Path, schema: pa.Schema, shards: Shards[Any]) -> int:
     with pq.ParquetWriter(file, schema) as writer:
         for table in _row_groups(shards, schema):
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return int(pq.read_metadata(file).num_rows)
 
 
-def _write_lance(folder: Path, schema: pa.Schema, shards: Shards) -> int:
+def _write_lance(folder: Path, schema: pa.Schema, shards: Shards[Any]) -> int:
     """Write a Lance table; since Lance allows no dot in names, columns are ``probability:LABEL``, like ``target:LABEL``."""
     renamed = pa.schema([field.with_name(field.name.replace(".", ":", 1)) for field in schema], schema.metadata)
     batches = (batch for table in _row_groups(shards, schema) for batch in table.rename_columns(renamed.names).to_batches())
@@ -145,6 +151,6 @@ def _write_lance(folder: Path, schema: pa.Schema, shards: Shards) -> int:
     return int(lance.dataset(str(folder)).count_rows())
 
 
-def _check_count(rows: int, shards: Shards, to: Path) -> None:
+def _check_count(rows: int, shards: Shards[Any], to: Path) -> None:
     if rows != shards.job.rows:
         raise Failure(f"{to}: {rows} rows were written instead of {shards.job.rows}")

@@ -19,7 +19,7 @@ import numpy as np
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import write_failure
 from vigil_serving.runtime.scorer import Scorer
-from vigil_serving.scoring.job_spec import SelectedRows
+from vigil_serving.scoring.job_spec import JobSpec, SelectedRows
 from vigil_serving.scoring.local_executor import score_shards
 from vigil_serving.scoring.shards import Shards
 
@@ -42,7 +42,7 @@ class WorkerJob:
     """
 
     bundle: Path
-    shards: Shards
+    shards: Shards[JobSpec]
     threads: int
 
 

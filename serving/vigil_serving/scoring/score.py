@@ -113,7 +113,13 @@ def score_dataset(
 
 
 def _score_missing(
-    shards: Shards, missing: Sequence[int], bundle: Bundle, rows: SelectedRows, *, threads: int | None, ray: RayOptions | None
+    shards: Shards[JobSpec],
+    missing: Sequence[int],
+    bundle: Bundle,
+    rows: SelectedRows,
+    *,
+    threads: int | None,
+    ray: RayOptions | None,
 ) -> Iterator[int]:
     """Write the missing shards, and yield the number of each."""
     if not missing:

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from vigil_data.errors import Failure
 from vigil_data.filesystem import write_failure, write_file
-from vigil_serving.scoring.job_spec import JobSpec
+from vigil_serving.scoring.job_spec import ShardedRows
 
 _log = logging.getLogger("vigil.score")
 _HASH_BYTES = hashlib.sha256().digest_size
+Job = TypeVar("Job", bound=ShardedRows)
 
 
 class DamagedShard(Exception):  # noqa: N818 (not a failure: the shard is scored again)
@@ -22,7 +24,7 @@ class DamagedShard(Exception):  # noqa: N818 (not a failure: the shard is scored
 
 
 @dataclass(frozen=True, slots=True)
-class Shards:
+class Shards(Generic[Job]):
     """Shards of one job in a folder, which several processes and machines may fill at the same time.
 
     A file is an Arrow stream followed by the SHA-256 of job, number and stream, so that an incomplete or altered shard, or one of
@@ -34,7 +36,7 @@ class Shards:
     """
 
     folder: Path
-    job: JobSpec
+    job: Job
 
     def file(self, number: int) -> Path:
         """Return the path of a shard."""

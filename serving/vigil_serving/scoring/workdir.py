@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import locked, recover_file, recover_folder, remove
-from vigil_serving.scoring.job_spec import JobSpec
-from vigil_serving.scoring.shards import Shards
+from vigil_serving.scoring.job_spec import ShardedRows
+from vigil_serving.scoring.shards import Job, Shards
 
 _JOB = "job.json"
 _LOCK = "lock"
@@ -20,7 +20,7 @@ def workdir_path(to: Path) -> Path:
 
 
 @contextmanager
-def open_workdir(to: Path, job: JobSpec, *, restart: bool) -> Iterator[Shards]:
+def open_workdir(to: Path, job: Job, *, restart: bool) -> Iterator[Shards[Job]]:
     """Lock the work folder of an output; shards that a killed process of the same job wrote are kept.
 
     Args:
@@ -56,12 +56,12 @@ def remove_workdir(folder: Path) -> None:
         folder.rmdir()
 
 
-def _check_job(folder: Path, job: JobSpec) -> None:
+def _check_job(folder: Path, job: ShardedRows) -> None:
     file = folder / _JOB
     if not file.exists():
         job.write(file)
         return
-    kept = JobSpec.read(file)
+    kept = type(job).read(file)
     if kept != job:
         count = sum(1 for _ in folder.glob("[0-9]*.shard"))
         raise UserError(

@@ -197,7 +197,9 @@ def test_score_logs_damaged_shards_and_scores_them_again(
 
 
 TABLE = pa.table({"id": ["a", "b"], "x": [1.5, None]})
-JOB_SPEC = JobSpec("b", "d", 1, "t", None, None, "fp32", 2, 8, "c")
+JOB_SPEC = JobSpec(
+    bundle="b", dataset="d", version=1, written="t", split=None, where=None, variant="fp32", chunk=2, rows=8, columns="c"
+)
 
 
 @pytest.fixture(scope="module")

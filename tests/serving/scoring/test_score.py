@@ -189,7 +189,18 @@ def test_score_command_has_the_default_chunk() -> None:
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_job_spec_shards_cover_every_row_once(rows: int, chunk: int) -> None:
-    spec = JobSpec("b", "d", 1, "t", None, None, "fp32", chunk, rows, "c")
+    spec = JobSpec(
+        bundle="b",
+        dataset="d",
+        version=1,
+        written="t",
+        split=None,
+        where=None,
+        variant="fp32",
+        chunk=chunk,
+        rows=rows,
+        columns="c",
+    )
     spans = [spec.span(number) for number in range(spec.shards)]
     assert [row for span in spans for row in range(span.start, span.stop)] == list(range(rows))
     assert all(spec.size(number) == len(range(spans[number].start, spans[number].stop)) > 0 for number in range(spec.shards))
