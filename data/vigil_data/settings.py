@@ -35,6 +35,8 @@ class TextSettings(Protocol):
     @property
     def max_passages(self) -> int: ...  # noqa: D102
     @property
+    def special_tokens(self) -> bool: ...  # noqa: D102
+    @property
     def roles(self) -> "tuple[Role, ...] | None": ...  # noqa: D102
     @property
     def normalize(self) -> NormalizationSettings | None: ...  # noqa: D102

@@ -51,10 +51,13 @@ class TextNormalization(Spec):
 class TextInput(Spec):
     """Tokenization of text into passages."""
 
-    tokenizer: Source = Field(description="a tokenizer.json, or a folder with one")
+    tokenizer: Source = Field(description="a tokenizer.json, a folder with one, or a .gguf file")
     max_tokens: int = Field(128, ge=4, description="maximum length of a passage, including special tokens")
     overlap: int = Field(16, ge=0, description="tokens shared by adjacent passages of a long text")
     max_passages: int = Field(16, ge=1, description="maximum number of passages of an item; the rest is omitted and counted")
+    special_tokens: bool = Field(
+        True, description="whether each passage has the tokenizer's special tokens, such as [CLS] and [SEP]; false for a guard"
+    )
     roles: tuple[Role, ...] | None = Field(
         None, min_length=1, description="roles of the texts that are read, such as [title, body]; null: all"
     )

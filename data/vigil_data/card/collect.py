@@ -308,10 +308,10 @@ def _images(dataset: Dataset, per_item: Distribution) -> ImageFacts:
 
 
 def _tokens(dataset: Dataset, spec: TextSettings) -> TokenFacts:
-    from vigil_data.decode.text import load_normalizer, load_tokenizer
+    from vigil_data.decode.text import load_normalizer, load_tokenizer, special_tokens_of_passage
 
     tokenizer = load_tokenizer(spec)
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    special = special_tokens_of_passage(tokenizer, spec)
     tokenizer.no_truncation()
     normalize = load_normalizer(spec)
     rows = _sample(dataset, "characters > 0", SAMPLED_TEXTS)

@@ -4,6 +4,7 @@ A long text becomes overlapping passages, each with its own special tokens. Pass
 on the text.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Generator
@@ -21,6 +22,7 @@ from vigil_data.settings import TextSettings
 if TYPE_CHECKING:
     from vigil_data.specs import Source
 
+_CONTROL = re.compile(r"<[^<>\s]+>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Normalize = Callable[[str], Normalized]
 """A :class:`Normalizer`, or :class:`Normalized` itself, which changes nothing."""
@@ -30,7 +32,7 @@ MAX_CHARACTERS_PER_TOKEN = 8
 
 
 def tokenizer_file(source: "Source | str") -> Path:
-    """Return the tokenizer.json of a source or path.
+    """Return the tokenizer.json, or the ``.gguf`` file, of a source or path.
 
     Raises:
         UserError: if there is none.
@@ -48,6 +50,20 @@ def tokenizer_file(source: "Source | str") -> Path:
     return path
 
 
+def tokenizer_definition(source: "Source | str") -> str:
+    """Return the content of a source's tokenizer.json, or what it would be for the tokenizer of a ``.gguf`` file.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = tokenizer_file(source)
+    if path.suffix == ".gguf":
+        from vigil_data.decode.gguf_tokenizer import convert_tokenizer  # lazy: it needs the package gguf
+
+        return convert_tokenizer(path)
+    return path.read_text(encoding="utf-8")
+
+
 def load_tokenizer(spec: TextSettings) -> Tokenizer:
     """Load the tokenizer of a recipe, configured by :func:`set_up`.
 
@@ -56,7 +72,7 @@ def load_tokenizer(spec: TextSettings) -> Tokenizer:
     """
     path = tokenizer_file(spec.tokenizer)
     try:
-        return set_up(path.read_text(encoding="utf-8"), spec)
+        return set_up(tokenizer_definition(str(path)), spec)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -68,24 +84,52 @@ def set_up(definition: str, spec: TextSettings) -> Tokenizer:
 
     Args:
         definition: the content of a tokenizer.json.
-        spec: length and overlap of passages.
+        spec: length and overlap of passages, and whether they have special tokens.
 
     Raises:
         UserError: if the definition is invalid, or special tokens leave no room for text beyond the overlap.
     """
-    try:
-        tokenizer = Tokenizer.from_str(definition)
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"not a tokenizer.json ({str(error).splitlines()[0]})") from None
-    room = spec.max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+    tokenizer = plain_tokenizer(definition, controls_are_special=not spec.special_tokens)
+    room = spec.max_tokens - special_tokens_of_passage(tokenizer, spec)
     if spec.overlap >= room:
         raise UserError(
             f"max_tokens {spec.max_tokens} leaves {room} tokens besides the special ones, and overlap {spec.overlap} must be less"
         )
-    tokenizer.no_padding()
     tokenizer.enable_truncation(spec.max_tokens, stride=spec.overlap)
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def plain_tokenizer(definition: str, *, controls_are_special: bool) -> Tokenizer:
+    """Build a tokenizer that neither pads nor cuts.
+
+    Args:
+        definition: the content of a tokenizer.json.
+        controls_are_special: declare every added token in angle brackets special. ``encode_special_tokens`` makes plain text of
+            special tokens only, but those such as ``<think>`` and ``<tool_call>`` are often declared as ordinary ones.
+
+    Raises:
+        UserError: if the definition is invalid.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(_with_special_controls(definition) if controls_are_special else definition)
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"not a tokenizer.json ({str(error).splitlines()[0]})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def special_tokens_of_passage(tokenizer: Tokenizer, spec: TextSettings) -> int:
+    """Return the number of special tokens that each passage has."""
+    return int(tokenizer.num_special_tokens_to_add(is_pair=False)) if spec.special_tokens else 0
+
+
+def _with_special_controls(definition: str) -> str:
+    read = json.loads(definition)
+    for token in read.get("added_tokens") or ():
+        token["special"] |= _CONTROL.fullmatch(token["content"]) is not None
+    return json.dumps(read)
 
 
 def load_normalizer(spec: TextSettings) -> Normalize:
@@ -146,7 +190,7 @@ def _encode(text: str, tokenizer: Tokenizer, normalize: Normalize, spec: TextSet
             space = max(head.rfind(" "), head.rfind("\n"))
             head = head[:space] if space > characters // 2 else head
         normalized = normalize(head)
-        encoding = tokenizer.encode(normalized.text)
+        encoding = tokenizer.encode(normalized.text, add_special_tokens=spec.special_tokens)
         passages = [encoding, *encoding.overflowing]
         if len(head) == len(text) or len(passages) >= limit + 2:  # a complete passage lies between the last kept and the cut
             return _Encoded(passages, normalized, len(head))

@@ -206,6 +206,7 @@ class TextInputSettings:
     max_tokens: int
     overlap: int
     max_passages: int
+    special_tokens: bool = True
     roles: tuple[Role, ...] | None = None
     normalize: TextNormalizationSettings | None = None
 

@@ -1,0 +1,106 @@
+"""Pieces of a recipe's prompt, from its tokenizer and chat template."""
+
+from pathlib import Path
+
+from vigil_data.decode.text import tokenizer_definition
+from vigil_data.errors import UserError, shown
+from vigil_data.prompts.chat_template import ChatTemplate, read_chat_template, render
+from vigil_data.prompts.pieces import HEADINGS, PromptPieces
+from vigil_data.prompts.specs import NoTemplate, PromptSpec
+from vigil_data.prompts.tokenizer import PromptTokenizer
+from vigil_data.source_specs import Source
+from vigil_data.sources import resolve
+
+POLICY_HEADING, CONTENT_HEADING, GAP, EMPTY = "Policy:\n", "Content:", "\n\n", "\n(nothing)"
+
+
+def prompt_tokenizer(source: Source) -> PromptTokenizer:
+    """Load the tokenizer of a recipe.
+
+    Raises:
+        UserError: if it is missing or invalid.
+    """
+    try:
+        return PromptTokenizer(tokenizer_definition(source))
+    except UserError as error:
+        raise UserError(f"tokenizer: {error}") from None
+
+
+def build_pieces(spec: PromptSpec, tokenizer_source: Source) -> PromptPieces:
+    """Tokenize the constant pieces of a prompt.
+
+    Args:
+        spec: the recipe's section ``model.prompt``.
+        tokenizer_source: ``inputs.text.tokenizer``.
+
+    Raises:
+        UserError: if tokenizer or chat template is missing or unusable, or an answer is not one token.
+    """
+    return pieces_of(spec, prompt_tokenizer(tokenizer_source), find_template(spec, tokenizer_source))
+
+
+def find_template(spec: PromptSpec, tokenizer_source: Source) -> ChatTemplate:
+    """Read the chat template of a recipe: its own, or that of the tokenizer's folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if isinstance(spec.chat_template, NoTemplate):
+        return ChatTemplate(None, {}, "plain text")
+    home = resolve(tokenizer_source)
+    if spec.chat_template is None:
+        return read_chat_template(home)
+    found = read_chat_template(resolve(spec.chat_template))
+    if found.tokens:
+        return found
+    return ChatTemplate(found.text, special_tokens_of(home), found.origin)
+
+
+def special_tokens_of(path: Path) -> dict[str, str]:
+    """Return the named special tokens of a tokenizer's folder or file; empty if it names none."""
+    try:
+        return read_chat_template(path).tokens
+    except UserError:
+        return {}
+
+
+def pieces_of(spec: PromptSpec, tokenizer: PromptTokenizer, template: ChatTemplate) -> PromptPieces:
+    """Tokenize the constant pieces of a prompt; see :func:`build_pieces`."""
+    rendered = render(template)
+    before = tokenizer.beginning() if template.text is None else tokenizer.template(rendered.before)
+    header = [*before, *tokenizer.text(spec.instruction)]
+    header += tokenizer.text(GAP) if rendered.between is None else tokenizer.template(rendered.between)
+    yes, no = spec.answers
+    question = spec.question.replace("{yes}", yes).replace("{no}", no)
+    headings = {
+        modality: {role: tuple(tokenizer.text(f"\n{heading}\n")) for role, heading in roles.items()}
+        for modality, roles in HEADINGS.items()
+    }
+    return PromptPieces(
+        order=spec.order,
+        max_tokens=spec.max_tokens,
+        row_tokens=spec.row_tokens,
+        header=tuple(header),
+        policy_heading=tuple(tokenizer.text(POLICY_HEADING)),
+        content_heading=tuple(tokenizer.text(CONTENT_HEADING)),
+        gap=tuple(tokenizer.text(GAP)),
+        empty=tuple(tokenizer.text(EMPTY)),
+        question=(*tokenizer.text(f"{GAP}{question}"), *tokenizer.template(rendered.after)),
+        headings=headings,
+        answers=spec.answers,
+        answer_ids=_answer_ids(spec, tokenizer),
+        sections=spec.sections,
+    )
+
+
+def _answer_ids(spec: PromptSpec, tokenizer: PromptTokenizer) -> tuple[int, ...]:
+    split = {answer: tokenizer.text(answer) for answer in spec.answers}
+    if wrong := [answer for answer, ids in split.items() if len(ids) != 1]:
+        listed = ", ".join(f"{shown(answer)} is {len(split[answer])}" for answer in wrong)
+        raise UserError(
+            f"model.prompt.answers: each must be one token of the tokenizer, but {listed}; choose other words, such as true and false"
+        )
+    ids = tuple(ids[0] for ids in split.values())
+    if ids[0] == ids[1]:
+        raise UserError(f"model.prompt.answers: the tokenizer reads {spec.answers[0]} and {spec.answers[1]} as the same token")
+    return ids
