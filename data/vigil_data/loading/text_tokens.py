@@ -117,7 +117,10 @@ def _count(dataset: Dataset, spec: TextInput) -> NDArray[np.int32]:
                 read = [text for text, name in named if text.strip() and (spec.roles is None or name in spec.roles)]
                 texts += [normalize(text[:longest]).text for text in read]
                 bounds.append(len(texts))
-            lengths = [_passage_lengths(encoding) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=spec.special_tokens)]
+            lengths = [
+                _passage_lengths(encoding)
+                for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=spec.special_tokens)
+            ]
             kept = [list(chain.from_iterable(lengths[a:b]))[: spec.max_passages] for a, b in pairwise(bounds)]
             counted.append(np.array(list(map(sum, kept)), np.int32))
             done += batch.num_rows

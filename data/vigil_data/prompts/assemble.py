@@ -60,13 +60,13 @@ class Cut(NamedTuple):
     Attributes:
         item: row of the batch.
         modality: modality of the segment.
-        index: which of the item's segments of that modality.
+        segment: which of the item's segments of that modality.
         tokens: number of tokens left out; all if the segment is not in the prompt.
     """
 
     item: int
     modality: Modality
-    index: int
+    segment: int
     tokens: int
 
 
@@ -74,9 +74,9 @@ class Cut(NamedTuple):
 class PromptRows:
     """R rows of prompts, padded at the end to T tokens, each row of at most B blocks.
 
-    A block is a stretch of tokens. A token attends to its own block and to the blocks on the path from the header to it, causally:
-    ``mask[r, i, j] = sees[r, block[r, i], block[r, j]] and j <= i``. Padding is block 0, which sees itself, so that no row of the
-    mask is empty.
+    A block is a stretch of tokens. A token attends to its own block and to those on the path from the header to it, causally:
+    ``mask[r, i, j] = sees[r, block[r, i], block[r, j]] and j <= i``. Padding is block 0, which sees itself alone, so that no row
+    of the mask is empty.
 
     Attributes:
         input_ids: int64 ``[R, T]``, 0 for soft tokens and padding.
@@ -351,7 +351,12 @@ class _Rows:
             for b, path in enumerate(paths):
                 sees[r, b, path] = True
         return PromptRows(
-            **arrays, sees=sees, answer_row=self._row, answer_column=self._column, answer=np.array(answers, np.int64), cut=tuple(cut)
+            **arrays,
+            sees=sees,
+            answer_row=self._row,
+            answer_column=self._column,
+            answer=np.array(answers, np.int64),
+            cut=tuple(cut),
         )
 
 

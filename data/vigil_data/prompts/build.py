@@ -98,7 +98,8 @@ def _answer_ids(spec: PromptSpec, tokenizer: PromptTokenizer) -> tuple[int, ...]
     if wrong := [answer for answer, ids in split.items() if len(ids) != 1]:
         listed = ", ".join(f"{shown(answer)} is {len(split[answer])}" for answer in wrong)
         raise UserError(
-            f"model.prompt.answers: each must be one token of the tokenizer, but {listed}; choose other words, such as true and false"
+            f"model.prompt.answers: each must be one token of the tokenizer, but {listed}; "
+            "choose other words, such as true and false"
         )
     ids = tuple(ids[0] for ids in split.values())
     if ids[0] == ids[1]:

@@ -84,7 +84,8 @@ def clauses_of_texts(texts: Mapping[str, str | None], encode: Encode, sections: 
     """
     if missing := [name for name, text in texts.items() if text is None]:
         raise UserError(
-            f"no policy text for {', '.join(missing)}: a guard reads {', '.join(sections)} of each label; write at least a definition"
+            f"no policy text for {', '.join(missing)}: a guard reads {', '.join(sections)} of each label; "
+            "write at least a definition"
         )
     return tuple(make_clause(name, text, encode) for name, text in texts.items() if text is not None)
 
@@ -96,7 +97,7 @@ def make_clause(label: str, text: str, encode: Encode) -> Clause:
 
 def digest_of(text: str) -> str:
     """Return the SHA-256 of a policy text, in hexadecimal digits."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _policy_text(name: str, label: "Label", sections: Sequence[Section]) -> str | None:

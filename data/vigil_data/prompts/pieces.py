@@ -27,7 +27,7 @@ HEADINGS: Mapping[str, Mapping[str, str]] = {
         "cover": "Cover:",
     },
     "image": {role: "Cover picture:" if role == "cover" else "Picture:" for role in ROLES},
-    "audio": {role: "Sound:" for role in ROLES},
+    "audio": dict.fromkeys(ROLES, "Sound:"),
 }
 """Modality and role to the heading of a segment."""
 

@@ -131,6 +131,22 @@ def test_decode_text_treats_typed_special_tokens_as_plain_text():
     assert decoded.arrays[0]["input_ids"].tolist().count(3) == 1
 
 
+def test_decode_text_without_special_tokens_has_all_the_room_for_text():
+    plain = TextInput(tokenizer=Local(path="unused"), max_tokens=4, overlap=0, special_tokens=False)
+    decoded, _ = gather(decode_text("a b c a b", 0, 9, plain, set_up(DEFINITION, plain)))
+    ids = content("a b c a b")[0]
+    assert [array["input_ids"].tolist() for array in decoded.arrays] == [ids[:4], ids[4:]]
+
+
+def test_set_up_without_special_tokens_reads_control_tokens_in_content_as_plain_text():
+    made = build()
+    made.add_tokens(["<think>", "@user"])  # declared as ordinary, as Qwen does; what is not in angle brackets stays a token
+    plain = TextInput(tokenizer=Local(path="unused"), special_tokens=False)
+    tokens = set_up(made.to_str(), plain).encode("<think> @user", add_special_tokens=False).tokens
+    assert "<think>" not in tokens
+    assert "@user" in tokens
+
+
 class Recorder:
     """A tokenizer that remembers how much it was given to read."""
 
@@ -138,9 +154,9 @@ class Recorder:
         self.tokenizer = set_up(DEFINITION, spec_)
         self.characters = 0
 
-    def encode(self, text):
+    def encode(self, text, *, add_special_tokens):
         self.characters += len(text)
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 @pytest.mark.parametrize(
