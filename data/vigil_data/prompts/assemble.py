@@ -60,7 +60,7 @@ class Cut(NamedTuple):
     Attributes:
         item: row of the batch.
         modality: modality of the segment.
-        segment: which of the item's segments of that modality.
+        segment: place among the item's segments of that modality.
         tokens: number of tokens left out; all if the segment is not in the prompt.
     """
 
@@ -120,7 +120,7 @@ def text_tokens(item_S: Ints, role_S: Ints, input_ids_ST: Ints, attention_mask_S
 
 
 def soft_tokens(item_S: Ints, role_S: Ints, tokens: int) -> SegmentTokens:
-    """Return soft tokens of images or windows of audio, each of which has the same number of them."""
+    """Return soft tokens of images or windows of audio, the same number for each."""
     return SegmentTokens(item_S, role_S, np.full(len(item_S), tokens, np.int64), None)
 
 

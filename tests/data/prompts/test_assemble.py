@@ -164,7 +164,7 @@ def test_assemble_cuts_the_longest_segments_and_names_them():
     lengths = [len(columns) for columns in paths(rows)]
     assert lengths == [62, 64, 10 + 4 + 6, 10 + 6 + 6]
     assert rows.cut == (Cut(0, "text", 0, 40 - 21), Cut(0, "text", 2, 45 - 21))
-    assert {int((rows.segment == s).sum()) for s in (1, 3)} == {2 * 21}  # two policies, each of which reads the item
+    assert {int((rows.segment == s).sum()) for s in (1, 3)} == {2 * 21}  # two policies read the item
 
 
 def test_assemble_refuses_a_policy_that_leaves_no_room():
