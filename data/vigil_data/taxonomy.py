@@ -1,4 +1,4 @@
-"""Taxonomy: labels with heads, parents, severities and descriptions."""
+"""Taxonomy: labels with heads, parents, severities, descriptions and policy text."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -19,6 +19,22 @@ class Boundary(Spec):
     reason: str = Field(min_length=1, description="why, or why not")
 
 
+class Paraphrase(Spec):
+    """Other words for the policy text of a label, of the same meaning; what is left out stays as the label has it."""
+
+    name: str = Field("", description="heading in place of the label's name, such as: attacks on a group")
+    instruction: str = Field("", description="the label's instruction in other words")
+    definition: str = Field("", description="its definition in other words")
+    violates: tuple[str, ...] = Field((), description="what the label applies to, in other words or other examples")
+    allowed: tuple[str, ...] = Field((), description="what it does not apply to, in other words or other examples")
+
+    @model_validator(mode="after")
+    def _some_text(self) -> "Paraphrase":
+        if not any(getattr(self, name) for name in type(self).model_fields):
+            raise ValueError("has no text; write a definition, or leave the paraphrase out")
+        return self
+
+
 class Label(Spec):
     """A label of the taxonomy."""
 
@@ -28,8 +44,37 @@ class Label(Spec):
     violates: tuple[str, ...] = Field((), description="content that the label applies to")
     allowed: tuple[str, ...] = Field((), description="content that it does not apply to, though it may look as if it did")
     boundary: tuple[Boundary, ...] = Field((), description="examples near the boundary")
+    paraphrases: tuple[Paraphrase, ...] = Field(
+        (), description="the policy text in other words, read in training on policies alone (default: none)"
+    )
     parent: Name | None = Field(None, description="the more general label of this taxonomy")
     severity: float = Field(1.0, ge=0, description="harm of a missed positive, relative to other labels")
+
+    def worded(self, paraphrase: int) -> "Label":
+        """Return the label in the words of a paraphrase: 0 is the label itself, p its p-th paraphrase."""
+        if paraphrase == 0:
+            return self
+        words = self.paraphrases[paraphrase - 1]
+        return self.model_copy(update={k: v for k in type(words).model_fields if k != "name" and (v := getattr(words, k))})
+
+    def heading(self, name: str, paraphrase: int) -> str:
+        """Return what stands above the policy text: the label's name as words, or that of a paraphrase that has its own.
+
+        Args:
+            name: the label's name in its taxonomy.
+            paraphrase: see :meth:`worded`.
+        """
+        own = self.paraphrases[paraphrase - 1].name if paraphrase else ""
+        return own or name.replace("_", " ")
+
+    @model_validator(mode="after")
+    def _paraphrases_differ(self) -> "Label":
+        texts = [(self.worded(p), self.heading("", p)) for p in range(len(self.paraphrases) + 1)]
+        for place, text in enumerate(texts):
+            if (first := texts.index(text)) < place:
+                other = "the policy text itself" if first == 0 else f"paraphrase {first}"
+                raise ValueError(f"paraphrase {place} equals {other}; change it or leave it out")
+        return self
 
 
 class Head(Spec):

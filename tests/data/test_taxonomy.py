@@ -1,11 +1,13 @@
 """A parent follows from its children where they are known, and means in data what it means in models."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from vigil_data.taxonomy import Head, Label, Taxonomy, any_of
+from vigil_data.taxonomy import Head, Label, Paraphrase, Taxonomy, any_of
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.specs import ModelSpec
 
@@ -65,3 +67,27 @@ def test_any_of_is_known_if_one_is_positive_or_all_are_known() -> None:
     assert any_of([0.4, None]) is None
     assert any_of([0.0, None]) is None
     assert any_of([]) is None
+
+
+def test_label_worded_takes_the_texts_of_a_paraphrase_and_keeps_the_others() -> None:
+    label = Label(
+        description="d",
+        definition="about spam",
+        violates=("an offer",),
+        allowed=("a question",),
+        severity=2,
+        paraphrases=(Paraphrase(name="junk", definition="junk mail"), Paraphrase(violates=("a lottery",), instruction="Junk?")),
+    )
+    assert label.worded(0) is label
+    assert label.worded(1) == label.model_copy(update={"definition": "junk mail"})
+    assert label.worded(2) == label.model_copy(update={"violates": ("a lottery",), "instruction": "Junk?"})
+    assert [label.heading("spam_offers", p) for p in range(3)] == ["spam offers", "junk", "spam offers"]
+
+
+def test_label_refuses_paraphrases_that_say_nothing_new() -> None:
+    with pytest.raises(ValidationError, match="paraphrase 1 equals the policy text itself"):
+        Label(definition="junk", paraphrases=(Paraphrase(definition="junk"),))
+    with pytest.raises(ValidationError, match="paraphrase 3 equals paraphrase 1"):
+        Label(paraphrases=tuple(Paraphrase(definition=text) for text in ("a", "b", "a")))
+    with pytest.raises(ValidationError, match="has no text"):
+        Paraphrase(name="")
