@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vigil_data.items import Modality
 from vigil_data.loading.packing import Packed, Refusal
+from vigil_data.prompts.policy_sampling import TrainingQuestions
 
 TOKENS = "tokens"
 """Name of a frozen encoder's output among a segment's inputs, from the token cache; see :mod:`vigil_data.loading.token_files`."""
@@ -56,6 +57,7 @@ class Batch:
         refused: items planned for this batch that could not be decoded.
         group: int64 ``[N]``, the group of each item in training with groups.
         teacher: float32 ``[N, L]``, a teacher's probabilities in distillation; NaN where it has none.
+        questions: what a guard is asked in training on policies (default: a question for each known target).
     """
 
     ids: tuple[str, ...]
@@ -65,6 +67,7 @@ class Batch:
     refused: tuple[Refusal, ...] = ()
     group: Tensor | None = None
     teacher: Tensor | None = None
+    questions: TrainingQuestions | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,9 +4,10 @@ from vigil_modeling.losses.auxiliary import auxiliary_loss, balance_gradients, m
 from vigil_modeling.losses.cells import negative_loss, positive_loss
 from vigil_modeling.losses.distillation import TeacherTerm, fill_unknown, teacher_term
 from vigil_modeling.losses.group_dro import GroupDRO
-from vigil_modeling.losses.masked_loss import MaskedLoss, TargetCounts, counted_targets
+from vigil_modeling.losses.masked_loss import Composites, MaskedLoss, TargetCounts, counted_targets
 
 __all__ = [
+    "Composites",
     "GroupDRO",
     "MaskedLoss",
     "TargetCounts",

@@ -26,6 +26,20 @@ class TargetCounts(NamedTuple):
     negative_L: NDArray[np.int64]
 
 
+class Composites(NamedTuple):
+    """Answers of a guard about Q policies of several clauses, in training on policies.
+
+    Attributes:
+        logits_Q: log odds that any clause of the policy applies to the item.
+        target_Q: float32, in [0, 1].
+        member_QL: bool, the labels of its clauses.
+    """
+
+    logits_Q: Tensor
+    target_Q: Tensor
+    member_QL: Tensor
+
+
 class MaskedLoss(nn.Module):
     """Sum of a loss over known targets; an unknown target has no effect on value or gradient.
 
@@ -109,6 +123,22 @@ class MaskedLoss(nn.Module):
         plain_NL = counts_NL & known_NL & ~is_positive_NL
         risk_L = self._positive_unlabeled(positive_NL, negative_NL, is_positive_NL, counts_NL & ~known_NL)
         return (self.label_weight_L * (cells_NL.masked_fill(~plain_NL, 0.0).sum(0) + risk_L)).sum()
+
+    def of_composites(self, composites: Composites) -> Tensor:
+        """Return the summed loss of policies of several clauses; zero with zero gradients if there are none.
+
+        Weights and logit adjustment of a policy are the means of those of its labels, so that a policy of one label has the loss
+        of that label's own logit.
+        """
+        share_QL = composites.member_QL / composites.member_QL.sum(1, keepdim=True)
+        label_Q, positive_Q, negative_Q, adjustment_Q = (
+            share_QL @ values_L
+            for values_L in (self.label_weight_L, self.positive_weight_L, self.negative_weight_L, self.adjustment_L)
+        )
+        logits_Q, target_Q = composites.logits_Q.float() + adjustment_Q, composites.target_Q.float()
+        positive_Q = target_Q * positive_Q * positive_loss(self._spec, logits_Q)
+        negative_Q = (1 - target_Q) * negative_Q * negative_loss(self._spec, logits_Q)
+        return (label_Q * (positive_Q + negative_Q)).sum()
 
     def weight(self, targets_NL: Tensor) -> Tensor:
         """Return the sum of label weights over the targets that count: the mean loss is ``forward / weight``."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.losses import MaskedLoss, TargetCounts, negative_loss, positive_loss
+from vigil_modeling.losses import Composites, MaskedLoss, TargetCounts, negative_loss, positive_loss
 from vigil_modeling.losses.masked_loss import class_balanced_weights
 from vigil_modeling.specs import (
     AsymmetricLoss,
@@ -276,3 +276,32 @@ def test_non_negative_risk_without_unlabelled_items_in_the_batch():
     total = loss(logits, torch.ones(1, 1))
     assert total.item() == pytest.approx(0.3 * math.log1p(math.exp(-1.0)), rel=1e-5)
     assert loss(torch.zeros(0, 1), torch.zeros(0, 1)).item() == 0
+
+
+@pytest.mark.parametrize("keys", KINDS)
+def test_masked_loss_of_composites_is_that_of_a_label_or_the_mean_of_several(keys):
+    """One clause: the label's own loss, in value and gradient. Several: float64 by definition, with mean weights."""
+    counts = TargetCounts(np.array([10, 40, 5]), np.array([90, 10, 60]))
+    loss = MaskedLoss(spec(**keys, **WEIGHTS, class_balance=0.99, logit_adjustment=0.5), TAXONOMY, counts)
+    logits_NL = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets_NL = torch.tensor([[1, 0, 0.3], [0, 1, 1], [0.5, 0, 1], [1, 1, 0]])
+    single = Composites(logits_NL.flatten(), targets_NL.flatten(), torch.eye(3, dtype=torch.bool).repeat(4, 1))
+    own, of_composites = loss(logits_NL, targets_NL), loss.of_composites(single)
+    torch.testing.assert_close(of_composites, own)
+    torch.testing.assert_close(*(torch.autograd.grad(total, logits_NL)[0] for total in (of_composites, own)))
+
+    several = loss.of_composites(Composites(torch.tensor([0.7]), torch.tensor([0.25]), torch.tensor([[True, False, True]])))
+    weight, positive, negative, adjustment = (
+        float(values_L.double()[[0, 2]].mean())
+        for values_L in (loss.label_weight_L, loss.positive_weight_L, loss.negative_weight_L, loss.adjustment_L)
+    )
+    of_positive, of_negative = by_definition(keys, 0.7 + adjustment)
+    expected = weight * (0.25 * positive * of_positive + 0.75 * negative * of_negative)
+    assert float(several) == pytest.approx(expected, rel=1e-5)
+
+
+def test_masked_loss_of_no_composites_is_zero_with_zero_gradients():
+    logits_Q = torch.zeros(0, requires_grad=True)
+    loss = MaskedLoss(spec(kind="bce"), TAXONOMY)
+    loss.of_composites(Composites(logits_Q, torch.zeros(0), torch.zeros(0, 3, dtype=torch.bool))).backward()
+    assert logits_Q.grad is not None

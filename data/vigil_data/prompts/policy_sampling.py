@@ -1,0 +1,195 @@
+"""Training on policies: the questions that an item gets in an epoch, so that a guard learns to read the policy.
+
+A guard that only ever saw one text for each label could learn the labels and ignore the text. So training varies it, after the
+augmentation of Llama Guard (Inan et al. 2023, section 4.2), for questions that are answered by Yes or No:
+
+- labels are shuffled and re-coded: a clause is headed by a code such as S3 in place of the label's name;
+- a clause is written in other words where the taxonomy has paraphrases of it;
+- an item is also asked about a composite, a policy of several clauses with a random number that do not apply: Yes if any does;
+- the clauses that apply are left out of a composite, and the answer becomes No.
+
+What an item is asked is a pure function of the run's seed, the epoch, and the item's id and known targets, so it is the same for
+any number of workers and ranks, and after a resumption. No answer that is learned comes from an unknown target.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from vigil_data.prompts.assemble import Question
+from vigil_data.source_specs import Spec
+from vigil_data.taxonomy import Taxonomy
+
+MAX_CODE = 20
+"""Largest code, and most clauses of a policy. Each code is one more text of every label, tokenized when training starts."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class PolicyTraining(Spec):
+    """Training of a guard on policies: how the questions of an item vary (Inan et al. 2023, section 4.2)."""
+
+    recode: Probability = Field(0.0, description="share of policies whose clauses are headed by codes (S1, S2, …), not by names")
+    paraphrase: Probability = Field(0.0, description="share of clauses in the words of one of the label's paraphrases")
+    composites: Probability = Field(
+        0.0, description="share of items that are also asked about a policy of several clauses: Yes if any of them applies"
+    )
+    leave_out: Probability = Field(
+        0.0, description="share of these policies from which the clauses that apply are left out, so that the answer is No"
+    )
+    max_clauses: int | None = Field(None, ge=2, le=MAX_CODE, description="most clauses of such a policy; null: 20")
+    variants: int | None = Field(
+        None,
+        ge=1,
+        description="number of wordings of a policy in an epoch; items that draw the same share it as a prefix; null: any number",
+    )
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> "PolicyTraining":
+        if not (self.recode or self.paraphrase or self.composites):
+            raise ValueError("changes nothing; set recode, paraphrase or composites, or leave policies out")
+        if not self.composites and (self.leave_out or self.max_clauses is not None):
+            key = "leave_out" if self.leave_out else "max_clauses"
+            raise ValueError(f"{key}: belongs to composites; set composites, or leave {key} out")
+        return self
+
+
+class Wording(NamedTuple):
+    """One text of a label's clause.
+
+    Attributes:
+        label: place of the label in the taxonomy.
+        paraphrase: 0: the label's own text; p: its p-th paraphrase.
+        code: 0: headed by a name; c: headed by the code ``S{c}``.
+    """
+
+    label: int
+    paraphrase: int = 0
+    code: int = 0
+
+
+class TrainingQuestions(NamedTuple):
+    """Questions of the items of a batch in training, with Q composites.
+
+    Attributes:
+        questions: their clauses are indices into :func:`wordings`. The answer of the question of label l alone about item n is
+            ``n * L + l``, that of composite q ``N * L + q``.
+        target_Q: float32 ``[Q]``, the largest target of a composite's labels.
+        member_QL: bool ``[Q, L]``, the labels of a composite's clauses.
+    """
+
+    questions: tuple[Question, ...]
+    target_Q: NDArray[np.float32]
+    member_QL: NDArray[np.bool_]
+
+
+def wordings(taxonomy: Taxonomy, policies: PolicyTraining | None = None) -> tuple[Wording, ...]:
+    """Return all texts that training may draw: first the L labels' own in the taxonomy's order, then the others.
+
+    Args:
+        taxonomy: labels and their paraphrases.
+        policies: the recipe's ``model.policies`` (default: the labels' own texts only).
+    """
+    paraphrases_L = _paraphrases(taxonomy)
+    own = [Wording(label) for label in range(len(paraphrases_L))]
+    if policies is None:
+        return tuple(own)
+    codes = range(1 + (min(len(own), MAX_CODE) if policies.recode else 0))
+    others = [
+        Wording(label, paraphrase, code)
+        for label, paraphrases in enumerate(paraphrases_L)
+        for paraphrase in range(1 + (paraphrases if policies.paraphrase else 0))
+        for code in codes
+    ]
+    return tuple(dict.fromkeys([*own, *others]))
+
+
+class PolicySampler:
+    """Draws the questions of items in training; it is pickled to the workers that read batches.
+
+    Args:
+        taxonomy: labels and their paraphrases.
+        policies: how questions vary.
+        seed: the recipe's seed.
+    """
+
+    def __init__(self, taxonomy: Taxonomy, policies: PolicyTraining, seed: int) -> None:
+        self._policies = policies
+        self._seed = seed
+        self._paraphrases = _paraphrases(taxonomy)
+        self._codes = min(len(self._paraphrases), MAX_CODE)
+        self._clause = {wording: index for index, wording in enumerate(wordings(taxonomy, policies))}
+
+    def questions(
+        self, ids: Sequence[str], targets_NL: NDArray[np.float32], epoch: int, asked_NL: NDArray[np.bool_] | None = None
+    ) -> TrainingQuestions:
+        """Return the questions of a batch: of each label that is asked about alone, and the composites that are drawn.
+
+        A label applies to an item if its target is at least 0.5.
+
+        Args:
+            ids: the items' ids, ``[N]``.
+            targets_NL: in [0, 1], NaN where unknown.
+            epoch: counted from 0.
+            asked_NL: labels that are asked about alone: those of known targets, and others whose logits the loss reads
+                (default: those of known targets).
+        """
+        asked_NL = ~np.isnan(targets_NL) if asked_NL is None else asked_NL
+        labels = targets_NL.shape[1]
+        questions = [
+            Question(item, self._clauses(ids[item], epoch, [label]), item * labels + label)
+            for item, label in np.argwhere(asked_NL).tolist()
+        ]
+        drawn = [(item, members) for item, id_ in enumerate(ids) if (members := self._composite(id_, epoch, targets_NL[item]))]
+        member_QL = np.zeros((len(drawn), labels), np.bool_)
+        target_Q = np.zeros(len(drawn), np.float32)
+        for composite, (item, members) in enumerate(drawn):
+            questions.append(Question(item, self._clauses(ids[item], epoch, members), targets_NL.size + composite))
+            member_QL[composite, members] = True
+            target_Q[composite] = targets_NL[item, members].max()
+        return TrainingQuestions(tuple(questions), target_Q, member_QL)
+
+    def _composite(self, id_: str, epoch: int, targets_L: NDArray[np.float32]) -> list[int]:
+        """Return the labels of an item's composite, ascending; none if it gets none.
+
+        Without labels that apply, or if these are left out, it has a random number of labels that do not, at least two. Otherwise
+        it has the labels that apply, as many as fit, and a random number of others.
+        """
+        spec, rng = self._policies, Random(f"{self._seed} {epoch} composite {id_}")
+        known = np.flatnonzero(~np.isnan(targets_L)).tolist()
+        if len(known) < 2 or rng.random() >= spec.composites:
+            return []
+        most = min(len(known), MAX_CODE if spec.max_clauses is None else spec.max_clauses)
+        applying = [label for label in known if targets_L[label] >= 0.5]
+        others = [label for label in known if targets_L[label] < 0.5]
+        if rng.random() < spec.leave_out and len(others) >= 2:
+            applying = []
+        applying = rng.sample(applying, min(len(applying), most))
+        fewest = max(0, 2 - len(applying))
+        kept = rng.randint(fewest, max(fewest, min(len(others), most - len(applying))))
+        return sorted(applying + rng.sample(others, min(kept, len(others))))
+
+    def _clauses(self, id_: str, epoch: int, members: list[int]) -> tuple[int, ...]:
+        """Return the clauses of a policy of these labels as the item reads it: their order, words and headings."""
+        spec, drawn = self._policies, f"item {id_}"
+        if spec.variants is not None:
+            drawn = f"variant {Random(f'{self._seed} {epoch} variant {id_}').randrange(spec.variants)}"
+        rng = Random(f"{self._seed} {epoch} policy {members} {drawn}")
+        order = rng.sample(members, len(members))
+        coded = rng.random() < spec.recode
+        first = rng.randint(1, self._codes) if len(order) == 1 else 1  # alone: its place in a shuffled policy of all labels
+        words = []
+        for place, label in enumerate(order):
+            paraphrases = self._paraphrases[label] if rng.random() < spec.paraphrase else 0
+            paraphrase = rng.randint(1, paraphrases) if paraphrases else 0
+            words.append(self._clause[Wording(label, paraphrase, first + place if coded else 0)])
+        return tuple(words)
+
+
+def _paraphrases(taxonomy: Taxonomy) -> list[int]:
+    """Return the number of paraphrases of each label, in order."""
+    return [len(label.paraphrases) for head in taxonomy.heads.values() for label in head.labels.values()]
