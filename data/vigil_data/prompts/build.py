@@ -4,12 +4,15 @@ from pathlib import Path
 
 from vigil_data.decode.text import tokenizer_definition
 from vigil_data.errors import UserError, shown
+from vigil_data.prompts.assemble import content_room
 from vigil_data.prompts.chat_template import ChatTemplate, read_chat_template, render
+from vigil_data.prompts.clauses import Clause, clauses_of
 from vigil_data.prompts.pieces import HEADINGS, PromptPieces
 from vigil_data.prompts.specs import NoTemplate, PromptSpec
 from vigil_data.prompts.tokenizer import PromptTokenizer
 from vigil_data.source_specs import Source
 from vigil_data.sources import resolve
+from vigil_data.taxonomy import Taxonomy
 
 POLICY_HEADING, CONTENT_HEADING, GAP, EMPTY = "Policy:\n", "Content:", "\n\n", "\n(nothing)"
 
@@ -24,6 +27,24 @@ def prompt_tokenizer(source: Source) -> PromptTokenizer:
         return PromptTokenizer(tokenizer_definition(source))
     except UserError as error:
         raise UserError(f"tokenizer: {error}") from None
+
+
+def build_prompt(spec: PromptSpec, tokenizer_source: Source, taxonomy: Taxonomy) -> tuple[PromptPieces, tuple[Clause, ...]]:
+    """Tokenize the constant pieces of a prompt and the policy text of each label.
+
+    Args:
+        spec: the recipe's section ``model.prompt``.
+        tokenizer_source: ``inputs.text.tokenizer``.
+        taxonomy: the labels.
+
+    Raises:
+        UserError: as for :func:`build_pieces`, if a label has no policy text, or if a policy leaves no room for content.
+    """
+    tokenizer = prompt_tokenizer(tokenizer_source)
+    pieces = pieces_of(spec, tokenizer, find_template(spec, tokenizer_source))
+    clauses = clauses_of(taxonomy, tokenizer.text, spec.sections)
+    content_room(pieces, clauses)
+    return pieces, clauses
 
 
 def build_pieces(spec: PromptSpec, tokenizer_source: Source) -> PromptPieces:
