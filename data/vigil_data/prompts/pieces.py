@@ -16,6 +16,7 @@ from vigil_data.items import MODALITIES, ROLES
 from vigil_data.json_fields import Count, Range
 
 Order = Literal["policy_first", "item_first"]
+ORDERS: tuple[Order, ...] = ("policy_first", "item_first")
 Ids = tuple[Count, ...]
 HEADINGS: Mapping[str, Mapping[str, str]] = {
     "text": {

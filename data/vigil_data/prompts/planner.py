@@ -49,18 +49,16 @@ def plan_rows(header: int, groups: Sequence[Group], bound: int) -> list[Row]:
     largest = max(longest, min(bound, header + sum(group.tokens + sum(group.leaves) for group in groups if group.leaves)))
     step = (largest - longest) / (CAPACITIES - 1)
     plans = [_fill(header, groups, round(longest + step * number)) for number in range(CAPACITIES if step else 1)]
-    return min(plans, key=lambda plan: _padded(header, groups, plan))
+    return min(plans, key=lambda plan: (padded_tokens(header, groups, plan), len(plan)))
 
 
-def row_length(header: int, groups: Sequence[Group], row: Row) -> int:
-    """Return the number of tokens of a row."""
-    return header + sum(groups[g].tokens + sum(groups[g].leaves[leaf] for leaf in leaves) for g, leaves in row)
-
-
-def _padded(header: int, groups: Sequence[Group], rows: Sequence[Row]) -> tuple[int, int]:
-    """Tokens with padding, and without."""
-    lengths = [row_length(header, groups, row) for row in rows]
-    return len(lengths) * max(lengths), sum(lengths)
+def padded_tokens(header: int, groups: Sequence[Group], rows: Sequence[Row]) -> int:
+    """Return the number of tokens of rows that are padded to the longest of them."""
+    lengths = [
+        header + sum(groups[number].tokens + sum(groups[number].leaves[leaf] for leaf in leaves) for number, leaves in row)
+        for row in rows
+    ]
+    return len(lengths) * max(lengths, default=0)
 
 
 def _fill(header: int, groups: Sequence[Group], capacity: int) -> list[Row]:
