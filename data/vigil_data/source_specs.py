@@ -18,8 +18,9 @@ def default_kind(kind: str) -> Discriminator:
         >>> AnySpec = Annotated[Annotated[A, Tag("a")] | Annotated[B, Tag("b")], default_kind("a")]
     """
 
-    def kind_of(value: Any) -> Any:
-        return value.get("kind", kind) if isinstance(value, dict) else getattr(value, "kind", kind)
+    def kind_of(value: Any) -> str:
+        found = value.get("kind", kind) if isinstance(value, dict) else getattr(value, "kind", kind)
+        return found if isinstance(found, str) else repr(found)  # a list could not be looked up
 
     return Discriminator(kind_of)
 

@@ -4,6 +4,7 @@ from vigil_data.items import MODALITIES
 from vigil_data.specs import AudioInput, Inputs, TextInput
 from vigil_modeling.specs import (
     BottleneckFusion,
+    DecoderText,
     Encoders,
     LateFusion,
     MelTimmAudio,
@@ -82,7 +83,7 @@ def fft_size(spec: MelTimmAudio, inputs: AudioInput) -> int:
     return 1 << max(round(spec.frame * inputs.rate) - 1, 1).bit_length()
 
 
-def _text_problems(spec: TransformersText, inputs: TextInput) -> list[str]:
+def _text_problems(spec: TransformersText | DecoderText, inputs: TextInput) -> list[str]:
     problems = _config_problems(spec, "model.encoders.text")
     positions, layers = (spec.config.get(name) for name in ("max_position_embeddings", "num_hidden_layers"))
     if isinstance(positions, int) and inputs.max_tokens > positions:
@@ -106,7 +107,9 @@ def _transformers_audio_problems(spec: TransformersAudio, inputs: AudioInput) ->
     return problems
 
 
-def _config_problems(spec: TransformersText | TransformersAudio, where: str) -> list[str]:
+def _config_problems(spec: TransformersText | DecoderText | TransformersAudio, where: str) -> list[str]:
     if isinstance(spec.weights, Random) and "model_type" not in spec.config:
-        return [f"{where}.config: random weights need the model's configuration, with model_type: bert or another architecture"]
+        example = "llama" if isinstance(spec, DecoderText) else "bert"
+        what = f"random weights need the model's configuration, with model_type: {example} or another architecture"
+        return [f"{where}.config: {what}"]
     return []

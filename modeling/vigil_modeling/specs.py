@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from vigil_data.specs import Hub, Local, Package, Spec
+from vigil_data.specs import Hub, Local, Package, Spec, default_kind
 
 
 class Random(Spec):
@@ -77,6 +77,27 @@ class TransformersText(EncoderSpec):
     pool: Literal["mean", "first"] = Field("mean", description="mean over the passage's tokens, or its first token")
 
 
+class DecoderText(EncoderSpec):
+    """A causal language model of the transformers library (Llama, Qwen, Gemma, SmolLM, …) as a text encoder, or as a guard."""
+
+    kind: Literal["decoder"] = "decoder"
+    weights: Weights = Field(description="source of the weights: a folder with config.json, or a .gguf file; required")
+    config: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="with random weights: the complete configuration with model_type; otherwise overrides of the stored one, "
+        "such as num_hidden_layers: 6 for its first six layers",
+    )
+    pool: Literal["last", "mean", "attention"] = Field(
+        "last", description="the passage's last token, the mean over its tokens, or their mean weighted by a learned query"
+    )
+
+    @model_validator(mode="after")
+    def _query_is_trained(self) -> "DecoderText":
+        if self.pool == "attention" and self.frozen is True:
+            raise ValueError("pool: attention learns a query, which frozen: true would not train; take last or mean, or lora")
+        return self
+
+
 class TimmImage(EncoderSpec):
     """Any image model of the timm library."""
 
@@ -140,7 +161,9 @@ class TransformersAudio(EncoderSpec):
     config: Mapping[str, Any] = Field(default_factory=dict, description="see the text encoder's config")
 
 
-TextEncoderSpec = TransformersText
+TextEncoderSpec = Annotated[
+    Annotated[TransformersText, Tag("transformers")] | Annotated[DecoderText, Tag("decoder")], default_kind("transformers")
+]
 ImageEncoderSpec = TimmImage
 AudioEncoderSpec = Annotated[MelTimmAudio | TransformersAudio, Field(discriminator="kind")]
 

@@ -6,18 +6,20 @@ from typing import Any
 from vigil_data.items import Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode
+from vigil_modeling.encoders.decoder_text import build_decoder
 from vigil_modeling.encoders.frozen_storage import store_frozen_in_bf16
 from vigil_modeling.encoders.log_mel import build_mel
 from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
 from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.transformers_text import build_text
-from vigil_modeling.specs import EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText
+from vigil_modeling.specs import DecoderText, EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText
 
 __all__ = ["Encoder", "build_encoder", "freeze", "set_mode", "store_frozen_in_bf16"]
 
 CONSTRUCTORS: Mapping[type[EncoderSpec], Callable[[Any, Any, bool], Encoder]] = {
     TransformersText: build_text,
+    DecoderText: build_decoder,
     TimmImage: build_image,
     MelTimmAudio: build_mel,
     TransformersAudio: build_transformers_audio,

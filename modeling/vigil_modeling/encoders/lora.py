@@ -8,8 +8,9 @@ from vigil_modeling.specs import Lora
 
 
 def add_lora(encoder: Encoder, spec: Lora, where: str) -> None:
-    """Add an adapter to linear layers of an encoder, and exclude all its other weights from training.
+    """Add an adapter to linear layers of an encoder, and exclude all other weights of its model from training.
 
+    Weights of the encoder itself, such as the query of its pooling, are trained.
     The modules keep their places and names, so that layers, learning-rate factors and activation checkpointing work as before;
     an exported graph has the adapters merged into the weights.
 
@@ -37,3 +38,5 @@ def add_lora(encoder: Encoder, spec: Lora, where: str) -> None:
         raise UserError(f"{where}.lora: the encoder has no linear layer")
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=targets)
     inject_adapter_in_model(config, encoder)
+    for parameter in encoder.parameters(recurse=False):
+        parameter.requires_grad_(True)

@@ -54,21 +54,25 @@ def read_json(weights: Hub | Local | Package, name: str) -> dict[str, Any]:
     return values
 
 
-def build_config(weights: Hub | Local | Package | Random, overrides: Mapping[str, Any], where: str) -> Any:
+def build_config(
+    weights: Hub | Local | Package | Random, overrides: Mapping[str, Any], where: str, stored: Mapping[str, Any] | None = None
+) -> Any:
     """Return an architecture's configuration: the stored one with the recipe's overrides, or only these for random weights.
 
     Args:
         weights: source of the stored configuration.
         overrides: the recipe's ``config``.
         where: key path of the encoder in the recipe, for errors.
+        stored: the stored configuration (default: that of config.json, or none for random weights).
 
     Raises:
         UserError: if ``model_type`` is missing, unknown or not that of the weights, or if a setting is invalid.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    stored = {} if isinstance(weights, Random) else read_json(weights, "config.json")
-    values = stored | dict(overrides)
+    if stored is None:
+        stored = {} if isinstance(weights, Random) else read_json(weights, "config.json")
+    values = {**stored, **overrides}
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise UserError(
@@ -99,7 +103,9 @@ def _near(key: str, names: Iterable[str]) -> list[str]:
     return [] if key == "model_type" else difflib.get_close_matches(key, names, n=1, cutoff=0.85)
 
 
-def build_model(weights: Hub | Local | Package | Random, config: Any, load_weights: bool, where: str) -> nn.Module:
+def build_model(
+    weights: Hub | Local | Package | Random, config: Any, load_weights: bool, where: str, attention: str | None = None
+) -> nn.Module:
     """Build a model of the transformers library in float32, without its pooler, which no encoder uses.
 
     Args:
@@ -107,6 +113,7 @@ def build_model(weights: Hub | Local | Package | Random, config: Any, load_weigh
         config: configuration from :func:`build_config`.
         load_weights: false builds only the architecture, for a checkpoint to be loaded.
         where: key path of the encoder in the recipe, for errors.
+        attention: name of the attention function (default: the library's choice).
 
     Raises:
         UserError: if the configuration cannot be built or the weights do not fit it.
@@ -116,17 +123,19 @@ def build_model(weights: Hub | Local | Package | Random, config: Any, load_weigh
     with quiet():
         if isinstance(weights, Random) or not load_weights:
             try:
-                model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+                model: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                    config, dtype=torch.float32, attn_implementation=attention
+                )
             except Exception as error:  # each architecture has its own errors for impossible sizes
                 raise UserError(f"{where}.config: {first_line(error)}") from error
         else:
-            model = _load(weights, config)
+            model = _load(weights, config, attention)
     if getattr(model, "pooler", None) is not None:
         model.register_module("pooler", None)
     return model
 
 
-def _load(weights: Hub | Local | Package, config: Any) -> nn.Module:
+def _load(weights: Hub | Local | Package, config: Any, attention: str | None) -> nn.Module:
     from transformers import AutoModel
 
     folder = resolve(weights)
@@ -141,6 +150,7 @@ def _load(weights: Hub | Local | Package, config: Any) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             weights_only=True,
+            attn_implementation=attention,
         )
     except Exception as error:
         raise UserError(f"{describe(weights)}: the weights cannot be loaded: {first_line(error)}") from error

@@ -81,12 +81,21 @@ def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) ->
         positions -= config.pad_token_id + 1
     if positions is not None and inputs.max_tokens > positions:
         raise UserError(f"inputs.text.max_tokens is {inputs.max_tokens}, but the encoder takes {positions} tokens at most")
+    check_vocabulary(inputs, config)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{WHERE}: {config.model_type} has a decoder; take an encoder such as bert, roberta or modernbert")
+    return TransformersTextEncoder(build_model(spec.weights, config, load_weights, WHERE), config, spec.pool)
+
+
+def check_vocabulary(inputs: TextInput, config: Any) -> None:
+    """Check that the tokenizer's ids are in an architecture's vocabulary.
+
+    Raises:
+        UserError: if they are not.
+    """
     highest = max(load_tokenizer(inputs).get_vocab().values())
     if highest >= config.vocab_size:
         raise UserError(
             f"inputs.text.tokenizer has token ids up to {highest}, but the encoder's vocabulary has {config.vocab_size}: "
             "they belong to different models"
         )
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{WHERE}: {config.model_type} has a decoder; take an encoder such as bert, roberta or modernbert")
-    return TransformersTextEncoder(build_model(spec.weights, config, load_weights, WHERE), config, spec.pool)
