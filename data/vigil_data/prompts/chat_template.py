@@ -67,7 +67,10 @@ def read_chat_template(path: Path) -> ChatTemplate:
     tokens = {name: token for name, value in config.items() if name.endswith("_token") and (token := _token(value)) is not None}
     jinja = folder / "chat_template.jinja" if path.is_dir() or path.suffix == ".json" else path
     if jinja.is_file():
-        return ChatTemplate(jinja.read_text(encoding="utf-8"), tokens, str(jinja))
+        try:
+            return ChatTemplate(jinja.read_text(encoding="utf-8"), tokens, str(jinja))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{jinja}: cannot be read ({error})") from None
     text = _default(config.get("chat_template"))
     return ChatTemplate(text, tokens, str(config_file)) if text is not None else _none(path)
 
@@ -90,7 +93,7 @@ def render(template: ChatTemplate) -> RenderedTemplate:
     if text.count(INSTRUCTION) == 1 and text.count(BODY) == 1 and text.index(INSTRUCTION) < text.index(BODY):
         before, rest = text.split(INSTRUCTION)
         between, after = rest.split(BODY)
-        return RenderedTemplate(before, between, after)
+        return RenderedTemplate(before, between, _without_reasoning(after))
     text = _run(template, [user])
     if text.count(BODY) != 1:
         what = "drops or changes" if BODY not in text else "repeats"
@@ -99,7 +102,12 @@ def render(template: ChatTemplate) -> RenderedTemplate:
             "give another with model.prompt.chat_template, or {kind: none} for plain text"
         )
     before, after = text.split(BODY)
-    return RenderedTemplate(before, None, after)
+    return RenderedTemplate(before, None, _without_reasoning(after))
+
+
+def _without_reasoning(after: str) -> str:
+    """Close a block of reasoning that a template opens, so that the answer is the next token."""
+    return f"{after}\n</think>\n\n" if "<think>" in after and "</think>" not in after else after
 
 
 def _run(template: ChatTemplate, messages: list[dict[str, str]]) -> str:
@@ -126,7 +134,17 @@ def _run(template: ChatTemplate, messages: list[dict[str, str]]) -> str:
             documents=None,
             **template.tokens,
         )
-    except (TemplateError, SecurityError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+    except (
+        TemplateError,
+        SecurityError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{template.origin}: the chat template cannot be rendered ({reason})") from None
 

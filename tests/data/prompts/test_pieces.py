@@ -9,10 +9,11 @@ from tokenizers import Tokenizer
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
-from vigil_data.prompts.assemble import assemble, paths, questions_all, text_tokens
+from vigil_data.prompts.assemble import assemble, paths, questions_all, soft_tokens, text_tokens
 from vigil_data.prompts.build import build_pieces, prompt_tokenizer
-from vigil_data.prompts.chat_template import BODY, INSTRUCTION, ChatTemplate, render
-from vigil_data.prompts.clauses import clause_text, clauses_of, digest_of
+from vigil_data.prompts.chat_template import BODY, INSTRUCTION, ChatTemplate, read_chat_template, render
+from vigil_data.prompts.clauses import clause_text, clauses_of, digest_of, make_clause
+from vigil_data.prompts.describe import describe, policy_lines
 from vigil_data.prompts.pieces import PromptPieces
 from vigil_data.prompts.specs import NoTemplate, PromptSpec
 from vigil_data.source_specs import Local
@@ -158,6 +159,79 @@ def test_render_moves_the_instruction_where_a_template_drops_or_refuses_the_syst
     rendered = render(ChatTemplate(both, {"bos_token": "<b>"}, ""))
     assert (rendered.before, rendered.between, rendered.after) == ("<b>[", "][", "]!")
     assert INSTRUCTION != BODY
+
+
+def test_render_closes_a_block_of_reasoning_that_the_template_opens():
+    opens = "{{ messages[-1].content }}<A>{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert render(ChatTemplate(opens, {}, "")).after == "<A><think>\n\n</think>\n\n"
+    closed = "{{ messages[-1].content }}<A>{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    assert render(ChatTemplate(closed, {}, "")).after == "<A><think>\n\n</think>\n\n"
+
+
+def test_read_chat_template_takes_folders_files_and_named_templates(tmp_path):
+    config = {"bos_token": {"content": "<b>"}, "eos_token": "<e>", "pad_token": None, "chat_template": [{"name": "tool_use"}]}
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"has no chat template .* or write \{kind: none\} there"):
+        read_chat_template(tmp_path)
+    config["chat_template"] = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    file.write_text(json.dumps(config))
+    tokens = {"bos_token": "<b>", "eos_token": "<e>"}
+    for path in (tmp_path, tmp_path / "tokenizer.json", file):
+        assert read_chat_template(path) == ChatTemplate("d", tokens, str(file))
+    jinja = tmp_path / "chat_template.jinja"
+    jinja.write_text("j")
+    for path in (tmp_path, tmp_path / "tokenizer.json", file, jinja):
+        assert read_chat_template(path) == ChatTemplate("j", tokens, str(jinja))
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: not a JSON file"):
+        read_chat_template(tmp_path)
+    file.unlink()
+    jinja.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"chat_template\.jinja: cannot be read"):
+        read_chat_template(tmp_path)
+
+
+def test_build_pieces_takes_a_template_of_its_own_with_the_tokens_of_the_tokenizer(tiny_lm_tokenizer, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ bos_token }}{{ messages[0].content }}{% for m in messages[1:] %}|{{ m.content }}{% endfor %}")
+    prompt = prompts_of(tiny_lm_tokenizer("llama"), ["a red cat"], chat_template=Local(path=str(file)))[0]
+    assert prompt == f"<s>{SPEC.instruction}|{BODIES['policy_first']}"
+
+
+def test_describe_shows_what_the_model_reads(tiny_lm_tokenizer):
+    pieces, tokenizer = build(tiny_lm_tokenizer("qwen3"), order="item_first", max_tokens=260)
+    clauses = clauses_of(TAXONOMY, tokenizer.text, pieces.sections)
+    ids = tokenizer.text("rain " * 200)
+    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+    texts = text_tokens(zero, one, np.array([ids]), np.ones((1, len(ids)), np.int64))
+    described = describe(pieces, clauses, 1, {"text": texts, "image": soft_tokens(zero, zero, 2)}, tokenizer)
+    names = [part.name for part in described.parts]
+    assert names == ["beginning", "content", "gap", "policy of rain", "question"]
+    text = "".join(part.text for part in described.parts)
+    assert text.startswith(
+        "<|start|>system\nYou check whether an item violates one rule.<|end|>\n<|start|>user\nContent:\nTitle:\nrain"
+    )
+    assert "\nPicture:\n⟨image⟩⟨image⟩\n\nPolicy:\nCategory: rain\nDefinition: Speaks of rain.\n\nDoes the content" in text
+    # The item is cut for the longest of all policies.
+    assert described.tokens == pieces.max_tokens - len(clauses[0].ids) + len(clauses[1].ids)
+    [cut] = described.cut
+    assert (cut.modality, cut.segment) == ("text", 0)
+
+
+def test_policy_lines_warn_of_long_policies(tiny_lm_tokenizer):
+    pieces, tokenizer = build(tiny_lm_tokenizer("llama"), max_tokens=2048)
+    clauses = clauses_of(TAXONOMY, tokenizer.text, pieces.sections)
+    counts, rest = policy_lines(pieces, clauses)
+    assert counts == f"tokens of the policies: personal_insult {len(clauses[0].ids)}, rain {len(clauses[1].ids)}"
+    left = 2048 - pieces.fixed_tokens - len(clauses[0].ids)
+    assert (
+        rest == f"tokens besides policy and content: {pieces.fixed_tokens}; left for content next to the longest policy: {left}"
+    )
+    long = make_clause("sun", "sun " * 601, tokenizer.text)
+    assert policy_lines(pieces, [*clauses, long])[2].startswith(
+        f"warning: policies of more than 600 tokens: sun ({len(long.ids)}); "
+    )
 
 
 def test_render_gives_the_same_date_every_day():
