@@ -1,0 +1,1 @@
+"""Prompt formats of published guards, as YAML pages: their prompts, their answers, and what their categories mean."""
