@@ -14,6 +14,7 @@ from vigil.cli import (
     data,
     evaluate,
     export,
+    guard,
     plan,
     policy,
     recipe,
@@ -71,6 +72,7 @@ def build() -> typer.Typer:
         compare,
         policy,
         export,
+        guard,
         serve,
     ):
         module.register(app)

@@ -79,7 +79,9 @@ class AnswerTree:
             end = self._branch(ids)
             if end.ends is not None:
                 same = answers[end.ends].text
-                raise UserError(f"{where}: the tokenizer reads the answers {same!r} and {answers[index].text!r} as the same tokens")
+                raise UserError(
+                    f"{where}: the tokenizer reads the answers {same!r} and {answers[index].text!r} as the same tokens"
+                )
             end.ends = index
         self._asked = {at: branch for at, branch in self._branches.items() if len(branch.next) + (branch.ends is not None) > 1}
         self._asked = {at: branch for at, branch in self._asked.items() if branch.next}
@@ -120,8 +122,7 @@ class AnswerTree:
             at, probability = waiting.pop()
             branch = self._branches[at]
             if at not in self._asked:
-                for following in branch.next.values():
-                    waiting.append((following, probability))
+                waiting.extend((following, probability) for following in branch.next.values())
                 if branch.ends is not None:
                     result[branch.ends] = probability
                 continue

@@ -83,10 +83,11 @@ class Question:
             UserError: if the prompt without content is longer.
         """
         room = max_tokens - self.tree.depth
-        found = [Prompt(tokens.ids, False) for tokens in tokenizer.encode([self._filled(content) for content in contents])]
+        found = [Prompt(tokens.ids, False) for tokens in tokenizer.encode([self.filled(content) for content in contents])]
         return [p if len(p.ids) <= room else self._cut(c, tokenizer, room) for p, c in zip(found, contents, strict=True)]
 
-    def _filled(self, content: Content) -> str:
+    def filled(self, content: Content) -> str:
+        """Return the prompt with a content, its special tokens sealed."""
         return "".join(text for text, _ in self._pieces(content))
 
     def _pieces(self, content: Content) -> Iterator[tuple[str, str | None]]:
@@ -97,7 +98,7 @@ class Question:
     def _cut(self, content: Content, tokenizer: "SealedTokenizer", room: int) -> Prompt:
         """Cut the end of the longer one of text and context until the prompt fits."""
         while True:
-            (tokens,) = tokenizer.encode([self._filled(content)])
+            (tokens,) = tokenizer.encode([self.filled(content)])
             if (excess := len(tokens.ids) - room) <= 0:
                 return Prompt(tokens.ids, True)
             field = CONTEXT if len(content.context) > len(content.text) else TEXT

@@ -56,6 +56,12 @@ class SealedTokenizer:
         """Return a part of a template with its special tokens under the names that the tokenizer knows them by."""
         return template if self._written is None else self._written.sub(lambda found: self._sealed[found[0]], template)
 
+    def unseal(self, text: str) -> str:
+        """Return a text with the special tokens of its template parts under their own names."""
+        for content, sealed in self._sealed.items():
+            text = text.replace(sealed, content)
+        return text
+
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts whose template parts were sealed."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)

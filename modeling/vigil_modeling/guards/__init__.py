@@ -1,0 +1,1 @@
+"""Guards: language models that read a label's policy text and an item, and answer yes or no."""
