@@ -14,7 +14,10 @@ from vigil_data.source_specs import Source
 from vigil_data.sources import resolve
 from vigil_data.taxonomy import Taxonomy
 
-POLICY_HEADING, CONTENT_HEADING, GAP, EMPTY = "Policy:\n", "Content:", "\n\n", "\n(nothing)"
+POLICY_HEADING, CONTENT_HEADING, GAP, EMPTY = "Policy:\n", "Content:", " ---\n", " (nothing)"
+"""Pieces are tokenized each by itself. Servers and chat templates tokenize a whole text at once, and many tokenizers join a full
+stop and the line breaks after it, or two line breaks. So that tokens are the same, what follows a free text begins with a
+space and a sign, and no piece ends with two line breaks."""
 
 
 def prompt_tokenizer(source: Source) -> PromptTokenizer:
@@ -94,7 +97,7 @@ def pieces_of(spec: PromptSpec, tokenizer: PromptTokenizer, template: ChatTempla
     yes, no = spec.answers
     question = spec.question.replace("{yes}", yes).replace("{no}", no)
     headings = {
-        modality: {role: tuple(tokenizer.text(f"\n{heading}\n")) for role, heading in roles.items()}
+        modality: {role: tuple(tokenizer.text(f" # {heading}\n")) for role, heading in roles.items()}
         for modality, roles in HEADINGS.items()
     }
     return PromptPieces(

@@ -84,7 +84,7 @@ def render(template: ChatTemplate) -> RenderedTemplate:
         UserError: if the template fails, or changes, drops or repeats the message.
     """
     if template.text is None:
-        return RenderedTemplate("", "\n\n", "\nAnswer:\n")
+        return RenderedTemplate("", None, " ---\nAnswer:\n")
     system, user = {"role": "system", "content": INSTRUCTION}, {"role": "user", "content": BODY}
     try:
         text = _run(template, [system, user])

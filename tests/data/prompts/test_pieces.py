@@ -1,11 +1,15 @@
 """Pieces of prompts: chat templates, clauses and answers, for three families of tokenizers."""
 
 import json
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_lm import SPECIAL
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
@@ -85,8 +89,12 @@ def test_clauses_of_names_every_label_without_policy_text():
 
 
 BODIES = {
-    "policy_first": f"Policy:\n{CLAUSE}\n\nContent:\nText:\na red cat\n\nDoes the content violate the policy? Answer Yes or No.",
-    "item_first": f"Content:\nText:\na red cat\n\nPolicy:\n{CLAUSE}\n\nDoes the content violate the policy? Answer Yes or No.",
+    "policy_first": (
+        f"Policy:\n{CLAUSE} ---\nContent: # Text:\na red cat ---\nDoes the content violate the policy? Answer Yes or No."
+    ),
+    "item_first": (
+        f"Content: # Text:\na red cat ---\nPolicy:\n{CLAUSE} ---\nDoes the content violate the policy? Answer Yes or No."
+    ),
 }
 
 
@@ -96,7 +104,7 @@ BODIES = {
     [
         ("llama", "<s><|start|>system\n{instruction}<|end|>\n<|start|>user\n{body}<|end|>\n<|start|>assistant\n"),
         ("qwen3", "<|start|>system\n{instruction}<|end|>\n<|start|>user\n{body}<|end|>\n<|start|>assistant\n"),
-        ("gemma", "<s><|start|>user\n{instruction}\n\n{body}<|end|>\n<|start|>model\n"),  # it refuses a system message
+        ("gemma", "<s><|start|>user\n{instruction} ---\n{body}<|end|>\n<|start|>model\n"),  # it refuses a system message
     ],
 )
 def test_build_pieces_renders_the_chat_template_of_each_family(tiny_lm_tokenizer, family, template, order):
@@ -107,7 +115,55 @@ def test_build_pieces_renders_the_chat_template_of_each_family(tiny_lm_tokenizer
 @pytest.mark.parametrize(("family", "beginning"), [("llama", "<s>"), ("qwen3", "")])
 def test_build_pieces_writes_plain_text_without_a_template(tiny_lm_tokenizer, family, beginning):
     prompt = prompts_of(tiny_lm_tokenizer(family), ["a red cat"], chat_template=NoTemplate())[0]
-    assert prompt == f"{beginning}{SPEC.instruction}\n\n{BODIES['policy_first']}\nAnswer:\n"
+    assert prompt == f"{beginning}{SPEC.instruction} ---\n{BODIES['policy_first']} ---\nAnswer:\n"
+
+
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@pytest.fixture(scope="module", params=["GPT-2", "Llama 3"])
+def joining(request, tiny_lm_tokenizer, tmp_path_factory):
+    """Pieces by a tokenizer that has learned to join signs and line breaks wherever its pre-tokenizer leaves them together."""
+    folder = tmp_path_factory.mktemp("joining")
+    shutil.copytree(tiny_lm_tokenizer("llama"), folder, dirs_exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
+    bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if request.param == "GPT-2"
+        else pre_tokenizers.Sequence([split, bytes_alone])
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = ("Yes! No?\n\nPolicy:\nCategory.\n\nContent: # Text:\n!\n\n ---\n\n... Answer\n\n\n?\n\n", "Yes No Yes No") * 20
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return build(folder)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text("ab1 .!?\n\t-#'é日🙂", min_size=1, max_size=12).filter(lambda text: text == text.strip()), max_size=3),
+    order=st.sampled_from(["policy_first", "item_first"]),
+)
+def test_the_tokens_of_a_prompt_are_those_of_its_text(joining, texts, order):
+    pieces, tokenizer = joining
+    pieces = replace(pieces, order=order)
+    clauses = clauses_of(TAXONOMY, tokenizer.text, ("definition",))
+    ids = [tokenizer.text(text) for text in texts]
+    padded = np.array([[*one, *[0] * (50 - len(one))] for one in ids], np.int64).reshape(len(ids), 50)
+    mask = np.array([[1] * len(one) + [0] * (50 - len(one)) for one in ids], np.int64).reshape(len(ids), 50)
+    batch = {"text": text_tokens(np.zeros(len(ids), np.int64), np.arange(len(ids)), padded, mask)}
+    rows = assemble(pieces, clauses, questions_all(1, len(clauses)), batch)
+    for row, columns in zip(rows.answer_row, paths(rows), strict=True):
+        prompt = rows.input_ids[row, columns].tolist()
+        assert tokenizer.template(tokenizer.decode(prompt)) == prompt
 
 
 def test_prompt_pieces_are_read_from_json_without_pydantic(tiny_lm_tokenizer):
