@@ -1,11 +1,16 @@
 """Checks of a model against its inputs and of its parts against each other, made by `vigil recipe check` without torch."""
 
+from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
+from vigil_data.prompts.clauses import clauses_of
 from vigil_data.specs import AudioInput, Inputs, TextInput
+from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.specs import (
     BottleneckFusion,
     DecoderText,
     Encoders,
+    GuardEncoders,
+    GuardSpec,
     LateFusion,
     MelTimmAudio,
     ModelSpec,
@@ -23,7 +28,7 @@ MIN_WINDOW_SECONDS = 0.025
 """Length of one frame of these encoders."""
 
 
-def find_input_problems(encoders: Encoders, inputs: Inputs) -> list[str]:
+def find_input_problems(encoders: Encoders | GuardEncoders, inputs: Inputs) -> list[str]:
     """Return what the encoders cannot do with the inputs, one line ``key.path: what`` for each problem.
 
     Args:
@@ -59,6 +64,23 @@ def find_fusion_problems(model: ModelSpec) -> list[str]:
             )
     elif one and auxiliary is not None:
         problems.append("model.auxiliary_heads: the model has one modality, whose head this would repeat; leave this out")
+    return problems
+
+
+def find_guard_problems(model: GuardSpec, inputs: Inputs, taxonomy: Taxonomy) -> list[str]:
+    """Return what a guard cannot do with its inputs and labels, one line for each problem."""
+    problems = []
+    if inputs.text is not None and inputs.text.special_tokens:
+        problems.append("inputs.text.special_tokens: a guard reads passages within a prompt; set it to false")
+    if inputs.text is not None and inputs.text.overlap:
+        problems.append("inputs.text.overlap: a guard reads all passages of a text one after another; set it to 0")
+    positions = model.encoders.text.config.get("max_position_embeddings")
+    if isinstance(positions, int) and model.prompt.max_tokens > positions:
+        problems.append(f"model.prompt.max_tokens: is {model.prompt.max_tokens}, but the model takes {positions} tokens at most")
+    try:
+        clauses_of(taxonomy, lambda _: (), model.prompt.sections)
+    except UserError as error:
+        problems.append(f"taxonomy.heads: {error}")
     return problems
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.specs import ModelSpec
+from vigil_modeling.specs import AnyModelSpec, ModelSpec
 
 Array = TypeVar("Array", bound=Any)
 
@@ -28,11 +28,12 @@ class LabelStructure:
     ordinal: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def of(cls, spec: ModelSpec, taxonomy: Taxonomy) -> "LabelStructure":
+    def of(cls, spec: AnyModelSpec, taxonomy: Taxonomy) -> "LabelStructure":
         """Return the dependencies that a recipe's ``model`` asks for."""
         place = {label: i for i, label in enumerate(taxonomy.labels)}
         heads = {name: tuple(place[label] for label in head.labels) for name, head in taxonomy.heads.items()}
-        return cls(_subtrees(taxonomy) if spec.hierarchy else (), tuple(heads[name] for name in spec.ordinal_heads))
+        ordinal = spec.ordinal_heads if isinstance(spec, ModelSpec) else ()
+        return cls(_subtrees(taxonomy) if spec.hierarchy else (), tuple(heads[name] for name in ordinal))
 
     def constrain(self, raw_NL: Tensor) -> Tensor:
         """Return the logits of the labels from the outputs of the heads, ``[N, L]``; unchanged without dependencies.
@@ -67,6 +68,22 @@ class LabelStructure:
         allowed_NLK[:, :, 0] = True
         lowest = torch.finfo(raw_NL.dtype).min
         return below_NLK.masked_fill(~allowed_NLK, lowest).amax(-1), below_NLK.amax(-1)
+
+    def read_by_loss(self, targets_NL: Tensor, distills: bool = False) -> Tensor:
+        """Return whose outputs the loss of known targets reads, ``[N, L]`` bool; NaN is unknown.
+
+        They are those of the labels whose target is known and, where that is not a certain positive, of their descendants.
+
+        Args:
+            targets_NL: values in [0, 1], NaN for unknown.
+            distills: whether the loss also reads logits, which are the largest of a subtree whatever the target is.
+        """
+        known_NL = ~targets_NL.isnan()
+        read_NL = known_NL.clone()
+        for label, subtree in enumerate(self.subtrees):
+            below_N = known_NL[:, label] & (distills | (targets_NL[:, label] < 1))
+            read_NL[:, list(subtree)] |= below_N.unsqueeze(1)
+        return read_NL
 
     def conditional(self, counts_NL: Array, targets_NL: Array) -> Array:
         """Return which targets count in the loss, given those that would without ranks, ``[N, L]`` bool; numpy or torch.

@@ -13,7 +13,7 @@ from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, freeze, set_mode, store_frozen_in_bf16
 from vigil_modeling.fusion import Alone
 from vigil_modeling.label_structure import LabelStructure
-from vigil_modeling.specs import ModelSpec
+from vigil_modeling.specs import AnyModelSpec
 
 Balance = Callable[[Alone, Mapping[Modality, Tensor]], None]
 """Called with the auxiliary predictions and each modality's tokens ``[T, D]``, which have the fused prediction's gradient."""
@@ -63,7 +63,7 @@ class MultimodalModel(nn.Module):
         self,
         encoders: Mapping[Modality, Encoder],
         projections: Mapping[Modality, nn.Module],
-        spec: ModelSpec,
+        spec: AnyModelSpec,
         taxonomy: Taxonomy,
         width: int,
     ) -> None:
@@ -146,7 +146,7 @@ class MultimodalModel(nn.Module):
             inputs = {name: nn.functional.pad(tensor, (0, missing)) for name, tensor in inputs.items()}
         return encoder(**inputs)  # type: ignore[no-any-return]
 
-    def store_frozen_weights(self, spec: ModelSpec) -> None:
+    def store_frozen_weights(self, spec: AnyModelSpec) -> None:
         """Keep frozen weights in the dtype of the recipe, for training; a model that is built from a checkpoint stays in float32.
 
         Args:

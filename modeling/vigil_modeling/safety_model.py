@@ -1,6 +1,7 @@
 """The safety model: an encoder for each modality, one fusion, and the taxonomy's heads."""
 
 from collections.abc import Mapping
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,13 @@ from vigil_data.items import MODALITIES, TIMED, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.encoders import Encoder, build_encoder
+from vigil_modeling.encoders import Encoder, build_encoders
 from vigil_modeling.fusion import Alone, Experts, LogOpinionPool, build_fusion
+from vigil_modeling.guards.guard_model import build_guard
 from vigil_modeling.heads import Heads
 from vigil_modeling.multimodal_model import Balance, MultimodalModel, Prediction
 from vigil_modeling.segment_position import build_position
-from vigil_modeling.specs import LateFusion, ModelSpec
+from vigil_modeling.specs import AnyModelSpec, GuardSpec, LateFusion, ModelSpec
 
 
 class Projection(nn.Module):
@@ -168,7 +170,11 @@ def _time(segments: Mapping[str, Tensor]) -> Tensor:
     return torch.full_like(segments["item"], -1, dtype=torch.float32).unsqueeze(1).expand(-1, 2)
 
 
-def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> SafetyModel:
+@overload
+def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> SafetyModel: ...
+@overload
+def build_model(spec: AnyModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> MultimodalModel: ...
+def build_model(spec: AnyModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> MultimodalModel:
     """Build the model of a recipe; random weights come from torch's global generator, which the caller seeds.
 
     Args:
@@ -178,16 +184,9 @@ def build_model(spec: ModelSpec, inputs: Inputs, taxonomy: Taxonomy, load_weight
         load_weights: false skips pretrained weights, for a checkpoint to be loaded.
 
     Raises:
-        UserError: if an encoder or its weights are not available or do not match the inputs.
+        UserError: if an encoder or its weights are not available or do not match the inputs; of a guard, if the prompt cannot be
+            built.
     """
-    return SafetyModel(build_encoders(spec, inputs, load_weights), spec, taxonomy)
-
-
-def build_encoders(spec: ModelSpec, inputs: Inputs, load_weights: bool = True) -> dict[Modality, Encoder]:
-    """Build the encoder of each modality of a recipe; see :func:`build_model`."""
-    encoders: dict[Modality, Encoder] = {}
-    for modality in MODALITIES:
-        encoder_spec = getattr(spec.encoders, modality)
-        if encoder_spec is not None:
-            encoders[modality] = build_encoder(modality, encoder_spec, inputs, load_weights)
-    return encoders
+    if isinstance(spec, GuardSpec):
+        return build_guard(spec, inputs, taxonomy, load_weights)
+    return SafetyModel(build_encoders(spec.encoders, inputs, load_weights), spec, taxonomy)

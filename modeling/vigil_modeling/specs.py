@@ -1,10 +1,12 @@
 """Recipe keys of the model: encoders and their weights, fusion, heads and loss."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, model_validator
 
+from vigil_data.items import Modality
+from vigil_data.prompts.specs import PromptSpec
 from vigil_data.specs import Hub, Local, Package, Spec, default_kind
 
 
@@ -260,6 +262,7 @@ class ModelSpec(Spec):
     """Encoders, their common width, the fusion, and heads of single modalities."""
 
     kind: Literal["fusion"] = "fusion"
+    uncached: ClassVar[tuple[Modality, ...]] = ()
     width: int = Field(256, ge=8, description="width D to which every encoder's tokens are projected")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders
@@ -277,6 +280,33 @@ class ModelSpec(Spec):
     ordinal_heads: tuple[str, ...] = Field(
         (), description="heads whose labels are ranks, from the lowest to the highest; a rank implies those below (CORN)"
     )
+
+
+class GuardEncoders(Spec):
+    """The language model of a guard, and encoders of pictures and sound, whose tokens stand in its prompts."""
+
+    text: DecoderText = Field(description="the language model; required")
+    image: ImageEncoderSpec | None = None
+    audio: AudioEncoderSpec | None = None
+
+    @model_validator(mode="after")
+    def _answers_are_read_from_one_token(self) -> "GuardEncoders":
+        if self.text.pool != "last":
+            raise ValueError("text.pool: a guard reads its answer after the last token of the prompt; leave this out")
+        return self
+
+
+class GuardSpec(Spec):
+    """A language model that reads a label's policy text and an item, and answers whether the item violates the policy."""
+
+    kind: Literal["guard"] = "guard"
+    uncached: ClassVar[tuple[Modality, ...]] = ("text",)
+    encoders: GuardEncoders
+    prompt: PromptSpec = PromptSpec()
+    hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
+
+
+AnyModelSpec = Annotated[Annotated[ModelSpec, Tag("fusion")] | Annotated[GuardSpec, Tag("guard")], default_kind("fusion")]
 
 
 class GroupDROSpec(Spec):

@@ -1,19 +1,17 @@
-"""Cost of prompts: how many tokens an item adds to a batch, by which batches are planned and the order is chosen.
+"""Cost of prompts: how many tokens an item adds to a batch, by which batches are planned.
 
 With the policy first, an item is read once for each label that is asked, and the items of a batch share the policies. With the
 item first, an item is read once, and the policy of each label that is asked once for each item.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.items import BODY
 from vigil_data.prompts.clauses import Clause
-from vigil_data.prompts.pieces import Order, PromptPieces
+from vigil_data.prompts.pieces import PromptPieces
 
 
 def prompt_costs(
@@ -41,9 +39,3 @@ def prompt_costs(
     clause_L = np.array([len(pieces.policy_heading) + len(clause.ids) for clause in clauses], np.float64)
     first_N: NDArray[np.float64] = content_N + price * (len(pieces.gap) + asked_NL @ clause_L) + question_N
     return first_N
-
-
-def order_costs(pieces: PromptPieces, clauses: Sequence[Clause], tokens: float) -> dict[Order, float]:
-    """Return how many tokens an item with a content of ``tokens`` adds to a batch in each order, if all labels are asked."""
-    content_N = np.array([tokens])
-    return {order: float(prompt_costs(replace(pieces, order=order), clauses, content_N)[0]) for order in get_args(Order)}

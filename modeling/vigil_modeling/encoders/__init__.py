@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vigil_data.items import Modality
+from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode
 from vigil_modeling.encoders.decoder_text import build_decoder
@@ -13,9 +13,18 @@ from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
 from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.transformers_text import build_text
-from vigil_modeling.specs import DecoderText, EncoderSpec, MelTimmAudio, TimmImage, TransformersAudio, TransformersText
+from vigil_modeling.specs import (
+    DecoderText,
+    Encoders,
+    EncoderSpec,
+    GuardEncoders,
+    MelTimmAudio,
+    TimmImage,
+    TransformersAudio,
+    TransformersText,
+)
 
-__all__ = ["Encoder", "build_encoder", "freeze", "set_mode", "store_frozen_in_bf16"]
+__all__ = ["Encoder", "build_encoder", "build_encoders", "freeze", "set_mode", "store_frozen_in_bf16"]
 
 CONSTRUCTORS: Mapping[type[EncoderSpec], Callable[[Any, Any, bool], Encoder]] = {
     TransformersText: build_text,
@@ -42,3 +51,13 @@ def build_encoder(modality: Modality, spec: EncoderSpec, inputs: Inputs, load_we
     if spec.lora is not None:
         add_lora(encoder, spec.lora, f"model.encoders.{modality}")
     return encoder
+
+
+def build_encoders(spec: Encoders | GuardEncoders, inputs: Inputs, load_weights: bool = True) -> dict[Modality, Encoder]:
+    """Build the encoder of each modality of a recipe; see :func:`build_encoder`."""
+    encoders: dict[Modality, Encoder] = {}
+    for modality in MODALITIES:
+        encoder_spec = getattr(spec, modality)
+        if encoder_spec is not None:
+            encoders[modality] = build_encoder(modality, encoder_spec, inputs, load_weights)
+    return encoders

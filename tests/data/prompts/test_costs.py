@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.prompts.assemble import Question, assemble
-from vigil_data.prompts.costs import order_costs, prompt_costs
+from vigil_data.prompts.costs import prompt_costs
 
 from .test_assemble import ORDERS, PIECES, clauses, segments
 
@@ -33,13 +32,3 @@ def test_prompt_costs_are_the_tokens_that_an_item_adds_to_the_row(data, order):
     added = [tokens(count + 1) - tokens(count) for count in range(N)]
     costs_N = prompt_costs(pieces, policies, np.array(sizes, np.float64), asked_NL)
     assert added == [cost if asked.any() else 0 for cost, asked in zip(costs_N.tolist(), asked_NL, strict=True)]
-
-
-@pytest.mark.parametrize("tokens", [1, 40, 400])
-def test_order_costs_prefer_the_order_whose_rows_have_fewer_tokens(tokens):
-    policies, items = clauses(20, 30, 10), 30
-    questions = [Question(n, (l,), n * 3 + l) for n in range(items) for l in range(3)]
-    costs = order_costs(WIDE, policies, tokens)
-    rows = {order: assemble(replace(WIDE, order=order), policies, questions, segments(*[[tokens]] * items)) for order in ORDERS}
-    assert min(costs, key=costs.__getitem__) == min(rows, key=lambda order: rows[order].tokens)
-    assert costs["policy_first"] == pytest.approx(rows["policy_first"].tokens / items, abs=4)  # the policies, shared by 30 items

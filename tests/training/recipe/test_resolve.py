@@ -162,7 +162,11 @@ def test_parse_copies_aliases(folder: Path) -> None:
 CHECKPOINT_KEYS = "every_steps, keep_last, keep_best, keep_every, background"
 WRONG = {
     "unknown key": ("name: small", "sead: 1\nname: small", "r.yaml:1: sead: is not a key of a recipe (did you mean seed?)"),
-    "unknown nested key": ("  width: 32", "  widht: 32", "r.yaml:15: model.widht: is not a key of model (did you mean width?)"),
+    "unknown nested key": (
+        "  width: 32",
+        "  widht: 32",
+        "r.yaml:15: model.widht: is not a key of model of kind fusion (did you mean width?)",
+    ),
     "key of another block": (
         "name: small",
         "name: small\nlr: 3",
@@ -588,7 +592,7 @@ def test_resolve_recipe_reports_all_mistakes_of_all_files_at_once(folder: Path) 
         "command line: 'nonsense' is not of the form key.path=value",
         "base.yaml:26: optimizer.eps: must be a number, not 'small'",
         "command line: seed: must be a whole number, not 'x'",
-        "r.yaml:2: model.widht: is not a key of model (did you mean width?)",
+        "r.yaml:2: model.widht: is not a key of model of kind fusion (did you mean width?)",
         "r.yaml:3: training.epochs: must be at least 1, not 0",
     ]
 
@@ -615,7 +619,7 @@ def test_resolve_recipe_does_not_report_keys_an_unreadable_file_may_hold(folder:
             "seed=[",
             "command line: seed: is not YAML: expected the node content, but found '<stream end>', while parsing a flow node",
         ),
-        ("model.widht=64", "command line: model.widht: is not a key of model (did you mean width?)"),
+        ("model.widht=64", "command line: model.widht: is not a key of model of kind fusion (did you mean width?)"),
         ("model.width=yes", "command line: model.width: must be a whole number, not 'yes'"),
         ("model.width=", "command line: model.width: must be a whole number, not null"),
         ("model={width: 64, width: 32}", "command line: model.width: is written twice; keep one"),

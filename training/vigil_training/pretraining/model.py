@@ -1,9 +1,10 @@
 """The model that a recipe trains: a classifier, or encoders in contrastive pre-training."""
 
 from vigil_modeling.contrastive_model import ContrastiveModel
+from vigil_modeling.encoders import build_encoders
 from vigil_modeling.multimodal_model import MultimodalModel
-from vigil_modeling.safety_model import build_encoders, build_model
-from vigil_modeling.specs import Contrastive
+from vigil_modeling.safety_model import build_model
+from vigil_modeling.specs import Contrastive, ModelSpec
 from vigil_training.checkpoint.reader import load_weights
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.run import Run
@@ -20,7 +21,8 @@ def build_recipe_model(recipe: Recipe, pretrained: bool = True) -> MultimodalMod
         UserError: see :func:`.build_model`.
     """
     if isinstance(recipe.objective, Contrastive):
-        encoders = build_encoders(recipe.model, recipe.inputs, pretrained)
+        assert isinstance(recipe.model, ModelSpec)
+        encoders = build_encoders(recipe.model.encoders, recipe.inputs, pretrained)
         return ContrastiveModel(encoders, recipe.model, recipe.taxonomy, recipe.objective)
     return build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=pretrained)
 

@@ -35,7 +35,7 @@ def _optional(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     kept = {key: _optional(child) for key, child in node.items() if not (key == "required" and isinstance(child, list))}
-    if "oneOf" in kept and "discriminator" in kept:
+    if "oneOf" in kept:
         kept["anyOf"] = kept.pop("oneOf")
-        del kept["discriminator"]
+        kept.pop("discriminator", None)
     return kept

@@ -12,8 +12,17 @@ from vigil_data.specs import Data, Inputs, Spec
 from vigil_data.taxonomy import Taxonomy
 from vigil_data.yaml_files.yaml_tree import nearest
 from vigil_evaluation.specs import EvaluationSpec
-from vigil_modeling.input_checks import find_fusion_problems, find_input_problems
-from vigil_modeling.specs import BinaryCrossEntropy, Classification, Contrastive, LossSpec, ModelSpec, ObjectiveSpec
+from vigil_modeling.input_checks import find_fusion_problems, find_guard_problems, find_input_problems
+from vigil_modeling.specs import (
+    AnyModelSpec,
+    BinaryCrossEntropy,
+    Classification,
+    Contrastive,
+    GuardSpec,
+    LossSpec,
+    ModelSpec,
+    ObjectiveSpec,
+)
 from vigil_serving.specs import ExportSpec
 from vigil_training.recipe.specs import (
     CheckpointSpec,
@@ -42,7 +51,7 @@ class Recipe(Spec):
     taxonomy: Taxonomy
     data: Data
     inputs: Inputs
-    model: ModelSpec
+    model: AnyModelSpec
     init_from: InitFromSpec | None = Field(
         None, description="trained model to take weights from: the path of a run, checkpoint or bundle, or a block with options"
     )
@@ -68,7 +77,7 @@ class Recipe(Spec):
         problems = [*self._modality_problems(), *self._augmentation_problems(), *self._label_problems(), *self._part_problems()]
         problems += [*self._averaging_problems(), *self._storage_problems()]
         problems += [*self._objective_problems(), *self._cache_problems(), *self._distillation_problems()]
-        problems += find_fusion_problems(self.model)
+        problems += find_fusion_problems(self.model) if isinstance(self.model, ModelSpec) else self._guard_problems(self.model)
         problems += find_input_problems(self.model.encoders, self.inputs)
         problems += [*self._speed_problems(), *self._reading_problems()]
         if problems:
@@ -93,15 +102,24 @@ class Recipe(Spec):
                 yield "objective: contrastive pre-training needs inputs and encoders of two modalities or more"
             if self.loss != BinaryCrossEntropy():
                 yield "loss: contrastive pre-training has no targets; leave this out"
-            if self.model.auxiliary_heads is not None:
+            if isinstance(self.model, ModelSpec) and self.model.auxiliary_heads is not None:
                 yield "model.auxiliary_heads: contrastive pre-training has no targets; leave this out"
             if self.training.modality_dropout:
                 yield "training.modality_dropout: contrastive pre-training compares the modalities of an item; leave this out"
             if isinstance(self.strategy, FullySharded):
                 yield "strategy.kind: contrastive pre-training has a loss with weights, which fsdp2 does not shard; take ddp"
 
+    def _guard_problems(self, model: GuardSpec) -> Iterator[str]:
+        yield from find_guard_problems(model, self.inputs, self.taxonomy)
+        if isinstance(self.objective, Contrastive):
+            yield "objective.kind: contrastive pre-training has encoders that are compared; a guard learns labels"
+        if self.loss.unlabeled:
+            yield "loss.unlabeled: a guard is asked nothing about unknown targets in training; leave this out"
+        if self.training.compile:
+            yield "training.compile: the rows of a guard's prompts differ in each batch, so it is not compiled; leave this out"
+
     def _cache_problems(self) -> Iterator[str]:
-        frozen = [m for m in self.modalities if getattr(self.model.encoders, m).frozen is True]
+        frozen = [m for m in self.modalities if getattr(self.model.encoders, m).frozen is True and m not in self.model.uncached]
         if not self.training.token_cache:
             return
         if not frozen:
@@ -154,9 +172,11 @@ class Recipe(Spec):
 
     def _part_problems(self) -> Iterator[str]:
         modalities = [modality for modality in MODALITIES if getattr(self.model.encoders, modality) is not None]
-        known = {"encoders": modalities, "projections": modalities, "position": None, "fusion": None} | {
-            "heads": [*self.taxonomy.heads]
-        }
+        known: dict[str, list[str] | None] = {"encoders": list(modalities), "projections": list(modalities)}
+        if isinstance(self.model, GuardSpec):
+            known |= {"projections": [m for m in modalities if m != "text"], "answers": None}
+        else:
+            known |= {"position": None, "fusion": None, "heads": [*self.taxonomy.heads]}
         for part in () if self.init_from is None else self.init_from.parts:
             first, _, rest = part.partition(".")
             if first not in known:
@@ -202,7 +222,7 @@ class Recipe(Spec):
         properties = {label: each for head in self.taxonomy.heads.values() for label, each in head.labels.items()}
         if self.model.hierarchy and all(each.parent is None for each in properties.values()):
             yield "model.hierarchy: no label of the taxonomy has a parent; name parents there, or leave this out"
-        for name in self.model.ordinal_heads:
+        for name in self.model.ordinal_heads if isinstance(self.model, ModelSpec) else ():
             if name not in self.taxonomy.heads:
                 yield f"model.ordinal_heads: {name} is not a head of the taxonomy{nearest(name, list(self.taxonomy.heads))}"
                 continue

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
 from vigil_data.taxonomy import Taxonomy
+from vigil_modeling.specs import ModelSpec
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import read_recipe
 from vigil_training.recipe.specs import InitFrom
@@ -110,11 +111,14 @@ def find_differences(recipe: Recipe, source: InitSource) -> Iterator[str]:
             configs = [getattr(each, "config", {}) for each in (theirs, ours)]
             shared = [key for key in configs[0] if key in configs[1] and key != "num_hidden_layers" and "drop" not in key]
             pairs += [(f"model.{name}.config.{key}", configs[0][key], configs[1][key]) for key in shared]
-    if any(_is_taken(name, parts) for name in ("projections", "fusion", "heads")):
-        pairs.append(("model.width", old.width, new.width))
-    if _is_taken("fusion", parts):
-        keys = type(new.fusion).model_fields if new.fusion.kind == old.fusion.kind else ["kind"]
-        pairs += [(f"model.fusion.{key}", getattr(old.fusion, key), getattr(new.fusion, key)) for key in keys]
+    if new.kind != old.kind and any(_is_taken(name, parts) for name in ("projections", "fusion", "heads", "position", "answers")):
+        yield f"{where} model.kind is {old.kind} there and {new.kind} here; name the encoders to take in init_from.parts"
+    if isinstance(new, ModelSpec) and isinstance(old, ModelSpec):
+        if any(_is_taken(name, parts) for name in ("projections", "fusion", "heads")):
+            pairs.append(("model.width", old.width, new.width))
+        if _is_taken("fusion", parts):
+            keys = type(new.fusion).model_fields if new.fusion.kind == old.fusion.kind else ["kind"]
+            pairs += [(f"model.fusion.{key}", getattr(old.fusion, key), getattr(new.fusion, key)) for key in keys]
     yield from (f"{where} {key} is {old} there and {new} here; {remedy}" for key, old, new in pairs if old != new)
 
 

@@ -14,12 +14,12 @@ from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Reader, evaluation_loader
 from vigil_data.loading.packing import Refusal
 from vigil_data.loading.sampler import Rows
-from vigil_data.loading.text_tokens import row_costs
 from vigil_data.presence import presence_of_segments
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.runs.prediction_table import calibration_groups, predictions_table
+from vigil_training.runs.prompt_order import item_costs
 from vigil_training.runs.run import Run
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def predict_rows(
     recipe = run.recipe
     inputs = restrict_inputs(recipe.inputs, only)
     reader = Reader(dataset.path, dataset.version, inputs, recipe.taxonomy.labels)
-    (costs,) = row_costs(dataset, recipe.data.batch.cost, inputs, rows)
+    (costs,) = item_costs(recipe, dataset, inputs, rows)
     loader = evaluation_loader(
         reader, rows, costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, sha256_file, sha256_json, write_file
+from vigil_modeling.specs import GuardSpec
 from vigil_training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def check_run(recipe: Recipe, folder: StrPath) -> bool:
     folder = Path(folder)
     started = (folder / "resolved.yaml").is_file()
     if started and ((run := Run(folder)).finished or run.has_checkpoint):
-        if changed := differences(_fixed(run.recipe), _fixed(recipe)):
+        if changed := differences(_fixed(run.recipe), _fixed(with_prompt_order(recipe, run.recipe))):
             raise UserError(
                 f"{folder}: holds a run of a different recipe; name another folder with --run, or undo these:",
                 *(f"{key}: the run has {_short(old)}, the recipe {_short(new)}" for key, old, new in changed),
@@ -295,6 +296,15 @@ def check_run(recipe: Recipe, folder: StrPath) -> bool:
     if not started and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: not a run and not an empty folder; name another with --run")
     return False
+
+
+def with_prompt_order(recipe: Recipe, of: Recipe) -> Recipe:
+    """Return a recipe in which ``model.prompt.order: auto`` is the order of another recipe of a guard; else the same recipe."""
+    model = recipe.model
+    if not (isinstance(model, GuardSpec) and isinstance(of.model, GuardSpec) and model.prompt.order == "auto"):
+        return recipe
+    prompt = model.prompt.model_copy(update={"order": of.model.prompt.order})
+    return recipe.model_copy(update={"model": model.model_copy(update={"prompt": prompt})})
 
 
 def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:

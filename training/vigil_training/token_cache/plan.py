@@ -93,7 +93,7 @@ def plan_token_cache(recipe: Recipe, model: MultimodalModel, version: int, devic
     plans = []
     for modality in MODALITIES:
         spec = getattr(recipe.model.encoders, modality)
-        if spec is None or spec.frozen is not True:
+        if spec is None or spec.frozen is not True or modality in recipe.model.uncached:
             continue
         inputs = Inputs(**{modality: getattr(recipe.inputs, modality)})
         encoder = model.encoder(modality)

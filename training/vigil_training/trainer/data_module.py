@@ -20,7 +20,6 @@ from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.loading.sampler import EpochPlan, Resize, Rows, plan, plan_resized
 from vigil_data.loading.sampling import SamplingShare, choose_repeats, column_groups, describe_shares
-from vigil_data.loading.text_tokens import row_costs
 from vigil_data.loading.workers import WorkerChoice, available_cores
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
@@ -28,6 +27,7 @@ from vigil_modeling.specs import Contrastive
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
+from vigil_training.runs.prompt_order import item_costs
 from vigil_training.runs.teacher_scores import TeacherScores
 from vigil_training.trainer.lr_scheduler import schedule_position
 
@@ -87,8 +87,8 @@ class DataModule(pl.LightningDataModule):
             self._choose_paired(dataset, rows)
         else:
             self._choose_labelled(dataset, rows)
-        self.train_costs, self._validation_costs = row_costs(
-            dataset, data.batch.cost, recipe.inputs, self.train_rows, self.validation_rows
+        self.train_costs, self._validation_costs = item_costs(
+            recipe, dataset, recipe.inputs, self.train_rows, self.validation_rows, asked=(self._asked_NL, None)
         )
         self.reader = Reader(
             dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens), data.shuffle
@@ -105,6 +105,8 @@ class DataModule(pl.LightningDataModule):
         unlabeled_L, structure = np.isin(labels, list(recipe.loss.unlabeled)), LabelStructure.of(recipe.model, recipe.taxonomy)
         counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, structure)
         self.train_rows = rows[counts_NL.any(axis=1)]
+        read_NL = structure.read_by_loss(torch.from_numpy(targets_NL), self._teacher is not None).numpy()
+        self._asked_NL: NDArray[np.bool_] | None = read_NL[counts_NL.any(axis=1)]
         self.target_counts = TargetCounts((targets_NL >= 0.5).sum(axis=0), (targets_NL < 0.5).sum(axis=0))
         if not len(self.train_rows):
             condition = f" where {data.where}" if data.where else ""
@@ -137,7 +139,7 @@ class DataModule(pl.LightningDataModule):
         log.info("training on %d items; %d have one modality and are left out", len(self.train_rows), left_out)
         self._weights = np.ones(len(self.train_rows))
         self._choose_repeats(dataset, None)
-        self.group_names, self._groups = (), None
+        self.group_names, self._groups, self._asked_NL = (), None, None
 
     def _choose_repeats(self, dataset: Dataset, targets_NL: NDArray[np.float32] | None) -> None:
         """Decide how often each training row is read, and what share of an epoch each source and label gets."""

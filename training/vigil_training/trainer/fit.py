@@ -41,11 +41,13 @@ from vigil_training.pretraining.contrastive_module import ContrastiveModule
 from vigil_training.pretraining.model import build_recipe_model, load_best_model
 from vigil_training.pretraining.retrieval import measure_retrieval
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 from vigil_training.recipe.specs import DeepSpeed
 from vigil_training.runs.calibrate import fit_calibration_and_thresholds
 from vigil_training.runs.failure_record import record_failure
 from vigil_training.runs.predict import concatenate_outputs, predict_batches
-from vigil_training.runs.run import Run, open_run, recipe_digest
+from vigil_training.runs.prompt_order import decide_prompt_order
+from vigil_training.runs.run import Run, check_run, open_run, recipe_digest, with_prompt_order
 from vigil_training.runs.run_log import log_to_run
 from vigil_training.runs.teacher_scoring import read_teacher, score_teacher
 from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
@@ -117,13 +119,17 @@ def fit_recipe(
             if session.ranks.run_on_rank_0(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
             else:
-                _fit(run, resolved_text, session, token)
+                _fit(run, session, token)
     return run
 
 
 def _open_attempt(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
     """Open the run folder for a new start of the run, and return the start's token."""
-    run = open_run(recipe, resolved_text, run_dir)
+    resumes = check_run(recipe, run_dir)
+    settled = with_prompt_order(recipe, Run(run_dir).recipe) if resumes else decide_prompt_order(recipe)
+    if settled is not recipe:
+        resolved_text = dump_recipe(resolve_recipe(settled))
+    run = open_run(settled, resolved_text, run_dir)
     run.failure.unlink(missing_ok=True)
     shutil.rmtree(run.stacks, ignore_errors=True)
     token = uuid.uuid4().hex[:8]
@@ -132,7 +138,7 @@ def _open_attempt(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
     return token
 
 
-def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
+def _fit(run: Run, session: Session, token: str) -> None:
     recipe, ranks = run.recipe, session.ranks
 
     def start() -> tuple[Path | None, dict[str, Any]]:
@@ -178,7 +184,8 @@ def _fit(run: Run, resolved_text: str, session: Session, token: str) -> None:
         if trains:
             spec, mode = recipe.checkpoint, recipe.training.mode
             with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
-                tracked = open_wandb_logger(run, resolved_text, environment) if session.world.is_main else None
+                if session.world.is_main:
+                    tracked = open_wandb_logger(run, run.resolved.read_text(encoding="utf-8"), environment)
                 _train(run, data, model, reader, session, writer=writer, tracked=tracked)
         _finish(run, data, session)
         log.info("finished; the run is in %s", run.path)

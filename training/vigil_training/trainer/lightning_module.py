@@ -20,6 +20,7 @@ from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
 from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, auxiliary_loss, balance_gradients, teacher_term
 from vigil_modeling.multimodal_model import MultimodalModel, Prediction
+from vigil_modeling.specs import ModelSpec
 from vigil_training.distributed.rank_group import RankGroup
 from vigil_training.distributed.strategies.checkpointed import broadcast_batch_norm_statistics
 from vigil_training.planning.flops import FlopEstimate
@@ -121,7 +122,8 @@ class TrainingModule(pl.LightningModule):
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """Return the scaled loss of a batch, with the weighted losses of auxiliary heads."""
-        spec = self._recipe.model.auxiliary_heads
+        model = self._recipe.model
+        spec = model.auxiliary_heads if isinstance(model, ModelSpec) else None
         balance = None if spec is None or spec.ogm_ge is None else partial(balance_gradients, spec.ogm_ge, batch.targets)
         prediction = self.model(batch, touch_all=self._distributed, balance=balance)
         loss: Tensor

@@ -7,12 +7,12 @@ from torch import nn
 from torch.optim import AdamW
 
 from vigil_modeling.multimodal_model import MultimodalModel
-from vigil_modeling.specs import ModelSpec
+from vigil_modeling.specs import AnyModelSpec
 from vigil_training.recipe.specs import OptimizerSpec
 
 
 def build_optimizer(
-    model: MultimodalModel, spec: ModelSpec, optimizer: OptimizerSpec, releases: Mapping[str, int] | None = None
+    model: MultimodalModel, spec: AnyModelSpec, optimizer: OptimizerSpec, releases: Mapping[str, int] | None = None
 ) -> AdamW:
     """Build AdamW (Loshchilov and Hutter 2019) over the trained parameters of a model.
 
@@ -28,7 +28,7 @@ def build_optimizer(
 
 
 def parameter_groups(
-    model: MultimodalModel, spec: ModelSpec, optimizer: OptimizerSpec, releases: Mapping[str, int] | None = None
+    model: MultimodalModel, spec: AnyModelSpec, optimizer: OptimizerSpec, releases: Mapping[str, int] | None = None
 ) -> list[dict[str, Any]]:
     """Group trained parameters by learning rate and weight decay, in the form that torch optimizers take.
 

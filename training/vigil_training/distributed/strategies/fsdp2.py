@@ -13,10 +13,11 @@ import torch.distributed as dist
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from vigil_data.errors import UserError
+from vigil_modeling.guards.guard_model import GuardModel
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.checkpoint.shards import Fragment, FragmentKind, inventory
@@ -93,6 +94,9 @@ class CheckpointedFullyShardedStrategy(CheckpointedStrategy, ModelParallelStrate
         dist.set_timeout(process_group_timeout(self._spec.timeout), mesh.get_group())
         for unit in [*shard_units(model), model]:
             fully_shard(unit, mesh=mesh)
+        if isinstance(model, GuardModel):
+            for method in ("embed", "hidden"):
+                register_fsdp_forward_method(model.language_model, method)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Share rank 0's batch norm statistics at the start of an optimizer step, as DDP does."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from vigil_modeling.multimodal_model import MultimodalModel
-from vigil_modeling.specs import ModelSpec, Unfreezing
+from vigil_modeling.specs import AnyModelSpec, Unfreezing
 
 log = logging.getLogger("vigil.train")
 
 
-def release_steps(model: MultimodalModel, spec: ModelSpec, epoch_ends: Sequence[int]) -> dict[str, int]:
+def release_steps(model: MultimodalModel, spec: AnyModelSpec, epoch_ends: Sequence[int]) -> dict[str, int]:
     """Return the optimizer steps before each parameter is trained, by name; those trained from the beginning are left out.
 
     Args:

@@ -1,0 +1,257 @@
+"""The guard: a causal language model that reads a label's policy and an item, and answers whether the item violates it.
+
+The logit of an item and a label is the logit of the answer "yes" minus that of "no" at the last token of their prompt. Prompts
+that share a beginning, a policy or an item, stand in one row that has it once; a mask keeps them apart. So what a prompt shares
+its row with does not change its logit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vigil_data.errors import UserError
+from vigil_data.items import MODALITIES, Modality
+from vigil_data.loading.batch import Batch
+from vigil_data.prompts.assemble import (
+    PromptRows,
+    Question,
+    SegmentTokens,
+    assemble,
+    questions_all,
+    soft_tokens,
+    text_tokens,
+)
+from vigil_data.prompts.build import build_prompt
+from vigil_data.prompts.clauses import Clause
+from vigil_data.prompts.pieces import PromptPieces
+from vigil_data.specs import Inputs
+from vigil_data.taxonomy import Taxonomy
+from vigil_modeling.encoders import Encoder, build_encoders
+from vigil_modeling.encoders.decoder_text import DecoderTextEncoder
+from vigil_modeling.multimodal_model import Balance, MultimodalModel, Prediction
+from vigil_modeling.specs import GuardSpec
+
+ROW_TENSORS = ("input_ids", "soft", "position", "block", "sees", "segment", "answer_row", "answer_column", "answer")
+"""The arrays of :class:`.PromptRows` that :meth:`GuardModel.run_rows` takes."""
+
+
+class SoftTokens(nn.Sequential):
+    """Linear projection of an encoder's tokens into the embedding space of a language model (LLaVA, Liu et al. 2023, section 4.1).
+
+    The tokens are normalized first, since encoders differ in scale, and begin with the scale of the model's own embeddings.
+
+    Args:
+        encoder_width: width of the encoder's tokens.
+        width: D of the language model.
+        scale: standard deviation of the language model's embeddings.
+    """
+
+    def __init__(self, encoder_width: int, width: int, scale: float) -> None:
+        linear = nn.Linear(encoder_width, width)
+        nn.init.normal_(linear.weight, std=scale * encoder_width**-0.5)
+        nn.init.zeros_(linear.bias)
+        super().__init__(nn.LayerNorm(encoder_width), linear)
+
+
+class GuardModel(MultimodalModel):
+    """Model that asks a language model one question for each item and label.
+
+    Args:
+        encoders: modality to its encoder; that of text is the language model.
+        spec: the weights to freeze, and dependencies between labels.
+        taxonomy: the labels.
+        pieces: constant pieces of the prompt.
+        clauses: what questions number; the first L are the policy texts of the labels, in the taxonomy's order.
+
+    Attributes:
+        answers: the output layer, pruned to the two answers; its rows are trained, whatever is frozen.
+        pieces: see above; its order may be ``auto`` until the model is used.
+        clauses: see above.
+
+    Raises:
+        UserError: if more layers are to be frozen than an encoder has.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[Modality, Encoder],
+        spec: GuardSpec,
+        taxonomy: Taxonomy,
+        pieces: PromptPieces,
+        clauses: Sequence[Clause],
+    ) -> None:
+        model = encoders["text"]
+        assert isinstance(model, DecoderTextEncoder)
+        scale = embedding_scale(model, pieces)
+        projections: dict[Modality, nn.Module] = {
+            m: SoftTokens(encoders[m].width, model.width, scale) for m in MODALITIES if m in encoders and m != "text"
+        }
+        super().__init__(encoders, projections, spec, taxonomy, model.width)
+        self.answers = model.output_rows(pieces.answer_ids)
+        self.pieces = pieces
+        self.clauses = tuple(clauses)
+        self.train()
+
+    @property
+    def language_model(self) -> DecoderTextEncoder:
+        """The encoder of text."""
+        encoder = self.encoder("text")
+        assert isinstance(encoder, DecoderTextEncoder)
+        return encoder
+
+    def forward(self, batch: Batch, touch_all: bool = False, balance: Balance | None = None) -> Prediction:
+        """Predict the labels of a batch; see :meth:`.MultimodalModel.forward`.
+
+        In training, only what the loss of the batch's targets reads is asked; the other logits are 0, and there is no evidence.
+        The remainder of the evidence of an item's segments is the weight of policy, question and instruction.
+        """
+        del balance  # a guard has no auxiliary heads
+        tokens: dict[Modality, Tensor] = {}
+        touched: list[Tensor] = []
+        for modality in self.modalities:
+            if modality == "text":
+                continue
+            if modality in batch.segments:
+                tokens[modality] = self.encode(modality, **batch.segments[modality].inputs)
+            elif touch_all:
+                touched.append(self._touch(modality))
+        questions = self.questions(batch)
+        logits_C = torch.zeros(len(batch) * len(self.labels), device=next(self.parameters()).device)
+        evidence: dict[Modality, Tensor] = {}
+        if questions:
+            rows = self.assemble(batch, {m: tokens_SPD.shape[1] for m, tokens_SPD in tokens.items()}, questions)
+            counts = {m: len(batch.segments[m].item) for m in self.modalities if m in batch.segments}
+            segments_S = None if self.training else torch.arange(sum(counts.values()), device=logits_C.device)
+            logits_A, evidence_SL = self.run_rows(row_tensors(rows, logits_C.device), self._soft(tokens), segments_S)
+            logits_C = logits_C.index_copy(0, torch.from_numpy(rows.answer).to(logits_C.device), logits_A)
+            if evidence_SL is not None:
+                parts = torch.split(evidence_SL, list(counts.values()))
+                evidence = dict(zip(counts, parts, strict=True))
+        elif touch_all:
+            touched += [self._touch("text"), *(tokens_SPD.sum() for tokens_SPD in tokens.values())]
+        for total in touched:
+            logits_C = logits_C + 0.0 * total
+        raw_NL = logits_C.reshape(len(batch), len(self.labels))
+        return Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+
+    def questions(self, batch: Batch) -> list[Question]:
+        """Return what is asked of a batch: in training what its loss reads, otherwise each item against each label's clause."""
+        labels = len(self.labels)
+        if not self.training:
+            return questions_all(len(batch), labels)
+        targets_NL = batch.targets.cpu()
+        asked_NL = self.structure.read_by_loss(targets_NL, distills=batch.teacher is not None)
+        return [Question(n, (label,), n * labels + label) for n, label in asked_NL.nonzero().tolist()]
+
+    def assemble(self, batch: Batch, soft: Mapping[Modality, int], questions: Sequence[Question]) -> PromptRows:
+        """Assemble the prompts of questions about a batch.
+
+        Args:
+            batch: on any device; the prompts are assembled on the CPU.
+            soft: modality to the number of soft tokens of each of its segments.
+            questions: at least one.
+        """
+        segments: dict[Modality, SegmentTokens] = {}
+        for modality in self.modalities:
+            if modality not in batch.segments:
+                continue
+            found = batch.segments[modality]
+            item_S, role_S = found.item.cpu().numpy(), found.role.cpu().numpy()
+            if modality == "text":
+                ids_ST, mask_ST = (found.inputs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
+                segments[modality] = text_tokens(item_S, role_S, ids_ST, mask_ST)
+            else:
+                segments[modality] = soft_tokens(item_S, role_S, soft[modality])
+        return assemble(self.pieces, self.clauses, questions, segments)
+
+    def run_rows(
+        self, rows: Mapping[str, Tensor], soft_KD: Tensor | None, segments_S: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the language model over rows of prompts. This is the part of the forward pass that is exported.
+
+        Args:
+            rows: :data:`ROW_TENSORS` of R rows with A answers.
+            soft_KD: soft tokens of all images, then of all windows of audio; ``None`` if the model reads text alone.
+            segments_S: any tensor with one entry for each segment of the batch; ``None``: evidence is not wanted.
+
+        Returns:
+            Logits float32 ``[A]``, and the evidence float32 ``[S, L]``: of each segment, the share of the attention of the
+            answers for its item in the last layer, the mean over heads.
+        """
+        model = self.language_model
+        embeds_RTD = model.embed(rows["input_ids"])
+        if soft_KD is not None:
+            padded_KD = torch.cat([soft_KD.new_zeros(1, soft_KD.shape[1]), soft_KD]).to(embeds_RTD.dtype)
+            embeds_RTD = torch.where(rows["soft"].unsqueeze(-1) > 0, padded_KD[rows["soft"]], embeds_RTD)
+        answers = (rows["answer_row"], rows["answer_column"])
+        mask_R1TT = block_mask(rows["block"], rows["sees"])
+        hidden_RTD, attention_AT = model.hidden(
+            embeds_RTD, rows["position"], mask_R1TT, answers=None if segments_S is None else answers
+        )
+        logits_A2 = self.answers(hidden_RTD[answers]).float()
+        logits_A = logits_A2[:, 0] - logits_A2[:, 1]
+        if segments_S is None:
+            return logits_A, None
+        assert attention_AT is not None
+        labels, segment_AT = len(self.labels), rows["segment"].index_select(0, rows["answer_row"])
+        cell_AT = segment_AT * labels + (rows["answer"] % labels).unsqueeze(1)
+        cells = attention_AT.new_zeros((segments_S.shape[0] + 1) * labels)
+        evidence_SL = cells.scatter_add(0, cell_AT.flatten(), attention_AT.flatten()).reshape(-1, labels)[1:]
+        return logits_A, evidence_SL
+
+    def _soft(self, tokens: Mapping[Modality, Tensor]) -> Tensor | None:
+        if not self.projections:
+            return None
+        none = torch.zeros(0, self.width, device=next(self.parameters()).device)
+        return torch.cat([none, *(tokens[m].flatten(0, 1) for m in self.modalities if m in tokens)])
+
+    def _touch(self, modality: Modality) -> Tensor:
+        """Return a number that depends on all weights of a modality; of the language model, its answer about an empty item."""
+        if modality != "text":
+            return super()._touch(modality)
+        rows = assemble(self.pieces, self.clauses, [Question(0, (0,), 0)], {})
+        device = next(self.parameters()).device
+        return self.run_rows(row_tensors(rows, device), self._soft({}), None)[0].sum()
+
+
+def row_tensors(rows: PromptRows, device: torch.device) -> dict[str, Tensor]:
+    """Return the arrays of rows that :meth:`GuardModel.run_rows` takes."""
+    return {name: torch.from_numpy(getattr(rows, name)).to(device) for name in ROW_TENSORS}
+
+
+def block_mask(block_RT: Tensor, sees_RBB: Tensor) -> Tensor:
+    """Return which tokens attend to which, bool ``[R, 1, T, T]``: those of blocks that their block sees, up to themselves.
+
+    Args:
+        block_RT: block of each token, int64.
+        sees_RBB: whether block b attends to block c.
+    """
+    column_T = torch.arange(block_RT.shape[1], device=block_RT.device)
+    # Products of zeros and ones: an index of all pairs of tokens would take eight bytes for each.
+    in_block_RTB = (block_RT.unsqueeze(2) == torch.arange(sees_RBB.shape[1], device=block_RT.device)).float()
+    sees_RTT = in_block_RTB @ sees_RBB.float() @ in_block_RTB.transpose(1, 2) > 0.5
+    return (sees_RTT & (column_T.unsqueeze(1) >= column_T)).unsqueeze(1)
+
+
+@torch.no_grad()
+def embedding_scale(model: Any, pieces: PromptPieces) -> float:
+    """Return the standard deviation of the embeddings of a prompt's constant tokens; 1 for a model without memory."""
+    ids = torch.tensor([[*pieces.header, *pieces.question]], device=next(model.parameters()).device)
+    embeds_1TD = model.embed(ids)
+    return 1.0 if embeds_1TD.is_meta else float(embeds_1TD.float().std())
+
+
+def build_guard(spec: GuardSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> GuardModel:
+    """Build the guard of a recipe; see :func:`vigil_modeling.safety_model.build_model`."""
+    assert inputs.text is not None
+    pieces, clauses = build_prompt(spec.prompt, inputs.text.tokenizer, taxonomy)
+    encoders = build_encoders(spec.encoders, inputs, load_weights)
+    model = encoders["text"]
+    assert isinstance(model, DecoderTextEncoder)
+    if pieces.max_tokens > model.max_positions:
+        raise UserError(
+            f"model.prompt.max_tokens is {pieces.max_tokens}, but the model takes {model.max_positions} tokens at most"
+        )
+    return GuardModel(encoders, spec, taxonomy, pieces, clauses)
