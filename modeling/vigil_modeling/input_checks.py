@@ -3,6 +3,7 @@
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
 from vigil_data.prompts.clauses import clauses_of
+from vigil_data.prompts.specs import PolicyTraining
 from vigil_data.specs import AudioInput, Inputs, TextInput
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.specs import (
@@ -81,6 +82,16 @@ def find_guard_problems(model: GuardSpec, inputs: Inputs, taxonomy: Taxonomy) ->
         clauses_of(taxonomy, lambda _: (), model.prompt.sections)
     except UserError as error:
         problems.append(f"taxonomy.heads: {error}")
+    return problems + ([] if model.policies is None else _policy_problems(model.policies, taxonomy))
+
+
+def _policy_problems(policies: PolicyTraining, taxonomy: Taxonomy) -> list[str]:
+    problems = []
+    if policies.composites and len(taxonomy.labels) == 1:
+        problems.append("model.policies.composites: the taxonomy has one label, so no policy has several clauses; leave this out")
+    labels = [label for head in taxonomy.heads.values() for label in head.labels.values()]
+    if policies.paraphrase and not any(label.paraphrases for label in labels):
+        problems.append("model.policies.paraphrase: no label of the taxonomy has paraphrases; write some, or leave this out")
     return problems
 
 

@@ -13,6 +13,7 @@ from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, freeze, set_mode, store_frozen_in_bf16
 from vigil_modeling.fusion import Alone
 from vigil_modeling.label_structure import LabelStructure
+from vigil_modeling.losses import Composites
 from vigil_modeling.specs import AnyModelSpec
 
 Balance = Callable[[Alone, Mapping[Modality, Tensor]], None]
@@ -34,12 +35,14 @@ class Prediction(NamedTuple):
         evidence: modality to float32 ``[S, L]``, the attention weight of each segment for each label. The weights of an item's
             segments of all modalities sum to 1 minus the weight of the learned prior.
         alone: in training, the predictions of the auxiliary heads; ``None`` without them.
+        composites: a guard's answers about policies of several clauses, if the batch asks about any.
     """
 
     logits_NL: Tensor
     raw_NL: Tensor
     evidence: dict[Modality, Tensor]
     alone: Alone | None = None
+    composites: Composites | None = None
 
 
 class MultimodalModel(nn.Module):

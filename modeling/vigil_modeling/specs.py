@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag, model_validator
 
 from vigil_data.items import Modality
-from vigil_data.prompts.specs import PromptSpec
+from vigil_data.prompts.specs import PolicyTraining, PromptSpec
 from vigil_data.specs import Hub, Local, Package, Spec, default_kind
 
 
@@ -303,6 +303,9 @@ class GuardSpec(Spec):
     uncached: ClassVar[tuple[Modality, ...]] = ("text",)
     encoders: GuardEncoders
     prompt: PromptSpec = PromptSpec()
+    policies: PolicyTraining | None = Field(
+        None, description="training on policies whose texts vary; null: each label's own text, and one clause in each question"
+    )
     hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
 
 

@@ -124,14 +124,21 @@ def soft_tokens(item_S: Ints, role_S: Ints, tokens: int) -> SegmentTokens:
     return SegmentTokens(item_S, role_S, np.full(len(item_S), tokens, np.int64), None)
 
 
-def content_room(pieces: PromptPieces, clauses: Sequence[Clause]) -> int:
-    """Return how many tokens an item may have, its headings included, next to the longest clause.
+def content_room(pieces: PromptPieces, clauses: Sequence[Clause], together: int = 1) -> int:
+    """Return how many tokens an item may have, its headings included, next to the longest policy.
+
+    Args:
+        pieces: the constant pieces.
+        clauses: the clauses; a label may have several.
+        together: number of labels whose clauses stand in one policy.
 
     Raises:
-        UserError: if that is less than :data:`MIN_CONTENT_TOKENS`; the message names the label.
+        UserError: if that is less than :data:`MIN_CONTENT_TOKENS`; the message names the labels.
     """
-    longest = max(clauses, key=lambda clause: len(clause.ids))
-    return _room(pieces, [longest], len(longest.ids))
+    ascending = sorted(clauses, key=lambda clause: len(clause.ids))
+    longest = list({clause.label: clause for clause in ascending}.values())
+    policy = sorted(longest, key=lambda clause: -len(clause.ids))[:together]
+    return _room(pieces, policy, len(_policy(pieces, policy).ids) - len(pieces.policy_heading))
 
 
 def _room(pieces: PromptPieces, policy: Sequence[Clause], tokens: int) -> int:

@@ -8,7 +8,8 @@ from vigil_data.prompts.assemble import content_room
 from vigil_data.prompts.chat_template import ChatTemplate, read_chat_template, render
 from vigil_data.prompts.clauses import Clause, clauses_of
 from vigil_data.prompts.pieces import HEADINGS, PromptPieces
-from vigil_data.prompts.specs import NoTemplate, PromptSpec
+from vigil_data.prompts.policy_sampling import training_clauses
+from vigil_data.prompts.specs import NoTemplate, PolicyTraining, PromptSpec
 from vigil_data.prompts.tokenizer import PromptTokenizer
 from vigil_data.source_specs import Source
 from vigil_data.sources import resolve
@@ -32,13 +33,16 @@ def prompt_tokenizer(source: Source) -> PromptTokenizer:
         raise UserError(f"tokenizer: {error}") from None
 
 
-def build_prompt(spec: PromptSpec, tokenizer_source: Source, taxonomy: Taxonomy) -> tuple[PromptPieces, tuple[Clause, ...]]:
+def build_prompt(
+    spec: PromptSpec, tokenizer_source: Source, taxonomy: Taxonomy, policies: PolicyTraining | None = None
+) -> tuple[PromptPieces, tuple[Clause, ...]]:
     """Tokenize the constant pieces of a prompt and the policy text of each label.
 
     Args:
         spec: the recipe's section ``model.prompt``.
         tokenizer_source: ``inputs.text.tokenizer``.
         taxonomy: the labels.
+        policies: ``model.policies``, with which the clauses of training on policies follow those of the labels (default: none).
 
     Raises:
         UserError: as for :func:`build_pieces`, if a label has no policy text, or if a policy leaves no room for content.
@@ -47,6 +51,13 @@ def build_prompt(spec: PromptSpec, tokenizer_source: Source, taxonomy: Taxonomy)
     pieces = pieces_of(spec, tokenizer, find_template(spec, tokenizer_source))
     clauses = clauses_of(taxonomy, tokenizer.text, spec.sections)
     content_room(pieces, clauses)
+    if policies is not None:
+        varied = training_clauses(taxonomy, policies, tokenizer.text, spec.sections)
+        try:
+            content_room(pieces, varied, policies.most_clauses(len(clauses)))
+        except UserError as error:
+            raise UserError(f"model.policies: {error}, or lower max_clauses") from None
+        clauses = (*clauses, *varied[len(clauses) :])
     return pieces, clauses
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vigil_data.items import BODY
 from vigil_data.prompts.clauses import Clause
 from vigil_data.prompts.pieces import PromptPieces
+from vigil_data.prompts.specs import PolicyTraining
 
 
 def prompt_costs(
@@ -20,6 +21,8 @@ def prompt_costs(
     content_N: NDArray[np.float64],
     asked_NL: NDArray[np.bool_] | None = None,
     price: float = 1.0,
+    *,
+    policies: PolicyTraining | None = None,
 ) -> NDArray[np.float64]:
     """Return the cost of each item in a batch, float64 ``[N]``.
 
@@ -29,13 +32,24 @@ def prompt_costs(
         content_N: cost of the item's own segments.
         asked_NL: labels that are asked (default: all).
         price: cost of a token.
+        policies: training on policies, whose further questions count as often as they are expected, and whose policies count for
+            each item unless items of a batch share them.
     """
     content_N = content_N + price * (len(pieces.content_heading) + len(pieces.headings["text"][BODY]))
     asked_NL = np.ones((len(content_N), len(clauses)), np.bool_) if asked_NL is None else asked_NL
-    question_N = price * len(pieces.question) * asked_NL.sum(1)
-    if pieces.order == "policy_first":
-        read_N: NDArray[np.float64] = asked_NL.sum(1) * content_N + question_N
-        return read_N
     clause_L = np.array([len(pieces.policy_heading) + len(clause.ids) for clause in clauses], np.float64)
-    first_N: NDArray[np.float64] = content_N + price * (len(pieces.gap) + asked_NL @ clause_L) + question_N
+    asked_N, policy_N = asked_NL.sum(1).astype(np.float64), asked_NL @ clause_L
+    unshared_N = np.zeros(len(content_N))  # tokens of policies that stand before this item alone, with the policy first
+    if policies is not None:
+        composites_N = policies.composites * (asked_N > 1)
+        clauses_N = np.minimum(1 + asked_N / 2, policies.most_clauses(len(clauses)))  # their mean, if one label applies
+        added_N = composites_N * clauses_N * clause_L.mean()
+        if policies.variants is None:
+            unshared_N = policy_N * (1 - (1 - policies.recode) * (1 - policies.paraphrase)) + added_N
+        asked_N, policy_N = asked_N + composites_N, policy_N + added_N
+    question_N = price * len(pieces.question) * asked_N
+    if pieces.order == "policy_first":
+        read_N: NDArray[np.float64] = asked_N * content_N + price * unshared_N + question_N
+        return read_N
+    first_N: NDArray[np.float64] = content_N + price * (len(pieces.gap) + policy_N) + question_N
     return first_N

@@ -14,48 +14,15 @@ any number of workers and ranks, and after a resumption. No answer that is learn
 
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from vigil_data.prompts.assemble import Question
-from vigil_data.source_specs import Spec
+from vigil_data.prompts.clauses import SECTIONS, Clause, Encode, Section, clause_text, make_clause
+from vigil_data.prompts.specs import MAX_CODE, PolicyTraining
 from vigil_data.taxonomy import Taxonomy
-
-MAX_CODE = 20
-"""Largest code, and most clauses of a policy. Each code is one more text of every label, tokenized when training starts."""
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class PolicyTraining(Spec):
-    """Training of a guard on policies: how the questions of an item vary (Inan et al. 2023, section 4.2)."""
-
-    recode: Probability = Field(0.0, description="share of policies whose clauses are headed by codes (S1, S2, …), not by names")
-    paraphrase: Probability = Field(0.0, description="share of clauses in the words of one of the label's paraphrases")
-    composites: Probability = Field(
-        0.0, description="share of items that are also asked about a policy of several clauses: Yes if any of them applies"
-    )
-    leave_out: Probability = Field(
-        0.0, description="share of these policies from which the clauses that apply are left out, so that the answer is No"
-    )
-    max_clauses: int | None = Field(None, ge=2, le=MAX_CODE, description="most clauses of such a policy; null: 20")
-    variants: int | None = Field(
-        None,
-        ge=1,
-        description="number of wordings of a policy in an epoch; items that draw the same share it as a prefix; null: any number",
-    )
-
-    @model_validator(mode="after")
-    def _some_effect(self) -> "PolicyTraining":
-        if not (self.recode or self.paraphrase or self.composites):
-            raise ValueError("changes nothing; set recode, paraphrase or composites, or leave policies out")
-        if not self.composites and (self.leave_out or self.max_clauses is not None):
-            key = "leave_out" if self.leave_out else "max_clauses"
-            raise ValueError(f"{key}: belongs to composites; set composites, or leave {key} out")
-        return self
 
 
 class Wording(NamedTuple):
@@ -106,6 +73,26 @@ def wordings(taxonomy: Taxonomy, policies: PolicyTraining | None = None) -> tupl
         for code in codes
     ]
     return tuple(dict.fromkeys([*own, *others]))
+
+
+def training_clauses(
+    taxonomy: Taxonomy, policies: PolicyTraining, encode: Encode, sections: Sequence[Section] = SECTIONS
+) -> tuple[Clause, ...]:
+    """Return the clause of each of :func:`wordings`.
+
+    Args:
+        taxonomy: labels with policy text.
+        policies: the recipe's ``model.policies``.
+        encode: tokenization of plain text.
+        sections: parts of the policy text to include.
+    """
+    labels = [(name, label) for head in taxonomy.heads.values() for name, label in head.labels.items()]
+    clauses = []
+    for place, paraphrase, code in wordings(taxonomy, policies):
+        name, label = labels[place]
+        title = f"S{code}" if code else label.heading(name, paraphrase)
+        clauses.append(make_clause(name, clause_text(title, label.worded(paraphrase), sections), encode))
+    return tuple(clauses)
 
 
 class PolicySampler:
@@ -163,7 +150,7 @@ class PolicySampler:
         known = np.flatnonzero(~np.isnan(targets_L)).tolist()
         if len(known) < 2 or rng.random() >= spec.composites:
             return []
-        most = min(len(known), MAX_CODE if spec.max_clauses is None else spec.max_clauses)
+        most = spec.most_clauses(len(known))
         applying = [label for label in known if targets_L[label] >= 0.5]
         others = [label for label in known if targets_L[label] < 0.5]
         if rng.random() < spec.leave_out and len(others) >= 2:

@@ -30,6 +30,7 @@ from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoders
 from vigil_modeling.encoders.decoder_text import DecoderTextEncoder
+from vigil_modeling.losses import Composites
 from vigil_modeling.multimodal_model import Balance, MultimodalModel, Prediction
 from vigil_modeling.specs import GuardSpec
 
@@ -63,7 +64,8 @@ class GuardModel(MultimodalModel):
         spec: the weights to freeze, and dependencies between labels.
         taxonomy: the labels.
         pieces: constant pieces of the prompt.
-        clauses: what questions number; the first L are the policy texts of the labels, in the taxonomy's order.
+        clauses: what questions number; the first L are the policy texts of the labels, in the taxonomy's order, and the others
+            belong to training on policies.
 
     Attributes:
         answers: the output layer, pruned to the two answers; its rows are trained, whatever is frozen.
@@ -118,7 +120,9 @@ class GuardModel(MultimodalModel):
             elif touch_all:
                 touched.append(self._touch(modality))
         questions = self.questions(batch)
-        logits_C = torch.zeros(len(batch) * len(self.labels), device=next(self.parameters()).device)
+        cells = len(batch) * len(self.labels)
+        drawn = 0 if batch.questions is None else len(batch.questions.target_Q)
+        logits_C = torch.zeros(cells + drawn, device=next(self.parameters()).device)
         evidence: dict[Modality, Tensor] = {}
         if questions:
             rows = self.assemble(batch, {m: tokens_SPD.shape[1] for m, tokens_SPD in tokens.items()}, questions)
@@ -133,12 +137,21 @@ class GuardModel(MultimodalModel):
             touched += [self._touch("text"), *(tokens_SPD.sum() for tokens_SPD in tokens.values())]
         for total in touched:
             logits_C = logits_C + 0.0 * total
-        raw_NL = logits_C.reshape(len(batch), len(self.labels))
-        return Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+        raw_NL = logits_C[:cells].reshape(len(batch), len(self.labels))
+        prediction = Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+        if batch.questions is None or not drawn:
+            return prediction
+        target_Q, member_QL = (torch.from_numpy(array).to(raw_NL.device) for array in batch.questions[1:])
+        return prediction._replace(composites=Composites(logits_C[cells:], target_Q, member_QL))
 
-    def questions(self, batch: Batch) -> list[Question]:
-        """Return what is asked of a batch: in training what its loss reads, otherwise each item against each label's clause."""
+    def questions(self, batch: Batch) -> Sequence[Question]:
+        """Return what is asked of a batch, if the batch does not state it.
+
+        In training that is what its loss reads, otherwise each item against each label's clause.
+        """
         labels = len(self.labels)
+        if batch.questions is not None:
+            return batch.questions.questions
         if not self.training:
             return questions_all(len(batch), labels)
         targets_NL = batch.targets.cpu()
@@ -246,7 +259,7 @@ def embedding_scale(model: Any, pieces: PromptPieces) -> float:
 def build_guard(spec: GuardSpec, inputs: Inputs, taxonomy: Taxonomy, load_weights: bool = True) -> GuardModel:
     """Build the guard of a recipe; see :func:`vigil_modeling.safety_model.build_model`."""
     assert inputs.text is not None
-    pieces, clauses = build_prompt(spec.prompt, inputs.text.tokenizer, taxonomy)
+    pieces, clauses = build_prompt(spec.prompt, inputs.text.tokenizer, taxonomy, spec.policies)
     encoders = build_encoders(spec.encoders, inputs, load_weights)
     model = encoders["text"]
     assert isinstance(model, DecoderTextEncoder)

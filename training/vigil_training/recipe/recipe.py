@@ -113,6 +113,8 @@ class Recipe(Spec):
         yield from find_guard_problems(model, self.inputs, self.taxonomy)
         if isinstance(self.objective, Contrastive):
             yield "objective.kind: contrastive pre-training has encoders that are compared; a guard learns labels"
+        if model.policies is not None and model.policies.composites and self.loss.group_dro is not None:
+            yield "loss.group_dro: weighs groups by their loss on labels; leave it or model.policies.composites out"
         if self.loss.unlabeled:
             yield "loss.unlabeled: a guard is asked nothing about unknown targets in training; leave this out"
         if self.training.compile:

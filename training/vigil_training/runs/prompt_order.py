@@ -80,6 +80,9 @@ def item_costs(
     price = cost.token + CHARACTERS_PER_TOKEN * cost.character
     asked = asked or [None] * len(parts)
     return [
-        cost.item + prompt_costs(pieces, clauses, costs_n - cost.item, asked_nL, price)
+        cost.item
+        + prompt_costs(
+            pieces, clauses, costs_n - cost.item, asked_nL, price, policies=None if asked_nL is None else model.policies
+        )
         for costs_n, asked_nL in zip(costs, asked, strict=True)
     ]

@@ -21,9 +21,10 @@ from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, 
 from vigil_data.loading.sampler import EpochPlan, Resize, Rows, plan, plan_resized
 from vigil_data.loading.sampling import SamplingShare, choose_repeats, column_groups, describe_shares
 from vigil_data.loading.workers import WorkerChoice, available_cores
+from vigil_data.prompts.policy_sampling import PolicySampler
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import TargetCounts, counted_targets
-from vigil_modeling.specs import Contrastive
+from vigil_modeling.specs import Contrastive, GuardSpec
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.runs.prediction_table import dataset_weights
@@ -79,6 +80,9 @@ class DataModule(pl.LightningDataModule):
         self._recipe = recipe
         self._world = world
         self._teacher = teacher
+        self._structure = LabelStructure.of(recipe.model, recipe.taxonomy)
+        policies = recipe.model.policies if isinstance(recipe.model, GuardSpec) else None
+        self._policies = None if policies is None else PolicySampler(recipe.taxonomy, policies, recipe.seed)
         data, labels = recipe.data, recipe.taxonomy.labels
         dataset = Dataset(Path(data.dataset), version)
         rows = dataset.rows(data.train, data.where)
@@ -102,10 +106,10 @@ class DataModule(pl.LightningDataModule):
         targets_NL = dataset.targets(labels, rows)
         if self._teacher is not None:
             targets_NL = self._teacher.fill(dataset.table(["id"], rows).column("id").to_pylist(), targets_NL)
-        unlabeled_L, structure = np.isin(labels, list(recipe.loss.unlabeled)), LabelStructure.of(recipe.model, recipe.taxonomy)
-        counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, structure)
+        unlabeled_L = np.isin(labels, list(recipe.loss.unlabeled))
+        counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, self._structure)
         self.train_rows = rows[counts_NL.any(axis=1)]
-        read_NL = structure.read_by_loss(torch.from_numpy(targets_NL), self._teacher is not None).numpy()
+        read_NL = self._structure.read_by_loss(torch.from_numpy(targets_NL), self._teacher is not None).numpy()
         self._asked_NL: NDArray[np.bool_] | None = read_NL[counts_NL.any(axis=1)]
         self.target_counts = TargetCounts((targets_NL >= 0.5).sum(axis=0), (targets_NL < 0.5).sum(axis=0))
         if not len(self.train_rows):
@@ -241,12 +245,21 @@ class DataModule(pl.LightningDataModule):
         return self._validation
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add the teacher's probabilities to a training batch, and fill unknown targets with them."""
+        """Complete a training batch.
+
+        A teacher's probabilities are added, and fill unknown targets. In training on policies, the questions are drawn.
+        """
         del dataloader_idx
-        if self._teacher is None or self.trainer is None or not self.trainer.training:
+        if self.trainer is None or not self.trainer.training:
             return batch
-        targets_NL = torch.from_numpy(self._teacher.fill(batch.ids, batch.targets.numpy()))
-        return replace(batch, targets=targets_NL, teacher=torch.from_numpy(self._teacher.probabilities(batch.ids)))
+        if self._teacher is not None:
+            targets_NL = torch.from_numpy(self._teacher.fill(batch.ids, batch.targets.numpy()))
+            batch = replace(batch, targets=targets_NL, teacher=torch.from_numpy(self._teacher.probabilities(batch.ids)))
+        if self._policies is not None:
+            asked_NL = self._structure.read_by_loss(batch.targets, distills=self._teacher is not None).numpy()
+            epoch = self.trainer.current_epoch
+            batch = replace(batch, questions=self._policies.questions(batch.ids, batch.targets.numpy(), epoch, asked_NL))
+        return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Return the batch on ``device``."""

@@ -131,7 +131,12 @@ class TrainingModule(pl.LightningModule):
             assert batch.group is not None
             loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
         else:
-            loss = self.loss(prediction.raw_NL, batch.targets, self._teacher(prediction, batch)) * batch.share
+            assert batch.share is not None, "the training loader sets it"
+            loss = self.loss(prediction.raw_NL, batch.targets, self._teacher(prediction, batch))
+            if prediction.composites is not None:
+                assert isinstance(self.loss, MaskedLoss)
+                loss = loss + self.loss.of_composites(prediction.composites)
+            loss = loss * batch.share
         if spec is not None:
             assert batch.share is not None, "the training loader sets it"
             loss = loss + spec.weight * batch.share * auxiliary_loss(self.loss, prediction.alone, batch.targets)
