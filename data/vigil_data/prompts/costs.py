@@ -32,20 +32,20 @@ def prompt_costs(
         content_N: cost of the item's own segments.
         asked_NL: labels that are asked (default: all).
         price: cost of a token.
-        policies: training on policies, whose further questions count as often as they are expected, and whose policies count for
-            each item unless items of a batch share them.
+        policies: training on policies, whose composites count as often as they are expected. With the policy first, so does the
+            text of a composite, unless its number of wordings is limited and items share it.
     """
     content_N = content_N + price * (len(pieces.content_heading) + len(pieces.headings["text"][BODY]))
     asked_NL = np.ones((len(content_N), len(clauses)), np.bool_) if asked_NL is None else asked_NL
     clause_L = np.array([len(pieces.policy_heading) + len(clause.ids) for clause in clauses], np.float64)
     asked_N, policy_N = asked_NL.sum(1).astype(np.float64), asked_NL @ clause_L
-    unshared_N = np.zeros(len(content_N))  # tokens of policies that stand before this item alone, with the policy first
+    unshared_N = np.zeros(len(content_N))
     if policies is not None:
         composites_N = policies.composites * (asked_N > 1)
         clauses_N = np.minimum(1 + asked_N / 2, policies.most_clauses(len(clauses)))  # their mean, if one label applies
         added_N = composites_N * clauses_N * clause_L.mean()
         if policies.variants is None:
-            unshared_N = policy_N * (1 - (1 - policies.recode) * (1 - policies.paraphrase)) + added_N
+            unshared_N = added_N
         asked_N, policy_N = asked_N + composites_N, policy_N + added_N
     question_N = price * len(pieces.question) * asked_N
     if pieces.order == "policy_first":

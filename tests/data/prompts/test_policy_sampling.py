@@ -2,7 +2,9 @@
 
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +14,19 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy.stats import chisquare
 
+from vigil_data.errors import UserError
+from vigil_data.prompts.build import build_prompt
 from vigil_data.prompts.policy_sampling import (
     MAX_CODE,
     PolicySampler,
     PolicyTraining,
     TrainingQuestions,
     Wording,
+    training_clauses,
     wordings,
 )
+from vigil_data.prompts.specs import PromptSpec
+from vigil_data.source_specs import Local
 from vigil_data.taxonomy import Head, Label, Paraphrase, Taxonomy
 
 Targets = NDArray[np.float32]
@@ -200,6 +207,39 @@ def test_wordings_begin_with_the_labels_own_texts_and_have_each_once() -> None:
     assert sorted(complete) == sorted([(0, p, c) for p in (0, 1) for c in (0, 1, 2)] + [(1, 0, c) for c in (0, 1, 2)])
     many = wordings(taxonomy_of(*[0] * 30), PolicyTraining(recode=1))
     assert max(wording.code for wording in many) == MAX_CODE
+
+
+def test_training_clauses_have_the_words_and_the_heading_of_each_wording() -> None:
+    spam = Label(
+        definition="junk",
+        allowed=("news",),
+        paraphrases=(Paraphrase(name="advertising", definition="an offer"), Paraphrase(instruction="?")),
+    )
+    taxonomy = Taxonomy(name="t", heads={"head": Head(labels={"spam_offers": spam})})
+    found = training_clauses(taxonomy, PolicyTraining(recode=1, paraphrase=1), lambda text: range(len(text)))
+    assert {(clause.label, clause.text) for clause in found} == {
+        ("spam_offers", f"Category: {title}\n{text}\nDoes not violate:\n- news")
+        for titles, text in [
+            (("spam offers", "S1"), "Definition: junk"),
+            (("advertising", "S1"), "Definition: an offer"),
+            (("spam offers", "S1"), "Question: ?\nDefinition: junk"),
+        ]
+        for title in titles
+    }
+    assert found[0].text.startswith("Category: spam offers\nDefinition: junk")
+    assert all(clause.ids == tuple(range(len(clause.text))) for clause in found)
+
+
+def test_build_prompt_refuses_composites_that_leave_no_room(tiny_lm_tokenizer: Callable[[str], Path]) -> None:
+    taxonomy, source = taxonomy_of(1, 1, 1), Local(path=str(tiny_lm_tokenizer("qwen3")))
+    short, long = PromptSpec(max_tokens=330), PolicyTraining(composites=1, recode=1)
+    pieces, own = build_prompt(short, source, taxonomy)
+    both = build_prompt(short, source, taxonomy, PolicyTraining(recode=1))
+    assert both[0] == pieces
+    assert both[1][:3] == own
+    assert len(both[1]) == 12
+    with pytest.raises(UserError, match=r"model.policies: the policy of .* tokens.* or raise max_tokens, or lower max_clauses"):
+        build_prompt(PromptSpec(max_tokens=pieces.fixed_tokens + 16 + len(both[1][-1].ids) + 8), source, taxonomy, long)
 
 
 def test_composites_have_at_most_twenty_clauses() -> None:
