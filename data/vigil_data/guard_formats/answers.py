@@ -79,9 +79,7 @@ class AnswerTree:
             end = self._branch(ids)
             if end.ends is not None:
                 same = answers[end.ends].text
-                raise UserError(
-                    f"{where}: the tokenizer reads the answers {same!r} and {answers[index].text!r} as the same tokens"
-                )
+                raise UserError(f"{where}: the answers {same!r} and {answers[index].text!r} are the same tokens")
             end.ends = index
         self._asked = {at: branch for at, branch in self._branches.items() if len(branch.next) + (branch.ends is not None) > 1}
         self._asked = {at: branch for at, branch in self._asked.items() if branch.next}
