@@ -1,4 +1,4 @@
-"""Tokens that prompts cost, from the lengths of policies and items, and the cheaper order.
+"""Cost of a batch's prompts, from the lengths of policies and items, and the cheaper order.
 
 Example:
     >>> cheaper_order(pieces, clauses, content_N=[12] * 32)  # short items, long policies: each policy is read once for many items
@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from vigil_data.prompts.clauses import Clause
 from vigil_data.prompts.pieces import ORDERS, Order, PromptPieces
-from vigil_data.prompts.planner import Group, padded_tokens, plan_rows
+from vigil_data.prompts.planner import Group, plan_rows, row_cost
 
 
-def batch_tokens(
+def batch_cost(
     pieces: PromptPieces, clauses: Sequence[Clause], content_N: ArrayLike, order: Order, asked_NL: NDArray[np.bool_] | None = None
 ) -> int:
-    """Return the number of tokens of a batch's rows, padding included.
+    """Return the cost of a batch's rows, as :func:`vigil_data.prompts.planner.row_cost` measures it.
 
     Args:
         pieces: the constant pieces.
@@ -37,21 +37,21 @@ def batch_tokens(
     else:
         groups = list(_groups(pieces, contents_N, policies_L, asked_NL))
     rows = plan_rows(len(pieces.header), groups, pieces.row_tokens)
-    return padded_tokens(len(pieces.header), groups, rows)
+    return row_cost(len(pieces.header), groups, rows)
 
 
 def cheaper_order(
     pieces: PromptPieces, clauses: Sequence[Clause], content_N: ArrayLike, asked_NL: NDArray[np.bool_] | None = None
 ) -> Order:
-    """Return the order in which a typical batch costs fewer tokens; the policy first if both cost the same.
+    """Return the order in which a typical batch costs less; the policy first if both cost the same.
 
     Args:
-        pieces: see :func:`batch_tokens`.
-        clauses: see :func:`batch_tokens`.
+        pieces: see :func:`batch_cost`.
+        clauses: see :func:`batch_cost`.
         content_N: tokens of the items of one typical batch.
-        asked_NL: see :func:`batch_tokens`; in training, whether the target is known.
+        asked_NL: see :func:`batch_cost`; in training, whether the target is known.
     """
-    return min(ORDERS, key=lambda order: batch_tokens(pieces, clauses, content_N, order, asked_NL))
+    return min(ORDERS, key=lambda order: batch_cost(pieces, clauses, content_N, order, asked_NL))
 
 
 def _groups(

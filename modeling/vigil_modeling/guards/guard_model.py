@@ -39,7 +39,7 @@ ROW_TENSORS = ("input_ids", "soft", "position", "block", "sees", "segment", "ans
 
 
 class SoftTokens(nn.Sequential):
-    """Linear projection of an encoder's tokens into the embedding space of a language model (LLaVA, Liu et al. 2023, section 4.1).
+    """Linear projection of an encoder's tokens into the embedding space of a language model (LLaVA, Liu et al. 2023, sec. 4.1).
 
     The tokens are normalized first, since encoders differ in scale, and begin with the scale of the model's own embeddings.
 

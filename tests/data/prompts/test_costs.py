@@ -1,18 +1,20 @@
 """Costs of prompts: what an item adds to a batch, counted in the rows themselves."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_cases import PIECES, clauses, segments
 
+from vigil_data.prompts import planner
 from vigil_data.prompts.assemble import Question, assemble
 from vigil_data.prompts.costs import prompt_costs
+from vigil_data.prompts.pieces import ORDERS
 from vigil_data.prompts.policy_sampling import PolicySampler, PolicyTraining, wordings
 from vigil_data.taxonomy import Head, Label, Paraphrase, Taxonomy
-
-from .test_assemble import ORDERS, PIECES, clauses, segments
 
 WIDE = replace(PIECES, max_tokens=1000, row_tokens=100_000)
 
@@ -30,7 +32,8 @@ def test_prompt_costs_are_the_tokens_that_an_item_adds_to_the_row(data, order):
         # Each label's policy is there already, as in a large batch.
         there = [Question(0, (l,), 0) for l in range(L)]
         asked = [Question(n + 1, (l,), 0) for n, l in np.argwhere(asked_NL[:count])]
-        return assemble(pieces, policies, [first, *there, *asked], segments([5], *[[size] for size in sizes])).tokens
+        with patch.object(planner, "ATTENTION_TOKENS", 10**12):  # the fewest tokens, in one row
+            return assemble(pieces, policies, [first, *there, *asked], segments([5], *[[size] for size in sizes])).tokens
 
     added = [tokens(count + 1) - tokens(count) for count in range(N)]
     costs_N = prompt_costs(pieces, policies, np.array(sizes, np.float64), asked_NL)

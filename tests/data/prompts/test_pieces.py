@@ -266,9 +266,9 @@ def test_describe_shows_what_the_model_reads(tiny_lm_tokenizer):
     assert names == ["beginning", "content", "gap", "policy of rain", "question"]
     text = "".join(part.text for part in described.parts)
     assert text.startswith(
-        "<|start|>system\nYou check whether an item violates one rule.<|end|>\n<|start|>user\nContent:\nTitle:\nrain"
+        "<|start|>system\nYou check whether an item violates one rule.<|end|>\n<|start|>user\nContent: # Title:\nrain"
     )
-    assert "\nPicture:\n⟨image⟩⟨image⟩\n\nPolicy:\nCategory: rain\nDefinition: Speaks of rain.\n\nDoes the content" in text
+    assert " # Picture:\n⟨image⟩⟨image⟩ ---\nPolicy:\nCategory: rain\nDefinition: Speaks of rain. ---\nDoes the content" in text
     # The item is cut for the longest of all policies.
     assert described.tokens == pieces.max_tokens - len(clauses[0].ids) + len(clauses[1].ids)
     [cut] = described.cut

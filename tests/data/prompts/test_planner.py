@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from prompt_cases import PIECES, clauses, segments
 
 from vigil_data.prompts.assemble import Question, assemble
-from vigil_data.prompts.order import batch_tokens, cheaper_order
+from vigil_data.prompts.order import batch_cost, cheaper_order
 from vigil_data.prompts.pieces import ORDERS
-from vigil_data.prompts.planner import Group, padded_tokens, plan_rows
+from vigil_data.prompts.planner import ATTENTION_TOKENS, Group, padded_tokens, plan_rows, row_cost
 
 groups_of = st.lists(st.builds(Group, st.integers(0, 30), st.lists(st.integers(1, 30), max_size=12).map(tuple)), max_size=6)
 
@@ -38,8 +38,8 @@ def test_plan_rows_holds_each_leaf_once_within_the_bound_and_splits_only_what_do
     assert all(len({g for g, _ in row}) == len(row) for row in rows)  # a beginning stands once in a row
 
 
-def fewest(header, groups, bound):
-    """Fewest padded tokens over all assignments of leaves to rows, by trying each."""
+def lowest(header, groups, bound):
+    """Lowest cost over all assignments of leaves to rows, by trying each."""
     leaves = [(g, size) for g, group in enumerate(groups) for size in group.leaves]
     best = None
     for assignment in product(range(len(leaves)), repeat=len(leaves)):
@@ -48,8 +48,8 @@ def fewest(header, groups, bound):
             rows.setdefault(row, []).append((g, size))
         used = [header + sum(groups[g].tokens for g in {g for g, _ in own}) + sum(s for _, s in own) for own in rows.values()]
         if max(used) <= bound:
-            tokens = len(used) * max(used)
-            best = tokens if best is None else min(best, tokens)
+            cost = len(used) * max(used) * (ATTENTION_TOKENS + max(used))
+            best = cost if best is None else min(best, cost)
     return best
 
 
@@ -63,9 +63,9 @@ def fewest(header, groups, bound):
     ),
     bound=st.integers(1, 100),
 )
-def test_plan_rows_costs_little_more_than_the_fewest_tokens(header, groups, bound):
+def test_plan_rows_costs_little_more_than_the_best_rows(header, groups, bound):
     bound = max([bound, *(header + group.tokens + leaf for group in groups for leaf in group.leaves)])
-    assert padded_tokens(header, groups, plan_rows(header, groups, bound)) <= 1.3 * fewest(header, groups, bound)
+    assert row_cost(header, groups, plan_rows(header, groups, bound)) <= 1.3 * lowest(header, groups, bound)
 
 
 def test_plan_rows_of_nothing_is_no_row():
@@ -80,7 +80,7 @@ def test_plan_rows_of_nothing_is_no_row():
     policies=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     data=st.data(),
 )
-def test_batch_tokens_counts_what_is_assembled(sizes, policies, data):
+def test_batch_cost_is_that_of_the_assembled_rows(sizes, policies, data):
     asked = np.array(
         data.draw(
             st.lists(
@@ -89,7 +89,7 @@ def test_batch_tokens_counts_what_is_assembled(sizes, policies, data):
         )
     )
     of_clauses = clauses(*policies)
-    # The cut depends on the longest policy that an item is asked about, which batch_tokens takes to be the longest of all.
+    # The cut depends on the longest policy that an item is asked about, which the cost takes to be the longest of all.
     longest = int(np.argmax(policies))
     asked[:, longest] = True
     pieces = replace(PIECES, max_tokens=70, row_tokens=data.draw(st.integers(1, 200)), order=data.draw(st.sampled_from(ORDERS)))
@@ -97,7 +97,8 @@ def test_batch_tokens_counts_what_is_assembled(sizes, policies, data):
     questions = [Question(n, (label,), 0) for n, label in np.argwhere(asked).tolist()]
     content = [size + 1 if size else 0 for size in sizes]  # one token of the heading
     assembled = assemble(pieces, of_clauses, questions, batch)
-    assert batch_tokens(pieces, of_clauses, content, pieces.order, asked) == assembled.input_ids.size
+    rows, length = assembled.input_ids.shape
+    assert batch_cost(pieces, of_clauses, content, pieces.order, asked) == rows * length * (ATTENTION_TOKENS + length)
 
 
 def test_cheaper_order_follows_the_lengths():
