@@ -155,7 +155,7 @@ def _show(outcome: "SuiteResults") -> None:
     console.print(table)
     if found.pairs is not None:
         pairs = Table("label", title=f"{found.pairs.pairs} minimal pairs")
-        for head in ("label flips", "followed", "label stays", "decision changed", "mean |Δ probability|"):
+        for head in ("label flips", "followed", "label stays", "decision changed", "flag lost", "mean |Δ probability|"):
             pairs.add_column(head, justify="right")
         for label, numbers in found.pairs.overall.labels.items():
             shift = "-" if numbers.shift.value is None else f"{numbers.shift.value:.3f}"
@@ -165,6 +165,7 @@ def _show(outcome: "SuiteResults") -> None:
                 _share(numbers.follows),
                 str(numbers.changes.count),
                 _share(numbers.changes),
+                str(numbers.unflagged),
                 shift,
             )
         console.print(pairs)

@@ -17,6 +17,7 @@ ALTERATIONS: Mapping[type[specs.Perturbation], Callable[[Any, str, Random], str]
     specs.Homoglyphs: lambda asked, text, rng: homoglyphs(text, rng, asked.share),
     specs.Emoji: lambda asked, text, _: replace(text, {**EMOJI, **asked.words}, any_case=True),
     specs.Replace: lambda asked, text, _: replace(text, asked.words),
+    specs.Inject: lambda asked, text, _: f"{text}\n{asked.text}",
 }
 """Spec of each text perturbation to its function."""
 

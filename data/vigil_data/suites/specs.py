@@ -104,6 +104,13 @@ class Replace(Perturbation):
     words: Mapping[str, str] = Field(description="word to its replacement")
 
 
+class Inject(Perturbation):
+    """A text on a line of its own after each text of the item, such as an instruction to the model that judges it."""
+
+    kind: Literal["inject"] = "inject"
+    text: str = Field(min_length=1, description="the text, as it is: braces are no placeholders")
+
+
 class Swap(Perturbation):
     """Another word of the same lexicon; with identities, a counterfactual (Garg et al. 2019)."""
 
@@ -121,7 +128,7 @@ class Exchange(Perturbation):
 
 
 AnyPerturbation = Annotated[
-    Typos | Leetspeak | Spacing | Casing | Stretching | Homoglyphs | Emoji | Replace | Swap | Exchange,
+    Typos | Leetspeak | Spacing | Casing | Stretching | Homoglyphs | Emoji | Replace | Inject | Swap | Exchange,
     Field(discriminator="kind"),
 ]
 

@@ -15,6 +15,7 @@ from vigil_data.suites.specs import (
     Emoji,
     Exchange,
     Functionality,
+    Inject,
     Picture,
     Replace,
     Sound,
@@ -183,7 +184,7 @@ def _perturbation(suite: Suite, path: Path, functionality: Functionality, pertur
     for index, name in enumerate(perturbation.within):
         if name not in used:
             yield (*path, "within", index), f"is not a placeholder of this functionality{_nearest(name, used)}"
-    if perturbation.within and isinstance(perturbation, Swap | Exchange):
+    if perturbation.within and isinstance(perturbation, Inject | Swap | Exchange):
         yield (*path, "within"), f"cannot be combined with {perturbation.kind}"
     if isinstance(perturbation, Swap):
         if perturbation.lexicon not in known:

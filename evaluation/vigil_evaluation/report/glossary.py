@@ -46,6 +46,7 @@ TERMS = {
     ),
     "False-positive rate": "Share of the items without the label that are flagged all the same.",
     "Fitted on": "Items of the calibration split with a known target for the label.",
+    "Flag lost": "Pairs whose first item is flagged and whose second one is not, though they should be decided alike.",
     "Flagged": "Share of all items, of known and unknown target, that reach the threshold.",
     "Flipped": "Items for which the two models decide differently about the label.",
     "Functionality": "What a group of items tests, such as negation or misspelling.",
@@ -120,6 +121,7 @@ PAIR_TERMS = (
     "Both wrong",
     "Label stays",
     "Decision changed",
+    "Flag lost",
     "Mean change of probability",
 )
 """Entries under *How to read*, by the section that uses them."""

@@ -35,6 +35,7 @@ class PairMetrics:
         reversed: number of those pairs with a wrong decision on both sides.
         rise: mean probability of the positive side minus that of the negative side, over those pairs.
         changes: fraction of the pairs whose gold label stays with different decisions: failures of invariance.
+        unflagged: number of those pairs whose original is flagged and whose perturbed item is not.
         shift: mean absolute difference of the two probabilities, over those pairs.
     """
 
@@ -44,6 +45,7 @@ class PairMetrics:
     reversed: int
     rise: MeanEstimate
     changes: Proportion
+    unflagged: int
     shift: MeanEstimate
 
 
@@ -178,6 +180,7 @@ class _PairOutcomes(NamedTuple):
     reversed_PL: Floats
     rise_PL: Floats
     changes_PL: Floats
+    unflagged_PL: Floats
     shift_PL: Floats
 
 
@@ -200,6 +203,7 @@ def _outcomes(
         np.where(flips_PL, ~same_PL & ~right_PL, np.nan),
         np.where(flips_PL, np.where(gold_NL[other], moved_PL, -moved_PL), np.nan),
         np.where(stays_PL, ~same_PL, np.nan),
+        np.where(stays_PL, flagged_NL[one] & ~flagged_NL[other], np.nan),
         np.where(stays_PL, np.abs(moved_PL), np.nan),
     )
 
@@ -241,6 +245,7 @@ def _groups(
                 reversed=int(np.nansum(outcomes.reversed_PL[inside, i])),
                 rise=rises[g][i],
                 changes=changes[g][i],
+                unflagged=int(np.nansum(outcomes.unflagged_PL[inside, i])),
                 shift=shifts[g][i],
             )
             for i, label in enumerate(outcomes.labels)

@@ -123,7 +123,7 @@ def test_minimal_pair_results_equal_a_loop(seed, told):
             edges.setdefault(frozenset((row["id"], row["pair"])), row)
     assert found.pairs == len(edges)
     for label in "ab":
-        counted = dict.fromkeys(("follows", "flips", "changes", "stays", "stuck", "reversed", "unknown"), 0)
+        counted = dict.fromkeys(("follows", "flips", "changes", "unflagged", "stays", "stuck", "reversed", "unknown"), 0)
         rises, shifts, failed = [], [], set()
         for ends, named_by in edges.items():
             one, other = (by_id[id_] for id_ in ends)
@@ -140,6 +140,8 @@ def test_minimal_pair_results_equal_a_loop(seed, told):
             elif stays:
                 counted["stays"] += 1
                 counted["changes"] += flags[0] != flags[1]
+                perturbed = flags[(one, other).index(perturbed_of(ends, named_by, by_id))]
+                counted["unflagged"] += flags[0] != flags[1] and not perturbed
                 shifts.append(abs(probabilities[0] - probabilities[1]))
                 failed |= {("changed", ends)} if flags[0] != flags[1] else set()
             else:
@@ -153,6 +155,7 @@ def test_minimal_pair_results_equal_a_loop(seed, told):
         numbers = found.overall.labels[label]
         assert (numbers.follows.count, numbers.follows.hits) == (counted["flips"], counted["follows"])
         assert (numbers.changes.count, numbers.changes.hits) == (counted["stays"], counted["changes"])
+        assert numbers.unflagged == counted["unflagged"]
         assert (numbers.stuck, numbers.reversed, numbers.unknown) == (counted["stuck"], counted["reversed"], counted["unknown"])
         assert numbers.rise.value == pytest.approx(np.mean(rises), abs=1e-9)
         assert numbers.shift.value == pytest.approx(np.mean(shifts), abs=1e-9)
