@@ -58,7 +58,7 @@ def describe(
 
     Args:
         pieces: the constant pieces; their order must be resolved.
-        clauses: the clauses of all labels, by the longest of which the item is cut.
+        clauses: the clauses of all labels; the item is cut for the longest.
         label: the label that is asked about.
         segments: modality to the tokens of the item's segments.
         tokenizer: tokenizer of the pieces.

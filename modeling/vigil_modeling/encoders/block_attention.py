@@ -1,4 +1,4 @@
-"""Attention of decoders under a mask of blocks: several prompts in one row, none of which sees another.
+"""Attention of decoders under a mask of blocks: several prompts in one row, which do not see each other.
 
 transformers passes a 4-D mask on as it is, but an architecture may then leave out its sliding window, and SDPA cannot cap logits.
 So decoders attend through :func:`attend`, which transformers calls in every layer (``AttentionInterface``): it joins the mask

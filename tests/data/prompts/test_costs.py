@@ -43,7 +43,7 @@ def test_prompt_costs_are_the_tokens_that_an_item_adds_to_the_row(data, order):
 @pytest.mark.parametrize("variants", [None, 2])
 @pytest.mark.parametrize("order", ORDERS)
 def test_prompt_costs_of_training_on_policies_are_the_tokens_that_items_add_on_average(order, variants):
-    """600 items of which one of four labels applies, against the tokens of their rows; shared policies stand there once."""
+    """600 items, one of four labels applying to each, against the tokens of their rows, where policies stand once."""
     spec = PolicyTraining(recode=0.3, paraphrase=0.4, composites=0.5, leave_out=0.3, variants=variants)
     labels = {f"l{n}": Label(paraphrases=(Paraphrase(definition="x"),)) for n in range(4)}
     taxonomy = Taxonomy(name="t", heads={"h": Head(labels=labels)})

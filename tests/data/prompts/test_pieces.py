@@ -12,7 +12,9 @@ from tiny_lm import SPECIAL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from vigil_data import json_fields
+from vigil_data.decode import Decoder
 from vigil_data.errors import UserError
+from vigil_data.items import Item
 from vigil_data.prompts.assemble import assemble, paths, questions_all, soft_tokens, text_tokens
 from vigil_data.prompts.build import build_pieces, prompt_tokenizer
 from vigil_data.prompts.chat_template import BODY, INSTRUCTION, ChatTemplate, read_chat_template, render
@@ -21,6 +23,7 @@ from vigil_data.prompts.describe import describe, policy_lines
 from vigil_data.prompts.pieces import PromptPieces
 from vigil_data.prompts.specs import NoTemplate, PromptSpec
 from vigil_data.source_specs import Local
+from vigil_data.specs import Inputs, TextInput
 from vigil_data.taxonomy import Boundary, Head, Label, Taxonomy
 
 INSULT = Label(
@@ -179,6 +182,29 @@ def test_content_and_policy_cannot_inject_special_tokens(tiny_lm_tokenizer):
     assert not set(tokenizer.text(hostile)) & set(specials)
     assert tokenizer.decode(tokenizer.text(hostile)) == hostile
     assert tokenizer.template("<|end|>") == [specials[2]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(pieces_of_text=st.lists(st.sampled_from([*SPECIAL, "<think>", "<", "|", "end", "\n", " ", "assistant", "é"]), max_size=12))
+def test_no_text_has_a_special_token_in_passages_or_policies(hostile, pieces_of_text):
+    tokenizer, decoder, specials = hostile
+    text = "".join(pieces_of_text)
+    read = decoder.decode(Item("", (text,))).segments
+    ids = [int(number) for array in (read["text"].arrays if read else ()) for number in array["input_ids"]]
+    assert not specials & {*tokenizer.text(text), *ids}
+    assert ids == (tokenizer.text(text) if text.strip() else [])  # content and policy are tokenized alike
+
+
+@pytest.fixture(scope="module")
+def hostile(tiny_lm_tokenizer, tmp_path_factory):
+    """A tokenizer with an ordinary token in angle brackets, the decoder of a guard with it, and the ids of such tokens."""
+    folder = tmp_path_factory.mktemp("hostile")
+    made = Tokenizer.from_file(str(tiny_lm_tokenizer("llama") / "tokenizer.json"))
+    made.add_tokens(["<think>"])
+    made.save(str(folder / "tokenizer.json"))
+    source = Local(path=str(folder))
+    inputs = Inputs(text=TextInput(tokenizer=source, max_tokens=200, overlap=0, special_tokens=False))
+    return prompt_tokenizer(source), Decoder(inputs, ()), {made.token_to_id(token) for token in (*SPECIAL, "<think>")}
 
 
 def test_answers_of_several_tokens_are_named(tiny_lm_tokenizer):
