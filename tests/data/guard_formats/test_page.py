@@ -1,5 +1,6 @@
 """Pages of formats: the shipped ones are valid and map onto a shipped taxonomy; mistakes are reported with their line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,19 @@ def test_turn_that_a_format_lacks_is_an_error(tmp_path: Path) -> None:
     file.write_text(PAGE)
     with pytest.raises(UserError, match="--turn response: format own judges prompts alone"):
         load_format(str(file)).turn("response")
+
+
+def test_page_of_the_guide_is_valid(repository: Path, tmp_path: Path) -> None:
+    section = (repository / "docs" / "guards.md").read_text(encoding="utf-8").split("## Other guards")[1]
+    (written,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "page.yaml").write_text(written, encoding="utf-8")
+    assert load_format(str(tmp_path / "page.yaml")).taxonomies == {"demo": {"gambling": ("betting",)}}
+
+
+def test_table_of_the_guide_lists_the_formats_and_their_labels(repository: Path) -> None:
+    section = (repository / "docs" / "guards.md").read_text(encoding="utf-8").split("## Other guards")[1]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]+) \|$", section, re.MULTILINE))
+    assert sorted(rows) == shipped_formats()
+    for name, cell in rows.items():
+        if mapped := load_format(name).taxonomies.get("safety"):
+            assert cell == ", ".join(mapped)
