@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from vigil_data.dataset.dataset import Dataset
-from vigil_data.decode.text import MAX_CHARACTERS_PER_TOKEN, load_normalizer, load_tokenizer, tokenizer_file
+from vigil_data.decode.text import MAX_CHARACTERS_PER_TOKEN, load_normalizer, load_tokenizer, tokenizer_definition
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import locked, remove, sha256_json, write_file
 from vigil_data.items import BODY
@@ -89,7 +89,7 @@ def _version_digest(dataset: Dataset, version: int) -> str:
 
 def _spec_digest(spec: TextInput) -> str:
     settings = spec.model_dump(mode="json", exclude={"tokenizer"})
-    tokenizer = hashlib.sha256(tokenizer_file(spec.tokenizer).read_bytes()).hexdigest()
+    tokenizer = hashlib.sha256(tokenizer_definition(spec.tokenizer).encode()).hexdigest()
     return sha256_json([tokenizer, settings])[:12]
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vigil_data.decode.text import tokenizer_definition
+from vigil_data.decode.text import tokenizer_definition, tokenizer_file
 from vigil_data.errors import UserError, shown
 from vigil_data.prompts.assemble import content_room
 from vigil_data.prompts.chat_template import ChatTemplate, read_chat_template, render
@@ -27,10 +27,11 @@ def prompt_tokenizer(source: Source) -> PromptTokenizer:
     Raises:
         UserError: if it is missing or invalid.
     """
+    definition = tokenizer_definition(source)
     try:
-        return PromptTokenizer(tokenizer_definition(source))
+        return PromptTokenizer(definition)
     except UserError as error:
-        raise UserError(f"tokenizer: {error}") from None
+        raise UserError(f"{tokenizer_file(source)}: {error}") from None
 
 
 def build_prompt(

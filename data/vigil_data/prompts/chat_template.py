@@ -5,13 +5,14 @@ Templates come from the hub and are untrusted code: Jinja's sandbox runs them, a
 
 import json
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vigil_data.errors import UserError
 
 INSTRUCTION, BODY = "⟦vigil instruction⟧", "⟦vigil body⟧"
-DATE = "26 Jul 2024"
+DATE = date(2024, 7, 26)
 """Date for templates that write the current one: a prompt must not change from day to day."""
 
 
@@ -124,7 +125,7 @@ def _run(template: ChatTemplate, messages: list[dict[str, str]]) -> str:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda _: DATE}
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": DATE.strftime}
     try:
         return environment.from_string(template.text or "").render(
             messages=messages,

@@ -207,6 +207,13 @@ def hostile(tiny_lm_tokenizer, tmp_path_factory):
     return prompt_tokenizer(source), Decoder(inputs, ()), {made.token_to_id(token) for token in (*SPECIAL, "<think>")}
 
 
+def test_prompt_tokenizer_names_the_file_that_is_no_tokenizer(tmp_path):
+    file = tmp_path / "t.json"
+    file.write_text("no")
+    with pytest.raises(UserError, match=r"^/.*t\.json: not a tokenizer\.json \("):
+        prompt_tokenizer(Local(path=str(file)))
+
+
 def test_answers_of_several_tokens_are_named(tiny_lm_tokenizer):
     with pytest.raises(
         UserError, match=r"^model.prompt.answers: each must be one token of the tokenizer, but 'Absolutely' is \d+; "
@@ -317,4 +324,5 @@ def test_policy_lines_warn_of_long_policies(tiny_lm_tokenizer):
 
 
 def test_render_gives_the_same_date_every_day():
-    assert render(ChatTemplate("{{ strftime_now('%d %b %Y') }}{{ messages[-1].content }}", {}, "")).before == "26 Jul 2024"
+    dated = "{{ strftime_now('%d %b %Y') }} {{ strftime_now('%Y-%m-%d') }}{{ messages[-1].content }}"
+    assert render(ChatTemplate(dated, {}, "")).before == "26 Jul 2024 2024-07-26"
