@@ -12,11 +12,15 @@ Example:
 
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, not_regular, why_no_status
+from vigil_data.items import Item, Modality
 
 MAX_MEDIA_BYTES = 256_000_000
 """Size of a media file above which it is refused, as an item is in memory while it is stored."""
@@ -48,6 +52,9 @@ class MediaFolder:
         self._fix_outside, self._fix_size = fix_outside, fix_size
         self._resolved: tuple[str, str] = ("", "")
         self._folder: _OpenFolder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folder": None}  # another process opens the folder itself
 
     def problem(self, name: str) -> str | None:
         """Return why a file may not or cannot be read, without opening it; ``None`` if it can."""
@@ -112,6 +119,42 @@ class MediaFolder:
             self._folder = _OpenFolder("/" if self._allow_outside else self.path, folder)
         # O_NONBLOCK: a pipe that took the file's place since the check must not block.
         return os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadItem(Item):
+    """An item with media in files that are read later, perhaps on another machine; until then they are empty.
+
+    Attributes:
+        folder: their folder.
+        files: modality to the name of each image or audio file; ``None`` for one whose bytes are there.
+        position: of the item, for messages.
+    """
+
+    folder: MediaFolder = field(default_factory=lambda: MediaFolder("."))
+    files: Mapping[Modality, Sequence[str | None]] = field(default_factory=dict)
+    position: str = ""
+
+    def read(self) -> Item:
+        """Return the item with its media.
+
+        Raises:
+            UserError: if a file may not or cannot be read by now.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(Item)}
+        try:
+            for modality, names in self.files.items():
+                values[modality] = tuple(
+                    data if name is None else self.folder.read(name) for name, data in zip(names, values[modality], strict=True)
+                )
+        except UserError as error:
+            raise UserError(f"{self.position}: {error}") from None
+        return Item(**values)
+
+
+def read_item(item: Item) -> Item:
+    """Return an item with its media; see :meth:`UnreadItem.read`."""
+    return item.read() if isinstance(item, UnreadItem) else item
 
 
 class _OpenFolder:

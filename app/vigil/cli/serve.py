@@ -2,21 +2,15 @@
 
 import os
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vigil.cli.data.ray_option import Ray
+
 if TYPE_CHECKING:
     from vigil_serving.scoring.score import RayOptions, ScoringSummary
-
-
-class Engine(StrEnum):
-    """Where items are scored."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,13 +32,8 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads within an operator (default: all cores; on Ray one per worker).")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="Score on this machine, or on Ray.")] = Engine.LOCAL,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With --engine ray: number of workers (default: as many as fit).")
-    ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="With --engine ray: address of the cluster (default: a new one here).")
-    ] = None,
+    ray: Ray = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --ray: number of workers (default: as many as fit).")] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Items per shard: what a kill costs at most.")] = 1024,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the shards of an interrupted job.")] = False,
 ) -> None:
@@ -52,7 +41,7 @@ def score(
 
     After an interruption or a kill the same command resumes; every item is in the table exactly once.
     """
-    ray = _ray_options(engine, workers, ray_address)
+    options = _ray_options(ray, workers)
     from vigil_data.progress import Progress
     from vigil_serving.scoring.score import score_dataset
 
@@ -68,7 +57,7 @@ def score(
                 variant=variant,
                 threads=threads,
                 chunk=chunk,
-                ray=ray,
+                ray=options,
                 restart=restart,
                 progress=progress,
             )
@@ -78,13 +67,12 @@ def score(
     _print_summary(summary, time.perf_counter() - start, to)
 
 
-def _ray_options(engine: Engine, workers: int | None, address: str | None) -> "RayOptions | None":
-    from vigil_data.errors import UserError
+def _ray_options(address: str | None, workers: int | None) -> "RayOptions | None":
+    if address is None:
+        if workers is not None:
+            from vigil_data.errors import UserError
 
-    if engine is Engine.LOCAL:
-        for name, given in (("--workers", workers), ("--ray-address", address)):
-            if given is not None:
-                raise UserError(f"{name} {given}: needs --engine ray")
+            raise UserError(f"--workers {workers}: needs --ray")
         return None
     from vigil_serving.scoring.score import RayOptions
 

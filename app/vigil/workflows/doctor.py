@@ -37,7 +37,7 @@ ENABLES = {
     "ocr": "vigil data enrich ocr",
     "language": "vigil data enrich language",
     "transcribe": "vigil data enrich transcript with faster-whisper",
-    "ray": "vigil score --engine ray",
+    "ray": "--ray: vigil score, vigil data import, check, duplicates, enrich",
     "triton": "vigil triton",
     "train": "recipes, training, evaluation, policies, export",
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",

@@ -25,7 +25,7 @@ from vigil_data.dataset.erasure.ledger import FILE as LEDGER
 from vigil_data.dataset.erasure.ledger import Ledger
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.id_set import IdSet
-from vigil_data.dataset.ingest import BadRows, admit, tables
+from vigil_data.dataset.ingest import BadRows, Prepared, Screening, admit, prepare_all, tables
 from vigil_data.dataset.leaks import COLUMNS as LEAK_COLUMNS
 from vigil_data.dataset.leaks import LeakError, Leaks, OnLeak, find_leaks, repeating_rows
 from vigil_data.dataset.revision import append_rows
@@ -35,8 +35,9 @@ from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
-from vigil_data.loading.location import has_version, location, refuse_remote
+from vigil_data.loading.location import has_version, is_remote, location, refuse_remote
 from vigil_data.loading.packing import Refusal
+from vigil_data.parallel.ray_cluster import RayCluster
 from vigil_data.quality import quarantine
 from vigil_data.quality.origin import Places
 
@@ -57,6 +58,7 @@ class Written:
         replaced: ids of items with lone surrogates, which UTF-8 cannot store, replaced by U+FFFD.
         leaks: content of the new items that is in more than one split.
         erased: number of items that were refused since they had been erased, by the date of the erasure.
+        screened: number of items that the screening changed or refused, by what it came to.
     """
 
     kept: int
@@ -67,6 +69,7 @@ class Written:
     replaced: Sequence[str] = ()
     leaks: Leaks = field(default_factory=Leaks)
     erased: Mapping[str, int] = field(default_factory=dict)
+    screened: Mapping[str, int] = field(default_factory=dict)
 
 
 class Dataset:
@@ -101,7 +104,7 @@ class Dataset:
         self.version: int = self._lance.version
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Path, int]]:
-        return Dataset, (self.path, self.version)
+        return Dataset, (self.path if is_remote(self.path) else self.path.absolute(), self.version)
 
     def __len__(self) -> int:
         return int(self._addresses.size)
@@ -295,6 +298,8 @@ def write(
     places: Places | None = None,
     change: Change | None = None,
     allow_erased: bool = False,
+    screen: Screening | None = None,
+    cluster: RayCluster | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Store items as a new dataset or append them to one; nothing is written if any item is invalid.
@@ -315,6 +320,8 @@ def write(
         change: operation and reason of the new version (default: ``import``); numbers of rows are added to its counts.
         allow_erased: store items that were erased from the dataset (default: refuse and count those with the id or the content of
             an erased item).
+        screen: screens each item, such as :class:`.Screen` (default: none is).
+        cluster: where media files are read and items screened (default: in this process).
         progress: called with the number of items read so far.
 
     Raises:
@@ -338,9 +345,11 @@ def write(
             old = Dataset(folder) if exists(folder) else None
             stored = IdSet(id_ for batch in old.batches(["id"]) for id_ in batch["id"].to_pylist()) if old else IdSet()
             returning: Counter[str] = Counter()
+            screened: Counter[str] = Counter()
+            prepared = _counted(prepare_all(items, screen, cluster), screened)
             if not allow_erased:
-                items = Ledger(folder).admit(items, returning)
-            kept = admit(items, stored, refused, problems, progress, bad_rows=bad_rows)
+                prepared = _not_erased(prepared, Ledger(folder), returning)
+            kept = admit(prepared, stored, refused, problems, progress, bad_rows=bad_rows)
             spool = Spool(Path(incoming), tables(kept, problems, replaced))
             if problems:
                 raise UserError(*capped(list(dict.fromkeys(problems))))
@@ -356,10 +365,26 @@ def write(
             now = quarantine.put(folder, refused, places=places, command=change.command, version=base)
             version = _commit(folder, old, spool, schema, change)
             released = quarantine.release(folder, spool.kept_ids(), now) if spool.rows else 0
-            return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks, returning)
+            return Written(spool.rows, len(refused), version, spool.skipped, released, replaced, leaks, returning, screened)
     finally:
         with suppress(OSError):  # removes the folder only if it is empty, which it is after an error
             folder.rmdir()
+
+
+def _counted(prepared: Iterable[Prepared], screened: Counter[str]) -> Iterator[Prepared]:
+    for one in prepared:
+        if one.screened:
+            screened[one.screened] += 1
+        yield one
+
+
+def _not_erased(prepared: Iterable[Prepared], ledger: Ledger, refused: Counter[str]) -> Iterator[Prepared]:
+    """Yield the items that were not erased; ``refused`` collects the number of the others, by the date of their erasure."""
+    for one in prepared:
+        if (when := ledger.erased_on(one.item.id, one.digests[0] if one.digests else None)) is not None:
+            refused[when] += 1
+        else:
+            yield one
 
 
 def _find_leaks(old: Dataset | None, spool: Spool, schema: pa.Schema) -> Leaks:

@@ -1,8 +1,10 @@
 """Validation of items and their conversion to tables with one schema."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from operator import is_not
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -24,6 +26,9 @@ from vigil_data.dataset.table_schema import (
 from vigil_data.errors import UserError, capped
 from vigil_data.items import MODALITIES, SAMPLING_COLUMNS, Item, sampling_value
 from vigil_data.loading.packing import Refusal
+from vigil_data.media_files import read_item
+from vigil_data.parallel.ordered_map import ordered_map
+from vigil_data.parallel.ray_cluster import RayCluster
 from vigil_data.quality.origin import ROW, Refused
 
 _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
@@ -31,33 +36,110 @@ _CHUNK_ROWS, _CHUNK_BYTES = 4096, 64 * 2**20
 BadRows = Literal["fail", "quarantine"]
 """What an import does with rows that are wrong themselves: fail with all their errors, or put them into quarantine."""
 
-Probed = tuple[Item, tuple[float, ...]]
-"""An item and its size, in the order of :data:`vigil_data.dataset.table_schema.FACTS`."""
+Screening = Callable[[Item], tuple[Item | Refusal, str]]
+"""Returns an item, changed or refused, and why; with the empty text, the item as it was given."""
+
+FILES_AT_ONCE, ROWS_AT_ONCE = 32, 512
+"""Media files and rows of a task on a cluster."""
+
+
+class Prepared(NamedTuple):
+    """What an import finds out about an item by itself.
+
+    Attributes:
+        item: the item with its media, or the refusal that it is.
+        facts: its size, in the order of :data:`vigil_data.dataset.table_schema.FACTS`.
+        digests: from :func:`.digests_of`.
+        undecodable: the refusal of an item whose media cannot be decoded.
+        screened: what the screening came to; empty if it found nothing.
+    """
+
+    item: Item | Refusal
+    facts: tuple[float, ...] = ()
+    digests: Sequence[int] = ()
+    undecodable: Refusal | None = None
+    screened: str = ""
+
+
+def prepare(screen: Screening | None, entry: Item | Refusal) -> Prepared:
+    """Read an item's media files if they are not read yet, screen it, and determine its size and digests.
+
+    Raises:
+        UserError: if a file may not or cannot be read by now.
+    """
+    from vigil_data.decode import Undecodable, probe
+
+    if isinstance(entry, Refusal):
+        return Prepared(entry)
+    item = read_item(entry)
+    screened = ""
+    if screen is not None:
+        found, screened = screen(item)
+        if isinstance(found, Refusal):
+            return Prepared(found, screened=screened)
+        item = found
+    try:
+        return Prepared(item, probe(item), digests_of(item), screened=screened)
+    except Undecodable as error:
+        refusal = Refused.of(item, error.modality, error.index, error.reason)
+        return Prepared(item, (), digests_of(item), refusal, screened)
+
+
+def prepare_all(
+    items: Iterable[Item | Refusal], screen: Screening | None = None, cluster: RayCluster | None = None
+) -> Iterator[Prepared]:
+    """Yield what :func:`prepare` returns for each item, in order.
+
+    Args:
+        items: the items; see :class:`.UnreadItem` for those whose files are read here.
+        screen: screening of each item.
+        cluster: where this happens (default: in this process).
+    """
+    one = partial(prepare, screen)
+    if cluster is None:
+        return map(one, items)
+    return chain.from_iterable(ordered_map(partial(_prepared, one), _tasks(items), cluster=cluster))
+
+
+def _prepared(one: Callable[[Item | Refusal], Prepared], entries: Sequence[Item | Refusal]) -> list[Prepared]:
+    return [one(entry) for entry in entries]
+
+
+def _tasks(items: Iterable[Item | Refusal]) -> Iterator[list[Item | Refusal]]:
+    task: list[Item | Refusal] = []
+    files = 0
+    for item in items:
+        task.append(item)
+        files += 0 if isinstance(item, Refusal) else len(item.image) + len(item.audio)
+        if files >= FILES_AT_ONCE or len(task) >= ROWS_AT_ONCE:
+            yield task
+            task, files = [], 0
+    if task:
+        yield task
 
 
 def admit(
-    items: Iterable[Item | Refusal],
+    prepared: Iterable[Prepared],
     stored: Container[str],
     refused: list[Refusal],
     problems: list[str],
     progress: Callable[[int], None] | None = None,
     *,
     bad_rows: BadRows = "fail",
-) -> Iterator[Probed]:
-    """Yield the valid items, each with its size.
+) -> Iterator[Prepared]:
+    """Yield the valid items.
 
     Args:
-        items: items in storage order, and refusals of items that the caller could not build.
+        prepared: items in storage order, and refusals of items that the caller could not build.
         stored: ids in the dataset.
         refused: collects the undecodable items, and with ``quarantine`` the invalid ones.
         problems: collects one line for each error of the other items.
         progress: called with the number of items read so far.
         bad_rows: what to do with invalid items.
     """
-    from vigil_data.decode import Undecodable, probe
-
     seen = IdSet()
-    for count, item in enumerate(items, 1):
+    for count, one in enumerate(prepared, 1):
+        item = one.item
         if isinstance(item, Refusal):
             refused.append(item)
         elif found := _errors(item, stored, seen):
@@ -65,11 +147,10 @@ def admit(
                 problems += found
             else:
                 refused.append(Refused.of(item, ROW, 0, "; ".join(found)))
+        elif one.undecodable is not None:
+            refused.append(one.undecodable)
         else:
-            try:
-                yield item, probe(item)
-            except Undecodable as error:
-                refused.append(Refused.of(item, error.modality, error.index, error.reason))
+            yield one
         seen.add(item.id)
         if progress is not None:
             progress(count)
@@ -100,19 +181,19 @@ def _errors(item: Item, stored: Container[str], seen: Container[str]) -> list[st
     return found
 
 
-def tables(probed: Iterable[Probed], problems: list[str], replaced: list[str]) -> Iterator[pa.Table]:
+def tables(prepared: Iterable[Prepared], problems: list[str], replaced: list[str]) -> Iterator[pa.Table]:
     """Collect items into tables of bounded rows and bytes.
 
     Args:
-        probed: the items with their sizes.
+        prepared: valid items.
         problems: collects columns of mixed types.
         replaced: collects the ids of items with lone surrogates, which are stored as U+FFFD.
     """
-    chunk: list[Probed] = []
+    chunk: list[Prepared] = []
     size = 0
-    for item, facts in probed:
-        chunk.append((item, facts))
-        size += sum(len(payload) for modality in MODALITIES for payload in getattr(item, modality))
+    for one in prepared:
+        chunk.append(one)
+        size += sum(len(payload) for modality in MODALITIES for payload in getattr(one.item, modality))
         if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
             yield _table(chunk, problems, replaced)
             chunk, size = [], 0
@@ -120,8 +201,8 @@ def tables(probed: Iterable[Probed], problems: list[str], replaced: list[str]) -
         yield _table(chunk, problems, replaced)
 
 
-def _table(chunk: Sequence[Probed], problems: list[str], replaced: list[str]) -> pa.Table:
-    items = [item for item, _ in chunk]
+def _table(chunk: Sequence[Prepared], problems: list[str], replaced: list[str]) -> pa.Table:
+    items = [one.item for one in chunk if isinstance(one.item, Item)]
     arrays = {"id": pa.array([item.id for item in items], pa.string())}
     texts = [[storable(text) for text in item.text] for item in items]
     arrays["text"] = pa.array(texts, PAYLOADS.field("text").type)
@@ -130,8 +211,8 @@ def _table(chunk: Sequence[Probed], problems: list[str], replaced: list[str]) ->
         arrays[modality] = pa.array([list(getattr(item, modality)) for item in items], PAYLOADS.field(modality).type)
     arrays |= _segment_arrays(items)
     for index, field in enumerate(FACTS):
-        arrays[field.name] = pa.array([facts[index] for _, facts in chunk], field.type)
-    arrays |= {name: pa.array([digests_of(item) for item in items], DIGESTS.field(name).type) for name in DIGESTS.names}
+        arrays[field.name] = pa.array([one.facts[index] for one in chunk], field.type)
+    arrays |= {name: pa.array([one.digests for one in chunk], DIGESTS.field(name).type) for name in DIGESTS.names}
     for label in dict.fromkeys(label for item in items for label in item.targets):
         arrays[TARGET + label] = pa.array([item.targets.get(label) for item in items], pa.float32())
     types = {field.name: field.type for field in (*COLUMNS, *SAMPLING)}

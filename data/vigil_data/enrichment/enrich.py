@@ -12,7 +12,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from vigil_data.enrichment.text_columns import SCHEMA, with_texts
 from vigil_data.errors import Failure, MediaError, one_line
 from vigil_data.filesystem import StrPath, replaced_file
 from vigil_data.items import MODALITIES
+from vigil_data.parallel.ordered_map import ordered_map
+from vigil_data.parallel.ray_cluster import RayCluster
 
 FOLDER = ".enriching-"
 """How the names of folders begin that hold findings which are not committed yet."""
@@ -54,6 +58,9 @@ _FINDINGS = pa.schema(
         ("language_confidence", pa.float64()),
     ]
 )
+
+_Read = tuple[int, str, Finding | MediaError | EngineError]
+"""A row, its id, and what the engine found in it or why it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ def enrich(
     force: bool = False,
     keep_going: bool = False,
     change: Change | None = None,
+    cluster: RayCluster | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Enriched:
     """Let an engine read the items that none has read yet, and store what it finds as one version.
@@ -99,6 +107,7 @@ def enrich(
         force: also read items that an engine of this name has read, in place of what that found.
         keep_going: skip items that the engine fails on (default: stop; a later run goes on there).
         change: what the new version is (default: the kind and the engine).
+        cluster: where items are read (default: in this process); the engine is pickled to each worker.
         progress: called with the number of items that are read and of those that are to be.
 
     Raises:
@@ -115,7 +124,7 @@ def enrich(
         left = [row for row, id_ in zip(rows.tolist(), ids, strict=True) if done.get(id_) != content_N[row]] if done else rows
         failed: dict[str, str] = {}
         finished = len(rows) - len(left)
-        for row, id_, finding in _read(dataset, engine, np.asarray(left, np.int64)):
+        for row, id_, finding in _read(dataset, engine, np.asarray(left, np.int64), cluster):
             if isinstance(finding, Finding):
                 work.add(id_, int(content_N[row]), finding)
             else:
@@ -165,18 +174,25 @@ def _contents(dataset: Dataset) -> NDArray[np.uint64]:
     return np.asarray(first.fill_null(0).to_numpy(), np.uint64)
 
 
-def _read(
-    dataset: Dataset, engine: Engine, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, str, Finding | MediaError | EngineError]]:
-    """Yield each row, its id, and what the engine found in it or why it could not be read."""
+def _read(dataset: Dataset, engine: Engine, rows: NDArray[np.int64], cluster: RayCluster | None) -> Iterator[_Read]:
     step = _ROWS_READ[engine.modality]
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        for row, item in zip(part.tolist(), dataset.take(part, [engine.modality]), strict=True):
-            try:
-                yield row, item.id, engine(item)
-            except (MediaError, EngineError) as error:
-                yield row, item.id, error
+    blocks = (rows[start : start + step] for start in range(0, len(rows), step))
+    find = partial(_find, dataset, engine)
+    if cluster is None:
+        return chain.from_iterable(map(find, blocks))  # item by item: a run that is stopped loses one
+    return chain.from_iterable(ordered_map(partial(_listed, find), blocks, cluster=cluster))
+
+
+def _find(dataset: Dataset, engine: Engine, rows: NDArray[np.int64]) -> Iterator[_Read]:
+    for row, item in zip(rows.tolist(), dataset.take(rows, [engine.modality]), strict=True):
+        try:
+            yield row, item.id, engine(item)
+        except (MediaError, EngineError) as error:
+            yield row, item.id, error
+
+
+def _listed(find: Callable[[NDArray[np.int64]], Iterator[_Read]], rows: NDArray[np.int64]) -> list[_Read]:
+    return list(find(rows))
 
 
 class _Findings:

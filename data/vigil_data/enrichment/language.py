@@ -46,10 +46,13 @@ class Langid:
             raise UserError(f"--languages: {', '.join(unknown)} unknown; known are {', '.join(sorted(known))}")
         if languages:
             self._identifier.set_languages(sorted(set(languages)))
-        self._min_confidence = min_confidence
+        self._min_confidence, self._languages = min_confidence, tuple(languages)
         model = model_hash([Path(langid.__file__).parent / langid.MODEL_FILE])
         among = f" among {','.join(sorted(set(languages)))}" if languages else ""
         self.identity = f"py3langid {version('py3langid')} model {model} confidence {min_confidence:g}{among}"
+
+    def __reduce__(self) -> tuple[type["Langid"], tuple[float, tuple[str, ...]]]:
+        return Langid, (self._min_confidence, self._languages)
 
     def __call__(self, item: Item) -> Finding:
         """Return the language of an item's texts; see :class:`.Engine`."""

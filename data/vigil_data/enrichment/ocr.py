@@ -41,6 +41,7 @@ class RapidOcr:
     def __init__(self, min_confidence: float = 0.5, threads: int = -1) -> None:
         import rapidocr
 
+        self._min_confidence = min_confidence
         folder = Path(rapidocr.__file__).parent / "models"
         models = {part: next(folder.glob(pattern)) for part, pattern in _MODELS.items()}
         self.identity = f"rapidocr {version('rapidocr')} model {model_hash(models.values())} confidence {min_confidence:g}"
@@ -53,6 +54,9 @@ class RapidOcr:
                 **{f"{part}.model_path": str(path) for part, path in models.items()},  # a given file is not downloaded
             }
         )
+
+    def __reduce__(self) -> tuple[type["RapidOcr"], tuple[float, int]]:
+        return RapidOcr, (self._min_confidence, 1)  # on Ray, where a task has one CPU
 
     def __call__(self, item: Item) -> Finding:
         """Return the words in an item's pictures; see :class:`.Engine`."""

@@ -60,7 +60,10 @@ class FasterWhisper:
             release = str(getattr(faster_whisper, "__version__", "unknown"))
         self.identity = f"faster-whisper {release} model {model_hash(files)}{spoken} segment {max_seconds:g}"
         self._model = faster_whisper.WhisperModel(str(model), local_files_only=True)
-        self._language, self._max_seconds = language, max_seconds
+        self._folder, self._language, self._max_seconds = model.absolute(), language, max_seconds
+
+    def __reduce__(self) -> tuple[type["FasterWhisper"], tuple[Path, str | None, float]]:
+        return FasterWhisper, (self._folder, self._language, self._max_seconds)
 
     def __call__(self, item: Item) -> Finding:
         """Return what is said in an item's recordings; see :class:`.Engine`."""
@@ -109,7 +112,7 @@ class TranscriptionCommand:
         if program is None:
             raise UserError(f"--command {command!r}: no such program")
         self._words = [program, *words[1:]] if any(_FILE in word for word in words) else [program, *words[1:], _FILE]
-        self._max_seconds, self._timeout, self._scratch = max_seconds, timeout, scratch
+        self._max_seconds, self._timeout, self._scratch = max_seconds, timeout, scratch and scratch.absolute()
         # A program may be an interpreter, so that the files among its arguments count too.
         files = [path for word in self._words if (path := Path(word)).is_file()]
         self.identity = f"command {Path(program).name} model {model_hash(files)} segment {max_seconds:g}"

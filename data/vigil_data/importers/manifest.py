@@ -10,7 +10,7 @@ Example:
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from vigil_data.importers.threads import CONTEXT, CONTEXT_CHARACTERS, PARENT, Th
 from vigil_data.importers.transcripts import MAX_SEGMENT_SECONDS, parse_transcript, timed_texts
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.packing import Refusal
-from vigil_data.media_files import MediaFolder
+from vigil_data.media_files import MediaFolder, UnreadItem, read_item
 from vigil_data.quality.origin import ROW, Origin, Place, Refused
 
 _DOTTED = "target."
@@ -56,12 +56,10 @@ class Content(NamedTuple):
     Attributes:
         item: the item, or the refusal of a row.
         place: its place.
-        names: modality to the names of its files; ``None`` for bytes.
     """
 
     item: Item | Refusal
     place: Place
-    names: Mapping[Modality, Sequence[str | None]] = {}
 
 
 class _BadRows(Problems):
@@ -82,7 +80,7 @@ class _BadRows(Problems):
     def add(self, position: str, message: str) -> None:
         super().add(position, message)
         before = self.reasons.get(position)
-        self.reasons[position] = message if before is None else f"{before}; {message}"
+        self.reasons[position] = str(message) if before is None else f"{before}; {message}"
         self.kinds.setdefault(position, message.kind if isinstance(message, RowProblem) else "schema")
 
     def stop(self, position: str, message: str) -> None:
@@ -233,7 +231,7 @@ class Manifest:
             self.threads.resolve(self._stored, self.positions)
         return rows if self._bad is None else good + len(self._bad.reasons)
 
-    def items(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
+    def items(self, only: Callable[[str, Place], bool] | None = None, *, unread: bool = False) -> Iterator[Item | Refusal]:
         """Yield the items of a manifest that :meth:`check` has accepted, in order.
 
         An item without content (no media, and no text but white space or invisible characters) is refused, for the quarantine,
@@ -241,11 +239,12 @@ class Manifest:
 
         Args:
             only: whether the row with this id and place is read (default: every row).
+            unread: leave the reading of media files to the caller; see :class:`.UnreadItem`.
 
         Raises:
             UserError: if a media file is missing, unreadable or outside the folder by now.
         """
-        items = (content.item for content in self.contents(only))
+        items = (content.item for content in self.contents(only, unread=unread))
         return self.threads.with_context(items) if self.threads.replies else items
 
     def bad_rows(self) -> Iterator[tuple[str, str, str]]:
@@ -254,8 +253,8 @@ class Manifest:
             for position, reason in self._bad.reasons.items():
                 yield self._bad.kinds[position], position, reason
 
-    def contents(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Content]:
-        """Yield the items without their context, each with its place and the names of its media files; see :meth:`items`."""
+    def contents(self, only: Callable[[str, Place], bool] | None = None, *, unread: bool = False) -> Iterator[Content]:
+        """Yield the items without their context, each with its place; see :meth:`items`."""
         bad = {} if self._bad is None else dict(self._bad.reasons)
         for row in self._rows(Problems()):
             draft, _ = self._draft(row)
@@ -272,21 +271,25 @@ class Manifest:
                 if not draft.image and not draft.audio and not any(draft.transcripts):
                     yield Content(Refused.of(Item(draft.id, columns=draft.columns), "text", 0, NO_CONTENT, place), place)
                     continue
-            item = Item(
+            media: list[tuple[Modality, list[Medium]]] = [("image", draft.image), ("audio", draft.audio)]
+            files: dict[Modality, list[str | None]] = {m: [e if isinstance(e, str) else None for e in of] for m, of in media}
+            item: Item = UnreadItem(
                 draft.id,
                 tuple(draft.text),
-                tuple(self._payload(medium, row) for medium in draft.image),
-                tuple(self._payload(medium, row) for medium in draft.audio),
+                tuple(b"" if isinstance(medium, str) else medium for medium in draft.image),
+                tuple(b"" if isinstance(medium, str) else medium for medium in draft.audio),
                 draft.targets,
                 draft.columns,
                 draft.roles,
                 draft.times,
+                self._media,
+                files,
+                row.position,
             )
             for cues in draft.transcripts:
                 texts, times = timed_texts(cues, self._derived.max_segment_seconds, speakers=self._derived.speakers)
                 item = item.with_texts(texts, "transcript", times)
-            media: list[tuple[Modality, list[Medium]]] = [("image", draft.image), ("audio", draft.audio)]
-            yield Content(item, place, {modality: [m if isinstance(m, str) else None for m in of] for modality, of in media})
+            yield Content(item if unread else read_item(item), place)
         for position, reason in bad.items():
             place = Place.at(self.origin, position)
             if only is None or only("", place):
@@ -381,11 +384,3 @@ class Manifest:
         else:
             return True
         return False
-
-    def _payload(self, medium: Medium, row: TableRow) -> bytes:
-        if isinstance(medium, bytes):
-            return medium
-        try:
-            return self._media.read(medium)
-        except UserError as error:
-            raise UserError(f"{row.position}: {error}") from None

@@ -25,7 +25,7 @@ from vigil_data.importers.source_targets import TargetMapping, text_of
 from vigil_data.importers.table_reader import TableRow
 from vigil_data.items import SAMPLING_COLUMNS, Item, Modality, Role, sampling_value
 from vigil_data.loading.packing import Refusal
-from vigil_data.media_files import MediaFolder
+from vigil_data.media_files import MediaFolder, UnreadItem, read_item
 from vigil_data.quality.origin import Origin, Place, Refused
 from vigil_data.taxonomy import Taxonomy
 
@@ -108,19 +108,21 @@ class SourceReader:
         Raises:
             UserError: as :meth:`items`.
         """
-        return sum(1 for _ in self._read(media=False))
+        return sum(1 for _ in self._read())
 
-    def items(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
+    def items(self, only: Callable[[str, Place], bool] | None = None, *, unread: bool = False) -> Iterator[Item | Refusal]:
         """Yield the items, and refusals of those without content.
 
         Args:
             only: whether the row with this id and place is read (default: every row).
+            unread: leave the reading of media files to the caller; see :class:`.UnreadItem`.
 
         Raises:
             UserError: after the last row, one line for each different error, so that a caller that commits at
                 the end stores nothing; at once for a file that belongs to another dataset, or a medium that may not be read.
         """
-        yield from self._read(media=True, only=only)
+        for item in self._read(only):
+            yield item if unread or isinstance(item, Refusal) else read_item(item)
 
     def positions(self, ids: Collection[str]) -> dict[str, str]:
         """Return the positions of the rows with these ids, such as ``edos.csv:17``; reads the files once more."""
@@ -137,7 +139,7 @@ class SourceReader:
         """Return the places of the rows with these ids; reads the files once more."""
         return {id_: Place.at(self.origin, position) for id_, position in self.positions(ids).items()}
 
-    def _read(self, *, media: bool, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
+    def _read(self, only: Callable[[str, Place], bool] | None = None) -> Iterator[Item | Refusal]:
         self.excluded.clear()
         problems = Problems()
         for file in self._files:
@@ -155,7 +157,7 @@ class SourceReader:
                 id_ = self._id(file, row.values, rows - 1, found)
                 if only is not None and not only(id_, Place.at(self.origin, row.position)):
                     continue
-                item = self._item(id_, row, split, found, media=media)
+                item = self._item(id_, row, split, found)
                 for problem in found:
                     problems.add(row.position, problem)
                 if item is not None and not problems:
@@ -196,7 +198,7 @@ class SourceReader:
                 return reason
         return None
 
-    def _item(self, id_: str, row: TableRow, split: _SplitOf, found: list[str], *, media: bool) -> Item | Refusal | None:
+    def _item(self, id_: str, row: TableRow, split: _SplitOf, found: list[str]) -> Item | Refusal | None:
         """Return the row's item; ``None`` if a value is not as the source describes it, with the reasons in ``found``."""
         values = row.values
         texts, roles = self._texts(values, found)
@@ -211,7 +213,7 @@ class SourceReader:
             columns |= {name: value for name, read in self._columns if (value := read(values)) is not None}
         except ValueError as error:
             found.append(str(error))
-        payloads, media_roles = self._payloads(row, found, read=media and not found)
+        payloads, files, media_roles = self._payloads(row, found)
         if found:
             return None
         if not payloads and all(is_blank(text) for text, role in zip(texts, roles, strict=True) if role != "context"):
@@ -220,7 +222,7 @@ class SourceReader:
             columns["split"] = next(
                 (rule.split for rule in self._split_by if text_of(columns.get(rule.column)) == rule.value), "train"
             )
-        return Item(
+        return UnreadItem(
             id_,
             tuple(texts),
             tuple(payloads.get("image", ())),
@@ -228,6 +230,9 @@ class SourceReader:
             targets,
             columns,
             _roles({"text": roles, **media_roles}),
+            folder=self._media,
+            files=files,
+            position=row.position,
         )
 
     def _id(self, file: SourceFile, values: _Values, number: int, found: list[str]) -> str:
@@ -254,22 +259,25 @@ class SourceReader:
         return texts, roles
 
     def _payloads(
-        self, row: TableRow, found: list[str], *, read: bool
-    ) -> tuple[dict[Modality, list[bytes]], dict[Modality, list[Role]]]:
-        """Return the media of a row; with ``read`` false, their presence only."""
+        self, row: TableRow, found: list[str]
+    ) -> tuple[dict[Modality, list[bytes]], dict[Modality, list[str | None]], dict[Modality, list[Role]]]:
+        """Return the media of a row, empty where they are in files; the names of the files; and the roles."""
         payloads: dict[Modality, list[bytes]] = {}
+        files: dict[Modality, list[str | None]] = {}
         roles: dict[Modality, list[Role]] = {}
         for modality, column in self._media_columns:
             value = row.values.get(column.column)
             for medium in value if isinstance(value, list) else [value]:
                 data = medium.get("bytes") or medium.get("path") if isinstance(medium, Mapping) else medium
-                payload = data if isinstance(data, bytes) else self._file_content(column, data, row, found, read=read)
-                if payload is not None:
-                    payloads.setdefault(modality, []).append(payload)
+                name = None if isinstance(data, bytes) else self._file(column, data, found)
+                if isinstance(data, bytes) or name is not None:
+                    payloads.setdefault(modality, []).append(data if isinstance(data, bytes) else b"")
+                    files.setdefault(modality, []).append(name)
                     roles.setdefault(modality, []).append(column.role)
-        return payloads, roles
+        return payloads, files, roles
 
-    def _file_content(self, column: Media, name: Any, row: TableRow, found: list[str], *, read: bool) -> bytes | None:
+    def _file(self, column: Media, name: Any, found: list[str]) -> str | None:
+        """Return the name of a medium's file; ``None`` if there is none, or if it may not or cannot be read."""
         if name is None or name == "":
             if not column.optional:
                 found.append(f"column {column.column!r} is empty")
@@ -279,10 +287,7 @@ class SourceReader:
             if not (column.optional and problem.startswith("does not exist")):
                 found.append(f"{column.column} {path} {problem}")
             return None
-        try:
-            return self._media.read(path) if read else b""
-        except UserError as error:
-            raise UserError(f"{row.position}: {error}") from None
+        return path
 
 
 def hashed_split(value: str, shares: Mapping[str, float] = SHARES) -> str:

@@ -22,6 +22,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.history import Change
 from vigil_data.dataset.revision import write_columns
 from vigil_data.items import MODALITIES, Modality
+from vigil_data.parallel.ray_cluster import RayCluster
 from vigil_data.progress import ProgressCallback
 from vigil_data.quality.near.fingerprints import Thresholds, fingerprints
 from vigil_data.quality.near.search import Components, clusters
@@ -68,6 +69,7 @@ def find_clusters(
     dataset: Dataset,
     modalities: Sequence[Modality] = MODALITIES,
     thresholds: Thresholds | None = None,
+    cluster: RayCluster | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> Clustering:
     """Find the clusters of near-duplicates of a dataset.
@@ -76,13 +78,14 @@ def find_clusters(
         dataset: the dataset.
         modalities: those that are compared.
         thresholds: how close near-duplicates are (default: those of :meth:`Thresholds.default`).
+        cluster: where content is read and decoded (default: on this machine); clusters are found in this process.
         progress: called with what is done.
     """
     thresholds = thresholds or Thresholds.default()
     components = Components(len(dataset))
     linked: dict[Modality, int] = {}
     for modality in modalities:
-        found = fingerprints(dataset, modality, thresholds.image_hash, progress=progress)
+        found = fingerprints(dataset, modality, thresholds.image_hash, cluster=cluster, progress=progress)
         progress(f"near-duplicates of {modality}", 0, None)
         label_S = clusters(found.prints, thresholds.of(modality))
         present = np.flatnonzero(label_S >= 0)

@@ -233,24 +233,24 @@ def _entry(row: Mapping[str, str]) -> tuple[tuple[Kind, bytes, str, Action] | No
     return (kind, bytes.fromhex(value), name, wanted), ""
 
 
-def screened(items: Iterable[Item | Refusal], known: HashList, counts: dict[str, int]) -> Iterator[Item | Refusal]:
-    """Yield items with known content as refusals, or flagged in the column :data:`FLAG`.
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Screening of the items of an import; see :func:`vigil_data.dataset.dataset.write`.
 
-    Args:
-        items: new items.
+    Attributes:
         known: the list.
-        counts: counts the items by ``quarantine`` and ``flag``.
     """
-    for item in items:
-        found = [] if isinstance(item, Refusal) else known.find(item)
-        if isinstance(item, Refusal) or not found:
-            yield item
-            continue
-        counts[found[0].action] = counts.get(found[0].action, 0) + 1
+
+    known: HashList
+
+    def __call__(self, item: Item) -> tuple[Item | Refusal, str]:
+        """Return an item with known content as a refusal, or flagged in the column :data:`FLAG`; and the action of the list."""
+        found = self.known.find(item)
+        if not found:
+            return item, ""
         if found[0].action == "quarantine":
-            yield Refused.of(item, found[0].modality, found[0].place, found[0].reason)
-        else:
-            yield replace(item, columns={**item.columns, FLAG: flag_value(found)})
+            return Refused.of(item, found[0].modality, found[0].place, found[0].reason), "quarantine"
+        return replace(item, columns={**item.columns, FLAG: flag_value(found)}), "flag"
 
 
 def flag_value(found: Sequence[Match]) -> str:

@@ -5,9 +5,6 @@ shards that exist, and a shard that is written twice has the same content.
 """
 
 import logging
-import os
-import socket
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import numpy as np
 
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import write_failure
+from vigil_data.parallel.ray_cluster import connected
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.job_spec import JobSpec, SelectedRows
 from vigil_serving.scoring.local_executor import score_shards
@@ -27,8 +25,6 @@ MAX_RAY_BLOCKS = 2048
 """Maximum number of tasks, since Ray holds all of them in memory."""
 MAX_WORKER_LOSSES = 5
 """Workers that may die while scoring one shard."""
-OBJECT_STORE_BYTES = 100 << 20
-"""Size of the object store of a local cluster, which holds only shard numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +123,13 @@ def count_attempts(file: Path, reason: str) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def score_on_ray(job: WorkerJob, numbers: Sequence[int], address: str | None, workers: int | None) -> Iterator[int]:
+def score_on_ray(job: WorkerJob, numbers: Sequence[int], address: str, workers: int | None) -> Iterator[int]:
     """Score shards on a cluster.
 
     Args:
         job: arguments of the workers.
         numbers: shards to score.
-        address: address of the cluster (default: ``RAY_ADDRESS``, or a new cluster on this machine).
+        address: see :func:`.connected`.
         workers: number of workers (default: as many as the cluster has room for).
 
     Yields:
@@ -143,8 +139,10 @@ def score_on_ray(job: WorkerJob, numbers: Sequence[int], address: str | None, wo
         UserError: if Ray is not installed or no cluster answers.
         Failure: if a shard cannot be scored, or Ray fails.
     """
-    with _connected(address) as ray:
-        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    with connected(address) as cluster:
+        import ray.data
+
+        nodes = cluster.cpus()
         if job.threads > max(nodes):
             raise UserError(f"--threads {job.threads}: the largest node of the cluster has {max(nodes)} CPUs")
         room = sum(cpus // job.threads for cpus in nodes)
@@ -154,62 +152,26 @@ def score_on_ray(job: WorkerJob, numbers: Sequence[int], address: str | None, wo
         )
         results = given.map_batches(ShardWorker, fn_constructor_args=(job,), batch_size=None, compute=pool, num_cpus=job.threads)
         try:
-            for row in results.iter_rows():
-                if row["reason"]:
-                    raise Failure(str(row["reason"]))
-                yield int(row["shard"])
+            with _quiet(ray):
+                for row in results.iter_rows():
+                    if row["reason"]:
+                        raise Failure(str(row["reason"]))
+                    yield int(row["shard"])
         except ray.exceptions.RayError as error:
             last = [line for line in str(error).splitlines() if line.strip()][-1:]
             raise Failure(f"Ray failed: {type(error).__name__}: {''.join(last).strip()}; finished shards are kept") from None
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Connect Ray to a cluster or start one; an existing connection is used and kept."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report leaves the machine
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors are reported below, in one line
-    try:
-        import ray
-        import ray.data
-        import ray.exceptions
-    except ImportError:
-        raise UserError("--engine ray: Ray is not installed; pip install 'vigil[ray]'") from None
-    own = not ray.is_initialized()
-    if own:
-        address = address or os.environ.get("RAY_ADDRESS")
-        _check_reachable(address)
-        alone = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        settings: dict[str, Any] = {"address": address} if address else alone
-        try:
-            with warnings.catch_warnings():
-                # Ray forks only to execute another program, which uses no dataset.
-                warnings.filterwarnings("ignore", message="lance is not fork-safe")
-                ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            if not address:
-                raise Failure(f"Ray cannot start on this machine: {reason}") from None
-            raise UserError(f"--ray-address {address}: no cluster answers: {reason}") from None
+def _quiet(ray: Any) -> Iterator[None]:
+    """Let Ray Data print neither bars nor errors, which are reported in one line."""
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     logger = logging.getLogger("ray.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield ray
+        yield
     finally:
         logger.setLevel(level)
         context.enable_progress_bars = bars
-        if own:
-            ray.shutdown()
-
-
-def _check_reachable(address: str | None) -> None:
-    """Refuse an address where nothing listens; Ray itself would retry for minutes."""
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
-    if not port.isdecimal():  # no address, or "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--ray-address {address}: no cluster answers: {error}") from None

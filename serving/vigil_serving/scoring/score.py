@@ -44,11 +44,11 @@ class RayOptions:
     """How to score on Ray.
 
     Attributes:
-        address: address of the cluster (default: ``RAY_ADDRESS``, or a new cluster on this machine).
+        address: see :func:`vigil_data.parallel.ray_cluster.connected`.
         workers: number of workers (default: as many as the cluster has room for).
     """
 
-    address: str | None = None
+    address: str
     workers: int | None = None
 
 

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 from vigil.cli import build
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.ingest import tables
+from vigil_data.dataset.ingest import prepare_all, tables
 from vigil_data.dataset.leaks import context_media
-from vigil_data.decode import probe
 from vigil_data.enrichment.engines import EngineError, Finding, Kind
 from vigil_data.enrichment.enrich import enrich
 from vigil_data.enrichment.text_columns import SCHEMA, with_texts
@@ -93,7 +92,7 @@ def findings(draw: st.DrawFn) -> tuple[Item, list[str], list[tuple[float, float]
 
 def columns_of(items: list[Item]) -> dict[str, list[Any]]:
     """The columns that depend on texts, as an import makes them."""
-    (table,) = tables([(item, probe(item)) for item in items], [], [])
+    (table,) = tables(prepare_all(items), [], [])
     absent = [None] * len(items)
     return {name: table[name].to_pylist() if name in table.column_names else absent for name in SCHEMA.names}
 

@@ -75,7 +75,7 @@ def test_fingerprints_of_worker_processes_are_those_of_one(tmp_path: Path, monke
     dataset = Dataset(tmp_path / "d")
     alone = fingerprints(dataset, "image", "phash")
     monkeypatch.setattr("vigil_data.quality.near.fingerprints._BLOCK_ROWS", {"image": 2})
-    monkeypatch.setattr("vigil_data.quality.near.fingerprints._FEWEST_BLOCKS_FOR_WORKERS", 1)
+    monkeypatch.setattr("vigil_data.quality.near.fingerprints._FEWEST_BLOCKS_FOR_PROCESSES", 1)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     together = fingerprints(dataset, "image", "phash")
     assert (together.prints.bits_SB == alone.prints.bits_SB).all()

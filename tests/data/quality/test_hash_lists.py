@@ -10,7 +10,7 @@ from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_data.quality.hash_lists import HEADER, Limits, apply_matches, hashes, match_dataset, read_list, screened
+from vigil_data.quality.hash_lists import HEADER, Limits, Screen, apply_matches, hashes, match_dataset, read_list
 
 ITEMS = [
     Item("text", (f"  {LONG.upper()} ",)),
@@ -57,9 +57,8 @@ def test_match_dataset_finds_exact_and_near_content(tmp_path: Path, known: Path)
 def test_screened_items_are_quarantined_or_flagged(tmp_path: Path, known: Path) -> None:
     rows = [tuple(line.split(",")) for line in known.read_text().splitlines()[1:]]
     both = written(tmp_path / "both.csv", *rows, ("sha256", hashlib.sha256(png(1)).hexdigest(), "banned pictures", "quarantine"))
-    counts: dict[str, int] = {}
-    result = write(tmp_path / "d", screened(ITEMS, read_list(both), counts))
-    assert (result.kept, result.quarantined, counts) == (5, 1, {"flag": 3, "quarantine": 1})
+    result = write(tmp_path / "d", ITEMS, screen=Screen(read_list(both)))
+    assert (result.kept, result.quarantined, result.screened) == (5, 1, {"flag": 3, "quarantine": 1})
     dataset = Dataset(tmp_path / "d")
     (refused,) = dataset.quarantine().to_pylist()
     assert (refused["id"], refused["modality"], refused["index"]) == ("image", "image", 1)

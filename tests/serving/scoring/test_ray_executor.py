@@ -1,18 +1,16 @@
-"""`vigil score --engine ray`: two real nodes on this machine; one is killed while it scores."""
+"""`vigil score --ray`: two real nodes on this machine; one is killed while it scores."""
 
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
-
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+from ray_nodes import RAY_WARNINGS
 
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import Failure, UserError
@@ -23,30 +21,7 @@ from vigil_serving.scoring import ray_executor, workdir
 from vigil_serving.scoring.ray_executor import ShardWorker, WorkerJob, count_attempts, score_on_ray
 from vigil_serving.scoring.score import RayOptions, score_dataset
 
-pytestmark = [
-    # Ray forks only to execute another program, and warns about settings of its own.
-    pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning"),
-    pytest.mark.filterwarnings(r"ignore:`\w+` is deprecated:DeprecationWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator["ray.cluster_utils.Cluster"]:
-    """A cluster of one node with one processor; tests add others."""
-    import warnings
-
-    from ray.cluster_utils import Cluster
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="lance is not fork-safe")
-        # A lost node is detected within seconds.
-        health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=made.address, logging_level=40, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +75,7 @@ def test_ray_executor_survives_the_loss_of_a_node(
                 killed.append(done)
 
         to = tmp_path / f"out{trial}.parquet"
-        found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=RayOptions(), progress=kill)
+        found = score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=RayOptions("auto"), progress=kill)
         assert killed, "the second node started no shards"
         assert killed[0] < 240
         begun = Counter(mark.name.split(".")[1] for mark in marks.iterdir())
@@ -115,7 +90,7 @@ def test_ray_and_local_executors_resume_each_other(cluster, exported, dataset: P
         if done >= 80:
             raise KeyboardInterrupt
 
-    for first, second in ((RayOptions(), None), (None, RayOptions())):
+    for first, second in ((RayOptions("auto"), None), (None, RayOptions("auto"))):
         to = tmp_path / f"{first is None}.parquet"
         with pytest.raises(KeyboardInterrupt):
             score_dataset(exported.bundle, dataset, to, threads=1, chunk=4, ray=first, progress=stop)
@@ -127,7 +102,7 @@ def test_ray_and_local_executors_resume_each_other(cluster, exported, dataset: P
 
 def test_score_command_joins_a_running_cluster(cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("vigil")), "score", str(exported.bundle), str(dataset), "--chunk", "4"]
-    command += ["--engine", "ray", "--ray-address", cluster.address, "--to", str(tmp_path / "out.parquet")]
+    command += ["--ray", cluster.address, "--to", str(tmp_path / "out.parquet")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert "240 items in" in done.stdout
@@ -138,7 +113,7 @@ def test_ray_executor_reports_worker_errors_in_one_line(
     cluster, exported, bundle_copy: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="--threads 9: the largest node of the cluster has 1 CPUs"):
-        score_dataset(exported.bundle, dataset, tmp_path / "out.parquet", threads=9, ray=RayOptions())
+        score_dataset(exported.bundle, dataset, tmp_path / "out.parquet", threads=9, ray=RayOptions("auto"))
 
     class Broken(ShardWorker):
         def _load(self):
@@ -147,10 +122,10 @@ def test_ray_executor_reports_worker_errors_in_one_line(
     (bundle_copy / manifest.THRESHOLDS).write_text("{}")
     with _kept(exported, dataset, tmp_path) as shards:
         with pytest.raises(Failure, match=r"^\S+ thresholds\.json was changed after the export$"):
-            list(score_on_ray(WorkerJob(bundle_copy, shards, 1), [0, 1], None, None))
+            list(score_on_ray(WorkerJob(bundle_copy, shards, 1), [0, 1], "auto", None))
         monkeypatch.setattr(ray_executor, "ShardWorker", Broken)
         with pytest.raises(Failure, match=r"^\S+ shard [01]: ValueError: unknown cause$"):
-            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [0, 1], None, None))
+            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [0, 1], "auto", None))
     assert list(tmp_path.iterdir()) == [bundle_copy]
 
 
@@ -178,7 +153,7 @@ def test_ray_executor_fails_on_a_shard_that_kills_its_workers(
     with _kept(exported, dataset, tmp_path) as shards:
         (shards.folder / ".00000003.attempts.partial").write_bytes(b"x" * proofs(4, 0))
         with pytest.raises(Failure, match=r"00000003\.shard: 5 workers died while scoring it"):
-            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [3], None, None))
+            list(score_on_ray(WorkerJob(exported.bundle, shards, 1), [3], "auto", None))
 
 
 def test_count_attempts_counts_only_dead_processes(tmp_path: Path) -> None:
@@ -204,8 +179,8 @@ def test_shard_worker_skips_complete_shards(exported, dataset: Path, tmp_path: P
 
 def test_score_command_refuses_an_address_without_a_cluster(exported, dataset: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("vigil")), "score", str(exported.bundle), str(dataset)]
-    command += ["--engine", "ray", "--ray-address", "127.0.0.1:1", "--to", str(tmp_path / "out.parquet")]
+    command += ["--ray", "127.0.0.1:1", "--to", str(tmp_path / "out.parquet")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2, done.stderr
-    assert "error: --ray-address 127.0.0.1:1: no cluster answers" in done.stderr
+    assert "error: --ray 127.0.0.1:1: no cluster answers" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -180,7 +180,7 @@ assert not loaded, loaded
     done = subprocess.run(
         [vigil, "score", *command[3:], "--workers", "2"], check=False, capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stderr) == (2, "error: --workers 2: needs --engine ray\n")
+    assert (done.returncode, done.stderr) == (2, "error: --workers 2: needs --ray\n")
 
 
 def test_score_command_has_the_default_chunk() -> None:

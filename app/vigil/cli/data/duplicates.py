@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vigil.cli.data.ray_option import Ray, cluster_at
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import Failure, UserError, one_line
 from vigil_data.items import MODALITIES, Modality
@@ -82,6 +83,7 @@ def duplicates(
     audio_threshold: AudioThreshold = AUDIO_BIT_ERRORS,
     image_hash: Hash = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the report; do not write the column.")] = False,
+    ray: Ray = None,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
@@ -95,8 +97,9 @@ def duplicates(
 
     opened = Dataset(dataset)
     limits = _thresholds(text_threshold, image_threshold, audio_threshold, image_hash)
-    with Progress("fingerprints") as progress:
-        found = near_duplicates.find_clusters(opened, _modalities(modality), limits, progress)
+    modalities = _modalities(modality)
+    with cluster_at(ray) as cluster, Progress("fingerprints") as progress:
+        found = near_duplicates.find_clusters(opened, modalities, limits, cluster, progress)
     version = opened.version if dry_run else near_duplicates.store(opened, found, reason)
     opposite = near_duplicates.opposite_labels(opened, found)
     described = near_duplicates.largest(opened, found, opposite)

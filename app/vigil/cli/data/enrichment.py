@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vigil.cli.data.ray_option import Ray, cluster_at
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
 from vigil_data.progress import Progress
@@ -62,6 +63,7 @@ def enrich(
         bool, typer.Option("--force", help="Also read items again that this engine has read, in place of what it found.")
     ] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Skip items that the engine fails on.")] = False,
+    ray: Ray = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the dataset's log.")] = "",
 ) -> None:
     """Find words in pictures (ocr), the language of texts, or what is said in recordings (transcript), as one new version.
@@ -85,7 +87,7 @@ def enrich(
     if foreign := [f"--{name.replace('_', '-')}" for name in given if name not in _OPTIONS[kind]]:
         raise UserError(f"{', '.join(foreign)}: not an option of {kind}")
     engine = _engine(dataset, kind, given)
-    with Progress(f"reading {kind}") as progress:
+    with cluster_at(ray) as cluster, Progress(f"reading {kind}") as progress:
         result = run(
             dataset,
             engine,
@@ -93,6 +95,7 @@ def enrich(
             force=force,
             keep_going=keep_going,
             change=Change(f"enrich {kind}", reason=reason),
+            cluster=cluster,
             progress=lambda done, total: progress(f"reading {kind}", done, total),
         )
     typer.echo(f"{dataset} version {result.version}: {result.read:,} items read by {engine.identity}")

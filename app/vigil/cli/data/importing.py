@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
+from vigil.cli.data.ray_option import Ray, cluster_at
 from vigil.cli.data.show import show_contents
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
@@ -100,6 +101,7 @@ def import_manifest(
     allow_erased: AllowErased = False,
     leaks: LeaksOption = "warn",
     match: MatchOption = None,
+    ray: Ray = None,
     bad_rows: Annotated[
         BadRows,
         typer.Option(
@@ -151,7 +153,7 @@ def import_manifest(
         rows = manifest.check()
     _write(
         to,
-        manifest.items(),
+        manifest.items(unread=True),
         append=append,
         reason=reason,
         allow_erased=allow_erased,
@@ -159,6 +161,7 @@ def import_manifest(
         total=rows,
         positions=manifest.positions,
         places=manifest.places,
+        ray=ray,
         match=match,
         bad_rows=bad_rows,
     )
@@ -191,6 +194,7 @@ def import_source(
     allow_erased: AllowErased = False,
     leaks: LeaksOption = "skip",
     match: MatchOption = None,
+    ray: Ray = None,
     taxonomy: Annotated[
         str | None,
         typer.Option(
@@ -220,7 +224,7 @@ def import_source(
                 reader.check()
     _write(
         to,
-        chain.from_iterable(reader.items() for reader in readers),
+        chain.from_iterable(reader.items(unread=True) for reader in readers),
         append=append,
         reason=reason,
         allow_erased=allow_erased,
@@ -228,6 +232,7 @@ def import_source(
         total=None,
         positions=lambda ids: dict(chain.from_iterable(reader.positions(ids).items() for reader in readers)),
         places=lambda ids: dict(chain.from_iterable(reader.places(ids).items() for reader in readers)),
+        ray=ray,
         match=match,
         readers=readers,
     )
@@ -272,6 +277,7 @@ def _write(
     leaks: OnLeak,
     total: int | None,
     places: "Places",
+    ray: str | None,
     match: Path | None = None,
     bad_rows: BadRows = "fail",
     readers: "Sequence[SourceReader]" = (),
@@ -282,13 +288,13 @@ def _write(
     from vigil_data.dataset.history import Change
     from vigil_data.dataset.leaks import LeakError
 
-    matched: dict[str, int] = {}
+    screen = None
     if match is not None:
-        from vigil_data.quality.hash_lists import read_list, screened
+        from vigil_data.quality.hash_lists import Screen, read_list
 
-        items = screened(items, read_list(match), matched)
+        screen = Screen(read_list(match))
     try:
-        with Progress("importing") as progress:
+        with cluster_at(ray) as cluster, Progress("importing") as progress:
             written: Written = write(
                 to,
                 items,
@@ -298,6 +304,8 @@ def _write(
                 on_leak=leaks,
                 bad_rows=bad_rows,
                 places=places,
+                screen=screen,
+                cluster=cluster,
                 progress=lambda done: progress("importing", done, total),
             )
     except LeakError as error:
@@ -305,7 +313,7 @@ def _write(
         raise UserError(*_leak_lines(error.leaks, positions), hint) from None
     typer.echo(f"{to} version {written.version}: {written.kept} kept, {written.quarantined} quarantined")
     if match is not None:
-        found = " and ".join(f"{matched.get(action, 0):,} {done}" for action, done in _MATCHED.items())
+        found = " and ".join(f"{written.screened.get(action, 0):,} {done}" for action, done in _MATCHED.items())
         typer.echo(f"on the list {match.name}: {found}")
     for reader in readers:
         for why, count in reader.excluded.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vigil.cli.data.importing import delimiter_character
+from vigil.cli.data.ray_option import Ray, cluster_at
 from vigil.cli.data.tables import print_table
 from vigil_data.errors import UserError, one_line
 from vigil_data.progress import Progress
@@ -63,6 +64,7 @@ def check(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --quarantine: why; kept with the version.")] = "",
     as_json: AsJson = False,
     workers: Workers = None,
+    ray: Ray = None,
     max_media_mb: MaxMedia = 256,
     max_megapixels: MaxPixels = 89.478485,
     max_frames: MaxFrames = 1000,
@@ -103,9 +105,12 @@ def check(
     is_dataset = exists(source) or source.is_dir()
     if quarantine and (not is_dataset or version is not None):
         raise UserError("--quarantine: only the newest version of a dataset has items to move")
-    with Progress("checking", unit="rows", enabled=not as_json) as progress:
+    if ray is not None and workers is not None:
+        raise UserError("--workers: processes of this machine; with --ray, the cluster's CPUs decode")
+    with cluster_at(ray) as cluster, Progress("checking", unit="rows", enabled=not as_json) as progress:
+        options: dict[str, Any] = {"limits": limits, "workers": workers, "cluster": cluster, "text": text, "progress": progress}
         if is_dataset:
-            report = check_dataset(Dataset(source, version), limits=limits, workers=workers, text=text, progress=progress)
+            report = check_dataset(Dataset(source, version), **options)
         else:
             manifest = Manifest(
                 source,
@@ -115,7 +120,7 @@ def check(
                 limits=Limits(round(max_line_mb * 1e6), round(max_field_mb * 1e6), limits.bytes),
                 bad_rows="quarantine",
             )
-            report = check_manifest(manifest, limits=limits, workers=workers, text=text, progress=progress)
+            report = check_manifest(manifest, **options)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:

@@ -15,17 +15,13 @@ import json
 import os
 import secrets
 import struct
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from vigil_data.dataset.leaks import digests_of
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, sync, write_failure
-from vigil_data.items import Item
-from vigil_data.loading.packing import Refusal
 
 FILE = "erasures.jsonl"
 
@@ -101,20 +97,6 @@ class Ledger:
         if when is None and content is not None:
             when = self._when.get(_hash(self._key, b"content", struct.pack("<Q", content)))
         return when and when[:10]
-
-    def admit(self, items: Iterable[Item | Refusal], refused: Counter[str]) -> Iterator[Item | Refusal]:
-        """Yield the items that were not erased.
-
-        Args:
-            items: items to import, and refusals of items that could not be built.
-            refused: collects the number of the others, by the date of their erasure.
-        """
-        for item in items:
-            digests = digests_of(item) if self.entries and isinstance(item, Item) else []
-            if (when := self.erased_on(item.id, digests[0] if digests else None)) is not None:
-                refused[when] += 1
-            else:
-                yield item
 
     def hash_id(self, id_: str) -> str:
         """Return the hash of an id; the ledger gets its key if it has none."""

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.dataset.erasure.ledger import Ledger
 from vigil_data.dataset.erasure.selection import ITEMS, Found
-from vigil_data.dataset.ingest import tables
+from vigil_data.dataset.ingest import prepare_all, tables
 from vigil_data.dataset.table_schema import sql_literal
-from vigil_data.decode import probe
 from vigil_data.items import BODY, Item, Modality, Role
 
 REFERENCES = ("parent_id", "thread", "matched_id")
@@ -112,7 +111,7 @@ def _without(item: Item, hashes: Collection[str], ledger: Ledger) -> Item | None
 
 def _with_texts(stored: pa.Table, items: Sequence[Item]) -> pa.Table:
     """Return stored rows with the texts of items, and all that depends on them, as an import stores it."""
-    made = pa.concat_tables(tables(((item, probe(item)) for item in items), [], []), promote_options="default")
+    made = pa.concat_tables(tables(prepare_all(items), [], []), promote_options="default")
     for name in (name for name in _CHANGED if name in stored.column_names):
         field = stored.schema.field(name)
         column = made[name] if name in made.column_names else pa.nulls(stored.num_rows, field.type)

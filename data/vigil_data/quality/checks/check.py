@@ -6,8 +6,10 @@ Example:
     2
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +22,21 @@ from vigil_data.dataset.table_schema import ITEMS, SAMPLING, SEGMENTS, TARGET
 from vigil_data.errors import UserError
 from vigil_data.importers.manifest import Manifest
 from vigil_data.items import Item, Modality
+from vigil_data.media_files import UnreadItem, read_item
+from vigil_data.parallel.ordered_map import ordered_map
+from vigil_data.parallel.ray_cluster import RayCluster
 from vigil_data.progress import ProgressCallback
 from vigil_data.quality.checks.findings import Findings
 from vigil_data.quality.checks.item_checks import ItemChecks
-from vigil_data.quality.checks.media_pool import MediaLimits, MediaPool, media_of
+from vigil_data.quality.checks.media_pool import MediaLimits, MediaPool, Verdict, media_of
 from vigil_data.quality.checks.unknown_tokens import Share
 from vigil_data.quality.origin import ROW, Origin, Place, Refused
 from vigil_data.settings import TextSettings
 
 _TEXT_ROWS = 2048
 _MEDIA_BYTES = 32_000_000
+_MANIFEST_ROWS, _DATASET_ROWS = 64, 1024
+"""Items with media of a task: of a cluster, or of the processes of this machine."""
 
 _FORMS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
@@ -80,12 +87,53 @@ class Report:
 
 
 class _Medium(NamedTuple):
-    """One medium: the line or row number of its item, its modality, its number there, and the name of its file."""
+    """One medium: the line or row number of its item, its modality, its place among those, and the name of its file."""
 
     at: Any
     modality: Modality
     number: int
     name: str | None = None
+
+
+_Load = Callable[[Any], Iterator[tuple[_Medium, Modality, bytes]]]
+"""Reads the media of a task, one at a time."""
+
+
+class _Verification:
+    """Function of a task on a cluster: its media are decoded by one process, which may crash, of each worker.
+
+    Args:
+        load: reads the media.
+        limits: limits of each medium.
+    """
+
+    def __init__(self, load: _Load, limits: MediaLimits | None) -> None:
+        self._load, self._limits = load, limits
+        self._pool: MediaPool | None = None  # ends with the worker
+
+    def __call__(self, task: Any) -> list[tuple[_Medium, Verdict]]:
+        if self._pool is None:
+            self._pool = MediaPool(self._limits, workers=1)
+        return list(self._pool.verify(self._load(task)))
+
+
+def _verify(
+    tasks: Iterable[Any], load: _Load, limits: MediaLimits | None, workers: int | None, cluster: RayCluster | None
+) -> Iterator[tuple[_Medium, Verdict]]:
+    """Yield the verdict of each medium of all tasks, in order."""
+    if cluster is not None:
+        yield from chain.from_iterable(ordered_map(_Verification(load, limits), tasks, cluster=cluster))
+        return
+    media = enumerate(chain.from_iterable(map(load, tasks)))
+    numbered = (((number, medium), modality, data) for number, (medium, modality, data) in media)
+    early: dict[int, tuple[_Medium, Verdict]] = {}
+    due = 0
+    with MediaPool(limits, workers) as pool:
+        for (number, medium), verdict in pool.verify(numbered):
+            early[number] = medium, verdict
+            while due in early:
+                yield early.pop(due)
+                due += 1
 
 
 def _no_progress(task: str, done: int = 0, total: int | None = None) -> None:
@@ -97,6 +145,7 @@ def check_manifest(
     *,
     limits: MediaLimits | None = None,
     workers: int | None = None,
+    cluster: RayCluster | None = None,
     text: TextSettings | None = None,
     progress: ProgressCallback = _no_progress,
 ) -> Report:
@@ -105,7 +154,8 @@ def check_manifest(
     Args:
         manifest: the manifest.
         limits: limits of each medium.
-        workers: number of processes that decode.
+        workers: number of processes that decode, without a cluster.
+        cluster: where media are read and decoded, each task by one process (default: on this machine).
         text: how a recipe reads text, to count unknown tokens.
         progress: called with the number of rows.
 
@@ -119,30 +169,41 @@ def check_manifest(
     for kind, position, reason in manifest.bad_rows():
         report.findings.add(kind, reason, _line(Place.at(manifest.origin, position)))
 
-    def media() -> Iterator[tuple[_Medium, Modality, bytes]]:
-        for number, content in enumerate(manifest.contents(), 1):
+    def tasks() -> Iterator[list[tuple[str, Item]]]:
+        task: list[tuple[str, Item]] = []
+        for number, content in enumerate(manifest.contents(unread=True), 1):
             progress("decoding media", number, report.rows)
             place = _line(content.place)
             if not isinstance(content.item, Item):
                 if content.item.modality != ROW:
                     report.findings.add("no content", content.item.reason, place)
                 continue
-            for kind, reason in checks.add(content.item, has_media=bool(content.item.image or content.item.audio)):
+            has_media = bool(content.item.image or content.item.audio)
+            for kind, reason in checks.add(content.item, has_media=has_media):
                 report.findings.add(kind, reason, place)
-            for modality, index, data in media_of(content.item):
-                yield _Medium(place, modality, index, content.names[modality][index]), modality, data
+            if has_media:
+                task.append((place, content.item))
+            if len(task) >= _MANIFEST_ROWS:
+                yield task
+                task = []
+        if task:
+            yield task
 
-    with MediaPool(limits, workers) as pool:
-        for medium, verdict in pool.verify(media()):
-            report.media += 1
-            where = f"{medium.at}, {medium.modality} {medium.number}"
-            suffix, form = Path(medium.name or "").suffix.lower(), verdict.form.replace("MPO", "JPEG")
-            if verdict.kind:
-                report.findings.add(verdict.kind, verdict.reason, where)
-            elif _FORMS.get(suffix, form) != form:
-                report.findings.add("suffix", f"{form} in a file called *{suffix}", where)
+    for medium, verdict in _verify(tasks(), _manifest_media, limits, workers, cluster):
+        report.media += 1
+        kind, reason = _problem(medium, verdict)
+        if kind:
+            report.findings.add(kind, reason, f"{medium.at}, {medium.modality} {medium.number}")
     report.tokens = checks.finish()
     return report
+
+
+def _problem(medium: _Medium, verdict: Verdict) -> tuple[str, str]:
+    """Return kind and reason of the finding on a file; an empty kind if there is none."""
+    suffix, form = Path(medium.name or "").suffix.lower(), verdict.form.replace("MPO", "JPEG")
+    if verdict.kind or _FORMS.get(suffix, form) == form:
+        return verdict.kind, verdict.reason
+    return "suffix", f"{form} in a file called *{suffix}"
 
 
 def check_dataset(
@@ -150,6 +211,7 @@ def check_dataset(
     *,
     limits: MediaLimits | None = None,
     workers: int | None = None,
+    cluster: RayCluster | None = None,
     text: TextSettings | None = None,
     progress: ProgressCallback = _no_progress,
 ) -> Report:
@@ -158,7 +220,8 @@ def check_dataset(
     Args:
         dataset: the version.
         limits: limits of each medium.
-        workers: number of processes that decode.
+        workers: number of processes that decode, without a cluster.
+        cluster: where media are read and decoded, each task by one process (default: on this machine).
         text: how a recipe reads text, to count unknown tokens.
         progress: called with the number of rows.
     """
@@ -190,12 +253,14 @@ def check_dataset(
     for row, item, first in _duplicates(dataset, hashes_N):
         refuse(row, item, "duplicate id", f"an earlier row has this id: row {first}")
     report.tokens = checks.finish()
-    with MediaPool(limits, workers) as pool:
-        for medium, verdict in pool.verify(_stored_media(dataset, np.flatnonzero(with_media_N), progress)):
-            report.media += 1
-            if verdict.kind:
-                (item,) = dataset.take([medium.at], [])
-                refuse(medium.at, item, verdict.kind, verdict.reason, (medium.modality, medium.number))
+    blocks = np.flatnonzero(with_media_N)
+    tasks = (blocks[start : start + _DATASET_ROWS] for start in range(0, len(blocks), _DATASET_ROWS))
+    for medium, verdict in _verify(tasks, partial(_stored_media, dataset), limits, workers, cluster):
+        progress("decoding media", medium.at, len(dataset))
+        report.media += 1
+        if verdict.kind:
+            (item,) = dataset.take([medium.at], [])
+            refuse(medium.at, item, verdict.kind, verdict.reason, (medium.modality, medium.number))
     return report
 
 
@@ -243,13 +308,18 @@ def _duplicates(dataset: Dataset, hashes_N: NDArray[np.int64]) -> Iterator[tuple
                 yield row, item, earlier
 
 
-def _stored_media(
-    dataset: Dataset, rows: NDArray[np.int64], progress: ProgressCallback
-) -> Iterator[tuple[_Medium, Modality, bytes]]:
+def _manifest_media(task: Sequence[tuple[str, Item]]) -> Iterator[tuple[_Medium, Modality, bytes]]:
+    """Yield the media of items, each with its place; their files are read."""
+    for place, item in task:
+        files = item.files if isinstance(item, UnreadItem) else {}
+        for modality, index, data in media_of(read_item(item)):
+            yield _Medium(place, modality, index, files[modality][index] if modality in files else None), modality, data
+
+
+def _stored_media(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[tuple[_Medium, Modality, bytes]]:
     """Yield the media of some rows; as many rows are read at once as hold some megabytes."""
     start, count = 0, 4
     while start < len(rows):
-        progress("decoding media", start, len(rows))
         part = rows[start : start + count]
         read = 0
         for row, item in zip(part.tolist(), dataset.take(part, ["image", "audio"]), strict=True):

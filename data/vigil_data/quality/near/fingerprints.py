@@ -4,10 +4,8 @@ The own text of an item is all of its texts but those with the role ``context``,
 one. Rows are read in blocks, and only the columns of one modality; media are decoded in worker processes.
 """
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.items import Modality
+from vigil_data.parallel.ordered_map import ordered_map
+from vigil_data.parallel.ray_cluster import RayCluster
 from vigil_data.progress import ProgressCallback
 from vigil_data.quality.near import AUDIO_BIT_ERRORS, TEXT_JACCARD
 from vigil_data.quality.near.audio import AudioPrints
@@ -26,7 +26,7 @@ from vigil_data.quality.near.texts import TextPrints
 
 _BLOCK_ROWS = {"text": 8192, "image": 64, "audio": 64}
 _FACT = {"text": "characters", "image": "images", "audio": "seconds"}
-_FEWEST_BLOCKS_FOR_WORKERS = 16
+_FEWEST_BLOCKS_FOR_PROCESSES = 16
 
 _Block = tuple[NDArray[np.int64], NDArray[np.int64], Any]
 """Rows, places and fingerprints of a block of rows."""
@@ -101,6 +101,7 @@ def fingerprints(
     image_hash: ImageHash,
     *,
     rows: NDArray[np.int64] | None = None,
+    cluster: RayCluster | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> Fingerprints:
     """Return the fingerprints of a dataset's own content of one modality.
@@ -110,6 +111,7 @@ def fingerprints(
         modality: what is read.
         image_hash: the hash of images.
         rows: row numbers (default: all).
+        cluster: where they are computed (default: on this machine).
         progress: called with the number of rows read so far.
     """
     wanted = np.arange(len(dataset)) if rows is None else rows
@@ -119,8 +121,10 @@ def fingerprints(
     blocks = [wanted[first : first + size] for first in range(0, len(wanted), size)]
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), prints_of(modality, [], image_hash))]
     read = partial(_block, dataset, modality, image_hash)
+    heavy = modality != "text" and len(blocks) >= _FEWEST_BLOCKS_FOR_PROCESSES
+    processes = len(os.sched_getaffinity(0)) if heavy else 1
     done = 0
-    for block, part in zip(blocks, _mapped(read, blocks, parallel=modality != "text"), strict=True):
+    for block, part in zip(blocks, ordered_map(read, blocks, cluster=cluster, processes=processes), strict=True):
         parts.append(part)
         done += len(block)
         progress(f"fingerprints of {modality}", done, len(wanted))
@@ -160,15 +164,3 @@ def _block(dataset: Dataset, modality: Modality, image_hash: ImageHash, rows: ND
     ]
     prints = prints_of(modality, [content for *_, content in own], image_hash)
     return np.array([row for row, *_ in own], np.int64), np.array([index for _, index, _ in own], np.int64), prints
-
-
-def _mapped(
-    read: Callable[[NDArray[np.int64]], _Block], blocks: Sequence[NDArray[np.int64]], *, parallel: bool
-) -> Iterator[_Block]:
-    """Yield the blocks in order, read in as many processes as there are cores if there is enough to do."""
-    workers = len(os.sched_getaffinity(0))
-    if not parallel or workers < 2 or len(blocks) < _FEWEST_BLOCKS_FOR_WORKERS:
-        yield from map(read, blocks)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # a worker that dies is an error
-        yield from pool.map(read, blocks)
