@@ -110,9 +110,7 @@ def whole(path: Path) -> dict[str, Any]:
     """All that a dataset holds, but for times and the words of commands."""
     dataset = Dataset(path)
     quarantine = dataset.quarantine().drop_columns(["quarantined_at", "command"]).to_pylist()
-    log = [
-        (entry.version, entry.rows, entry.change and replace(entry.change, command="", when=None)) for entry in history.read(path)
-    ]
+    changes = [entry.change for entry in history.read(path)]
     return {
         "items": dataset.table(dataset.schema.names),
         "quarantine": json.dumps(quarantine, default=str).replace(str(path), "DATASET"),
