@@ -143,14 +143,19 @@ class Vigil(Peer):
     def raw(self) -> Iterator[Any]:
         """Yield the items."""
         from vigil_data.loading.blocks import BlockReader
+        from vigil_data.loading.loader import Request, announced
+        from vigil_data.loading.read_ahead import ReadAhead
 
         dataset = Dataset(self.folder)
         made = self._plan(dataset, 0)
         columns = dataset.item_columns(labels=self.labels, columns=())
         blocks = None if self.shuffle is None else BlockReader(dataset, self.shuffle.block, self.shuffle.held_blocks, columns)
-        for step in range(made.steps):
-            rows = made.rows(step, 0)
-            yield from dataset.items(dataset.table(columns, rows)) if blocks is None else blocks.take(rows)
+        ahead = ReadAhead(dataset, columns)
+        for request in announced((Request(made.rows(step, 0)) for step in range(made.steps)), 0):
+            if blocks is not None:
+                yield from blocks.take(request.rows)
+            else:
+                yield from dataset.items(ahead.table(request.rows, request.ahead))
 
     def _loader(self, workers: int) -> TrainingLoader:
         dataset = Dataset(self.folder)

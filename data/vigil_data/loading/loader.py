@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -36,6 +37,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals with which a scheduler stops a job."""
 
 
+REQUESTS_AHEAD = 16
+"""Requests of a worker that are announced to it."""
+
+
 class Request(NamedTuple):
     """Request to a worker.
 
@@ -44,12 +49,36 @@ class Request(NamedTuple):
         share: :attr:`vigil_data.loading.batch.Batch.share`.
         epoch: the epoch of augmentation; ``None``: items are not augmented.
         groups: group of each row, int64, for :attr:`vigil_data.loading.batch.Batch.group`.
+        ahead: rows of the requests that the same worker gets next, in order, which it may read now.
     """
 
     rows: Rows
     share: float | None = None
     epoch: int | None = None
     groups: Rows | None = None
+    ahead: tuple[Rows, ...] = ()
+
+
+def announced(requests: Iterable[Request], workers: int) -> Iterator[Request]:
+    """Yield requests, each with the rows of those that follow it in the same worker: the DataLoader serves workers in turn.
+
+    Args:
+        requests: the requests, read some ahead.
+        workers: number of workers; 0 is this process.
+    """
+    step = max(1, workers)
+    window: deque[Request] = deque()
+    for request in requests:
+        window.append(request)
+        if len(window) > REQUESTS_AHEAD * step:
+            yield _announced(window, step)
+    while window:
+        yield _announced(window, step)
+
+
+def _announced(window: deque[Request], step: int) -> Request:
+    ahead = tuple(window[place].rows for place in range(step, len(window), step))
+    return window.popleft()._replace(ahead=ahead)
 
 
 @dataclass
@@ -94,6 +123,7 @@ class _Opened:
         from vigil_data.dataset.dataset import Dataset
         from vigil_data.decode import Decoder
         from vigil_data.loading.blocks import BlockReader
+        from vigil_data.loading.read_ahead import ReadAhead
 
         self.labels, self.augmentation, self.seed = reader.labels, reader.augmentation, reader.seed
         self.dataset: Dataset = Dataset(reader.path, reader.version)
@@ -102,11 +132,12 @@ class _Opened:
         self.decoder: Decoder | None = None
         self.blocks: BlockReader | None = None
         if self.decoded:
-            self.columns = self.dataset.item_columns(self.decoded, reader.labels, ())
+            columns = self.dataset.item_columns(self.decoded, reader.labels, ())
+            self.ahead = ReadAhead(self.dataset, columns)
             if reader.shuffle is not None:
                 worker = get_worker_info()
                 held = -(-reader.shuffle.held_blocks // (1 if worker is None else worker.num_workers))
-                self.blocks = BlockReader(self.dataset, reader.shuffle.block, held, self.columns)
+                self.blocks = BlockReader(self.dataset, reader.shuffle.block, held, columns)
             self.inputs = reader.inputs.model_copy(update=dict.fromkeys(reader.tokens))
             self.decoder = Decoder(self.inputs, reader.labels)
         else:  # No media are read, so all that is read is kept in memory.
@@ -120,7 +151,7 @@ class _Opened:
             refused = {row: reader.refused[row] for row in rows.tolist() if row in reader.refused} | refused
         if refused:
             rows = rows[~np.isin(rows, list(refused))]
-        packed = self._decode(rows, request.epoch)
+        packed = self._decode(request, rows)
         if packed.refused:
             undecodable = {refusal.id for refusal in packed.refused}
             ids = self.dataset.table(["id"], rows)["id"].to_pylist()
@@ -137,24 +168,25 @@ class _Opened:
                 segments[modality] = found
         return replace(batch, segments=segments)
 
-    def _decode(self, rows: Rows, epoch: int | None) -> Packed:
+    def _decode(self, request: Request, rows: Rows) -> Packed:
         """Decode the modalities without tokens, augmented in an epoch of training."""
         if self.decoder is None:
             return Packed(tuple(self.ids[row] for row in rows), {}, self.targets_NL[rows])
-        items = self._take(rows, training=epoch is not None) if len(rows) else []
-        if epoch is None or self.augmentation is None:
+        items = self._items(request, rows) if len(rows) else []
+        if request.epoch is None or self.augmentation is None:
             packed = self.decoder.decode_all(items)
         else:
             from vigil_data.augmentation.augmenter import Augmenter
 
-            augmenter = Augmenter(self.augmentation, self.inputs, self.seed, epoch)
+            augmenter = Augmenter(self.augmentation, self.inputs, self.seed, request.epoch)
             packed = self.decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
         return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
 
-    def _take(self, rows: Rows, training: bool) -> list[Item]:
-        if training and self.blocks is not None:
+    def _items(self, request: Request, rows: Rows) -> list[Item]:
+        if request.epoch is not None and self.blocks is not None:
             return self.blocks.take(rows)
-        return self.dataset.items(self.dataset.table(self.columns, rows))
+        table = self.ahead.table(request.rows, request.ahead)
+        return self.dataset.items(table if len(rows) == len(table) else table.filter(np.isin(request.rows, rows)))
 
 
 class TrainingLoader:
@@ -267,7 +299,7 @@ class TrainingLoader:
     def _read_here(self) -> Iterator[Batch]:
         """Yield batches that are decoded in this process, until the number of workers is chosen."""
         assert self._choice is not None
-        for request in self.requests():
+        for request in announced(self.requests(), 0):
             batch = self._reader[request]
             yield batch.pin_memory() if self._pin_memory else batch
             if self._choice.workers is not None:
@@ -348,7 +380,7 @@ class EvaluationLoader:
         pin_memory: bool = False,
     ) -> None:
         self._requests = requests
-        self._batches = _dataloader(reader, requests, workers, worker_start, pin_memory)
+        self._batches = _dataloader(reader, list(announced(requests, workers)), workers, worker_start, pin_memory)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -398,7 +430,7 @@ class _Requests:
         self._loader = loader
 
     def __iter__(self) -> Iterator[Request]:
-        return self._loader.requests()
+        return announced(self._loader.requests(), self._loader.workers)
 
 
 def _dataloader(reader: Reader, requests: Any, workers: int, worker_start: str, pin_memory: bool) -> DataLoader[Batch]:
