@@ -106,7 +106,7 @@ def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Ge
         announced = round(_frames(sound, len(data)) * spec.rate / sound.samplerate)
         held_T, begin, have, given = np.empty(0, np.float32), 0, 0, 0
         for part_T in _resampled(sound, spec.rate, quiet) if limit else ():
-            held_T, have = np.concatenate([held_T, part_T]), have + len(part_T)
+            held_T, have = np.concatenate([held_T, part_T]) if len(held_T) else part_T, have + len(part_T)
             while given < limit and given * hop + samples <= have:
                 held_T, begin = held_T[given * hop - begin :], given * hop
                 yield _window(held_T[:samples].copy(), samples, index, begin, spec.rate)
@@ -148,9 +148,12 @@ def _block(sound: soundfile.SoundFile) -> int:
 
 
 def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono_T: NDArray[np.float32] = block_TC.mean(axis=1)
-    if not np.all(np.abs(mono_T) <= _MAX_AMPLITUDE):  # false for NaN too
+    if block_TC.shape[1] == 1:
+        mono_T: NDArray[np.float32] = block_TC[:, 0]
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono_T = block_TC.mean(axis=1)
+    if len(mono_T) and not (mono_T.min() >= -_MAX_AMPLITUDE and mono_T.max() <= _MAX_AMPLITUDE):  # false for NaN too
         raise MediaError("the audio has samples that are NaN, infinite or far beyond full scale")
     return mono_T
 

@@ -104,7 +104,9 @@ def decode_image(data: bytes, index: int, limit: int, spec: ImageSettings) -> Ge
         _draft(image, spec)
         image.load()
         upright = _rgb_or_grey(_upright(image), spec.background)
-        pixels_CHW = np.ascontiguousarray(np.asarray(_fit(upright, spec).convert("RGB")).transpose(2, 0, 1))
+        fitted = _fit(upright, spec)
+        rgb = fitted if fitted.mode == "RGB" else fitted.convert("RGB")  # a conversion to the same mode would copy it
+        pixels_CHW = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
     yield {"pixels": pixels_CHW}, Span(index)
     return 0
 
@@ -221,7 +223,7 @@ def _rgb_or_grey(image: Image.Image, background: int) -> Image.Image:
     if image.mode in ("I", "F"):
         return Image.fromarray(_wide_grey(np.asarray(image)))
     if not image.has_transparency_data:
-        return image if image.mode == "L" else image.convert("RGB")
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
     opaque = Image.new("RGBA", image.size, (background, background, background, 255))
     opaque.alpha_composite(image.convert("RGBA"))
     return opaque.convert("RGB")
