@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
@@ -69,8 +71,8 @@ class LabelStructure:
         lowest = torch.finfo(raw_NL.dtype).min
         return below_NLK.masked_fill(~allowed_NLK, lowest).amax(-1), below_NLK.amax(-1)
 
-    def read_by_loss(self, targets_NL: Tensor, distills: bool = False) -> Tensor:
-        """Return whose outputs the loss of known targets reads, ``[N, L]`` bool; NaN is unknown.
+    def read_by_loss(self, targets_NL: NDArray[np.float32], distills: bool = False) -> NDArray[np.bool_]:
+        """Return whose outputs the loss of known targets reads, ``[N, L]``; NaN is unknown.
 
         They are those of the labels whose target is known and, where that is not a certain positive, of their descendants.
 
@@ -78,11 +80,11 @@ class LabelStructure:
             targets_NL: values in [0, 1], NaN for unknown.
             distills: whether the loss also reads logits, which are the largest of a subtree whatever the target is.
         """
-        known_NL = ~targets_NL.isnan()
-        read_NL = known_NL.clone()
+        known_NL: NDArray[np.bool_] = ~np.isnan(targets_NL)
+        read_NL = known_NL.copy()
         for label, subtree in enumerate(self.subtrees):
             below_N = known_NL[:, label] & (distills | (targets_NL[:, label] < 1))
-            read_NL[:, list(subtree)] |= below_N.unsqueeze(1)
+            read_NL[:, list(subtree)] |= below_N[:, None]
         return read_NL
 
     def conditional(self, counts_NL: Array, targets_NL: Array) -> Array:

@@ -98,6 +98,11 @@ class MultimodalModel(nn.Module):
         """
         raise NotImplementedError
 
+    def map_values(self, batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch with ``function`` applied to its tensors but for those whose values decide shapes in :meth:`forward`."""
+        segments = {modality: segments.map(function) for modality, segments in batch.segments.items()}
+        return Batch(batch.ids, segments, function(batch.targets))
+
     def encoder(self, modality: Modality) -> Encoder:
         """Return the encoder of a modality."""
         encoder = self.encoders[modality]

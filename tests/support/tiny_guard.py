@@ -9,6 +9,7 @@ import tiny_lm
 from tiny_run import recipe_values
 
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.run import Run
 
 POLICIES = {
     "words": {"labels": {"cat": {"definition": "The text names a cat.", "violates": ["a red cat"], "allowed": ["a blue dog"]}}},
@@ -20,6 +21,14 @@ POLICIES = {
 def make_guard_recipe(material: Path, tiny_lm_tokenizer: Callable[[str], Path]) -> Callable[..., Recipe]:
     """A function that makes the tiny guard's recipe; keyword arguments change values, with ``__`` for the dots of a key path."""
     return lambda **changes: Recipe.model_validate(guard_values(material, tiny_lm_tokenizer("qwen3"), **changes))
+
+
+@pytest.fixture(scope="session")
+def trained_guard(
+    make_guard_recipe: Callable[..., Recipe], train: Callable[[Recipe, Path], Run], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """The tiny guard, trained once; tests do not change it."""
+    return train(make_guard_recipe(), tmp_path_factory.mktemp("guards") / "tiny")
 
 
 def guard_values(material: Path, tokenizer: Path, family: str = "qwen3", **changes: Any) -> dict[str, Any]:

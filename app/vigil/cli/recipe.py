@@ -52,10 +52,11 @@ def check(
 ) -> None:
     """Check recipes: every mistake of every file, with its line.
 
-    Exit status 0 if all are valid, 2 otherwise. Nothing is trained, loaded or downloaded.
+    Exit status 0 if all are valid, 2 otherwise. Nothing is trained, loaded or downloaded. A guard's recipe also
+    gets the tokens of its policies and prompts.
     """
     from vigil_data.errors import UserError
-    from vigil_training.recipe.requirements import check_installed, check_sources
+    from vigil_training.recipe.requirements import check_installed, check_sources, describe_prompt
     from vigil_training.recipe.resolve import resolve_recipe
 
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
@@ -68,12 +69,15 @@ def check(
             resolved = resolve_recipe(file, overrides)
             check_installed(resolved)
             check_sources(resolved)
+            prompt = describe_prompt(resolved)
         except UserError as error:
             mistakes += error.lines
         else:
             raw = ", ".join(getattr(resolved.recipe.strategy, "raw", ()))
             unchecked = f" (except strategy.raw, which only DeepSpeed can check: {raw})" if raw else ""
             typer.echo(f"ok  {file}{unchecked}")
+            for line in prompt:
+                typer.echo(f"    {line}")
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
 

@@ -5,10 +5,13 @@ that share a beginning, a policy or an item, stand in one row that has it once; 
 its row with does not change its logit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
@@ -39,7 +42,7 @@ ROW_TENSORS = ("input_ids", "soft", "position", "block", "sees", "segment", "ans
 
 
 class SoftTokens(nn.Sequential):
-    """Linear projection of an encoder's tokens into the embedding space of a language model (LLaVA, Liu et al. 2023, sec. 4.1).
+    """Linear projection of an encoder's tokens into a language model's embedding space (LLaVA, Liu et al. 2023, section 4.1).
 
     The tokens are normalized first, since encoders differ in scale, and begin with the scale of the model's own embeddings.
 
@@ -144,6 +147,14 @@ class GuardModel(MultimodalModel):
         target_Q, member_QL = (torch.from_numpy(array).to(raw_NL.device) for array in batch.questions[1:])
         return prediction._replace(composites=Composites(logits_C[cells:], target_Q, member_QL))
 
+    def map_values(self, batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+        """See :meth:`.MultimodalModel.map_values`; the layout of prompts depends on all but the values of pictures and sound."""
+        segments = {
+            m: replace(s, inputs={k: function(v) for k, v in s.inputs.items()}) if m != "text" else s
+            for m, s in batch.segments.items()
+        }
+        return replace(batch, segments=segments)
+
     def questions(self, batch: Batch) -> Sequence[Question]:
         """Return what is asked of a batch, if the batch does not state it.
 
@@ -154,9 +165,8 @@ class GuardModel(MultimodalModel):
             return batch.questions.questions
         if not self.training:
             return questions_all(len(batch), labels)
-        targets_NL = batch.targets.cpu()
-        asked_NL = self.structure.read_by_loss(targets_NL, distills=batch.teacher is not None)
-        return [Question(n, (label,), n * labels + label) for n, label in asked_NL.nonzero().tolist()]
+        asked_NL = self.structure.read_by_loss(_array(batch.targets), distills=batch.teacher is not None)
+        return [Question(n, (label,), n * labels + label) for n, label in np.argwhere(asked_NL).tolist()]
 
     def assemble(self, batch: Batch, soft: Mapping[Modality, int], questions: Sequence[Question]) -> PromptRows:
         """Assemble the prompts of questions about a batch.
@@ -171,9 +181,9 @@ class GuardModel(MultimodalModel):
             if modality not in batch.segments:
                 continue
             found = batch.segments[modality]
-            item_S, role_S = found.item.cpu().numpy(), found.role.cpu().numpy()
+            item_S, role_S = _array(found.item), _array(found.role)
             if modality == "text":
-                ids_ST, mask_ST = (found.inputs[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
+                ids_ST, mask_ST = (_array(found.inputs[name]) for name in ("input_ids", "attention_mask"))
                 segments[modality] = text_tokens(item_S, role_S, ids_ST, mask_ST)
             else:
                 segments[modality] = soft_tokens(item_S, role_S, soft[modality])
@@ -227,6 +237,11 @@ class GuardModel(MultimodalModel):
         rows = assemble(self.pieces, self.clauses, [Question(0, (0,), 0)], {})
         device = next(self.parameters()).device
         return self.run_rows(row_tensors(rows, device), self._soft({}), None)[0].sum()
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor's values; one on the CPU is not copied, also where operations on tensors have no values (planning)."""
+    return np.from_dlpack(tensor if tensor.device.type == "cpu" else tensor.cpu())
 
 
 def row_tensors(rows: PromptRows, device: torch.device) -> dict[str, Tensor]:

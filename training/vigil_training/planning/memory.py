@@ -243,9 +243,7 @@ def measure_activations(model: MultimodalModel, batch: Batch, precision: str, to
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
-            fake = Batch(
-                batch.ids, {m: s.map(mode.from_tensor) for m, s in batch.segments.items()}, mode.from_tensor(batch.targets)
-            )
+            fake = model.map_values(batch, mode.from_tensor)
             return ActivationEstimate(_saved_bytes(model, fake, precision, touch_all), "on tensors without memory")
     except Exception as error:  # libraries raise various errors where a value decides a shape
         replace_tensors(model, lambda t: torch.zeros(t.shape, dtype=t.dtype))

@@ -14,6 +14,7 @@ from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
 from vigil_data.loading.sampling import SamplingShare, describe_shares
 from vigil_modeling.multimodal_model import MultimodalModel
+from vigil_modeling.specs import GuardSpec
 from vigil_training.distributed.strategies.deepspeed import zero_config
 from vigil_training.distributed.strategies.fsdp2 import shard_units
 from vigil_training.distributed.world import World
@@ -31,6 +32,7 @@ from vigil_training.planning.memory import (
 )
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import DeepSpeed, FullySharded, Ranks, Single
+from vigil_training.runs.prompt_order import decide_prompt_order, with_order
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.optimizer import parameter_groups
 
@@ -194,6 +196,10 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     spec = recipe.strategy
     nodes = nodes or (spec.nodes if isinstance(spec, Ranks) else 1)
     gpus = gpus or (spec.devices if isinstance(spec, Ranks) else 1)
+    if exists(recipe.data.dataset):
+        recipe = decide_prompt_order(recipe)
+    elif isinstance(recipe.model, GuardSpec) and recipe.model.prompt.order == "auto":
+        recipe = with_order(recipe, "policy_first")
     model, note = build_abstract(recipe)
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from vigil_data.errors import UserError
-from vigil_data.specs import Package
+from vigil_data.specs import Hub, Package
 from vigil_data.yaml_files.yaml_tree import KeyPath, key_path
+from vigil_modeling.specs import GuardSpec
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import ResolvedRecipe
 
@@ -42,6 +43,32 @@ def check_sources(resolved: ResolvedRecipe) -> None:
         raise UserError(*lines)
 
 
+def describe_prompt(resolved: ResolvedRecipe) -> list[str]:
+    """Return lines about the tokens of a guard's prompts, warnings last; none for another model.
+
+    Raises:
+        UserError: if the prompt cannot be built, such as for want of a chat template, with the place of ``model.prompt``.
+    """
+    model, text = resolved.recipe.model, resolved.recipe.inputs.text
+    if not isinstance(model, GuardSpec) or text is None:
+        return []
+    if isinstance(text.tokenizer, Hub):
+        return ["tokens of the policies: not counted, since the tokenizer is on the hub; vigil guard prompt loads it"]
+    from vigil_data.prompts.build import build_prompt
+    from vigil_data.prompts.describe import policy_lines
+
+    try:
+        pieces, clauses = build_prompt(model.prompt, text.tokenizer, resolved.recipe.taxonomy)
+    except UserError as error:
+        where = _origin(resolved, ("model", "prompt")) or _origin(resolved, ("model",))
+        raise UserError(*(f"{where}{line}" for line in error.lines)) from error
+    whole = pieces.fixed_tokens + text.max_tokens + round(sum(len(clause.ids) for clause in clauses) / len(clauses))
+    typical = f"tokens of a prompt with the mean policy and a passage of {text.max_tokens} tokens: {whole}"
+    lines = policy_lines(pieces, clauses)
+    warnings = [line for line in lines if line.startswith("warning:")]
+    return [*(line for line in lines if line not in warnings), typical, *warnings]
+
+
 def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     if recipe.strategy.kind == "deepspeed" and find_spec("deepspeed") is None:
         yield ("strategy", "kind"), "deepspeed is not installed; install vigil with its deepspeed extra"
@@ -53,6 +80,8 @@ def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     sources: list[tuple[KeyPath, object]] = []
     if recipe.inputs.text is not None:
         sources.append((("inputs", "text", "tokenizer"), recipe.inputs.text.tokenizer))
+    if isinstance(recipe.model, GuardSpec):
+        sources.append((("model", "prompt", "chat_template"), recipe.model.prompt.chat_template))
     for modality in ("text", "image", "audio"):
         encoder = getattr(recipe.model.encoders, modality)
         if encoder is not None:

@@ -13,6 +13,7 @@ from vigil_data.loading.text_tokens import row_costs
 from vigil_data.prompts.build import build_prompt
 from vigil_data.prompts.costs import prompt_costs
 from vigil_data.prompts.order import cheaper_order
+from vigil_data.prompts.pieces import Order
 from vigil_data.specs import Cost, Inputs
 from vigil_modeling.specs import GuardSpec
 from vigil_training.recipe.recipe import Recipe
@@ -51,6 +52,12 @@ def decide_prompt_order(recipe: Recipe) -> Recipe:
     chosen = np.argsort(tokens_N, kind="stable")[typical]
     order = cheaper_order(pieces, clauses, tokens_N[chosen], asked_NL[chosen]) if len(chosen) else "policy_first"
     log.info("prompts: %s, which costs fewer tokens in a typical batch of %d items", order.replace("_", " "), len(chosen))
+    return with_order(recipe, order)
+
+
+def with_order(recipe: Recipe, order: Order) -> Recipe:
+    """Return a guard's recipe with another ``model.prompt.order``."""
+    assert isinstance(recipe.model, GuardSpec)
     prompt = recipe.model.prompt.model_copy(update={"order": order})
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"prompt": prompt})})
 

@@ -109,7 +109,7 @@ class DataModule(pl.LightningDataModule):
         unlabeled_L = np.isin(labels, list(recipe.loss.unlabeled))
         counts_NL = counted_targets(targets_NL, ~np.isnan(targets_NL), unlabeled_L, self._structure)
         self.train_rows = rows[counts_NL.any(axis=1)]
-        read_NL = self._structure.read_by_loss(torch.from_numpy(targets_NL), self._teacher is not None).numpy()
+        read_NL = self._structure.read_by_loss(targets_NL, self._teacher is not None)
         self._asked_NL: NDArray[np.bool_] | None = read_NL[counts_NL.any(axis=1)]
         self.target_counts = TargetCounts((targets_NL >= 0.5).sum(axis=0), (targets_NL < 0.5).sum(axis=0))
         if not len(self.train_rows):
@@ -256,7 +256,7 @@ class DataModule(pl.LightningDataModule):
             targets_NL = torch.from_numpy(self._teacher.fill(batch.ids, batch.targets.numpy()))
             batch = replace(batch, targets=targets_NL, teacher=torch.from_numpy(self._teacher.probabilities(batch.ids)))
         if self._policies is not None:
-            asked_NL = self._structure.read_by_loss(batch.targets, distills=self._teacher is not None).numpy()
+            asked_NL = self._structure.read_by_loss(batch.targets.numpy(), distills=self._teacher is not None)
             epoch = self.trainer.current_epoch
             batch = replace(batch, questions=self._policies.questions(batch.ids, batch.targets.numpy(), epoch, asked_NL))
         return batch

@@ -26,7 +26,7 @@ from vigil_data.progress import Progress
 from vigil_modeling.contrastive_model import ContrastiveModel
 from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.multimodal_model import MultimodalModel
-from vigil_modeling.specs import Contrastive
+from vigil_modeling.specs import Contrastive, GuardSpec
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, load_weights
 from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
@@ -247,6 +247,8 @@ def _train(
     )
     if isinstance(recipe.strategy, DeepSpeed) and recipe.strategy.raw:
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
+    if isinstance(recipe.model, GuardSpec):
+        log.info("prompts: %s, up to %d tokens", recipe.model.prompt.order.replace("_", " "), recipe.model.prompt.max_tokens)
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
     if recipe.training.compile:

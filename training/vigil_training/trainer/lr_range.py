@@ -30,6 +30,7 @@ from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import Ranks, Single
+from vigil_training.runs.prompt_order import decide_prompt_order
 from vigil_training.trainer.callbacks import EarlyStopping
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
@@ -169,6 +170,7 @@ def run_range_test(recipe: Recipe, test: RangeTest) -> RangeCurve:
     """
     if recipe.objective.kind == "contrastive":
         raise UserError("objective: the range test trains a classifier; contrastive pre-training has none")
+    recipe = decide_prompt_order(recipe)
     ranks = recipe.strategy.world if isinstance(recipe.strategy, Ranks) else 1
     # An epoch has one step at least.
     length = {"epochs": test.steps, "max_steps": test.steps, "accumulate": recipe.training.accumulate * ranks, "patience": None}
