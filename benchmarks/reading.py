@@ -17,9 +17,9 @@ stores the items in its own format. Every side is measured in each turn, in anot
 Two runs of one turn on a busy AMD EPYC of two cores, 2,000 posts, before batches were read ahead: batches by rows 1.04 and .91
 times the best other, raw reading by rows .46 and 1.05 times and by blocks .91 and 1.51 times WebDataset's; resume .13 and .06 s.
 Since then, raw reading of 600 posts in turns on a share of one core: by rows .25 to .34 times WebDataset's rate with one read for
-each batch, and .86 to 1.1 times with reading ahead; in time of the processor, which other load changes less, 2.0 to 2.5 times. The
-goals are 1.5 times the best other for batches and 3 times WebDataset's raw reading; the first is out of reach where all share the
-decoder, see ``decoder alone``.
+each batch, and .86 to 1.1 times with reading ahead; in time of the processor, which other load changes less, 2.0 to 2.5 times.
+The goals are 1.5 times the best other for batches and 3 times WebDataset's raw reading; the first is out of reach where all
+share the decoder, see ``decoder alone``.
 """
 
 import argparse
