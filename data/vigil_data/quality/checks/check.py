@@ -35,8 +35,8 @@ from vigil_data.settings import TextSettings
 
 _TEXT_ROWS = 2048
 _MEDIA_BYTES = 32_000_000
-_MANIFEST_ROWS, _DATASET_ROWS = 64, 1024
-"""Items with media of a task: of a cluster, or of the processes of this machine."""
+_MANIFEST_ROWS, _DATASET_ROWS, _DATASET_ROWS_ON_CLUSTER = 64, 1024, 128
+"""Items with media of a task."""
 
 _FORMS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
@@ -253,8 +253,9 @@ def check_dataset(
     for row, item, first in _duplicates(dataset, hashes_N):
         refuse(row, item, "duplicate id", f"an earlier row has this id: row {first}")
     report.tokens = checks.finish()
-    blocks = np.flatnonzero(with_media_N)
-    tasks = (blocks[start : start + _DATASET_ROWS] for start in range(0, len(blocks), _DATASET_ROWS))
+    with_media = np.flatnonzero(with_media_N)
+    size = _DATASET_ROWS if cluster is None else _DATASET_ROWS_ON_CLUSTER
+    tasks = (with_media[start : start + size] for start in range(0, len(with_media), size))
     for medium, verdict in _verify(tasks, partial(_stored_media, dataset), limits, workers, cluster):
         progress("decoding media", medium.at, len(dataset))
         report.media += 1
