@@ -151,6 +151,14 @@ def test_guard_equals_the_complete_language_model_over_one_prompt_after_another(
         assert found.min() > 0
 
 
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma"])
+def test_guard_answers_are_two_columns_of_the_complete_output_layer(make_guard, tiny_lm, family):
+    model, hidden_AD = make_guard(family=family, modalities=("text",)), torch.randn(7, 32)
+    with torch.no_grad():
+        expected = complete_model(tiny_lm(family)).get_output_embeddings()(hidden_AD)[:, list(model.pieces.answer_ids)]
+        torch.testing.assert_close(model.answers(hidden_AD), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_guard_would_differ_under_a_mask_without_blocks(make_guard, monkeypatch, order):
     model, batch = make_guard(order), make_batch(MIXED)
