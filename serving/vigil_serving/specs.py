@@ -5,10 +5,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from vigil_data.errors import UserError
 from vigil_data.specs import Spec
 from vigil_serving.bundle.metadata import Tolerance
 
 Format = Literal["onnx", "onnx-single", "torchscript", "torch-export", "fp16", "bf16", "int8"]
+
+DEFAULT_FORMATS: tuple[Format, ...] = ("onnx", "onnx-single", "torchscript")
+GUARD_FORMATS: tuple[Format, ...] = ("onnx", "fp16", "int8")
 
 OPSET = 23
 """Default ONNX opset."""
@@ -57,10 +61,11 @@ class Int8Spec(Spec):
 class ExportSpec(Spec):
     """What ``vigil export`` writes; its options override this section."""
 
-    formats: tuple[Format, ...] = Field(
-        ("onnx", "onnx-single", "torchscript"),
+    formats: tuple[Format, ...] | None = Field(
+        None,
         description="formats in addition to the ONNX encoders and fusion, which are always written: onnx-single, torchscript, "
-        "torch-export, fp16 and int8 (ONNX encoders), bf16 (torch.export)",
+        "torch-export, fp16 and int8 (ONNX encoders), bf16 (torch.export); null: onnx-single and torchscript, and none for a "
+        "guard, which has fp16 and int8 only",
     )
     opset: int = Field(OPSET, ge=OPSETS[0], le=OPSETS[1], description="ONNX opset")
     examples: int = Field(
@@ -76,5 +81,25 @@ class ExportSpec(Spec):
 
     @field_validator("formats")
     @classmethod
-    def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
-        return tuple(dict.fromkeys(("onnx", *formats)))
+    def _each_once(cls, formats: tuple[Format, ...] | None) -> tuple[Format, ...] | None:
+        return None if formats is None else tuple(dict.fromkeys(("onnx", *formats)))
+
+    def has(self, name: Format) -> bool:
+        """Whether a format is to be written."""
+        return name in (DEFAULT_FORMATS if self.formats is None else self.formats)
+
+    def for_model(self, *, guard: bool) -> "ExportSpec":
+        """Return the settings with the formats of a guard, or of a fusion model.
+
+        Raises:
+            UserError: if a format is not one of a guard.
+        """
+        if guard and (problem := self.guard_problem()) is not None:
+            raise UserError(f"formats: {problem}")
+        default = GUARD_FORMATS[:1] if guard else DEFAULT_FORMATS
+        return self if self.formats is not None else self.model_copy(update={"formats": default})
+
+    def guard_problem(self) -> str | None:
+        """Return why a guard cannot be exported in the formats; ``None`` if it can."""
+        refused = [name for name in self.formats or () if name not in GUARD_FORMATS]
+        return f"{', '.join(refused)}: a guard is exported as onnx, fp16 and int8; leave the others out" if refused else None

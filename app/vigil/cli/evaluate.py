@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="The run folder.", metavar="RUN")] = None,
+    run: Annotated[Path | None, typer.Argument(help="The run folder, or a bundle.", metavar="RUN")] = None,
     *,
     data: Data = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
@@ -56,6 +56,17 @@ def evaluate(
             help="With --predictions: threshold of a label (default: chosen on --calibrate-on, or 0.5).", metavar="LABEL=P"
         ),
     ] = None,
+    policy_text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With the bundle of a guard: policy texts in place of the bundle's, as a taxonomy (.yaml) or policy_text.json.",
+        ),
+    ] = None,
+    calibrate_split: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="With --policy-text: split on which labels with a new text are calibrated."),
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="Settings: YAML with the keys of a recipe's `evaluation` block.", metavar="FILE.yaml")
     ] = None,
@@ -69,16 +80,27 @@ def evaluate(
     ] = None,
     replicates: Annotated[int | None, typer.Option(min=0, help="Bootstrap replicates; 0 for no intervals.")] = None,
 ) -> None:
-    """Evaluate a run on a split, or any model's scores: metrics with intervals, slices, fairness, and an HTML report.
+    """Evaluate a run or bundle on a split, or any model's scores: metrics with intervals, slices, fairness, and an HTML report.
 
     A table of scores has the columns id, probability.LABEL, target.LABEL (null where unknown), and any others to slice by.
     Without targets, such as in the table of `vigil score`, it gives volumes, actions (--policy) and drift (--calibrate-on).
+    A guard's bundle is evaluated under other policy texts with --policy-text; policy_text.json in the output folder records it.
     """
     from vigil_data.errors import UserError
+    from vigil_serving.bundle.manifest import is_bundle
 
     asked = {"slices": by, "identities": identity, "cluster": cluster, "replicates": replicates}
     if (run is None) == (predictions is None):
         raise UserError("name a run folder, or a table of scores with --predictions, and not both")
+    if calibrate_split is not None and policy_text is None:
+        raise UserError(f"--calibrate-split {calibrate_split}: only with --policy-text; other labels keep their calibration")
+    if run is not None and is_bundle(run):
+        if wrong := [n for n, v in {"--only": only, "--checkpoint": checkpoint != "best"}.items() if v]:
+            raise UserError(f"{', '.join(wrong)}: only with a run; {run} is a bundle")
+        if to is None:
+            raise UserError(f"{run} is a bundle, to which nothing is added: name the output folder with --to DIR")
+    elif policy_text is not None:
+        raise UserError(f"--policy-text {policy_text}: only with the bundle of a guard; make one with `vigil export`")
     if predictions is not None:
         if to is None:
             raise UserError("--predictions: name the output folder with --to DIR")
@@ -88,6 +110,13 @@ def evaluate(
     if wrong := [n for n, v in {"--calibrate-on": calibrate_on, "--threshold": threshold}.items() if v is not None]:
         raise UserError(f"{', '.join(wrong)}: only with --predictions; a run has its own calibration and thresholds")
     assert run is not None
+    if is_bundle(run):
+        assert to is not None
+        spec = evaluation_settings(None, settings, asked)
+        _evaluate_bundle(
+            run, spec, data=data, split=split, to=to, policy=policy, policy_text=policy_text, calibrate_split=calibrate_split
+        )
+        return
     _evaluate_run(
         run, data=data, split=split, checkpoint=checkpoint, only=only, settings=settings, asked=asked, to=to, policy=policy
     )
@@ -176,6 +205,39 @@ def _evaluate_run(
         progress("tracking")
         track_evaluation(opened, evaluation.folder, evaluation.results)
     _show(evaluation)
+
+
+def _evaluate_bundle(
+    bundle: Path,
+    spec: "EvaluationSpec",
+    *,
+    data: Path | None,
+    split: str,
+    to: Path,
+    policy: Path | None,
+    policy_text: Path | None,
+    calibrate_split: str | None,
+) -> None:
+    from vigil.workflows.evaluate import evaluate_bundle
+    from vigil.workflows.policies import read_compiled_policy
+    from vigil.workflows.prediction_sources import bundle_dataset
+    from vigil_data.progress import Progress
+
+    with Progress(f"predicting {split}") as progress:
+        evaluation = evaluate_bundle(
+            bundle,
+            bundle_dataset(bundle, data),
+            split,
+            to=to,
+            spec=spec,
+            policy_text=policy_text,
+            calibrate_split=calibrate_split,
+            policy=None if policy is None else read_compiled_policy(policy),
+            progress=progress,
+        )
+    _show(evaluation)
+    if policy_text is not None:
+        typer.echo(f"policy texts with what was measured: {to / 'policy_text.json'}; score and serve with it")
 
 
 def _evaluate_table(

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from vigil_serving.scoring.score import RayOptions, ScoringSummary
 
 
+PolicyTextOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Policy texts that a guard reads in place of the bundle's: a taxonomy (.yaml), whose texts are not evaluated, "
+        "or the policy_text.json of `vigil evaluate BUNDLE --policy-text`.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command("score")(score)
@@ -36,6 +46,7 @@ def score(
     workers: Annotated[int | None, typer.Option(min=1, help="With --ray: number of workers (default: as many as fit).")] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Items per shard: what a kill costs at most.")] = 1024,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the shards of an interrupted job.")] = False,
+    policy_text: PolicyTextOption = None,
 ) -> None:
     """Score a dataset with ONNX Runtime; PyTorch is not needed.
 
@@ -59,6 +70,7 @@ def score(
                 chunk=chunk,
                 ray=options,
                 restart=restart,
+                policy_text=policy_text,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -82,6 +94,10 @@ def _ray_options(address: str | None, workers: int | None) -> "RayOptions | None
 def _print_summary(summary: "ScoringSummary", seconds: float, to: Path) -> None:
     for name, count in [*summary.decided.items(), *summary.actions.items()]:
         typer.echo(f"{name:<32} {count:>9} of {summary.items - summary.errors}")
+    if summary.not_evaluated:
+        typer.echo(f"not evaluated with this policy text: {', '.join(summary.not_evaluated)}; see `vigil evaluate BUNDLE`")
+    if summary.uncalibrated:
+        typer.echo(f"uncalibrated, decided from 0.5: {', '.join(summary.uncalibrated)}")
     if summary.errors:
         typer.echo(f"{summary.errors} items could not be decoded; see the column error")
     if summary.resumed:
@@ -143,6 +159,7 @@ def serve(
     public_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Refuse bundles that are not signed by this key.")
     ] = None,
+    policy_text: PolicyTextOption = None,
 ) -> None:
     """Serve a bundle's decisions over HTTP: JSON, forms, the KServe V2 protocol, metrics, and a page to try the bundle.
 
@@ -180,5 +197,6 @@ def serve(
         upload_seconds=upload_seconds,
         max_connections=max_connections,
         public_key=public_key,
+        policy_text=policy_text,
     )
     run(settings)

@@ -1,6 +1,7 @@
 """Evaluate a run on a split, or any model's table of scores: predictions, metrics and a report in one folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_evaluation.report.evidence import ItemExample
     from vigil_evaluation.results import EvaluationResults
+    from vigil_serving.bundle.load import Bundle
+    from vigil_serving.bundle.policy_text import PolicyText
     from vigil_training.runs.run import Run
 
 
@@ -105,6 +108,117 @@ def evaluate(
         progress=progress,
     )
     return Evaluation(folder, results, table, predicted.refused)
+
+
+def evaluate_bundle(
+    bundle: StrPath,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    to: StrPath,
+    spec: EvaluationSpec,
+    policy_text: StrPath | None = None,
+    calibrate_split: str | None = None,
+    policy: "CompiledPolicy | None" = None,
+    progress: ProgressCallback | None = None,
+) -> Evaluation:
+    """Predict a split with a bundle, and write predictions.parquet, metrics.json and report.html.
+
+    With policy texts it also writes ``policy_text.json``: the texts, what was measured of each label with a known positive and
+    negative item, and its calibration. Scoring and serving with that file mark these labels as evaluated.
+
+    Args:
+        bundle: the bundle's folder.
+        dataset: the dataset.
+        split: which rows.
+        to: the folder.
+        spec: settings.
+        policy_text: file of policy texts that a guard reads in place of the bundle's.
+        calibrate_split: another split of the dataset, on which labels with a new text are calibrated and get a threshold.
+        policy: the compiled policy that acts on the items (default: the bundle's).
+        progress: called with (task, done, total).
+
+    Raises:
+        UserError: if the split is empty, or the bundle cannot be given the texts.
+    """
+    from vigil.workflows.prediction_sources import score_table
+    from vigil_evaluation.evaluation_data import EvaluationData
+    from vigil_serving.bundle.policy_text import POLICY_TEXT, read_policy_text
+    from vigil_serving.runtime.scorer import Scorer
+
+    scorer = original = Scorer(bundle)
+    texts = None if policy_text is None else read_policy_text(policy_text, original.bundle)
+    if texts is not None:
+        scorer = Scorer(original.bundle, sessions=original.sessions, policy_text=texts)
+        if calibrate_split is not None:
+            table = score_table(scorer, dataset, dataset.rows(calibrate_split), (), progress)
+            texts = calibrate_texts(texts, scorer.bundle, table, spec)
+            scorer = Scorer(original.bundle, sessions=original.sessions, policy_text=texts)
+    loaded, rows = scorer.bundle, dataset.rows(split)
+    table = score_table(scorer, dataset, rows, spec.columns, progress)
+    facts = {
+        "bundle": str(bundle),
+        "dataset": f"{dataset.path} version {dataset.version}",
+        "split": split,
+        "items": str(table.num_rows),
+        "undecodable": str(len(rows) - table.num_rows),
+        **({} if policy_text is None else {"policy text": str(policy_text)}),
+    }
+    results = write_evaluation(
+        EvaluationData.from_table(table, loaded.labels, loaded.thresholds, spec),
+        facts,
+        to=to,
+        calibrated=loaded.calibrated,
+        policy=loaded.policy if policy is None else policy,
+        progress=progress,
+    )
+    if texts is not None:
+        evaluated_texts(texts, original.bundle, results, facts).write(Path(to) / POLICY_TEXT)
+    return Evaluation(Path(to), results, table, ())
+
+
+def calibrate_texts(texts: "PolicyText", bundle: "Bundle", table: "pa.Table", spec: EvaluationSpec) -> "PolicyText":
+    """Return policy texts with the calibration and threshold of each uncalibrated label that has known targets of both kinds.
+
+    Args:
+        texts: the policy texts.
+        bundle: the bundle that reads them.
+        table: its predictions for labelled items, not calibrated for these labels.
+        spec: settings of the calibration.
+    """
+    import numpy as np
+
+    from vigil_evaluation.predictions import prediction_arrays
+
+    targets_NL, _ = prediction_arrays(table, bundle.uncalibrated)
+    both_L = (np.nanmax(targets_NL, 0, initial=0) >= 0.5) & (np.nanmin(targets_NL, 0, initial=1) < 0.5)
+    labels = [label for label, both in zip(bundle.uncalibrated, both_L, strict=True) if both]
+    if not labels:
+        raise UserError("policy text: no label with a new text has known positive and negative items to calibrate on")
+    by = bundle.calibrated.calibration.by
+    own = spec.model_copy(update={"calibration": spec.calibration.model_copy(update={"by": by})})
+    calibrated, thresholds = calibrate_table(table, labels, own)
+    fitted = {
+        label: replace(texts.labels[label], calibration=found.to_dict(), threshold=float(thresholds[label]))
+        for label, found in calibrated.calibration.labels.items()
+    }
+    return replace(texts, labels={**texts.labels, **fitted}, bundle=bundle.digest, calibrated_by=by)
+
+
+def evaluated_texts(
+    texts: "PolicyText", bundle: "Bundle", results: "EvaluationResults", facts: Mapping[str, str]
+) -> "PolicyText":
+    """Return policy texts with what was measured of each label that had known targets of both kinds."""
+    from vigil_serving.bundle.policy_text import TextEvaluation
+
+    labels = dict(texts.labels)
+    for name, found in results.overall.labels.items():
+        if name in labels and found.average_precision is not None and found.auroc is not None:
+            measured = TextEvaluation(
+                facts["dataset"], facts["split"], found.known, found.positive, found.average_precision, found.auroc
+            )
+            labels[name] = replace(labels[name], evaluation=measured)
+    return replace(texts, labels=labels, bundle=bundle.digest)
 
 
 def write_evaluation(

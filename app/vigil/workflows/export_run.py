@@ -81,6 +81,7 @@ def export_run(
     # Wrong options and keys are found before torch is imported and the work begins.
     thresholds, calibrated, policy = run.read_thresholds(), run.read_calibrated(), run.current_policy()
     spec = override_export_spec(run.recipe.export, formats=formats, opset=opset, examples=examples)
+    spec = spec.for_model(guard=run.recipe.model.kind == "guard")
     check_target(Path(to))
     signer = None if sign is None else _signer(sign)
     comparison = None
@@ -154,7 +155,7 @@ def sample_real_items(run: "Run", spec: ExportSpec) -> RealItems:
     import numpy as np
 
     rows = run.dataset().rows(run.recipe.data.validation)
-    int8 = "int8" in spec.formats
+    int8 = spec.has("int8")
     wanted = (spec.examples, spec.int8.examples * int8, spec.int8.calibration_items * int8)
     rows = rows[_spread(len(rows), min(sum(wanted), len(rows)))]
     kinds = []

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.taxonomy import Taxonomy
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+    from vigil_serving.runtime.scorer import Scorer
     from vigil_training.runs.run import Run
 
 CHUNK_ROWS = 256
@@ -195,17 +196,25 @@ def _score_with_run(
 def _load_bundle(
     source: Path, data: StrPath | None, split: str | None, columns: Sequence[str], progress: ProgressCallback | None
 ) -> Predictions:
+    dataset = bundle_dataset(source, data)
+    found = _score_with_bundle(source, dataset, dataset.rows(split), columns, progress)
+    return replace(found, facts={**found.facts, "split": split or "all"})
+
+
+def bundle_dataset(bundle: StrPath, data: StrPath | None) -> "Dataset":
+    """Return a dataset, by default the one that a bundle's model was trained on.
+
+    Raises:
+        UserError: if none is named and the bundle records none.
+    """
     from vigil_data.dataset.dataset import Dataset
 
     if data is not None:
-        dataset = Dataset(Path(data))
-    else:
-        recorded = training_dataset(source)
-        if recorded is None:
-            raise UserError(f"{source}: the bundle does not record its training dataset; name a dataset with --data")
-        dataset = Dataset(Path(recorded[0]), recorded[1])
-    found = _score_with_bundle(source, dataset, dataset.rows(split), columns, progress)
-    return replace(found, facts={**found.facts, "split": split or "all"})
+        return Dataset(Path(data))
+    recorded = training_dataset(bundle)
+    if recorded is None:
+        raise UserError(f"{bundle}: the bundle does not record its training dataset; name a dataset with --data")
+    return Dataset(Path(recorded[0]), recorded[1])
 
 
 def _score_with_bundle(
@@ -213,30 +222,53 @@ def _score_with_bundle(
 ) -> Predictions:
     from vigil_serving.bundle.save import read_taxonomy
     from vigil_serving.runtime.scorer import Scorer
-    from vigil_training.runs.prediction_table import predictions_table
 
     scorer = Scorer(source)
     bundle = scorer.bundle
-    decisions = []
+    table = score_table(scorer, dataset, rows, columns, progress)
+    facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - table.num_rows)}
+    return Predictions(
+        str(source), "bundle", table, bundle.labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts
+    )
+
+
+def score_table(
+    scorer: "Scorer",
+    dataset: "Dataset",
+    rows: "NDArray[np.int64]",
+    columns: Sequence[str],
+    progress: ProgressCallback | None = None,
+) -> "pa.Table":
+    """Return the predictions table of a bundle; items that cannot be decoded are left out.
+
+    Args:
+        scorer: the loaded bundle.
+        dataset: the dataset.
+        rows: row numbers, int64 ``[N]``.
+        columns: columns of the dataset to copy, in addition to the standard ones.
+        progress: called with ``predicting``, the items done and their number.
+
+    Raises:
+        UserError: if no item can be decoded.
+    """
+    from vigil_training.runs.prediction_table import predictions_table
+
+    labels, decisions = scorer.bundle.labels, []
     for start in range(0, len(rows), CHUNK_ROWS):
         decisions += scorer.score(dataset.take(rows[start : start + CHUNK_ROWS]))
         if progress is not None:
             progress("predicting", len(decisions), len(rows))
     scored = np.array([i for i, decision in enumerate(decisions) if decision.error is None], np.int64)
     _check_not_empty(len(scored), dataset, len(rows))
-    table = predictions_table(
+    return predictions_table(
         [decisions[i].id for i in scored],
-        bundle.labels,
-        dataset.targets(bundle.labels, rows[scored]),
+        labels,
+        dataset.targets(labels, rows[scored]),
         np.array([list(decisions[i].probabilities.values()) for i in scored], np.float64),
         [decisions[i].presence for i in scored],
         dataset=dataset,
         rows=rows,
         columns=columns,
-    )
-    facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - len(scored))}
-    return Predictions(
-        str(source), "bundle", table, bundle.labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vigil_serving.bundle.metadata import BundleMetadata, InputSettings
+from vigil_serving.bundle.metadata import BundleMetadata, InputSettings, PromptSettings
 
 _MANIFEST_ENTRY = {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "bytes": {"type": "integer", "minimum": 0}}
 _MANIFEST = {
@@ -38,10 +38,11 @@ _THRESHOLDS = {
 
 
 def bundle_schema() -> dict[str, Any]:
-    """Return the schemas of bundle.json, inputs.json, thresholds.json and manifest.json, by file name under ``properties``."""
+    """Return the schemas of a bundle's JSON files, by file name under ``properties``; only a guard's bundle has prompt.json."""
     definitions: dict[str, Any] = {}
     files: dict[str, Any] = {}
-    for name, kind in (("bundle.json", BundleMetadata), ("inputs.json", InputSettings)):
+    kinds = (("bundle.json", BundleMetadata), ("inputs.json", InputSettings), ("prompt.json", PromptSettings))
+    for name, kind in kinds:
         schema = TypeAdapter(kind).json_schema()
         definitions |= schema.pop("$defs", {})
         files[name] = schema
@@ -55,7 +56,7 @@ def bundle_schema() -> dict[str, Any]:
         "title": "Vigil bundle: each JSON file by its name",
         "type": "object",
         "properties": files,
-        "required": list(files),
+        "required": [name for name in files if name != "prompt.json"],
         "$defs": definitions,
     }
 

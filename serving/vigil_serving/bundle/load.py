@@ -5,8 +5,8 @@ Example:
     >>> bundle.labels, bundle.thresholds["scam"], bundle.graph("fusion")
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vigil_data import json_fields
@@ -16,7 +16,7 @@ from vigil_data.items import Modality
 from vigil_evaluation.calibration.calibrators import FittedCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
-from vigil_serving.bundle.metadata import FORMAT, BundleMetadata, Graph, InputSettings
+from vigil_serving.bundle.metadata import FORMAT, BundleMetadata, Graph, InputSettings, PromptSettings
 from vigil_serving.bundle.signing import check_signature
 
 
@@ -34,6 +34,9 @@ class ExportedModel:
         thresholds: label to the calibrated probability from which the label is decided, in the order of ``labels``.
         calibrated: calibration of the graphs' probabilities.
         policy: the compiled policy; ``None`` if the run had none.
+        prompt: how a guard asks, with the text of each label; ``None`` for a fusion model.
+        not_evaluated: labels of a guard whose policy text was replaced by one with which no evaluation has seen the model.
+        uncalibrated: labels of a guard whose policy text was replaced by one that has no calibration.
     """
 
     path: Path
@@ -45,6 +48,16 @@ class ExportedModel:
     thresholds: Mapping[str, float]
     calibrated: FittedCalibration
     policy: CompiledPolicy | None
+    prompt: PromptSettings | None = field(default=None, kw_only=True)
+    not_evaluated: tuple[str, ...] = field(default=(), kw_only=True)
+    uncalibrated: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def placement(self) -> Collection[str]:
+        """Names of the arrays that place segments, such as ``text_item`` and ``text_role``."""
+        if self.prompt is None:
+            return self.graphs["fusion"].inputs
+        return {f"{modality}_{name}" for modality in self.modalities for name in ("item", "role")}
 
     def graph(self, name: str) -> Path:
         """Return the path of a graph's file."""
@@ -99,6 +112,9 @@ def load_bundle(path: StrPath, *, check_hashes: bool = True, public_key: StrPath
         metadata: BundleMetadata = json_fields.structure(BundleMetadata, content, manifest.METADATA)
         inputs: InputSettings = json_fields.structure(InputSettings, manifest.read_json(path / manifest.INPUTS), manifest.INPUTS)
         given = json_fields.mapping(manifest.read_json(path / manifest.THRESHOLDS), manifest.THRESHOLDS, metadata.labels)
+        prompt: PromptSettings | None = None
+        if (path / manifest.PROMPT).is_file():
+            prompt = json_fields.structure(PromptSettings, manifest.read_json(path / manifest.PROMPT), manifest.PROMPT)
         thresholds = {
             label: json_fields.number(given[label], f"{manifest.THRESHOLDS}: {label}", 0, 1) for label in metadata.labels
         }
@@ -121,6 +137,7 @@ def load_bundle(path: StrPath, *, check_hashes: bool = True, public_key: StrPath
         thresholds=thresholds,
         calibrated=FittedCalibration.read(path / manifest.CALIBRATION, metadata.labels),
         policy=CompiledPolicy.read(path / manifest.POLICY) if (path / manifest.POLICY).is_file() else None,
+        prompt=prompt,
         metadata=metadata,
         digest=sha256_file(path / manifest.MANIFEST),
     )

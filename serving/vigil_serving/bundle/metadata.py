@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vigil_data.items import Modality, Role
+from vigil_data.prompts.clauses import Clause
+from vigil_data.prompts.pieces import PromptPieces
 
 FORMAT: Literal[6] = 6
 """Version of the bundle's layout; a bundle of another version is refused."""
@@ -239,3 +241,16 @@ class InputSettings:
     text: TextInputSettings | None = None
     image: ImageInputSettings | None = None
     audio: AudioInputSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """Content of prompt.json: how a guard asks; only a guard's bundle has it.
+
+    Attributes:
+        pieces: constant pieces of the prompt as token ids.
+        clauses: the policy text of each label, in the order of every ``[.., L]`` axis.
+    """
+
+    pieces: PromptPieces
+    clauses: tuple[Clause, ...]

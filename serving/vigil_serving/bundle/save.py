@@ -46,6 +46,8 @@ def write_metadata(folder: Path, metadata: BundleMetadata, model: ExportedModel,
     model.calibrated.write(folder / manifest.CALIBRATION)
     if model.policy is not None:
         model.policy.write(folder / manifest.POLICY)
+    if model.prompt is not None:
+        write_json(folder / manifest.PROMPT, asdict(model.prompt))
     yaml = YAML()
     yaml.default_flow_style = False
     with (folder / manifest.TAXONOMY).open("w", encoding="utf-8") as file:

@@ -6,9 +6,12 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from vigil_serving.export.modules import quiet
 
+ROOT_MEAN_SQUARE = ("Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal")
+"""Nodes of a norm, from the square to the factor."""
+
 
 def convert_to_float16(graph: ModelProto) -> ModelProto:
-    """Return a copy of an encoder in float16, except for its spectrogram (see :func:`spectrogram_nodes`).
+    """Return a copy of an encoder in float16, except for its spectrogram (see :func:`spectrogram_nodes`) and :func:`wide_nodes`.
 
     ONNX Runtime's CPU kernels are float32: the weights are widened when they are loaded, so only the file is smaller. On a GPU
     the products run in float16.
@@ -21,8 +24,9 @@ def convert_to_float16(graph: ModelProto) -> ModelProto:
         found: ModelProto = converter.convert_float_to_float16(
             copy,
             keep_io_types=True,
-            op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, "STFT"],
-            node_block_list=sorted(spectrogram_nodes(graph)),
+            # ONNX Runtime cannot add up float16 in ScatterElements, which gives the evidence of a guard.
+            op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, "STFT", "ScatterElements"],
+            node_block_list=sorted(spectrogram_nodes(graph) | wide_nodes(graph)),
         )
     _without_round_trips(found)
     return found
@@ -63,6 +67,27 @@ def spectrogram_nodes(graph: ModelProto) -> set[str]:
         if node.op_type == "Conv" and logs[-1].name in (before := _ancestors([node], maker)):
             return before
     return _ancestors(logs, maker) | {node.name for node in logs}
+
+
+def wide_nodes(graph: ModelProto) -> set[str]:
+    """Return the names of nodes whose values exceed the range or the precision of float16.
+
+    They are the root mean squares of norms (the square of a decoder's largest activations overflows), and the angles of rotary
+    embeddings, which are as large as the position.
+    """
+    users: dict[str, list[NodeProto]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    found: set[str] = set()
+    for node in graph.graph.node:
+        chain = [node] if node.op_type == "Pow" else []
+        while chain and chain[-1].op_type in ROOT_MEAN_SQUARE:
+            found.add(chain[-1].name)
+            chain += users.get(chain[-1].output[0], [])[:1]
+    maker = {output: node for node in graph.graph.node for output in node.output}
+    angles = [node for node in graph.graph.node if node.op_type in {"Cos", "Sin"}]
+    return found | {node.name for node in angles} | _ancestors(angles, maker)
 
 
 def _ancestors(nodes: Iterable[NodeProto], maker: Mapping[str, NodeProto]) -> set[str]:

@@ -73,7 +73,7 @@ def run_gate(
         parity.append(measured)
         if backend.variant != "fp32":
             outputs[backend.variant] = probabilities[: len(reference.cases)]
-    reason = _int8_failure(parity, quantization.candidates) if "int8" in spec.formats else None
+    reason = _int8_failure(parity, quantization.candidates) if spec.has("int8") else None
     others = [p for p in parity if p.variant != "int8"]
     problems = failures(others)
     if problems:

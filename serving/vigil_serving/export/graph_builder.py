@@ -1,5 +1,6 @@
 """Build the graphs of every requested format, each in a cached step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from vigil_data import json_fields
 from vigil_data.filesystem import remove, write_json
 from vigil_data.items import ROLES, Modality
 from vigil_data.specs import Inputs
+from vigil_modeling.guards.guard_model import GuardModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.decisions_graph import decisions_graph
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.bundle.manifest import read_json
 from vigil_serving.bundle.metadata import Graph, TensorSpec
 from vigil_serving.export import float16, onnx_export, torch_export, torchscript
-from vigil_serving.export.modules import ExampleInputs, example_inputs, input_names
+from vigil_serving.export.modules import ExampleInputs, GuardExample, example_inputs, guard_example, input_names
 from vigil_serving.export.step_cache import Step, StepCache, link_files
 from vigil_serving.parity.backends import BFLOAT16_SUFFIX, program_name
 from vigil_serving.specs import ExportSpec
@@ -61,7 +64,7 @@ class BuiltGraphs:
         return BuiltGraphs(self.folder, self.modalities, graphs, variants)
 
 
-def build_graphs(network: SafetyModel, inputs: Inputs, spec: ExportSpec, cache: StepCache) -> BuiltGraphs:
+def build_graphs(network: MultimodalModel, inputs: Inputs, spec: ExportSpec, cache: StepCache) -> BuiltGraphs:
     """Build every requested format except int8, which is chosen by measurement (:mod:`vigil_serving.export.int8`).
 
     Args:
@@ -72,55 +75,130 @@ def build_graphs(network: SafetyModel, inputs: Inputs, spec: ExportSpec, cache: 
     """
     folder = cache.folder / "bundle"
     remove(folder)
-    builder = GraphBuilder(network, example_inputs(network, inputs), spec.opset, cache, folder)
-    onnx_graphs = builder.build_onnx()
-    graphs = dict(onnx_graphs)
     variants: dict[str, dict[str, str]] = {"fp32": {m: m for m in network.modalities}}
-    if "onnx-single" in spec.formats:
-        graphs |= builder.build_single(onnx_graphs)
-    if "torchscript" in spec.formats:
-        graphs |= builder.build_torchscript(onnx_graphs)
-    if "torch-export" in spec.formats or "bf16" in spec.formats:
-        suffixes = ("",) * ("torch-export" in spec.formats) + (BFLOAT16_SUFFIX,) * ("bf16" in spec.formats)
-        graphs |= builder.build_programs(onnx_graphs, suffixes)
-    if "fp16" in spec.formats:
-        graphs |= builder.build_float16(onnx_graphs)
+    builder: OnnxBuilder
+    if isinstance(network, GuardModel):
+        builder = GuardBuilder(network, guard_example(network, inputs), spec.opset, cache, folder)
+        graphs = builder.build_onnx()
+    else:
+        assert isinstance(network, SafetyModel)
+        builder = FusionBuilder(network, example_inputs(network, inputs), spec.opset, cache, folder)
+        graphs = builder.build(spec)
+    if spec.has("fp16"):
+        graphs |= builder.build_float16(graphs)
         variants["fp16"] = {m: f"{m}.fp16" for m in network.modalities}
     return BuiltGraphs(folder, network.modalities, graphs, variants)
 
 
-@dataclass(frozen=True, slots=True)
-class GraphBuilder:
-    """Builds the graphs of one model; each method returns name to graph.
+class OnnxBuilder(ABC):
+    """Builds the ONNX graphs of one model; each method returns name to graph.
 
-    Attributes:
+    Args:
         network: the trained model.
-        example: inputs to trace with.
         opset: ONNX opset.
         cache: runs the steps.
         folder: where the files of all steps are linked.
     """
 
-    network: SafetyModel
-    example: ExampleInputs
-    opset: int
-    cache: StepCache
-    folder: Path
+    def __init__(self, network: MultimodalModel, opset: int, cache: StepCache, folder: Path) -> None:
+        self.modalities, self.opset, self.cache, self.folder = network.modalities, opset, cache, folder
+
+    @abstractmethod
+    def encoder(self, modality: Modality) -> onnx.ModelProto:
+        """Return the encoder of a modality."""
+
+    @abstractmethod
+    def fusion(self) -> onnx.ModelProto:
+        """Return the graph that gives the probabilities."""
 
     def build_onnx(self) -> dict[str, BuiltGraph]:
         """Build the ONNX encoders and fusion, which every bundle has."""
         built: dict[str, BuiltGraph] = {}
-        for modality in self.network.modalities:
+        for modality in self.modalities:
 
             def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
-                return _write_onnx(onnx_export.encoder_graph(self.network, m, self.example, opset=self.opset), m, to)
+                return _write_onnx(self.encoder(m), m, to)
 
             built |= self._step(f"ONNX {modality} encoder", encoder, {"opset": self.opset})
+        return built | self._step("ONNX fusion", lambda to: _write_onnx(self.fusion(), "fusion", to), {"opset": self.opset})
 
-        def fusion(to: Path) -> dict[str, Graph]:
-            return _write_onnx(onnx_export.fusion_graph(self.network, self.example, opset=self.opset), "fusion", to)
+    def build_float16(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
+        """Convert the ONNX encoders to float16."""
+        built: dict[str, BuiltGraph] = {}
+        for modality in self.modalities:
 
-        return built | self._step("ONNX fusion", fusion, {"opset": self.opset})
+            def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
+                return _write_onnx(float16.convert_to_float16(self._load(graphs[m])), f"{m}.fp16", to)
+
+            built |= self._step(f"ONNX {modality} encoder, fp16", encoder, after={modality: graphs[modality]})
+        return built
+
+    def _step(
+        self,
+        name: str,
+        build: Callable[[Path], Mapping[str, Graph]],
+        depends_on: Mapping[str, object] | None = None,
+        after: Mapping[str, BuiltGraph] | None = None,
+    ) -> dict[str, BuiltGraph]:
+        """Build graphs in a cached step, and link their files.
+
+        Args:
+            name: name of the step.
+            build: writes the files into a folder and returns the graphs.
+            depends_on: what the graphs depend on besides what all steps do.
+            after: graphs that they are built from.
+        """
+        steps = [one.step for one in (after or {}).values()]
+        return _build_step(self.cache, self.folder, name, build, depends_on=depends_on, after=steps)
+
+    def _load(self, built: BuiltGraph) -> onnx.ModelProto:
+        return onnx.load(self.folder / built.graph.file)
+
+
+class GuardBuilder(OnnxBuilder):
+    """Builds the graphs of a guard: its language model in place of an encoder of text; see :class:`OnnxBuilder`."""
+
+    def __init__(self, guard: GuardModel, example: GuardExample, opset: int, cache: StepCache, folder: Path) -> None:
+        super().__init__(guard, opset, cache, folder)
+        self.guard, self.example = guard, example
+
+    def encoder(self, modality: Modality) -> onnx.ModelProto:
+        """Return the language model, or the encoder of pictures or sound."""
+        if modality == "text":
+            return onnx_export.language_model_graph(self.guard, self.example, opset=self.opset)
+        return onnx_export.encoder_graph(self.guard, modality, self.example, opset=self.opset)
+
+    def fusion(self) -> onnx.ModelProto:
+        """Return the graph from log-odds to probabilities."""
+        return onnx_export.answers_graph(self.guard, self.example, opset=self.opset)
+
+
+class FusionBuilder(OnnxBuilder):
+    """Builds the graphs of a fusion model in every format; see :class:`OnnxBuilder`."""
+
+    def __init__(self, network: SafetyModel, example: ExampleInputs, opset: int, cache: StepCache, folder: Path) -> None:
+        super().__init__(network, opset, cache, folder)
+        self.network, self.example = network, example
+
+    def encoder(self, modality: Modality) -> onnx.ModelProto:
+        """Return the encoder of a modality."""
+        return onnx_export.encoder_graph(self.network, modality, self.example, opset=self.opset)
+
+    def fusion(self) -> onnx.ModelProto:
+        """Return the fusion."""
+        return onnx_export.fusion_graph(self.network, self.example, opset=self.opset)
+
+    def build(self, spec: ExportSpec) -> dict[str, BuiltGraph]:
+        """Build the requested formats but float16."""
+        onnx_graphs = self.build_onnx()
+        graphs = dict(onnx_graphs)
+        if spec.has("onnx-single"):
+            graphs |= self.build_single(onnx_graphs)
+        if spec.has("torchscript"):
+            graphs |= self.build_torchscript(onnx_graphs)
+        if suffixes := ("",) * spec.has("torch-export") + (BFLOAT16_SUFFIX,) * spec.has("bf16"):
+            graphs |= self.build_programs(onnx_graphs, suffixes)
+        return graphs
 
     def build_single(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
         """Join the ONNX encoders and fusion into one graph."""
@@ -161,38 +239,6 @@ class GraphBuilder:
             return {program_name("fusion"): Graph(file, graphs["fusion"].graph.inputs, graphs["fusion"].graph.outputs)}
 
         return built | self._step("torch.export fusion", fusion)
-
-    def build_float16(self, graphs: Mapping[str, BuiltGraph]) -> dict[str, BuiltGraph]:
-        """Convert the ONNX encoders to float16."""
-        built: dict[str, BuiltGraph] = {}
-        for modality in self.network.modalities:
-
-            def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
-                return _write_onnx(float16.convert_to_float16(self._load(graphs[m])), f"{m}.fp16", to)
-
-            built |= self._step(f"ONNX {modality} encoder, fp16", encoder, after={modality: graphs[modality]})
-        return built
-
-    def _step(
-        self,
-        name: str,
-        build: Callable[[Path], Mapping[str, Graph]],
-        depends_on: Mapping[str, object] | None = None,
-        after: Mapping[str, BuiltGraph] | None = None,
-    ) -> dict[str, BuiltGraph]:
-        """Build graphs in a cached step, and link their files.
-
-        Args:
-            name: name of the step.
-            build: writes the files into a folder and returns the graphs.
-            depends_on: what the graphs depend on besides what all steps do.
-            after: graphs that they are built from.
-        """
-        steps = [one.step for one in (after or {}).values()]
-        return _build_step(self.cache, self.folder, name, build, depends_on=depends_on, after=steps)
-
-    def _load(self, built: BuiltGraph) -> onnx.ModelProto:
-        return onnx.load(self.folder / built.graph.file)
 
 
 def add_decisions(built: BuiltGraphs, model: ExportedModel, opset: int, fingerprint: str, cache: StepCache) -> BuiltGraphs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from vigil_serving.export.quantization_selection import Fp32Baseline, fp32_basel
 from vigil_serving.export.reference import DecisionSettings, Reference, cases_fingerprint, exported_model
 from vigil_serving.export.step_cache import Step, StepCache, items_fingerprint
 from vigil_serving.parity.cases import real_cases
-from vigil_serving.runtime.onnx_sessions import open_session
+from vigil_serving.runtime.onnx_sessions import Sessions, open_session, prompt_runs
 from vigil_serving.specs import ExportSpec, Int8Spec
 
 GRAPH, FAILED, CANDIDATES = "graph.onnx", "failed.json", "candidates.json"
@@ -67,7 +68,7 @@ def quantize(
         spec: requested formats and tolerances.
         cache: runs the steps.
     """
-    if "int8" not in spec.formats:
+    if not spec.has("int8"):
         return Quantization(built)
     model = exported_model(built, settings)
     with cache.timed("ONNX fp32 on the real items"):
@@ -104,7 +105,7 @@ def _try_candidates(
     cache: StepCache,
 ) -> tuple[list[Candidate], dict[str, Step]]:
     """Make and measure the candidates for one encoder; return them, one chosen, and the steps that made them."""
-    segments, batches = _feeds(modality, calibration, baseline.model)
+    segments, batches = _feeds(modality, calibration, baseline.model, baseline.sessions)
     calibration_digest = items_fingerprint(calibration)
     steps = _make_candidates(
         modality,
@@ -168,9 +169,11 @@ def _graph_or_reason(step: Step) -> Path | str:
 
 
 def _feeds(
-    modality: Modality, items: Sequence[Item], model: ExportedModel
+    modality: Modality, items: Sequence[Item], model: ExportedModel, sessions: Sessions
 ) -> tuple[list[quantization.Feed], list[quantization.Feed]]:
     """Return calibration data (single segments without padding, as many as items at most) and timing data (batches)."""
+    if sessions.asks_with(modality):
+        return prompt_feeds(items, model, sessions)
     decoder = Decoder(model.inputs, ())
     having = [item for item in items if getattr(item, modality)]
     segments: list[quantization.Feed] = []
@@ -186,3 +189,16 @@ def _feeds(
             longest = None if mask is None else max(int(np.asarray(mask)[row].sum()), 1)
             segments.append({name: array[row : row + 1, :longest] for name, array in packed.inputs.items()})
     return segments[: len(items)], batches
+
+
+def prompt_feeds(
+    items: Sequence[Item], model: ExportedModel, sessions: Sessions
+) -> tuple[list[quantization.Feed], list[quantization.Feed]]:
+    """Return what a guard's language model reads of items: of each alone, at most as many runs as items, and of batches."""
+    decoder = Decoder(model.inputs, ())
+
+    def feeds(size: int, limit: int) -> list[quantization.Feed]:
+        packed = (pack([decoder.decode(item) for item in items[n : n + size]]) for n in range(0, len(items), size))
+        return list(islice(chain.from_iterable(prompt_runs(sessions, batch) for batch in packed), limit))
+
+    return feeds(1, len(items)), feeds(TIMED_ITEMS, TIMED_RUNS)

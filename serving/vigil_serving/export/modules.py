@@ -7,21 +7,25 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vigil_data.decode import Decoder
 from vigil_data.items import Modality
-from vigil_data.loading.batch import collate
+from vigil_data.loading.batch import Segments, collate
 from vigil_data.loading.packing import pack
 from vigil_data.sources import resolve
 from vigil_data.specs import Inputs
+from vigil_modeling.guards.guard_model import ROW_TENSORS, GuardModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.manifest import TOKENIZER
+from vigil_serving.bundle.metadata import PromptSettings
 from vigil_serving.parity.cases import make_item
 
+Network = TypeVar("Network", bound=MultimodalModel)
 ENCODER_INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "text": ("input_ids", "attention_mask"),
     "image": ("pixels",),
@@ -32,7 +36,7 @@ ENCODER_INPUTS: Mapping[Modality, tuple[str, ...]] = {
 class TextGraph(nn.Module):
     """Text encoder: passages to tokens ``[S, P, D]`` of the model's width."""
 
-    def __init__(self, model: SafetyModel) -> None:
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
@@ -44,7 +48,7 @@ class TextGraph(nn.Module):
 class ImageGraph(nn.Module):
     """Image encoder: images to tokens ``[S, P, D]`` of the model's width."""
 
-    def __init__(self, model: SafetyModel) -> None:
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
@@ -56,7 +60,7 @@ class ImageGraph(nn.Module):
 class AudioGraph(nn.Module):
     """Audio encoder: audio windows to tokens ``[S, P, D]`` of the model's width."""
 
-    def __init__(self, model: SafetyModel) -> None:
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
@@ -104,6 +108,46 @@ class FusionGraph(nn.Module):
         return (torch.sigmoid(prediction.logits_NL), *(prediction.evidence[m] for m in self.modalities))
 
 
+class LanguageModelGraph(nn.Module):
+    """Language model of a guard: rows of prompts to the log-odds of their answers, and the evidence of the batch's segments.
+
+    Args:
+        guard: the trained guard.
+    """
+
+    def __init__(self, guard: GuardModel) -> None:
+        super().__init__()
+        self.guard = guard
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer.
+
+        Args:
+            inputs: :data:`.ROW_TENSORS` of the rows, ``segments`` ``[S]`` and, if the guard takes pictures or sound, soft tokens
+                ``[K, D]``; see :meth:`.GuardModel.run_rows`.
+
+        Returns:
+            Logits ``[A]``, and the evidence ``[S, L]``.
+        """
+        rows = dict(zip(ROW_TENSORS, inputs, strict=False))
+        segments_S, *soft = inputs[len(ROW_TENSORS) :]
+        logits_A, evidence_SL = self.guard.run_rows(rows, soft[0] if soft else None, segments_S)
+        assert evidence_SL is not None
+        return logits_A, evidence_SL
+
+
+class AnswersGraph(nn.Module):
+    """Log-odds of a guard's answers to probabilities, under the dependencies between labels."""
+
+    def __init__(self, guard: GuardModel) -> None:
+        super().__init__()
+        self.structure = guard.structure
+
+    def forward(self, logits_NL: Tensor) -> Tensor:
+        """Return the probabilities ``[N, L]``."""
+        return torch.sigmoid(self.structure.constrain(logits_NL))
+
+
 class ExampleInputs(NamedTuple):
     """Inputs to trace graphs with: no two free axes are equally long, and none has length 0 or 1.
 
@@ -124,6 +168,57 @@ class ExampleInputs(NamedTuple):
         return (self.rows, *(tensor for m in self.tokens for tensor in (self.tokens[m], *self.segments[m])))
 
 
+class GuardExample(NamedTuple):
+    """Inputs to trace the graphs of a guard with: no two free axes are equally long, and none has length 0 or 1.
+
+    Attributes:
+        encoder_inputs: inputs of the encoders of pictures and sound, in their order.
+        rows: inputs of :class:`LanguageModelGraph` by name, in their order.
+        logits: float32 ``[N, L]``.
+    """
+
+    encoder_inputs: Mapping[Modality, tuple[Tensor, ...]]
+    rows: Mapping[str, Tensor]
+    logits: Tensor
+
+
+def guard_example(guard: GuardModel, inputs: Inputs) -> GuardExample:
+    """Make example inputs of a guard; see :func:`example_inputs`."""
+    segments = {m: _example_segments(m, place, inputs, placed=True) for place, m in enumerate(guard.modalities) if m != "text"}
+    n_rows, tokens, blocks, answers, n_segments, soft = 3, 17, 5, 7, 11, 13
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(below: int, *shape: int) -> Tensor:
+        return torch.randint(below, shape, generator=generator)
+
+    rows = {
+        "input_ids": numbers(2, n_rows, tokens),
+        "soft": numbers(soft + 1 if guard.projections else 1, n_rows, tokens),
+        "position": torch.arange(tokens).repeat(n_rows, 1),
+        "block": numbers(blocks, n_rows, tokens),
+        "sees": numbers(2, n_rows, blocks, blocks).bool() | torch.eye(blocks, dtype=torch.bool),
+        "segment": numbers(n_segments + 1, n_rows, tokens),
+        "answer_row": numbers(n_rows, answers),
+        "answer_column": numbers(tokens, answers),
+        "answer": torch.arange(answers),
+        "segments": torch.arange(n_segments),
+    }
+    if guard.projections:
+        rows["soft_tokens"] = torch.randn(soft, guard.width, generator=generator)
+    return GuardExample(
+        {m: tuple(batch.inputs[name] for name in ENCODER_INPUTS[m]) for m, batch in segments.items()},
+        {name: rows[name] for name in (*ROW_TENSORS, *(name for name in rows if name not in ROW_TENSORS))},
+        torch.randn(19, len(guard.labels), generator=generator),
+    )
+
+
+def _example_segments(modality: Modality, place: int, inputs: Inputs, *, placed: bool) -> Segments:
+    """Return ``place + 3`` items' segments of a modality."""
+    made = [make_item([modality], 6 * n + 1, inputs, placed=placed) for n in range(place + 3)]
+    decoder = Decoder(inputs, ())
+    return collate(pack([decoder.decode(item) for item in made])).segments[modality]
+
+
 def example_inputs(network: SafetyModel, inputs: Inputs) -> ExampleInputs:
     """Make example inputs of a model.
 
@@ -131,12 +226,10 @@ def example_inputs(network: SafetyModel, inputs: Inputs) -> ExampleInputs:
         network: the model, in evaluation mode.
         inputs: how its media are decoded.
     """
-    decoder = Decoder(inputs, ())
     encoder_inputs: dict[Modality, tuple[Tensor, ...]] = {}
     placements: dict[Modality, tuple[Tensor, ...]] = {}
     for place, modality in enumerate(network.modalities):
-        made = [make_item([modality], 6 * n + 1, inputs, placed=network.position is not None) for n in range(place + 3)]
-        batch = collate(pack([decoder.decode(item) for item in made])).segments[modality]
+        batch = _example_segments(modality, place, inputs, placed=network.position is not None)
         encoder_inputs[modality] = tuple(batch.inputs[name] for name in ENCODER_INPUTS[modality])
         placements[modality] = tuple(batch.placement()[name] for name in network.segment_inputs(modality))
     with torch.no_grad():
@@ -174,7 +267,14 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def inference_network(network: SafetyModel) -> SafetyModel:
+def prompt_settings(network: MultimodalModel) -> PromptSettings | None:
+    """Return how a guard asks, with the policy text of each label; ``None`` for another model."""
+    if not isinstance(network, GuardModel):
+        return None
+    return PromptSettings(network.pieces, network.clauses[: len(network.labels)])
+
+
+def inference_network(network: Network) -> Network:
     """Return the model in evaluation mode; a copy without what only training uses, if there is any.
 
     Auxiliary heads are removed, and every PEFT adapter (such as LoRA) is merged into the weights. A layer of the peft library is

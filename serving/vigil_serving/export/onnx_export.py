@@ -15,21 +15,37 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from vigil_data.items import Modality
+from vigil_modeling.guards.guard_model import GuardModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.metadata import TensorSpec
 from vigil_serving.export.modules import (
     ENCODER_GRAPHS,
     ENCODER_INPUTS,
+    AnswersGraph,
     ExampleInputs,
     FusionGraph,
+    GuardExample,
+    LanguageModelGraph,
     input_names,
     output_names,
     quiet,
 )
 from vigil_serving.specs import OPSET
 
+ROW_AXES: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("input_ids", "soft", "position", "block", "segment"), ("rows", "row_tokens")),
+    "sees": ("rows", "blocks", "blocks"),
+    **dict.fromkeys(("answer_row", "answer_column", "answer"), ("answers",)),
+    "segments": ("segments",),
+    "soft_tokens": ("soft_tokens",),
+}
+"""Free axes of the inputs of a guard's language model."""
 
-def encoder_graph(network: SafetyModel, modality: Modality, example: ExampleInputs, *, opset: int = OPSET) -> ModelProto:
+
+def encoder_graph(
+    network: MultimodalModel, modality: Modality, example: ExampleInputs | GuardExample, *, opset: int = OPSET
+) -> ModelProto:
     """Export one encoder; the number of segments is dynamic, and for text the number of tokens.
 
     Args:
@@ -62,6 +78,29 @@ def fusion_graph(network: SafetyModel, example: ExampleInputs, *, opset: int = O
     named = {f"{m}_{name}": [f"{m}_segments"] for m in modalities for name in ("tokens", *network.segment_inputs(m))}
     named |= {f"evidence_{m}": [f"{m}_segments"] for m in modalities}
     _name_axes(graph, {"rows": ["items"], "probabilities": ["items"], **named})
+    return graph
+
+
+def language_model_graph(guard: GuardModel, example: GuardExample, *, opset: int = OPSET) -> ModelProto:
+    """Export the language model of a guard as one forward pass; all sizes of its rows are dynamic, and there is no cache.
+
+    Args:
+        guard: the guard, in evaluation mode.
+        example: inputs to trace with.
+        opset: ONNX opset.
+    """
+    free = tuple(dict.fromkeys(range(len(ROW_AXES[name])), torch.export.Dim.DYNAMIC) for name in example.rows)
+    names = (list(example.rows), ["logits", "evidence"])
+    graph = _export(LanguageModelGraph(guard), tuple(example.rows.values()), (free,), names, opset)
+    _name_axes(graph, {**{name: ROW_AXES[name] for name in example.rows}, "logits": ["answers"], "evidence": ["segments"]})
+    return graph
+
+
+def answers_graph(guard: GuardModel, example: GuardExample, *, opset: int = OPSET) -> ModelProto:
+    """Export the step from a guard's log-odds to probabilities; see :func:`language_model_graph`."""
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    graph = _export(AnswersGraph(guard), (example.logits,), free, (["logits"], ["probabilities"]), opset)
+    _name_axes(graph, {"logits": ["items"], "probabilities": ["items"]})
     return graph
 
 

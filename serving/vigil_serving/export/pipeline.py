@@ -17,13 +17,14 @@ from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_evaluation.calibration.calibrators import FittedCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.guards.guard_model import GuardModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_serving.bundle.load import Bundle
 from vigil_serving.bundle.manifest import check_target
 from vigil_serving.export.gate import run_gate
 from vigil_serving.export.graph_builder import add_decisions, build_graphs
 from vigil_serving.export.int8 import quantize
-from vigil_serving.export.modules import inference_network
+from vigil_serving.export.modules import inference_network, prompt_settings
 from vigil_serving.export.publish import Provenance, publish
 from vigil_serving.export.reference import compute_reference, decision_settings, exported_model
 from vigil_serving.export.step_cache import StepReport, model_fingerprint, open_step_cache
@@ -35,7 +36,7 @@ DEFAULTS = ExportSpec()
 
 
 def export_model(
-    network: SafetyModel,
+    network: MultimodalModel,
     inputs: Inputs,
     taxonomy: Taxonomy,
     thresholds: Mapping[str, float],
@@ -79,14 +80,14 @@ def export_model(
         UserError: if ``to`` is occupied, policy or thresholds have other labels, or the model is too large for ONNX.
         ParityError: if a format decides differently from the model.
     """
-    to = Path(to)
+    to, spec = Path(to), spec.for_model(guard=isinstance(network, GuardModel))
     _check(network, taxonomy, thresholds, examples, policy=policy, spec=spec)
     check_target(to)
     network = inference_network(network)
     base = model_fingerprint(network, inputs)
     with open_step_cache(to, base, restart=restart, progress=progress, report=report) as cache:
         built = build_graphs(network, inputs, spec, cache)
-        settings = decision_settings(inputs, taxonomy.labels, thresholds, calibrated, policy)
+        settings = decision_settings(inputs, taxonomy.labels, thresholds, calibrated, policy, prompt_settings(network))
         built = add_decisions(built, exported_model(built, settings), spec.opset, settings.fingerprint(), cache)
         reference = compute_reference(network, inputs, examples, cache)
         quantization = quantize(built, reference, measure, calibration, settings=settings, spec=spec, cache=cache)
@@ -95,7 +96,7 @@ def export_model(
 
 
 def _check(
-    network: SafetyModel,
+    network: MultimodalModel,
     taxonomy: Taxonomy,
     thresholds: Mapping[str, float],
     examples: Sequence[Item],
@@ -111,7 +112,7 @@ def _check(
         raise UserError(
             f"the model's weights take {size / 1e9:.1f} GB; an ONNX file holds at most 2 GB, so this model cannot be exported"
         )
-    if "int8" in spec.formats and not examples:
+    if spec.has("int8") and not examples:
         raise UserError(
             "int8 is chosen by its loss on real examples, and there are none; raise export.examples, or leave int8 out"
         )

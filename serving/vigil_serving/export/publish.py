@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vigil_data.decode.text import tokenizer_definition
 from vigil_data.filesystem import link_or_copy, write_json
 from vigil_data.taxonomy import Taxonomy
 from vigil_serving.bundle import manifest
@@ -78,7 +79,11 @@ def publish(
             link_or_copy(model.graph(name), folder / graph.file)
         if model.inputs.text is not None:
             (folder / manifest.TOKENIZER).parent.mkdir()
-            shutil.copyfile(model.inputs.text.tokenizer, folder / manifest.TOKENIZER)
+            if model.inputs.text.tokenizer.endswith(".gguf"):
+                definition = tokenizer_definition(model.inputs.text.tokenizer)
+                (folder / manifest.TOKENIZER).write_text(definition, encoding="utf-8")
+            else:
+                shutil.copyfile(model.inputs.text.tokenizer, folder / manifest.TOKENIZER)
         write_metadata(folder, metadata, model, taxonomy)
         write_golden(folder, model, gate.reference.cases, gate.outputs)
         if provenance.recipe is not None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from vigil_serving.export.quantization import Feed
 from vigil_serving.parity.batch_invariance import measure_invariance, rearrange
 from vigil_serving.parity.cases import Case
 from vigil_serving.parity.compare import Backend, compare_outputs, failure
-from vigil_serving.runtime.onnx_sessions import RUN_LIMITS, Sessions, encode, fuse, open_session, open_sessions, run
+from vigil_serving.runtime.onnx_sessions import Sessions, fuse, open_session, open_sessions, run
 
 TIMING_ROUNDS = 7
 """Passes over the timing data; every pass times all candidates in turn, so that other load affects all of them."""
@@ -32,7 +32,7 @@ class Fp32Baseline(NamedTuple):
         model: the exported float32 model; its calibration, thresholds and policy decide.
         sessions: its loaded graphs.
         cases: real items.
-        tokens: float32 tokens of every modality present, for each case.
+        tokens: tokens of every modality present, for each case.
         expected: raw probabilities ``[N, L]`` of the float32 graphs, for each case.
         tolerance: allowed deviation of a candidate.
         min_known: known positives, and negatives, that a label needs for an average precision.
@@ -41,7 +41,7 @@ class Fp32Baseline(NamedTuple):
     model: ExportedModel
     sessions: Sessions
     cases: Sequence[Case]
-    tokens: Sequence[Mapping[Modality, NDArray[np.float32]]]
+    tokens: Sequence[Mapping[Modality, Sequence[NDArray[Any]]]]
     expected: Sequence[NDArray[np.float32]]
     tolerance: Tolerance
     min_known: int
@@ -50,10 +50,7 @@ class Fp32Baseline(NamedTuple):
 def fp32_baseline(model: ExportedModel, cases: Sequence[Case], tolerance: Tolerance, min_known: int) -> Fp32Baseline:
     """Run the float32 graphs on real cases; see :class:`Fp32Baseline` for the arguments."""
     sessions = open_sessions(model)
-    tokens = [
-        {m: encode(sessions.encoders[m], s, RUN_LIMITS[m]) for m, s in case.packed.segments.items() if m in sessions.encoders}
-        for case in cases
-    ]
+    tokens = [{m: sessions.encode(m, s) for m, s in case.packed.segments.items() if m in sessions.encoders} for case in cases]
     expected = [_fuse_case(sessions, case, of_case) for case, of_case in zip(cases, tokens, strict=True)]
     return Fp32Baseline(model, sessions, cases, tokens, expected, tolerance, min_known)
 
@@ -101,24 +98,23 @@ def _reason(modality: Modality, file: Path | str, parity: Parity | None) -> str 
 
 def _measure(modality: Modality, name: str, file: Path, baseline: Fp32Baseline) -> Parity | None:
     """Compare a candidate with the float32 encoder on the real items that have the modality; ``None`` if none has."""
-    session = open_session(file)
+    sessions = replace(baseline.sessions, encoders={**baseline.sessions.encoders, modality: open_session(file)})
     cases, outputs, expected = [], [], []
     for case, tokens, expected_NL in zip(baseline.cases, baseline.tokens, baseline.expected, strict=True):
-        if modality in tokens:
-            replaced = encode(session, case.packed.segments[modality], RUN_LIMITS[modality])
+        if modality in tokens or sessions.asks_with(modality):
+            replaced = {modality: sessions.encode(modality, case.packed.segments[modality])} if modality in tokens else {}
             cases.append(case)
-            outputs.append(_fuse_case(baseline.sessions, case, {**tokens, modality: replaced}))
+            outputs.append(_fuse_case(sessions, case, {**tokens, **replaced}))
             expected.append(expected_NL)
     if not cases:
         return None
-    sessions = replace(baseline.sessions, encoders={**baseline.sessions.encoders, modality: session})
     backend = Backend(name, "int8", lambda case: run(sessions, case.packed).probabilities_NL)
     tolerance, min_known = baseline.tolerance, baseline.min_known
     parity = compare_outputs(backend, outputs, cases, expected, baseline.model, tolerance=tolerance, min_known=min_known)
     return replace(parity, invariance=measure_invariance(backend, outputs, rearrange(cases), baseline.model))
 
 
-def _fuse_case(sessions: Sessions, case: Case, tokens: Mapping[Modality, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _fuse_case(sessions: Sessions, case: Case, tokens: Mapping[Modality, Sequence[NDArray[Any]]]) -> NDArray[np.float32]:
     return fuse(sessions, len(case.items), tokens, case.packed.segments).probabilities_NL
 
 

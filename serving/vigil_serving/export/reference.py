@@ -14,9 +14,10 @@ from vigil_data.loading.batch import collate
 from vigil_data.specs import Inputs
 from vigil_evaluation.calibration.calibrators import Calibration, FittedCalibration
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_serving.bundle.load import ExportedModel
-from vigil_serving.bundle.metadata import InputSettings
+from vigil_serving.bundle.metadata import InputSettings, PromptSettings
 from vigil_serving.bundle.save import input_settings
 from vigil_serving.export.graph_builder import BuiltGraphs
 from vigil_serving.export.modules import tokenizer_file
@@ -36,6 +37,7 @@ class DecisionSettings:
         thresholds: label to the calibrated probability from which the label is decided.
         calibrated: calibration of the graphs' probabilities.
         policy: the compiled policy, if there is one.
+        prompt: how a guard asks; ``None`` for a fusion model.
     """
 
     labels: tuple[str, ...]
@@ -43,6 +45,7 @@ class DecisionSettings:
     thresholds: Mapping[str, float]
     calibrated: FittedCalibration
     policy: CompiledPolicy | None
+    prompt: PromptSettings | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of the calibration, thresholds and policy."""
@@ -68,12 +71,13 @@ class Reference:
         return Reference([*self.cases, *other.cases], [*self.expected, *other.expected], (*self.steps, *other.steps))
 
 
-def decision_settings(
+def decision_settings(  # noqa: PLR0917 (one for each setting)
     inputs: Inputs,
     labels: tuple[str, ...],
     thresholds: Mapping[str, float],
     calibrated: FittedCalibration | None,
     policy: CompiledPolicy | None,
+    prompt: PromptSettings | None = None,
 ) -> DecisionSettings:
     """Complete the settings of an export: a threshold of 0.5 for other labels, and no calibration if none was fitted."""
     return DecisionSettings(
@@ -82,6 +86,7 @@ def decision_settings(
         thresholds={label: float(thresholds.get(label, 0.5)) for label in labels},
         calibrated=calibrated or FittedCalibration(Calibration.identity(labels), None, None),
         policy=policy,
+        prompt=prompt,
     )
 
 
@@ -97,10 +102,11 @@ def exported_model(built: BuiltGraphs, settings: DecisionSettings) -> ExportedMo
         thresholds=settings.thresholds,
         calibrated=settings.calibrated,
         policy=settings.policy,
+        prompt=settings.prompt,
     )
 
 
-def compute_reference(network: SafetyModel, inputs: Inputs, examples: Sequence[Item], cache: StepCache) -> Reference:
+def compute_reference(network: MultimodalModel, inputs: Inputs, examples: Sequence[Item], cache: StepCache) -> Reference:
     """Run the trained model on synthetic batches of every presence pattern, on extremes, and on real items.
 
     Args:
@@ -110,7 +116,8 @@ def compute_reference(network: SafetyModel, inputs: Inputs, examples: Sequence[I
         cache: runs the step.
     """
     with cache.timed("cases"):
-        cases = make_cases(inputs, examples, placed=network.position is not None)
+        placed = not isinstance(network, SafetyModel) or network.position is not None
+        cases = make_cases(inputs, examples, placed=placed)
 
     def run(to: Path) -> None:
         outputs = {}

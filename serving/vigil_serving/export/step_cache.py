@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from vigil_data.filesystem import link_or_copy, locked, recover_folder, remove, 
 from vigil_data.items import Item
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
-from vigil_modeling.safety_model import SafetyModel
+from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_serving.bundle.manifest import list_files, read_json
-from vigil_serving.export.modules import tokenizer_file
+from vigil_serving.export.modules import prompt_settings, tokenizer_file
 
 RECORD = "step.json"
 
@@ -164,7 +164,7 @@ def open_step_cache(
         remove(folder)
 
 
-def model_fingerprint(network: SafetyModel, inputs: Inputs) -> dict[str, Any]:
+def model_fingerprint(network: MultimodalModel, inputs: Inputs) -> dict[str, Any]:
     """Return what every step of an export depends on, as JSON: weights, architecture, decoding and libraries."""
     hashed = hashlib.sha256(repr(network).encode())
     for name, tensor in sorted(network.state_dict().items()):
@@ -176,6 +176,7 @@ def model_fingerprint(network: SafetyModel, inputs: Inputs) -> dict[str, Any]:
         "inputs": inputs.model_dump(mode="json"),
         "tokenizer": None if tokenizer is None else sha256_file(tokenizer),
         "replacements": sha256_json(dict(inputs.text.normalize.replacements)) if inputs.text and inputs.text.normalize else None,
+        "prompt": None if (prompt := prompt_settings(network)) is None else asdict(prompt),
         "versions": library_versions(),
     }
 

@@ -18,10 +18,13 @@ from vigil_serving.runtime.scorer import Scorer
 
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(1e-4),
-    "fp16": Tolerance(3e-2),
+    "fp16": Tolerance(3e-2, batch_difference=2e-3),
     "bf16": Tolerance(1e-1, batch_difference=2e-2),
 }
-"""Differences that rounding explains in models of this size: float32 has 24 bits, float16 has 11 and bfloat16 has 8."""
+"""Differences that rounding explains in models of this size: float32 has 24 bits, float16 has 11 and bfloat16 has 8.
+
+In another batch, a guard's item stands elsewhere in its row, so its sums are rounded in another order.
+"""
 INT8_KERNEL_DIFFERENCE = 0.02
 """8-bit kernels differ between CPUs: with VNNI, sums of products are exact; without it they may saturate."""
 THRESHOLD_MARGIN = 1e-6

@@ -83,12 +83,11 @@ def write_golden(
     pairs = [(case, p_NL.astype(np.float32)) for case, p_NL in zip(cases, outputs["fp32"], strict=True) if case.golden]
     decided = ({"case": case.name, "decisions": _decisions(model, case, raw_NL)} for case, raw_NL in pairs)
     _write_lines(folder / GOLDEN_DECISIONS, decided)
-    fused = model.graphs["fusion"].inputs
     inputs = {
         f"{case.name}/{modality}/{name}": array
         for case in golden
         for modality, segments in case.packed.segments.items()
-        for name, array in {**segments.inputs, **segments.placement(modality, fused)}.items()
+        for name, array in {**segments.inputs, **segments.placement(modality, model.placement)}.items()
     }
     np.savez_compressed(folder / GOLDEN_INPUTS, allow_pickle=False, **inputs)
     for variant, outputs_of in outputs.items():

@@ -1,7 +1,7 @@
 """Decisions from the graphs' probabilities: calibration, thresholds, policy, and the evidence for each decision."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,21 @@ class SegmentEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class TruncatedSegment:
+    """Segment of which tokens were left out, because the prompt is longer than a guard's context.
+
+    Attributes:
+        modality: the segment's modality.
+        span: index of the text, image or sound, and the segment's place in it.
+        tokens: number of tokens left out, from the end of the segment.
+    """
+
+    modality: Modality
+    span: Span
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Decision on one item.
 
@@ -47,6 +62,10 @@ class Decision:
         evidence: segments for each decided label, largest weight first.
         cut: segments (passages, images, windows) left out because of the bundle's limits.
         error: why the item could not be decoded; ``None`` if it could.
+        truncated: segments that a guard did not read to their end.
+        policy_text: label to the SHA-256 of the policy text that a guard read; empty for other models.
+        not_evaluated: labels with a policy text that ``vigil evaluate`` has not seen with this bundle.
+        uncalibrated: labels whose policy text has no calibration: the probability is the guard's own, and 0.5 decides.
     """
 
     id: str
@@ -59,6 +78,10 @@ class Decision:
     evidence: tuple[SegmentEvidence, ...] = ()
     cut: int = 0
     error: str | None = None
+    truncated: tuple[TruncatedSegment, ...] = ()
+    policy_text: Mapping[str, str] = field(default_factory=dict)
+    not_evaluated: tuple[str, ...] = ()
+    uncalibrated: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as a JSON-serializable dictionary."""
@@ -109,11 +132,25 @@ def decide(packed: Packed, scores: GraphOutputs, bundle: ExportedModel, columns:
     labels, verdicts = bundle.labels, None
     if bundle.policy is not None:
         verdicts = bundle.policy.decide(probabilities_NL, labels, present, [known.get("market") for known in columns])
+    truncated: dict[int, list[TruncatedSegment]] = {}
+    for item, modality, index, tokens in scores.cut:
+        place = np.flatnonzero(packed.segments[modality].item == item)[index]
+        truncated.setdefault(item, []).append(TruncatedSegment(modality, packed.segments[modality].spans[place], tokens))
+    texts = {} if bundle.prompt is None else {clause.label: clause.digest for clause in bundle.prompt.clauses}
     decisions = []
     for row, item_id in enumerate(packed.ids):
         probabilities = dict(zip(labels, map(float, probabilities_NL[row]), strict=True))
         decided = [label for label in labels if probabilities[label] >= bundle.thresholds[label]]
-        decision = Decision(item_id, probabilities, tuple(decided), present[row])
+        decision = Decision(
+            item_id,
+            probabilities,
+            tuple(decided),
+            present[row],
+            truncated=tuple(truncated.get(row, ())),
+            policy_text=texts,
+            not_evaluated=bundle.not_evaluated,
+            uncalibrated=bundle.uncalibrated,
+        )
         if verdicts is not None:
             verdict = verdicts[row]
             decision = replace(decision, action=verdict.action, review=verdict.review, reasons=verdict.reasons)

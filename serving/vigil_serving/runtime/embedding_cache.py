@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from vigil_data.decode import Decoder, Undecodable
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Decoded, DecodedItem, Span, pack
-from vigil_serving.runtime.onnx_sessions import RUN_LIMITS, Sessions, encode
+from vigil_serving.runtime.onnx_sessions import Sessions
+from vigil_serving.runtime.run_limits import RUN_LIMITS
 
 Key = tuple[Modality, bytes]
 """A medium's modality, and the SHA-256 of its content."""
@@ -31,13 +32,13 @@ class EncodedMedium:
     Attributes:
         limit: maximum number of segments that were read.
         spans: place of each segment; index, role and time are those of no item, since a medium may belong to several.
-        tokens: embedding ``[P, D]`` of each segment; ``None`` until it is encoded.
+        tokens: embedding ``[P, D]`` of each segment, or the token ids ``[T]`` of a guard's text; ``None`` until it is encoded.
         cut: segments left out because of the limit.
     """
 
     limit: int
     spans: list[Span] = field(default_factory=list)
-    tokens: list[NDArray[np.float32] | None] = field(default_factory=list)
+    tokens: list[NDArray[Any] | None] = field(default_factory=list)
     cut: int = 0
 
     def matches(self, limit: int) -> bool:
@@ -61,8 +62,8 @@ class EncodedItem(NamedTuple):
         media = enumerate(self.media.get(modality, ()))
         return [span.placed(self.item, modality, index) for index, medium in media for span in medium.spans]
 
-    def tokens(self, modality: Modality) -> list[NDArray[np.float32]]:
-        """Return the embedding ``[P, D]`` of each segment of a modality."""
+    def tokens(self, modality: Modality) -> list[NDArray[Any]]:
+        """Return the tokens of each segment of a modality; see :class:`EncodedMedium`."""
         return [token for medium in self.media.get(modality, ()) for token in medium.tokens if token is not None]
 
 
@@ -178,8 +179,7 @@ class MediaEncoder:
             return
         segments = Decoded([arrays for *_, arrays in waiting], [medium.spans[place] for medium, place, _ in waiting])
         packed = pack([DecodedItem("", {modality: segments}, np.empty(0, np.float32), {})]).segments[modality]
-        tokens_SPD = encode(self._sessions.encoders[modality], packed, RUN_LIMITS[modality])
-        for (medium, place, _), tokens_PD in zip(waiting, tokens_SPD, strict=True):
+        for (medium, place, _), tokens_PD in zip(waiting, self._sessions.encode(modality, packed), strict=True):
             # A copy: a view would keep the full run in memory for as long as the cache keeps one of its segments.
             medium.tokens[place] = tokens_PD.copy()
         waiting.clear()

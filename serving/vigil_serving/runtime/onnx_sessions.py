@@ -1,8 +1,13 @@
-"""Bundle graphs in ONNX Runtime: encoders run on the segments that exist, fusion joins the segments of each item."""
+"""Bundle graphs in ONNX Runtime: encoders run on the segments that exist, fusion joins the segments of each item.
+
+A guard's graph ``text`` is its language model, which reads prompts (:mod:`vigil_serving.runtime.guard`) instead of passages, and
+its graph ``fusion`` takes the log-odds of the answers.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,10 +15,11 @@ from numpy.typing import NDArray
 
 from vigil_data.items import Modality
 from vigil_data.loading.packing import NO_SEGMENTS, Packed, PackedSegments
+from vigil_data.prompts.assemble import Cut
 from vigil_serving.bundle.load import ExportedModel
-
-RUN_LIMITS: Mapping[Modality, int] = {"text": 4096, "image": 16, "audio": 16}
-"""Maximum size of one encoder run: padded tokens of text, images, audio windows."""
+from vigil_serving.bundle.metadata import PromptSettings
+from vigil_serving.runtime.guard import ask, lay_out, runs, shared_inputs, token_ids
+from vigil_serving.runtime.run_limits import RUN_LIMITS, split_runs, unpadded_lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +29,12 @@ class GraphOutputs:
     Attributes:
         probabilities_NL: probabilities before calibration, float32 ``[N, L]``.
         evidence: weight of each segment for each label, float32 ``[S_m, L]``, for each modality present.
+        cut: segments that did not fit completely into a guard's prompt.
     """
 
     probabilities_NL: NDArray[np.float32]
     evidence: Mapping[Modality, NDArray[np.float32]]
+    cut: tuple[Cut, ...] = ()
 
 
 SPIN_DURATION_US = "50"
@@ -55,10 +63,38 @@ def open_session(
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Loaded graphs of a bundle: one encoder for each modality, and fusion."""
+    """Loaded graphs of a bundle.
+
+    Attributes:
+        encoders: one for each modality; ``text`` is the language model of a guard.
+        fusion: joins the segments of each item.
+        prompt: how a guard asks; ``None`` for a fusion model.
+    """
 
     encoders: Mapping[Modality, onnxruntime.InferenceSession]
     fusion: onnxruntime.InferenceSession
+    prompt: PromptSettings | None = None
+
+    def encode(self, modality: Modality, segments: PackedSegments) -> Sequence[NDArray[Any]]:
+        """Return the tokens of each segment: ``[P, D]`` from its encoder, or the token ids ``[T]`` of a guard's text.
+
+        Args:
+            modality: the modality of the segments.
+            segments: S segments, S > 0.
+        """
+        if self.asks_with(modality):
+            return token_ids(segments)
+        return list(encode(self.encoders[modality], segments, RUN_LIMITS[modality]))
+
+    def asks_with(self, modality: Modality) -> bool:
+        """Whether the graph of a modality is a guard's language model, which runs for every item."""
+        return modality == "text" and self.prompt is not None
+
+    def tokens_per_segment(self, modality: Modality) -> int:
+        """Return the tokens of a segment in the fusion; 0 for a guard's text, whose prompts are limited on their own."""
+        if self.prompt is None:
+            return int(next(node.shape[1] for node in self.fusion.get_inputs() if node.name == f"{modality}_tokens"))
+        return 0 if modality == "text" else int(self.encoders[modality].get_outputs()[0].shape[1])
 
 
 def open_sessions(
@@ -74,7 +110,7 @@ def open_sessions(
     """
     files = model.encoders(variant)
     encoders = {m: open_session(files[m], threads, providers) for m in model.modalities}
-    return Sessions(encoders, open_session(model.graph("fusion"), threads, providers))
+    return Sessions(encoders, open_session(model.graph("fusion"), threads, providers), model.prompt)
 
 
 def run(sessions: Sessions, packed: Packed) -> GraphOutputs:
@@ -85,31 +121,45 @@ def run(sessions: Sessions, packed: Packed) -> GraphOutputs:
         packed: N items; modalities without an encoder in the bundle are ignored.
     """
     taken = {m: packed.segments[m] for m in sessions.encoders if m in packed.segments}
-    tokens = {m: encode(sessions.encoders[m], segments, RUN_LIMITS[m]) for m, segments in taken.items()}
+    tokens = {m: sessions.encode(m, segments) for m, segments in taken.items()}
     return fuse(sessions, len(packed.ids), tokens, taken)
+
+
+def prompt_runs(sessions: Sessions, packed: Packed) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the inputs of each run of a guard's language model for a batch."""
+    assert sessions.prompt is not None
+    tokens = {m: sessions.encode(m, packed.segments[m]) for m in sessions.encoders if m in packed.segments}
+    shared = shared_inputs(sessions.encoders["text"], tokens)
+    for feeds in runs(lay_out(sessions.prompt, len(packed.ids), tokens, packed.segments)):
+        yield {**feeds, **shared}
 
 
 def fuse(
     sessions: Sessions,
     items: int,
-    tokens: Mapping[Modality, NDArray[np.float32]],
+    tokens: Mapping[Modality, Sequence[NDArray[Any]]],
     segments: Mapping[Modality, PackedSegments],
 ) -> GraphOutputs:
-    """Run the fusion graph, which joins the segments of each item.
+    """Run the fusion graph, which joins the segments of each item; a guard's language model answers before.
 
     Args:
         sessions: the loaded graphs.
         items: number of items N.
-        tokens: encoded segments ``[S_m, P_m, D]`` for each modality present.
+        tokens: for each modality present, the tokens of each segment; see :meth:`Sessions.encode`.
         segments: the segments of each modality present, for their items, roles and times.
     """
     if not items:
         return GraphOutputs(np.empty((0, sessions.fusion.get_outputs()[0].shape[1]), np.float32), {})
+    if sessions.prompt is not None:
+        answers = ask(sessions.encoders["text"], sessions.prompt, items, tokens, segments)
+        probabilities_NL: NDArray[np.float32] = sessions.fusion.run(None, {"logits": answers.logits_NL})[0]
+        return GraphOutputs(probabilities_NL, answers.evidence, answers.cut)
     shapes = {node.name: node.shape for node in sessions.fusion.get_inputs()}
     feeds: dict[str, NDArray[np.generic]] = {"rows": np.arange(items, dtype=np.int64)}
     for modality in sessions.encoders:
         _, per_segment, width = shapes[f"{modality}_tokens"]
-        feeds[f"{modality}_tokens"] = tokens.get(modality, np.empty((0, per_segment, width), np.float32))
+        nothing = np.empty((0, per_segment, width), np.float32)
+        feeds[f"{modality}_tokens"] = np.stack(tokens[modality]) if modality in tokens else nothing
         placement = (segments[modality] if modality in tokens else NO_SEGMENTS).placement(modality, shapes)
         feeds |= {f"{modality}_{name}": array for name, array in placement.items()}
     outputs = dict(zip((node.name for node in sessions.fusion.get_outputs()), sessions.fusion.run(None, feeds), strict=True))
@@ -128,9 +178,9 @@ def encode(session: onnxruntime.InferenceSession, segments: PackedSegments, limi
         Tokens float32 ``[S, P, D]`` in the order of the segments.
     """
     mask = segments.inputs.get("attention_mask")
-    lengths = np.ones(len(segments.item), np.int64) if mask is None else _lengths(mask)
+    lengths = np.ones(len(segments.item), np.int64) if mask is None else unpadded_lengths(mask)
     pieces, order = [], np.argsort(lengths, kind="stable")
-    for rows in _runs(order, lengths, limit):
+    for rows in split_runs(order, lengths, limit):
         longest = int(lengths[rows].max())
         feeds = {name: array[rows] if mask is None else array[rows, :longest] for name, array in segments.inputs.items()}
         pieces.append(session.run(None, feeds)[0])
@@ -138,19 +188,3 @@ def encode(session: onnxruntime.InferenceSession, segments: PackedSegments, limi
     tokens_SPD = np.empty_like(sorted_SPD)
     tokens_SPD[order] = sorted_SPD
     return tokens_SPD
-
-
-def _lengths(mask_ST: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Length of each passage up to its last unmasked token, at least 1."""
-    positions = np.arange(1, mask_ST.shape[1] + 1, dtype=np.int64)
-    lengths_S: NDArray[np.int64] = np.maximum((mask_ST.astype(np.int64) * positions).max(axis=1), 1)
-    return lengths_S
-
-
-def _runs(order: NDArray[np.int64], lengths: NDArray[np.int64], limit: int) -> Iterator[NDArray[np.int64]]:
-    """Split ``order`` (ascending in length) where one more row would pad the run beyond ``limit``."""
-    start = 0
-    for stop in range(1, len(order) + 1):
-        if stop == len(order) or (stop + 1 - start) * lengths[order[stop]] > limit:
-            yield order[start:stop]
-            start = stop

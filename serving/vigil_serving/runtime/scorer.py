@@ -22,6 +22,7 @@ from vigil_data.filesystem import StrPath
 from vigil_data.items import CONTENT_KEYS, MODALITIES, Item, Modality, Role, Time, read_segments
 from vigil_data.loading.packing import Packed, PackedSegments
 from vigil_serving.bundle.load import Bundle, ExportedModel, load_bundle
+from vigil_serving.bundle.policy_text import PolicyText, read_policy_text, with_policy_text
 from vigil_serving.runtime.decisions import Decision, decide
 from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedItem, MediaEncoder
 from vigil_serving.runtime.onnx_sessions import GraphOutputs, Sessions, fuse, open_sessions
@@ -55,6 +56,8 @@ class Scorer:
         cache_bytes: maximum size of the cache of encoded media; 0 caches nothing between calls.
         public_key: PEM file of the key that must have signed the bundle (needs the package cryptography).
         sessions: loaded graphs of this bundle and variant (default: load them).
+        policy_text: policy texts that a guard reads in place of the bundle's, or their file
+            (:func:`vigil_serving.bundle.policy_text.read_policy_text`); every decision says which of them were not evaluated.
 
     Attributes:
         model: the loaded bundle, or an exported model that is not published as a bundle yet.
@@ -62,7 +65,8 @@ class Scorer:
         cache: cache of encoded media, with counts of hits and misses.
 
     Raises:
-        UserError: if the folder is not a bundle, was altered, is not signed by the key, or has no such variant.
+        UserError: if the folder is not a bundle, was altered, is not signed by the key, has no such variant, or cannot be given
+            the policy texts.
     """
 
     def __init__(
@@ -75,14 +79,17 @@ class Scorer:
         cache_bytes: int = 64 << 20,
         public_key: StrPath | None = None,
         sessions: Sessions | None = None,
+        policy_text: PolicyText | StrPath | None = None,
     ) -> None:
         self.model = bundle if isinstance(bundle, ExportedModel) else load_bundle(bundle, public_key=public_key)
+        if policy_text is not None:
+            texts = policy_text if isinstance(policy_text, PolicyText) else read_policy_text(policy_text, self.bundle)
+            self.model = with_policy_text(self.bundle, texts)
         self.variant = variant
-        self.sessions = sessions or open_sessions(self.model, threads, providers, variant)
+        self.sessions = replace(sessions or open_sessions(self.model, threads, providers, variant), prompt=self.model.prompt)
         self.decoder = Decoder(self.model.inputs, self.model.labels)
         self.cache = EmbeddingCache(cache_bytes)
-        fused = {node.name: node.shape for node in self.sessions.fusion.get_inputs()}
-        self._tokens: Mapping[Modality, int] = {m: fused[f"{m}_tokens"][1] for m in self.model.modalities}
+        self._tokens: Mapping[Modality, int] = {m: self.sessions.tokens_per_segment(m) for m in self.model.modalities}
 
     @property
     def bundle(self) -> Bundle:
@@ -148,12 +155,12 @@ class Scorer:
         yield from _fusion_batches(pending)
 
     def _fused(self, batch: Sequence[_DecodedItem]) -> tuple[Packed, GraphOutputs]:
-        tokens: dict[Modality, NDArray[np.float32]] = {}
+        tokens: dict[Modality, list[NDArray[Any]]] = {}
         segments: dict[Modality, PackedSegments] = {}
         for modality in self.model.modalities:
             spans = [entry.encoded.spans(modality) for entry in batch]
             if any(spans):
-                tokens[modality] = np.stack([token for entry in batch for token in entry.encoded.tokens(modality)])
+                tokens[modality] = [token for entry in batch for token in entry.encoded.tokens(modality)]
                 item_S = np.repeat(np.arange(len(batch), dtype=np.int64), [len(of) for of in spans])
                 segments[modality] = PackedSegments(item_S, {}, tuple(span for of in spans for span in of))
         ids = tuple(entry.item.id for entry in batch)

@@ -111,10 +111,12 @@ class JobSpec(ShardedRows):
     Attributes:
         bundle: digest of the bundle.
         variant: variant of the encoders.
+        policy_text: digest of the policy texts that a guard reads in place of the bundle's.
     """
 
     bundle: str
     variant: str
+    policy_text: str | None = None
 
 
 def select_rows(dataset_path: StrPath, split: str | None, where: str | None) -> tuple[SelectedRows, dict[str, Any]]:
@@ -134,7 +136,14 @@ def select_rows(dataset_path: StrPath, split: str | None, where: str | None) -> 
 
 
 def make_job_spec(
-    bundle: Bundle, dataset_path: StrPath, *, split: str | None, where: str | None, variant: str, chunk: int
+    bundle: Bundle,
+    dataset_path: StrPath,
+    *,
+    split: str | None,
+    where: str | None,
+    variant: str,
+    chunk: int,
+    policy_text: str | None = None,
 ) -> tuple[JobSpec, SelectedRows]:
     """Specify a job on the latest version of a dataset.
 
@@ -146,7 +155,8 @@ def make_job_spec(
     """
     rows, described = select_rows(dataset_path, split, where)
     columns = schema_digest(output_schema(bundle))
-    return JobSpec(bundle=bundle.digest, variant=variant, chunk=chunk, columns=columns, **described), rows
+    spec = JobSpec(bundle=bundle.digest, variant=variant, policy_text=policy_text, chunk=chunk, columns=columns, **described)
+    return spec, rows
 
 
 def _shown(value: object) -> str:

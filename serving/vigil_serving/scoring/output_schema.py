@@ -12,23 +12,29 @@ from vigil_serving.runtime.decisions import Decision
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
-_EVIDENCE = pa.struct(
-    [
-        ("label", pa.string()),
-        ("modality", pa.string()),
-        ("index", pa.int32()),
-        ("start", pa.float64()),
-        ("stop", pa.float64()),
-        ("role", pa.string()),
-        ("time", pa.list_(pa.float64(), 2)),
-        ("weight", pa.float32()),
-    ]
-)
+_SEGMENT = [
+    ("modality", pa.string()),
+    ("index", pa.int32()),
+    ("start", pa.float64()),
+    ("stop", pa.float64()),
+    ("role", pa.string()),
+    ("time", pa.list_(pa.float64(), 2)),
+]
+_EVIDENCE = pa.struct([("label", pa.string()), *_SEGMENT, ("weight", pa.float32())])
+_TRUNCATED = pa.struct([*_SEGMENT, ("tokens", pa.int32())])
 
 
 def output_schema(bundle: Bundle) -> pa.Schema:
     """Return the columns for a bundle's decisions, without metadata."""
     labels = bundle.metadata.labels
+    guard: list[tuple[str, pa.DataType]] = []
+    if bundle.prompt is not None:
+        guard = [
+            ("truncated", pa.list_(_TRUNCATED)),
+            ("not_evaluated", pa.list_(pa.string())),
+            ("uncalibrated", pa.list_(pa.string())),
+        ]
+        guard += [(f"policy_text.{label}", _NAME) for label in labels]
     policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(_REASON))]
     return pa.schema(
         [("id", pa.string())]
@@ -36,6 +42,7 @@ def output_schema(bundle: Bundle) -> pa.Schema:
         + [(f"decision.{label}", pa.bool_()) for label in labels]
         + (policy if bundle.policy else [])
         + [("evidence", pa.list_(_EVIDENCE)), ("presence", pa.string()), ("cut", pa.int32()), ("error", pa.string())]
+        + guard
         + [("bundle", _NAME), ("policy", _NAME)]
     )
 
@@ -64,6 +71,11 @@ def decisions_table(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
     columns["presence"] = [None if decision.error else decision.presence for decision in decisions]
     columns["cut"] = [decision.cut for decision in decisions]
     columns["error"] = [decision.error for decision in decisions]
+    if bundle.prompt is not None:
+        columns["truncated"] = [None if decision.error else _truncated(decision) for decision in decisions]
+        columns["not_evaluated"] = [list(bundle.not_evaluated)] * len(decisions)
+        columns["uncalibrated"] = [list(bundle.uncalibrated)] * len(decisions)
+        columns |= {f"policy_text.{clause.label}": _repeated(clause.digest, len(decisions)) for clause in bundle.prompt.clauses}
     columns["bundle"] = _repeated(bundle.digest, len(decisions))
     columns["policy"] = _repeated(policy_title(bundle), len(decisions))
     return pa.Table.from_pydict(columns, schema=output_schema(bundle))
@@ -71,6 +83,10 @@ def decisions_table(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
 
 def _evidence(decision: Decision) -> list[dict[str, object]]:
     return [{"label": e.label, "modality": e.modality, **asdict(e.span), "weight": e.weight} for e in decision.evidence]
+
+
+def _truncated(decision: Decision) -> list[dict[str, object]]:
+    return [{"modality": t.modality, **asdict(t.span), "tokens": t.tokens} for t in decision.truncated]
 
 
 def _repeated(value: str | None, times: int) -> pa.DictionaryArray:

@@ -16,6 +16,7 @@ import numpy as np
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import write_failure
 from vigil_data.parallel.ray_cluster import connected
+from vigil_serving.bundle.policy_text import PolicyText
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.job_spec import JobSpec, SelectedRows
 from vigil_serving.scoring.local_executor import score_shards
@@ -35,11 +36,13 @@ class WorkerJob:
         bundle: absolute path of the bundle.
         shards: the shards of the job.
         threads: threads of one worker, and the number of CPUs that it requests from Ray.
+        policy_text: policy texts that a guard reads in place of the bundle's.
     """
 
     bundle: Path
     shards: Shards[JobSpec]
     threads: int
+    policy_text: PolicyText | None = None
 
 
 class ShardWorker:
@@ -91,7 +94,7 @@ class ShardWorker:
 
     def _load(self) -> tuple[Scorer, SelectedRows]:
         spec = self._job.shards.job
-        scorer = Scorer(self._job.bundle, self._job.threads, variant=spec.variant)
+        scorer = Scorer(self._job.bundle, self._job.threads, variant=spec.variant, policy_text=self._job.policy_text)
         if scorer.bundle.digest != spec.bundle:
             raise Failure(f"{self._job.bundle}: a worker's node has another bundle there; use a shared file system")
         return scorer, spec.open()

@@ -8,6 +8,7 @@ from vigil_data.errors import Failure
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
 from vigil_serving.bundle.load import Bundle, load_bundle
+from vigil_serving.bundle.policy_text import PolicyText, read_policy_text, with_policy_text
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.job_spec import JobSpec, SelectedRows, make_job_spec
 from vigil_serving.scoring.local_executor import score_shards
@@ -29,6 +30,8 @@ class ScoringSummary:
         errors: number of items that could not be decoded.
         decided: label to the number of items whose probability reaches its threshold.
         actions: action of the policy to its number of items; empty without a policy.
+        not_evaluated: labels with a policy text that was not evaluated.
+        uncalibrated: labels with a policy text that has no calibration.
         resumed: number of items that an earlier, interrupted run had scored.
     """
 
@@ -37,6 +40,8 @@ class ScoringSummary:
     decided: dict[str, int]
     actions: dict[str, int]
     resumed: int
+    not_evaluated: tuple[str, ...] = ()
+    uncalibrated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def score_dataset(
     chunk: int = CHUNK,
     ray: RayOptions | None = None,
     restart: bool = False,
+    policy_text: StrPath | None = None,
     progress: ProgressCallback | None = None,
 ) -> ScoringSummary:
     """Score a dataset's items in row order; the table appears under its name when it is complete.
@@ -81,6 +87,8 @@ def score_dataset(
         chunk: rows per shard.
         ray: score on Ray; bundle, dataset and output must be on a file system that all nodes share.
         restart: discard the shards of an interrupted job.
+        policy_text: file of policy texts that a guard reads in place of the bundle's
+            (:func:`vigil_serving.bundle.policy_text.read_policy_text`).
         progress: called with the items done and the total.
 
     Returns:
@@ -96,12 +104,16 @@ def score_dataset(
     check_output(to)
     loaded = load_bundle(Path(bundle).resolve())
     loaded.encoders(variant)
-    job, rows = make_job_spec(loaded, dataset, split=split, where=where, variant=variant, chunk=chunk)
+    texts = None if policy_text is None else read_policy_text(policy_text, loaded)
+    if texts is not None:
+        loaded = with_policy_text(loaded, texts)
+    digest = None if texts is None else texts.digest
+    job, rows = make_job_spec(loaded, dataset, split=split, where=where, variant=variant, chunk=chunk, policy_text=digest)
     with open_workdir(to, job, restart=restart) as shards:
         missing = list(shards.missing())
         resumed = done = job.rows - sum(job.size(number) for number in missing)
         report("scoring", done, job.rows)
-        for number in _score_missing(shards, missing, loaded, rows, threads=threads, ray=ray):
+        for number in _score_missing(shards, missing, loaded, rows, texts, threads=threads, ray=ray):
             done += job.size(number)
             report("scoring", done, job.rows)
         counts = DecisionCounts(decided=dict.fromkeys(loaded.metadata.labels, 0))
@@ -109,7 +121,15 @@ def score_dataset(
         check_shards(shards, rows, counts)
         merge_shards(shards, output_schema(loaded), _table_metadata(loaded, job), to)
         remove_workdir(shards.folder)
-    return ScoringSummary(counts.items, counts.errors, counts.decided, counts.actions, resumed)
+    return ScoringSummary(
+        items=counts.items,
+        errors=counts.errors,
+        decided=counts.decided,
+        actions=counts.actions,
+        resumed=resumed,
+        not_evaluated=loaded.not_evaluated,
+        uncalibrated=loaded.uncalibrated,
+    )
 
 
 def _score_missing(
@@ -117,6 +137,7 @@ def _score_missing(
     missing: Sequence[int],
     bundle: Bundle,
     rows: SelectedRows,
+    texts: PolicyText | None,
     *,
     threads: int | None,
     ray: RayOptions | None,
@@ -129,7 +150,7 @@ def _score_missing(
         return
     from vigil_serving.scoring.ray_executor import WorkerJob, score_on_ray
 
-    yield from score_on_ray(WorkerJob(bundle.path, shards, threads or 1), missing, ray.address, ray.workers)
+    yield from score_on_ray(WorkerJob(bundle.path, shards, threads or 1, texts), missing, ray.address, ray.workers)
     if lost := [number for number in missing if not shards.file(number).exists()]:
         raise Failure(
             f"{shards.folder}: {len(lost)} shards written by workers are missing; use a file system that all nodes share"
@@ -144,6 +165,8 @@ def _table_metadata(bundle: Bundle, job: JobSpec) -> dict[str, str]:
         "vigil.dataset_version": str(job.version),
     }
     metadata |= {f"vigil.{name}": value for name in ("split", "where") if (value := getattr(job, name)) is not None}
+    if job.policy_text is not None:
+        metadata["vigil.policy_text"] = job.policy_text
     if bundle.policy is not None:
         metadata |= {"vigil.policy": str(policy_title(bundle)), "vigil.policy_digest": bundle.policy.digest}
     return metadata

@@ -173,6 +173,9 @@ class BundleInfo:
         shadow: digest of the bundle that is scored in the shadow.
         reload: state of the last reload.
         limits: limits of one request.
+        policy_text: label to the SHA-256 of the policy text that a guard reads; empty for other models.
+        not_evaluated: labels with a policy text that was not evaluated with this bundle.
+        uncalibrated: labels with a policy text that has no calibration.
     """
 
     name: str
@@ -186,6 +189,9 @@ class BundleInfo:
     shadow: str | None
     reload: Literal["idle", "loading", "refused"]
     limits: Mapping[str, float]
+    policy_text: Mapping[str, str]
+    not_evaluated: Sequence[str]
+    uncalibrated: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,9 @@ def _bundle_info(service: Service, loaded: LoadedBundle) -> BundleInfo:
         shadow=None if service.shadow is None else service.shadow.loaded.digest,
         reload="loading" if models.busy else "refused" if models.refused else "idle",
         limits=_fields(service.settings.limits),
+        policy_text={} if bundle.prompt is None else {clause.label: clause.digest for clause in bundle.prompt.clauses},
+        not_evaluated=bundle.not_evaluated,
+        uncalibrated=bundle.uncalibrated,
     )
 
 

@@ -53,7 +53,9 @@ class LoadedBundle:
         return None if policy is None else policy.title
 
 
-def load(path: Path, variant: str, threads: int | None, public_key: StrPath | None = None) -> LoadedBundle:
+def load(
+    path: Path, variant: str, threads: int | None, public_key: StrPath | None = None, policy_text: StrPath | None = None
+) -> LoadedBundle:
     """Load a bundle, check its hashes, and check that the runtime reproduces its golden outputs.
 
     Args:
@@ -61,15 +63,22 @@ def load(path: Path, variant: str, threads: int | None, public_key: StrPath | No
         variant: precision of the encoders.
         threads: threads within an operator.
         public_key: PEM file; the bundle must be signed by the holder of this key.
+        policy_text: file of policy texts that a guard reads in place of the bundle's.
 
     Raises:
-        UserError: if it is not a bundle, was altered, is not signed by the key, or does not reproduce its golden outputs.
+        UserError: if it is not a bundle, was altered, is not signed by the key, does not reproduce its golden outputs, or cannot
+            be given the policy texts.
     """
     resolved = path.resolve()  # a link that is switched meanwhile must not mix two bundles
     if not is_bundle(resolved):
         raise UserError(f"{path} is not a bundle; make one with `vigil export`")
     scorer = Scorer(resolved, threads, variant=variant, public_key=public_key)
     check_golden_outputs(scorer.bundle, [runtime_backend(scorer)])
+    if policy_text is not None:
+        scorer = Scorer(scorer.bundle, variant=variant, sessions=scorer.sessions, policy_text=policy_text)
+        for kind, labels in (("not evaluated", scorer.model.not_evaluated), ("uncalibrated", scorer.model.uncalibrated)):
+            if labels:
+                _log.warning("policy text %s: %s with this bundle: %s", policy_text, kind, ", ".join(labels))
     return LoadedBundle(resolved, scorer)
 
 

@@ -51,6 +51,10 @@ EXAMPLE_RESPONSE = {
             ],
             "cut": 0,
             "error": None,
+            "truncated": [],
+            "policy_text": {},
+            "not_evaluated": [],
+            "uncalibrated": [],
         }
     ],
 }

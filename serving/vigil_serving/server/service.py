@@ -51,9 +51,9 @@ class Service:
     def __init__(self, settings: ServerSettings, loading: Callable[[Path], LoadedBundle] | None = None) -> None:
         self.settings = settings
         self.metrics = ServerMetrics()
-        self._loading = loading or partial(
-            load, variant=settings.variant, threads=settings.threads, public_key=settings.public_key
-        )
+        own = partial(load, variant=settings.variant, threads=settings.threads, public_key=settings.public_key)
+        self._load_shadow = loading or own  # with the texts of its own bundle
+        self._loading = loading or partial(own, policy_text=settings.policy_text)
         self.models = ModelManager(settings.bundle, self._loading, self.metrics)
         keys = ApiKeys(settings.api_keys, settings.api_key_file) if settings.needs_key else None
         self.access = AccessControl(settings.host, keys, settings.allow_hosts, settings.allow_origins)
@@ -155,7 +155,7 @@ class Service:
         self.metrics.watch_cache(self._cache_lookups)
         try:
             if self.settings.shadow is not None:
-                loaded = await asyncio.to_thread(self._loading, Path(self.settings.shadow))
+                loaded = await asyncio.to_thread(self._load_shadow, Path(self.settings.shadow))
                 self.shadow = Shadow(loaded, self.settings.shadow_log, self.settings.shadow_tolerance, self.metrics)
             await self.models.reload()
         except Exception as error:

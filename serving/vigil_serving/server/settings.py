@@ -60,6 +60,7 @@ class ServerSettings:
         upload_seconds: maximum time for the head of a request to arrive, and for its body.
         max_connections: maximum open connections; requests on others get 503.
         public_key: PEM file of the key that must have signed the bundles.
+        policy_text: file of policy texts that a guard reads in place of the bundle's; read again at each reload.
     """
 
     bundle: StrPath
@@ -87,6 +88,7 @@ class ServerSettings:
     upload_seconds: float = 30.0
     max_connections: int = 1000
     public_key: StrPath | None = None
+    policy_text: StrPath | None = None
 
     def __post_init__(self) -> None:
         if self.queue < self.limits.items:

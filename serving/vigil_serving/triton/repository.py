@@ -63,6 +63,11 @@ def write_repository(
     check_target(to)
     _check_schema_installed()
     opened = load_bundle(bundle)
+    if opened.prompt is not None:
+        raise UserError(
+            f"{bundle}: a guard, whose language model reads rows of prompts, which Triton cannot join into batches; "
+            "serve it with `vigil serve`"
+        )
     opened.encoders(options.variant)
     name = name or opened.metadata.name
     if not _NAME.fullmatch(name):

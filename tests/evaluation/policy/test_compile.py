@@ -469,3 +469,25 @@ def test_compile_policy_counts_weighted_items(traffic: Make, written: Written) -
     removed = p >= cut["scam"]["remove"]
     seen = (p >= cut["scam"]["review"]) | (table.column("probability.spam").to_numpy() >= cut["spam"]["review"])
     assert share.estimate == pytest.approx(weight[seen & ~removed].sum() / weight.sum())
+
+
+def test_compile_policy_uses_strict_and_loose_tiers_of_one_rule(traffic: Make, written: Written) -> None:
+    """Tiers are labels of one text each: what violates the loose one is removed, what only the strict one covers is limited."""
+    table = traffic(8000, unknown=0.0, distance=4.0)
+    tiers = {"scam": "insult_strict", "spam": "insult_loose"}
+    table = table.rename_columns(
+        [f"{k}.{tiers.get(v, v)}" if v else k for k, _, v in (n.partition(".") for n in table.column_names)]
+    )
+    policy = written(
+        "actions: {limit: {must: [precision at least 80 %]}, remove: {must: [precision at least 95 %]}}\n"
+        "labels: {insult_loose: [remove], insult_strict: [limit]}"
+    )
+    found = compile_policy(policy, table, ("insult_loose", "insult_strict", "hate"))
+    assert isinstance(found, CompiledPolicy), found.lines
+    rows = [[0.999, 0.999], [0.0, 0.999], [0.0, 0.0]]
+    decisions = found.decide(rows, ("insult_loose", "insult_strict"), ["text"] * 3)
+    assert [(d.action, [r.label for r in d.reasons][:1]) for d in decisions] == [
+        ("remove", ["insult_loose"]),
+        ("limit", ["insult_strict"]),
+        ("allow", []),
+    ]

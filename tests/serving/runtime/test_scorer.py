@@ -27,6 +27,7 @@ from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime import embedding_cache, onnx_sessions
 from vigil_serving.runtime import scorer as scorer_module
 from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedMedium, MediaEncoder
+from vigil_serving.runtime.run_limits import split_runs
 from vigil_serving.runtime.scorer import Scorer, item_from_mapping
 
 PATTERNS = [["text", "image", "audio"], ["text"], [], ["audio"], ["image"], ["text", "audio"]]
@@ -67,7 +68,8 @@ def test_scorer_decisions_do_not_depend_on_batching(
     together = scorer.score(items)
     monkeypatch.setattr(scorer_module, "MAX_FUSION_TOKENS", 5)
     monkeypatch.setattr(scorer_module, "MAX_ENCODE_ITEMS", 7)
-    monkeypatch.setattr(embedding_cache, "RUN_LIMITS", {"text": 30, "image": 1, "audio": 2})
+    for module in (embedding_cache, onnx_sessions):
+        monkeypatch.setattr(module, "RUN_LIMITS", {"text": 30, "image": 1, "audio": 2})
     for a, b in zip(together, Scorer(exported.bundle, cache_bytes=0).score(items), strict=True):
         assert (a.id, a.labels, a.cut) == (b.id, b.labels, b.cut)
         np.testing.assert_allclose(list(a.probabilities.values()), list(b.probabilities.values()), atol=1e-5)
@@ -94,7 +96,7 @@ def test_scorer_counts_cut_segments(scorer: Scorer, exported) -> None:
 def test_encoder_runs_are_bounded_and_cover_every_segment_once(lengths: list[int], limit: int) -> None:
     lengths_S = np.array(lengths)
     order = np.argsort(lengths_S, kind="stable")
-    runs = list(onnx_sessions._runs(order, lengths_S, limit))
+    runs = list(split_runs(order, lengths_S, limit))
     np.testing.assert_array_equal(np.concatenate(runs), order)
     for run in runs:
         assert len(run) == 1 or len(run) * lengths_S[run].max() <= limit
@@ -104,13 +106,13 @@ def test_encoder_runs_are_bounded_and_cover_every_segment_once(lengths: list[int
 
 def test_scorer_runs_only_the_encoders_that_an_item_needs(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    encode = embedding_cache.encode
+    encode = onnx_sessions.encode
 
     def counting(session, segments, limit):
         ran.append(next(iter(segments.inputs)))
         return encode(session, segments, limit)
 
-    monkeypatch.setattr(embedding_cache, "encode", counting)
+    monkeypatch.setattr(onnx_sessions, "encode", counting)
     Scorer(exported.bundle).score([make_item(["text"], 1, exported.inputs), make_item([], 2, exported.inputs)])
     assert ran == ["input_ids"]
 
@@ -125,7 +127,8 @@ def test_scorer_accepts_str_and_path_like(exported, items: list[Item]) -> None:
 def test_runtime_exports_are_lazy() -> None:
     program = "import sys, vigil_serving.runtime as r; print('onnxruntime' in sys.modules, r.Scorer.__name__, *dir(r))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["False", "Scorer", "Decision", "Scorer", "SegmentEvidence", "item_from_mapping"]
+    names = ["Decision", "Scorer", "SegmentEvidence", "TruncatedSegment", "item_from_mapping"]
+    assert done.stdout.split() == ["False", "Scorer", *names]
 
 
 def test_scorer_needs_no_torch(exported, tmp_path: Path) -> None:
@@ -135,6 +138,7 @@ from pathlib import Path
 for name in ("torch", "pydantic", "ruamel", "pyarrow", "lance", "onnx", "scipy", "numba", "rich", "typer", "cryptography"):
     sys.modules[name] = None  # importing it fails
 from vigil_data.items import Item
+from vigil_serving.runtime.run_limits import split_runs
 from vigil_serving.runtime.scorer import Scorer
 [decision] = Scorer(Path(sys.argv[1]), threads=1).score([Item("1", text=("call now",))])
 assert len(decision.probabilities) == 3
@@ -195,9 +199,9 @@ def test_decision_to_dict_is_json(scorer: Scorer, items: list[Item]) -> None:
 
 def test_embedding_cache_encodes_repeated_media_once(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
-    encode = embedding_cache.encode
+    encode = onnx_sessions.encode
     monkeypatch.setattr(
-        embedding_cache, "encode", lambda session, s, limit: (encoded.append(len(s.item)), encode(session, s, limit))[1]
+        onnx_sessions, "encode", lambda session, s, limit: (encoded.append(len(s.item)), encode(session, s, limit))[1]
     )
     item = make_item(["text", "image", "audio"], 13, exported.inputs)
     scorer = Scorer(exported.bundle)

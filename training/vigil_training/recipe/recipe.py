@@ -111,6 +111,8 @@ class Recipe(Spec):
 
     def _guard_problems(self, model: GuardSpec) -> Iterator[str]:
         yield from find_guard_problems(model, self.inputs, self.taxonomy)
+        if (problem := self.export.guard_problem()) is not None:
+            yield f"export.formats: {problem}"
         if isinstance(self.objective, Contrastive):
             yield "objective.kind: contrastive pre-training has encoders that are compared; a guard learns labels"
         if model.policies is not None and model.policies.composites and self.loss.group_dro is not None:
