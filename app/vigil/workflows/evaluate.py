@@ -143,7 +143,8 @@ def evaluate_bundle(
     """
     from vigil.workflows.prediction_sources import score_table
     from vigil_evaluation.evaluation_data import EvaluationData
-    from vigil_serving.bundle.policy_text import POLICY_TEXT, read_policy_text
+    from vigil_serving.bundle.policy_text import POLICY_TEXT
+    from vigil_serving.bundle.policy_text_file import read_policy_text
     from vigil_serving.runtime.scorer import Scorer
 
     scorer = original = Scorer(bundle)

@@ -7,7 +7,7 @@ measured.
 
 Example:
     >>> bundle = load_bundle("bundles/guard")
-    >>> bundle = with_policy_text(bundle, read_policy_text("new.yaml", bundle))
+    >>> bundle = with_policy_text(bundle, read_measured_text("evaluation/policy_text.json"))
     >>> bundle.not_evaluated
     ('harassment',)
 """
@@ -23,7 +23,7 @@ from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, sha256_json, write_json
 from vigil_data.json_fields import Count, Range
 from vigil_data.prompts.assemble import content_room
-from vigil_data.prompts.clauses import clauses_of, digest_of, make_clause
+from vigil_data.prompts.clauses import digest_of, make_clause
 from vigil_data.prompts.tokenizer import PromptTokenizer
 from vigil_evaluation.calibration.calibrators import IDENTITY, Calibration, FittedCalibration, LabelCalibration
 from vigil_serving.bundle.load import Bundle
@@ -99,23 +99,13 @@ class PolicyText:
         write_json(Path(path), asdict(self))
 
 
-def read_policy_text(path: StrPath, bundle: Bundle) -> PolicyText:
-    """Read a file of policy texts: a taxonomy in YAML, or a ``policy_text.json``, which needs neither YAML nor pydantic.
+def read_measured_text(path: StrPath) -> PolicyText:
+    """Read the ``policy_text.json`` of an evaluation.
 
     Raises:
-        UserError: if it cannot be read, a label has no text, or the bundle is not a guard.
+        UserError: if it cannot be read or is malformed.
     """
-    path, prompt = Path(path), _prompt(bundle)
-    if path.suffix != ".json":
-        from vigil_data.taxonomy import Taxonomy
-        from vigil_data.yaml_files.read_spec import read_spec
-
-        taxonomy = read_spec(Taxonomy, path, "taxonomy", "name: my-policy")
-        try:
-            clauses = clauses_of(taxonomy, lambda _: (), prompt.pieces.sections)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        return PolicyText({clause.label: LabelText(clause.text) for clause in clauses})
+    path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -140,7 +130,7 @@ def with_policy_text(bundle: Bundle, policy_text: PolicyText) -> Bundle:
         UserError: if the bundle is not a guard, lacks a label, is not the one that was evaluated, or a text is too long for its
             context.
     """
-    prompt = _prompt(bundle)
+    prompt = prompt_of(bundle)
     _check(bundle, policy_text)
     tokenizer = PromptTokenizer(Path(str(bundle.inputs.text and bundle.inputs.text.tokenizer)).read_text(encoding="utf-8"))
     changed = {
@@ -169,7 +159,12 @@ def with_policy_text(bundle: Bundle, policy_text: PolicyText) -> Bundle:
     )
 
 
-def _prompt(bundle: Bundle) -> PromptSettings:
+def prompt_of(bundle: Bundle) -> PromptSettings:
+    """Return how a guard asks.
+
+    Raises:
+        UserError: if the bundle is not a guard.
+    """
     if bundle.prompt is None:
         raise UserError(f"{bundle.path}: the model reads no policy text, so it cannot be given another; only a guard can")
     return bundle.prompt

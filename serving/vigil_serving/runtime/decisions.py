@@ -34,7 +34,7 @@ class SegmentEvidence:
 
 @dataclass(frozen=True, slots=True)
 class TruncatedSegment:
-    """Segment of which tokens were left out, because the prompt is longer than a guard's context.
+    """Segment that a guard did not read to its end, because the prompt is longer than its context.
 
     Attributes:
         modality: the segment's modality.

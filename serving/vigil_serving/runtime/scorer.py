@@ -22,7 +22,7 @@ from vigil_data.filesystem import StrPath
 from vigil_data.items import CONTENT_KEYS, MODALITIES, Item, Modality, Role, Time, read_segments
 from vigil_data.loading.packing import Packed, PackedSegments
 from vigil_serving.bundle.load import Bundle, ExportedModel, load_bundle
-from vigil_serving.bundle.policy_text import PolicyText, read_policy_text, with_policy_text
+from vigil_serving.bundle.policy_text import PolicyText, read_measured_text, with_policy_text
 from vigil_serving.runtime.decisions import Decision, decide
 from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedItem, MediaEncoder
 from vigil_serving.runtime.onnx_sessions import GraphOutputs, Sessions, fuse, open_sessions
@@ -56,8 +56,9 @@ class Scorer:
         cache_bytes: maximum size of the cache of encoded media; 0 caches nothing between calls.
         public_key: PEM file of the key that must have signed the bundle (needs the package cryptography).
         sessions: loaded graphs of this bundle and variant (default: load them).
-        policy_text: policy texts that a guard reads in place of the bundle's, or their file
-            (:func:`vigil_serving.bundle.policy_text.read_policy_text`); every decision says which of them were not evaluated.
+        policy_text: policy texts that a guard reads in place of the bundle's, or the ``policy_text.json`` of an evaluation
+            (:func:`vigil_serving.bundle.policy_text_file.read_policy_text` reads a taxonomy); every decision lists the labels
+            whose text was not evaluated.
 
     Attributes:
         model: the loaded bundle, or an exported model that is not published as a bundle yet.
@@ -83,7 +84,7 @@ class Scorer:
     ) -> None:
         self.model = bundle if isinstance(bundle, ExportedModel) else load_bundle(bundle, public_key=public_key)
         if policy_text is not None:
-            texts = policy_text if isinstance(policy_text, PolicyText) else read_policy_text(policy_text, self.bundle)
+            texts = policy_text if isinstance(policy_text, PolicyText) else read_measured_text(policy_text)
             self.model = with_policy_text(self.bundle, texts)
         self.variant = variant
         self.sessions = replace(sessions or open_sessions(self.model, threads, providers, variant), prompt=self.model.prompt)

@@ -8,7 +8,8 @@ from vigil_data.errors import Failure
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
 from vigil_serving.bundle.load import Bundle, load_bundle
-from vigil_serving.bundle.policy_text import PolicyText, read_policy_text, with_policy_text
+from vigil_serving.bundle.policy_text import PolicyText, with_policy_text
+from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.job_spec import JobSpec, SelectedRows, make_job_spec
 from vigil_serving.scoring.local_executor import score_shards
@@ -88,7 +89,7 @@ def score_dataset(
         ray: score on Ray; bundle, dataset and output must be on a file system that all nodes share.
         restart: discard the shards of an interrupted job.
         policy_text: file of policy texts that a guard reads in place of the bundle's
-            (:func:`vigil_serving.bundle.policy_text.read_policy_text`).
+            (:func:`vigil_serving.bundle.policy_text_file.read_policy_text`).
         progress: called with the items done and the total.
 
     Returns:

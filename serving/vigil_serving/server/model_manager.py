@@ -10,6 +10,7 @@ from pathlib import Path
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath
 from vigil_serving.bundle.manifest import is_bundle
+from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.parity.compare import runtime_backend
 from vigil_serving.parity.golden import check_golden_outputs
 from vigil_serving.protocol.errors import RequestError, unavailable
@@ -75,7 +76,8 @@ def load(
     scorer = Scorer(resolved, threads, variant=variant, public_key=public_key)
     check_golden_outputs(scorer.bundle, [runtime_backend(scorer)])
     if policy_text is not None:
-        scorer = Scorer(scorer.bundle, variant=variant, sessions=scorer.sessions, policy_text=policy_text)
+        texts = read_policy_text(policy_text, scorer.bundle)
+        scorer = Scorer(scorer.bundle, variant=variant, sessions=scorer.sessions, policy_text=texts)
         for kind, labels in (("not evaluated", scorer.model.not_evaluated), ("uncalibrated", scorer.model.uncalibrated)):
             if labels:
                 _log.warning("policy text %s: %s with this bundle: %s", policy_text, kind, ", ".join(labels))

@@ -16,7 +16,7 @@ from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_evaluation.calibration.calibrators import LabelCalibration
 from vigil_serving.bundle.load import load_bundle
-from vigil_serving.bundle.policy_text import read_policy_text
+from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.runtime.scorer import Scorer
 
 NEW_YAML = """
@@ -80,7 +80,7 @@ def test_evaluate_writes_the_texts_with_what_was_measured(exported_guard, datase
     [decision] = scorer.score([Item("0", _text(dataset, "0"))])
     assert decision.probabilities["scam"] == pytest.approx(rows["0"]["probability.scam"], abs=1e-6)
     assert (decision.not_evaluated, decision.uncalibrated) == (("promotion",), ("promotion",))
-    raw = Scorer(exported_guard.bundle, threads=1, policy_text=tmp_path / "new.yaml")
+    raw = Scorer(exported_guard.bundle, threads=1, policy_text=read_policy_text(tmp_path / "new.yaml", bundle))
     assert raw.model.not_evaluated == ("scam", "promotion")
     [uncalibrated] = raw.score([Item("0", _text(dataset, "0"))])
     fitted = LabelCalibration.from_dict(scam.calibration, "scam")

@@ -19,7 +19,8 @@ from vigil_data.loading.packing import pack
 from vigil_data.prompts.clauses import digest_of, make_clause
 from vigil_data.prompts.tokenizer import PromptTokenizer
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
-from vigil_serving.bundle.policy_text import LabelText, PolicyText, TextEvaluation, read_policy_text
+from vigil_serving.bundle.policy_text import LabelText, PolicyText, TextEvaluation
+from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime.scorer import Scorer
 
@@ -103,7 +104,7 @@ def test_guard_scorer_names_the_segments_that_do_not_fit(exported_guard, scorer:
 def test_other_policy_text_decides_and_is_marked(exported_guard, items: list[Item], tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text(NEW_YAML)
     before = Scorer(exported_guard.bundle, threads=1)
-    scorer = Scorer(exported_guard.bundle, threads=1, policy_text=tmp_path / "new.yaml")
+    scorer = Scorer(before.bundle, threads=1, policy_text=read_policy_text(tmp_path / "new.yaml", before.bundle))
     decisions = scorer.score(items)
     model, former = reading(exported_guard, scam=OTHER)
     try:

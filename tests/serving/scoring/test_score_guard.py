@@ -12,6 +12,7 @@ from vigil_data.dataset.dataset import write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_data.prompts.clauses import digest_of
+from vigil_serving.bundle.policy_text import LabelText, PolicyText
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.score import score_dataset
 
@@ -46,7 +47,8 @@ def test_score_marks_every_row_with_the_texts_that_were_read(exported_guard, dat
     assert rows["0"]["truncated"] == []
     assert [(cut["modality"], cut["index"]) for cut in rows["long"]["truncated"]] != []
     assert all(cut["tokens"] > 0 for cut in rows["long"]["truncated"])
-    scorer = Scorer(exported_guard.bundle, threads=1, policy_text=tmp_path / "new.yaml")
+    texts = PolicyText({"scam": LabelText("Category: scam\nDefinition: Names a cat, or a dog.")})
+    scorer = Scorer(exported_guard.bundle, threads=1, policy_text=texts)
     [decision] = scorer.score([Item("0", ("a red cat 0",))])
     assert rows["0"]["probability.scam"] == pytest.approx(decision.probabilities["scam"], abs=1e-6)
     assert len(after.schema.metadata[b"vigil.policy_text"]) == 64

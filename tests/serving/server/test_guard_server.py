@@ -7,6 +7,7 @@ import pytest
 
 from vigil_data.items import Item
 from vigil_data.prompts.clauses import digest_of
+from vigil_serving.bundle.policy_text import LabelText, PolicyText
 from vigil_serving.parity.cases import make_item
 from vigil_serving.runtime.scorer import Scorer
 
@@ -21,7 +22,8 @@ def test_server_decides_under_other_policy_texts(exported_guard, start, tmp_path
     server = start(exported_guard.bundle, "--policy-text", str(tmp_path / "new.yaml"))
     made = make_item(["text", "image"], 2, exported_guard.inputs)
     item = Item("one", made.text, made.image)
-    [expected] = Scorer(exported_guard.bundle, threads=1, policy_text=tmp_path / "new.yaml").score([item])
+    texts = PolicyText({"scam": LabelText("Category: scam\nDefinition: Names a cat, or a dog.")})
+    [expected] = Scorer(exported_guard.bundle, threads=1, policy_text=texts).score([item])
     answer = server.post("/v1/score", json={"items": [as_json(item)]}).json()
     [decision] = answer["decisions"]
     assert decision["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-5)
