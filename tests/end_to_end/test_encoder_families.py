@@ -18,6 +18,8 @@ from vigil_training.checkpoint.reader import last_checkpoint, list_checkpoints, 
 TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 TEXT = TRANSFORMER | {"vocab_size": 14, "max_position_embeddings": 40}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+DECODER = TEXT | {"num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 WAVE = TRANSFORMER | {
     "conv_dim": [8, 8],
     "conv_kernel": [10, 8],
@@ -65,6 +67,20 @@ FAMILIES = {
         },
     ),
     "ModernBERT": ("text", {"config": {"model_type": "modernbert", "global_attn_every_n_layers": 2} | SPECIAL | TEXT}),
+    "Llama, SmolLM2": ("text", {"kind": "decoder", "config": {"model_type": "llama"} | DECODER}),
+    "Qwen3": ("text", {"kind": "decoder", "config": {"model_type": "qwen3"} | DECODER, "pool": "mean"}),
+    "Gemma 2": (
+        "text",
+        {
+            "kind": "decoder",
+            "config": {"model_type": "gemma2", "query_pre_attn_scalar": 8} | WINDOW | DECODER,
+            "pool": "attention",
+        },
+    ),
+    "Gemma 3": (
+        "text",
+        {"kind": "decoder", "config": {"model_type": "gemma3_text", "query_pre_attn_scalar": 8} | WINDOW | DECODER},
+    ),
     "ViT": ("image", {"name": "vit_tiny_patch16_224", "options": VIT | {"patch_size": 8}}),
     "CLIP's image tower": ("image", {"name": "vit_base_patch32_clip_224", "options": VIT | {"patch_size": 8}}),
     "SigLIP's image tower": ("image", {"name": "vit_base_patch16_siglip_224", "options": VIT | {"patch_size": 8}}),
@@ -85,7 +101,7 @@ FAMILIES = {
     ),
     "timm on log-mel": ("audio", {"kind": "mel_timm", "name": "test_resnet", "mels": 32}),
 }
-SHARE = ("ModernBERT",)
+SHARE = ("Llama, SmolLM2", "Qwen3", "Gemma 2", "Gemma 3")
 """Families tried in every run of the tests."""
 
 FORMATS = ("onnx", "torchscript", "torch-export")

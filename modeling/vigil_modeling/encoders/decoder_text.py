@@ -50,7 +50,7 @@ class DecoderTextEncoder(Encoder):
         model: body of a decoder of the transformers library, whose attention is :func:`.block_attention.attend`.
         config: its configuration.
         pool: ``last``, ``mean`` or ``attention``.
-        read_output: function from token ids to rows and biases of the output layer.
+        read_output: function from token ids to rows and biases of the output layer; ``None``: its rows are the embeddings.
 
     Attributes:
         max_positions: length of the longest prompt.
@@ -59,7 +59,7 @@ class DecoderTextEncoder(Encoder):
 
     tokens = 1
 
-    def __init__(self, model: nn.Module, config: Any, pool: str, read_output: ReadOutput) -> None:
+    def __init__(self, model: nn.Module, config: Any, pool: str, read_output: ReadOutput | None) -> None:
         super().__init__()
         self.model = model
         self.pool = pool
@@ -140,7 +140,12 @@ class DecoderTextEncoder(Encoder):
         Raises:
             UserError: if the weights have no output layer.
         """
-        weight_KD, bias_K = self._read_output(token_ids)
+        bias_K: Tensor | None = None
+        if self._read_output is None:
+            weight_VD: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+            weight_KD = weight_VD[list(token_ids)].detach().float()
+        else:
+            weight_KD, bias_K = self._read_output(token_ids)
         return OutputRows(weight_KD * self._factor, None if bias_K is None else bias_K * self._factor, self._softcap)
 
     def blank(self) -> dict[str, Tensor]:
@@ -174,7 +179,7 @@ class DecoderTextEncoder(Encoder):
         """Return one token per passage, ``[S, D]``."""
         if self.pool == "last":
             last_S = (attention_mask.sum(1) - 1).clamp(min=0)
-            return hidden_STD.take_along_dim(last_S.view(-1, 1, 1), 1).squeeze(1)
+            return hidden_STD.gather(1, last_S.view(-1, 1, 1).expand(-1, 1, self.width)).squeeze(1)
         mask_ST = attention_mask.bool()
         if self.query_D is None:
             weights_ST = mask_ST / mask_ST.sum(1, keepdim=True).clamp(min=1)
@@ -197,7 +202,7 @@ def build_decoder(spec: DecoderText, inputs: TextInput, load_weights: bool) -> D
         raise UserError(f"inputs.text.max_tokens is {inputs.max_tokens}, but the encoder takes {longest} tokens at most")
     check_vocabulary(inputs, config)
     model = build_body(spec, config, load_weights, WHERE)
-    encoder = DecoderTextEncoder(model, config, spec.pool, output_reader(spec, config, model, load_weights))
+    encoder = DecoderTextEncoder(model, config, spec.pool, output_reader(spec, config, load_weights))
     with torch.no_grad():
         encoder.eval()(**encoder.blank())
     return encoder

@@ -83,14 +83,13 @@ def build_body(spec: DecoderText, config: Any, load_weights: bool, where: str) -
     return model
 
 
-def output_reader(spec: DecoderText, config: Any, model: nn.Module, load_weights: bool) -> ReadOutput:
-    """Return the function that reads rows of the output layer, which is not kept in memory."""
+def output_reader(spec: DecoderText, config: Any, load_weights: bool) -> ReadOutput | None:
+    """Return the function that reads rows of the output layer, which is not kept in memory; ``None`` if it is the embeddings."""
     source = spec.weights
+    if getattr(config, "tie_word_embeddings", False):
+        return None
 
     def read(token_ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        if getattr(config, "tie_word_embeddings", False):
-            embeddings: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
-            return embeddings[list(token_ids)].detach().float(), None
         if isinstance(source, Random) or not load_weights:
             std = getattr(config, "initializer_range", 0.02)
             return torch.empty(len(token_ids), config.hidden_size).normal_(std=std), None

@@ -133,7 +133,7 @@ def load_gguf_body(source: Any, model: nn.Module, config: Any) -> None:
                 values = _unpermute(values, config.num_key_value_heads)
             elif theirs.endswith("norm.weight"):
                 values = values - architecture.norm_offset
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+            tensor.copy_(torch.from_numpy(np.array(values)))
     if missing or shapes:
         raise mismatch(str(path), missing=missing, shapes=shapes)
 
@@ -146,7 +146,7 @@ def read_gguf_rows(source: Any, name: str, rows: Sequence[int]) -> Tensor:
     """
     path = resolve(source)
     tensor = read_gguf(path).tensors[name]
-    return torch.from_numpy(np.ascontiguousarray(_read(path, name, tensor)[list(rows)]))
+    return torch.from_numpy(np.array(_read(path, name, tensor)[list(rows)]))
 
 
 def _library() -> Any:
@@ -175,7 +175,7 @@ def _read(path: Path, name: str, tensor: GgufTensor) -> npt.NDArray[np.float32]:
     try:
         kind = gguf.GGMLQuantizationType(tensor.kind)
         shape = gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind)
-        content = np.memmap(path, np.uint8, "r", tensor.offset, shape)
+        content = np.asarray(np.memmap(path, np.uint8, "r", tensor.offset, shape))
         view = content.view({0: np.float32, 1: np.float16}[tensor.kind]) if tensor.kind in (0, 1) else content
         values: npt.NDArray[np.float32] = gguf.quants.dequantize(view, kind)
     except (NotImplementedError, KeyError, ValueError) as error:
