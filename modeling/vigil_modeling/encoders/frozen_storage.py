@@ -25,7 +25,7 @@ def store_frozen_in_bf16(encoder: Encoder) -> int:
         if not frozen:
             continue
         stored |= {id(parameter): parameter for parameter in frozen.values()}
-        if isinstance(module, nn.Embedding):
+        if type(module) is nn.Embedding:  # Gemma's scales its rows, which must be in float32
             module.register_forward_hook(_convert_output)
         else:
             kept: dict[str, nn.Parameter] = {}

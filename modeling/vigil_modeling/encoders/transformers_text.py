@@ -84,7 +84,10 @@ def build_text(spec: TransformersText, inputs: TextInput, load_weights: bool) ->
     check_vocabulary(inputs, config)
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{WHERE}: {config.model_type} has a decoder; take an encoder such as bert, roberta or modernbert")
-    return TransformersTextEncoder(build_model(spec.weights, config, load_weights, WHERE), config, spec.pool)
+    model = build_model(spec.weights, config, load_weights, WHERE)
+    if any(getattr(module, "is_causal", False) for module in model.modules()):
+        raise UserError(f"{WHERE}: {config.model_type} is a causal language model; write kind: decoder")
+    return TransformersTextEncoder(model, config, spec.pool)
 
 
 def check_vocabulary(inputs: TextInput, config: Any) -> None:

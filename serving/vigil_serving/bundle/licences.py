@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import Distribution, distribution, packages_distributions
 from pathlib import Path
 
+from vigil_data.decode.gguf_file import read_gguf
 from vigil_data.errors import UserError
 from vigil_data.sources import resolve
 from vigil_data.specs import Hub, Package, Source
@@ -37,7 +38,8 @@ def licences(sources: Mapping[str, Source], stated: Mapping[str, str]) -> dict[s
 def licence(source: Source) -> Licence:
     """Find the licence of one source.
 
-    A model card next to the weights takes precedence over the metadata of the package around them, which may cover only its code.
+    A model card next to the weights, then a GGUF file's own metadata, take precedence over the metadata of the package around
+    them, which may cover only its code.
     """
     name = _describe(source)
     try:
@@ -46,6 +48,8 @@ def licence(source: Source) -> Licence:
         path = None
     if path is not None and (found := _from_card(path)):
         return Licence(found, f"{name}; its model card")
+    if path is not None and path.suffix == ".gguf" and (found := read_gguf(path).metadata.get("general.license")):
+        return Licence(str(found), f"{name}; its metadata")
     if isinstance(source, Package) and (stated := _from_package(source.package)):
         return Licence(stated[0], f"{name}; {stated[1]}")
     return Licence(NOT_STATED, name)

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_lm import SIZES
 
+from vigil_data.errors import UserError
+from vigil_data.loading.batch import Batch, Segments
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders import build_encoder
 from vigil_modeling.encoders.passage_rows import pack_passages
-from vigil_modeling.specs import DecoderText
+from vigil_modeling.specs import DecoderText, TransformersText
 
 WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA = {"query_pre_attn_scalar": 8, "head_dim": 8}
@@ -139,3 +141,147 @@ def test_pack_passages_places_every_token_once_and_masks_all_others(lengths, spa
                 assert bool(rows.mask_R1TT[row, 0, i, j]) is expected
     for s, n in enumerate(lengths):
         assert rows.source_RT.flatten()[rows.place_ST[s, :n]].tolist() == [s * width + t for t in range(n)]
+
+
+@torch.no_grad()
+def test_decoder_pools_by_hand(build, tiny_lm):
+    weights = {"kind": "local", "path": str(tiny_lm("qwen3"))}
+    ids_ST, mask_ST = passages()
+    model = transformers.AutoModel.from_pretrained(tiny_lm("qwen3")).eval()
+    alone = [model(ids_ST[s : s + 1, :n]).last_hidden_state[0] for s, n in enumerate(LENGTHS)]
+    mean_SD = torch.stack([hidden_TD.mean(0) for hidden_TD in alone])
+    torch.testing.assert_close(build(weights, pool="mean")(ids_ST, mask_ST)[:, 0], mean_SD, atol=1e-5, rtol=0)
+    encoder = build(weights, pool="attention")
+    torch.testing.assert_close(encoder(ids_ST, mask_ST)[:, 0], mean_SD, atol=1e-5, rtol=0)
+    encoder.query_D.normal_(std=3.0)
+    shares = [torch.softmax(hidden_TD @ encoder.query_D / 32**0.5, 0) for hidden_TD in alone]
+    expected_SD = torch.stack([share_T @ hidden_TD for share_T, hidden_TD in zip(shares, alone, strict=True)])
+    torch.testing.assert_close(encoder(ids_ST, mask_ST)[:, 0], expected_SD, atol=1e-5, rtol=0)
+    assert (expected_SD - mean_SD).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "targets": ["q_proj", "v_proj"]}])
+def test_decoder_has_the_gradients_of_passages_in_rows_of_their_own(build, tiny_lm, monkeypatch, lora):
+    weights = {"kind": "local", "path": str(tiny_lm("llama"))}
+    ids_ST, mask_ST = passages()
+
+    def gradients(checkpointed):
+        torch.manual_seed(1)
+        encoder = build(weights, pool="attention", lora=lora).train()
+        if checkpointed:
+            encoder.checkpoint_activations()
+        encoder(ids_ST, mask_ST).square().sum().backward()
+        return {name: p.grad for name, p in encoder.named_parameters() if p.requires_grad}
+
+    packed, checkpointed = gradients(False), gradients(True)
+    monkeypatch.setattr("vigil_modeling.encoders.decoder_text.pack_passages", lambda *args, **kwargs: None)
+    alone = gradients(False)
+    assert {name for name in packed if "lora" in name} == (set() if lora is None else set(packed) - {"query_D"})
+    for name, gradient in packed.items():
+        torch.testing.assert_close(gradient, alone[name], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(gradient, checkpointed[name], atol=0, rtol=0)
+    assert all(gradient.abs().max() > 0 for name, gradient in packed.items() if "lora_A" not in name)
+
+
+def test_decoder_compiles_its_body_for_rows_of_any_number(build, tiny_lm, monkeypatch):
+    encoder = build({"kind": "local", "path": str(tiny_lm("llama"))})
+    ids_ST, mask_ST = passages((4, 4, 3))
+    expected = encoder(ids_ST, mask_ST)
+    rows = []
+    original = encoder.hidden
+    monkeypatch.setattr(encoder, "hidden", lambda embeds, *rest: (rows.append(len(embeds)), original(embeds, *rest))[1])
+    wide_ST = torch.nn.functional.pad(ids_ST, (0, 12))
+    encoder(wide_ST, torch.nn.functional.pad(mask_ST, (0, 12)))
+    encoder.compile(backend="eager", dynamic=True)
+    compiled = encoder(wide_ST, torch.nn.functional.pad(mask_ST, (0, 12)))
+    torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=0)
+    assert rows == [1, 3], "one row would be a graph of its own"
+
+
+def test_decoder_takes_the_first_layers_and_shortens_settings_of_layers(build, stored):
+    weights, model = stored("gemma2")
+    encoder = build(weights, {"num_hidden_layers": 1})
+    assert (len(encoder.layers()), encoder.model.config.layer_types) == (2, ["sliding_attention"])
+    name = "layers.0.mlp.up_proj.weight"
+    assert encoder.model.get_parameter(name).equal(model.model.get_parameter(name))
+
+
+def test_decoder_reads_rows_of_sharded_and_pickled_output_layers(build, stored, tmp_path):
+    _, model = stored("phi")
+    expected = model.lm_head.weight[[5, 7]].detach()
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
+    torch.save(model.state_dict(), tmp_path / "pickled.bin")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text((tmp_path / "phi" / "config.json").read_text())
+    (tmp_path / "pickled.bin").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    for folder in ("sharded", "pickled"):
+        rows = build({"kind": "local", "path": str(tmp_path / folder)}).output_rows([5, 7])
+        assert rows.weight.equal(expected)
+        assert rows.bias.equal(model.lm_head.bias[[5, 7]].detach())
+
+
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 400}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"config\.model_type is missing"),
+        ({"model_type": "t5", "d_model": 16, "num_layers": 1}, "t5 is not a causal language model; take kind: transformers"),
+        ({"model_type": "bert"} | BERT, r"^model\.encoders\.text: BertSelfAttention has no causal attention"),
+        ({"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 400}, "mamba has no max_position"),
+        ({"model_type": "stablelm"} | SIZES, "StableLmAttention has no causal attention over blocks"),
+        ({"model_type": "gpt_oss", "num_local_experts": 2} | SIZES, "GptOssAttention has s_aux, which is not supported"),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True} | SIZES,
+            "Gemma3Attention has no causal attention over blocks",
+        ),
+        (
+            {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]} | SIZES,
+            "Lfm2Model has 2 layers, and 1 attend under a mask of blocks",
+        ),
+        (
+            {"model_type": "llama", "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}} | SIZES,
+            "rotary positions of type dynamic depend on the longest prompt of a batch",
+        ),
+        ({"model_type": "llama"} | SIZES | {"max_position_embeddings": 16}, "max_tokens is 32, but the encoder takes 16"),
+        ({"model_type": "llama"} | SIZES | {"vocab_size": 100}, "token ids up to 399, but the encoder's vocabulary has 100"),
+    ],
+)
+def test_decoder_refuses_what_cannot_run_exactly(build, config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build({"kind": "random"}, config)
+    assert len(caught.value.lines) == 1
+
+
+def test_decoder_without_an_output_layer_says_so(build, stored, tmp_path):
+    _, model = stored("phi")
+    model.base_model.save_pretrained(tmp_path / "body")
+    encoder = build({"kind": "local", "path": str(tmp_path / "body")}, {"tie_word_embeddings": False})
+    with pytest.raises(UserError, match="has no output layer lm_head; take a causal language model's weights"):
+        encoder.output_rows([5])
+
+
+def test_decoder_query_is_not_frozen():
+    with pytest.raises(ValueError, match="pool: attention learns a query, which frozen: true would not train"):
+        DecoderText.model_validate({"weights": {"kind": "random"}, "pool": "attention", "frozen": True})
+
+
+def test_transformers_text_refuses_decoders(tiny_lm_tokenizer):
+    tokenizer = {"kind": "local", "path": str(tiny_lm_tokenizer("llama"))}
+    inputs = Inputs.model_validate({"text": {"tokenizer": tokenizer, "max_tokens": 32, "overlap": 4}})
+    spec = TransformersText.model_validate({"weights": {"kind": "random"}, "config": {"model_type": "llama"} | SIZES})
+    with pytest.raises(UserError, match="llama is a causal language model; write kind: decoder"):
+        build_encoder("text", spec, inputs)
+
+
+def test_decoder_has_gradients_on_ranks_whose_batch_lacks_text(make_model):
+    config = {"model_type": "llama"} | SIZES | {"vocab_size": 60}
+    model = make_model(encoders={"text": {"kind": "decoder", "config": config, "pool": "attention"}, "image": {}})
+    pixels = {n: t.expand(2, *t.shape[1:]) for n, t in model.encoder("image").blank().items()}
+    image = Segments(torch.arange(2), pixels, torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2))
+    prediction = model(Batch(("", ""), {"image": image}, torch.zeros(2, 3)), touch_all=True)
+    prediction.raw_NL.sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == set()
+    assert all(p.grad.eq(0).all() for p in model.encoder("text").parameters())

@@ -20,6 +20,8 @@ TEXT = {
     "xlm-roberta": {"max_position_embeddings": 40, "pad_token_id": 1},
     "modernbert": {"max_position_embeddings": 40, "pad_token_id": 0, "global_attn_every_n_layers": 2},
 }
+DECODERS = {"num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+TEXT |= {"llama": DECODERS, "gemma2": DECODERS | {"query_pre_attn_scalar": 8}}
 AUDIO = ["wav2vec2", "hubert", "wavlm", "ast", "whisper"]
 READ_ELSEWHERE = {"deberta-v2": {"rel_embeddings"}, "wavlm": {"q_proj", "k_proj", "v_proj", "out_proj"}}
 """Modules whose weights another module reads."""
@@ -27,6 +29,8 @@ TIMM = ["test_vit", "test_efficientnet", "test_resnet", "test_convnext"]
 
 
 def encoders(family, audio_configs, **settings):
+    if family in ("llama", "gemma2"):
+        settings["kind"] = "decoder"
     if family in TEXT:
         return {"text": {"config": {**SMALL, **TEXT[family], "model_type": family}, **settings}}
     if family in AUDIO:

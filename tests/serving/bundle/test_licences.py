@@ -88,3 +88,18 @@ def test_hub_name_of_several_licences() -> None:
         "other",
         "other",
     )
+
+
+def test_licence_reads_the_metadata_of_a_gguf_file(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_license("apache-2.0")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert licence(Local(path=str(path))) == Licence("apache-2.0", f"{path}; its metadata")
+    (tmp_path / "README.md").write_text("---\nlicense: gemma\n---\n")
+    assert licence(Local(path=str(path))).name == "gemma"

