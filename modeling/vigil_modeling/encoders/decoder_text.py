@@ -12,8 +12,8 @@ from vigil_data.errors import UserError
 from vigil_data.specs import TextInput
 from vigil_modeling.encoders import block_attention
 from vigil_modeling.encoders.base import Encoder
+from vigil_modeling.encoders.block_attention import PassageRows, pack_passages
 from vigil_modeling.encoders.decoder_weights import ReadOutput, build_body, build_decoder_config, output_reader
-from vigil_modeling.encoders.passage_rows import PassageRows, pack_passages
 from vigil_modeling.encoders.transformers_common import checkpoint_activations, stack_layers
 from vigil_modeling.encoders.transformers_text import check_vocabulary
 from vigil_modeling.specs import DecoderText

@@ -11,7 +11,7 @@ from vigil_data.errors import UserError
 from vigil_data.loading.batch import Batch, Segments
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders import build_encoder
-from vigil_modeling.encoders.passage_rows import pack_passages
+from vigil_modeling.encoders.block_attention import pack_passages
 from vigil_modeling.specs import DecoderText, TransformersText
 
 WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
