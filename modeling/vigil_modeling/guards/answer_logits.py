@@ -5,7 +5,9 @@ Example:
     >>> logits, totals = model.read([prompt_ids], depth=0, tokens=[yes, no])
 """
 
+import contextlib
 import inspect
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +103,7 @@ def _load(path: Path, dtype: torch.dtype) -> Any:
 
     where = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     try:
-        with quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the bar of a .gguf file's tensors cannot be turned off
             return AutoModelForCausalLM.from_pretrained(str(path.parent if where else path), dtype=dtype, **where)
     except Exception as error:  # the library raises many kinds for files that are missing, damaged, or of another architecture
         raise UserError(f"--model {path}: cannot be loaded as a causal language model ({first_line(error)})") from error

@@ -54,7 +54,7 @@ class PublishedGuard:
         page: the format.
         turn: what is judged.
         path: the model's folder, or its ``.gguf`` file, for tokenizer and chat template.
-        model: the model.
+        load: loads the model, once tokenizer and format are known to go together.
         mapping: label to keys of categories (of policies, of a format that reads them), or ``any``.
         policies: label to its policy text, of a format that reads it.
         max_tokens: longest prompt (default: the model's limit, at most :data:`MAX_TOKENS`).
@@ -69,21 +69,22 @@ class PublishedGuard:
         page: GuardFormat,
         turn: Turn,
         path: Path,
-        model: AnswerModel,
+        load: Callable[[], AnswerModel],
         *,
         mapping: Mapping[str, Sequence[str]],
         policies: Mapping[str, str] | None = None,
         max_tokens: int | None = None,
         batch_tokens: int = MAX_TOKENS,
     ) -> None:
-        self._page, self._mapping, self._model = page, mapping, model
+        self._page, self._mapping = page, mapping
         self._tokenizer = SealedTokenizer(tokenizer_definition(str(path)), str(path))
         chat = render(read_chat_template(path)) if page.turn(turn).template is None else None
         wanted = [key for keys in mapping.values() for key in keys]
         self._questions = make_questions(
             page, turn, self._tokenizer, categories=wanted, policies=policies, chat=chat, where=str(path)
         )
-        limits = [limit for limit in (model.max_tokens, max_tokens or MAX_TOKENS) if limit is not None]
+        self._model = load()
+        limits = [limit for limit in (self._model.max_tokens, max_tokens or MAX_TOKENS) if limit is not None]
         self.max_tokens, self._batch_tokens = min(limits), batch_tokens
         self._depth = max(question.tree.depth for question in self._questions)
         self._tokens = sorted({token for question in self._questions for token in question.tree.tokens})

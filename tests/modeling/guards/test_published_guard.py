@@ -61,7 +61,7 @@ def reference(folder: Path) -> Reference:
 def guard(
     name: str, folder: Path, model: AnswerModel, mapping: dict[str, list[str]], turn: Turn = "prompt", **more: object
 ) -> PublishedGuard:
-    return PublishedGuard(load_format(name), turn, folder, model, mapping=mapping, **more)  # type: ignore[arg-type]
+    return PublishedGuard(load_format(name), turn, folder, lambda: model, mapping=mapping, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("turn", ["prompt", "response"])

@@ -90,7 +90,7 @@ def run(
     if summary.cut:
         typer.echo(f"cut to fit, column cut: {summary.cut:,}")
     if summary.unmapped:
-        typer.echo(f"not scored, no category of the format: {', '.join(summary.unmapped)}")
+        typer.echo(f"not scored, unknown to the format: {', '.join(summary.unmapped)}")
 
 
 def formats(

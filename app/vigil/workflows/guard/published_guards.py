@@ -7,6 +7,7 @@ Example:
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -195,7 +196,7 @@ def score_with_guard(  # noqa: PLR0917 (what, how, on what, whereto)
         if missing:
             report("loading the model", 0, None)
             guard = PublishedGuard(
-                *(page, options.turn, path, AnswerModel(path, device, dtype)),
+                *(page, options.turn, path, partial(AnswerModel, path, device, dtype)),
                 mapping=plan.mapping,
                 policies=plan.policies,
                 max_tokens=options.max_tokens,
@@ -236,7 +237,7 @@ def plan_labels(page: GuardFormat, dataset: Dataset, options: GuardOptions) -> L
         )
     if page.asks == "policy" and (silent := [label for label in chosen if not policies[label]]):
         raise UserError(f"taxonomy {options.taxonomy}: no policy text for {', '.join(silent)}; write at least a definition")
-    unmapped = tuple(label for label in dataset.labels if label not in chosen)
+    unmapped = tuple(label for label in dataset.labels if label not in known)
     return LabelPlan({label: known[label] for label in chosen}, {k: v for k, v in policies.items() if k in chosen}, unmapped)
 
 

@@ -90,7 +90,9 @@ def test_table_has_scores_targets_and_columns(folder: Path, dataset: Path, tmp_p
         None,
         "image",
     )
-    guard = PublishedGuard(load_format("granite"), "prompt", folder, AnswerModel(folder), mapping={"hate": ["social_bias"]})
+    guard = PublishedGuard(
+        load_format("granite"), "prompt", folder, lambda: AnswerModel(folder), mapping={"hate": ["social_bias"]}
+    )
     texts = [item.text[0] for item in Dataset(dataset).take(range(10))]
     expected = guard.score([Content(text) for text in texts]).probabilities_NL[:, 0]
     assert [rows[f"i{n}"]["probability.hate"] for n in range(10)] == pytest.approx(expected, abs=1e-6)
@@ -188,7 +190,8 @@ def test_labels_of_unlabelled_items_are_all_that_the_format_maps(folder: Path, t
 
 def test_mapping_replaces_the_formats(folder: Path, dataset: Path, tmp_path: Path) -> None:
     mapping = {"spam": ("unethical_behavior",), "hate": ("harm", "violence")}
-    assert run(folder, dataset, tmp_path / "scores.parquet", mapping=mapping).labels == ("hate", "spam")
+    summary = run(folder, dataset, tmp_path / "scores.parquet", mapping=mapping)
+    assert (summary.labels, summary.unmapped) == (("hate", "spam"), ())
     one, other = (run(folder, dataset, tmp_path / f"{key}.parquet", mapping={"hate": (key,)}) for key in mapping["hate"])
     assert one.labels == other.labels == ("hate",)
     scores = [
@@ -265,6 +268,7 @@ def test_command_prints_what_was_scored(call: Callable[..., Result], folder: Pat
     assert result.exit_code == 0, result.output
     assert f"{to}: 12 items; labels hate, spam" in result.output
     assert "not scored, no text: 1" in result.output
+    assert "unknown to the format" not in result.output
     result = call("run", dataset, *given[:4], "--map", "hate", "--to", to)
     assert isinstance(result.exception, UserError)
     assert "--map hate: write LABEL=CATEGORY, such as hate=S10" in str(result.exception)
@@ -276,3 +280,13 @@ def test_command_lists_formats_and_prints_a_page(call: Callable[..., Result]) ->
     assert "licence: Apache-2.0; card: https://huggingface.co/allenai/wildguard" in listed
     assert call("formats", "granite").output.startswith("# Read at:")
     assert isinstance(call("formats", "granit").exception, UserError)
+
+
+def test_model_of_another_format_is_refused_before_its_weights_are_read(
+    dataset: Path, tiny_lm: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(AnswerModel, "__init__")
+    with pytest.raises(
+        UserError, match=r"format llama-guard: its tokenizer has no special token <\|begin_of_text\|>, .*; choose"
+    ):
+        run(tiny_lm("llama"), dataset, tmp_path / "scores.parquet", "llama-guard", labels=("hate",))
