@@ -178,6 +178,18 @@ def test_shard_units_are_the_blocks_and_the_encoders(make_recipe: Callable[..., 
     ]
 
 
+def test_shard_units_of_a_decoder_are_its_blocks(make_recipe: Callable[..., Recipe]) -> None:
+    from vigil_modeling.safety_model import build_model
+
+    sizes = {"vocab_size": 14, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    decoder = {"kind": "decoder", "weights": {"kind": "random"}, "config": {"model_type": "llama"} | sizes, "lora": {}}
+    recipe = make_recipe(model__encoders__text=decoder)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
+    names = {id(module): name for name, module in model.named_modules()}
+    units = [names[id(unit)] for unit in shard_units(model)]
+    assert units[:3] == ["encoders.text.model.layers.0", "encoders.text.model.layers.1", "encoders.text"]
+
+
 def test_shard_refuses_a_weight_without_dimensions(make_recipe: Callable[..., Recipe]) -> None:
     from vigil_modeling.safety_model import build_model
 

@@ -722,3 +722,15 @@ def test_check_installed_names_missing_packages_with_their_lines(folder: Path, m
     ]
     monkeypatch.setattr(requirements, "find_spec", lambda name: object())
     requirements.check_installed(resolved)
+
+
+def test_check_installed_names_the_package_that_reads_gguf_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vigil_training.recipe import requirements
+
+    decoder = "{kind: decoder, weights: {kind: local, path: model.gguf}}"
+    resolved = resolve_recipe(write("r.yaml", RECIPE), [f"model.encoders.text={decoder}"])
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == "gguf" else object())
+    with pytest.raises(
+        UserError, match=r"model\.encoders\.text\.weights: gguf is not installed; install vigil with its gguf extra"
+    ):
+        requirements.check_installed(resolved)
