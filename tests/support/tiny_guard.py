@@ -1,5 +1,6 @@
 """A tiny guard: a random language model with a policy for each label of the tiny dataset, on which a run takes a few seconds."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def guard_values(material: Path, tokenizer: Path, family: str = "qwen3", **chang
         material,
         **{
             "name": "tiny-guard",
-            "taxonomy": {"name": "tiny", "heads": POLICIES},
+            "taxonomy": {"name": "tiny", "heads": copy.deepcopy(POLICIES)},
             "data__batch": {"budget": 1500, "pool": 3, "cost": {"token": 1, "character": 0, "image": 1}},
             "inputs__text": {
                 "tokenizer": {"kind": "local", "path": str(tokenizer)},
