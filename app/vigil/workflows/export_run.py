@@ -92,14 +92,11 @@ def export_run(
     elif data is not None:
         raise UserError(f"data {data}: is used only with a promotion, which compares the run with the model that it replaces")
 
-    from vigil_modeling.safety_model import SafetyModel
     from vigil_serving.export.pipeline import export_model
 
     if progress is not None:
         progress("loading the trained model", 0, None)
     model = run.model(checkpoint)
-    if not isinstance(model, SafetyModel):
-        raise UserError(f"{run.path}: its model is a guard, which `vigil export` does not take")
     real = sample_real_items(run, spec)
     return export_model(
         model,
