@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytest_plugins = ["ray_nodes", "tiny_bundle", "tiny_lm", "tiny_run", "tiny_guard", "tiny_guard_bundle"]
+pytest_plugins = ["ray_nodes", "tiny_bundle", "tiny_lm", "tiny_run", "tiny_guard", "tiny_hf_guard", "tiny_guard_bundle"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -55,7 +55,8 @@ class LlmServer:
         next_logits: the language model.
         tokenizer: its tokenizer.
         kind: whose interface it has.
-        context: longest prompt in tokens.
+        context: longest prompt in tokens, and the answer.
+        limit: most likeliest tokens that it lists (default: that of its kind).
         fault: number of a request for completions, from 0, to what happens to it; ``None`` for nothing.
         api_key: key that clients must send.
         models: names that it lists.
@@ -72,11 +73,13 @@ class LlmServer:
         kind: Kind = "vllm",
         *,
         context: int = 512,
+        limit: int | None = None,
         fault: Callable[[int], Fault | None] = lambda _: None,
         api_key: str | None = None,
         models: Sequence[str] = ("tiny",),
     ) -> None:
         self.next_logits, self.tokenizer, self.kind, self.context = next_logits, tokenizer, kind, context
+        self.limit = limit if limit is not None else {"vllm": 20, "old vllm": 20, "openai": 5, "tgi": 5}.get(kind, 1000)
         self.fault, self.api_key, self.models = fault, api_key, models
         self.requests: list[tuple[str, Any]] = []
         self.most_active = self._active = 0
@@ -161,9 +164,9 @@ class LlmServer:
         assert body["max_tokens"] == 1
         assert body["temperature"] == 0
         prompt, top = body["prompt"], body["logprobs"]
-        most = {"vllm": 20, "old vllm": 20, "openai": 5}.get(self.kind, 1000)
-        if top > most:
-            return 400, {"error": {"message": f"Requested sample logprobs of {top}, which is greater than max allowed: {most}"}}
+        if top > self.limit:
+            message = f"Requested sample logprobs of {top}, which is greater than max allowed: {self.limit}"
+            return 400, {"error": {"message": message}}
         if self.kind == "openai" and (unknown := set(body) - OPENAI_KEYS):
             return 400, {"error": {"message": f"Unrecognized request argument supplied: {min(unknown)}"}}
         if self.kind == "text only" and not isinstance(prompt, str):
@@ -190,8 +193,8 @@ class LlmServer:
 
     def _generate(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         parameters = body["parameters"]
-        if parameters["top_n_tokens"] > 5:
-            return 422, {"error": "Input validation error: `top_n_tokens` must be >= 0 and <= 5", "error_type": "validation"}
+        if parameters["top_n_tokens"] > self.limit:
+            return 422, {"error": f"Input validation error: `top_n_tokens` must be >= 0 and <= {self.limit}"}
         ids = self.tokenizer.encode(body["inputs"]).ids
         logprobs = self._logprobs(ids)
         best = np.argsort(-logprobs, kind="stable")[: parameters["top_n_tokens"]].tolist()

@@ -83,7 +83,7 @@ def export_run(
     spec = override_export_spec(run.recipe.export, formats=formats, opset=opset, examples=examples)
     spec = spec.for_model(guard=run.recipe.model.kind == "guard")
     check_target(Path(to))
-    signer = None if sign is None else _signer(sign)
+    signer = None if sign is None else signer_of(sign)
     comparison = None
     if promote is not None:
         if checkpoint != "best":
@@ -105,7 +105,7 @@ def export_run(
         thresholds,
         real.examples,
         to=to,
-        provenance=_provenance(run, checkpoint, comparison),
+        provenance=provenance_of(run, checkpoint, comparison),
         spec=spec,
         measure=real.measure,
         calibration=real.calibration,
@@ -184,7 +184,7 @@ def _decodable(run: "Run", rows: "NDArray[np.int64]") -> list[Item]:
     return items
 
 
-def _signer(key: StrPath) -> "Callable[[Path], None]":
+def signer_of(key: StrPath) -> "Callable[[Path], None]":
     """Load the key, and return a function that signs a bundle."""
     from vigil_serving.bundle.signing import load_private_key, sign_bundle
 
@@ -211,7 +211,8 @@ def _compare(
     return without_items(comparison)
 
 
-def _provenance(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | None) -> "Provenance":
+def provenance_of(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | None = None) -> "Provenance":
+    """Return the origin of a run's model: lineage, licences, recipe and evaluations."""
     from vigil_serving.export.publish import Provenance
 
     recipe, environment = run.recipe, run.read_environment()

@@ -106,12 +106,7 @@ def pieces_of(spec: PromptSpec, tokenizer: PromptTokenizer, template: ChatTempla
     before = tokenizer.beginning() if template.text is None else tokenizer.template(rendered.before)
     header = [*before, *tokenizer.text(spec.instruction)]
     header += tokenizer.text(GAP) if rendered.between is None else tokenizer.template(rendered.between)
-    yes, no = spec.answers
-    question = spec.question.replace("{yes}", yes).replace("{no}", no)
-    headings = {
-        modality: {role: tuple(tokenizer.text(f" # {heading}\n")) for role, heading in roles.items()}
-        for modality, roles in HEADINGS.items()
-    }
+    headings = {m: {role: tuple(tokenizer.text(heading(m, role))) for role in roles} for m, roles in HEADINGS.items()}
     return PromptPieces(
         order=spec.order,
         max_tokens=spec.max_tokens,
@@ -121,12 +116,23 @@ def pieces_of(spec: PromptSpec, tokenizer: PromptTokenizer, template: ChatTempla
         content_heading=tuple(tokenizer.text(CONTENT_HEADING)),
         gap=tuple(tokenizer.text(GAP)),
         empty=tuple(tokenizer.text(EMPTY)),
-        question=(*tokenizer.text(f"{GAP}{question}"), *tokenizer.template(rendered.after)),
+        question=(*tokenizer.text(GAP + question_text(spec)), *tokenizer.template(rendered.after)),
         headings=headings,
         answers=spec.answers,
         answer_ids=_answer_ids(spec, tokenizer),
         sections=spec.sections,
     )
+
+
+def heading(modality: str, role: str) -> str:
+    """Return what stands before a segment."""
+    return f" # {HEADINGS[modality][role]}\n"
+
+
+def question_text(spec: PromptSpec) -> str:
+    """Return the last words of a prompt."""
+    yes, no = spec.answers
+    return spec.question.replace("{yes}", yes).replace("{no}", no)
 
 
 def _answer_ids(spec: PromptSpec, tokenizer: PromptTokenizer) -> tuple[int, ...]:

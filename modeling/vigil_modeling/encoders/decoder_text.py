@@ -56,6 +56,7 @@ class DecoderTextEncoder(Encoder):
 
     Attributes:
         max_positions: length of the longest prompt.
+        logit_factor: factor of the architecture on the logits of its output layer.
         query_D: learned query of ``attention``; at zero, where it starts, all tokens weigh the same.
     """
 
@@ -70,7 +71,7 @@ class DecoderTextEncoder(Encoder):
         self.max_positions: int = config.max_position_embeddings
         self.query_D = nn.Parameter(torch.zeros(self.width)) if pool == "attention" else None
         self._read_output = read_output
-        self._factor: float = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        self.logit_factor: float = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._compiled = False
 
@@ -149,7 +150,7 @@ class DecoderTextEncoder(Encoder):
             weight_KD = weight_VD[list(token_ids)].detach().float()
         else:
             weight_KD, bias_K = self._read_output(token_ids)
-        return OutputRows(weight_KD * self._factor, None if bias_K is None else bias_K * self._factor, self._softcap)
+        return OutputRows(weight_KD * self.logit_factor, None if bias_K is None else bias_K * self.logit_factor, self._softcap)
 
     def blank(self) -> dict[str, Tensor]:
         """Return a passage of two tokens."""

@@ -1,7 +1,8 @@
 """Model card: README.md of the bundle, in the Hugging Face hub's format (YAML front matter, then Markdown)."""
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 from vigil_data.taxonomy import Taxonomy
 from vigil_serving.bundle.licences import hub_name
 from vigil_serving.bundle.load import ExportedModel
-from vigil_serving.bundle.metadata import BundleMetadata
+from vigil_serving.bundle.metadata import BundleMetadata, Licence
 
 PIPELINE_TAGS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 """The hub's names of tasks; it has none for several modalities."""
@@ -26,25 +27,42 @@ def model_card(model: ExportedModel, metadata: BundleMetadata, taxonomy: Taxonom
         taxonomy: the labels with their descriptions.
         evaluation: split to the content of its metrics.json, where known.
     """
-    # Markdown, not HTML: the filter `cell` escapes
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
-    environment.filters |= {
-        "cell": markdown_cell,
-        "number": _three_digits,
-        "probability": _four_digits,
-        "change": largest_ap_loss,
-    }
-    template = environment.from_string(files("vigil_serving.bundle").joinpath("model_card.md.jinja").read_text(encoding="utf-8"))
+    pipeline = PIPELINE_TAGS.get("+".join(metadata.modalities))
+    formats = [*(["torchscript"] if "torchscript" in metadata.graphs else []), *(v for v in metadata.variants if v != "fp32")]
+    formats += metadata.modalities
+    template = markdown_environment().from_string(
+        files("vigil_serving.bundle").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
+    )
     rendered = template.render(
-        front_matter=_front_matter(metadata),
+        front_matter=front_matter(metadata.licences, "vigil", pipeline, ["content-safety", "multi-label", "onnx", *formats]),
         model=model,
         metadata=metadata,
         taxonomy=taxonomy,
         labels=[(name, label) for head in taxonomy.heads.values() for name, label in head.labels.items()],
-        lineage=_flatten(metadata.lineage),
+        lineage=flatten(metadata.lineage),
         evaluation={split: metrics["overall"] for split, metrics in evaluation.items()},
     )
     return rendered.rstrip("\n") + "\n"
+
+
+def markdown_environment() -> Environment:
+    """Return an environment for Markdown, whose filters escape and round values."""
+    # Markdown, not HTML: the filter `cell` escapes
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    environment.filters |= {
+        "cell": markdown_cell,
+        "fenced": fenced,
+        "number": _three_digits,
+        "probability": _four_digits,
+        "change": largest_ap_loss,
+    }
+    return environment
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """Return a block of code, whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def markdown_cell(value: object) -> str:
@@ -55,17 +73,22 @@ def markdown_cell(value: object) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _front_matter(metadata: BundleMetadata) -> str:
-    """Return the YAML that the hub reads."""
-    pipeline = PIPELINE_TAGS.get("+".join(metadata.modalities))
-    licence = hub_name(metadata.licences)
-    formats = [*(["torchscript"] if "torchscript" in metadata.graphs else []), *(v for v in metadata.variants if v != "fp32")]
+def front_matter(licences: Mapping[str, Licence], library: str, pipeline: str | None, tags: Sequence[str]) -> str:
+    """Return the YAML that the hub reads.
+
+    Args:
+        licences: part to its licence.
+        library: library that loads the model.
+        pipeline: the hub's name of the task, if it has one.
+        tags: words by which the model is found.
+    """
+    licence = hub_name(licences)
     fields = {
         **({"license": licence} if licence else {}),
         **({"license_name": "several", "license_link": "#licences"} if licence == "other" else {}),
-        "library_name": "vigil",
+        "library_name": library,
         **({"pipeline_tag": pipeline} if pipeline else {}),
-        "tags": ["content-safety", "multi-label", "onnx", *formats, *metadata.modalities],
+        "tags": [*tags],
     }
     text = io.StringIO()
     yaml = YAML()
@@ -91,9 +114,9 @@ def _four_digits(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _flatten(lineage: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Return nested values with dotted names."""
+def flatten(lineage: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Return the values of a lineage, nested ones with dotted names."""
     found: list[tuple[str, object]] = []
     for name, value in lineage.items():
-        found += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+        found += flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
     return found

@@ -35,11 +35,21 @@ def input_settings(inputs: Inputs, tokenizer: Path | None) -> InputSettings:
     return settings
 
 
-def write_metadata(folder: Path, metadata: BundleMetadata, model: ExportedModel, taxonomy: Taxonomy) -> None:
-    """Write what :func:`vigil_serving.bundle.load.load_bundle` and :func:`read_taxonomy` read, besides the graphs."""
+def write_metadata(
+    folder: Path, metadata: BundleMetadata, model: ExportedModel, taxonomy: Taxonomy, tokenizer: str = manifest.TOKENIZER
+) -> None:
+    """Write what :func:`vigil_serving.bundle.load.load_bundle` and :func:`read_taxonomy` read, besides the graphs.
+
+    Args:
+        folder: the bundle's folder.
+        metadata: content of bundle.json.
+        model: inputs, thresholds, calibration, policy and prompt.
+        taxonomy: the labels.
+        tokenizer: path of the tokenizer within the folder.
+    """
     inputs = model.inputs
     if inputs.text is not None:
-        inputs = replace(inputs, text=replace(inputs.text, tokenizer=manifest.TOKENIZER))
+        inputs = replace(inputs, text=replace(inputs.text, tokenizer=tokenizer))
     write_json(folder / manifest.METADATA, asdict(metadata))
     write_json(folder / manifest.THRESHOLDS, dict(model.thresholds))
     write_json(folder / manifest.INPUTS, asdict(inputs))

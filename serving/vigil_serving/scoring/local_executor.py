@@ -42,7 +42,7 @@ def score_shards(shards: Shards[JobSpec], numbers: Sequence[int], scorer: Scorer
         Failure: if items cannot be read or a shard cannot be written.
     """
     wanted = [rows.numbers[shards.job.span(number)] for number in numbers]
-    items = chain.from_iterable(_read_ahead(rows.dataset, np.concatenate(wanted)))
+    items = chain.from_iterable(read_ahead(rows.dataset, np.concatenate(wanted)))
     for number in numbers:
         # A shard must not depend on which shards the process scored before: embeddings in the cache were encoded in batches
         # with other items, which can change the last bit.
@@ -52,7 +52,7 @@ def score_shards(shards: Shards[JobSpec], numbers: Sequence[int], scorer: Scorer
         yield number
 
 
-def _read_ahead(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[list[Item]]:
+def read_ahead(dataset: Dataset, rows: NDArray[np.int64]) -> Iterator[list[Item]]:
     """Yield items in the order of the rows, while the next ones are read in a thread."""
     waiting: deque[Future[list[Item]]] = deque()
     size, start = 16, 0

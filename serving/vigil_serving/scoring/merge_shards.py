@@ -25,10 +25,11 @@ TABLE_MARKER = b"vigil.bundle"
 
 @dataclass(slots=True)
 class DecisionCounts:
-    """Number of items, of undecodable items, and of each label and action."""
+    """Number of items, of undecodable items, of items with a bound for a probability, and of each label and action."""
 
     items: int = 0
     errors: int = 0
+    bounded: int = 0
     decided: dict[str, int] = field(default_factory=dict)
     actions: dict[str, int] = field(default_factory=dict)
 
@@ -115,6 +116,8 @@ def _metadata(to: Path) -> Mapping[bytes, bytes]:
 def _count(table: pa.Table, counts: DecisionCounts) -> None:
     counts.items += table.num_rows
     counts.errors += table.num_rows - table["error"].null_count
+    if "bounded" in table.column_names:  # only of LLM servers
+        counts.bounded += pc.sum(pc.greater(pc.list_value_length(table["bounded"]), 0)).as_py() or 0
     for name in table.column_names:
         if name.startswith("decision."):
             label = name.removeprefix("decision.")

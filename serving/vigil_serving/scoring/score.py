@@ -120,7 +120,7 @@ def score_dataset(
         counts = DecisionCounts(decided=dict.fromkeys(loaded.metadata.labels, 0))
         counts.actions = dict.fromkeys(loaded.policy.actions if loaded.policy else (), 0)
         check_shards(shards, rows, counts)
-        merge_shards(shards, output_schema(loaded), _table_metadata(loaded, job), to)
+        merge_shards(shards, output_schema(loaded), table_metadata(loaded, job), to)
         remove_workdir(shards.folder)
     return ScoringSummary(
         items=counts.items,
@@ -158,7 +158,8 @@ def _score_missing(
         )
 
 
-def _table_metadata(bundle: Bundle, job: JobSpec) -> dict[str, str]:
+def table_metadata(bundle: Bundle, job: JobSpec) -> dict[str, str]:
+    """Return the metadata of a table of decisions: what was scored, and with what."""
     metadata = {
         "vigil.bundle": bundle.digest,
         "vigil.variant": job.variant,
