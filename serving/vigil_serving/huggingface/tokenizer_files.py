@@ -1,6 +1,7 @@
 """Tokenizer and chat template of a guard, as transformers and LLM servers read them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from vigil_data.source_specs import Source
 from vigil_data.sources import resolve
 
 CONFIG, TEMPLATE, TOKENIZER = "tokenizer_config.json", "chat_template.jinja", "tokenizer.json"
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _COPIED = ("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt")
 """Files that some programs read in place of tokenizer.json."""
 
@@ -46,9 +48,5 @@ def settled(template: str) -> str:
 
     A template may write today's date, or open a thought that the answer would follow: both are as in training.
     """
-    before = ""
-    if "strftime_now" in template:
-        before += "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
-    if "enable_thinking" in template:
-        before += "{%- set enable_thinking = false -%}"
-    return before + template
+    dated = _NOW.sub(lambda call: json.dumps(DATE.strftime(call[2])), template)
+    return "{%- set enable_thinking = false -%}" + dated if "enable_thinking" in dated else dated
