@@ -100,7 +100,10 @@ class LlmServer:
             def do_POST(self) -> None:
                 outer.respond(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # of five, a burst of connections would be reset
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 

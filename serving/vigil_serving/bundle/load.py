@@ -69,6 +69,8 @@ class ExportedModel:
         Raises:
             UserError: if there is no such variant.
         """
+        if not self.variants:
+            raise UserError(f"{self.path}: a guard's folder for LLM servers, without graphs; score with `vigil guard score`")
         if variant not in self.variants:
             raise UserError(f"{self.path}: has no variant {variant}; it has {', '.join(self.variants)}")
         return {modality: self.graph(name) for modality, name in self.variants[variant].items()}

@@ -149,6 +149,8 @@ def export_guard(
             language_model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
         del language_model
         write_tokenizer_files(folder, text_inputs.text.tokenizer, template, guard.language_model.max_positions)
+        for file in folder.glob("*.safetensors"):  # the library lets nobody but the owner read them
+            file.chmod((folder / TOKENIZER).stat().st_mode)
         written = WrittenFolder(folder, dtype)
         parity, difference = _compare(written, exported, guard, compared, report)
         agreement = Agreement(parity, difference, *_rendered(written, spec.prompt, prompt, compared, system=system))

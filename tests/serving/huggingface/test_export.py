@@ -20,6 +20,7 @@ from vigil_serving.huggingface import export
 from vigil_serving.llm_server.folder import load_guard_folder
 from vigil_serving.llm_server.prompts import batch_prompts
 from vigil_serving.parity.compare import ParityError
+from vigil_serving.runtime.scorer import Scorer
 
 ITEMS = (
     Item("1", ("A red cat!", "the sun, and rain."), roles={"text": ("title", "body")}),
@@ -88,6 +89,10 @@ def test_the_folder_is_a_bundle_with_its_files_listed(tiny_guard: Callable, tmp_
     present = set(manifest.list_files(tmp_path / "guard"))
     wanted = {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert wanted | {"chat_template.jinja", "llm.json", "prompt.json", "README.md"} <= present
+    modes = {path.stat().st_mode for path in (tmp_path / "guard").iterdir() if path.is_file()}
+    assert len(modes) == 1, "the weights can be read by whoever can read the rest"
+    with pytest.raises(UserError, match="a guard's folder for LLM servers, without graphs; score with `vigil guard score`"):
+        Scorer(tmp_path / "guard")
     card = (tmp_path / "guard" / "README.md").read_text()
     assert all(clause.digest in card and clause.text in card for clause in bundle.prompt.clauses)
     assert all(str(number) in card for number in bundle.prompt.pieces.answer_ids)
