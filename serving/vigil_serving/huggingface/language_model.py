@@ -39,9 +39,13 @@ def causal_language_model(guard: GuardModel, spec: DecoderText) -> Any:
         raise UserError(f"{WHERE}: {type(model).__name__} has an output layer without bias, but the guard's has one")
     with torch.no_grad():
         body.load_state_dict(encoder.model.state_dict())
-        output.weight.zero_()  # of random weights, only the answers' rows were ever read
-        if not isinstance(spec.weights, Random):
-            weight_VD, bias_V = output_reader(spec, config, encoder.model, load_weights=True)(range(config.vocab_size))
+        read = output_reader(spec, config, load_weights=True)
+        if read is None:
+            output.weight.copy_(body.get_input_embeddings().weight)
+        elif isinstance(spec.weights, Random):
+            output.weight.zero_()  # of random weights, only the answers' rows were ever drawn
+        else:
+            weight_VD, bias_V = read(range(config.vocab_size))
             output.weight.copy_(weight_VD)
             if output.bias is not None and bias_V is not None:
                 output.bias.copy_(bias_V)

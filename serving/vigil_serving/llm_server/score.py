@@ -11,7 +11,8 @@ import pyarrow as pa
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
 from vigil_serving.bundle.load import Bundle
-from vigil_serving.bundle.policy_text import read_policy_text, with_policy_text
+from vigil_serving.bundle.policy_text import with_policy_text
+from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.llm_server.client import ConnectionSettings
 from vigil_serving.llm_server.folder import load_guard_folder
 from vigil_serving.llm_server.protocols import Api
@@ -104,7 +105,7 @@ def score_with_server(
         tolerance: largest allowed difference of log odds from the trained guard on the golden prompts.
         split: score only this split.
         where: score only the rows of this SQL condition.
-        policy_text: file of policy texts in place of the guard's (:func:`vigil_serving.bundle.policy_text.read_policy_text`).
+        policy_text: file of policy texts in place of the guard's, see :func:`.policy_text_file.read_policy_text`.
         chunk: rows per shard.
         restart: discard the shards of an interrupted job.
         progress: called with the items done and the total.

@@ -47,7 +47,7 @@ class ScoredItem(NamedTuple):
 
     Attributes:
         decision: the decision; its ``error`` is set if the item could not be decoded or the server gave no answer.
-        bounded: labels of which one answer was not reported, so that the probability is only a bound, on the right side of 0.5.
+        bounded: labels with one answer that was not reported: the probability is only a bound, on the right side of 0.5.
     """
 
     decision: Decision
@@ -62,7 +62,7 @@ class ServerCheck:
         prompts: number of prompts.
         max_difference: largest difference of log odds.
         flips: prompts on which the likelier answer differs.
-        bounded: prompts of which one answer was not reported; they are not compared.
+        bounded: prompts with an answer that was not reported; they are not compared.
         tokens: whether prompts are sent as token ids.
         model: name of the model on the server.
     """

@@ -104,8 +104,8 @@ def score(
     """Score a dataset with a guard whose language model a server runs; neither PyTorch nor transformers is needed.
 
     The prompts are those of the guard, sent as token ids where the server takes them. First the server is compared with the
-    trained guard on golden prompts. The table is that of `vigil score`, without evidence; its column bounded names labels of
-    which one answer was not reported. After an interruption or a kill the same command resumes.
+    trained guard on golden prompts. The table is that of `vigil score`, without evidence; its column bounded names labels with
+    an answer that was not reported. After an interruption or a kill the same command resumes.
     """
     from vigil_data.errors import UserError
     from vigil_data.progress import Progress
