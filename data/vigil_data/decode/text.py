@@ -58,7 +58,7 @@ def tokenizer_definition(source: "Source | str") -> str:
     """
     path = tokenizer_file(source)
     if path.suffix == ".gguf":
-        from vigil_data.decode.gguf_tokenizer import convert_tokenizer  # lazy: it needs the package gguf
+        from vigil_data.decode.gguf_tokenizer import convert_tokenizer  # lazy: bundles have no such file
 
         return convert_tokenizer(path)
     return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files: SmolLM2's against transformers, and files that are damaged."""
+"""Tokenizers of GGUF files: SmolLM2's against transformers, and files without one."""
 
 import struct
 import subprocess
@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from vigil_data.decode.gguf_tokenizer import convert_tokenizer, read_gguf_template, read_metadata
+from vigil_data.decode.gguf_tokenizer import convert_tokenizer, read_gguf_template
 from vigil_data.decode.text import load_tokenizer
 from vigil_data.errors import UserError
+from vigil_data.prompts.chat_template import read_chat_template
 from vigil_data.prompts.tokenizer import PromptTokenizer
 from vigil_data.specs import Package, TextInput
 
@@ -53,46 +54,14 @@ def test_convert_tokenizer_reads_hostile_text_as_transformers_does_and_imports_n
     )
 
 
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def gguf(values: bytes, count: int, version: int = 3) -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", version, 0, count) + values
-
-
-def test_read_metadata_reads_every_kind_of_value(tmp_path):
+def test_convert_tokenizer_refuses_files_without_a_tokenizer(tmp_path):
     file = tmp_path / "m.gguf"
-    entries = [
-        ("a", 4, struct.pack("<I", 7), 7),
-        ("b", 6, struct.pack("<f", 0.5), 0.5),
-        ("c", 7, b"\x01", True),
-        ("d", 8, text("é"), "é"),
-        ("e", 9, struct.pack("<IQ", 8, 2) + text("x") + text("y"), ["x", "y"]),
-        ("f", 9, struct.pack("<IQ", 5, 1) + struct.pack("<i", -3), [-3]),
-        ("g", 11, struct.pack("<q", -(2**40)), -(2**40)),
-    ]
-    file.write_bytes(gguf(b"".join(text(key) + struct.pack("<I", kind) + value for key, kind, value, _ in entries), len(entries)))
-    assert read_metadata(file) == {key: value for key, _, _, value in entries}
-    with pytest.raises(UserError, match=r"m.gguf: has no tokenizer; name the tokenizer.json of its model"):
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    with pytest.raises(UserError, match=r"m\.gguf: has no tokenizer; name the tokenizer\.json of its model"):
         convert_tokenizer(file)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not a model",
-        gguf(b"", 0, version=1),
-        gguf(b"", 5),
-        gguf(text("a") + struct.pack("<I", 99), 1),
-        gguf(text("a") + struct.pack("<IIQ", 9, 4, 2**60), 1),
-        gguf(struct.pack("<Q", 2**60), 1),
-    ],
-    ids=["empty", "text", "version", "ends", "kind", "array", "string"],
-)
-def test_read_metadata_refuses_damaged_files(tmp_path, content):
-    file = tmp_path / "m.gguf"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"m.gguf: not a GGUF file of version 2 or 3, or damaged"):
-        read_metadata(file)
+    assert read_gguf_template(file) == (None, {})
+    with pytest.raises(UserError, match=r"m\.gguf: has no chat template"):
+        read_chat_template(file)
+    file.write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"m\.gguf is not a GGUF file"):
+        convert_tokenizer(file)
