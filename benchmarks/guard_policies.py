@@ -10,8 +10,9 @@ On the test split of the run's dataset, for each label:
 - pairs of prompts that differ in the policy text alone, and whose answers differ: two labels of which one applies, or a policy
   of several clauses with and without those that apply. The decision is that at a probability of .5;
 - the change of the probability when the clauses of a policy of all labels are shuffled and re-coded;
-- with --held-out: AUROC of a label that another run never saw a target of, described in words alone. Train it with
-  ``vigil train recipes/guard.yaml name=guard-held-out data.where="source <> 'edos'"``.
+- with --held-out: AUROC of a label that another run never saw a target of, described in words alone. For sexism, train it with
+  ``vigil train recipes/guard.yaml name=guard-held-out data.where="source = 'hatemoji' OR (source = 'stormfront' AND id LIKE '%1')
+  OR (source = 'davidson' AND (davidson_class = 0 OR id LIKE '%3' OR id LIKE '%8'))"``.
 """
 
 import argparse
