@@ -14,13 +14,13 @@ onnx       ONNX Runtime on the exported graph, as in `vigil score`
 Tokens are those of all prompts, each counted completely. The log odds of all ways but the pipeline, which only gives text, are
 compared.
 
-Last table (AMD EPYC, 2 virtual cores, one thread, machine busy; --layers 2 --items 2 --labels 3 --turns 1, prompts of 236 tokens):
+Last table (AMD EPYC, 2 virtual cores, one thread, machine busy; 64 prompts of 228 tokens):
 
                 tokens/s   ms/item  x pipeline  x forward  largest difference
-    pipeline         566      1250        1.00       0.87
-    forward          649      1089        1.15       1.00             0.0e+00
-    torch           1124       629        1.99       1.73             2.4e-06
-    onnx            2091       338        3.70       3.22             3.4e-06
+    pipeline        1039      1756        1.00       0.84
+    forward         1230      1484        1.18       1.00             0.0e+00
+    torch           3709       492        3.57       3.02             1.3e-05
+    onnx            7618       239        7.33       6.20             1.8e-05
 """
 
 import argparse
