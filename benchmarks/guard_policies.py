@@ -7,7 +7,7 @@ On the test split of the run's dataset, for each label:
 - AUROC of the guard, of the same language model untrained with all of its layers (zero-shot, the same prompt), and of a run of
   a small encoder, with bootstrap intervals of each and of the difference to the guard;
 - the same under another name and definition of the label, which stand below and in no recipe;
-- pairs of prompts that differ in the policy text alone, and whose answers differ: two labels of which one applies, or a policy
+- pairs of prompts that differ in the policy text alone, and whose answers differ: two labels, where one applies, or a policy
   of several clauses with and without those that apply. The decision is that at a probability of .5;
 - the change of the probability when the clauses of a policy of all labels are shuffled and re-coded;
 - with --held-out: AUROC of a label that another run never saw a target of, described in words alone. For sexism, train it with
@@ -253,7 +253,7 @@ def measure_areas(models: Mapping[str, GuardModel], texts: Texts, test: Test, en
 
 
 def _by_label(ragged: Sequence[Values], known_NL: NDArray[np.bool_]) -> list[Values]:
-    """Return the answers about each label, in the order of the items of which it is known."""
+    """Return the answers about each label, in the order of the items where it is known."""
     scores_NL = np.full(known_NL.shape, np.nan)
     scores_NL[known_NL] = np.concatenate(ragged)
     return [scores_NL[known_NL[:, label], label] for label in range(known_NL.shape[1])]

@@ -13,7 +13,7 @@ Last table (AMD EPYC, 2 virtual cores, one thread, machine busy; 3 turns with th
     policy_first          12,169    4,848     90.15     29.01    3.11              4.8e-06
     item_first             9,368    3,390     26.30      9.46    2.78              3.3e-06
 
-With one item of 300 words, the item first was 1.75 times as fast (4,408 and 1,690 tokens): attention over a row is quadratic.
+With one item of 300 words, the item first was 1.75 times as fast (4,408 and 1,690 tokens).
 """
 
 import argparse
