@@ -1,6 +1,6 @@
 """Audio alone: accuracy on sounds whose recordings training had not heard, and on digits of a speaker that it had not heard.
 
-usage: python benchmarks/leave_one_out.py esc10|fsdd [--data ../shared/data/audio] [--held FOLD|SPEAKER …] [--seed 0]
+usage: python benchmarks/leave_one_out.py [esc10|fsdd] [--data ../shared/data/audio] [--held FOLD|SPEAKER …] [--seed 0]
            [--voices FOLDER] [--work FOLDER]
 
 ``recipes/sounds.yaml`` is trained once for each of the five folds of ESC-10 (Piczak 2015), on the other four, which keep
@@ -90,7 +90,7 @@ def main() -> None:
     """Print the accuracy of each group that is held out, and their mean."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     data = Path(os.environ.get("VIGIL_SHARED_DATA", RECIPE.parents[2] / "shared" / "data")) / "audio"
-    parser.add_argument("set", choices=BENCHMARKS)
+    parser.add_argument("set", nargs="?", choices=BENCHMARKS, default="esc10")
     parser.add_argument("--data", type=Path, default=data, help="folder with esc10 and fsdd")
     parser.add_argument("--held", nargs="+", help="folds or speakers to hold out (default: each)")
     parser.add_argument("--seed", type=int, default=0)
