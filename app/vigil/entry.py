@@ -27,6 +27,7 @@ EXTRAS = (
     "train",
     "deepspeed",
     "lora",
+    "gguf",
     "demo",
     "language",
     "ocr",
