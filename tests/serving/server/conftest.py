@@ -156,6 +156,9 @@ class FakeScorer:
             metadata=SimpleNamespace(name=self.name, labels=("scam",), modalities=("text",)),
             policy=self.policy,
             thresholds={"scam": 0.5},
+            prompt=None,
+            not_evaluated=(),
+            uncalibrated=(),
         )
         self.cache = SimpleNamespace(hits=3, misses=4)
         self.go = threading.Event()
