@@ -57,29 +57,25 @@ TEXTS = (
 @pytest.fixture(scope="session")
 def tiny_lm_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from a family to a folder with its tokenizer, chat template and config.json; it needs no torch."""
-    made: dict[str, Path] = {}
-
-    def tokenizer(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"tokenizer-{family}")
-            write_tokenizer(made[family], family)
-        return made[family]
-
-    return tokenizer
+    return _made_once(lambda family: tmp_path_factory.mktemp(f"tokenizer-{family}"), write_tokenizer)
 
 
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from a family to a folder with a random model of it and what :func:`tiny_lm_tokenizer` writes."""
+    return _made_once(lambda family: tmp_path_factory.mktemp(f"lm-{family}"), write_model)
+
+
+def _made_once(new_folder: Callable[[str], Path], write: Callable[[Path, str], None]) -> Callable[[str], Path]:
     made: dict[str, Path] = {}
 
-    def model(family: str) -> Path:
+    def folder(family: str) -> Path:
         if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"lm-{family}")
-            write_model(made[family], family)
+            made[family] = new_folder(family)
+            write(made[family], family)
         return made[family]
 
-    return model
+    return folder
 
 
 def config_of(family: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vigil_data.errors import UserError
 from vigil_data.specs import Spec
 from vigil_data.taxonomy import Name
 from vigil_data.yaml_files.read_spec import read_spec
+from vigil_data.yaml_files.shipped_files import named_file, shipped_names
 from vigil_data.yaml_files.yaml_tree import nearest
 
 SHIPPED = Path(__file__).parent / "formats"
@@ -135,7 +136,7 @@ class GuardFormat(Spec):
 
 def shipped_formats() -> list[str]:
     """Return the names of the formats that come with the package, in order."""
-    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+    return shipped_names(SHIPPED)
 
 
 def format_file(name: str) -> Path:
@@ -144,11 +145,7 @@ def format_file(name: str) -> Path:
     Raises:
         UserError: if there is none, with the nearest name.
     """
-    if name in (shipped := shipped_formats()):
-        return SHIPPED / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        return Path(name)
-    raise UserError(f"there is no format {name}{nearest(name, shipped)}; `vigil guard formats` lists them")
+    return named_file(name, SHIPPED, "format", "vigil guard formats")
 
 
 def load_format(name: str) -> GuardFormat:

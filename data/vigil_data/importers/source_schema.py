@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from vigil_data.errors import UserError
 from vigil_data.items import Role
 from vigil_data.specs import Spec
 from vigil_data.taxonomy import Name
 from vigil_data.yaml_files.read_spec import read_spec
+from vigil_data.yaml_files.shipped_files import named_file, shipped_names
 from vigil_data.yaml_files.yaml_tree import nearest
 
 SHIPPED = Path(__file__).parent / "sources"
@@ -250,7 +250,7 @@ def _check_pattern(pattern: str) -> None:
 
 def shipped_sources() -> list[str]:
     """Return the names of the sources that come with the package, in order."""
-    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+    return shipped_names(SHIPPED)
 
 
 def source_file(name: str) -> Path:
@@ -259,11 +259,7 @@ def source_file(name: str) -> Path:
     Raises:
         UserError: if there is none, with the nearest name.
     """
-    if name in (shipped := shipped_sources()):
-        return SHIPPED / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        return Path(name)
-    raise UserError(f"there is no source {name}{nearest(name, shipped)}; `vigil data sources` lists them")
+    return named_file(name, SHIPPED, "source", "vigil data sources")
 
 
 def load_source(name: str) -> DatasetSource:

@@ -1,6 +1,7 @@
 """Upload of the tracked run: a training neither waits for W&B's server nor fails with it, whatever the server does."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_wandb
 import pytest
@@ -96,6 +98,22 @@ def test_training_ends_with_one_warning_whatever_the_server_does(
     sync(run.path / "wandb")
     rows = wandb_server.history[run.tracked_id]
     assert [rows[n]["_step"] for n in sorted(rows)] == logged_steps(run.path)
+
+
+def test_send_does_not_use_the_service_of_the_training(tmp_path, monkeypatch):
+    """It would go on sending after the upload is ended, next to the `wandb sync` that the warning names."""
+    monkeypatch.setenv("WANDB_SERVICE", "the training's")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nenv\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    part = tmp_path / "wandb" / "offline-run-1" / "run-1.wandb"
+    part.parent.mkdir(parents=True)
+    problem = upload._send(part, False, tmp_path / "upload.log", SimpleNamespace(deadline=math.inf))
+    assert problem.startswith("`wandb sync` failed (status 0; ")
+    environment = (tmp_path / "upload.log").read_text()
+    assert f"WANDB_DIR={tmp_path}\n" in environment
+    assert "WANDB_SERVICE" not in environment
 
 
 def test_parts_of_a_resumed_run_are_sent_in_order_as_one_run(wandb_server, make_recipe, tmp_path, monkeypatch):

@@ -219,7 +219,8 @@ def _send_all(folder: Path, part: str, parent: _Parent) -> str | None:
 def _send(file: Path, live: bool, output: Path, parent: _Parent) -> str | None:
     """Send a part with `wandb sync`; a live one until its writer finishes it."""
     command = [sys.executable, "-m", "wandb", *(["beta", "sync", "--live"] if live else ["sync"]), str(file.parent)]
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    # Without WANDB_SERVICE: W&B's service of the training would go on sending after this process is killed.
+    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
     environment["WANDB_DIR"] = str(file.parent.parent.parent)  # W&B's logs belong into the run folder.
     linked = False
     with output.open("w") as out:
