@@ -24,6 +24,7 @@ EXTRAS = (
     "triton",
     "dedup",
     "pdq",
+    "monitor",
     "train",
     "deepspeed",
     "lora",

@@ -84,7 +84,21 @@ def test_avoided_words_finds_docstrings_comments_and_messages(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "folder",
-    ["app", "data", "evaluation", "modeling", "serving", "slurm", "training", "deploy", "recipes", "benchmarks", "docs", "tests"],
+    [
+        "app",
+        "data",
+        "evaluation",
+        "modeling",
+        "monitoring",
+        "serving",
+        "slurm",
+        "training",
+        "deploy",
+        "recipes",
+        "benchmarks",
+        "docs",
+        "tests",
+    ],
 )
 def test_folder_has_a_short_readme(repository: Path, folder: str) -> None:
     lines = (repository / folder / "README.md").read_text(encoding="utf-8").strip().splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
+ROOTS = ("app", "data", "evaluation", "modeling", "monitoring", "serving", "slurm", "training")
 
 
 def lint(repository: Path, roots: Path) -> subprocess.CompletedProcess[str]:
@@ -38,13 +38,15 @@ def test_contracts_hold(copied_packages: Path, repository: Path) -> None:
         ("data/vigil_data/items.py", "import vigil_modeling.specs", "Imports run one way"),
         ("modeling/vigil_modeling/specs.py", "import vigil_evaluation.specs", "Imports run one way"),
         ("evaluation/vigil_evaluation/specs.py", "import vigil_serving.bundle.load", "Imports run one way"),
-        ("serving/vigil_serving/bundle/load.py", "import vigil_slurm.job_environment", "Imports run one way"),
+        ("serving/vigil_serving/bundle/load.py", "import vigil_monitoring", "Imports run one way"),
+        ("monitoring/vigil_monitoring/__init__.py", "import vigil_slurm.job_environment", "Imports run one way"),
         ("slurm/vigil_slurm/job_environment.py", "import vigil_training.recipe.specs", "Imports run one way"),
         ("evaluation/vigil_evaluation/specs.py", "import vigil_modeling.specs", "Evaluation works on arrays"),
         ("evaluation/vigil_evaluation/metrics/__init__.py", "import torch", "Evaluation works on arrays"),
         ("modeling/vigil_modeling/losses/cells.py", "import lightning", "Lightning, DeepSpeed and Weights & Biases"),
         ("slurm/vigil_slurm/job_environment.py", "import wandb", "Lightning, DeepSpeed and Weights & Biases"),
         ("serving/vigil_serving/runtime/scorer.py", "import torch", "without torch"),
+        ("monitoring/vigil_monitoring/__init__.py", "import torch", "without torch"),
         ("data/vigil_data/decode/image.py", "import torchvision", "without torch"),
         ("training/vigil_training/recipe/specs.py", "import vigil_data.loading.batch", "without torch"),
     ],

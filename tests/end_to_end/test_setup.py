@@ -10,9 +10,24 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-USED = ("card", "deepspeed", "gguf", "language", "lora", "ocr", "pdq", "ray", "serve", "sign", "train", "transcribe", "triton")
+USED = (
+    "card",
+    "deepspeed",
+    "gguf",
+    "language",
+    "lora",
+    "monitor",
+    "ocr",
+    "pdq",
+    "ray",
+    "serve",
+    "sign",
+    "train",
+    "transcribe",
+    "triton",
+)
 """The extras whose packages Vigil imports; dev is for its tests, and demo for its data."""
-ROOTS = ("app", "data", "evaluation", "modeling", "serving", "slurm", "training")
+ROOTS = ("app", "data", "evaluation", "modeling", "monitoring", "serving", "slurm", "training")
 
 
 def declared(repository: Path, *extras: str) -> dict[str, Requirement]:

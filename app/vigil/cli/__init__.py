@@ -15,6 +15,7 @@ from vigil.cli import (
     evaluate,
     export,
     guard,
+    monitor,
     plan,
     policy,
     recipe,
@@ -73,6 +74,7 @@ def build() -> typer.Typer:
         policy,
         export,
         guard,
+        monitor,
         serve,
     ):
         module.register(app)

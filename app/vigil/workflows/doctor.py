@@ -39,6 +39,7 @@ ENABLES = {
     "transcribe": "vigil data enrich transcript with faster-whisper",
     "ray": "--ray: vigil score, vigil data import, check, duplicates, enrich",
     "triton": "vigil triton",
+    "monitor": "vigil monitor, vigil loop",
     "train": "recipes, training, evaluation, policies, export",
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",
     "lora": "low-rank adapters (model.encoders.*.lora)",

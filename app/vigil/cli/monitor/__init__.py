@@ -1,0 +1,17 @@
+"""`vigil monitor`: one module per command."""
+
+from types import ModuleType
+
+import typer
+
+MODULES: tuple[ModuleType, ...] = ()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    text = "Measure a model in production: samples for review, prevalence, online metrics, drift, experiments, reports."
+    group = typer.Typer(help=text, no_args_is_help=True)
+    for module in MODULES:
+        module.register(group)
+    if MODULES:
+        app.add_typer(group, name="monitor")
