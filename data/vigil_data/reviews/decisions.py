@@ -16,6 +16,8 @@ from vigil_data.loading.location import has_version
 TABLE = "reviews.lance"
 CANNOT_TELL = "cannot tell"
 """Answer of a reviewer who abstains."""
+MOST_MINUTES = 24 * 60
+"""Longest time for an answer."""
 
 REVIEWS = pa.schema(
     [
@@ -27,6 +29,7 @@ REVIEWS = pa.schema(
         ("policy_version", pa.string()),
         ("confidence", pa.float64()),
         ("adjudicated", pa.bool_()),
+        ("minutes", pa.float64()),
         ("position", pa.string()),
         ("merged_at", pa.timestamp("us", tz="UTC")),
         ("before", pa.float32()),
@@ -35,7 +38,10 @@ REVIEWS = pa.schema(
 """The table of decisions: as in :class:`Decision`, with the time of their first merge and the item's target before it."""
 
 _REQUIRED = ("id", "label", "value", "reviewer", "time")
-_OPTIONAL = ("policy_version", "confidence", "adjudicated")
+_OPTIONAL = ("policy_version", "confidence", "adjudicated", "minutes")
+COLUMNS = (*_REQUIRED, *_OPTIONAL)
+"""Columns of a file of decisions."""
+
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -52,6 +58,7 @@ class Decision(NamedTuple):
         policy_version: the policy version that was applied; empty if unknown.
         confidence: how sure the reviewer was, in [0, 1], if stated.
         adjudicated: whether it is the decision of an adjudicator, which settles a disagreement.
+        minutes: the reviewer's time for this answer, if measured; the time for an item is the sum over its answers.
         position: where it was read, such as ``reviews.csv:17``.
     """
 
@@ -63,6 +70,7 @@ class Decision(NamedTuple):
     policy_version: str = ""
     confidence: float | None = None
     adjudicated: bool = False
+    minutes: float | None = None
     position: str = ""
 
     @property
@@ -72,18 +80,23 @@ class Decision(NamedTuple):
 
 
 def read_decisions(
-    file: Path, ids: Collection[str], labels: Collection[str], stored: Mapping[tuple[Any, ...], Decision]
+    file: Path,
+    ids: Collection[str],
+    labels: Collection[str],
+    stored: Mapping[tuple[Any, ...], Decision],
+    whose: str = "the dataset",
 ) -> list[Decision]:
     """Read a JSON Lines, CSV or Parquet file of decisions.
 
     Columns: ``id``, ``label``, ``value`` (0 to 1, or "cannot tell"), ``reviewer``, ``time``; optional ``policy_version``,
-    ``confidence`` (0 to 1) and ``adjudicated`` (true or false).
+    ``confidence`` (0 to 1), ``adjudicated`` (true or false) and ``minutes`` (the reviewer's time for this answer).
 
     Args:
         file: the file.
-        ids: ids of the dataset.
-        labels: labels of the dataset.
+        ids: the known ids.
+        labels: the known labels.
         stored: decisions that are kept already, by their key.
+        whose: what has these ids and labels, for messages.
 
     Returns:
         The decisions, in order; one that is given twice with the same answer is in the list once.
@@ -100,9 +113,9 @@ def read_decisions(
         found, errors = _decision(row, latest)
         if found is not None:
             if found.id not in ids:
-                errors.append(f"the dataset has no item {found.id}")
+                errors.append(f"{whose} has no item {found.id}")
             if found.label not in labels:
-                errors.append(f"the dataset has no label {found.label}; it has {', '.join(labels) or 'none'}")
+                errors.append(f"{whose} has no label {found.label}; it has {', '.join(labels) or 'none'}")
             earlier = seen.setdefault(found.key, stored.get(found.key, found))
             if earlier.value != found.value:
                 policy = f"policy version {found.policy_version}" if found.policy_version else "no policy version"
@@ -125,12 +138,13 @@ def _answer(decision: Decision) -> str:
 def _decision(row: TableRow, latest: datetime) -> tuple[Decision | None, list[str]]:
     """Return a row's decision, if it has one, and its mistakes."""
     values = row.values
-    if unknown := [name for name in values if name not in (*_REQUIRED, *_OPTIONAL)]:
-        return None, [f"unknown column {', '.join(unknown)}; the columns are {', '.join((*_REQUIRED, *_OPTIONAL))}"]
+    if unknown := [name for name in values if name not in COLUMNS]:
+        return None, [f"unknown column {', '.join(unknown)}; the columns are {', '.join(COLUMNS)}"]
     errors = [f"{name} is missing" for name in _REQUIRED if values.get(name) in (None, "")]
     if errors:
         return None, errors
     value, confidence = (_share(name, values.get(name), errors) for name in ("value", "confidence"))
+    minutes = _minutes(values.get("minutes"), errors)
     time = _time(values["time"], latest, errors)
     truth = values.get("adjudicated")
     adjudicated = False if truth is None else _TRUTH.get(str(truth).strip().lower())
@@ -141,7 +155,7 @@ def _decision(row: TableRow, latest: datetime) -> tuple[Decision | None, list[st
     id_, label, reviewer, policy = (
         storable(str(values.get(name) or "")).strip() for name in ("id", "label", "reviewer", "policy_version")
     )
-    return Decision(id_, label, value, reviewer, time, policy, confidence, bool(adjudicated), row.position), []
+    return Decision(id_, label, value, reviewer, time, policy, confidence, bool(adjudicated), minutes, row.position), []
 
 
 def _share(name: str, given: Any, errors: list[str]) -> float | None:
@@ -155,6 +169,19 @@ def _share(name: str, given: Any, errors: list[str]) -> float | None:
     if not 0 <= number <= 1:
         hint = f', and not "{CANNOT_TELL}"' if name == "value" else ""
         errors.append(f"{name} is {_shown(given)}, not a number from 0 to 1{hint}")
+    return number
+
+
+def _minutes(given: Any, errors: list[str]) -> float | None:
+    """Return a time in minutes; a day is the most, so that seconds and milliseconds are noticed."""
+    if given is None:
+        return None
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= MOST_MINUTES:
+        errors.append(f"minutes is {_shown(given)}, not a number of minutes from 0 to {MOST_MINUTES}")
     return number
 
 

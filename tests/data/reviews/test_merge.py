@@ -15,7 +15,7 @@ from vigil_data.dataset.provenance import provenance_of
 from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_data.reviews import merge
-from vigil_data.reviews.decisions import stored_decisions
+from vigil_data.reviews.decisions import COLUMNS, stored_decisions
 from vigil_data.reviews.merge import merge_labels
 
 TIME = "2026-05-01T10:00:00Z"
@@ -46,7 +46,9 @@ def spam(folder: Path) -> dict[str, float | None]:
 
 
 def test_merge_labels_sets_unknown_targets_and_keeps_the_decisions(folder: Path) -> None:
-    file = reviews(folder, decision("p3", 1), decision("p3", 0, "ben"), decision("p3", 1, "cleo"), decision("p4", "cannot tell"))
+    file = reviews(
+        folder, decision("p3", 1, minutes=0.5), decision("p3", 0, "ben"), decision("p3", 1, "cleo"), decision("p4", "cannot tell")
+    )
     merged = merge_labels(folder, file, reason="May reviews")
     assert (merged.stored, merged.counts, merged.undecided) == (4, {"set": 1}, [("p4", "spam")])
     assert spam(folder) == {"p0": 0.0, "p1": 1.0, "p2": 0.0, "p3": 1.0, "p4": None}
@@ -60,7 +62,7 @@ def test_merge_labels_sets_unknown_targets_and_keeps_the_decisions(folder: Path)
     change = history.read(folder)[-1].change
     assert change is not None
     assert (change.operation, change.reason, change.counts) == ("merge labels", "May reviews", {"decisions": 4, "set": 1})
-    assert [of.value for of in stored_decisions(folder)] == [1.0, 0.0, 1.0, None]
+    assert [(of.value, of.minutes) for of in stored_decisions(folder)] == [(1.0, 0.5), (0.0, None), (1.0, None), (None, None)]
 
 
 def test_merge_labels_again_with_another_rule_updates_its_own_targets(folder: Path) -> None:
@@ -120,6 +122,7 @@ def test_merge_labels_names_every_mistake_of_the_file(folder: Path) -> None:
         decision("p1", 1, time="1066-10-14"),
         decision("p1", 1, confidence=7),
         decision("p1", 1, adjudicated="perhaps"),
+        decision("p1", 1, minutes=90_000),
         decision("p1", 1, note="x"),
         decision("p2", 1, "ben"),
         decision("p2", 0, "ben"),
@@ -138,8 +141,9 @@ def test_merge_labels_names_every_mistake_of_the_file(folder: Path) -> None:
         "8: time is '1066-10-14', before 1990",
         "9: confidence is 7, not a number from 0 to 1",
         "10: adjudicated is 'perhaps', not true or false",
-        "11: unknown column note; the columns are id, label, value, reviewer, time, policy_version, confidence, adjudicated",
-        f"13: reviewer ben answers 0 for spam of p2, but 1 at {file}:12, {rest}",
+        "11: minutes is 90000, not a number of minutes from 0 to 1440",
+        f"12: unknown column note; the columns are {', '.join(COLUMNS)}",
+        f"14: reviewer ben answers 0 for spam of p2, but 1 at {file}:13, {rest}",
     ]
     assert Dataset(folder).version == 1
 

@@ -145,8 +145,8 @@ def merge_labels(
 ) -> None:
     """Make targets of reviewers' decisions, as one version, and keep the decisions in the dataset.
 
-    Columns of FILE: id, label, value (0 to 1, or "cannot tell"), reviewer and time; optional policy_version, confidence (0 to 1)
-    and adjudicated. Every target that changes or is contradicted is listed.
+    Columns of FILE: id, label, value (0 to 1, or "cannot tell"), reviewer and time; optional policy_version, confidence (0 to 1),
+    adjudicated and minutes. Every target that changes or is contradicted is listed.
     """
     from vigil_data.reviews import merge
     from vigil_data.reviews.rules import DEFAULT_RULES, check_rules
