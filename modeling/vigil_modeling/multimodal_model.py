@@ -103,6 +103,10 @@ class MultimodalModel(nn.Module):
         segments = {modality: segments.map(function) for modality, segments in batch.segments.items()}
         return Batch(batch.ids, segments, function(batch.targets))
 
+    def for_known_targets(self, batch: Batch) -> Batch:
+        """Return a batch for which :meth:`forward` may leave out labels that no known target needs, with arbitrary logits."""
+        return batch
+
     def encoder(self, modality: Modality) -> Encoder:
         """Return the encoder of a modality."""
         encoder = self.encoders[modality]

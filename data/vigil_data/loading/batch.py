@@ -57,7 +57,8 @@ class Batch:
         refused: items planned for this batch that could not be decoded.
         group: int64 ``[N]``, the group of each item in training with groups.
         teacher: float32 ``[N, L]``, a teacher's probabilities in distillation; NaN where it has none.
-        questions: what a guard is asked in training on policies (default: a question for each known target).
+        questions: what a guard is asked, in training on policies and in validation (default: in training a question for each
+            known target, otherwise one for each label of each item).
     """
 
     ids: tuple[str, ...]

@@ -29,6 +29,7 @@ from vigil_data.prompts.assemble import (
 from vigil_data.prompts.build import build_prompt
 from vigil_data.prompts.clauses import Clause
 from vigil_data.prompts.pieces import PromptPieces
+from vigil_data.prompts.policy_sampling import TrainingQuestions
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.encoders import Encoder, build_encoders
@@ -165,7 +166,17 @@ class GuardModel(MultimodalModel):
             return batch.questions.questions
         if not self.training:
             return questions_all(len(batch), labels)
-        asked_NL = self.structure.read_by_loss(_array(batch.targets), distills=batch.teacher is not None)
+        return self._asked(batch, whole_subtrees=batch.teacher is not None)
+
+    def for_known_targets(self, batch: Batch) -> Batch:
+        """See :meth:`.MultimodalModel.for_known_targets`: an unknown target makes no prompt, and its logit is 0."""
+        labels = len(self.labels)
+        nothing = np.zeros(0, np.float32), np.zeros((0, labels), np.bool_)
+        return replace(batch, questions=TrainingQuestions(tuple(self._asked(batch, whole_subtrees=True)), *nothing))
+
+    def _asked(self, batch: Batch, whole_subtrees: bool) -> list[Question]:
+        """Return questions about the labels that known targets need; see :meth:`.LabelStructure.read_by_loss`."""
+        labels, asked_NL = len(self.labels), self.structure.read_by_loss(_array(batch.targets), distills=whole_subtrees)
         return [Question(n, (label,), n * labels + label) for n, label in np.argwhere(asked_NL).tolist()]
 
     def assemble(self, batch: Batch, soft: Mapping[Modality, int], questions: Sequence[Question]) -> PromptRows:

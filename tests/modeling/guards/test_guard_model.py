@@ -248,6 +248,18 @@ def test_guard_with_a_hierarchy_asks_what_the_loss_of_a_known_parent_reads(make_
     assert (logits_NL[:, 0] >= logits_NL[:, 1]).all()
 
 
+@pytest.mark.parametrize("hierarchy", [False, True])
+def test_guard_for_known_targets_computes_the_logits_that_validation_reads(make_guard, hierarchy):
+    targets = [[1.0, NAN, NAN], [NAN, 0.0, 1.0], [NAN, NAN, NAN]]
+    batch = make_batch([{"text": 1}, {"text": 2, "image": 1}, {"text": 1}], targets=targets)
+    model = make_guard(model={"hierarchy": hierarchy})
+    known = ~torch.isnan(batch.targets)
+    partial = model.for_known_targets(batch)
+    assert len(model.questions(partial)) == 3 + hierarchy < len(model.questions(batch)) == 9
+    # A threat is an insult, so the logit of a known insult is the larger of the two.
+    torch.testing.assert_close(model(partial).logits_NL[known], model(batch).logits_NL[known], atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("counts", [[], [{}], MIXED])
 def test_guard_touch_all_gives_every_weight_a_gradient(make_guard, counts):
     model = make_guard("policy_first").train()

@@ -240,7 +240,7 @@ class TrainingModule(pl.LightningModule):
         del batch_idx
         self.refused += batch.refused
         if len(batch) or self._distributed:
-            prediction = self.model(batch, touch_all=self._distributed)
+            prediction = self.model(self.model.for_known_targets(batch), touch_all=self._distributed)
             assert isinstance(self.loss, MaskedLoss)
             total, weight = self.loss(prediction.raw_NL, batch.targets), self.loss.weight(batch.targets)
             self._validation.append((prediction.logits_NL.float().cpu(), batch.targets.cpu(), total.cpu(), weight.cpu()))
