@@ -1,0 +1,1 @@
+"""Inference that holds at every look: confidence sequences and e-processes."""
