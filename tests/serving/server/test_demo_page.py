@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from chromium import CONTRAST, HEIGHTS, Browser
 from PIL import Image
 
-from .chromium import Browser
 from .conftest import ServerProcess, launch
 
 WIDTHS = (390, 820, 1300)
@@ -215,31 +215,6 @@ def test_demo_page_fits_and_is_readable(
     assert shot["low"] == []
     assert min(browser.evaluate(HEIGHTS)) >= 24
     assert browser.messages == []
-
-
-HEIGHTS = """[...document.querySelectorAll('button, select, textarea, input[type=password], .button')]
-  .filter((element) => element.checkVisibility()).map((element) => element.getBoundingClientRect().height)"""
-CONTRAST = """(() => {
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
-  const behind = (element) => {
-    if (!element) return [255, 255, 255];
-    const [r, g, b, alpha = 1] = rgb(getComputedStyle(element).backgroundColor);
-    if (alpha === 1) return [r, g, b];
-    return behind(element.parentElement).map((under, place) => alpha * [r, g, b][place] + (1 - alpha) * under);
-  };
-  const low = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !element.checkVisibility() || ["SCRIPT", "STYLE", "OPTION"].includes(element.tagName)) continue;
-    if (element.closest(".hidden")) continue;
-    const a = light(rgb(getComputedStyle(element).color)), b = light(behind(element));
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
-  }
-  return { low, darkest: Math.min(...rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3)) };
-})()"""
 
 
 def test_demo_page_controls_have_accessible_names(page: Browser, files: list[Path]) -> None:

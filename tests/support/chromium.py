@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+CODES = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "?": 191}
+"""Key codes of Windows for keys whose code is not that of their character."""
+
 
 class Browser:
     """One page in headless Chromium; its console output is collected in ``messages``."""
@@ -83,7 +86,9 @@ class Browser:
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def press(self, key: str, modifiers: int = 0, text: str = "") -> None:
-        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
+        """Press and release a key; a key that is one character types it, unless Control or Meta is held."""
+        text = text or (key if len(key) == 1 and not modifiers & 6 else "")
+        code = CODES.get(key) or ord(key.upper())
         for kind in ("keyDown", "keyUp"):
             extra = {"text": text} if text and kind == "keyDown" else {}
             self.call(
@@ -91,7 +96,7 @@ class Browser:
                 type=kind,
                 key=key,
                 code=key,
-                windowsVirtualKeyCode=codes[key],
+                windowsVirtualKeyCode=code,
                 modifiers=modifiers,
                 **extra,
             )
@@ -120,3 +125,31 @@ class Browser:
             self.messages.append(received["params"]["entry"]["text"])
         elif received.get("method") in {"Runtime.consoleAPICalled", "Runtime.exceptionThrown"}:
             self.messages.append(json.dumps(received["params"])[:500])
+
+
+HEIGHTS = """[...document.querySelectorAll('button, select, textarea, input[type=password], .button')]
+  .filter((element) => element.checkVisibility()).map((element) => element.getBoundingClientRect().height)"""
+"""Expression: heights of the visible controls, in CSS pixels."""
+
+CONTRAST = """(() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const [r, g, b, alpha = 1] = rgb(getComputedStyle(element).backgroundColor);
+    if (alpha === 1) return [r, g, b];
+    return behind(element.parentElement).map((under, place) => alpha * [r, g, b][place] + (1 - alpha) * under);
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || ["SCRIPT", "STYLE", "OPTION"].includes(element.tagName)) continue;
+    if (element.closest(".hidden")) continue;
+    const a = light(rgb(getComputedStyle(element).color)), b = light(behind(element));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
+  }
+  return { low, darkest: Math.min(...rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3)) };
+})()"""
+"""Expression: text whose contrast is under 4.5 to 1 (WCAG 2.2, 1.4.3), and the brightness of the page."""
