@@ -105,11 +105,25 @@ def read_decisions(
         UserError: one line with ``FILE:LINE`` for each different mistake of the rows.
     """
     problems = Problems()
+    decisions = check_decisions(read_rows(file, problems), problems, ids, labels, stored, whose)
+    if not decisions and not problems:
+        problems.add(str(file), "no rows")
+    problems.raise_if_any()
+    return decisions
+
+
+def check_decisions(
+    rows: Iterable[TableRow],
+    problems: Problems,
+    ids: Collection[str],
+    labels: Collection[str],
+    stored: Mapping[tuple[Any, ...], Decision],
+    whose: str,
+) -> list[Decision]:
+    """Return the decisions of rows from any format, as :func:`read_decisions`; ``problems`` collects the mistakes."""
     latest = datetime.now(UTC) + timedelta(days=1)
     seen: dict[tuple[Any, ...], Decision] = {}
-    rows = 0
-    for row in read_rows(file, problems):
-        rows += 1
+    for row in rows:
         found, errors = _decision(row, latest)
         if found is not None:
             if found.id not in ids:
@@ -125,9 +139,6 @@ def read_decisions(
                 )
         for error in errors:
             problems.add(row.position, error)
-    if not rows and not problems:
-        problems.add(str(file), "no rows")
-    problems.raise_if_any()
     return list(seen.values())
 
 

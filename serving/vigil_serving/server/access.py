@@ -4,6 +4,7 @@ A browser sends Host and Origin with its requests, and a page cannot change them
 was pointed at this server. Origin reveals requests of pages from elsewhere. Both are refused unless they are allowed.
 """
 
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -31,6 +32,13 @@ HEALTH_PATHS = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/
 """Open to everyone under every host: probes send neither keys nor names."""
 KEYLESS_PATHS = frozenset({"/", "/v1/reload"})
 """The page, which asks for the key, and reloading, which takes the admin token."""
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every response."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 CORS_HEADERS = {"Access-Control-Expose-Headers": "Inference-Header-Content-Length, Retry-After", "Vary": "Origin"}
 PREFLIGHT_HEADERS = {
@@ -145,6 +153,32 @@ def _read(path: Path) -> list[bytes]:
     if not keys:
         raise UserError(f"{path}: no API keys; write one a line")
     return [_digest(check_key(key, f"{path}:{number}").encode()) for number, key in keys]
+
+
+def content_security_policy(page: str) -> str:
+    """Return the header Content-Security-Policy of a page that loads nothing from elsewhere and runs only its own script.
+
+    Args:
+        page: HTML with one ``<script>`` and one ``<style>``; media are shown from ``blob:``, images also from ``data:``.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_hash_source(page, 'script')}",
+            f"style-src {_hash_source(page, 'style')}",
+            "connect-src 'self'",
+            "img-src blob: data:",
+            "media-src blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+
+def _hash_source(page: str, element: str) -> str:
+    [content] = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 class Authority(NamedTuple):

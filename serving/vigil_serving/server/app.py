@@ -1,11 +1,8 @@
 """Starlette application of ``vigil serve``: routes and their handlers."""
 
 import asyncio
-import base64
-import hashlib
 import hmac
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
@@ -26,7 +23,7 @@ from vigil_data.errors import UserError
 from vigil_serving.protocol.errors import RequestError, invalid
 from vigil_serving.protocol.strict_json import loads
 from vigil_serving.server import kserve
-from vigil_serving.server.access import bearer_token
+from vigil_serving.server.access import bearer_token, content_security_policy
 from vigil_serving.server.api_types import (
     BundleInfo,
     ModelReady,
@@ -50,25 +47,7 @@ PAGE = files("vigil_serving.server").joinpath("demo_page.html").read_text(encodi
 """The page to try a bundle: one file that loads nothing from elsewhere and runs only its own script."""
 
 
-def _hash_source(element: str) -> str:
-    """Return the Content-Security-Policy source of the page's only ``<script>`` or ``<style>``."""
-    [content] = re.findall(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        f"script-src {_hash_source('script')}",
-        f"style-src {_hash_source('style')}",
-        "connect-src 'self'",
-        "img-src blob: data:",
-        "media-src blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
-)
+CONTENT_SECURITY_POLICY = content_security_policy(PAGE)
 
 
 Handler = Callable[[Request], Awaitable[Response]]

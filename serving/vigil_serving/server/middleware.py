@@ -12,18 +12,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vigil_serving.protocol.errors import RequestError, unavailable
-from vigil_serving.server.access import HEALTH_PATHS, PREFLIGHT_HEADERS, AccessControl
+from vigil_serving.server.access import HEADERS, HEALTH_PATHS, PREFLIGHT_HEADERS, AccessControl
 from vigil_serving.server.batching import ScoringError, traceback_summary
 from vigil_serving.server.metrics import ServerMetrics
 
 _log = logging.getLogger("vigil.serve")
 
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 CLOSING = {"Connection": "close", "Retry-After": "5"}
 OVER_LIMIT = "over_limit"
 """Key of a request's state: its connection was opened beyond the limit."""

@@ -1,0 +1,1 @@
+"""Reviews: queues out to reviewers, their decisions in, and the local page on which they answer."""
