@@ -5,6 +5,7 @@ Every value is quoted: by :func:`shlex.quote` for bash, and by :func:`quote_dire
 
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
@@ -65,6 +66,30 @@ def render_batch_script(job: BatchJob, site: Site) -> str:
         srun=_srun(job, site),
         command=_command(job, site),
     )
+    _check_syntax(text)
+    return text
+
+
+def render_command_script(job: BatchJob, site: Site, arguments: Sequence[str]) -> str:
+    """Return the batch script of a job that runs one `vigil` command in a single process.
+
+    Args:
+        job: its ``run`` is any existing folder, whose ``slurm/`` gets the log.
+        site: what jobs request here.
+        arguments: arguments of `vigil`.
+
+    Raises:
+        UserError: see :func:`render_batch_script`.
+    """
+    for path in (job.run, job.directory):
+        _check_path(path, site)
+    lines = ["#!/bin/bash", f"# Written by `vigil {arguments[0]}`.", *(f"#SBATCH {option}" for option in _options(job, site))]
+    lines += [f"run={shlex.quote(str(job.run))}"]
+    lines += [f"module load {' '.join(map(shlex.quote, site.modules))} || exit 2"] if site.modules else []
+    lines += [line.rstrip() for line in site.setup]
+    srun = ["srun", *_srun(job, site)] if isinstance(site.container, Pyxis) else []
+    lines += [" ".join(["exec", *srun, *_command(job, site), *map(shlex.quote, arguments)])]
+    text = "\n".join(lines) + "\n"
     _check_syntax(text)
     return text
 

@@ -78,8 +78,27 @@ def submit_batch_script(script: str, runs: Sequence[str | PathLike[str]], tasks:
         except OSError as error:
             raise write_failure(run, error) from None
         write_file(run / "job.sh", script)
-    job = run_command("sbatch", "--parsable", str(folders[0] / "job.sh")).strip().partition(";")[0]
+    job = _sbatch(folders[0] / "job.sh")
     now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     names = [job] if tasks is None else [f"{job}_{task}" for task in tasks]
     register_jobs([SubmittedJob(name, str(run), now, nodes) for name, run in zip(names, folders, strict=True)])
     return job
+
+
+def submit_command_script(script: str, folder: str | PathLike[str]) -> str:
+    """Write the script of a command as ``job.sh`` into a folder, submit it, and return the job's id.
+
+    Raises:
+        Failure: if the folder cannot be written or sbatch fails.
+    """
+    to = Path(folder)
+    try:
+        (to / "slurm").mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_failure(to, error) from None
+    write_file(to / "job.sh", script)
+    return _sbatch(to / "job.sh")
+
+
+def _sbatch(script: Path) -> str:
+    return run_command("sbatch", "--parsable", str(script)).strip().partition(";")[0]

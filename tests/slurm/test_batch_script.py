@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
-from vigil_slurm.batch_script import BatchJob, quote_directive, render_batch_script
+from vigil_slurm.batch_script import BatchJob, quote_directive, render_batch_script, render_command_script
 from vigil_slurm.site import Apptainer, Network, NoContainer, Pyxis, Site
 
 VALUES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30)
@@ -232,6 +232,27 @@ def test_script_with_pyxis_passes_options_to_srun(node: Node) -> None:
         f"--container-mounts={here}:{here},{run}:{run},/x:/y",
         *("vigil", "train", "--run", run, f"{run}/resolved.yaml"),
     ]
+
+
+@pytest.mark.parametrize(
+    "container", [NoContainer(), Pyxis(kind="pyxis", image="image"), Apptainer(kind="apptainer", image="i.sif")]
+)
+def test_script_of_a_command_runs_it_once(node: Node, container: NoContainer | Pyxis | Apptainer) -> None:
+    folder = node.run.parent / "fakes"
+    for command in ("vigil", "apptainer"):
+        (folder / command).symlink_to(folder / "squeue")
+    site = Site(modules=("cuda",), setup=("module() { :; }", 'export GREETING="a b"'), container=container, time="30")
+    job = BatchJob("loop-x", node.run, node.run.parent, after=("12", "13"))
+    script = render_command_script(job, site, ["loop", "run", AWKWARD]).replace("module load", "true")
+    done = node.slurm.run(["bash", "-c", script], node.run.parent)
+    assert done.returncode == 0, done.stderr
+    (calls,) = (of for of in (node.slurm.calls_of(name) for name in ("srun", "vigil", "apptainer")) if of)
+    used = {"none": "vigil", "pyxis": "srun", "apptainer": "apptainer"}[container.kind]
+    assert node.slurm.arguments(used)[-3:] == ["loop", "run", AWKWARD]
+    assert node.slurm.variables(used)["GREETING"] == "a b"
+    assert len(calls) == 1
+    options = directives(script)
+    assert (options["dependency"], options["time"], options["nodes"]) == ("afterok:12:13", "30", "1")
 
 
 def test_script_of_an_array_uses_the_tasks_run(tmp_path: Path) -> None:

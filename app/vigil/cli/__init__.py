@@ -15,6 +15,7 @@ from vigil.cli import (
     evaluate,
     export,
     guard,
+    loop,
     monitor,
     plan,
     policy,
@@ -75,6 +76,7 @@ def build() -> typer.Typer:
         export,
         guard,
         monitor,
+        loop,
         serve,
     ):
         module.register(app)

@@ -129,13 +129,13 @@ def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str
         nodes=strategy.nodes if isinstance(strategy, Ranks) else 1,
         devices=strategy.devices if isinstance(strategy, Ranks) else 1,
         gpus=site.gpus and resolved.recipe.training.accelerator != "cpu",
-        command=site.command or (_own_command() if site.container.kind == "none" else "vigil"),
+        command=site.command or (own_command() if site.container.kind == "none" else "vigil"),
         array=array,
         after=tuple(after.split(",")) if after else (),
     )
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """Return the path of this `vigil`, so that the version that checked the recipe also trains it."""
     started, installed = Path(sys.argv[0]), Path(sys.executable).with_name("vigil")
     if started.name == "vigil" and started.is_file():
