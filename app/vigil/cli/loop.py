@@ -80,12 +80,11 @@ def _surroundings(loop: "Loop", start: Any) -> "LoopSurroundings":
     """Return what the loop asks of reviews, traffic, bundles and Slurm."""
     from datetime import UTC, date, datetime
 
-    from vigil_monitoring.queues.queue import read_queue
-    from vigil_monitoring.reviews.answers import read_reviews
-
     from vigil.workflows.loop.iterations import LoopSurroundings
     from vigil.workflows.loop.steps import Queue
     from vigil_data.filesystem import sha256_file
+    from vigil_monitoring.queues.queue import read_queue
+    from vigil_monitoring.reviews.answers import read_reviews
     from vigil_monitoring.traffic.reader import open_traffic
     from vigil_serving.bundle.manifest import MANIFEST
 

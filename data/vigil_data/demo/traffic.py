@@ -8,15 +8,15 @@ Example:
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from vigil_data.demo.scenarios import CASES, PlannedPost, compose, draw_part, labels_of, post
-from vigil_data.items import Item
+from vigil_data.demo.scenarios import CASES, Part, PlannedPost, compose, draw_part, labels_of, post
+from vigil_data.items import Item, Modality
 
 FIRST_DAY = date(2026, 1, 5)
 """A Monday."""
@@ -107,7 +107,7 @@ def _plans(count: int, rng: Random) -> list[PlannedPost]:
     found: list[PlannedPost] = []
     while len(found) < count:
         for plan in compose("train", count, rng):
-            parts = {modality: some for modality, some in plan.parts.items() if modality != "audio"}
+            parts: dict[Modality, Sequence[Part]] = {m: some for m, some in plan.parts.items() if m != "audio"}
             ordinary = plan.functionality == "ordinary"
             if parts and plan.functionality in silent and (ordinary or rng.random() < ABOUT_SUBJECTS):
                 found.append(PlannedPost(plan.functionality, parts))
