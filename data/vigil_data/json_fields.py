@@ -111,9 +111,9 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
     """Build a value of a type from JSON: nested frozen dataclasses, plain values, tuples and mappings.
 
     Args:
-        kind: a dataclass, ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``, ``tuple[X, ...]``, ``list[X]``,
-            ``Mapping[str, X]``, a union of these, or one of them ``Annotated`` with :class:`Range` or :class:`OneOf`. A field
-            of a dataclass that has a default may be absent.
+        kind: a dataclass, a ``NamedTuple`` (a list in JSON), ``str``, ``int``, ``float``, ``bool``, ``Any``, a ``Literal``,
+            ``tuple[X, ...]``, ``list[X]``, ``Mapping[str, X]``, a union of these, or one of them ``Annotated`` with
+            :class:`Range` or :class:`OneOf`. A field of a dataclass that has a default may be absent.
         value: the parsed value.
         where: its position in the file.
 
@@ -129,6 +129,8 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
         names = tuple(hint for hint in hints if hint in given or hint not in optional)
         read = mapping(given, where, names)
         return cast("Any", kind)(**{name: structure(hints[name], read[name], f"{where}.{name}") for name in names})
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _named_tuple(kind, items(value, where), where)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _within(structure(arguments[0], value, where), arguments[1], where)
@@ -141,6 +143,13 @@ def structure(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 (one f
     if origin in (Union, UnionType):
         return _one_of(arguments, value, where)
     return {str: text, int: _whole, float: number, bool: _yes_or_no}[kind](value, where)
+
+
+def _named_tuple(kind: Any, values: list[Any], where: str) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
+    if len(values) != len(hints):
+        wrong(where, f"must be a list of {', '.join(hints)}, not of {len(values)} values")
+    return kind(*(structure(hint, each, f"{where}.{name}") for (name, hint), each in zip(hints.items(), values, strict=True)))
 
 
 def _within(value: Any, limit: Range | OneOf, where: str) -> Any:

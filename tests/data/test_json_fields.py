@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
+
+
+class Ends(NamedTuple):
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,12 @@ def test_structure_reports_position_and_reason(change: dict[str, Any], problem: 
     with pytest.raises(UserError) as caught:
         json_fields.structure(Tree, {**sound, **change}, "tree")
     assert str(caught.value) == problem
+
+
+def test_structure_reads_a_named_tuple_from_a_list() -> None:
+    assert json_fields.structure(Ends, [0.25, 0.5], "interval") == Ends(0.25, 0.5)
+    assert json_fields.structure(Ends | None, None, "interval") is None
+    with pytest.raises(UserError, match=r"^interval: must be a list of low, high, not of 1 values$"):
+        json_fields.structure(Ends, [0.25], "interval")
+    with pytest.raises(UserError, match=r"^interval\.high: must be a finite number"):
+        json_fields.structure(Ends, [0.25, "a"], "interval")

@@ -1,0 +1,1 @@
+"""Estimates of prevalence and online metrics from reviewed probability samples."""
