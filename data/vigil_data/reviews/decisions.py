@@ -105,7 +105,7 @@ def read_decisions(
         UserError: one line with ``FILE:LINE`` for each different mistake of the rows.
     """
     problems = Problems()
-    decisions = check_decisions(read_rows(file, problems), problems, ids, labels, stored, whose)
+    decisions = check_decisions(read_rows(file, problems), problems, ids, labels, stored=stored, whose=whose)
     if not decisions and not problems:
         problems.add(str(file), "no rows")
     problems.raise_if_any()
@@ -117,6 +117,7 @@ def check_decisions(
     problems: Problems,
     ids: Collection[str],
     labels: Collection[str],
+    *,
     stored: Mapping[tuple[Any, ...], Decision],
     whose: str,
 ) -> list[Decision]:

@@ -67,7 +67,8 @@ def decisions_of(
     rows: Iterable[TableRow], problems: Problems, file: Path, queue: Queue, policy_version: str | None = None
 ) -> list[Decision]:
     """Return the decisions of rows that a format yields; see :func:`read_reviews`."""
-    decisions = check_decisions(rows, problems, set(queue.table["id"].to_pylist()), queue.record.labels, {}, "the queue")
+    ids = set(queue.table["id"].to_pylist())
+    decisions = check_decisions(rows, problems, ids, queue.record.labels, stored={}, whose="the queue")
     for given in decisions if policy_version is not None else ():
         if given.policy_version != policy_version:
             found = f"policy version {given.policy_version}" if given.policy_version else "no policy version"

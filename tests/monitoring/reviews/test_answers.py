@@ -12,6 +12,9 @@ from vigil_data.reviews.rules import DEFAULT_RULES
 from vigil_monitoring.queues.queue import Queue, QueueRecord, queue_table
 from vigil_monitoring.reviews.answers import asked_labels, read_reviews, review_targets, review_warnings
 
+TWICE = "both under policy version v3; keep one answer, or give the new one another policy version"
+NEWEST = "the rule latest-policy counts those under the newest for each label of an item"
+
 
 def queue_of(*rows: tuple[str, list[str]], labels: tuple[str, ...] = ("spam", "hate")) -> Queue:
     table = queue_table(
@@ -58,8 +61,7 @@ def test_read_reviews_names_unknown_items_and_labels_and_second_answers(queue: Q
         "1: the queue has no item x",
         "2: the queue has no item y",
         "3: the queue has no label scam; it has spam, hate",
-        f"5: reviewer ann answers cannot tell for spam of b, but 1 at {file}:4, both under policy version v3; keep one answer, "
-        "or give the new one another policy version",
+        f"5: reviewer ann answers cannot tell for spam of b, but 1 at {file}:4, {TWICE}",
     ]
 
 
@@ -75,8 +77,7 @@ def test_read_reviews_refuses_another_policy_version(queue: Queue, tmp_path: Pat
     ]
     decisions = read_reviews(file, queue)
     assert review_warnings(queue, decisions) == [
-        "decisions under 3 policy versions (2 under v3, 1 under v4, 1 under none); the rule latest-policy counts those under the "
-        "newest for each label of an item",
+        f"decisions under 3 policy versions (2 under v3, 1 under v4, 1 under none); {NEWEST}",
         "1 of 4 answers that the queue asks for are not given; they stay unknown",
     ]
 

@@ -4,7 +4,9 @@ from types import ModuleType
 
 import typer
 
-MODULES: tuple[ModuleType, ...] = ()
+from vigil.cli.monitor import review
+
+MODULES: tuple[ModuleType, ...] = (review,)
 
 
 def register(app: typer.Typer) -> None:
