@@ -30,11 +30,11 @@ FORMAT = 1
 
 Kind = Literal["probability", "mined", "non-probability"]
 KINDS: tuple[Kind, ...] = ("probability", "mined", "non-probability")
-"""probability: each row of the population could be drawn, with a known probability. mined: the rows with an inclusion
+"""probability: each row of the population could be drawn, with a known probability. mined: the rows with a
 probability are such a sample, the others were picked. non-probability: nobody knows how the rows were chosen, such as appeals."""
 
 PURPOSES = ("estimate", "audit", "mined", "gold")
-"""estimate: a row of a probability sample. audit: the same, and of the share that is drawn with equal probabilities. mined: picked
+"""estimate: a row of a probability sample. audit: the same, and of the share drawn with equal probabilities. mined: picked
 for training. gold: an item whose answer is known, to measure reviewers; it is no part of the population."""
 
 PROBABILITY = "probability."
