@@ -41,9 +41,9 @@ def check_rules(rules: Sequence[str]) -> tuple[Rule, ...]:
 def decide(decisions: Sequence[Decision], rules: Sequence[Rule], *, soft: bool = False) -> tuple[float | None, list[Decision]]:
     """Return the target that follows from decisions about one label of one item, and the decisions that were counted.
 
-    ``latest-policy`` keeps those under the newest policy version (``v10`` is after ``v9``; none is before all). ``adjudicated``
-    keeps the newest adjudicated ones, if there are any. ``majority`` counts each vote once, ``confidence`` as much as its
-    reviewer was sure (once where it is not stated). "Cannot tell" is no vote.
+    ``latest-policy`` keeps those under the newest policy version; see :func:`latest_policy`. ``adjudicated`` keeps the newest
+    adjudicated ones, if there are any. ``majority`` counts each vote once, ``confidence`` as much as its reviewer was sure (once
+    where it is not stated). "Cannot tell" is no vote.
 
     Args:
         decisions: the decisions.
@@ -56,8 +56,7 @@ def decide(decisions: Sequence[Decision], rules: Sequence[Rule], *, soft: bool =
     chosen = list(decisions)
     for rule in rules:
         if rule == "latest-policy":
-            newest = max(map(_policy_order, chosen), default=[])
-            chosen = [of for of in chosen if _policy_order(of) == newest]
+            chosen = latest_policy(chosen)
         elif rule == "adjudicated" and any(of.adjudicated for of in chosen):
             last = max(of.time for of in chosen if of.adjudicated)
             chosen = [of for of in chosen if of.adjudicated and of.time == last]
@@ -73,6 +72,12 @@ def decide(decisions: Sequence[Decision], rules: Sequence[Rule], *, soft: bool =
     positive = math.fsum(weight for weight, value in zip(weights, values, strict=True) if value >= 0.5)
     negative = math.fsum(weight for weight, value in zip(weights, values, strict=True) if value < 0.5)
     return None if positive == negative else float(positive > negative), votes
+
+
+def latest_policy(decisions: Sequence[Decision]) -> list[Decision]:
+    """Return the decisions under the newest policy version among them (``v10`` is after ``v9``; none is before all)."""
+    newest = max(map(_policy_order, decisions), default=[])
+    return [of for of in decisions if _policy_order(of) == newest]
 
 
 def _policy_order(decision: Decision) -> list[tuple[int, int, str]]:

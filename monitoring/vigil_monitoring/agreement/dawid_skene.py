@@ -71,12 +71,12 @@ class DawidSkene:
     @property
     def sensitivity_W(self) -> Floats:
         """Probability that a reviewer who answers calls a positive item positive, ``[W]``."""
-        return self.answer_W23[:, 1, YES] / self.answer_W23[:, 1, :UNSURE].sum(1)
+        return _share_right(self.answer_W23, 1)
 
     @property
     def specificity_W(self) -> Floats:
         """Probability that a reviewer who answers calls a negative item negative, ``[W]``."""
-        return self.answer_W23[:, 0, NO] / self.answer_W23[:, 0, :UNSURE].sum(1)
+        return _share_right(self.answer_W23, 0)
 
     def accuracy(self, label: str, reviewers: Sequence[str], confidence: float = 0.95) -> list[AnswerAccuracy]:
         """Return each reviewer's sensitivity and specificity with intervals.
@@ -156,8 +156,8 @@ def fit_dawid_skene(
     limits = None
     if drawn_rates:
         rates_W23R_ = np.concatenate(drawn_rates, axis=3)
-        positives_W = _effective(rates_W23R[..., 0], rates_W23R_, 1, YES, positives_W)
-        negatives_W = _effective(rates_W23R[..., 0], rates_W23R_, 0, NO, negatives_W)
+        positives_W = _effective(rates_W23R[..., 0], rates_W23R_, 1, positives_W)
+        negatives_W = _effective(rates_W23R[..., 0], rates_W23R_, 0, negatives_W)
         limits = interval(float(prevalence_R[0]), np.concatenate(drawn_prevalence), confidence)
     return DawidSkene(
         posterior_N=np.where(asked_N | ~np.isnan(known_N), posterior_N1[:, 0], np.nan),
@@ -220,17 +220,23 @@ def _prior_counts(unsure_WR: Floats, priors: Priors) -> Floats:
 
 def _vote_shares(given_AN: "NDArray[np.float64]") -> Floats:
     """Return the share of positive votes of each item; that of all votes for an item without any."""
-    by_answer_3N = np.stack([given_AN[answer::3].sum(0) for answer in (NO, YES)])
-    votes_N = by_answer_3N.sum(0)
-    overall = by_answer_3N[YES].sum() / max(votes_N.sum(), 1)
-    return np.where(votes_N > 0, by_answer_3N[YES] / np.maximum(votes_N, 1), overall)
+    no_N, yes_N = (np.asarray(given_AN[answer::3].sum(0)) for answer in (NO, YES))
+    votes_N = no_N + yes_N
+    overall = yes_N.sum() / max(votes_N.sum(), 1)
+    shares_N: Floats = np.where(votes_N > 0, yes_N / np.maximum(votes_N, 1), overall)
+    return shares_N
 
 
-def _effective(rates_W23: Floats, drawn_W23R: Floats, truth: int, answer: int, counts_W: Floats) -> Floats:
+def _share_right(rates: Floats, truth: int) -> Floats:
+    """Return the share of right answers to items of a truth among the answers that are not "cannot tell"."""
+    share: Floats = rates[:, truth, truth] / rates[:, truth, :UNSURE].sum(1)
+    return share
+
+
+def _effective(rates_W23: Floats, drawn_W23R: Floats, truth: int, counts_W: Floats) -> Floats:
     """Return the number of items whose binomial variance is that of the bootstrap; at most their expected number."""
-    share_W = rates_W23[:, truth, answer] / rates_W23[:, truth, :UNSURE].sum(1)
-    drawn_WR = drawn_W23R[:, truth, answer] / drawn_W23R[:, truth, :UNSURE].sum(1)
-    variance_W = drawn_WR.var(1)
+    share_W = _share_right(rates_W23, truth)
+    variance_W = _share_right(drawn_W23R, truth).var(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         number_W = np.where(variance_W > 0, share_W * (1 - share_W) / variance_W, np.inf)
     return np.minimum(number_W, counts_W)

@@ -4,9 +4,12 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.monitor import review
+from vigil.cli.monitor import agreement, review
 
-MODULES: tuple[ModuleType, ...] = (review,)
+MODULES: tuple[ModuleType, ...] = (
+    agreement,
+    review,
+)
 
 
 def register(app: typer.Typer) -> None:
