@@ -1,8 +1,8 @@
 """Assignment of units and of blocks of time to arms, which a router and the analysis compute alike.
 
-A unit's place is the first 8 bytes of SHA-256 of ``SALT:UNIT`` (UTF-8) as a big-endian number, divided by 2**64; the challenger has
-the units whose place is less than its share. The block pair ``P`` of a switchback counts from 1970-01-01 UTC; its first block has the
-challenger where the place of ``SALT:P`` is less than a half, and else its second block.
+A unit's place is the first 8 bytes of SHA-256 of ``SALT:UNIT`` (UTF-8) as a big-endian number, divided by 2**64; the challenger
+has the units whose place is less than its share. Pairs of blocks of a switchback count from 1970-01-01 UTC; the first block of
+pair ``P`` has the challenger where the place of ``SALT:P`` is less than a half, and else the second block.
 
 Example:
     >>> "challenger" if unit_place("scam-2", author) < 0.5 else "champion"

@@ -1,10 +1,10 @@
 """Difference of a ratio between two arms at every look, with a standard error over two kinds of clusters.
 
-Rows add up to four sums for each cluster of time (day, or pair of blocks) and each group of authors: numerator and denominator of the
-champion and of the challenger. The difference of the ratios is linearized (Särndal, Swensson and Wretman 1992, section 5.6), and its
-variance is that of the linearized sums over authors plus over time less over both (Cameron, Gelbach and Miller 2011, section 2.2),
-and at least that of either. Whatever both arms share (the item, the author, the day) cancels there. Authors are hashed into groups, so
-that memory does not grow with their number: groups of independent authors are independent (random groups: Wolter 2007, section 2.2).
+Rows add up to four sums for each cluster of time (day, or pair of blocks) and each group of authors: numerator and denominator of
+the champion and of the challenger. The difference of the ratios is linearized (Särndal, Swensson and Wretman 1992, section 5.6).
+Its variance is that of the linearized sums over authors, plus over time, less over both (Cameron, Gelbach and Miller 2011,
+section 2.2), and at least that of either. Whatever both arms share (item, author, day) cancels there. Authors are hashed into
+groups, so that memory does not grow with their number: groups of independent authors are independent (Wolter 2007, section 2.2).
 """
 
 from dataclasses import dataclass, field
@@ -115,21 +115,28 @@ def difference_looks(sums_RTGS: Floats, last_time_K: Integers, rows_TA: Integers
     by_day = np.einsum("rts,rtu->rtsu", days_RTS, days_RTS).cumsum(axis=1)[:, last_time_K]
     by_both = np.einsum("rtgs,rtgu->rtsu", sums_RTGS, sums_RTGS).cumsum(axis=1)[:, last_time_K]
     times_RK = some_RT.cumsum(axis=1)[:, last_time_K]
-    found = _differences(totals_RKS, by_author, by_day, by_both, times_RK, authors_RK)
+    found = _differences(totals_RKS, (by_author, by_day, by_both), times_RK, authors_RK)
     return Looks(*found, rows_TA.cumsum(axis=0)[last_time_K])
 
 
 def _differences(
-    totals: Floats, by_author: Floats, by_day: Floats, by_both: Floats, times: Integers, authors: Integers
+    totals: Floats, moments: tuple[Floats, Floats, Floats], times: Integers, authors: Integers
 ) -> tuple[Floats, Floats, Floats, Floats, Integers]:
-    """Return both ratios, their difference, its standard error and the number of clusters, ``[R, K]`` each."""
+    """Return both ratios, their difference, its standard error and the number of clusters, ``[R, K]`` each.
+
+    Args:
+        totals: sums, ``[R, K, 4]``.
+        moments: sums of products of the clusters' sums, by author, by time and by both, ``[R, K, 4, 4]``.
+        times: clusters of time that are not empty.
+        authors: groups of authors that are not empty.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         champion, challenger = totals[..., 0] / totals[..., 1], totals[..., 2] / totals[..., 3]
         gradient = np.stack(
             [-1 / totals[..., 1], champion / totals[..., 1], 1 / totals[..., 3], -challenger / totals[..., 3]], axis=-1
         )
         several = authors > 1
-        quadratic = [np.einsum("rks,rkst,rkt->rk", gradient, moments, gradient) for moments in (by_author, by_day, by_both)]
+        quadratic = [np.einsum("rks,rkst,rkt->rk", gradient, of, gradient) for of in moments]
         over_authors = np.where(several, quadratic[0] * authors / np.maximum(authors - 1, 1), 0.0)
         over_times = quadratic[1] * times / np.maximum(times - 1, 1)
         variance = np.maximum.reduce([over_authors + over_times - quadratic[2] * several, over_authors, over_times])

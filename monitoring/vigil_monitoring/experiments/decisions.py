@@ -121,7 +121,9 @@ def clusters_of(spec: Experiment, days: Sequence[date]) -> Clusters:
     )
 
 
-def read_batch(batch: pa.RecordBatch, spec: Experiment, clusters: Clusters, shadow: bool, bundles: Mapping[int, str | None]) -> Decisions:
+def read_batch(
+    batch: pa.RecordBatch, spec: Experiment, clusters: Clusters, shadow: bool, bundles: Mapping[int, str | None]
+) -> Decisions:
     """Return a batch of traffic as decisions; those that belong to no arm are :data:`NEITHER`.
 
     Args:
@@ -165,7 +167,7 @@ def _groups(unit: pa.Array, ids: pa.Array, groups: int) -> Integers:
         return np.zeros(len(unit), np.int64)
     encoded = pc.coalesce(unit, ids).dictionary_encode()
     codes = np.array([crc32(name.encode()) % groups for name in encoded.dictionary.to_pylist()], np.int64)
-    return codes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(codes[encoded.indices.to_numpy(zero_copy_only=False)])
 
 
 def _contains(lists: pa.Array, value: str) -> Booleans:

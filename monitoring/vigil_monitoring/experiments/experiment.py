@@ -1,38 +1,26 @@
 """Evaluation of an experiment from traffic, queues and reviews.
 
-Nothing is stored between looks: the same traffic and reviews give the same result, whenever they are read, and looking every day is
-reading traffic that has grown.
+Nothing is stored between looks: the same traffic and reviews give the same result, whenever they are read, and looking every day
+is reading traffic that has grown.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from vigil_data.errors import UserError
 from vigil_data.progress import ProgressCallback
 from vigil_data.reviews.decisions import Decision
-from vigil_monitoring.experiments.decisions import (
-    CHALLENGER,
-    CHAMPION,
-    Clusters,
-    Decisions,
-    Floats,
-    clusters_of,
-    needed_columns,
-    read_batch,
-)
+from vigil_monitoring.experiments.decisions import CHALLENGER, CHAMPION, Clusters, Floats, clusters_of, needed_columns
+from vigil_monitoring.experiments.reading import Counts, SampledArms, TrafficReader
 from vigil_monitoring.experiments.results import Arm, ExperimentResult
-from vigil_monitoring.experiments.reviewed import ReviewedSample, reviewed_sample, rows_in_traffic
+from vigil_monitoring.experiments.reviewed import ReviewedSample, reviewed_sample
 from vigil_monitoring.experiments.sample_ratio import SampleRatio, sample_ratio
-from vigil_monitoring.experiments.spec import ColumnSplit, Experiment, HashSplit, Shadow
-from vigil_monitoring.experiments.tallies import MAX_WITHOUT_ANSWERS, Tallies, Tally, add_reviewed, add_traffic, new_tally
+from vigil_monitoring.experiments.spec import TRAFFIC_METRICS, ColumnSplit, Experiment, HashSplit, Shadow
+from vigil_monitoring.experiments.tallies import MAX_WITHOUT_ANSWERS, Tallies, Tally, new_tally
 from vigil_monitoring.experiments.verdict import Goal, decide, evidence, metric_result
 from vigil_monitoring.queues.queue import Queue
 from vigil_monitoring.results import Period
@@ -45,23 +33,6 @@ MAX_MISROUTED = 0.01
 """Largest share of an arm's decisions that another bundle may have made."""
 
 ARMS = ("champion", "challenger")
-
-
-@dataclass(slots=True)
-class _Counts:
-    """What was counted while reading traffic.
-
-    Attributes:
-        bundles: per arm, bundle to its decisions.
-        policies: per arm, policy to its decisions.
-        other_bundles: per arm, decisions of bundles that are not under test.
-        places: per arm, cluster of time to the places of its units.
-    """
-
-    bundles: tuple[Counter[Any], Counter[Any]] = field(default_factory=lambda: (Counter(), Counter()))
-    policies: tuple[Counter[Any], Counter[Any]] = field(default_factory=lambda: (Counter(), Counter()))
-    other_bundles: list[int] = field(default_factory=lambda: [0, 0])
-    places: tuple[dict[int, list[Floats]], dict[int, list[Floats]]] = field(default_factory=lambda: ({}, {}))
 
 
 def evaluate_experiment(
@@ -99,28 +70,23 @@ def evaluate_experiment(
     labels = spec.labels or sources[0][0].labels
     _check(spec, sources, labels, queues, file)
     sample = reviewed_sample(queues, labels) if queues and spec.needs_reviews else None
-    reader = _Reader(spec, sources, clusters, progress, sum(traffic.rows for traffic, _ in sources))
+    reader = TrafficReader(spec, sources, clusters, progress)
     tallies = Tallies([new_tally(of, clusters) for of in spec.metrics], reader.guardrails())
     counts, found = reader.read(tallies, sample)
     notes: list[str] = []
-    reviewed = (0, 0)
+    sampled = SampledArms(0, 0, 0)
     if sample is not None:
-        reviewed = _add_sample(spec, clusters, tallies, sample, found, counts, notes)
+        sampled = reader.add_sample(tallies, sample, found)
+        notes += _left_out(spec, sample, sampled)
     bundles = [_bundle(spec, counts, arm, file) for arm in (CHAMPION, CHALLENGER)]
     if bundles[0] is not None and bundles[0] == bundles[1]:
         raise UserError(f"{file}: both arms are of bundle {bundles[0][:12]}; nothing is compared")
     ratio = _ratio(spec, counts)
-    goals = [[_goal(of, spec, clusters) for of in some] for some in (tallies.metrics, tallies.guardrails)]
-    decided = decide(
-        goals[0],
-        goals[1],
-        clusters.days,
-        alpha=spec.alpha,
-        horizon_days=spec.horizon_days,
-        problems=_problems(spec, counts, ratio, notes),
-    )
+    problems = _problems(spec, counts, ratio, notes)
+    metrics, guardrails = ([_goal(of, spec, clusters) for of in some] for some in (tallies.metrics, tallies.guardrails))
+    decided = decide(metrics, guardrails, clusters.days, alpha=spec.alpha, horizon_days=spec.horizon_days, problems=problems)
     arms = [
-        Arm(bundle, _most(counts.policies[arm]), sum(counts.bundles[arm].values()), reviewed[arm])
+        Arm(bundle, _most(counts.policies[arm]), sum(counts.bundles[arm].values()), sampled[arm])
         for arm, bundle in enumerate(bundles)
     ]
     result = ExperimentResult(
@@ -135,7 +101,7 @@ def evaluate_experiment(
         champion=arms[0],
         challenger=arms[1],
         ratio=ratio,
-        problems=_problems(spec, counts, ratio, []),
+        problems=problems,
         notes=tuple(notes),
         metrics=decided.metrics,
         guardrails=decided.guardrails,
@@ -172,7 +138,7 @@ def _check(
     outside = [name for name in named if name in known and name not in labels]
     problems += [f"labels: {name} is used by a metric, but is not among the labels of the experiment" for name in outside]
     if spec.needs_reviews and not queues:
-        names = [of.name for of in (*spec.metrics, *spec.guardrails) if of.metric not in ("review_load", "action_rate")]
+        names = [of.name for of in (*spec.metrics, *spec.guardrails) if of.metric not in TRAFFIC_METRICS]
         problems.append(f"metrics: {names[0]} needs reviews: give --queue and --reviews")
     wanted = needed_columns(spec, [of.by for of in spec.guardrails if of.by is not None])
     problems += [
@@ -184,105 +150,24 @@ def _check(
         raise UserError(*(f"{file}: {problem}" for problem in problems))
 
 
-class _Reader:
-    """Reads the traffic of both arms."""
+def _left_out(spec: Experiment, sample: ReviewedSample, sampled: SampledArms) -> list[str]:
+    """Return which sampled rows are left out.
 
-    def __init__(
-        self,
-        spec: Experiment,
-        sources: Sequence[tuple[Traffic, bool]],
-        clusters: Clusters,
-        progress: ProgressCallback | None,
-        rows: int,
-    ) -> None:
-        self._spec, self._sources, self._clusters = spec, sources, clusters
-        self._progress, self._rows = progress or (lambda _task, _done, _total: None), rows
-        self._columns = needed_columns(spec, [of.by for of in spec.guardrails if of.by is not None])
-        self._under_test = {CHAMPION: spec.champion, CHALLENGER: spec.challenger}
-
-    def guardrails(self) -> list[Tally]:
-        """Return empty sums for each guardrail and the most frequent values of its column."""
-        columns = dict.fromkeys(of.by for of in self._spec.guardrails if of.by is not None)
-        counts: dict[str, Counter[Any]] = {column: Counter() for column in columns}
-        live = self._sources[0][0]
-        for batch in live.batches([*columns]) if columns else ():
-            for column, counter in counts.items():
-                counter.update({e["values"]: e["counts"] for e in pc.value_counts(batch[column].cast(pa.string())).to_pylist()})
-        tallies = []
-        for of in self._spec.guardrails:
-            values = [None] if of.by is None else [value for value, _ in counts[of.by].most_common(self._spec.max_slices)]
-            tallies += [new_tally(of, self._clusters, value) for value in values]
-        return tallies
-
-    def read(self, tallies: Tallies, sample: ReviewedSample | None) -> tuple[_Counts, list[pa.Table]]:
-        """Add all decisions to the sums; return what was counted, and the sampled rows of each source."""
-        counts, done, found = _Counts(), 0, []
-        wanted = None if sample is None else pa.array(list(dict.fromkeys(sample.ids_N)), pa.string())
-        for traffic, shadow in self._sources:
-            kept: list[pa.RecordBatch] = []
-            for batch in traffic.batches(self._columns):
-                decisions = read_batch(batch, self._spec, self._clusters, shadow, self._under_test)
-                self._count(counts, decisions, shadow)
-                add_traffic(tallies.all, decisions)
-                if wanted is not None:
-                    kept.append(batch.filter(pc.is_in(batch["id"], wanted)))
-                done += batch.num_rows
-                self._progress("reading decisions", done, self._rows)
-            found.append(pa.Table.from_batches(kept, batch.schema))
-        return counts, found
-
-    def _count(self, counts: _Counts, decisions: Decisions, shadow: bool) -> None:
-        free = read_batch(decisions.rows, self._spec, self._clusters, shadow, {}) if any(self._under_test.values()) else decisions
-        for arm in (CHAMPION, CHALLENGER):
-            rows = decisions.arm_N == arm
-            counts.other_bundles[arm] += int((free.arm_N == arm).sum() - rows.sum())
-            if not rows.any():
-                continue
-            for column, into in (("bundle", counts.bundles), ("policy", counts.policies)):
-                values = pc.value_counts(decisions.rows[column].filter(pa.array(rows)))
-                into[arm].update({e["values"]: e["counts"] for e in values.to_pylist()})
-            if decisions.place_N is not None:
-                for time in np.unique(decisions.time_N[rows]).tolist():
-                    places = np.unique(decisions.place_N[rows & (decisions.time_N == time)])
-                    counts.places[arm].setdefault(time, []).append(places[~np.isnan(places)])
-
-
-def _add_sample(
-    spec: Experiment,
-    clusters: Clusters,
-    tallies: Tallies,
-    sample: ReviewedSample,
-    found: Sequence[pa.Table],
-    counts: _Counts,
-    notes: list[str],
-) -> tuple[int, int]:
-    """Add the sampled rows to the sums; return the number of reviewed rows with an answer of each arm."""
-    reviewed = [0, 0]
-    under_test = {CHAMPION: spec.champion, CHALLENGER: spec.challenger}
-    places = []
-    for shadow, table in enumerate(found):
-        batch = table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
-        micros = batch["time"].cast(pa.int64()).to_numpy(zero_copy_only=False)
-        places.append((batch, rows_in_traffic(sample, batch["id"].to_pylist(), micros)))
-    in_all_N = np.logical_and.reduce([place_N >= 0 for _, place_N in places])
-    for shadow, (batch, place_N) in enumerate(places):
-        sampled_M = np.flatnonzero(in_all_N)
-        decisions = read_batch(batch.take(pa.array(place_N[sampled_M])), spec, clusters, bool(shadow), under_test)
-        add_reviewed(tallies.all, decisions, sample, sampled_M, spec.takes_down)
-        known_M = ~np.isnan(sample.value_NL[sampled_M]).all(axis=1)
-        for arm in (CHAMPION, CHALLENGER):
-            reviewed[arm] += int((known_M & (decisions.arm_N == arm)).sum())
-    if missing := int((~in_all_N).sum()):
-        where = "of both models" if isinstance(spec.split, Shadow) else "in the traffic"
-        notes.append(f"{missing:,} of {len(in_all_N):,} sampled rows have no decision {where} in the period, and are left out")
-        if missing == len(in_all_N):
-            raise UserError(f"none of the {missing:,} rows of the queues has a decision {where} in the period of the experiment")
+    Raises:
+        UserError: if all are.
+    """
+    notes, rows = [], len(sample.ids_N)
+    where = "of both models" if isinstance(spec.split, Shadow) else "in the traffic"
+    if sampled.absent == rows:
+        raise UserError(f"none of the {rows:,} rows of the queues has a decision {where} in the period of the experiment")
+    if sampled.absent:
+        notes.append(f"{sampled.absent:,} of {rows:,} sampled rows have no decision {where} in the period, and are left out")
     if sample.picked:
         notes.append(f"{sample.picked:,} rows of the queues belong to no probability sample, and are left out")
-    return reviewed[0], reviewed[1]
+    return notes
 
 
-def _bundle(spec: Experiment, counts: _Counts, arm: int, file: str) -> str | None:
+def _bundle(spec: Experiment, counts: Counts, arm: int, file: str) -> str | None:
     """Return the hash of an arm's bundle.
 
     Raises:
@@ -300,7 +185,7 @@ def _bundle(spec: Experiment, counts: _Counts, arm: int, file: str) -> str | Non
     return hashes[0] if hashes else None
 
 
-def _ratio(spec: Experiment, counts: _Counts) -> SampleRatio | None:
+def _ratio(spec: Experiment, counts: Counts) -> SampleRatio | None:
     """Return the test of the arms' sizes; ``None`` where no units are assigned."""
     if not isinstance(spec.split, HashSplit | ColumnSplit):
         return None
@@ -314,7 +199,7 @@ def _ratio(spec: Experiment, counts: _Counts) -> SampleRatio | None:
     return sample_ratio(units[0], units[1], spec.split.share) if times else None
 
 
-def _problems(spec: Experiment, counts: _Counts, ratio: SampleRatio | None, notes: list[str]) -> tuple[str, ...]:
+def _problems(spec: Experiment, counts: Counts, ratio: SampleRatio | None, notes: list[str]) -> tuple[str, ...]:
     """Return what makes the arms not comparable; what is only left out is added to ``notes``."""
     problems = []
     if ratio is not None and ratio.mismatch:
@@ -365,8 +250,3 @@ def _goal(tally: Tally, spec: Experiment, clusters: Clusters) -> Goal:
 
 def _most(counter: Counter[Any]) -> str | None:
     return counter.most_common(1)[0][0] if counter else None
-
-
-def sampled_days(days: Sequence[date]) -> Iterator[str]:
-    """Yield days as text."""
-    yield from (day.isoformat() for day in days)

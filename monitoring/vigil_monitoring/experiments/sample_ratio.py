@@ -1,7 +1,7 @@
 """Sample ratio mismatch: the arms have other shares of the units than were assigned, so they are not comparable.
 
-The Bayes factor of a Beta mixture against the assigned share (Lindon and Malek 2022, "Anytime-valid inference for multinomial count
-data", section 3) is a test martingale: its p-value may be read after every unit.
+The Bayes factor of a Beta mixture against the assigned share is a test martingale: its p-value may be read after every unit
+(Lindon and Malek 2022, "Anytime-valid inference for multinomial count data", section 3).
 """
 
 from dataclasses import dataclass

@@ -95,7 +95,11 @@ def add_traffic(tallies: Sequence[Tally], decisions: Decisions) -> None:
 
 
 def add_reviewed(
-    tallies: Sequence[Tally], decisions: Decisions, sample: ReviewedSample, sampled_M: NDArray[np.int64], takes_down: Sequence[str]
+    tallies: Sequence[Tally],
+    decisions: Decisions,
+    sample: ReviewedSample,
+    sampled_M: NDArray[np.int64],
+    takes_down: Sequence[str],
 ) -> None:
     """Add reviewed decisions to the metrics that need reviews.
 
