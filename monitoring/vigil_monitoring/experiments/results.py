@@ -62,7 +62,7 @@ class MetricResult:
         p_met: p-value of "the goal is not met", valid at every look.
         p_failed: corrected p-value of "the goal is met", valid at every look.
         without_answers: share of the weight of the reviewed rows without an answer.
-        bounds: smallest and largest difference for any values of the missing answers, if more than 5 % are missing.
+        bounds: the difference if every missing answer were 0, and if every one were 1, in order, if more than 5 % are missing.
         looks: the difference at each look.
     """
 

@@ -183,7 +183,7 @@ def _verdict(
     beyond = [of for of in guardrails if _gain(of) < -of.margin]
     if not unmet and not beyond:
         day = max(str(of.met) for of in metrics)
-        goals = "; ".join(f"{of.title} {_change(of)} was shown {_success(of)}" for of in metrics)
+        goals = "; ".join(f"{of.title} {_change(of)}, shown {_success(of)}" for of in metrics)
         return "promote", f"every goal was met by {day}: {goals}", day
     if unmet:
         waits = f"{unmet[0].title} {_change(unmet[0])} is not yet shown {_success(unmet[0])}"
@@ -199,10 +199,10 @@ def _gain(of: MetricResult) -> float:
 
 
 def _change(of: MetricResult) -> str:
-    if of.difference is None or of.champion is None or of.challenger is None:
+    if of.difference is None:
         return "(undefined)"
-    interval = "" if of.interval is None else f", interval {of.interval.low:+.4f} to {of.interval.high:+.4f}"
-    return f"({of.champion:.4f} to {of.challenger:.4f}, {of.difference:+.4f}{interval})"
+    interval = "" if of.interval is None else f" (interval {of.interval.low:+.4f} to {of.interval.high:+.4f})"
+    return f"{of.difference:+.4f}{interval}"
 
 
 def _success(of: MetricResult) -> str:

@@ -4,12 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.monitor import agreement, review
+from vigil.cli.monitor import agreement, experiment, review
 
-MODULES: tuple[ModuleType, ...] = (
-    agreement,
-    review,
-)
+MODULES: tuple[ModuleType, ...] = (agreement, experiment, review)
 
 
 def register(app: typer.Typer) -> None:
