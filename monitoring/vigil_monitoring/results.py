@@ -113,7 +113,7 @@ def read_result(file: Path) -> Result:
 def read_results(folder: Path) -> list[Result]:
     """Read all result files (``*.json``) of a folder, in the order of their periods, then of their creation.
 
-    JSON files without ``format`` and ``kind`` are of other commands, and left out.
+    JSON files that lack ``format``, ``kind``, ``period`` or ``created`` are of other commands, and left out.
 
     Raises:
         UserError: without such a folder, or for a result file that cannot be read.
@@ -129,7 +129,7 @@ def _is_result(file: Path) -> bool:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True  # read_result names the problem
-    return isinstance(value, dict) and {"format", "kind"} <= value.keys()
+    return isinstance(value, dict) and set(_HEAD) <= value.keys()
 
 
 def _parsed(kind: Any, value: Any, where: str) -> Any:

@@ -24,7 +24,7 @@ def test_write_result_reads_back_as_the_dataclass(tmp_path: Path) -> None:
 
 
 def test_read_results_sorts_by_period_and_skips_other_json(tmp_path: Path) -> None:
-    (tmp_path / "queue.record.json").write_text('{"seed": 1}')
+    (tmp_path / "queue.record.json").write_text('{"format": 1, "kind": "probability", "created": ""}')
     for name, month in (("a", 12), ("b", 11), ("c", 10)):
         write_result(tmp_path / f"{name}.json", "drift", Period(date(2026, month, 1), date(2026, month, 2)), {})
     assert [found.file.name for found in read_results(tmp_path)] == ["c.json", "b.json", "a.json"]
