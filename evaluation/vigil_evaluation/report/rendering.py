@@ -19,11 +19,11 @@ FEW_ITEMS = 10
 """Numbers that rest on fewer positives or fewer negatives are marked."""
 
 
-def render_page(template: str, to: StrPath, **values: Any) -> None:
+def render_page(template: str | Path, to: StrPath, **values: Any) -> None:
     """Render a template and write the page atomically.
 
     Args:
-        template: file in ``templates`` that extends ``layout.html.jinja``.
+        template: name of a file in ``templates``, or the path of another package's, that extends ``layout.html.jinja``.
         to: HTML file.
         values: variables of the template.
 
@@ -31,9 +31,10 @@ def render_page(template: str, to: StrPath, **values: Any) -> None:
         Failure: if the file cannot be written.
     """
     script = (STATIC / "script.js").read_text(encoding="utf-8")
+    template = TEMPLATES / template
     html = (
-        environment()
-        .get_template(template)
+        environment(template.parent)
+        .get_template(template.name)
         .render(
             values,
             few_items=FEW_ITEMS,
@@ -47,10 +48,10 @@ def render_page(template: str, to: StrPath, **values: Any) -> None:
 
 
 @cache
-def environment() -> Environment:
-    """Return the Jinja environment: every value is escaped, and an undefined name is an error."""
+def environment(folder: Path = TEMPLATES) -> Environment:
+    """Return the Jinja environment of a folder of templates: every value is escaped, and an undefined name is an error."""
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, TEMPLATES]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters |= {
         "score": format_score,
