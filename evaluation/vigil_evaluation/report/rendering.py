@@ -51,7 +51,11 @@ def render_page(template: str | Path, to: StrPath, **values: Any) -> None:
 def environment(folder: Path = TEMPLATES) -> Environment:
     """Return the Jinja environment of a folder of templates: every value is escaped, and an undefined name is an error."""
     made = Environment(
-        loader=FileSystemLoader([folder, TEMPLATES]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters |= {
         "score": format_score,

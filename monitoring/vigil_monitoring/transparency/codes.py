@@ -2,8 +2,8 @@
 
 Sources, read on 2026-11-29:
 
-- categories and sub-categories: Commission Implementing Regulation (EU) 2024/2835, Annex I, table 2 (categories names), as providers
-  publish it in their reports of 2026, with the codes of that table;
+- categories and sub-categories: Commission Implementing Regulation (EU) 2024/2835, Annex I, table 2 (categories names), as
+  providers publish it in their reports of 2026, with the codes of that table;
 - restrictions, grounds, content types, sources and means: documentation of the DSA Transparency Database, "API documentation" of
   version 2 and "Additional explanation for statement attributes", https://transparency.dsa.ec.europa.eu/page/api-documentation,
   and the rules of its published source, https://github.com/digital-services-act/transparency-database.
@@ -45,8 +45,8 @@ ContentType = Literal[
 SourceType = Literal["SOURCE_ARTICLE_16", "SOURCE_TRUSTED_FLAGGER", "SOURCE_TYPE_OTHER_NOTIFICATION", "SOURCE_VOLUNTARY"]
 AutomatedDecision = Literal["AUTOMATED_DECISION_FULLY", "AUTOMATED_DECISION_PARTIALLY", "AUTOMATED_DECISION_NOT_AUTOMATED"]
 Country = Literal[
-    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IS", "IT", "LI", "LT", "LU", "LV", "MT",
-    "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
+    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IS",
+    "IT", "LI", "LT", "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
 ]  # fmt: skip
 
 EEA: tuple[Country, ...] = get_args(Country)
@@ -54,8 +54,8 @@ EEA: tuple[Country, ...] = get_args(Country)
 EU: tuple[Country, ...] = tuple(country for country in EEA if country not in ("IS", "LI", "NO"))
 """Member States of the European Union."""
 OFFICIAL_LANGUAGES = (
-    "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "ga", "hr", "hu", "it", "lt", "lv", "mt", "nl", "pl", "pt", "ro", "sk",
-    "sl", "sv",
+    "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "ga", "hr",
+    "hu", "it", "lt", "lv", "mt", "nl", "pl", "pt", "ro", "sk", "sl", "sv",
 )  # fmt: skip
 """Official languages of the Union, the scopes of Article 42(2)(c)."""
 
@@ -80,7 +80,9 @@ CATEGORIES: Mapping[str, Category] = {
         {
             "KEYWORD_HIDDEN_ADVERTISEMENT": "Hidden advertisement or commercial communication, including by influencers",
             "KEYWORD_INSUFFICIENT_INFORMATION_ON_TRADERS": "Insufficient information on traders",
-            "KEYWORD_MISLEADING_INFO_GOODS_SERVICES": "Misleading information about the characteristics of the goods and services",
+            "KEYWORD_MISLEADING_INFO_GOODS_SERVICES": (
+                "Misleading information about the characteristics of the goods and services"
+            ),
             "KEYWORD_MISLEADING_INFO_CONSUMER_RIGHTS": "Misleading information about the consumer's rights",
             "KEYWORD_NONCOMPLIANCE_PRICING": "Non-compliance with pricing regulations",
         },
@@ -92,10 +94,14 @@ CATEGORIES: Mapping[str, Category] = {
             "KEYWORD_CYBER_HARASSMENT": "Cyber harassment",
             "KEYWORD_CYBER_INCITEMENT": "Cyber incitement to hatred or violence",
             "KEYWORD_CYBER_STALKING": "Cyber stalking",
-            "KEYWORD_NON_CONSENSUAL_IMAGE_SHARING": "Non-consensual (intimate) material sharing, including (image-based) sexual abuse "
-            "(excluding content depicting minors)",
-            "KEYWORD_NON_CONSENSUAL_MATERIAL_DEEPFAKE": "Non-consensual sharing of material containing deepfake or similar technology "
-            "using a third party's features (excluding content depicting minors)",
+            "KEYWORD_NON_CONSENSUAL_IMAGE_SHARING": (
+                "Non-consensual (intimate) material sharing, including (image-based) sexual abuse (excluding "
+                "content depicting minors)"
+            ),
+            "KEYWORD_NON_CONSENSUAL_MATERIAL_DEEPFAKE": (
+                "Non-consensual sharing of material containing deepfake or similar technology using a third "
+                "party's features (excluding content depicting minors)"
+            ),
         },
     ),
     "STATEMENT_CATEGORY_CYBER_VIOLENCE_AGAINST_WOMEN": Category(
@@ -106,10 +112,14 @@ CATEGORIES: Mapping[str, Category] = {
             "KEYWORD_CYBER_STALKING_AGAINST_WOMEN": "Cyber stalking against women",
             "KEYWORD_FEMALE_GENDERED_DISINFORMATION": "Gendered disinformation",
             "KEYWORD_INCITEMENT_AGAINST_WOMEN": "Illegal incitement to violence and hatred against women",
-            "KEYWORD_NON_CONSENSUAL_IMAGE_SHARING_AGAINST_WOMEN": "Non-consensual (intimate) material sharing against women, including "
-            "(image-based) sexual abuse against women (excluding content depicting minors)",
-            "KEYWORD_NON_CONSENSUAL_MATERIAL_DEEPFAKE_AGAINST_WOMEN": "Non-consensual sharing of material containing deepfake or similar "
-            "technology using a third party's features against women (excluding content depicting minors)",
+            "KEYWORD_NON_CONSENSUAL_IMAGE_SHARING_AGAINST_WOMEN": (
+                "Non-consensual (intimate) material sharing against women, including (image-based) sexual abuse "
+                "against women (excluding content depicting minors)"
+            ),
+            "KEYWORD_NON_CONSENSUAL_MATERIAL_DEEPFAKE_AGAINST_WOMEN": (
+                "Non-consensual sharing of material containing deepfake or similar technology using a third "
+                "party's features against women (excluding content depicting minors)"
+            ),
         },
     ),
     "STATEMENT_CATEGORY_DATA_PROTECTION_AND_PRIVACY_VIOLATIONS": Category(
@@ -143,7 +153,9 @@ CATEGORIES: Mapping[str, Category] = {
     "STATEMENT_CATEGORY_NEGATIVE_EFFECTS_ON_CIVIC_DISCOURSE_OR_ELECTIONS": Category(
         "Negative effects on civic discourse or elections",
         {
-            "KEYWORD_MISINFORMATION_DISINFORMATION": "Misinformation, disinformation, foreign information manipulation and interference",
+            "KEYWORD_MISINFORMATION_DISINFORMATION": (
+                "Misinformation, disinformation, foreign information manipulation and interference"
+            ),
             "KEYWORD_VIOLATION_EU_LAW": "Violation of EU law relevant to civic discourse or elections",
             "KEYWORD_VIOLATION_NATIONAL_LAW": "Violation of national law relevant to civic discourse or elections",
         },
@@ -153,7 +165,9 @@ CATEGORIES: Mapping[str, Category] = {
         {
             "KEYWORD_AGE_SPECIFIC_RESTRICTIONS_MINORS": "Age-specific restrictions concerning minors",
             "KEYWORD_CHILD_SEXUAL_ABUSE_MATERIAL": "Child sexual abuse material",
-            "KEYWORD_CHILD_SEXUAL_ABUSE_MATERIAL_DEEPFAKE": "Child sexual abuse material containing deepfake or similar technology",
+            "KEYWORD_CHILD_SEXUAL_ABUSE_MATERIAL_DEEPFAKE": (
+                "Child sexual abuse material containing deepfake or similar technology"
+            ),
             "KEYWORD_GROOMING_SEXUAL_ENTICEMENT_MINORS": "Grooming/sexual enticement of minors",
             "KEYWORD_UNSAFE_CHALLENGES": "Unsafe challenges",
         },

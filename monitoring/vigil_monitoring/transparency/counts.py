@@ -46,9 +46,8 @@ class Tally:
         """Count measures."""
         tally = cls()
         for of in measures:
-            cell = MeasureCell(
-                of.label, of.action, of.content_type or UNKNOWN, language_code(of.language), of.means, of.detected_by, of.origin
-            )
+            kind, language = of.content_type or of.presence or UNKNOWN, language_code(of.language)
+            cell = MeasureCell(of.label, of.action, kind, language, of.means, of.detected_by, of.origin)
             tally.counts[cell] += 1
             if of.posted is not None and (seconds := (of.time - of.posted).total_seconds()) >= 0:
                 tally.seconds[of.action, of.means].append(seconds)
@@ -66,6 +65,11 @@ class AppealCell(NamedTuple):
 
 
 UNDECIDED = "undecided"
+_OUTCOME_FIELDS: Mapping[str, str | None] = {
+    "submitted": None,
+    **{outcome.replace(" ", "_"): outcome for outcome in (*OUTCOMES, UNDECIDED)},
+}
+"""Counts of :class:`AppealRow` to the outcome that they count; ``None`` for any."""
 
 
 def language_code(language: str | None) -> str:
@@ -167,9 +171,7 @@ class PublishedMeasures:
     def rows(self, dimension: str) -> list[Row]:
         """Return the counts by a dimension: label, action, content_type, language or origin."""
         read = self._sums.read
-        return [
-            Row(name, *(read((dimension, name, means)) for means in (None, *MEANS))) for name in self.dimensions[dimension]
-        ]
+        return [Row(name, *(read((dimension, name, means)) for means in (None, *MEANS))) for name in self.dimensions[dimension]]
 
     def label_actions(self) -> list[tuple[str, list[int | None]]]:
         """Return the counts of each label by action."""
@@ -341,7 +343,10 @@ def publish_appeals(appeals: Sequence[Appeal], k: int) -> PublishedAppeals:
             for of in appeals
             if of.decided and of.settlement == settlement and of.regarding == (regarding or of.regarding)
         ]
-        row = [sums.read((settlement, regarding, outcome)) for outcome in (None, *OUTCOMES, UNDECIDED)]
-        shown = len(hours) >= max(k, 1) and None not in row  # that a median exists would say that a count is at least k
-        rows.append(AppealRow(regarding or "", settlement, *row, median_hours=median(hours) if shown else None))
+        counted = {name: sums.read((settlement, regarding, outcome)) for name, outcome in _OUTCOME_FIELDS.items()}
+        shown = (
+            len(hours) >= max(k, 1) and None not in counted.values()
+        )  # that a median exists would say that a count is at least k
+        hours_taken = median(hours) if shown else None
+        rows.append(AppealRow(regarding or "", settlement, **counted, median_hours=hours_taken))
     return PublishedAppeals(tuple(rows), sums.read("new"), sums.read("automated"), sums.read("human"), sums.withheld)

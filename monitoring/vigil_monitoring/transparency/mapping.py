@@ -48,7 +48,9 @@ class LabelMapping(Spec):
         "terms", description="terms: incompatible with the terms and conditions; law: illegal content"
     )
     reference: Short = Field(description="section of the terms and conditions, or the legal ground")
-    explanation: Long | None = Field(None, description="why content of the label violates it (default: the taxonomy's definition)")
+    explanation: Long | None = Field(
+        None, description="why content of the label violates it (default: the taxonomy's definition)"
+    )
 
     @model_validator(mode="after")
     def _codes_exist(self) -> "LabelMapping":
@@ -58,7 +60,9 @@ class LabelMapping(Spec):
         if self.subcategory not in known:
             raise ValueError(f"{self.category} has no sub-category {self.subcategory}; it has {', '.join(known)}")
         if self.ground == "law" and self.category == TERMS_ONLY:
-            raise ValueError(f"{TERMS_ONLY} is for terms and conditions; with ground law, name the category of the illegal content")
+            raise ValueError(
+                f"{TERMS_ONLY} is for terms and conditions; with ground law, name the category of the illegal content"
+            )
         return self
 
 
@@ -141,7 +145,11 @@ class TransparencyMapping(Spec):
             f"{where}: {kind} {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in the mapping {self.name}; add "
             f"{'it' if len(missing) == 1 else 'them'} under {kind}s{hint}"
             for kind, missing, hint in (
-                ("action", sorted(set(actions) - set(self.actions) - set(WITHOUT_RESTRICTION)), ", with {} if nothing is restricted"),
+                (
+                    "action",
+                    sorted(set(actions) - set(self.actions) - set(WITHOUT_RESTRICTION)),
+                    ", with {} if nothing is restricted",
+                ),
                 ("label", sorted(set(labels) - set(self.labels)), ""),
             )
             if missing

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigil_data.errors import UserError
-from vigil_data.progress import Progress
+from vigil_data.progress import ProgressCallback
 from vigil_monitoring.traffic import Traffic
 from vigil_monitoring.transparency.mapping import TransparencyMapping
 from vigil_monitoring.transparency.people import HumanMeasure, Means, Origin
@@ -29,7 +29,8 @@ class Measure(NamedTuple):
         means: ``automated`` if a model's policy decided, ``human`` if a person did.
         detected_by: who found the item.
         origin: what led to it.
-        content_type: the item's content type, or the modalities that are present; ``None`` if neither is known.
+        content_type: the item's content type; ``None`` if unknown.
+        presence: the modalities that are present, such as ``text+image``; ``None`` if unknown.
         language: the item's language; ``None`` if unknown.
         posted: when the item was posted; ``None`` if unknown.
         probability: the model's calibrated probability of the label; ``None`` for a person's measure, as the next four.
@@ -47,6 +48,7 @@ class Measure(NamedTuple):
     detected_by: Means
     origin: Origin
     content_type: str | None
+    presence: str | None
     language: str | None
     posted: datetime | None
     probability: float | None = None
@@ -57,7 +59,10 @@ class Measure(NamedTuple):
 
 
 def measures(
-    traffic: Traffic, mapping: TransparencyMapping, by_people: Sequence[HumanMeasure] = (), progress: Progress | None = None
+    traffic: Traffic,
+    mapping: TransparencyMapping,
+    by_people: Sequence[HumanMeasure] = (),
+    progress: ProgressCallback | None = None,
 ) -> Iterator[Measure]:
     """Yield the measures of the traffic's period: a model's in the order of the traffic, then those that people took.
 
@@ -82,10 +87,11 @@ def measures(
     columns = list(dict.fromkeys([*COLUMNS, *([posted] if posted else [])]))
     restricting = pa.array([name for name, action in mapping.actions.items() if action.restricts], pa.string())
     of_people = pa.array(sorted({measure.id for measure in by_people}), pa.string())
-    seen, items, decided = _Seen(), dict[str, _Item](), 0
+    seen, items, decided, done = _Seen(), dict[str, _Item](), 0, 0
     for batch in traffic.batches(columns):
+        done += batch.num_rows
         if progress is not None:
-            progress.advance(batch.num_rows)
+            progress("reading decisions", done, traffic.rows)
         decided += batch.num_rows - batch["action"].null_count
         mapping.check(str(traffic.path), _distinct(batch["action"]), ())
         if len(of_people):
@@ -96,7 +102,7 @@ def measures(
             raise UserError(f"{traffic.path}: item {unexplained[0]} has an action without reasons; a measure needs its label")
         mapping.check(str(traffic.path), (), {row["reasons"][0]["label"] for row in rows})
         fresh = seen.first([(row["id"], row["action"]) for row in rows])
-        for row in (rows[place] for place in np.flatnonzero(fresh)):
+        for row in (rows[place] for place in np.flatnonzero(fresh).tolist()):
             reason = row["reasons"][0]
             yield Measure(
                 row["id"], row["time"], reason["label"], row["action"], "automated", "automated", "own initiative",
@@ -107,16 +113,17 @@ def measures(
     if not decided:
         raise UserError(f"{traffic.path}: no decision has an action; serve or score with a policy, so that there are measures")
     fresh = seen.first([(measure.id, measure.action) for measure in by_people])
-    for of in (by_people[place] for place in np.flatnonzero(fresh)):
-        known = items.get(of.id, _Item(None, None, None))
+    for of in (by_people[place] for place in np.flatnonzero(fresh).tolist()):
+        known = items.get(of.id, _Item(None, None, None, None))
         yield Measure(
             of.id, of.time, of.label, of.action, "human", of.detected_by, of.origin, of.content_type or known.content_type,
-            of.language or known.language, of.posted or known.posted,
+            known.presence, of.language or known.language, of.posted or known.posted,
         )  # fmt: skip
 
 
 class _Item(NamedTuple):
     content_type: str | None
+    presence: str | None
     language: str | None
     posted: datetime | None
 
@@ -128,12 +135,13 @@ def _item(row: dict[str, object], posted: str | None) -> _Item:
         try:
             moment = datetime.fromisoformat(str(moment))
         except ValueError:
-            raise UserError(f"item {row['id']}: {posted} is {str(moment)[:40]!r}, not a time such as 2026-11-24T18:30:00Z") from None
+            raise UserError(
+                f"item {row['id']}: {posted} is {str(moment)[:40]!r}, not a time such as 2026-11-24T18:30:00Z"
+            ) from None
     if moment is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    kind = row["content_type"] or row["presence"]
-    language = row["language"]
-    return _Item(None if kind is None else str(kind), None if language is None else str(language), moment)
+    kind, presence, language = (None if row[of] is None else str(row[of]) for of in ("content_type", "presence", "language"))
+    return _Item(kind, presence, language, moment)
 
 
 def _distinct(column: pa.Array) -> list[str]:

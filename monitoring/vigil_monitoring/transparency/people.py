@@ -1,11 +1,11 @@
-"""Files that people's systems write: complaints with their outcomes, and measures that people took. JSON Lines, CSV or Parquet."""
+"""Files of complaints with their outcomes, and of measures that people took: JSON Lines, CSV or Parquet."""
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-from vigil_data.errors import Problems, UserError
+from vigil_data.errors import Problems
 from vigil_data.importers.table_reader import TableRow, read_rows
 
 Outcome = Literal["upheld", "partially reversed", "reversed", "omitted"]
@@ -77,8 +77,8 @@ _MEASURE = ("id", "time", "label", "action"), ("detected_by", "origin", "content
 def read_appeals(file: Path, start: date, end: date) -> list[Appeal]:
     """Read the complaints of a period.
 
-    Columns: ``id``, ``time`` (of the complaint); optional ``outcome``, ``decided_by`` (automated or human) and ``decided`` (time), all
-    three or none; ``regarding`` (default: visibility), ``new_restriction`` and ``settlement`` (true or false).
+    Columns: ``id``, ``time`` (of the complaint); optional ``outcome``, ``decided_by`` (automated or human) and ``decided``
+        (time), all three or none; ``regarding`` (default: visibility), ``new_restriction`` and ``settlement`` (true or false).
 
     Args:
         file: the file.
@@ -91,7 +91,7 @@ def read_appeals(file: Path, start: date, end: date) -> list[Appeal]:
 
     def appeal(row: _Row) -> Appeal:
         decision = [row.one_of("outcome", OUTCOMES), row.one_of("decided_by", MEANS), row.time("decided")]
-        if len({value is None for value in decision}) > 1:
+        if len({value is None for value in decision}) > 1 and not row.mistakes:
             row.wrong("outcome, decided_by and decided belong together; give all three, or none while the complaint is undecided")
         submitted = row.time("time")
         decided = cast("datetime | None", decision[2])
@@ -111,12 +111,14 @@ def read_appeals(file: Path, start: date, end: date) -> list[Appeal]:
     return _of_period(_read(file, *_APPEAL, appeal), start, end)
 
 
-def read_human_measures(file: Path, start: date, end: date, labels: Collection[str], actions: Collection[str]) -> list[HumanMeasure]:
+def read_human_measures(
+    file: Path, start: date, end: date, labels: Collection[str], actions: Collection[str]
+) -> list[HumanMeasure]:
     """Read the measures that people took in a period.
 
-    Columns: ``id``, ``time`` (of the measure), ``label``, ``action``; optional ``detected_by`` (automated or human; default: human),
-    ``origin`` (own initiative, notice or trusted flagger; default: own initiative), ``content_type``, ``language`` and ``posted`` (time;
-    default of the three: as in the traffic).
+    Columns: ``id``, ``time`` (of the measure), ``label``, ``action``; optional ``detected_by`` (automated or human; default:
+    human), ``origin`` (own initiative, notice or trusted flagger; default: own initiative), ``content_type``, ``language`` and
+    ``posted`` (time; default of the three: as in the traffic).
 
     Args:
         file: the file.

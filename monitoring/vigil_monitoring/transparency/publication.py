@@ -1,4 +1,4 @@
-"""Counts as they are published: sums of the same cells, of which the small ones are withheld together with those that reveal them."""
+"""Counts as they are published: sums over the same cells, without the small ones and those that reveal them."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar

@@ -4,12 +4,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vigil_data.progress import Progress
+from vigil_data.progress import ProgressCallback
 from vigil_evaluation.report.rendering import render_page
-from vigil_monitoring.results import Period, write_result
+from vigil_monitoring.results import write_result
 from vigil_monitoring.traffic import Traffic
 from vigil_monitoring.transparency.codes import CATEGORIES
-from vigil_monitoring.transparency.counts import MEASURES, PublishedAppeals, PublishedMeasures, Row, Tally, TimeToAct, publish_appeals
+from vigil_monitoring.transparency.counts import (
+    MEASURES,
+    PublishedAppeals,
+    PublishedMeasures,
+    Row,
+    Tally,
+    TimeToAct,
+    publish_appeals,
+)
 from vigil_monitoring.transparency.mapping import TransparencyMapping
 from vigil_monitoring.transparency.measures import measures
 from vigil_monitoring.transparency.people import Appeal, HumanMeasure
@@ -102,7 +110,7 @@ def write_report(  # noqa: PLR0917 (what a report is made of)
     by_people: Sequence[HumanMeasure] = (),
     appeals: Sequence[Appeal] | None = None,
     accuracy: Iterable[AutomatedAccuracy] = (),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[TransparencyReport, list[Path]]:
     """Count a period's measures and write the report: the template's tables, ``transparency.json`` and ``transparency.html``.
 

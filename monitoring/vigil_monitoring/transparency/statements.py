@@ -1,6 +1,7 @@
 """Statements of reasons: one for each measure, in the fields of the European Union's transparency database.
 
-They state facts of the decision (label, probability, threshold, policy) and policy text, and nothing of the content or its author.
+They state facts of the decision (label, probability, threshold, policy) and policy text, and nothing of the content or its
+author.
 """
 
 import csv
@@ -20,7 +21,7 @@ from vigil_monitoring.transparency.codes import OTHER, ContentType
 from vigil_monitoring.transparency.counts import language_code
 from vigil_monitoring.transparency.mapping import LabelMapping, TransparencyMapping
 from vigil_monitoring.transparency.measures import Measure
-from vigil_monitoring.transparency.statement_schema import Statement
+from vigil_monitoring.transparency.statement import Statement
 
 OF_MODALITY: Mapping[str, ContentType] = {
     "text": "CONTENT_TYPE_TEXT",
@@ -36,7 +37,8 @@ def write_statements(
 ) -> tuple[int, Counter[str]]:
     """Write statements as JSON Lines, and next to them a CSV of ``puid``, ``id`` and ``time`` by which each is found again.
 
-    The bodies are those that the database takes at ``/statement``, and up to 100 at once at ``/statements``. The CSV is not for the
+    The bodies are those that the database takes at ``/statement``, and up to 100 at once at ``/statements``. The CSV is not for
+    the
     database: ids may be personal data.
 
     Args:
@@ -53,24 +55,28 @@ def write_statements(
     """
     if mapping.posted is None:
         raise UserError(
-            f"the mapping {mapping.name} does not say when content was posted, which every statement states; set `posted` to a column of "
-            "the traffic, or to time if content is decided when it is posted"
+            f"the mapping {mapping.name} does not say when content was posted, which every statement states; set `posted` to a "
+            "column of the traffic, or to time if content is decided when it is posted"
         )
     for name, of in mapping.labels.items():
         if of.explanation is None and not (name in texts and (texts[name].definition or texts[name].description)):
             raise UserError(
-                f"the mapping {mapping.name} has no explanation for label {name}, and no policy text of it is given; add one of the two"
+                f"the mapping {mapping.name} has no explanation of label {name}, nor has its taxonomy a text; add one of them"
             )
     categories: Counter[str] = Counter()
-    with replaced_file(to) as new, replaced_file(to.with_suffix(".index.csv")) as index:
-        with open(new, "w", encoding="utf-8") as lines, open(index, "w", encoding="utf-8", newline="") as rows:
-            writer = csv.writer(rows, lineterminator="\r\n")
-            writer.writerow(["puid", "id", "time"])
-            for measure in measures:
-                statement = make_statement(measure, mapping, texts.get(measure.label))
-                lines.write(json.dumps(statement.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n")
-                writer.writerow([statement.puid, measure.id, measure.time.isoformat()])
-                categories[statement.category] += 1
+    with (
+        replaced_file(to) as new,
+        replaced_file(to.with_suffix(".index.csv")) as index,
+        new.open("w", encoding="utf-8") as lines,
+        index.open("w", encoding="utf-8", newline="") as rows,
+    ):
+        writer = csv.writer(rows, lineterminator="\r\n")
+        writer.writerow(["puid", "id", "time"])
+        for measure in measures:
+            statement = make_statement(measure, mapping, texts.get(measure.label))
+            lines.write(json.dumps(statement.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n")
+            writer.writerow([statement.puid, measure.id, measure.time.isoformat()])
+            categories[statement.category] += 1
     return categories.total(), categories
 
 
@@ -102,7 +108,7 @@ def make_statement(measure: Measure, mapping: TransparencyMapping, text: Label |
             decision_monetary_other=action.monetary_other,
             decision_provision=action.provision,
             decision_account=action.account,
-            decision_ground=f"DECISION_GROUND_{'ILLEGAL' if of.ground == 'law' else 'INCOMPATIBLE'}_CONTENT",  # type: ignore[arg-type]
+            decision_ground=f"DECISION_GROUND_{'ILLEGAL' if of.ground == 'law' else 'INCOMPATIBLE'}_CONTENT",
             decision_ground_reference_url=mapping.terms_url if of.ground == "terms" else None,
             **ground,
             category=of.category,
@@ -115,15 +121,17 @@ def make_statement(measure: Measure, mapping: TransparencyMapping, text: Label |
             territorial_scope=mapping.countries,
             application_date=measure.time.date().isoformat(),
             decision_facts=_facts(measure),
-            source_type=_SOURCES[measure.origin],  # type: ignore[arg-type]
+            source_type=_SOURCES[measure.origin],
             automated_detection="Yes" if measure.detected_by == "automated" else "No",
-            automated_decision="AUTOMATED_DECISION_FULLY" if measure.means == "automated" else by_person,  # type: ignore[arg-type]
+            automated_decision="AUTOMATED_DECISION_FULLY" if measure.means == "automated" else by_person,
             puid=puid(measure),
         )
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"])) or "statement"
-        raise UserError(f"item {measure.id}: {where}: {found['msg']}; the transparency database would refuse this statement") from None
+        raise UserError(
+            f"item {measure.id}: {where}: {found['msg']}; the transparency database would refuse this statement"
+        ) from None
 
 
 def puid(measure: Measure) -> str:
@@ -138,11 +146,10 @@ def _explanation(of: LabelMapping, text: Label | None) -> str:
 
 
 def _content_types(measure: Measure, mapping: TransparencyMapping) -> tuple[ContentType, ...]:
-    """Return the codes of a content type, or of modalities such as ``text+image``; a type that is neither is CONTENT_TYPE_OTHER."""
-    kind = measure.content_type or ""
-    if kind in mapping.content_types:
-        return mapping.content_types[kind]
-    modalities = kind.split("+")
+    """Return the codes of the content type, or else of the modalities; CONTENT_TYPE_OTHER if neither is known or mapped."""
+    if (mapped := mapping.content_types.get(measure.content_type or "")) is not None:
+        return mapped
+    modalities = (measure.presence or "").split("+")
     return tuple(OF_MODALITY[of] for of in modalities) if set(modalities) <= set(OF_MODALITY) else ("CONTENT_TYPE_OTHER",)
 
 
@@ -150,8 +157,8 @@ def _facts(measure: Measure) -> str:
     """Return what the decision relied on, in standard language."""
     label = measure.label.replace("_", " ")
     if measure.means == "human":
-        found = "a classifier brought the content to them" if measure.detected_by == "automated" else "without automated detection"
-        return f"A person found that the content falls under the label '{label}' ({found}) and applied the action '{measure.action}'."
+        found = "a classifier brought the content to them" if measure.detected_by == "automated" else "without a classifier"
+        return f"A person found that the content falls under the label '{label}' ({found}). Action: '{measure.action}'."
     text = (
         f"A classifier found that the content falls under the label '{label}' with a calibrated probability of "
         f"{measure.probability:.4f}, which reaches the threshold of {measure.threshold:.4f} for the action '{measure.action}'."

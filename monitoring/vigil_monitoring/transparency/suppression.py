@@ -1,11 +1,11 @@
 """Suppression of small counts, with as many others as it takes that the published ones do not reveal them.
 
-A published table of counts is a set of sums over the same cells: totals, categories, languages. A small count that is left out can
-be found again as the difference of others, or be bounded so tightly by them that leaving it out hides nothing. So each small
-count's feasible range is computed (two linear programs over the cells, with the published sums as equations), and as long as it is
-narrower than k, the smallest published count that bounds it is left out too: complementary cell suppression with an audit of the
-result (Fischetti and Salazar 2001, "Solving the cell suppression problem on tabular data with linear constraints", sections 2 and 4;
-Willenborg and de Waal 2001, "Elements of statistical disclosure control", section 6.2).
+A published table of counts is a set of sums over the same cells: totals, categories, languages. A small count that is left out
+can be found again as the difference of others, or be bounded so tightly by them that leaving it out hides nothing. So each
+small count's feasible range is computed (two linear programs over the cells, with the published sums as equations), and as long
+as it is narrower than k, the smallest published count that bounds it is left out too: complementary cell suppression with an
+audit of the result (Fischetti and Salazar 2001, "Solving the cell suppression problem on tabular data with linear constraints",
+sections 2 and 4; Willenborg and de Waal 2001, "Elements of statistical disclosure control", section 6.2).
 
 The assumed attacker knows which cells are empty, that a count which is left out is at least 1, and every published number.
 
@@ -44,7 +44,7 @@ def suppress(sums_MB: NDArray[Any], cells_B: Counts, k: int) -> Flags:
     columns, member = np.unique(np.asarray(sums_MB, bool)[:, filled], axis=1, return_inverse=True)
     cells = np.bincount(member.ravel(), weights=np.asarray(cells_B)[filled], minlength=columns.shape[1])
     rows, place = np.unique(columns, axis=0, return_inverse=True)
-    values = rows @ cells
+    values = np.asarray(rows @ cells, np.float64)
     primary = (values > 0) & (values < k)
     tables = _Tables(rows, values, primary.copy())
     if primary.any():
@@ -119,4 +119,5 @@ def _implied(rows: Flags, hidden: Flags) -> Flags:
         return np.zeros(len(rows), bool)
     basis = orth(rows[~hidden].astype(float).T)
     every = rows.astype(float)
-    return np.linalg.norm(every - every @ basis @ basis.T, axis=1) < _ZERO * np.maximum(np.linalg.norm(every, axis=1), 1)
+    rest = np.linalg.norm(every - every @ basis @ basis.T, axis=1)
+    return np.asarray(rest < _ZERO * np.maximum(np.linalg.norm(every, axis=1), 1))

@@ -1,9 +1,10 @@
 """Tables of the Union's template for transparency reports, as CSV files (RFC 4180, UTF-8).
 
-Commission Implementing Regulation (EU) 2024/2835, Annex I: names of files, columns, indicators and scopes are those of the official CSV
-template, as providers publish it in 2026. Written are the tables that follow from the traffic: 1 (identification), 2 (categories),
-5 and 6 (measures at the provider's own initiative, on illegal content and on terms and conditions), 7 (complaints) and 8 (automated
-means). Orders, notices, human resources, recipients and the qualitative part (3, 4, 9 to 11) are not in it.
+Commission Implementing Regulation (EU) 2024/2835, Annex I: names of files, columns, indicators and scopes are those of the
+official CSV template, as providers publish it in 2026. Written are the tables that follow from the traffic: 1 (identification),
+2 (categories), 5 and 6 (measures at the provider's own initiative, on illegal content and on terms and conditions), 7
+(complaints) and 8 (automated means). Orders, notices, human resources, recipients and the qualitative part (3, 4, 9 to 11) are
+not in it.
 
 A cell is empty where a number is not known or withheld; the contextual information next to it says which.
 """
@@ -36,8 +37,8 @@ REGARDING: Mapping[str, str] = {
     "account": "Complaint regarding a decision to suspend or terminate an account",
     "monetary": "Complaint regarding a decision to restrict the ability to monetise information",
     "notice": "Complaint regarding a decision not to take action on a notice submitted in accordance with Article 16",
-    "trusted flagger notice": "Complaint regarding a decision not to take action on a notice submitted by a Trusted Flagger in accordance "
-    "with Article 16",
+    "trusted flagger notice": "Complaint regarding a decision not to take action on a notice submitted by a Trusted Flagger in "
+    "accordance with Article 16",
 }
 SUSPENSIONS = tuple(
     f"Number of suspensions enacted for the provision of manifestly {what}"
@@ -80,7 +81,7 @@ class Identification:
         return f"{self.period.start}/{self.period.end}"
 
 
-def write_template(
+def write_template(  # noqa: PLR0917 (what the tables are made of)
     folder: Path,
     identification: Identification,
     measures: PublishedMeasures,
@@ -139,7 +140,8 @@ def _categories() -> list[list[str]]:
         rows.append([f"Category {number}", category.description, code, ""])
         below = {**category.subcategories, OTHER: "Not captured by any other sub-category"}
         rows += [
-            [f"Category {number}{chr(ord('a') + place)}", text, keyword, ""] for place, (keyword, text) in enumerate(below.items())
+            [f"Category {number}{chr(ord('a') + place)}", text, keyword, ""]
+            for place, (keyword, text) in enumerate(below.items())
         ]
     return rows
 

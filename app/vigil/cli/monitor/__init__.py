@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.monitor import agreement, estimate, experiment, review
+from vigil.cli.monitor import agreement, estimate, experiment, review, transparency
 
-MODULES: tuple[ModuleType, ...] = (agreement, estimate, experiment, review)
+MODULES: tuple[ModuleType, ...] = (agreement, estimate, experiment, review, transparency)
 
 
 def register(app: typer.Typer) -> None:
