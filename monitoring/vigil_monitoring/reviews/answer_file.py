@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,20 @@ class AnswerFile:
     def get(self, key: tuple[Any, ...]) -> Decision | None:
         """Return the decision with a key, if there is one."""
         return self._decisions.get(key)
+
+    @property
+    def by_key(self) -> Mapping[tuple[Any, ...], Decision]:
+        """All decisions, by what a reviewer may answer once."""
+        return self._decisions
+
+    def add(self, decisions: Iterable[Decision]) -> None:
+        """Store decisions in one atomic step; those with a key that is stored replace it.
+
+        Raises:
+            Failure: if the file cannot be written; it is unchanged then.
+        """
+        with self._lock:
+            self._rewrite({**self._decisions, **{of.key: of for of in decisions}})
 
     def put(self, decision: Decision) -> None:
         """Store a decision durably; it replaces the earlier one with its key.

@@ -8,9 +8,9 @@ Example:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,26 @@ def read_reviews(file: Path, queue: Queue, policy_version: str | None = None) ->
 
 
 def decisions_of(
-    rows: Iterable[TableRow], problems: Problems, file: Path, queue: Queue, policy_version: str | None = None
+    rows: Iterable[TableRow],
+    problems: Problems,
+    file: Path,
+    queue: Queue,
+    policy_version: str | None = None,
+    *,
+    stored: Mapping[tuple[Any, ...], Decision] | None = None,
 ) -> list[Decision]:
-    """Return the decisions of rows that a format yields; see :func:`read_reviews`."""
+    """Return the decisions of rows that a format yields; see :func:`read_reviews`.
+
+    Args:
+        rows: the rows.
+        problems: has the mistakes of reading them.
+        file: their file.
+        queue: the queue that was reviewed.
+        policy_version: see :func:`read_reviews`.
+        stored: decisions that are kept already, by their key; a second answer of their reviewers is refused.
+    """
     ids = set(queue.table["id"].to_pylist())
-    decisions = check_decisions(rows, problems, ids, queue.record.labels, stored={}, whose="the queue")
+    decisions = check_decisions(rows, problems, ids, queue.record.labels, stored=stored or {}, whose="the queue")
     for given in decisions if policy_version is not None else ():
         if given.policy_version != policy_version:
             found = f"policy version {given.policy_version}" if given.policy_version else "no policy version"

@@ -7,6 +7,7 @@ Example:
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,12 @@ class QueueContent:
     def asked(self) -> tuple[str, ...]:
         """All labels that are asked about."""
         return tuple(dict.fromkeys(label for labels in self.labels.values() for label in labels))
+
+    @cached_property
+    def most_media(self) -> tuple[int, int]:
+        """Largest number of images, and of audio files, of an item."""
+        counts = [(len(asked.item.image), len(asked.item.audio)) for asked in self]
+        return max(images for images, _ in counts), max(audio for _, audio in counts)
 
     def item(self, id_: str) -> Item:
         """Return one item."""
