@@ -5,6 +5,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -60,3 +62,32 @@ def test_agreement_refuses(files: Path, options: tuple[str, str], message: str, 
     Path("gold.csv").write_text("id,label,value\nother,hate,1\n")
     with pytest.raises(UserError, match=message):
         agreement(files, *options)
+
+
+def predictions(file: Path, **columns: list[str]) -> Path:
+    random = np.random.default_rng(0)
+    target_N = random.random(200) < 0.4
+    probability_N = np.clip(np.where(target_N, 0.8, 0.2) + random.normal(0, 0.005, 200), 0, 1)
+    target_N[:5] = ~target_N[:5]
+    ids = [f"p{n}" for n in range(200)]
+    pq.write_table(pa.table({"id": ids, "probability.hate": probability_N, "target.hate": target_N * 1.0, **columns}), file)
+    return file
+
+
+def label_errors(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(build(), ["monitor", "label-errors", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_label_errors_writes_a_queue_of_the_planted_errors(tmp_path: Path) -> None:
+    printed = label_errors(predictions(tmp_path / "a.parquet", split=["test"] * 200), "--to", tmp_path / "suspects.jsonl")
+    assert "the probabilities are held out: no item is of the split train" in printed
+    assert set(read_queue(tmp_path / "suspects.jsonl").table["id"].to_pylist()) == {f"p{n}" for n in range(5)}
+
+
+def test_label_errors_warns_of_probabilities_of_items_that_the_model_learnt(tmp_path: Path) -> None:
+    printed = label_errors(predictions(tmp_path / "a.parquet", split=["train"] * 150 + ["test"] * 50))
+    assert "warning: 150 of 200 items are of the split train, which the model was trained on" in printed
+    with pytest.raises(UserError, match="--labels spam: has no known target; labels with known targets are hate"):
+        label_errors(tmp_path / "a.parquet", "--labels", "spam")

@@ -21,6 +21,7 @@ MAX_ROWS = 20
 def register(group: typer.Typer) -> None:
     """Add the commands to ``group``."""
     group.command("agreement")(agreement)
+    group.command("label-errors")(label_errors)
 
 
 def agreement(
@@ -188,3 +189,83 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def label_errors(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="Parquet table with id, probability.LABEL and target.LABEL; or a run or bundle.",
+        ),
+    ],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATASET", help="Dataset that a run or bundle predicts (default: its own).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split (default: test of a run or bundle, all rows of a table).")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="A,B", help="Labels (default: all with known targets).")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Most suspected targets in the queue.")] = 200,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Write the items there, as a queue that asks about these labels.")
+    ] = None,
+) -> None:
+    """List targets that a model contradicts, most suspicious first (confident learning).
+
+    The model must not have been trained on the items: its probabilities agree with the targets that it learnt, wrong ones
+    included. Unknown targets count nowhere. See docs/monitor-agreement.md.
+    """
+    from vigil.workflows.model_source import source_kind
+    from vigil.workflows.prediction_sources import load_predictions
+    from vigil_data.errors import UserError
+    from vigil_data.progress import Progress
+    from vigil_evaluation.predictions import labelled, scored_items
+    from vigil_monitoring.agreement.label_errors import held_out, suspected_targets, suspects_queue
+    from vigil_monitoring.queues.queue import write_queue
+
+    kind = source_kind(predictions)
+    with Progress("predicting") as progress:
+        loaded = load_predictions(predictions, data=data, split=split if kind == "table" else split or "test", progress=progress)
+    table = scored_items(loaded.table, str(predictions))[0]
+    if "id" not in table.column_names:
+        raise UserError(f"{predictions}: has no column id, by which reviewers find an item")
+    known = labelled(table, loaded.labels)
+    wanted = known if labels is None else tuple(name.strip() for name in labels.split(",") if name.strip())
+    if unknown := [label for label in wanted if label not in known]:
+        raise UserError(f"--labels {unknown[0]}: has no known target; labels with known targets are {', '.join(known) or 'none'}")
+    if not wanted:
+        raise UserError(f"{predictions}: has no known target.LABEL to check")
+    found, suspects = suspected_targets(table, wanted)
+    if kind == "table":
+        state, why = held_out(table)
+    else:
+        state, why = ("no" if split == "train" else "yes"), f"the split is {split or 'test'}"
+    if state == "yes":
+        typer.echo(f"- the probabilities are held out: {why}")
+    else:
+        typer.echo(
+            f"warning: {why}; a model agrees with the targets that it learnt, so that errors among them stay hidden. Predict "
+            "each item with a model that was trained without it (docs/monitor-agreement.md)",
+            err=True,
+        )
+    print_table(
+        ["label", "known", "suspected", "wrong positives", "wrong negatives"],
+        (
+            [
+                *(label, one.known, sum(of.label == label for of in suspects)),
+                *(_percent(one.wrong_positives), _percent(one.wrong_negatives)),
+            ]
+            for label, one in found.items()
+        ),
+    )
+    if suspects:
+        print_table(
+            ["suspected", "label", "target", "probability"],
+            ([of.id, of.label, f"{of.target:g}", f"{of.probability:.3f}"] for of in suspects[:MAX_ROWS]),
+        )
+        if len(suspects) > MAX_ROWS:
+            typer.echo(f"… and {len(suspects) - MAX_ROWS:,} more; --to FILE.jsonl writes the first {min(most, len(suspects)):,}")
+    if to is not None and suspects:
+        queue = suspects_queue(table, wanted, suspects[:most])
+        write_queue(to, queue)
+        typer.echo(f"{len(queue.table):,} items to review in {to}")
