@@ -30,6 +30,9 @@ _SCALES = (0.5, 2.0)
 _STREAMS_AT_ONCE = 512
 """Streams that are computed together, so that memory is bounded."""
 
+LOOKBACK = 60
+"""Days of one evidence of a shift: one that began earlier is looked for in its later days only."""
+
 _LARGEST_BET = 0.8
 """Largest part of the capital that one observation can lose."""
 
@@ -121,7 +124,7 @@ def _shift_evidence(  # noqa: PLR0917 (the arrays of some streams)
     best_TK = np.full((days, values_NK.shape[1]), -np.inf)
     start_TK = np.zeros(best_TK.shape, np.int64)
     for start in range(days):
-        at = slice(references + start, None)
+        at = slice(references + start, references + start + LOOKBACK)
         new_weight_TGK = np.cumsum(member_NG[at, :, None] * weights_NK[at, None, :], axis=0)
         new_sum_TGK = np.cumsum(member_NG[at, :, None] * sums_NK[at, None, :], axis=0)
         weight_TGK, sum_TGK = base_weight_GK + new_weight_TGK, base_sum_GK + new_sum_TGK
@@ -132,7 +135,7 @@ def _shift_evidence(  # noqa: PLR0917 (the arrays of some streams)
         residual_TK = base_square_K + np.cumsum(squares_NK[at], axis=0) - (sum_TGK**2 * over_TGK).sum(axis=1)
         freedom_TK = base_days_K + np.cumsum(known_NK[at], axis=0) - (weight_TGK > 0).sum(axis=1)
         log_e_TK = log_weight_T[start] + _shift_log_e(product_TK, information_TK, residual_TK, freedom_TK, band_2K, least_K)
-        later_TK, starts_TK = best_TK[start:], start_TK[start:]
+        later_TK, starts_TK = best_TK[start : start + LOOKBACK], start_TK[start : start + LOOKBACK]
         better_TK = log_e_TK > later_TK
         later_TK[better_TK], starts_TK[better_TK] = log_e_TK[better_TK], start
     return ChangeEvidence(best_TK, start_TK)
