@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vigil.cli.monitor.log_option import LogColumnOption, LogDaysOption, LogMaxBytesOption, log_options
+from vigil_serving.traffic.options import DEFAULT_DAYS, DEFAULT_MAX_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -122,6 +125,13 @@ def triton(
     pad_tokens: Annotated[int, typer.Option(min=1, help="Pad passages to a multiple of this many tokens.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads within an operator (default: all cores).")] = None,
     cache_bytes: Annotated[int, typer.Option(min=0, help="Bytes of encoded media that each process caches.")] = 64 << 20,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Traffic log: a folder on the server in which its processes log their decisions."),
+    ] = None,
+    log_column: LogColumnOption = None,
+    log_days: LogDaysOption = DEFAULT_DAYS,
+    log_max_bytes: LogMaxBytesOption = DEFAULT_MAX_BYTES,
 ) -> None:
     """Write a bundle as a model repository for NVIDIA's Triton Inference Server."""
     from vigil_serving.triton.options import ModelRepositoryOptions
@@ -136,6 +146,7 @@ def triton(
         pad_tokens=pad_tokens,
         threads=threads,
         cache_bytes=cache_bytes,
+        log=log_options(log, log_column, log_days, log_max_bytes),
     )
     models = write_repository(bundle, to, name=name, options=options)
     typer.echo(f"models: {', '.join(models)}")

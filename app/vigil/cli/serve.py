@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vigil.cli.data.ray_option import Ray
+from vigil.cli.monitor.log_option import LogColumnOption, LogDaysOption, LogMaxBytesOption, LogOption, log_options
+from vigil_serving.traffic.options import DEFAULT_DAYS, DEFAULT_MAX_BYTES
 
 if TYPE_CHECKING:
     from vigil_serving.scoring.score import RayOptions, ScoringSummary
@@ -47,6 +49,8 @@ def score(
     chunk: Annotated[int, typer.Option(min=1, help="Items per shard: what a kill costs at most.")] = 1024,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the shards of an interrupted job.")] = False,
     policy_text: PolicyTextOption = None,
+    log: LogOption = None,
+    log_column: LogColumnOption = None,
 ) -> None:
     """Score a dataset with ONNX Runtime; PyTorch is not needed.
 
@@ -71,6 +75,7 @@ def score(
                 ray=options,
                 restart=restart,
                 policy_text=policy_text,
+                log=log_options(log, log_column),
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -160,6 +165,10 @@ def serve(
         Path | None, typer.Option(metavar="PEM", help="Refuse bundles that are not signed by this key.")
     ] = None,
     policy_text: PolicyTextOption = None,
+    log: LogOption = None,
+    log_column: LogColumnOption = None,
+    log_days: LogDaysOption = DEFAULT_DAYS,
+    log_max_bytes: LogMaxBytesOption = DEFAULT_MAX_BYTES,
 ) -> None:
     """Serve a bundle's decisions over HTTP: JSON, forms, the KServe V2 protocol, metrics, and a page to try the bundle.
 
@@ -198,5 +207,6 @@ def serve(
         max_connections=max_connections,
         public_key=public_key,
         policy_text=policy_text,
+        log=log_options(log, log_column, log_days, log_max_bytes),
     )
     run(settings)

@@ -46,7 +46,9 @@ class Traffic:
         labels: labels of all files, in the order in which they first occur.
         columns: names of the columns that any file has, and of those that every traffic has.
         rows_by_day: day (UTC) to its number of rows, in order; days without rows are absent.
+        rows_by_role: role to its number of rows in the period, of other roles too.
         assumed_day: day of all rows of a table without ``time``; else ``None``.
+        sources: the files.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Traffic:
         end: date | None,
     ) -> None:
         self.path, self.role, self.assumed_day = path, role, assumed_day
-        self._sources, self._exposures = sources, exposures
+        self.sources, self._exposures = sources, exposures
         names = dict.fromkeys(name for source in sources for name in source.schema.names)
         self.labels = tuple(name.removeprefix(PROBABILITY) for name in names if name.startswith(PROBABILITY))
         self.columns = tuple(dict.fromkeys([*(name for name in TYPES if name not in names), *names]))
@@ -69,12 +71,15 @@ class Traffic:
         for source in reversed(sources):  # of a further column with several types, the first file's counts
             self._types |= {field.name: _plain(field.type) for field in source.schema if field.name not in TYPES}
         self._types |= dict.fromkeys((PROBABILITY + label for label in self.labels), pa.float32())
-        rows = self._count()
-        self.rows_by_day = {day: rows[day] for day in sorted(rows) if (start or day) <= day <= (end or day)}
-        self._outside = len(rows) - len(self.rows_by_day)
+        counts = self._count()
+        inside = {key: rows for key, rows in sorted(counts.items()) if (start or key[0]) <= key[0] <= (end or key[0])}
+        self.rows_by_day = {day: rows for (day, of), rows in inside.items() if of == role}
+        self.rows_by_role = {known: sum(rows for (_, of), rows in inside.items() if of == known) for _, known in inside}
+        self._outside = len(inside) < len(counts)
         if not self.rows_by_day:
-            has = f"it has {min(rows)} to {max(rows)}" if rows else "nor on any other day"
-            raise UserError(f"{path}: has no {role} decisions{_between(start, end)}; {has}")
+            days = sorted(day for day, of in counts if of == role)
+            has = f"{days[0]} to {days[-1]}" if days else f"only {', '.join(sorted({of for _, of in counts}))} ones"
+            raise UserError(f"{path}: has no {role} decisions{_between(start, end)}; it has {has}")
 
     @property
     def days(self) -> tuple[date, ...]:
@@ -102,7 +107,7 @@ class Traffic:
             raise UserError(f"{self.path}: has no column {', '.join(unknown)}; it has {', '.join(self.columns)}")
         wanted = set(self.days if days is None else days) & set(self.days)
         schema = pa.schema([(name, self._types[name]) for name in columns])
-        for source in self._sources:
+        for source in self.sources:
             if source.day is None or source.day in wanted:
                 yield from self._of_source(source, schema, wanted)
 
@@ -130,7 +135,7 @@ class Traffic:
         """Return the rows of the role."""
         if "role" not in source.schema.names:
             return batch if self.role == LIVE else batch.slice(0, 0)
-        return batch.filter(pc.equal(pc.fill_null(_cast(source, batch["role"], pa.string(), "role"), LIVE), self.role))
+        return batch.filter(pc.equal(_roles(source, batch), self.role))
 
     def _column(self, source: Source, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
         name, rows = field.name, batch.num_rows
@@ -149,20 +154,22 @@ class Traffic:
             return pa.repeat(getattr(_Defaults(), name), rows)
         return pa.nulls(rows, field.type)
 
-    def _count(self) -> Counter[date]:
-        """Return the number of rows of each day."""
-        counts: Counter[date] = Counter()
-        for source in self._sources:
+    def _count(self) -> Counter[tuple[date, str]]:
+        """Return the number of rows of each day and role."""
+        counts: Counter[tuple[date, str]] = Counter()
+        for source in self.sources:
             if not (chosen_by := _chosen_by(source)):
-                if self.role == LIVE:
-                    counts[self._day(source)] += source.rows
+                counts[self._day(source), LIVE] += source.rows
                 continue
             for batch in source.batches(chosen_by):
-                kept = self._of_role(source, batch)
-                if "time" in chosen_by:
-                    counts.update({e["values"]: e["counts"] for e in pc.value_counts(_days(source, kept)).to_pylist()})
-                elif kept.num_rows:
-                    counts[self._day(source)] += kept.num_rows
+                roles = _roles(source, batch) if "role" in chosen_by else pa.repeat(LIVE, batch.num_rows)
+                for entry in pc.value_counts(roles).to_pylist():
+                    role = entry["values"]
+                    if "time" in chosen_by:
+                        days = _days(source, batch).filter(pc.equal(roles, role))
+                        counts.update({(e["values"], role): e["counts"] for e in pc.value_counts(days).to_pylist()})
+                    else:
+                        counts[self._day(source), role] += entry["counts"]
         return counts
 
     def _day(self, source: Source) -> date:
@@ -291,6 +298,11 @@ def _times(source: Source, batch: pa.RecordBatch, assumed: date | None) -> pa.Ar
 
 def _days(source: Source, batch: pa.RecordBatch) -> pa.Array:
     return _times(source, batch, None).cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+
+
+def _roles(source: Source, batch: pa.RecordBatch) -> pa.Array:
+    """Return the role of each row; ``live`` where it is null."""
+    return pc.fill_null(_cast(source, batch["role"], pa.string(), "role"), LIVE)
 
 
 def _labels(source: Source, batch: pa.RecordBatch) -> pa.Array:

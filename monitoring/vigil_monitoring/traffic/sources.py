@@ -24,6 +24,7 @@ class Source:
         file: the file.
         schema: its columns.
         rows: its rows then; later ones of a segment are not read.
+        bytes: its size then.
         day: day of all its rows, if it is of a log.
         active: whether it was a segment.
     """
@@ -31,6 +32,7 @@ class Source:
     file: Path
     schema: pa.Schema
     rows: int
+    bytes: int
     day: date | None = None
     active: bool = False
 
@@ -77,7 +79,7 @@ def table_source(file: Path, day: date | None = None) -> Source:
     """
     try:
         with pq.ParquetFile(file) as opened:
-            return Source(file, opened.schema_arrow, opened.metadata.num_rows, day)
+            return Source(file, opened.schema_arrow, opened.metadata.num_rows, file.stat().st_size, day)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}; restore or remove it") from None
 
@@ -86,8 +88,9 @@ def segment_source(file: Path, day: date) -> Source | None:
     """Return a segment as a source, with the rows that it has now; ``None`` if it has none yet."""
     rows, schema = 0, None
     try:
+        size = file.stat().st_size
         for batch in read_segment(file):
             rows, schema = rows + batch.num_rows, batch.schema
     except FileNotFoundError:
         return table_source(parquet_of(file), day)
-    return None if schema is None else Source(file, schema, rows, day, True)
+    return None if schema is None else Source(file, schema, rows, size, day, True)

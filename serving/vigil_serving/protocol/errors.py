@@ -1,6 +1,7 @@
 """Request errors: an HTTP status and one line, which never repeats content of the request."""
 
 from collections.abc import Mapping
+from traceback import extract_tb
 
 
 class RequestError(Exception):
@@ -41,3 +42,9 @@ def busy(line: str) -> RequestError:
 def unavailable(line: str, reason: str) -> RequestError:
     """Return the error for a server that is loading or stopping (503)."""
     return RequestError(503, line, reason, {"Retry-After": "5"})
+
+
+def traceback_summary(error: BaseException) -> str:
+    """Return the type of an exception and its last four lines of code, without its message."""
+    frames = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+    return f"{type(error).__name__} at {' > '.join(frames[-4:])}"

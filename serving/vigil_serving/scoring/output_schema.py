@@ -9,9 +9,9 @@ import pyarrow as pa
 from vigil_data.filesystem import sha256_json
 from vigil_serving.bundle.load import Bundle
 from vigil_serving.runtime.decisions import Decision
+from vigil_serving.traffic.schema import REASON
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
-_REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
 _SEGMENT = [
     ("modality", pa.string()),
     ("index", pa.int32()),
@@ -35,7 +35,7 @@ def output_schema(bundle: Bundle) -> pa.Schema:
             ("uncalibrated", pa.list_(pa.string())),
         ]
         guard += [(f"policy_text.{label}", _NAME) for label in labels]
-    policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(_REASON))]
+    policy = [("action", pa.string()), ("review", pa.bool_()), ("reasons", pa.list_(REASON))]
     return pa.schema(
         [("id", pa.string())]
         + [(f"probability.{label}", pa.float32()) for label in labels]

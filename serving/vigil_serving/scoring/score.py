@@ -13,10 +13,12 @@ from vigil_serving.bundle.policy_text_file import read_policy_text
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.scoring.job_spec import JobSpec, SelectedRows, make_job_spec
 from vigil_serving.scoring.local_executor import score_shards
+from vigil_serving.scoring.log_shards import check_log, log_shards
 from vigil_serving.scoring.merge_shards import DecisionCounts, check_output, check_shards, merge_shards
 from vigil_serving.scoring.output_schema import output_schema, policy_title
 from vigil_serving.scoring.shards import Shards
-from vigil_serving.scoring.workdir import open_workdir, remove_workdir
+from vigil_serving.scoring.workdir import log_name, open_workdir, remove_workdir
+from vigil_serving.traffic.options import TrafficLogOptions
 
 CHUNK = 1024
 """Rows per shard: what a kill costs at most, for each process that scores."""
@@ -71,6 +73,7 @@ def score_dataset(
     ray: RayOptions | None = None,
     restart: bool = False,
     policy_text: StrPath | None = None,
+    log: TrafficLogOptions | None = None,
     progress: ProgressCallback | None = None,
 ) -> ScoringSummary:
     """Score a dataset's items in row order; the table appears under its name when it is complete.
@@ -90,6 +93,7 @@ def score_dataset(
         restart: discard the shards of an interrupted job.
         policy_text: file of policy texts that a guard reads in place of the bundle's
             (:func:`vigil_serving.bundle.policy_text_file.read_policy_text`).
+        log: also write the decisions into this traffic log, when the table is complete; its limits are not enforced.
         progress: called with the items done and the total.
 
     Returns:
@@ -110,6 +114,8 @@ def score_dataset(
         loaded = with_policy_text(loaded, texts)
     digest = None if texts is None else texts.digest
     job, rows = make_job_spec(loaded, dataset, split=split, where=where, variant=variant, chunk=chunk, policy_text=digest)
+    if log is not None:
+        check_log(log, rows.dataset)
     with open_workdir(to, job, restart=restart) as shards:
         missing = list(shards.missing())
         resumed = done = job.rows - sum(job.size(number) for number in missing)
@@ -121,6 +127,8 @@ def score_dataset(
         counts.actions = dict.fromkeys(loaded.policy.actions if loaded.policy else (), 0)
         check_shards(shards, rows, counts)
         merge_shards(shards, output_schema(loaded), table_metadata(loaded, job), to)
+        if log is not None:
+            log_shards(shards, rows, loaded, log, log_name(shards.folder))
         remove_workdir(shards.folder)
     return ScoringSummary(
         items=counts.items,

@@ -1,15 +1,18 @@
 """Work folder next to the output: locked by one process, for one job, and removed at the end."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import locked, recover_file, recover_folder, remove
+from vigil_data.filesystem import locked, recover_file, recover_folder, remove, write_file
 from vigil_serving.scoring.job_spec import ShardedRows
 from vigil_serving.scoring.shards import Job, Shards
 
 _JOB = "job.json"
+_LOG = "log.name"
 _LOCK = "lock"
 _PARTIAL = ".*.partial*"
 
@@ -48,6 +51,18 @@ def open_workdir(to: Path, job: Job, *, restart: bool) -> Iterator[Shards[Job]]:
                 remove_workdir(folder)
 
 
+def log_name(folder: Path) -> str:
+    """Return the name of the job's file in a traffic log, which stays the same when the job resumes.
+
+    Raises:
+        Failure: if it cannot be written.
+    """
+    file = folder / _LOG
+    if not file.exists():
+        write_file(file, f"part-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}.parquet")
+    return file.read_text(encoding="utf-8")
+
+
 def remove_workdir(folder: Path) -> None:
     """Remove the files of a job, the lock last; the folder too, unless it has other files."""
     _empty(folder)
@@ -71,6 +86,11 @@ def _check_job(folder: Path, job: ShardedRows) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for pattern in ("[0-9]*.shard", _PARTIAL, _JOB):
+    for pattern in (
+        "[0-9]*.shard",
+        _PARTIAL,
+        _LOG,
+        _JOB,
+    ):  # the log's name before another job can take it
         for path in folder.glob(pattern):
             remove(path)

@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from traceback import extract_tb
 from typing import NamedTuple
 
 from vigil_data.items import Item
-from vigil_serving.protocol.errors import busy
+from vigil_serving.protocol.errors import busy, traceback_summary
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.model_manager import LoadedBundle
@@ -193,12 +192,6 @@ class Batcher:
         """Count and log a failure without its message, which may contain content."""
         self._metrics.failure()
         _log.error("scoring failed: %s", traceback_summary(error))
-
-
-def traceback_summary(error: BaseException) -> str:
-    """Return the type of an exception and its last four lines of code, without its message."""
-    frames = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-    return f"{type(error).__name__} at {' > '.join(frames[-4:])}"
 
 
 def _split(decisions: list[Decision], batch: Sequence[_PendingRequest]) -> list[list[Decision]]:

@@ -22,8 +22,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vigil_data.errors import UserError
+from vigil_serving.protocol.errors import traceback_summary
 from vigil_serving.server.app import create_app
-from vigil_serving.server.batching import traceback_summary
 from vigil_serving.server.middleware import OVER_LIMIT
 from vigil_serving.server.service import Service
 from vigil_serving.server.settings import ServerSettings
@@ -292,8 +292,8 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().handlers = [handler]
-    for name in ("vigil.serve", "uvicorn.error"):
+    for name in ("vigil.serve", "vigil.traffic", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-    _log.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about malformed requests

@@ -40,6 +40,12 @@ class ServerMetrics:
         self._info = gauge("bundle_info", "Bundle that decides", "name", "digest", "policy")
         self._shadow = counter("shadow_items", "Items offered to the shadow bundle", "result")
         self._shadow_differences = counter("shadow_differences", "Differences between live and shadow decisions", "of")
+        self._traffic = {
+            "rows": counter("traffic_rows", "Decisions written to the traffic log"),
+            "dropped": counter("traffic_dropped", "Decisions that the traffic log dropped, since too many waited"),
+            "failed": counter("traffic_failed", "Failed writes of the traffic log, which are tried again"),
+            "bytes": counter("traffic_bytes", "Bytes written to segments of the traffic log"),
+        }
         self._queue = gauge("queue_items", "Items waiting to be scored")
         self._in_flight = gauge("requests_in_flight", "Requests admitted and not answered yet")
         self._cache = gauge("cache_lookups", "Lookups of media in the embedding cache of the bundle that decides", "result")
@@ -96,6 +102,10 @@ class ServerMetrics:
         """Count kinds of differences between live and shadow decisions."""
         for kind in of:
             self._shadow_differences.labels(kind).inc()
+
+    def traffic(self, what: str, number: int) -> None:
+        """Count ``rows``, ``dropped`` rows, ``failed`` writes or ``bytes`` of the traffic log."""
+        self._traffic[what].inc(number)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Set the function that gives the length of the queue."""

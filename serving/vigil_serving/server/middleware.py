@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vigil_serving.protocol.errors import RequestError, unavailable
+from vigil_serving.protocol.errors import RequestError, traceback_summary, unavailable
 from vigil_serving.server.access import HEADERS, HEALTH_PATHS, PREFLIGHT_HEADERS, AccessControl
-from vigil_serving.server.batching import ScoringError, traceback_summary
+from vigil_serving.server.batching import ScoringError
 from vigil_serving.server.metrics import ServerMetrics
 
 _log = logging.getLogger("vigil.serve")

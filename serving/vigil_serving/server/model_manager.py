@@ -16,6 +16,7 @@ from vigil_serving.parity.golden import check_golden_outputs
 from vigil_serving.protocol.errors import RequestError, unavailable
 from vigil_serving.runtime.scorer import Scorer
 from vigil_serving.server.metrics import ServerMetrics
+from vigil_serving.traffic.options import Origin, Role
 
 _log = logging.getLogger("vigil.serve")
 
@@ -52,6 +53,10 @@ class LoadedBundle:
         """Name and version of the bundle's policy, if it has one."""
         policy = self.scorer.bundle.policy
         return None if policy is None else policy.title
+
+    def origin(self, role: Role) -> Origin:
+        """Return how the traffic log describes the bundle's decisions."""
+        return Origin("serve", role, self.digest, self.policy, tuple(self.scorer.bundle.metadata.labels))
 
 
 def load(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
@@ -23,6 +23,10 @@ from vigil_serving.server.model_manager import LoadedBundle, ModelManager, load
 from vigil_serving.server.request_body import BodyMemoryBudget, read_body
 from vigil_serving.server.settings import ServerSettings
 from vigil_serving.server.shadow import Shadow
+from vigil_serving.traffic.options import TrafficLogOptions
+
+if TYPE_CHECKING:
+    from vigil_serving.traffic.writer import TrafficLog
 
 _log = logging.getLogger("vigil.serve")
 
@@ -41,7 +45,8 @@ class Service:
         loading: loads a bundle from its folder (default: :func:`vigil_serving.server.model_manager.load` with the settings).
 
     Raises:
-        UserError: if the API keys cannot be read, or a host or an origin has another form.
+        UserError: if the API keys cannot be read, a host or an origin has another form, or the folder of the traffic log cannot
+            be written.
 
     Attributes:
         failed: error of the first load, after which the server stops.
@@ -60,6 +65,7 @@ class Service:
         self.admission = AdmissionController(lambda: self.models.ready)
         self.body_memory = BodyMemoryBudget(settings.body_memory_bytes)
         self.shadow: Shadow | None = None
+        self._traffic = None if settings.log is None else _open_traffic_log(settings.log, self.metrics)
         self.failed: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
@@ -88,6 +94,8 @@ class Service:
             task.cancel()
         if self.shadow is not None:
             await asyncio.to_thread(self.shadow.close)
+        if self._traffic is not None:
+            await asyncio.to_thread(self._traffic.close)
 
     def reload_soon(self) -> None:
         """Reload the API keys, and the bundle from the same path in the background; a refusal is logged."""
@@ -149,6 +157,12 @@ class Service:
     def _on_scored(self, items: Sequence[Item], result: ScoringResult) -> None:
         if self.shadow is not None:
             self.shadow.offer(items, result)
+        if self._traffic is not None:
+            self._traffic.offer(items, result.decisions, result.loaded.origin("live"))
+
+    def _on_shadow_scored(self, items: Sequence[Item], result: ScoringResult) -> None:
+        if self._traffic is not None:
+            self._traffic.offer(items, result.decisions, result.loaded.origin("shadow"))
 
     async def _load_first(self) -> None:
         start = time.perf_counter()
@@ -156,7 +170,13 @@ class Service:
         try:
             if self.settings.shadow is not None:
                 loaded = await asyncio.to_thread(self._load_shadow, Path(self.settings.shadow))
-                self.shadow = Shadow(loaded, self.settings.shadow_log, self.settings.shadow_tolerance, self.metrics)
+                self.shadow = Shadow(
+                    loaded,
+                    self.settings.shadow_log,
+                    self.settings.shadow_tolerance,
+                    self.metrics,
+                    on_scored=self._on_shadow_scored,
+                )
             await self.models.reload()
         except Exception as error:
             self.failed = error if isinstance(error, UserError | Failure) else Failure(f"cannot load: {type(error).__name__}")
@@ -182,6 +202,12 @@ class Service:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _open_traffic_log(options: TrafficLogOptions, metrics: ServerMetrics) -> "TrafficLog":
+    from vigil_serving.traffic.writer import TrafficLog  # needs pyarrow
+
+    return TrafficLog(options, metrics.traffic)
 
 
 async def _disconnected(request: Request) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_serving.server.access import check_key, is_loopback
+from vigil_serving.traffic.options import TrafficLogOptions
 
 MIB = 1024 * 1024
 
@@ -55,6 +56,7 @@ class ServerSettings:
         shadow: a second bundle, scored on the same items after they were answered.
         shadow_log: file for its differences, one JSON object a line.
         shadow_tolerance: largest difference of a probability that does not count.
+        log: the traffic log: where decisions are logged, and for how long (default: nowhere).
         admin_token: bearer token that allows reloading over HTTP (default: reloading over HTTP is off).
         drain_seconds: maximum time to answer open requests when the server stops.
         upload_seconds: maximum time for the head of a request to arrive, and for its body.
@@ -83,6 +85,7 @@ class ServerSettings:
     shadow: StrPath | None = None
     shadow_log: StrPath | None = None
     shadow_tolerance: float = 1e-3
+    log: TrafficLogOptions | None = None
     admin_token: str | None = field(default=None, repr=False)
     drain_seconds: float = 30.0
     upload_seconds: float = 30.0

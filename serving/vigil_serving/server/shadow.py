@@ -9,14 +9,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vigil_data.filesystem import StrPath
 from vigil_data.items import Item
+from vigil_serving.protocol.errors import traceback_summary
 from vigil_serving.runtime.decisions import Decision
-from vigil_serving.server.batching import ScoringResult, traceback_summary
+from vigil_serving.server.batching import ScoringResult
 from vigil_serving.server.metrics import ServerMetrics
 from vigil_serving.server.model_manager import LoadedBundle
 
@@ -39,6 +40,7 @@ class Shadow:
         log: file to which differences are appended, one JSON object a line (default: differences are only counted).
         tolerance: largest difference of a probability that does not count.
         metrics: counts items and differences.
+        on_scored: called in the shadow's thread with the items and the shadow's decisions.
         max_requests: maximum requests waiting.
         max_bytes: maximum bytes of media waiting.
     """
@@ -50,10 +52,11 @@ class Shadow:
         tolerance: float,
         metrics: ServerMetrics,
         *,
+        on_scored: Callable[[Sequence[Item], ScoringResult], None] = lambda *_: None,
         max_requests: int = 256,
         max_bytes: int = 64 << 20,
     ) -> None:
-        self.loaded, self._tolerance, self._metrics = loaded, tolerance, metrics
+        self.loaded, self._tolerance, self._metrics, self._on_scored = loaded, tolerance, metrics, on_scored
         self._log = None if log is None else Path(log)
         self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
         self._queue: queue.Queue[_ShadowRequest | None] = queue.Queue(max_requests)
@@ -96,7 +99,9 @@ class Shadow:
 
     def _compare(self, waiting: _ShadowRequest) -> None:
         result, lines = waiting.result, []
-        for live, shadow in zip(result.decisions, self.loaded.scorer.score(waiting.items), strict=True):
+        decisions = self.loaded.scorer.score(waiting.items)
+        self._on_scored(waiting.items, ScoringResult(self.loaded, decisions))
+        for live, shadow in zip(result.decisions, decisions, strict=True):
             found = differences(live, shadow, self._tolerance)
             self._metrics.shadow("different" if found else "same", 1)
             if found:

@@ -5,13 +5,18 @@ segment: an Arrow stream that grows until it becomes the Parquet file of the sam
 Parquet (DuckDB, Spark, pyarrow.dataset) skips it by its underscore.
 """
 
+import os
 import re
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from vigil_data.errors import UserError
+
 _DAY = re.compile(r"day=(\d{4}-\d{2}-\d{2})")
 PARQUET, SEGMENT = ".parquet", ".arrows"
+ROTATE = ".rotate"
+"""File whose modification asks all writers of a log to finish their segments."""
 
 
 class Part(NamedTuple):
@@ -66,3 +71,24 @@ def parts_of(folder: Path, start: date | None = None, end: date | None = None) -
 def parquet_of(segment: Path) -> Path:
     """Return the Parquet file that a segment becomes."""
     return segment.with_name(segment.name.removeprefix("_")).with_suffix(PARQUET)
+
+
+def segment_of(parquet: Path) -> Path:
+    """Return the segment that becomes a Parquet file."""
+    return parquet.with_name(f"_{parquet.name}").with_suffix(SEGMENT)
+
+
+def make_log_folder(folder: Path) -> None:
+    """Make the folder of a log if it does not exist.
+
+    Raises:
+        UserError: if it cannot be made or written, for another reason than a full disk.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder}: is a file; name a folder for the traffic log") from None
+    except OSError as error:
+        raise UserError(f"{folder}: the folder of the traffic log cannot be made: {error.strerror}; name another one") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: the traffic log cannot be written there; change its permissions, or name another folder")

@@ -4,16 +4,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-PROBABILITY = "probability."
-"""What precedes a label in the name of the column of its calibrated probability."""
+from vigil_serving.traffic.options import EXPOSURE as EXPOSURE
+from vigil_serving.traffic.options import ITEM_COLUMNS as ITEM_COLUMNS
+from vigil_serving.traffic.options import PROBABILITY as PROBABILITY
+
 REASON = pa.struct([("label", pa.string()), ("action", pa.string()), ("probability", pa.float32()), ("threshold", pa.float32())])
 """Type of a reason of the policy."""
 TIME = pa.timestamp("us", "UTC")
-
-ITEM_COLUMNS = ("content_type", "language", "market", "author", "thread")
-"""Columns of an item that are logged as text if it has them."""
-EXPOSURE = "exposure"
-"""Column of an item with its views, logged as a number."""
 
 BEFORE = [
     ("id", pa.string()),

@@ -85,7 +85,7 @@ def python_config(name: str, labels: int, options: ModelRepositoryOptions, param
         config.output.add(name=text, data_type=DataType.Value("TYPE_STRING"), dims=[-1])
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=options.instances)
     chosen = ("variant", "max_batch", "pad_tokens", "cache_bytes")
-    for key, value in {**parameters, **{key: getattr(options, key) for key in chosen}}.items():
+    for key, value in {**parameters, **{key: getattr(options, key) for key in chosen}, **options.log_parameters}.items():
         config.parameters[key].string_value = str(value)
     return ModelFiles(config, {})
 

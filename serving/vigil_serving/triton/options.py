@@ -1,6 +1,10 @@
 """Options of a Triton model repository, and the names that its writer and its Python model share."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from vigil_serving.traffic.options import TrafficLogOptions
 
 ONNX_FILE = "model.onnx"
 BUNDLE_FOLDER = "bundle"
@@ -22,6 +26,7 @@ class ModelRepositoryOptions:
         pad_tokens: passages are padded to a multiple of this many tokens, since Triton joins only inputs of one shape.
         threads: threads within an operator of a graph; ``None`` for ONNX Runtime's default (all cores).
         cache_bytes: largest number of bytes of encoded media that each process caches.
+        log: the traffic log, a folder on the server that its processes can write (default: decisions are not logged).
     """
 
     variant: str = "fp32"
@@ -32,6 +37,15 @@ class ModelRepositoryOptions:
     pad_tokens: int = 8
     threads: int | None = None
     cache_bytes: int = 64 << 20
+    log: TrafficLogOptions | None = None
+
+    @property
+    def log_parameters(self) -> dict[str, str]:
+        """Parameters of the Python model that :func:`read_log_options` reads."""
+        if self.log is None:
+            return {}
+        values = {"log": str(self.log.folder), "log_columns": json.dumps(self.log.columns)}
+        return values | {"log_days": str(self.log.days), "log_max_bytes": str(self.log.max_bytes)}
 
     @property
     def preferred_batches(self) -> list[int]:
@@ -40,6 +54,14 @@ class ModelRepositoryOptions:
 
 
 DEFAULTS = ModelRepositoryOptions()
+
+
+def read_log_options(parameters: Mapping[str, str]) -> TrafficLogOptions | None:
+    """Return the traffic log that parameters of the Python model describe; ``None`` without one."""
+    if "log" not in parameters:
+        return None
+    columns = tuple(json.loads(parameters["log_columns"]))
+    return TrafficLogOptions(parameters["log"], columns, int(parameters["log_days"]), int(parameters["log_max_bytes"]))
 
 
 def model_name(name: str, part: str) -> str:

@@ -25,6 +25,7 @@ from vigil_serving.protocol.strict_json import loads
 from vigil_serving.protocol.tensors import INPUT, output_tensors
 from vigil_serving.runtime.onnx_sessions import Sessions
 from vigil_serving.runtime.scorer import Scorer
+from vigil_serving.traffic.options import Origin
 from vigil_serving.triton.options import (
     BUNDLE_FOLDER,
     FUSION,
@@ -33,6 +34,7 @@ from vigil_serving.triton.options import (
     ModelRepositoryOptions,
     hash_parameter,
     model_name,
+    read_log_options,
 )
 from vigil_serving.triton.remote_sessions import EncoderRequestLimits, RemoteEncoder, RemoteModelError, RemoteSession
 
@@ -62,14 +64,22 @@ class TritonPythonModel:
         )
         sessions = remote_sessions(bundle, args["model_name"], options, self._pool)
         self._scorer = Scorer(bundle, variant=given["variant"], cache_bytes=int(given["cache_bytes"]), sessions=sessions)
+        self._log, policy = None, bundle.policy
+        if (log := read_log_options(given)) is not None:
+            from vigil_serving.traffic.writer import TrafficLog  # needs pyarrow
+
+            self._log = TrafficLog(log)
+        self._origin = Origin("triton", "live", bundle.digest, policy.title if policy else None, tuple(bundle.labels))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request; an error affects only its own request."""
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and finish the traffic log."""
         self._pool.shutdown()
+        if self._log is not None:
+            self._log.close()
 
     def _answer(self, request: Any) -> Any:
         try:
@@ -79,6 +89,8 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         except RemoteModelError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
+        if self._log is not None:
+            self._log.offer(items, decisions, self._origin)
         arrays = output_tensors(decisions, self._scorer.bundle.labels)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, array) for name, array in arrays.items()])
 

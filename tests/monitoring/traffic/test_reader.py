@@ -67,6 +67,7 @@ def test_open_traffic_reads_a_log_day_by_day(log: Path) -> None:
 def test_open_traffic_reads_one_role_and_one_period(log: Path) -> None:
     shadow = open_traffic(log, role="shadow")
     assert (shadow.rows, shadow.days) == (1, (date(2026, 11, 27),))
+    assert shadow.rows_by_role == {"live": 4, "shadow": 1}
     assert shadow.table(["id", "role"]).to_pylist() == [{"id": "a", "role": "shadow"}]
     period = open_traffic(log, start=date(2026, 11, 28), end=date(2026, 11, 28))
     assert period.table(["id"])["id"].to_pylist() == ["c"]
@@ -162,7 +163,7 @@ def test_open_traffic_refuses_exposures(log: Path, tmp_path: Path, text: str, me
 def test_open_traffic_names_what_is_missing(log: Path, tmp_path: Path) -> None:
     for start, end, role, message in [
         (date(2026, 12, 1), None, "live", "has no decisions from 2026-12-01; its days are 2026-11-27 to 2026-11-29"),
-        (date(2026, 11, 28), None, "shadow", "has no shadow decisions from 2026-11-28; nor on any other day"),
+        (date(2026, 11, 28), None, "shadow", "has no shadow decisions from 2026-11-28; it has only live ones"),
         (date(2026, 11, 28), date(2026, 11, 27), "live", "the period ends on 2026-11-27, before it starts on 2026-11-28"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -18,6 +18,7 @@ import typer
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_traffic import logged
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from typer.testing import CliRunner
 
@@ -27,10 +28,12 @@ from vigil_data.filesystem import sha256_file, write_json
 from vigil_data.items import MODALITIES, Item
 from vigil_evaluation.policy.compiled_policy import CompiledPolicy
 from vigil_serving.bundle import manifest
+from vigil_serving.bundle.load import load_bundle
 from vigil_serving.parity.cases import make_item
 from vigil_serving.protocol.item_json import item_to_json
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.runtime.scorer import Scorer
+from vigil_serving.traffic.options import TrafficLogOptions
 from vigil_serving.triton import config_pbtxt
 from vigil_serving.triton.options import ModelRepositoryOptions
 from vigil_serving.triton.repository import write_repository
@@ -237,6 +240,22 @@ def test_python_backend_gives_the_evidence_and_reasons_of_the_runtime(fake, serv
         assert weights == pytest.approx(wanted, abs=1e-5)
 
 
+def test_python_backend_logs_its_decisions(fake, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TrafficLogOptions(tmp_path / "log", ("campaign", 'a "quoted" name'), 7, 1 << 30)
+    write_repository(bundle, tmp_path / "models", options=ModelRepositoryOptions(log=log))
+    assert "pyarrow" in (tmp_path / "models" / "README.md").read_text()
+    monkeypatch.setattr(fake, "server", fake.Server(tmp_path / "models"))
+    model = load(tmp_path / "models")
+    columns = {"market": "fr", "campaign": "c1", 'a "quoted" name': 1}
+    [response] = ask(fake, model, [as_json(Item("a", ("call now",), columns=columns))])
+    assert not response.has_error()
+    model.finalize()
+    [row] = logged(tmp_path / "log")
+    assert (row["id"], row["source"], row["market"], row["campaign"], row['a "quoted" name']) == ("a", "triton", "fr", "c1", "1")
+    assert (row["action"], row["policy"], row["bundle"]) == ("remove", "house version 3", load_bundle(bundle).digest)
+    assert row["reasons"][0]["label"] == "scam"
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_python_backend_calls_only_the_needed_encoders(fake, server, model, exported, pattern: Sequence[str]) -> None:
     ask(fake, model, [as_json(make_item(pattern, 3, exported.inputs))])
@@ -422,7 +441,9 @@ def test_triton_command_passes_its_options(bundle: Path, tmp_path: Path) -> None
     command.register(app)
     app.callback()(lambda: None)
     options = ["--name", "guard", "--max-batch", "32", "--queue-delay", "500", "--instances", "3", "--encoder-instances", "2"]
-    found = CliRunner().invoke(app, ["triton", str(bundle), "--to", str(tmp_path / "m"), *options, "--threads", "1"])
+    found = CliRunner().invoke(
+        app, ["triton", str(bundle), "--to", str(tmp_path / "m"), *options, "--threads", "1", "--log", "/log"]
+    )
     assert found.exit_code == 0, found.output
     assert "models: guard, guard_text, guard_image, guard_audio, guard_fusion" in found.output
     text, python_model = (
@@ -433,6 +454,7 @@ def test_triton_command_passes_its_options(bundle: Path, tmp_path: Path) -> None
     assert list(text.dynamic_batching.preferred_batch_size) == [4, 8, 16, 32]
     assert text.dynamic_batching.max_queue_delay_microseconds == 500
     assert (text.instance_group[0].count, python_model.instance_group[0].count) == (2, 3)
+    assert python_model.parameters["log"].string_value == "/log"
     assert text.parameters["intra_op_thread_count"].string_value == "1"
     assert python_model.parameters["bundle"].string_value == sha256_file(bundle / manifest.MANIFEST)
     assert '.infer("guard", [given])' in (tmp_path / "m" / "README.md").read_text()

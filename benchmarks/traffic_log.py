@@ -1,0 +1,180 @@
+"""Cost of the traffic log: a server's throughput with and without it in turns, the writer alone, and reading it.
+
+usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--bundle BUNDLE]
+
+Two servers of the same bundle, of which one logs, answer the same requests (four short texts each, eight at a time) in turns; the
+ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone takes
+decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities of the rows.
+
+RESULT
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from vigil_data.items import Item
+from vigil_evaluation.policy.compiled_policy import Reason
+from vigil_monitoring.traffic import open_traffic
+from vigil_serving.runtime.decisions import Decision
+from vigil_serving.traffic.options import Origin, TrafficLogOptions
+from vigil_serving.traffic.writer import MAX_WAITING_ROWS, TrafficLog
+
+REQUESTS = 150
+CONCURRENT = 8
+LABELS = ("hate", "harassment", "scam", "spam", "violence", "sexual")
+BLOCK = 1000
+
+
+class Server:
+    """A server process.
+
+    Args:
+        bundle: the bundle.
+        options: further options.
+    """
+
+    def __init__(self, bundle: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "vigil", "serve", str(bundle), "--port", "0", "--threads", "1", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if found := re.search(r"listening on (\S+)", line):
+                self.url = found[1]
+            if "ready after" in line:
+                break
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self.process.terminate()
+        self.process.wait(60)
+
+
+async def load(server: Server, turn: int) -> tuple[float, float]:
+    """Send the requests of a turn; return the seconds and the CPU seconds that they took."""
+    numbers = iter(range(REQUESTS))
+    columns = {"language": "en", "author": "a7", "exposure": 12}
+
+    async def client(http: httpx.AsyncClient) -> None:
+        for number in numbers:
+            items = [
+                {"id": f"{turn}-{number}-{n}", "text": [f"call {n} now and win {number} dollars"], "columns": columns}
+                for n in range(4)
+            ]
+            (await http.post(f"{server.url}/v1/score", json={"items": items})).raise_for_status()
+
+    start, cpu = time.perf_counter(), server.cpu_seconds()
+    async with httpx.AsyncClient(timeout=60) as http:
+        await asyncio.gather(*(client(http) for _ in range(CONCURRENT)))
+    return time.perf_counter() - start, server.cpu_seconds() - cpu
+
+
+def compare_servers(bundle: Path, folder: Path, turns: int) -> None:
+    """Print the throughput of both servers."""
+    servers = [Server(bundle), Server(bundle, "--log", str(folder / "served"))]
+    try:
+        spent: list[list[tuple[float, float]]] = [[], []]
+        for turn in range(turns + 1):
+            for place in (0, 1) if turn % 2 else (1, 0):
+                measured = asyncio.run(load(servers[place], turn))
+                if turn:  # the first warms up
+                    spent[place].append(measured)
+    finally:
+        for server in servers:
+            server.stop()
+    decisions = 4 * REQUESTS
+    for title, column in (("wall", 0), ("CPU", 1)):
+        without, logged = ([each[column] for each in of] for of in spent)
+        ratio = statistics.median(a / b for a, b in zip(without, logged, strict=True))
+        print(
+            f"{title:<5} without log {decisions / statistics.median(without):>8,.0f} decisions/s   "
+            f"with {decisions / statistics.median(logged):>8,.0f}   ratio {ratio:.3f}"
+        )
+
+
+def measure_writer(folder: Path, rows: int) -> None:
+    """Print the rows per second of the writer alone."""
+    counts: Counter[str] = Counter()
+    reasons = (Reason("scam", "remove", 0.75, 0.5),)
+    probabilities = dict.fromkeys(LABELS, 0.25)
+    origin = Origin("serve", "live", "b" * 64, "house 3", LABELS)
+    blocks = []
+    for start in range(0, rows, BLOCK):
+        ids = [f"post-{n}" for n in range(start, start + BLOCK)]
+        items = [Item(id_, columns={"language": "en", "author": f"a{n % 97}", "exposure": n}) for n, id_ in enumerate(ids)]
+        decided = [
+            Decision(
+                id_, probabilities, ("scam",) if n % 10 == 0 else (), "text", "allow", reasons=reasons if n % 10 == 0 else ()
+            )
+            for n, id_ in enumerate(ids)
+        ]
+        blocks.append((items, decided))
+    log = TrafficLog(TrafficLogOptions(folder), lambda what, number: counts.update({what: number}), flush_seconds=0.01)
+    start_wall, start_cpu, offered, offering = time.perf_counter(), time.process_time(), 0, 0.0
+    for items, decided in blocks:
+        while offered - counts["rows"] > MAX_WAITING_ROWS // 2:
+            time.sleep(0.001)
+        before = time.thread_time()
+        log.offer(items, decided, origin)
+        offering += time.thread_time() - before
+        offered += BLOCK
+    log.close(600)
+    seconds, cpu = time.perf_counter() - start_wall, time.process_time() - start_cpu
+    size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    print(
+        f"writer {counts['rows'] / seconds:,.0f} rows/s, {cpu / offered * 1e6:.1f} µs of CPU time a row with Parquet, of which "
+        f"offer {offering / offered * 1e6:.2f}; {size / offered:.0f} bytes a row; dropped {counts['dropped']}"
+    )
+
+
+def measure_reader(folder: Path) -> None:
+    """Print the rows per second of a pass over a log."""
+    start = time.perf_counter()
+    traffic = open_traffic(folder)
+    opened = time.perf_counter() - start
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    rows = sum(batch.num_rows for batch in traffic.batches(["id", "time", "probability.scam", "probability.hate"]))
+    seconds = time.perf_counter() - start
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"reader {rows / seconds:,.0f} rows/s of {rows:,}, opened in {opened:.2f} s; {memory:.0f} MiB above the peak before")
+
+
+def main() -> int:
+    """Print all three."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of the writer and the reader")
+    parser.add_argument("--turns", type=int, default=9, help="turns of the servers; 0 leaves them out")
+    parser.add_argument("--bundle", type=Path, help="bundle of the servers (default: export one of text and image)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.turns:
+            if arguments.bundle is None:
+                from node_client import exported
+
+                arguments.bundle = exported(folder / "bundle")
+            compare_servers(arguments.bundle, folder, arguments.turns)
+        measure_writer(folder / "written", arguments.rows)
+        measure_reader(folder / "written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
