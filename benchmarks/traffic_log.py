@@ -2,7 +2,7 @@
 
 usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--bundle BUNDLE]
 
-Two servers of the same bundle, of which one logs, answer the same requests (four short texts each, eight at a time) in turns; the
+Two servers of the same bundle, one of them with a log, answer the same requests (four short texts each, eight at a time) in turns; the
 ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone takes
 decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities of the rows.
 
@@ -138,8 +138,8 @@ def measure_writer(folder: Path, rows: int) -> None:
     seconds, cpu = time.perf_counter() - start_wall, time.process_time() - start_cpu
     size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
     print(
-        f"writer {counts['rows'] / seconds:,.0f} rows/s, {cpu / offered * 1e6:.1f} µs of CPU time a row with Parquet, of which "
-        f"offer {offering / offered * 1e6:.2f}; {size / offered:.0f} bytes a row; dropped {counts['dropped']}"
+        f"writer {counts['rows'] / seconds:,.0f} rows/s, {cpu / offered * 1e6:.1f} µs of CPU time a row with Parquet; "
+        f"the offer takes {offering / offered * 1e6:.2f}; {size / offered:.0f} bytes a row; dropped {counts['dropped']}"
     )
 
 

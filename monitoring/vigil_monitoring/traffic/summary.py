@@ -1,4 +1,4 @@
-"""Summary of traffic: how many decisions of which day, bundle, policy, action and label there are."""
+"""Summary of traffic: number of decisions by day, bundle, policy, action and label."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -70,7 +70,7 @@ def test_traffic_erases_and_removes_old_days(vigil: Vigil) -> None:
     assert sorted(ids(logged(Path("log")))) == ["item-0", "item-13", "item-2", "item-3"]
     status, out, _ = vigil("log", "--keep-days", "2")
     assert status == 0
-    assert out.startswith("removed 1 file, 0.00 MB")
+    assert out.startswith("removed 1 file, 0.01 MB")
     assert sorted(ids(logged(Path("log")))) == ["item-0", "item-2", "item-3"]
 
 

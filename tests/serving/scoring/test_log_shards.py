@@ -20,7 +20,7 @@ from vigil_serving.traffic.options import TrafficLogOptions
 
 @pytest.fixture(scope="module")
 def dataset(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve items, of which the last cannot be decoded."""
+    """Twelve items; the last one cannot be decoded."""
     picture = make_item(["image"], 6, exported.inputs).image[0]
     items = [
         Item(f"{n:02}", (f"secret words {n}",), columns={"language": "en", "exposure": n, "campaign": f"c{n}"}) for n in range(11)
