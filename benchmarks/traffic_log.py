@@ -2,8 +2,8 @@
 
 usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--bundle BUNDLE]
 
-Two servers of the same bundle, one of them with a log, answer the same requests (four short texts each, eight at a time) in turns; the
-ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone takes
+Two servers of the same bundle, one of them with a log, answer the same requests (four short texts each, eight at a time) in turns;
+the ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone takes
 decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities of the rows.
 
 RESULT
