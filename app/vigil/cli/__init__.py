@@ -19,6 +19,7 @@ from vigil.cli import (
     monitor,
     plan,
     policy,
+    promote,
     recipe,
     serve,
     slurm,
@@ -76,6 +77,7 @@ def build() -> typer.Typer:
         export,
         guard,
         monitor,
+        promote,
         loop,
         serve,
     ):

@@ -226,7 +226,7 @@ def _score_with_bundle(
     scorer = Scorer(source)
     bundle = scorer.bundle
     table = score_table(scorer, dataset, rows, columns, progress)
-    facts = {"bundle": str(source), **_facts(dataset, table.num_rows, len(rows) - table.num_rows)}
+    facts = {"bundle": str(source), "digest": bundle.digest, **_facts(dataset, table.num_rows, len(rows) - table.num_rows)}
     return Predictions(
         str(source), "bundle", table, bundle.labels, bundle.thresholds, read_taxonomy(source), bundle.policy, facts
     )

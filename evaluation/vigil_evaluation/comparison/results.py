@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from vigil_data.errors import UserError, percent_hint
+from vigil_data.filesystem import sha256_json
 from vigil_evaluation.comparison.alignment import AlignmentSummary
 from vigil_evaluation.comparison.paired_differences import LOWER_IS_BETTER
 from vigil_evaluation.comparison.prediction_flips import PredictionFlips
@@ -212,8 +213,9 @@ class Comparison:
         return [cell for cell in self.cells if cell.verdict in verdicts]
 
     def to_json(self) -> str:
-        """Return the JSON text; see docs/compare.md."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        """Return the JSON text, with the SHA-256 of the rest as ``digest``; see docs/compare.md."""
+        fields = asdict(self)
+        return json.dumps({**fields, "digest": sha256_json(fields)}, indent=1, allow_nan=False) + "\n"
 
 
 def describe_cell(cell: ComparisonCell, tolerance: float) -> str:

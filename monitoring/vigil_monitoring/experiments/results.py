@@ -1,8 +1,9 @@
 """Results of an experiment, as `vigil monitor experiment --to FILE.json` writes them (kind ``experiment``)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from vigil_data.filesystem import sha256_json
 from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.experiments.sample_ratio import SampleRatio
 
@@ -116,6 +117,7 @@ class ExperimentResult:
         notes: what was left out.
         metrics: metrics of the verdict.
         guardrails: guardrails, in each slice.
+        digest: SHA-256 of all other fields, set by :meth:`with_digest`.
     """
 
     name: str
@@ -133,3 +135,10 @@ class ExperimentResult:
     notes: tuple[str, ...]
     metrics: tuple[MetricResult, ...]
     guardrails: tuple[MetricResult, ...]
+    digest: str = ""
+
+    def with_digest(self) -> "ExperimentResult":
+        """Return the result with its digest, by which a file that was altered is recognized."""
+        fields = asdict(self)
+        del fields["digest"]
+        return replace(self, digest=sha256_json(fields))

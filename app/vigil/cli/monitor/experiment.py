@@ -59,7 +59,7 @@ def experiment(
             spec, traffic, read, challenger=challenger, exposure=exposure, file=str(file), progress=progress
         )
     if to is not None:
-        write_result(to, "experiment", period, asdict(result))
+        write_result(to, "experiment", period, asdict(result.with_digest()))
     _show(result)
     if to is not None:
         typer.echo(f"\nresult: {to}")
