@@ -115,6 +115,9 @@ def promote(
         without_experiment: promote without an experiment.
         public_key: PEM file; the bundle must be signed by the holder of this key.
 
+    Returns:
+        The promotion; the recorded one if it was made before, so that a command may be repeated.
+
     Raises:
         UserError: if the bundle or the evidence was altered, or is about other bundles.
         RegressionError: if the comparison did not pass.
@@ -125,6 +128,9 @@ def promote(
     with _locked(folder):
         lines = _complete(folder)
         current = _current(folder / alias)
+        last = next((promotion for promotion, _ in reversed(lines) if promotion.alias == alias), None)
+        if current is not None and last is not None and current.digest == digest == last.bundle.digest:
+            return last
         if current is None:
             if not without_comparison:
                 raise UserError(
@@ -135,8 +141,6 @@ def promote(
         else:
             if without_comparison:
                 raise UserError(f"{folder / alias} is {current.path}; --without-comparison is for the first {alias} only")
-            if current.digest == digest:
-                raise UserError(f"{folder / alias} is this bundle already ({digest[:12]})")
             if (experiment is None) != without_experiment:
                 raise UserError("give --experiment FILE.json of `vigil monitor experiment`, or --without-experiment; not both")
             evidence = {

@@ -132,7 +132,9 @@ def _begin(loop: Loop, last: Iteration | None, outside: LoopSurroundings) -> Ite
     iteration = Iteration(number, first.isoformat(), (first + length).isoformat(), keys, outside.champion())
     if loop.retrain is not None and iteration.champion is None:
         alias = Path(loop.models, "champion")
-        raise UserError(f"{alias}: no such bundle; make one with `vigil promote BUNDLE --to champion --models {loop.models}`")
+        raise UserError(
+            f"{alias}: no such bundle; make one with `vigil promote BUNDLE --without-comparison --models {loop.models}`"
+        )
     _record(loop, iteration)
     return iteration
 

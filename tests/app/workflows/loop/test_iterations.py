@@ -176,7 +176,9 @@ def test_run_loop_without_a_champion(loop: Loop) -> None:
     surroundings = LoopSurroundings(
         lambda *_: None, lambda _: (0, 0), lambda: date(2026, 11, 28), lambda: None, lambda _: None, bool
     )
-    with pytest.raises(UserError, match=r"models/champion: no such bundle; make one with `vigil promote BUNDLE --to champion"):
+    with pytest.raises(
+        UserError, match=r"models/champion: no such bundle; make one with `vigil promote BUNDLE --without-comparison"
+    ):
         run_loop(loop, surroundings)
     assert read_iterations(loop) == []
     assert run_loop(loop, replace(surroundings, newest_day=lambda: None)) == (None, "traffic has no complete day of traffic yet")
