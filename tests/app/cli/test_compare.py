@@ -183,7 +183,9 @@ def test_export_promote_refuses_a_regression(call, run, tmp_path):
     assert kept["flips"]["top"] == []
     assert load_bundle(tmp_path / "bundle", check_hashes=False).metadata.labels == ("cat", "bright")
     # The bundle is the champion now: the run that it was exported from passes.
-    again = call("compare", tmp_path / "bundle", run.path, *QUICK)
+    again = call("compare", tmp_path / "bundle", run.path, *QUICK, "--to", tmp_path / "again")
+    facts = json.loads((tmp_path / "again" / "comparison.json").read_text())["champion"]["facts"]
+    assert facts["digest"] == load_bundle(tmp_path / "bundle").digest  # by which `vigil promote` knows the champion
     assert again.exit_code == 0, again.output
     (line,) = lines_of(call("export", run.path, "--to", tmp_path / "b", "--promote", run.path, "--checkpoint", "last"))
     assert "a promotion compares the best checkpoint" in line
