@@ -114,7 +114,7 @@ class Design(Spec):
         description="share of the budget that is drawn with equal probabilities from all decisions",
     )
     floor: float = Field(
-        0.2,
+        0.1,
         ge=0,
         le=1,
         description="part of each purpose's share that ignores probabilities and counts only items or exposure; set it higher "

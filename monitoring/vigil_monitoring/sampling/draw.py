@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vigil_data.errors import Failure
+from vigil_data.errors import Failure, UserError
 from vigil_monitoring.queues.queue import COLUMNS, PROBABILITY, Queue, QueueRecord, StratumTotals, queue_table, read_queue
 from vigil_monitoring.sampling.design import Design
 from vigil_monitoring.sampling.pairs import Challenger
@@ -131,7 +131,7 @@ def expected_precision(
     earlier: Sequence[Path] = (),
     report: Report = lambda *_: None,
 ) -> dict[int, list[Precision]]:
-    """Return what each budget is expected to buy; nothing is drawn.
+    """Return what each budget is expected to buy; nothing is drawn. Budgets that are too small for the strata are left out.
 
     Args:
         traffic: the decisions.
@@ -143,12 +143,20 @@ def expected_precision(
         report: as in :func:`draw`.
 
     Raises:
-        UserError: as :func:`draw` does.
+        UserError: as :func:`draw` does; for the budget, only if all are too small.
     """
     other = None if challenger is None else Challenger(challenger)
     population = Population(traffic, design, other, EarlierQueues(earlier).keys(timed=traffic.assumed_day is None))
     sizes = measure_population(population, max(budgets), seed, report)
-    plans = {budget: make_plan(sizes, budget) for budget in sorted(budgets)}
+    plans: dict[int, Plan] = {}
+    too_small = []
+    for budget in sorted(budgets):
+        try:
+            plans[budget] = make_plan(sizes, budget)
+        except UserError as error:
+            too_small.append(error)
+    if not plans:
+        raise too_small[-1]
     sums = {budget: PrecisionSums(population, plan) for budget, plan in plans.items()}
     done = 0
     for rows in population.rows():

@@ -67,6 +67,7 @@ class Rows(NamedTuple):
     Attributes:
         batch: its columns.
         probability_NL: probabilities of the design's labels, NaN where unknown.
+        highest_N: the highest of these.
         exposure_N: exposure, 0 where unknown; ``None`` without.
         stratum_N: index of the stratum.
         action_N: index of the action in :attr:`Population.actions`.
@@ -76,6 +77,7 @@ class Rows(NamedTuple):
 
     batch: pa.RecordBatch
     probability_NL: Floats
+    highest_N: Floats
     exposure_N: Floats | None
     stratum_N: Ints
     action_N: Ints
@@ -167,8 +169,9 @@ class Population:
             exposure_N = exposure.fill_null(0.0).to_numpy()
         pair_N = self.challenger.of(batch, self.traffic) if self.challenger else None
         codes = [self._column_codes(values, batch.column(column)) for values, column in self._columns()]
-        stratum_N = self._stratum(codes, probability_NL, pair_N)
-        return Rows(batch, probability_NL, exposure_N, stratum_N, codes[-1], pair_N, earlier)
+        top_N, highest_N = highest(probability_NL)
+        stratum_N = self._stratum(codes, top_N, highest_N, pair_N)
+        return Rows(batch, probability_NL, highest_N, exposure_N, stratum_N, codes[-1], pair_N, earlier)
 
     def _columns(self) -> list[tuple[dict[str | None, int], str]]:
         return list(zip(self._values, (*self.design.strata.columns, "action"), strict=True))
@@ -184,15 +187,14 @@ class Population:
         code_N: Ints = code[encoded.indices.fill_null(len(code) - 1).to_numpy()]
         return code_N
 
-    def _stratum(self, columns: Sequence[Ints], probability_NL: Floats, pair_N: NDArray[np.int8] | None) -> Ints:
+    def _stratum(self, columns: Sequence[Ints], top_N: Ints, highest_N: Floats, pair_N: NDArray[np.int8] | None) -> Ints:
         """Return the index of each row's stratum; codes of the columns end with the action's."""
         strata = self.design.strata
-        top_N, highest_N = highest(probability_NL)
         band_N = np.searchsorted(np.array(strata.bands), highest_N, side="right")
         codes = [np.where(band_N > 0, 1 + top_N * len(strata.bands) + band_N - 1, 0)]
         codes += [] if pair_N is None else [pair_N.astype(np.int64)]
         codes += columns if strata.action else columns[:-1]
-        joined_N = np.zeros(len(probability_NL), np.int64)
+        joined_N = np.zeros(len(top_N), np.int64)
         for code_N in codes:
             joined_N = joined_N * (int(code_N.max(initial=0)) + 1) + code_N
         _, first_G, group_N = np.unique(joined_N, return_index=True, return_inverse=True)
@@ -249,7 +251,7 @@ def components(population: Population, actions: Collection[str], exposure: bool)
     design = population.design
     shares: dict[Component, float] = {Component("items"): design.audit}
     for number, (purpose, share) in enumerate(zip(design.purposes, design.shares, strict=True)):
-        where = f"purposes.{number}"
+        where = f"purposes[{number}]"
         weights = purpose.weights or (WEIGHTS if exposure else WEIGHTS[:1])
         if "exposure" in weights and not exposure:
             raise UserError(
@@ -292,7 +294,7 @@ def measure(rows: Rows, component: Component) -> Floats:
         value_N = np.zeros(rows.batch.num_rows) if rows.exposure_N is None else rows.exposure_N
     if component.label is not None:
         known = component.label != HIGHEST
-        p_N = rows.probability_NL[:, component.label] if known else highest(rows.probability_NL)[1]
+        p_N = rows.probability_NL[:, component.label] if known else rows.highest_N
         value_N = value_N * np.sqrt(np.nan_to_num(p_N * (1 - p_N)))
     if component.among == EVERY:
         return value_N
@@ -304,7 +306,7 @@ def _among(rows: Rows, component: Component) -> NDArray[np.bool_]:
     if rows.pair_N is not None and component.among == PAIR:
         return np.asarray(rows.pair_N == component.pair)
     if component.threshold is not None:
-        return np.asarray(highest(rows.probability_NL)[1] < component.threshold)
+        return np.asarray(rows.highest_N < component.threshold)
     wanted = ALLOW if component.among == ALLOWED else component.action
     same: NDArray[np.bool_] = (
         pc.equal(rows.batch.column("action"), wanted).fill_null(component.among == ALLOWED).to_numpy(zero_copy_only=False)

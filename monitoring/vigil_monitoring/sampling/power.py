@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vigil_monitoring.sampling.design import Weight
 from vigil_monitoring.sampling.plan import Plan
-from vigil_monitoring.sampling.population import ALLOW, Population, Rows, highest
+from vigil_monitoring.sampling.population import ALLOW, Population, Rows
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class PrecisionSums:
         self._spread_C += total(probability_N * missed_N)
         for place in range(len(self._labels)):
             known = place < len(self._labels) - 1
-            p_N = np.nan_to_num(rows.probability_NL[:, place]) if known else highest(rows.probability_NL)[1]
+            p_N = np.nan_to_num(rows.probability_NL[:, place]) if known else rows.highest_N
             self._reviewed_2LC[:, place] += total(probability_N), total(probability_N * p_N)
             for number, weight in enumerate(self._weights):
                 z_N = np.ones(len(p_N)) if weight == "items" else rows.exposure_N
@@ -137,11 +137,9 @@ class PrecisionSums:
             return None
         expected = zp_F.sum() / total
         spread_F = np.maximum(np.bincount(final_C, self._spread_C, len(plan.names)), 1e-12)
-        points_F = np.array([cut.points for cut in plan.cuts])
-        factor_F = np.where(points_F > 1, points_F / np.maximum(points_F - 1, 1), 1.0)
         squares_F = (1 - 2 * expected) * gp_F + expected**2 * g_F
-        plain = factor_F * (squares_F - ((apart_p_F - expected * apart_F) ** 2 + noise_F) / spread_F)
-        scored = factor_F * (gp_F - gpp_F - noise_F / spread_F)
+        plain = squares_F - ((apart_p_F - expected * apart_F) ** 2 + noise_F) / spread_F
+        scored = gp_F - gpp_F - noise_F / spread_F
         z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
         reviewed, positives = self._reviewed_2LC[:, label, cells].sum(axis=1)
         widths = [z * float(np.sqrt(max(of.sum(), 0.0))) / total for of in (plain, scored)]

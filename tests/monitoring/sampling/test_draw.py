@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hajek import hajek_variance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -76,28 +77,15 @@ def test_draw_includes_rows_as_often_as_it_states(tmp_path: Path, proofs: Callab
     estimates, variances = [], []
     for sample in drawn:
         rows, stratum = places(sample.queue), np.array(column(sample.queue, "stratum"))
-        weights = 1 / np.array(column(sample.queue, "inclusion_probability"), float)
-        estimates.append(values_KN[:, rows] @ weights)
-        variances.append(hajek_variance(values_KN[:, rows], weights, stratum))
+        probability = np.array(column(sample.queue, "inclusion_probability"), float)
+        estimates.append((values_KN[:, rows] / probability).sum(axis=1))
+        variances.append(hajek_variance(values_KN[:, rows], probability, stratum))
     error_K = np.mean(estimates, axis=0) - values_KN.sum(axis=1)
     spread_K = np.std(estimates, axis=0)
     assert (abs(error_K) < 4.5 * spread_K / np.sqrt(times)).all()
     ratio_K = np.mean(variances, axis=0) / spread_K**2
     print(f"{times} draws of 60 of 400: Hájek's variance / actual: {ratio_K.round(3).tolist()}")
     assert ratio_K == pytest.approx(np.ones(3), abs=0.1 if times >= 1000 else 0.35)
-
-
-def hajek_variance(values_KN: np.ndarray, weights: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """Hájek (1964) for a total, stratum by stratum."""
-    found = np.zeros(len(values_KN))
-    for name in set(stratum.tolist()):
-        own = (stratum == name) & (weights > 1)
-        if own.sum() > 1:
-            count, missed = own.sum(), 1 - 1 / weights[own]
-            expanded = values_KN[:, own] * weights[own]
-            centre = (expanded * missed).sum(1, keepdims=True) / missed.sum()
-            found += count / (count - 1) * (missed * (expanded - centre) ** 2).sum(1)
-    return found
 
 
 @given(
@@ -209,7 +197,7 @@ def test_draw_for_recall_looks_below_the_thresholds(tmp_path: Path) -> None:
     drawn = draw(traffic, design({"kind": "recall"}, audit=0.01), 200, 5)
     assert column(drawn.queue, "action").count("allow") >= 190
     scores = stored(tmp_path, table.select(["id", "time", "probability.hate", "probability.spam"]), "plain.parquet")
-    with pytest.raises(UserError, match=r"purposes.0: .* has no actions; set threshold"):
+    with pytest.raises(UserError, match=r"purposes\[0\]: .* has no actions; set threshold"):
         draw(scores, design({"kind": "recall"}), 200, 5)
     plain = draw(scores, design({"kind": "recall", "threshold": 0.15}, audit=0.01), 200, 5)
     highest = np.stack([column(plain.queue, f"probability.{label}") for label in ("hate", "spam")]).max(0)
@@ -299,7 +287,7 @@ def test_draw_reads_a_table_of_scores_without_times(tmp_path: Path) -> None:
         ({"cluster": "writer"}, r"has no column writer"),
         (
             {"purposes": [{"kind": "action_precision", "actions": ["limit"]}]},
-            r"purposes.0.actions: no decision .* the action limit",
+            r"purposes\[0\].actions: no decision .* the action limit",
         ),
         ({"strata": {"columns": ["id"]}}, r"strata: more than 400; leave out some of bands, id"),
         ({"strata": {"least": 20}}, r"--budget 30 is less than the \d+ that \d+ strata need"),
@@ -314,5 +302,5 @@ def test_draw_refuses_a_design_that_does_not_fit_the_traffic(tmp_path: Path, key
 
 def test_draw_refuses_exposure_weights_without_exposure(tmp_path: Path) -> None:
     table, _ = simulate_traffic(100, 5)
-    with pytest.raises(UserError, match=r"purposes.0.weights: .* has no exposure; give --exposure FILE"):
+    with pytest.raises(UserError, match=r"purposes\[0\].weights: .* has no exposure; give --exposure FILE"):
         draw(stored(tmp_path, table.drop_columns("exposure")), design({"kind": "prevalence", "weights": ["exposure"]}), 30, 1)
