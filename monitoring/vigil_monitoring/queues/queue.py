@@ -189,7 +189,7 @@ def read_queue(path: Path) -> Queue:
     record = _read_record(path)
     problems = Problems()
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         row, errors = _row(line, record)

@@ -74,7 +74,7 @@ def draw(
         budget: number of decisions to draw; all if there are fewer.
         seed: seed of the draw.
         challenger: the other model's traffic, for a design with ``ab_pair``.
-        earlier: queues whose rows were reviewed already. They become a stratum of which every row is in the queue, so that their
+        earlier: queues whose rows were reviewed already. They become a stratum that is in the queue completely, so that their
             answers count; only labels that they were not asked for are asked.
         report: called with a task, the rows done and their number.
 

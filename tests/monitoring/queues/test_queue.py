@@ -55,6 +55,13 @@ def test_queue_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, give
     assert (found.record.rows, bool(found.record.created)) == (len(given_rows), True)
 
 
+def test_queue_keeps_line_separators_that_are_not_the_end_of_a_line(tmp_path: Path) -> None:
+    odd = "a\u2028b\u0085c\x1cd\r\ne"
+    table = queue_table([{**ROW, "id": odd, "author": odd}], RECORD.labels)
+    write_queue(tmp_path / "queue.jsonl", Queue(table, RECORD))
+    assert read_queue(tmp_path / "queue.jsonl").table.equals(table)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
