@@ -44,7 +44,7 @@ def promote(
     import getpass
     import socket
 
-    from vigil.workflows import promotion
+    from vigil.workflows.monitor import promotion
     from vigil_data.errors import UserError
 
     if Path(to).name != to or to.startswith("."):

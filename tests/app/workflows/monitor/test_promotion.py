@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vigil.workflows import promotion
-from vigil.workflows.promotion import LOCK, PENDING, RECORD, NotPromotedError, promote, promote_back, read_promotions
+from vigil.workflows.monitor import promotion
+from vigil.workflows.monitor.promotion import LOCK, PENDING, RECORD, NotPromotedError, promote, promote_back, read_promotions
 from vigil.workflows.release_gate import RegressionError, without_items, write_comparison
 from vigil_data.errors import UserError
 from vigil_evaluation.comparison.alignment import ScoredModel

@@ -1,0 +1,1 @@
+"""Monitoring that joins packages: promotion of bundles by evidence."""
