@@ -102,9 +102,8 @@ class AnswerFile:
             try:
                 size = os.fstat(descriptor).st_size
                 try:
-                    written = os.write(descriptor, line)
-                    if written < len(line):  # the disk is full: the rest says why
-                        os.write(descriptor, line[written:])
+                    while line:  # a disk that is nearly full takes a part, and raises at the rest
+                        line = line[os.write(descriptor, line) :]
                     os.fsync(descriptor)
                 except OSError:
                     with suppress(OSError):

@@ -84,8 +84,8 @@ def rows(
     for body in bodies:
         values = body.values
         try:
-            id_, action = values["item"]["id"], values["action"]["id"]
-            policies = [policy["id"] for policy in values.get("policies") or ()]
+            id_, action = str(values["item"]["id"]), str(values["action"]["id"])
+            policies = [str(policy["id"]) for policy in values.get("policies") or ()]
         except (KeyError, TypeError):
             problems.add(body.position, "not the body of an action callback: it has no item, action or policies with an id")
             continue

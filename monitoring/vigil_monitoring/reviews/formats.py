@@ -45,9 +45,9 @@ class ImportOptions:
     """How decisions are read.
 
     Attributes:
-        policy_version: refuse decisions under another one; it is that of decisions whose format has none.
-        reviewer: who answered, where a row of a sheet does not say.
-        time: when, where a row does not say.
+        policy_version: refuse decisions under another one; it is that of decisions without one.
+        reviewer: who answered, where the file does not say.
+        time: when, where it does not say.
         mapping: what actions and policies of Coop mean.
     """
 
@@ -75,6 +75,8 @@ def export_queue(name: FormatName, content: QueueContent, to: Path, options: Exp
     """
     if name == "coop" and options.item_type is None:
         raise UserError("--format coop: needs --item-type, the id of an item type in Coop")
+    if name != "coop" and options.item_type is not None:
+        raise UserError("--item-type: is for --format coop only")
     lines = _LINES[name](content, options)
     with replaced_file(to) as partial, partial.open("w", encoding=_ENCODINGS.get(name, "utf-8"), newline="") as file:
         file.writelines(lines)
@@ -134,6 +136,8 @@ def import_reviews(
     Raises:
         UserError: one line for each different mistake; see :func:`vigil_monitoring.reviews.answers.read_reviews`.
     """
+    if name != "coop" and options.mapping is not None:
+        raise UserError("--mapping: is for --format coop only")
     problems, skipped = Problems(), Skipped()
     if name == "label-studio":
         rows = label_studio.rows(file, problems, skipped)
@@ -147,7 +151,7 @@ def import_reviews(
     else:
         rows = read_rows(file, problems)
     given = {"reviewer": options.reviewer, "time": options.time, "policy_version": options.policy_version}
-    defaults = {} if name == "jsonl" else {column: value for column, value in given.items() if value is not None}
+    defaults = {column: value for column, value in given.items() if value is not None}
     return decisions_of(_with_defaults(rows, defaults), problems, file, queue, options.policy_version, stored=stored), skipped
 
 

@@ -63,8 +63,9 @@ def configuration(items: QueueContent, policy: ReviewPolicy) -> str:
     for label in items.asked:
         text = policy.text(label)
         about = " ".join(part for part in (text["question"], text["definition"]) if part)
-        ET.SubElement(view, "Header", value=f"{text['heading']}: {about}" if about else text["heading"], size="5")
-        # A question that some tasks do not ask must not be required; a $ in the name of a header would be a variable.
+        heading = f"{text['heading']}: {about}" if about else text["heading"]
+        ET.SubElement(view, "Header", value=heading.replace("$", "\N{FULLWIDTH DOLLAR SIGN}"), size="5")  # $ starts a variable
+        # A question that some tasks do not ask must not be required.
         choices = _choices(view, label, VALUES)
         if label in always:
             choices.set("required", "true")
@@ -104,9 +105,9 @@ def rows(file: Path, problems: Problems, skipped: Skipped) -> Iterator[TableRow]
     """
     try:
         tasks = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(tasks, list) or any(not isinstance(task, dict) or "annotations" not in task for task in tasks):
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) and _objects(task.get("annotations")) for task in tasks):
         raise UserError(
             f"{file}: not an export of Label Studio in the format JSON; choose JSON, not JSON-MIN or CSV, when exporting"
         )
@@ -122,19 +123,32 @@ def rows(file: Path, problems: Problems, skipped: Skipped) -> Iterator[TableRow]
             yield from _annotation(annotation, data, position, problems)
 
 
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) and _results(entry.get("result")) for entry in value)
+
+
+def _results(value: Any) -> bool:
+    """Whether the results of an annotation have the form that :func:`_annotation` reads."""
+    return value is None or (
+        isinstance(value, list)
+        and all(isinstance(of, dict) and isinstance(of.get("value", {}), dict) for of in value)
+        and all(isinstance(of.get("value", {}).get("choices", []), list) for of in value)
+    )
+
+
 def _annotation(annotation: dict[str, Any], data: dict[str, Any], position: str, problems: Problems) -> Iterator[TableRow]:
     chosen: dict[str, Any] = {}
     confidence = None
     for result in annotation.get("result") or ():
-        choices = (result.get("value") or {}).get("choices")
-        if result.get("type") != "choices" or not choices:
+        if result.get("type") != "choices":
             continue  # a control that somebody added
-        if result.get("from_name") == CONFIDENCE:
-            confidence = CONFIDENCES.get(choices[0])
-        elif choices[0] not in VALUES:
-            problems.add(position, f"{result.get('from_name')} is {choices[0]!r}, not one of {', '.join(VALUES)}")
+        label, choice = str(result.get("from_name")), str(*result.get("value", {}).get("choices", [])[:1])
+        if label == CONFIDENCE:
+            confidence = CONFIDENCES.get(choice)
+        elif choice not in VALUES:
+            problems.add(position, f"{label} is {choice!r}, not one of {', '.join(VALUES)}")
         else:
-            chosen[result.get("from_name")] = VALUES[choices[0]]
+            chosen[label] = VALUES[choice]
     if annotation.get("was_cancelled"):
         chosen = dict.fromkeys(data["labels"], CANNOT_TELL)
     by = annotation.get("completed_by")
@@ -146,7 +160,7 @@ def _annotation(annotation: dict[str, Any], data: dict[str, Any], position: str,
         "policy_version": data.get("policy_version"),
         "confidence": confidence,
         "adjudicated": bool(annotation.get("ground_truth")),
-        "minutes": None if lead is None or not chosen else round(lead / 60 / len(chosen), 4),
+        "minutes": round(lead / 60 / len(chosen), 4) if isinstance(lead, int | float) and chosen else None,
     }
     for label, value in chosen.items():
         yield TableRow(position, {**common, "label": label, "value": value})

@@ -4,13 +4,12 @@ import hashlib
 import math
 import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from vigil_data.items import Item, Modality
+from vigil_data.items import Modality
 from vigil_data.reviews.decisions import CANNOT_TELL, MOST_MINUTES, Decision
 from vigil_monitoring.queues.queue import PROBABILITY, Queue
 from vigil_monitoring.reviews.answer_file import AnswerFile
@@ -25,7 +24,6 @@ CACHED_ITEMS = 8
 MEDIA: tuple[Modality, ...] = ("image", "audio")
 
 
-@dataclass(frozen=True)
 class ReviewSession:
     """The answers to a queue that reviewers give on the page.
 
@@ -38,28 +36,33 @@ class ReviewSession:
         show_scores: show the model's probabilities.
     """
 
-    queue: Queue
-    content: QueueContent
-    answers: AnswerFile
-    policy: ReviewPolicy
-    reviewer: str | None = None
-    show_scores: bool = False
-    _ids: Sequence[str] = field(init=False)
-    _scores: Mapping[str, Mapping[str, float]] = field(init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_ids", tuple(self.content.labels))
-        object.__setattr__(self, "_scores", _scores(self.queue) if self.show_scores else {})
-        object.__setattr__(self, "_item", lru_cache(CACHED_ITEMS)(self.content.item))
+    def __init__(
+        self,
+        queue: Queue,
+        content: QueueContent,
+        answers: AnswerFile,
+        policy: ReviewPolicy,
+        *,
+        reviewer: str | None = None,
+        show_scores: bool = False,
+    ) -> None:
+        self._labels = content.labels
+        self._asked = content.asked
+        self._answers = answers
+        self._policy = policy
+        self._reviewer = reviewer
+        self._ids = tuple(content.labels)
+        self._scores = _scores(queue) if show_scores else {}
+        self._content = lru_cache(CACHED_ITEMS)(content.item)
+        self._lock = threading.Lock()
 
     def setup(self) -> dict[str, Any]:
         """Return what the page needs before it knows the reviewer."""
         return {
-            "reviewer": self.reviewer,
-            "policy_version": self.policy.version,
+            "reviewer": self._reviewer,
+            "policy_version": self._policy.version,
             "idle_seconds": IDLE_SECONDS,
-            "labels": {label: self.policy.text(label) for label in self.content.asked},
+            "labels": {label: self._policy.text(label) for label in self._asked},
         }
 
     def order(self, reviewer: str) -> list[dict[str, Any]]:
@@ -70,7 +73,7 @@ class ReviewSession:
         self._check_name(reviewer)
         digests = {number: hashlib.sha256(f"{reviewer}\0{id_}".encode()).digest() for number, id_ in enumerate(self._ids)}
         return [
-            {"item": number, "labels": self.content.labels[id_], "answered": self._answered(reviewer, id_)}
+            {"item": number, "labels": self._labels[id_], "answered": self._answered(reviewer, id_)}
             for number in sorted(digests, key=digests.__getitem__)
             for id_ in [self._ids[number]]
         ]
@@ -84,7 +87,7 @@ class ReviewSession:
             {"role": item.role("text", place), "text": text, "time": item.time("text", place)}
             for place, text in enumerate(item.text)
         ]
-        answers = {label: of for label in self.content.labels[id_] if (of := self.answers.get(self._key(reviewer, id_, label)))}
+        answers = {label: of for label in self._labels[id_] if (of := self._answers.get(self._key(reviewer, id_, label)))}
         return {
             "text": texts,
             **{modality: [item.role(modality, n) for n in range(len(getattr(item, modality)))] for modality in MEDIA},
@@ -121,17 +124,17 @@ class ReviewSession:
             raise invalid(f"an answer is an object with {', '.join(sorted(names))}")
         self._check_name(given["reviewer"])
         id_ = self._id(given["item"])
-        if given["label"] not in self.content.labels[id_]:
+        if given["label"] not in self._labels[id_]:
             raise invalid("label: is not asked for this item")
         key = self._key(given["reviewer"], id_, given["label"])
         removed = 0.0
         with self._lock:
-            earlier = self.answers.get(key)
+            earlier = self._answers.get(key)
             if given["value"] is None:
                 removed = (earlier.minutes or 0.0) if earlier else 0.0
-                self.answers.remove(key)
+                self._answers.remove(key)
             else:
-                self.answers.put(self._decision(given, id_, earlier))
+                self._answers.put(self._decision(given, id_, earlier))
         return {"answered": self._answered(given["reviewer"], id_), "minutes": removed}
 
     def _decision(self, given: Mapping[str, Any], id_: str, earlier: Decision | None) -> Decision:
@@ -149,20 +152,16 @@ class ReviewSession:
             None if value == CANNOT_TELL else float(value),
             given["reviewer"],
             datetime.now(UTC),
-            self.policy.version,
+            self._policy.version,
             confidence,
             minutes=round(minutes, 4),
         )
 
-    def _content(self, id_: str) -> Item:
-        found: Item = self._item(id_)  # type: ignore[attr-defined] # set in __post_init__
-        return found
-
     def _answered(self, reviewer: str, id_: str) -> int:
-        return sum(self.answers.get(self._key(reviewer, id_, label)) is not None for label in self.content.labels[id_])
+        return sum(self._answers.get(self._key(reviewer, id_, label)) is not None for label in self._labels[id_])
 
     def _key(self, reviewer: str, id_: str, label: str) -> tuple[Any, ...]:
-        return Decision(id_, label, None, reviewer, datetime.now(UTC), self.policy.version).key
+        return Decision(id_, label, None, reviewer, datetime.now(UTC), self._policy.version).key
 
     def _id(self, number: Any) -> str:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self._ids):
@@ -170,7 +169,7 @@ class ReviewSession:
         return self._ids[number]
 
     def _check_name(self, name: Any) -> None:
-        if self.reviewer is not None and name != self.reviewer:
+        if self._reviewer is not None and name != self._reviewer:
             raise RequestError(403, "this page is for another reviewer", "reviewer")
         if problem := name_problem(name):
             raise invalid(f"reviewer: {problem}")

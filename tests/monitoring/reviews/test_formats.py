@@ -125,8 +125,25 @@ def test_import_reviews_names_mistakes_of_a_label_studio_export(case: ReviewCase
         f"task 4, annotation 5: reviewer user 7 answers 0 for spam of post-1, but 1 at {file}: task 4, annotation 3, {rest}",
         f"task 5, annotation 3: decided under policy version house 2, not house 3; {leave}",
     ]
-    file.write_text(json.dumps([{"id": 1, "spam": "yes"}]))
-    with pytest.raises(UserError, match="not an export of Label Studio in the format JSON; choose JSON, not JSON-MIN or CSV"):
+    for damaged in ({"spam": "yes"}, {"annotations": [1]}, {"annotations": [annotation({}, result=[{"value": {"choices": 1}}])]}):
+        file.write_text(json.dumps([{"id": 1, "data": data, **damaged}]))
+        with pytest.raises(UserError, match="not an export of Label Studio in the format JSON; choose JSON, not JSON-MIN or CSV"):
+            read(case, "label-studio", file)
+    with pytest.raises(UserError, match="--mapping: is for --format coop only"):
+        read(case, "label-studio", file, mapping=file)
+
+
+def test_import_reviews_ignores_other_controls_of_label_studio(case: ReviewCase) -> None:
+    note = {"from_name": "note", "to_name": "text", "type": "textarea", "value": {"text": ["odd"]}}
+    empty = {"from_name": "spam", "to_name": "text", "type": "choices", "value": {}}
+    file = case.folder / "export.json"
+    task = {"id": 1, "data": {"id": "post-1", "labels": ["hate"]}}
+    found = annotation({"hate": "yes"}, lead_time=None)
+    file.write_text(json.dumps([{**task, "annotations": [{**found, "result": [note, *found["result"]]}]}]))
+    [decision] = read(case, "label-studio", file)
+    assert (decision.label, decision.value, decision.minutes) == ("hate", 1.0, None)
+    file.write_text(json.dumps([{**task, "annotations": [{**found, "result": [empty]}]}]))
+    with pytest.raises(UserError, match="task 1, annotation 3: spam is '', not one of yes, no, cannot tell"):
         read(case, "label-studio", file)
 
 
@@ -300,9 +317,10 @@ def test_import_reviews_reads_what_reviewers_answered_in_each_format(
     names: tuple[FormatName, ...] = ("jsonl", "csv", "label-studio", "coop")
     for name in names:
         file = folder / f"out.{'json' if name == 'label-studio' else name}"
-        export_queue(name, content, file, Export(ReviewPolicy(None, "v1"), MediaLinks(folder / "media", None, file), "post"))
+        links, coop = MediaLinks(folder / "media", None, file), name == "coop"
+        export_queue(name, content, file, Export(ReviewPolicy(None, "v1"), links, "post" if coop else None))
         answered = _answer_as_tool(name, file, wanted)
-        decisions, _ = import_reviews(name, answered, queue, ImportOptions("v1", "ann", TIME, mapping))
+        decisions, _ = import_reviews(name, answered, queue, ImportOptions("v1", "ann", TIME, mapping if coop else None))
         assert {(of.id, of.label): of.value for of in decisions} == wanted
         assert {of.policy_version for of in decisions} == {"v1"}
 

@@ -1,13 +1,10 @@
 """The review page in Chromium, by keyboard alone: answers, undo, blurred pictures, hostile content, a killed server."""
 
-import json
-import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -56,12 +53,12 @@ def open_page(browser: Browser, make_case: Callable[..., ReviewCase]) -> Iterato
     """Serve a review of some items and open its page; console output fails the test."""
     closing: list[Callable[[], Any]] = []
 
-    def start(*ids: str, reviewer: str | None = "ann") -> Opened:
-        case = make_case(*ids)
+    def start(*ids: str, reviewer: str | None = "ann", case: ReviewCase | None = None) -> Opened:
+        case = case or make_case(*ids)
         held = open_answers(case.folder / "reviews.jsonl", case.queue)
         answers = held.__enter__()
         content = QueueContent(case.queue, case.dataset)
-        session = ReviewSession(case.queue, content, answers, load_policy(case.taxonomy, None, content.asked), reviewer)
+        session = ReviewSession(case.queue, content, answers, load_policy(case.taxonomy, None, content.asked), reviewer=reviewer)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -260,45 +257,30 @@ def test_review_page_fits_and_is_readable(browser: Browser, open_page: Callable[
     assert [node["role"]["value"] for node in shown if not node.get("name", {}).get("value")] == []
 
 
-def test_review_of_two_reviewers_and_a_killed_server(
-    browser: Browser, chromium: str, make_case: Callable[..., ReviewCase], tmp_path: Path
+def test_review_continues_after_the_server_was_killed(
+    browser: Browser, open_page: Callable[..., Opened], make_case: Callable[..., ReviewCase]
 ) -> None:
     case = make_case("post-1", "post-2", "post-3")
     file = case.folder / "reviews.jsonl"
-    second = Browser(chromium, tmp_path / "second")
     command = [sys.executable, "-m", "vigil", "monitor", "review", str(case.queue_file), "--dataset", str(case.dataset.path)]
     command += ["--to", str(file), "--taxonomy", str(case.taxonomy), "--port", "0"]
-
-    def start() -> tuple[subprocess.Popen[str], str]:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.fullmatch(r"open (http://127\.0\.0\.1:\d+/#\S+)\n", line):
-                return process, found[1]
-        raise AssertionError("the server did not start")
-
-    process, address = start()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        for page, name in ((browser, "ann"), (second, "ben")):
-            visit(page, f"{address}&name={name}")
-        for _ in range(2):
-            press(browser, "y")
-            press(second, "n")
-        process.kill()
-        process.communicate()
-        decisions = read_reviews(file, case.queue)
-        assert [(of.reviewer, of.value) for of in decisions] == [("ann", 1.0), ("ben", 0.0)] * 2
-        press(browser, "y")
-        assert "does not answer" in browser.evaluate("byId('error').innerText")
-        process, address = start()
-        visit(browser, f"{address}&name=ann")
-        press(browser, "c", "c", "c")
-        press(browser, "c")
-        assert browser.evaluate("document.activeElement.id") == "done-title"
-        done = [json.loads(line) for line in file.read_text().splitlines()]
-        assert sum(row["reviewer"] == "ann" for row in done) == 5
+        assert process.stdout is not None
+        printed = "".join(iter(lambda: process.stdout.read(1) if process.stdout else "", "#"))
+        token = process.stdout.readline().strip()
+        address = f"{printed.rpartition('open ')[2]}#{token}"
+        for reviewer, key in (("ann", "y"), ("ben", "n"), ("ann", "y")):
+            visit(browser, f"{address}&name={reviewer}")
+            press(browser, key)
     finally:
         process.kill()
         process.communicate()
-        second.close()
-        browser.messages.clear()
+    assert [(of.reviewer, of.value) for of in read_reviews(file, case.queue)] == [("ann", 1.0), ("ben", 0.0), ("ann", 1.0)]
+    press(browser, "y")
+    assert "does not answer" in browser.evaluate("byId('error').innerText")
+    browser.messages.clear()
+    opened = open_page(case=case)
+    press(browser, "c", "c", "c")
+    assert browser.evaluate("document.activeElement.id") == "done-title"
+    assert sum(of.reviewer == "ann" for of in opened.decisions) == 5

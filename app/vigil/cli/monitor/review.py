@@ -63,7 +63,7 @@ def review(
     policy = load_policy(taxonomy, policy_version, content.asked)
     print_warnings(content.warnings())
     with open_answers(to, rows) as answers:
-        session = ReviewSession(rows, content, answers, policy, reviewer, scores)
+        session = ReviewSession(rows, content, answers, policy, reviewer=reviewer, show_scores=scores)
         asked = sum(map(len, content.labels.values()))
         typer.echo(f"{len(content):,} items with {asked:,} questions; {to} has {len(answers):,} answers")
         serve(session, port, lambda address: typer.echo(f"open {address}"))
@@ -120,9 +120,9 @@ def reviews(
         str | None,
         typer.Option(metavar="TEXT", help="Refuse decisions under another policy version; that of decisions without one."),
     ] = None,
-    reviewer: Annotated[str | None, typer.Option(metavar="NAME", help="Reviewer of rows of a sheet without one.")] = None,
+    reviewer: Annotated[str | None, typer.Option(metavar="NAME", help="Reviewer of decisions without one.")] = None,
     time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time of rows without one, such as 2026-11-24T18:30:00Z.")
+        str | None, typer.Option(metavar="TIME", help="Time of decisions without one, such as 2026-11-24T18:30:00Z.")
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What actions and policies of Coop mean (.yaml), for --format coop.")
