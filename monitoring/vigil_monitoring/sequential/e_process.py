@@ -24,7 +24,7 @@ from scipy.special import stdtr
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_SCALES = (0.5, 2.0)
+_SCALES = (1.5, 6.0)
 """Standard deviations of a change in units of the days' standard deviation, mixed equally."""
 
 _STREAMS_AT_ONCE = 512

@@ -44,7 +44,7 @@ def log_e_since(start, values, group, weights, references, negligible):
     for sign in (1, -1):
         moved = values[kept] - sign * negligible * shift
         null = log_density_of_invariant(moved, design, covariance)
-        for scale in (0.5, 2.0):
+        for scale in (1.5, 6.0):
             normal = log_density_of_invariant(moved, design, covariance + scale**2 * np.outer(shift, shift))
             total += math.exp(normal - null) * 2 * sign_probability(moved, design, shift, weights[kept], scale, sign) / 4
     return math.log(total * start_weights(start + 1)[start])
