@@ -8,7 +8,9 @@ its own; reading all columns once is the yardstick of the same run. CPU seconds 
 
 Last table (AMD EPYC, 2 virtual cores, one thread, machine busy):
 
-    (see below)
+    step                                   decisions   seconds     CPU s  peak MiB
+    read all columns once                 10,000,000      38.1       4.9       489
+    sample of 500                         10,000,000     183.0      22.8       630
 """
 
 import argparse
