@@ -18,7 +18,7 @@ from vigil_serving.scoring.output_schema import policy_title
 from vigil_serving.scoring.shards import Shards, resume_hint
 from vigil_serving.traffic.folder import day_folder, days_of, make_log_folder
 from vigil_serving.traffic.options import EXPOSURE, ITEM_COLUMNS, TrafficLogOptions
-from vigil_serving.traffic.records import as_exposure, as_text
+from vigil_serving.traffic.records import exposures, texts
 from vigil_serving.traffic.schema import TIME, traffic_schema
 
 
@@ -87,8 +87,7 @@ def _table(
         elif name in scored.column_names and not _of_item(name, schema):
             array = scored[name].cast(field.type)
         elif items is not None and name in further:
-            convert = as_exposure if name == EXPOSURE else as_text
-            array = pa.array([convert(value) for value in items[name].to_pylist()], field.type)
+            array = (exposures if name == EXPOSURE else texts)(items[name].to_pylist())
         else:
             array = pa.nulls(scored.num_rows, field.type)
         arrays.append(array)

@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +15,30 @@ from vigil_serving.traffic.options import Origin
 from vigil_serving.traffic.schema import EXPOSURE, ITEM_COLUMNS, PROBABILITY, REASON, TIME, traffic_schema
 
 
-class LoggedDecision(NamedTuple):
-    """A decision, when it was made (microseconds since 1970), and the item's logged columns (:func:`logged_columns`)."""
+@dataclass(slots=True)
+class LoggedDecisions:
+    """Decisions of one origin, and what else is logged of each.
 
-    microseconds: int
-    decision: Decision
-    columns: tuple[Any, ...]
+    Attributes:
+        microseconds: when each was made, since 1970.
+        decisions: the decisions.
+        columns: values of each item's columns, in the order of :func:`logged_columns`.
+    """
+
+    microseconds: list[int] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    columns: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.decisions)
 
 
-def logged_columns(columns: Mapping[str, Any], further: Sequence[str]) -> tuple[Any, ...]:
-    """Return those columns of an item that are logged: :data:`ITEM_COLUMNS`, the exposure, and ``further``."""
-    get = columns.get
-    return (*(get(name) for name in ITEM_COLUMNS), get(EXPOSURE), *(get(name) for name in further))
+def logged_columns(further: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the items' columns that are logged: :data:`ITEM_COLUMNS`, the exposure, and ``further``."""
+    return (*ITEM_COLUMNS, EXPOSURE, *further)
 
 
-def record_batch(rows: Sequence[LoggedDecision], origin: Origin, further: Sequence[str]) -> pa.RecordBatch:
+def record_batch(rows: LoggedDecisions, origin: Origin, further: Sequence[str]) -> pa.RecordBatch:
     """Return decisions of one origin as rows with the columns of :func:`~vigil_serving.traffic.schema.traffic_schema`.
 
     An item that could not be decoded has an error, and null in the columns that follow from its content.
@@ -37,34 +46,32 @@ def record_batch(rows: Sequence[LoggedDecision], origin: Origin, further: Sequen
     try:
         return _record_batch(rows, origin, further)
     except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, which UTF-8 cannot
-        return _record_batch([_encodable(row) for row in rows], origin, further)
+        return _record_batch(_encodable(rows), origin, further)
 
 
-def _record_batch(rows: Sequence[LoggedDecision], origin: Origin, further: Sequence[str]) -> pa.RecordBatch:
-    decisions = [row.decision for row in rows]
+def _record_batch(rows: LoggedDecisions, origin: Origin, further: Sequence[str]) -> pa.RecordBatch:
+    decisions, count = rows.decisions, len(rows)
     decoded_N = np.array([decision.error is None for decision in decisions])
+    decided_N = decoded_N if origin.policy is not None else np.zeros_like(decoded_N)
+    probabilities = [decision.probabilities for decision in decisions]
     arrays: dict[str, pa.Array] = {
         "id": pa.array([decision.id for decision in decisions], pa.string()),
-        "time": pa.array(np.array([row.microseconds for row in rows], np.int64)).cast(TIME),
-        "source": _repeated(origin.source, len(rows)),
-        "role": _repeated(origin.role, len(rows)),
+        "time": pa.array(np.array(rows.microseconds, np.int64)).cast(TIME),
+        "source": _repeated(origin.source, count),
+        "role": _repeated(origin.role, count),
+        "presence": pa.array([d.presence if d.error is None else None for d in decisions], pa.string()),
+        "labels": _lists([d.labels for d in decisions], lambda flat: pa.array(flat, pa.string()), decoded_N),
+        "action": pa.array([d.action for d in decisions], pa.string()),
+        "review": pa.array(np.array([d.review for d in decisions]), mask=~decided_N),
+        "reasons": _lists([d.reasons for d in decisions], _reasons, decided_N),
+        "bundle": _repeated(origin.bundle, count),
+        "policy": _repeated(origin.policy, count),
+        "error": pa.array([d.error for d in decisions], pa.string()),
     }
-    for place, name in enumerate(ITEM_COLUMNS):
-        arrays[name] = pa.array([as_text(row.columns[place]) for row in rows], pa.string())
-    place = len(ITEM_COLUMNS)
-    arrays[EXPOSURE] = pa.array([as_exposure(row.columns[place]) for row in rows], pa.float64())
-    arrays["presence"] = pa.array([d.presence if d.error is None else None for d in decisions], pa.string())
     for label in origin.labels:
-        arrays[PROBABILITY + label] = pa.array([d.probabilities.get(label) for d in decisions], pa.float32())
-    arrays["labels"] = _lists([d.labels for d in decisions], lambda flat: pa.array(flat, pa.string()), decoded_N)
-    arrays["action"] = pa.array([d.action for d in decisions], pa.string())
-    decided_N = decoded_N if origin.policy is not None else np.zeros_like(decoded_N)
-    arrays["review"] = pa.array(np.array([d.review for d in decisions]), mask=~decided_N)
-    arrays["reasons"] = _lists([d.reasons for d in decisions], _reasons, decided_N)
-    arrays["bundle"], arrays["policy"] = _repeated(origin.bundle, len(rows)), _repeated(origin.policy, len(rows))
-    arrays["error"] = pa.array([d.error for d in decisions], pa.string())
-    for place, name in enumerate(further, len(ITEM_COLUMNS) + 1):
-        arrays[name] = pa.array([as_text(row.columns[place]) for row in rows], pa.string())
+        arrays[PROBABILITY + label] = pa.array([of.get(label) for of in probabilities], pa.float32())
+    for name, values in zip(logged_columns(further), zip(*rows.columns, strict=True), strict=True):
+        arrays[name] = exposures(values) if name == EXPOSURE else texts(values)
     schema = traffic_schema(origin.labels, further)
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
@@ -85,21 +92,27 @@ def _repeated(value: str | None, times: int) -> pa.Array:
     return pa.nulls(times, pa.string()) if value is None else pa.repeat(value, times)
 
 
-def as_text(value: Any) -> str | None:
-    """Return a column's value as it is logged: text as it is, all else as JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+def texts(values: Sequence[Any]) -> pa.Array:
+    """Return values of an item's column as they are logged: text as it is, all else as JSON."""
+    try:
+        return pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        as_text = [value if value is None or isinstance(value, str) else json.dumps(value, default=str) for value in values]
+        return pa.array(as_text, pa.string())
 
 
-def as_exposure(value: Any) -> float | None:
-    """Return a number of views; ``None`` for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= sys.float_info.max else None
+def exposures(values: Sequence[Any]) -> pa.Array:
+    """Return numbers of views; null for all that is not a finite number of at least 0."""
+    return pa.array([float(value) if _is_exposure(value) else None for value in values], pa.float64())
 
 
-def _encodable(row: LoggedDecision) -> LoggedDecision:
+def _is_exposure(value: Any) -> bool:
+    return value is not None and type(value) in (int, float) and 0 <= value <= sys.float_info.max
+
+
+def _encodable(rows: LoggedDecisions) -> LoggedDecisions:
     def clean(value: Any) -> Any:
         return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
-    decision = replace(row.decision, id=clean(row.decision.id), error=clean(row.decision.error))
-    return LoggedDecision(row.microseconds, decision, tuple(clean(value) for value in row.columns))
+    decisions = [replace(d, id=clean(d.id), error=clean(d.error)) for d in rows.decisions]
+    return LoggedDecisions(rows.microseconds, decisions, [tuple(map(clean, of)) for of in rows.columns])

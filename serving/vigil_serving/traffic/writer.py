@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from vigil_serving.protocol.errors import traceback_summary
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.folder import ROTATE, make_log_folder
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
-from vigil_serving.traffic.records import LoggedDecision, logged_columns, record_batch
+from vigil_serving.traffic.records import LoggedDecisions, logged_columns, record_batch
 from vigil_serving.traffic.retention import limit_bytes, remove_old_days
 from vigil_serving.traffic.segments import Segment, recover
 
@@ -86,7 +86,8 @@ class TrafficLog:
         # pyarrow's first array imports more of itself, and pandas if it is there, which would delay the first flush by a second.
         pa.array([""])
         self._lock = threading.Lock()
-        self._pending: list[tuple[Origin, list[LoggedDecision]]] = []
+        self._names = logged_columns(options.columns)
+        self._pending: list[tuple[Origin, int, Sequence[Decision], list[tuple[Any, ...]]]] = []
         self._waiting = 0
         self._unwritten: list[tuple[date, pa.RecordBatch]] = []
         self._segments: dict[tuple[date, tuple[str, ...]], Segment] = {}
@@ -108,18 +109,15 @@ class TrafficLog:
             decisions: the decision on each item.
             origin: what made them.
         """
-        now, further = int(self._clock() * 1e6), self._options.columns
-        rows = [
-            LoggedDecision(now, decision, logged_columns(item.columns, further))
-            for item, decision in zip(items, decisions, strict=False)
-        ]
+        now, count = int(self._clock() * 1e6), len(decisions)
+        columns = [tuple(map(item.columns.get, self._names)) for item in items]
         with self._lock:
-            fits = self._waiting + len(rows) <= self._max_waiting and not self._closing.is_set()
+            fits = self._waiting + count <= self._max_waiting and not self._closing.is_set()
             if fits:
-                self._waiting += len(rows)
-                self._pending.append((origin, rows))
+                self._waiting += count
+                self._pending.append((origin, now, decisions, columns))
         if not fits:
-            self._count("dropped", len(rows))
+            self._count("dropped", count)
 
     def close(self, seconds: float = 10.0) -> None:
         """Write what waits and finish the segments, for at most ``seconds``; the next start finishes what is left."""
@@ -147,10 +145,12 @@ class TrafficLog:
     def _flush(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, []
-        groups: dict[tuple[date, Origin], list[LoggedDecision]] = {}
-        for origin, rows in pending:
-            for row in rows:
-                groups.setdefault((_day(row.microseconds), origin), []).append(row)
+        groups: dict[tuple[date, Origin], LoggedDecisions] = {}
+        for origin, microseconds, decisions, columns in pending:
+            rows = groups.setdefault((_day(microseconds), origin), LoggedDecisions())
+            rows.microseconds += [microseconds] * len(decisions)
+            rows.decisions += decisions
+            rows.columns += columns
         for (day, origin), rows in groups.items():
             try:
                 self._unwritten.append((day, record_batch(rows, origin, self._options.columns)))
