@@ -1,6 +1,6 @@
 """Cost of the traffic log: a server's throughput with and without it in turns, the writer alone, and reading it.
 
-usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--bundle BUNDLE]
+usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--requests 200] [--bundle BUNDLE]
 
 Two servers of the same bundle, one of them with a log, answer the same requests in turns (four short texts each, eight at once);
 the ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone
@@ -30,7 +30,6 @@ from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
 from vigil_serving.traffic.writer import MAX_WAITING_ROWS, TrafficLog
 
-REQUESTS = 200
 CONCURRENT = 8
 LABELS = ("hate", "harassment", "scam", "spam", "violence", "sexual")
 BLOCK = 1000
@@ -65,9 +64,9 @@ class Server:
         self.process.wait(60)
 
 
-async def load(server: Server, turn: int) -> tuple[float, float]:
+async def load(server: Server, turn: int, requests: int) -> tuple[float, float]:
     """Send the requests of a turn; return the seconds and the CPU seconds that they took."""
-    numbers = iter(range(REQUESTS))
+    numbers = iter(range(requests))
     columns = {"language": "en", "author": "a7", "exposure": 12}
 
     async def client(http: httpx.AsyncClient) -> None:
@@ -84,20 +83,20 @@ async def load(server: Server, turn: int) -> tuple[float, float]:
     return time.perf_counter() - start, server.cpu_seconds() - cpu
 
 
-def compare_servers(bundle: Path, folder: Path, turns: int) -> None:
+def compare_servers(bundle: Path, folder: Path, turns: int, requests: int) -> None:
     """Print the throughput of both servers."""
     servers = [Server(bundle), Server(bundle, "--log", str(folder / "served"))]
     try:
         spent: list[list[tuple[float, float]]] = [[], []]
         for turn in range(turns + 1):
             for place in (0, 1) if turn % 2 else (1, 0):
-                measured = asyncio.run(load(servers[place], turn))
+                measured = asyncio.run(load(servers[place], turn, requests))
                 if turn:  # the first warms up
                     spent[place].append(measured)
     finally:
         for server in servers:
             server.stop()
-    decisions = 4 * REQUESTS
+    decisions = 4 * requests
     for title, column in (("wall", 0), ("CPU", 1)):
         without, logged = ([each[column] for each in of] for of in spent)
         ratio = statistics.median(a / b for a, b in zip(without, logged, strict=True))
@@ -160,6 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000, help="rows of the writer and the reader")
     parser.add_argument("--turns", type=int, default=9, help="turns of the servers; 0 leaves them out")
+    parser.add_argument("--requests", type=int, default=200, help="requests of a turn")
     parser.add_argument("--bundle", type=Path, help="bundle of the servers (default: export one of text and image)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -169,7 +169,7 @@ def main() -> int:
                 from node_client import exported
 
                 arguments.bundle = exported(folder / "bundle")
-            compare_servers(arguments.bundle, folder, arguments.turns)
+            compare_servers(arguments.bundle, folder, arguments.turns, arguments.requests)
         measure_writer(folder / "written", arguments.rows)
         measure_reader(folder / "written")
     return 0
