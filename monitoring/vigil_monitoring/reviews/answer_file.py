@@ -46,6 +46,7 @@ class AnswerFile:
     def __init__(self, path: Path, decisions: list[Decision]) -> None:
         self._path = path
         self._decisions = {of.key: of for of in decisions}
+        self._lines = {of.key: decision_line(of) for of in decisions}  # a changed answer writes all of them
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -67,7 +68,8 @@ class AnswerFile:
             Failure: if the file cannot be written; it is unchanged then.
         """
         with self._lock:
-            self._rewrite({**self._decisions, **{of.key: of for of in decisions}})
+            given = {of.key: of for of in decisions}
+            self._rewrite({**self._decisions, **given}, {**self._lines, **{key: decision_line(of) for key, of in given.items()}})
 
     def put(self, decision: Decision) -> None:
         """Store a decision durably; it replaces the earlier one with its key.
@@ -76,11 +78,12 @@ class AnswerFile:
             Failure: if the file cannot be written, such as on a full disk; it is unchanged then.
         """
         with self._lock:
-            if decision.key in self._decisions:
-                self._rewrite({**self._decisions, decision.key: decision})
+            key, line = decision.key, decision_line(decision)
+            if key in self._decisions:
+                self._rewrite({**self._decisions, key: decision}, {**self._lines, key: line})
             else:
-                self._append(decision_line(decision).encode())
-                self._decisions[decision.key] = decision
+                self._append(line.encode())
+                self._decisions[key], self._lines[key] = decision, line
 
     def remove(self, key: tuple[Any, ...]) -> None:
         """Remove a decision durably, if there is one.
@@ -90,11 +93,13 @@ class AnswerFile:
         """
         with self._lock:
             if key in self._decisions:
-                self._rewrite({other: of for other, of in self._decisions.items() if other != key})
+                decisions, lines = dict(self._decisions), dict(self._lines)
+                del decisions[key], lines[key]
+                self._rewrite(decisions, lines)
 
-    def _rewrite(self, decisions: dict[tuple[Any, ...], Decision]) -> None:
-        write_file(self._path, "".join(map(decision_line, decisions.values())))
-        self._decisions = decisions
+    def _rewrite(self, decisions: dict[tuple[Any, ...], Decision], lines: dict[tuple[Any, ...], str]) -> None:
+        write_file(self._path, "".join(lines.values()))
+        self._decisions, self._lines = decisions, lines
 
     def _append(self, line: bytes) -> None:
         try:

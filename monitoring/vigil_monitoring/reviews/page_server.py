@@ -144,7 +144,7 @@ class _Guard:
 _OWN_LINES = {
     "host": "Host: the page is open on this machine only, as 127.0.0.1 or localhost; forward its port to read it elsewhere",
     "origin": "Origin: pages of other sites are refused",
-    "unauthorised": "open the address that `vigil monitor review` printed, with the part after #",
+    "unauthorised": "Open the address that `vigil monitor review` printed, with the part after #",
 }
 
 

@@ -62,8 +62,8 @@ def page(case: ReviewCase) -> Iterator[Page]:
 @pytest.mark.parametrize(
     ("headers", "status", "line"),
     [
-        ({"Authorization": ""}, 401, "open the address that `vigil monitor review` printed"),
-        ({"Authorization": "Bearer another-token-0123456"}, 401, "open the address"),
+        ({"Authorization": ""}, 401, "Open the address that `vigil monitor review` printed"),
+        ({"Authorization": "Bearer another-token-0123456"}, 401, "Open the address"),
         ({"Host": "reviews.example.com"}, 421, "this machine only"),
         ({"Origin": "https://elsewhere.example.com"}, 403, "pages of other sites are refused"),
     ],
