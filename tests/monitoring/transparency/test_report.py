@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from chromium import CONTRAST, Browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vigil_monitoring.results import Period, read_results
+from vigil_data.errors import UserError
+from vigil_evaluation.stats.intervals import Interval
+from vigil_monitoring.estimates.estimators import Estimate
+from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate
+from vigil_monitoring.estimates.online_metrics import MetricRow, MetricsResult
+from vigil_monitoring.results import Period, read_results, write_result
 from vigil_monitoring.transparency import AutomatedAccuracy, Identification, TransparencyMapping, TransparencyReport, write_report
+from vigil_monitoring.transparency.accuracy import read_accuracy
 from vigil_monitoring.transparency.counts import language_code, publish_appeals
 from vigil_monitoring.transparency.people import Appeal, HumanMeasure
 from vigil_monitoring.transparency.template import WITHHELD, csv_text
@@ -204,3 +211,43 @@ def test_page_fits_every_width_and_has_contrast(
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         assert browser.evaluate(CONTRAST)["low"] == []
     assert browser.messages == []
+
+
+def metrics_row(metric: str, action: str, *, by: str = "", value: str = "", share: float | None = 0.8) -> MetricRow:
+    interval = None if share is None else Interval(share - 0.1, share + 0.1)
+    estimate = Estimate(share, interval, "hajek", 100, 80, 90.0)
+    return MetricRow(metric, action, ANY, by, value, "items", 100.0, DomainEstimate(estimate, 0.0, None))
+
+
+def metrics_file(folder: Path, *rows: MetricRow, biased: bool = False, period: Period = PERIOD, kind: str = "metrics") -> Path:
+    result = MetricsResult("traffic", "queue", ("hate",), 0.9, None, biased, ("house 3",), rows, (), None, ())
+    write_result(folder / "metrics.json", kind, period, asdict(result))
+    return folder / "metrics.json"
+
+
+def test_read_accuracy_of_the_policy_as_a_whole(tmp_path: Path) -> None:
+    rows = [metrics_row("precision", "remove", share=0.5), metrics_row("precision", "any action")]
+    rows += [metrics_row("recall", "any action", by="language", value="de-DE"), metrics_row("recall", "any action", share=None)]
+    rows += [
+        metrics_row("false_positive_rate", "any action"),
+        metrics_row("precision", "any action", by="week", value="2026-W45"),
+    ]
+    found = read_accuracy(metrics_file(tmp_path, *rows), PERIOD)
+    assert [(of.indicator, of.language, of.value, of.confidence) for of in found] == [
+        ("Precision", "", 0.8, 0.9),
+        ("Recall", "de", 0.8, 0.9),
+    ]
+    (only,) = read_accuracy(
+        metrics_file(tmp_path, metrics_row("precision", "remove"), metrics_row("precision", "review")), PERIOD
+    )
+    assert only.value == 0.8
+
+
+def test_read_accuracy_refuses_what_is_no_measure_of_the_period(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a result of kind prevalence, not metrics"):
+        read_accuracy(metrics_file(tmp_path, kind="prevalence"), PERIOD)
+    with pytest.raises(UserError, match="its metrics are biased"):
+        read_accuracy(metrics_file(tmp_path, biased=True), PERIOD)
+    december = Period(date(2026, 12, 1), date(2026, 12, 2))
+    with pytest.raises(UserError, match="its metrics are of 2026-12-01 to 2026-12-02, not of days within 2026-11-01"):
+        read_accuracy(metrics_file(tmp_path, period=december), PERIOD)

@@ -44,6 +44,10 @@ def transparency(  # noqa: PLR0917 (the options of the command)
         Path | None, typer.Option(metavar="FILE", help="Complaints: id, time, outcome, decided_by, decided. JSON Lines or CSV.")
     ] = None,
     human_measures: People = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Result of vigil monitor metrics: the accuracy of automated means."),
+    ] = None,
     service: Annotated[str, typer.Option(help="Name of the service, as it is published.")] = "",
     provider: Annotated[str, typer.Option(help="Name of its provider.")] = "",
     k: Annotated[int, typer.Option(min=1, help="Withhold counts below this, and those that reveal them; 1 withholds none.")] = 10,
@@ -54,10 +58,12 @@ def transparency(  # noqa: PLR0917 (the options of the command)
     """
     from vigil_data.progress import Progress
     from vigil_monitoring.transparency import Identification, read_appeals, read_human_measures, write_report
+    from vigil_monitoring.transparency.accuracy import read_accuracy
 
     mapped, _ = _mapping(mapping)
     opened, period = _traffic(traffic, start, end)
     complaints = None if appeals is None else read_appeals(appeals, period.start, period.end)
+    accuracy = [] if metrics is None else read_accuracy(metrics, period)
     restricting = [name for name, of in mapped.actions.items() if of.restricts]
     by_people = (
         []
@@ -66,7 +72,7 @@ def transparency(  # noqa: PLR0917 (the options of the command)
     )
     with Progress("reading decisions", unit="decisions") as progress:
         report, files = write_report(
-            opened, mapped, Identification(service, provider, period), to, k, by_people, complaints, progress=progress
+            opened, mapped, Identification(service, provider, period), to, k, by_people, complaints, accuracy, progress
         )
     _show(report, period)
     for file in files:
