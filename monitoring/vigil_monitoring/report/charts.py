@@ -98,21 +98,14 @@ def series_chart(series: Series, title: str, over: Period, changes: Iterable[Cha
         text = f"{point.period}: {format_percent(point.value)}"
         if point.interval is not None:
             text += f" ({format_percent(low)} to {format_percent(high)})"
-        dots.append(
-            Dot(
-                _across(over, point.period),
-                up(point.value),
-                up(low),
-                up(high),
-                point.biased or point.final is False,
-                f"{text}, {point.reviewed:,} reviewed{state}",
-            )  # fmt: skip
-        )
+        text += f", {point.reviewed:,} reviewed{state}"
+        hollow = point.biased or point.final is False
+        dots.append(Dot(_across(over, point.period), up(point.value), up(low), up(high), hollow, text))
     last = next((point for point in reversed(series.points) if point.value is not None), None)
     return Chart(
         title,
         _days_axis(over),
-        (format_percent(axis.low), format_percent((axis.low + axis.high) / 2), format_percent(axis.high)),
+        (short_percent(axis.low), short_percent((axis.low + axis.high) / 2), short_percent(axis.high)),
         dots=tuple(dots),
         line=_path((dot.x, dot.y) for dot in dots),
         truth=_path((_across(over, period), up(value)) for period, value in series.truth),
@@ -141,6 +134,11 @@ def bar_chart(title: str, counts: Mapping[date, int], over: Period, changes: Ite
     )
 
 
+def short_percent(value: float) -> str:
+    """Format a share for an axis: ``0.25%``, ``100%``."""
+    return f"{100 * value:.3g}%"
+
+
 def short_count(value: float) -> str:
     """Format a count for an axis: ``1.5k``, ``20M``."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
@@ -150,7 +148,7 @@ def short_count(value: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    size = 10 ** (len(str(max(int(value), 1))) - 1)
+    size = 10.0 ** (len(str(max(int(value), 1))) - 1)
     return next(digit * size for digit in ROUND if digit * size >= value)
 
 
@@ -162,13 +160,15 @@ def _across(over: Period, period: Period) -> float:
 
 
 def _days_axis(over: Period) -> tuple[tuple[float, str], ...]:
-    """Return up to four days, evenly spaced, at the middle of their places."""
+    """Return up to four days, evenly spaced, at the middle of their places; the last at the end of the axis, so that it fits."""
     days = (over.end - over.start).days + 1
     number = min(4, days)
     chosen = sorted({round(i * (days - 1) / max(number - 1, 1)) for i in range(number)})
     same_year = over.start.year == over.end.year
     shown: Callable[[date], str] = (lambda day: f"{day:%m-%d}") if same_year else (lambda day: f"{day:%y-%m-%d}")
-    return tuple(((place + 0.5) / days, shown(over.start + timedelta(days=place))) for place in chosen)
+    return tuple(
+        (1.0 if 0 < place == days - 1 else (place + 0.5) / days, shown(over.start + timedelta(days=place))) for place in chosen
+    )
 
 
 def _marks(over: Period, changes: Iterable[Change]) -> tuple[Mark, ...]:

@@ -79,9 +79,16 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Reviews that the policy asks for, in a period."""
+    """Reviews that the policy asks for, in a period.
+
+    Attributes:
+        period: the period.
+        policy: names and versions of the policies that decided.
+        row: the numbers.
+    """
 
     period: Period
+    policy: str
     row: LoadRow
 
 
@@ -155,7 +162,7 @@ def read_dashboard(folder: Path, history: TrafficHistory | None = None) -> Dashb
         period=Period(min(days), max(days)),
         prevalence=tuple(_prevalence(prevalence, truth)),
         metrics=tuple(_metrics(metrics)),
-        load=tuple(Load(period, row) for period, body in metrics for row in body.load if not row.by),
+        load=tuple(Load(period, ", ".join(body.policies), row) for period, body in metrics for row in body.load if not row.by),
         agreement=agreement[-1] if agreement else None,
         drift=drift[-1] if drift else None,
         experiments=tuple(experiments[name] for name in sorted(experiments)),
@@ -185,7 +192,7 @@ def period_of(by: str, value: str) -> Period | None:
             day = date.fromisoformat(value)
             return Period(day, day)
         if by == "week":
-            monday = datetime.strptime(f"{value}-1", "%G-W%V-%u").date()  # noqa: DTZ007 (a day has no zone)
+            monday = datetime.strptime(f"{value}-1", "%G-W%V-%u").date()
             return Period(monday, monday + timedelta(days=6))
         if by == "month":
             first = date.fromisoformat(f"{value}-01")

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -92,7 +93,7 @@ def read_history(traffic: Traffic, progress: ProgressCallback | None = None) -> 
     )
 
 
-def _counts(day: pa.Array, values: pa.Array, *, only: object = None) -> dict[tuple[date, object], int]:
+def _counts(day: pa.Array, values: pa.Array, *, only: object = None) -> dict[tuple[date, Any], int]:
     """Count pairs of a day and a value; ``only``: those of one value."""
     if only is not None:
         chosen = pc.equal(values, pa.scalar(only))

@@ -93,7 +93,8 @@ def _rise(series: Series) -> str | None:
     assert before.interval and last.interval and before.value is not None and last.value is not None  # noqa: PT018 (for types)
     if last.interval.low > before.interval.high or last.interval.high < before.interval.low:
         direction = "rose" if last.value > before.value else "fell"
-        return f"prevalence {direction} from {format_percent(before.value)} to {format_percent(last.value)}; the intervals do not overlap."
+        values = f"from {format_percent(before.value)} to {format_percent(last.value)}"
+        return f"prevalence {direction} {values}; the two intervals do not overlap."
     return None
 
 

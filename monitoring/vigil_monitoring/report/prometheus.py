@@ -5,11 +5,13 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from vigil_data.filesystem import write_file
 from vigil_evaluation.stats.intervals import Interval
+from vigil_monitoring.experiments.results import Verdict
 from vigil_monitoring.report.dashboard import Dashboard
 
 PREFIX = "vigil_monitor_"
@@ -31,63 +33,74 @@ def write_prometheus(dashboard: Dashboard, to: Path) -> None:
 def make_registry(dashboard: Dashboard) -> CollectorRegistry:
     """Return the newest numbers as gauges; a value that is undefined is absent."""
     registry = CollectorRegistry()
-
-    def gauge(name: str, description: str, *labels: str) -> Gauge:
-        return Gauge(PREFIX + name, description, labels, registry=registry)
-
-    def estimated(name: str, description: str, *labels: str) -> "_Estimated":
-        return _Estimated(
-            gauge(name, description, *labels),
-            gauge(f"{name}_low", f"{description}: lower end of the interval", *labels),
-            gauge(f"{name}_high", f"{description}: upper end of the interval", *labels),
-        )
-
-    created = gauge("result_timestamp_seconds", "Creation of the newest result, by kind", "kind")
+    created = _gauge(registry, "result_timestamp_seconds", "Creation of the newest result, by kind", "kind")
     for kind, time in dashboard.created.items():
         created.labels(kind).set(time.timestamp())
-    prevalence = estimated("prevalence", "Share of the decisions that violate the label", "label", "weight")
+    prevalence = _Estimated(registry, "prevalence", "Share of the decisions that violate the label", "label", "weight")
     for series in dashboard.prevalence:
         prevalence.set(series.last.value, series.last.interval, series.name, series.weight)
-    metric = estimated("online_metric", "Online metric of an action, for any label, by items", "metric", "action")
+    metric = _Estimated(registry, "online_metric", "Online metric of an action, for any label, by items", "metric", "action")
     for series in dashboard.metrics:
         metric.set(series.last.value, series.last.interval, series.metric, series.name)
-    reviews = gauge("reviews_per_day", "Decisions a day that are sent to reviewers")
-    minutes = gauge("review_minutes_per_day", "Reviewers' minutes a day")
-    if dashboard.load:
-        last = dashboard.load[-1].row
-        reviews.set(last.reviews_per_day)
-        if last.minutes_per_day is not None:
-            minutes.set(last.minutes_per_day)
-    alpha = estimated("agreement_alpha", "Krippendorff's alpha of the reviewers", "label")
+    _reviewers(registry, dashboard)
+    _alarms(registry, dashboard)
+    _traffic(registry, dashboard)
+    return registry
+
+
+def _reviewers(registry: CollectorRegistry, dashboard: Dashboard) -> None:
+    reviews = _gauge(registry, "reviews_per_day", "Decisions a day that are sent to reviewers", "policy")
+    minutes = _gauge(registry, "review_minutes_per_day", "Reviewers' minutes a day", "policy")
+    for load in dashboard.load[-1:]:
+        reviews.labels(load.policy).set(load.row.reviews_per_day)
+        if load.row.minutes_per_day is not None:
+            minutes.labels(load.policy).set(load.row.minutes_per_day)
+    alpha = _Estimated(registry, "agreement_alpha", "Krippendorff's alpha of the reviewers", "label")
     for of in dashboard.agreement[1].labels if dashboard.agreement else ():
         alpha.set(of.alpha.value, of.alpha.interval, of.label)
-    alarms = gauge("drift_alarms", "Drift alarms of the newest comparison", "kind")
-    for kind_results in dashboard.drift[1].kinds if dashboard.drift else ():
-        alarms.labels(kind_results.kind).set(kind_results.alarms)
-    verdict = gauge("experiment_verdict", "1 for the experiment's verdict", "experiment", "verdict")
-    difference = estimated("experiment_difference", "Challenger minus champion", "experiment", "metric")
+
+
+def _alarms(registry: CollectorRegistry, dashboard: Dashboard) -> None:
+    alarms = _gauge(registry, "drift_alarms", "Drift alarms of the newest comparison", "kind")
+    for kind in dashboard.drift[1].kinds if dashboard.drift else ():
+        alarms.labels(kind.kind).set(kind.alarms)
+    verdict = _gauge(registry, "experiment_verdict", "1 for the experiment's verdict", "experiment", "verdict")
+    difference = _Estimated(registry, "experiment_difference", "Challenger minus champion", "experiment", "metric")
     for _, experiment in dashboard.experiments:
-        for name in ("promote", "continue", "reject"):
+        for name in get_args(Verdict):
             verdict.labels(experiment.name, name).set(name == experiment.verdict)
         for row in (*experiment.metrics, *experiment.guardrails):
             difference.set(row.difference, row.interval, experiment.name, row.title)
-    decisions = gauge("decisions", "Decisions of the last day of the traffic, by action", "action")
-    changed = gauge("last_change_timestamp_seconds", "Start of the last day with a new model, policy or threshold", "what")
+
+
+def _traffic(registry: CollectorRegistry, dashboard: Dashboard) -> None:
+    decisions = _gauge(registry, "decisions", "Decisions of the last day of the traffic, by action", "action")
+    changed = _gauge(
+        registry, "last_change_timestamp_seconds", "Start of the last day of a new model, policy or threshold", "what"
+    )
     if dashboard.history is not None:
         for action, counts in dashboard.history.by_action.items():
             decisions.labels(action).set(counts[-1])
         for change in dashboard.history.changes:
             changed.labels(change.what).set(datetime(*change.day.timetuple()[:3], tzinfo=UTC).timestamp())
-    return registry
+
+
+def _gauge(registry: CollectorRegistry, name: str, description: str, *labels: str) -> Gauge:
+    return Gauge(PREFIX + name, description, labels, registry=registry)
 
 
 class _Estimated:
-    """Three gauges: an estimate and the ends of its interval."""
+    """Three gauges: an estimate, and the ends of its interval as NAME_low and NAME_high."""
 
-    def __init__(self, value: Gauge, low: Gauge, high: Gauge) -> None:
-        self._gauges = value, low, high
+    def __init__(self, registry: CollectorRegistry, name: str, description: str, *labels: str) -> None:
+        self._gauges = (
+            _gauge(registry, name, description, *labels),
+            _gauge(registry, f"{name}_low", f"{description}: lower end of the interval", *labels),
+            _gauge(registry, f"{name}_high", f"{description}: upper end of the interval", *labels),
+        )
 
     def set(self, value: float | None, interval: Interval | None, *labels: str) -> None:
+        """Set what is defined."""
         for gauge, number in zip(self._gauges, (value, *(interval or (None, None))), strict=True):
             if number is not None:
                 gauge.labels(*labels).set(number)

@@ -28,14 +28,14 @@ def report(
     ] = None,
     start: Annotated[
         datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day of the traffic, UTC (default: the first one)."),
+        typer.Option("--from", formats=["%Y-%m-%d"], help="First day of the traffic, UTC (default: all)."),
     ] = None,
     until: Annotated[
         datetime | None,
-        typer.Option("--until", formats=["%Y-%m-%d"], help="Last day of the traffic, included (default: the last one)."),
+        typer.Option("--until", formats=["%Y-%m-%d"], help="Last day of the traffic, included."),
     ] = None,
 ) -> None:
-    """Show prevalence, online metrics, volumes, reviewers, drift, experiments and changes over time on one self-contained page."""
+    """Show prevalence, online metrics, volumes, reviewers, drift, experiments and changes on one self-contained page."""
     from vigil_data.errors import UserError
     from vigil_monitoring.report import read_dashboard, write_page, write_prometheus
     from vigil_monitoring.report.page import remarks
