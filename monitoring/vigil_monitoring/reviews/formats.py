@@ -49,12 +49,14 @@ class ImportOptions:
         reviewer: who answered, where the file does not say.
         time: when, where it does not say.
         mapping: what actions and policies of Coop mean.
+        adjudicated: the decisions settle disagreements, where the file does not say.
     """
 
     policy_version: str | None = None
     reviewer: str | None = None
     time: str | None = None
     mapping: Path | None = None
+    adjudicated: bool = False
 
 
 def export_queue(name: FormatName, content: QueueContent, to: Path, options: Export) -> list[Path]:
@@ -151,11 +153,13 @@ def import_reviews(
     else:
         rows = read_rows(file, problems)
     given = {"reviewer": options.reviewer, "time": options.time, "policy_version": options.policy_version}
-    defaults = {column: value for column, value in given.items() if value is not None}
+    defaults: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
+    if options.adjudicated:
+        defaults["adjudicated"] = True
     return decisions_of(_with_defaults(rows, defaults), problems, file, queue, options.policy_version, stored=stored), skipped
 
 
-def _with_defaults(rows: Iterator[TableRow], defaults: Mapping[str, str]) -> Iterator[TableRow]:
+def _with_defaults(rows: Iterator[TableRow], defaults: Mapping[str, Any]) -> Iterator[TableRow]:
     for row in rows:
         absent = {name: value for name, value in defaults.items() if row.values.get(name) in (None, "")}
         yield row._replace(values={**row.values, **absent})

@@ -159,7 +159,7 @@ def _annotation(annotation: dict[str, Any], data: dict[str, Any], position: str,
         "time": annotation.get("updated_at") or annotation.get("created_at"),
         "policy_version": data.get("policy_version"),
         "confidence": confidence,
-        "adjudicated": bool(annotation.get("ground_truth")),
+        "adjudicated": annotation.get("ground_truth") or None,
         "minutes": round(lead / 60 / len(chosen), 4) if isinstance(lead, int | float) and chosen else None,
     }
     for label, value in chosen.items():

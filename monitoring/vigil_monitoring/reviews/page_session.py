@@ -34,6 +34,7 @@ class ReviewSession:
         policy: its text is shown, and its version stored with each answer.
         reviewer: the only reviewer (default: each says who they are).
         show_scores: show the model's probabilities.
+        adjudicates: answers settle disagreements; items are in the order of the queue, which has the most useful first.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class ReviewSession:
         *,
         reviewer: str | None = None,
         show_scores: bool = False,
+        adjudicates: bool = False,
     ) -> None:
         self._labels = content.labels
         self._asked = content.asked
         self._answers = answers
         self._policy = policy
         self._reviewer = reviewer
+        self._adjudicates = adjudicates
         self._ids = tuple(content.labels)
         self._scores = _scores(queue) if show_scores else {}
         self._content = lru_cache(CACHED_ITEMS)(content.item)
@@ -66,15 +69,16 @@ class ReviewSession:
         }
 
     def order(self, reviewer: str) -> list[dict[str, Any]]:
-        """Return all items in the reviewer's random order, which is the same whenever the page is opened.
+        """Return all items in the reviewer's order, which is random and the same whenever the page is opened.
 
         What an item is for, its stratum and its place in the queue are not shown: gold items look like the others.
         """
         self._check_name(reviewer)
         digests = {number: hashlib.sha256(f"{reviewer}\0{id_}".encode()).digest() for number, id_ in enumerate(self._ids)}
+        numbers = range(len(self._ids)) if self._adjudicates else sorted(digests, key=digests.__getitem__)
         return [
             {"item": number, "labels": self._labels[id_], "answered": self._answered(reviewer, id_)}
-            for number in sorted(digests, key=digests.__getitem__)
+            for number in numbers
             for id_ in [self._ids[number]]
         ]
 
@@ -154,6 +158,7 @@ class ReviewSession:
             datetime.now(UTC),
             self._policy.version,
             confidence,
+            self._adjudicates,
             minutes=round(minutes, 4),
         )
 
@@ -161,7 +166,7 @@ class ReviewSession:
         return sum(self._answers.get(self._key(reviewer, id_, label)) is not None for label in self._labels[id_])
 
     def _key(self, reviewer: str, id_: str, label: str) -> tuple[Any, ...]:
-        return Decision(id_, label, None, reviewer, datetime.now(UTC), self._policy.version).key
+        return Decision(id_, label, None, reviewer, datetime.now(UTC), self._policy.version, adjudicated=self._adjudicates).key
 
     def _id(self, number: Any) -> str:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self._ids):

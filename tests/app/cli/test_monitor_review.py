@@ -52,9 +52,12 @@ def test_queue_and_reviews_join_other_tools(posts: Path, tmp_path: Path) -> None
     done = vigil(*reading, more, "--format", "jsonl")
     assert f"2 decisions in {more}, 1 of them new; {to} has 2" in done.output
     assert "warning: decisions under 2 policy versions (1 under v1, 1 under v2); the rule latest-policy" in done.output
+    more.write_text(json.dumps(answer("p1", 0, "cleo", "v2")) + "\n")
+    vigil(*reading, more, "--format", "jsonl", "--adjudicated")
+    assert json.loads(to.read_text().splitlines()[-1])["adjudicated"] is True
     vigil("data", "merge-labels", posts, to)
     table = Dataset(posts).table(["id", "target:spam"]).to_pylist()
-    assert {row["id"]: row["target:spam"] for row in table if row["target:spam"] is not None} == {"p1": 1.0, "p2": 0.0, "p9": 0.0}
+    assert {row["id"]: row["target:spam"] for row in table if row["target:spam"] is not None} == {"p1": 0.0, "p2": 0.0, "p9": 0.0}
 
 
 def test_reviews_writes_nothing_if_a_decision_contradicts_another(posts: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from vigil_data.errors import Failure
 from vigil_monitoring.reviews.answer_file import AnswerFile, open_answers
-from vigil_monitoring.reviews.answers import read_reviews
+from vigil_monitoring.reviews.answers import read_reviews, review_targets
 from vigil_monitoring.reviews.content import QueueContent
 from vigil_monitoring.reviews.page_server import create_app
 from vigil_monitoring.reviews.page_session import ReviewSession
@@ -163,6 +163,21 @@ def test_answer_that_cannot_be_stored_is_an_error(page: Page, monkeypatch: pytes
     assert response.status_code == 507
     assert response.json()["error"].startswith("not stored: reviews.jsonl: cannot be written: No space left")
     assert page.answer("post-1", 1).status_code == 200
+
+
+def test_answer_of_an_adjudicator_settles_in_the_order_of_the_queue(case: ReviewCase) -> None:
+    file = case.folder / "reviews.jsonl"
+    with open_answers(file, case.queue) as answers:
+        Page(case, answers).answer("post-1", 1)
+        page = Page(case, answers, adjudicates=True)
+        assert page.order("ann") == [item.id for item in ITEMS]
+        assert page.get("/v1/items/0", params={"reviewer": "ann"})["answers"] == {}, (
+            "those of a reviewer are not an adjudicator's"
+        )
+        page.answer("post-1", 0)
+    decisions = read_reviews(file, case.queue)
+    assert [(of.value, of.adjudicated) for of in decisions] == [(1.0, False), (0.0, True)]
+    assert review_targets(case.queue, decisions, ["spam"]).value_NL[0, 0] == 0
 
 
 def test_serve_for_one_reviewer_refuses_others(case: ReviewCase) -> None:

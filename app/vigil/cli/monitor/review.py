@@ -40,6 +40,12 @@ def review(
     scores: Annotated[
         bool, typer.Option("--scores", help="Show the model's probabilities, which draw answers towards them.")
     ] = False,
+    adjudicate: Annotated[
+        bool,
+        typer.Option(
+            "--adjudicate", help="Answers settle disagreements, and items are in the order of the queue (default: random)."
+        ),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 is any free one.")] = 8030,
 ) -> None:
     """Review a queue on a local page, by keyboard; each answer is stored when it is given.
@@ -63,7 +69,7 @@ def review(
     policy = load_policy(taxonomy, policy_version, content.asked)
     print_warnings(content.warnings())
     with open_answers(to, rows) as answers:
-        session = ReviewSession(rows, content, answers, policy, reviewer=reviewer, show_scores=scores)
+        session = ReviewSession(rows, content, answers, policy, reviewer=reviewer, show_scores=scores, adjudicates=adjudicate)
         asked = sum(map(len, content.labels.values()))
         typer.echo(f"{len(content):,} items with {asked:,} questions; {to} has {len(answers):,} answers")
         serve(session, port, lambda address: typer.echo(f"open {address}"))
@@ -124,6 +130,7 @@ def reviews(
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time of decisions without one, such as 2026-11-24T18:30:00Z.")
     ] = None,
+    adjudicated: Annotated[bool, typer.Option("--adjudicated", help="The decisions settle disagreements.")] = False,
     mapping: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What actions and policies of Coop mean (.yaml), for --format coop.")
     ] = None,
@@ -141,7 +148,7 @@ def reviews(
     rows = read_queue(of)
     with open_answers(to, rows) as answers:
         before = len(answers)
-        options = ImportOptions(policy_version, reviewer, time, mapping)
+        options = ImportOptions(policy_version, reviewer, time, mapping, adjudicated)
         decisions, skipped = import_reviews(format_, file, rows, options, answers.by_key)
         answers.add(decisions)
         print_warnings(
