@@ -13,21 +13,28 @@ import argparse
 import asyncio
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vigil_data.items import Item
 from vigil_evaluation.policy.compiled_policy import Reason
 from vigil_monitoring.traffic import open_traffic
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
+from vigil_serving.traffic.schema import TIME, traffic_schema
 from vigil_serving.traffic.writer import MAX_WAITING_ROWS, TrafficLog
 
 CONCURRENT = 8
@@ -113,7 +120,7 @@ def measure_writer(folder: Path, rows: int) -> None:
     probabilities = dict.fromkeys(LABELS, 0.25)
     origin = Origin("serve", "live", "b" * 64, "house 3", LABELS)
     blocks = []
-    for start in range(0, rows, BLOCK):
+    for start in range(0, min(rows, 200_000), BLOCK):  # more would need the memory that decisions need
         ids = [f"post-{n}" for n in range(start, start + BLOCK)]
         items = [Item(id_, columns={"language": "en", "author": f"a{n % 97}", "exposure": n}) for n, id_ in enumerate(ids)]
         decided = [
@@ -125,7 +132,7 @@ def measure_writer(folder: Path, rows: int) -> None:
         blocks.append((items, decided))
     log = TrafficLog(TrafficLogOptions(folder), lambda what, number: counts.update({what: number}), flush_seconds=0.01)
     start_wall, start_cpu, offered, offering = time.perf_counter(), time.process_time(), 0, 0.0
-    for items, decided in blocks:
+    for items, decided in islice(cycle(blocks), rows // BLOCK):
         while offered - counts["rows"] > MAX_WAITING_ROWS // 2:
             time.sleep(0.001)
         before = time.thread_time()
@@ -134,24 +141,55 @@ def measure_writer(folder: Path, rows: int) -> None:
         offered += BLOCK
     log.close(600)
     seconds, cpu = time.perf_counter() - start_wall, time.process_time() - start_cpu
-    size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
     print(
         f"writer {counts['rows'] / seconds:,.0f} rows/s, {cpu / offered * 1e6:.1f} µs of CPU time a row with Parquet; "
-        f"the offer takes {offering / offered * 1e6:.2f}; {size / offered:.0f} bytes a row; dropped {counts['dropped']}"
+        f"the offer takes {offering / offered * 1e6:.2f}; dropped {counts['dropped']}"
     )
 
 
-def measure_reader(folder: Path) -> None:
+def write_log(folder: Path, rows: int) -> None:
+    """Write a log of files of 100,000 random rows, ten files a day."""
+    random, count = np.random.default_rng(0), min(rows, 100_000)
+    allowed_N = random.random(count) < 0.95
+    columns: dict[str, Any] = {f"probability.{label}": random.beta(0.2, 4, count).astype(np.float32) for label in LABELS}
+    columns |= {
+        "id": [f"{n:016x}" for n in random.integers(0, 1 << 62, count)],
+        "time": pa.array(np.sort(random.integers(0, 86_400_000_000, count)) + 1_795_910_400_000_000).cast(TIME),
+        "author": [f"a{n}" for n in random.integers(0, count // 5, count)],
+        "exposure": random.lognormal(3, 2, count).round(),
+        "labels": [[] if allowed else ["scam"] for allowed in allowed_N],
+        "action": np.where(allowed_N, "allow", "remove"),
+        "reasons": [[] if allowed else [("scam", "remove", 0.75, 0.5)] for allowed in allowed_N],
+    }
+    constant = {"source": "serve", "role": "live", "language": "en", "presence": "text", "bundle": "b" * 64, "policy": "house 3"}
+    columns |= {name: pa.repeat(value, count) for name, value in constant.items()}
+    schema = traffic_schema(LABELS)
+    arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(count, f.type) for f in schema]
+    for place in range(-(-rows // count)):
+        part = folder / f"day=2026-11-{1 + place // 10 % 30:02}" / f"part-{place:06}.parquet"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if place == 0:
+            first = part
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), part, compression="zstd", row_group_size=1 << 16)
+        else:
+            shutil.copyfile(first, part)
+
+
+def measure_reader(folder: Path, rows: int) -> None:
     """Print the rows per second of a pass over a log."""
+    write_log(folder, rows)
+    size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
     start = time.perf_counter()
     traffic = open_traffic(folder)
     opened = time.perf_counter() - start
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    rows = sum(batch.num_rows for batch in traffic.batches(["id", "time", "probability.scam", "probability.hate"]))
-    seconds = time.perf_counter() - start
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"reader {rows / seconds:,.0f} rows/s of {rows:,}, opened in {opened:.2f} s; {memory:.0f} MiB above the peak before")
+    start, cpu = time.perf_counter(), time.process_time()
+    found = sum(batch.num_rows for batch in traffic.batches(["id", "time", "probability.scam", "probability.hate"]))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"reader {found / seconds:,.0f} rows/s ({found / cpu:,.0f} per CPU second) of {found:,}, opened in {opened:.2f} s; "
+        f"{size / found:.0f} bytes a row; peak of the process {memory:,.0f} MiB"
+    )
 
 
 def main() -> int:
@@ -171,7 +209,7 @@ def main() -> int:
                 arguments.bundle = exported(folder / "bundle")
             compare_servers(arguments.bundle, folder, arguments.turns, arguments.requests)
         measure_writer(folder / "written", arguments.rows)
-        measure_reader(folder / "written")
+        measure_reader(folder / "read", arguments.rows)
     return 0
 
 
