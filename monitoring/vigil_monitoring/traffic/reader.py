@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_monitoring.traffic.exposures import Exposures
-from vigil_monitoring.traffic.sources import Source, segment_source, table_source
+from vigil_monitoring.traffic.sources import Source, log_source, table_source
 from vigil_serving.traffic.folder import days_of, parts_of
 from vigil_serving.traffic.schema import EXPOSURE, PROBABILITY, TIME, TYPES
 
@@ -204,11 +204,7 @@ def open_traffic(
         raise UserError(f"the period ends on {end}, before it starts on {start}")
     exposures = None if exposure is None else Exposures(exposure)
     if path.is_dir() and days_of(path):
-        sources = [
-            source
-            for part in parts_of(path, start, end)
-            if (source := segment_source(part.file, part.day) if part.active else table_source(part.file, part.day))
-        ]
+        sources = [source for part in parts_of(path, start, end) if (source := log_source(part)) is not None]
         if not sources:
             days = [day for day, _ in days_of(path)]
             raise UserError(f"{path}: has no decisions{_between(start, end)}; its days are {days[0]} to {days[-1]}")

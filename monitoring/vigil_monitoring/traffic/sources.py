@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vigil_data.errors import UserError
-from vigil_serving.traffic.folder import parquet_of
+from vigil_serving.traffic.folder import Part, parquet_of
 from vigil_serving.traffic.segments import read_segment
 
 BATCH_ROWS = 65_536
@@ -84,13 +84,24 @@ def table_source(file: Path, day: date | None = None) -> Source:
         raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}; restore or remove it") from None
 
 
-def segment_source(file: Path, day: date) -> Source | None:
-    """Return a segment as a source, with the rows that it has now; ``None`` if it has none yet."""
-    rows, schema = 0, None
+def log_source(part: Part) -> Source | None:
+    """Return a file of a log as a source; ``None`` if it has no rows yet, or was removed since it was listed.
+
+    Raises:
+        UserError: if it is a Parquet file that cannot be read.
+    """
+    if part.active:
+        rows, schema = 0, None
+        try:
+            size = part.file.stat().st_size
+            for batch in read_segment(part.file):
+                rows, schema = rows + batch.num_rows, batch.schema
+        except FileNotFoundError:  # it has become a Parquet file, if it had any rows
+            return log_source(Part(part.day, parquet_of(part.file), False))
+        return None if schema is None else Source(part.file, schema, rows, size, part.day, True)
     try:
-        size = file.stat().st_size
-        for batch in read_segment(file):
-            rows, schema = rows + batch.num_rows, batch.schema
-    except FileNotFoundError:
-        return table_source(parquet_of(file), day)
-    return None if schema is None else Source(file, schema, rows, size, day, True)
+        return table_source(part.file, part.day)
+    except UserError:
+        if part.file.exists():
+            raise
+        return None

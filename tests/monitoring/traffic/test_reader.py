@@ -12,6 +12,8 @@ import pytest
 
 from vigil_data.errors import UserError
 from vigil_monitoring.traffic.reader import decisive, open_traffic
+from vigil_monitoring.traffic.sources import log_source
+from vigil_serving.traffic.folder import Part
 from vigil_serving.traffic.schema import REASON, traffic_schema
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -204,6 +206,14 @@ def test_open_traffic_refuses_damaged_and_removed_files(log: Path) -> None:
     part.write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match=r"part-a\.parquet: not a readable Parquet file"):
         open_traffic(log)
+
+
+def test_open_traffic_skips_what_has_no_rows_or_is_removed_while_it_lists(log: Path) -> None:
+    (log / "day=2026-11-29" / "_part-z.arrows").write_bytes(b"")
+    assert open_traffic(log).rows == 4
+    day = date(2026, 11, 29)
+    for name in ("part-x.parquet", "_part-x.arrows"):
+        assert log_source(Part(day, log / "day=2026-11-29" / name, name.endswith("arrows"))) is None
 
 
 def test_decisive_is_the_label_of_the_first_reason() -> None:
