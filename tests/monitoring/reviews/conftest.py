@@ -27,7 +27,7 @@ taxonomy:
       labels:
         spam:
           instruction: Does the post advertise something that nobody asked for?
-          definition: Unwanted advertising, also disguised as advice.
+          definition: Unwanted advertising, also disguised as advice or as $free samples.
           violates: [an offer with a link that does not fit the conversation]
           allowed: [the author's own work in its own thread]
           boundary:

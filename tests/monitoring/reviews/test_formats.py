@@ -77,6 +77,9 @@ def test_export_queue_writes_tasks_and_configuration_of_label_studio(case: Revie
         "answer-confidence": ["not sure", "fairly sure", "sure"],
     }
     assert [of.get("required") for of in view.iter("Choices")] == [None, "true", None], "the last item does not ask for spam"
+    headers = [of.get("value", "") for of in view.iter("Header")]
+    assert "spam: Does the post advertise something that nobody asked for? Unwanted advertising" in headers[1]
+    assert [value for value in headers if "$" in value] == ["$ask"], "Label Studio would take $free for a variable"
     assert {of.get("toName") for of in view.iter("Choices")} <= {of.get("name") for of in view}
 
 
