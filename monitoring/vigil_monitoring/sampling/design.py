@@ -17,6 +17,8 @@ from vigil_data.yaml_files.read_spec import read_spec
 Weight = Literal["items", "exposure"]
 WEIGHTS: tuple[Weight, ...] = ("items", "exposure")
 
+Strategy = Literal["expected_change", "uncertainty", "relevance", "disagreement", "known_errors", "new_clusters", "typical"]
+
 LEAST_AUDIT = 0.01
 """Smallest share of the budget that is drawn with equal probabilities, so that no decision of the population is out of reach."""
 
@@ -69,7 +71,18 @@ class AbPair(_Purpose):
     control: float = Field(0.2, gt=0, lt=1, description="part that is drawn from the ids that both decide in the same way")
 
 
-Purpose = Annotated[Prevalence | ActionPrecision | Recall | AbPair, Field(discriminator="kind")]
+class Mined(Spec):
+    """What teaches a model most: decisions are drawn by the score of a strategy, for `vigil monitor mine`."""
+
+    kind: Literal["mined"] = "mined"
+    strategy: Strategy = Field(description="what makes a decision worth a label; docs/monitor-mining.md describes each")
+    share: float | None = Field(
+        None, gt=0, le=1, description="share of the budget after audit (default: an equal part of what other purposes leave)"
+    )
+    sharpness: float = Field(1.0, gt=0, le=8, description="power of the score: the higher, the more the highest scores are drawn")
+
+
+Purpose = Annotated[Prevalence | ActionPrecision | Recall | AbPair | Mined, Field(discriminator="kind")]
 
 
 class Strata(Spec):
@@ -145,6 +158,11 @@ class Design(Spec):
         rest = 1 - sum(share for share in given if share is not None)
         each = rest / max(given.count(None), 1)
         return tuple((1 - self.audit) * (each if share is None else share) for share in given)
+
+    @property
+    def mined(self) -> tuple[Mined, ...]:
+        """Purposes that need the scores of strategies."""
+        return tuple(purpose for purpose in self.purposes if isinstance(purpose, Mined))
 
     @property
     def compares(self) -> bool:

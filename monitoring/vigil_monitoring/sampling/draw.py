@@ -19,7 +19,7 @@ from vigil_monitoring.queues.queue import COLUMNS, PROBABILITY, Queue, QueueReco
 from vigil_monitoring.sampling.design import Design
 from vigil_monitoring.sampling.pairs import Challenger
 from vigil_monitoring.sampling.plan import Ints, Plan, Report, Sizes, columns_of_keys, make_plan, measure_population
-from vigil_monitoring.sampling.population import Population, highest
+from vigil_monitoring.sampling.population import Population, Scores, highest
 from vigil_monitoring.sampling.power import Precision, PrecisionSums
 from vigil_monitoring.sampling.row_keys import mix, row_keys
 from vigil_monitoring.sampling.systematic import points_from, random_start
@@ -62,6 +62,7 @@ def draw(
     *,
     challenger: Traffic | None = None,
     earlier: Sequence[Path] = (),
+    scores: Scores | None = None,
     report: Report = lambda *_: None,
 ) -> Drawn:
     """Draw a probability sample of traffic for review.
@@ -76,6 +77,7 @@ def draw(
         challenger: the other model's traffic, for a design with ``ab_pair``.
         earlier: queues whose rows were reviewed already. They become a stratum that is in the queue completely, so that their
             answers count; only labels that they were not asked for are asked.
+        scores: scores of strategies, for a design with ``mined``.
         report: called with a task, the rows done and their number.
 
     Raises:
@@ -83,7 +85,7 @@ def draw(
     """
     answered = EarlierQueues(earlier)
     other = None if challenger is None else Challenger(challenger)
-    population = Population(traffic, design, other, answered.keys(timed=traffic.assumed_day is None))
+    population = Population(traffic, design, other, answered.keys(timed=traffic.assumed_day is None), scores)
     sizes = measure_population(population, budget, seed, report)
     plan = make_plan(sizes, budget)
     lines = [_line(sizes, plan, final) for final in range(len(plan.names))]

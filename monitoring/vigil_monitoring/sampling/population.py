@@ -7,8 +7,8 @@ without the uncertainty. Since components are added, the variance of each purpos
 purpose alone with its share of the budget (defensive mixtures: Owen and Zhou 2000, section 3).
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,17 @@ from vigil_data.yaml_files.yaml_tree import nearest
 from vigil_evaluation.policy.constraints import ACTIONS
 from vigil_monitoring.queues.queue import PROBABILITY
 from vigil_monitoring.sampling import pairs
-from vigil_monitoring.sampling.design import WEIGHTS, Design, Purpose, Weight
+from vigil_monitoring.sampling.design import (
+    WEIGHTS,
+    AbPair,
+    ActionPrecision,
+    Design,
+    Mined,
+    Prevalence,
+    Recall,
+    Strategy,
+    Weight,
+)
 from vigil_monitoring.sampling.row_keys import Keys, row_keys
 from vigil_monitoring.traffic.reader import Traffic
 
@@ -34,8 +44,9 @@ MAX_STRATA = 400
 UNIT = 2.0**48
 """Size of the population in integer units; a decision has at least one."""
 
-EVERY, ACTION, ALLOWED, PAIR = "every", "action", "allowed", "pair"
-"""Decisions that a component counts: all, those with an action, those without, and those that agree or disagree in a pair."""
+EVERY, ACTION, ALLOWED, PAIR, SCORED = "every", "action", "allowed", "pair", "scored"
+"""Decisions that a component counts: all, those with an action, those without, those that agree or disagree in a pair, and all
+times the score of a strategy."""
 
 HIGHEST = -1
 """In place of a label's index: the label with the highest probability."""
@@ -46,11 +57,13 @@ class Component(NamedTuple):
 
     Attributes:
         weight: items or exposure.
-        among: the decisions that have it: ``EVERY``, ``ACTION``, ``ALLOWED`` or ``PAIR``.
+        among: the decisions that have it: ``EVERY``, ``ACTION``, ``ALLOWED``, ``PAIR`` or ``SCORED``.
         label: index of the label by whose uncertainty it is multiplied, or :data:`HIGHEST`; ``None`` for none.
         action: the action of ``ACTION``.
         pair: the code of ``PAIR``.
         threshold: for ``ALLOWED``, decisions whose probabilities are below it; ``None`` for those without action.
+        strategy: the strategy of ``SCORED``.
+        sharpness: power of its score.
     """
 
     weight: Weight
@@ -59,6 +72,19 @@ class Component(NamedTuple):
     action: str = ""
     pair: int = pairs.UNPAIRED
     threshold: float | None = None
+    strategy: Strategy | None = None
+    sharpness: float = 1.0
+
+
+class Scores(Protocol):
+    """Scores of strategies, for purposes of the kind ``mined``."""
+
+    @property
+    def columns(self) -> Collection[str]:
+        """Columns of the traffic that the scores need."""
+
+    def of(self, batch: pa.RecordBatch, probability_NL: Floats, exposure_N: Floats | None) -> Mapping[Strategy, Floats]:
+        """Return the score of each row by strategy, non-negative and a function of the row alone."""
 
 
 class Rows(NamedTuple):
@@ -73,6 +99,7 @@ class Rows(NamedTuple):
         action_N: index of the action in :attr:`Population.actions`.
         pair_N: codes of :data:`pairs.PAIRS`; ``None`` without a challenger.
         earlier: rows that an earlier queue has, which are no part of the above.
+        scores: scores by strategy.
     """
 
     batch: pa.RecordBatch
@@ -83,6 +110,7 @@ class Rows(NamedTuple):
     action_N: Ints
     pair_N: NDArray[np.int8] | None
     earlier: pa.RecordBatch
+    scores: Mapping[Strategy, Floats]
 
 
 class Population:
@@ -93,6 +121,7 @@ class Population:
         design: the design.
         challenger: decisions of the other model, for ``ab_pair``.
         earlier: keys (seed 0) of rows of earlier queues.
+        scores: scores of strategies, for a design with ``mined``.
 
     Attributes:
         labels: labels that reviewers answer.
@@ -107,7 +136,12 @@ class Population:
     """
 
     def __init__(
-        self, traffic: Traffic, design: Design, challenger: pairs.Challenger | None = None, earlier: Keys | None = None
+        self,
+        traffic: Traffic,
+        design: Design,
+        challenger: pairs.Challenger | None = None,
+        earlier: Keys | None = None,
+        scores: Scores | None = None,
     ) -> None:
         self.traffic, self.design, self.challenger = traffic, design, challenger
         self.timed = traffic.assumed_day is None
@@ -128,6 +162,9 @@ class Population:
                 if design.compares
                 else "--against: the design has no purpose ab_pair"
             )
+        if bool(design.mined) != (scores is not None):
+            raise UserError("purposes: mined is for `vigil monitor mine`, which scores decisions by strategies")
+        self._scores = scores
         self.strata: list[str] = []
         self.slices: list[tuple[str | None, ...]] = []
         self._codes: dict[tuple[int, ...], int] = {}
@@ -148,6 +185,7 @@ class Population:
         needed = ["exposure", "action", *self.design.strata.columns, *(pairs.COLUMNS if self.challenger else ())]
         if len(self._earlier):
             needed += ["id", *(["time"] if self.timed else [])]
+        needed += self._scores.columns if self._scores else ()
         names = dict.fromkeys([*columns, *(PROBABILITY + label for label in self.labels), *needed])
         for batch in self.traffic.batches([*names]):
             earlier = batch.slice(0, 0)
@@ -171,7 +209,8 @@ class Population:
         codes = [self._column_codes(values, batch.column(column)) for values, column in self._columns()]
         top_N, highest_N = highest(probability_NL)
         stratum_N = self._stratum(codes, top_N, highest_N, pair_N)
-        return Rows(batch, probability_NL, highest_N, exposure_N, stratum_N, codes[-1], pair_N, earlier)
+        scores = self._scores.of(batch, probability_NL, exposure_N) if self._scores else {}
+        return Rows(batch, probability_NL, highest_N, exposure_N, stratum_N, codes[-1], pair_N, earlier, scores)
 
     def _columns(self) -> list[tuple[dict[str | None, int], str]]:
         return list(zip(self._values, (*self.design.strata.columns, "action"), strict=True))
@@ -251,6 +290,11 @@ def components(population: Population, actions: Collection[str], exposure: bool)
     design = population.design
     shares: dict[Component, float] = {Component("items"): design.audit}
     for number, (purpose, share) in enumerate(zip(design.purposes, design.shares, strict=True)):
+        if isinstance(purpose, Mined):
+            scored = Component("items", SCORED, strategy=purpose.strategy, sharpness=purpose.sharpness)
+            for own, part in ((scored, 1 - design.floor), (Component("items"), design.floor)):
+                shares[own] = shares.get(own, 0.0) + share * part
+            continue
         where = f"purposes[{number}]"
         weights = purpose.weights or (WEIGHTS if exposure else WEIGHTS[:1])
         if "exposure" in weights and not exposure:
@@ -265,7 +309,9 @@ def components(population: Population, actions: Collection[str], exposure: bool)
     return shares
 
 
-def _parts(purpose: Purpose, where: str, population: Population, actions: Collection[str]) -> list[tuple[float, Component]]:
+def _parts(
+    purpose: Prevalence | ActionPrecision | Recall | AbPair, where: str, population: Population, actions: Collection[str]
+) -> list[tuple[float, Component]]:
     """Return the components of a purpose with their parts of its share."""
     path = population.traffic.path
     labels = range(len(population.labels))
@@ -289,6 +335,8 @@ def _parts(purpose: Purpose, where: str, population: Population, actions: Collec
 
 def measure(rows: Rows, component: Component) -> Floats:
     """Return a component of each row, ``[N]``."""
+    if component.strategy is not None:
+        return rows.scores[component.strategy] ** component.sharpness
     value_N = np.ones(rows.batch.num_rows)
     if component.weight == "exposure":
         value_N = np.zeros(rows.batch.num_rows) if rows.exposure_N is None else rows.exposure_N

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.monitor import agreement, drift, estimate, experiment, report, review, sample, traffic, transparency
+from vigil.cli.monitor import agreement, drift, estimate, experiment, mine, report, review, sample, traffic, transparency
 
-MODULES: tuple[ModuleType, ...] = (agreement, drift, estimate, experiment, report, review, sample, traffic, transparency)
+MODULES: tuple[ModuleType, ...] = (agreement, drift, estimate, experiment, mine, report, review, sample, traffic, transparency)
 
 
 def register(app: typer.Typer) -> None:
