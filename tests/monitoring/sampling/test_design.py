@@ -24,7 +24,7 @@ def test_shares_divide_what_audit_leaves() -> None:
     [
         (
             "purposes:\n  - kind: prevalense\n",
-            "2: purposes[0].kind: must be prevalence, action_precision, recall or ab_pair, not",
+            "2: purposes[0].kind: must be prevalence, action_precision, recall, ab_pair or mined, not",
         ),
         ("purposes:\n  - kind: prevalence\nfloors: 0.2\n", "3: floors: is not a key of a design (did you mean floor?)"),
         ("purposes:\n  - kind: prevalence\naudit: 0\n", "3: audit: must be at least 0.01, not 0"),
