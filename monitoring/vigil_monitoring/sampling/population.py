@@ -205,6 +205,8 @@ class Population:
         exposure_N = None
         if exposure.null_count < len(exposure):
             exposure_N = exposure.fill_null(0.0).to_numpy()
+            if not (np.isfinite(exposure_N).all() and exposure_N.min() >= 0):
+                raise UserError(f"{self.traffic.path}: exposure is negative or not finite in some rows; it counts views")
         pair_N = self.challenger.of(batch, self.traffic) if self.challenger else None
         codes = [self._column_codes(values, batch.column(column)) for values, column in self._columns()]
         top_N, highest_N = highest(probability_NL)

@@ -300,6 +300,16 @@ def test_draw_refuses_a_design_that_does_not_fit_the_traffic(tmp_path: Path, key
         draw(stored(tmp_path, table), of, 30, 1)
 
 
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_draw_refuses_exposure_that_cannot_be_counted(tmp_path: Path, value: float) -> None:
+    table, _ = simulate_traffic(100, 5)
+    views = table.column("exposure").to_numpy().copy()
+    views[3] = value
+    table = table.set_column(table.schema.get_field_index("exposure"), "exposure", pa.array(views))
+    with pytest.raises(UserError, match="exposure is negative or not finite in some rows"):
+        draw(stored(tmp_path, table), design(), 30, 1)
+
+
 def test_draw_refuses_exposure_weights_without_exposure(tmp_path: Path) -> None:
     table, _ = simulate_traffic(100, 5)
     with pytest.raises(UserError, match=r"purposes\[0\].weights: .* has no exposure; give --exposure FILE"):

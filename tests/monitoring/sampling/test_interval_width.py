@@ -21,7 +21,7 @@ DESIGNS = {"uniform": {"audit": 1.0, "strata": {"bands": []}}, "prevalence": {}}
 @pytest.mark.prove
 def test_intervals_of_the_prevalence_design_cover_and_are_half_as_wide(tmp_path: Path, proofs: Callable[[int, int], int]) -> None:
     """Prevalence 0.2 %, 500 reviews, weighed by items and by exposure; the truth is drawn from the probabilities each time."""
-    times = proofs(8, 1_000)
+    times = proofs(5, 1_000)
     table, _ = simulate_traffic(ITEMS, 3, prevalence=0.002)
     pq.write_table(table, tmp_path / "t.parquet")
     traffic = open_traffic(tmp_path / "t.parquet")
@@ -32,7 +32,8 @@ def test_intervals_of_the_prevalence_design_cover_and_are_half_as_wide(tmp_path:
     covered: dict[tuple[str, str], int] = {}
     for seed in range(times):
         y_N = (random.random(ITEMS) < p_N).astype(float)
-        for name, keys in DESIGNS.items():
+        drawn = DESIGNS if seed < 50 else {"prevalence": DESIGNS["prevalence"]}  # coverage needs more samples than widths
+        for name, keys in drawn.items():
             design = Design.model_validate({"purposes": [{"kind": "prevalence"}], **keys})
             queue = draw(traffic, design, BUDGET, seed).queue.table
             rows = np.array([int(id_[5:]) for id_ in queue.column("id").to_pylist()])
@@ -50,7 +51,7 @@ def test_intervals_of_the_prevalence_design_cover_and_are_half_as_wide(tmp_path:
         ours, uniform = (float(np.mean(widths[name, weight])) / 2 for name in ("prevalence", "uniform"))
         share = covered["prevalence", weight] / times
         print(
-            f"{times} samples of {BUDGET}, by {weight}: ±{ours:.5f}, uniform ±{uniform:.5f} ({ours / uniform:.2f}); covered {share:.3f}"
+            f"{times} samples, by {weight}: ±{ours:.5f}, uniform ±{uniform:.5f}, ratio {ours / uniform:.2f}; covered {share:.3f}"
         )
         assert ours <= 0.5 * uniform
         if times >= 1_000:
