@@ -4,7 +4,8 @@
   (intersection-union test: Berger 1982).
 - Reject: any metric, or any guardrail in any slice, was shown to fail. The p-values are corrected by Holm's method over all of
   them, with the other half of alpha; p-values that are valid at every look stay so (Johari, Pekelis and Walsh 2015, section 6).
-- Evidence adds up: what was shown at an earlier look stays shown. A failure outweighs goals that are met.
+- Evidence adds up: what was shown at an earlier look stays shown. A failure outweighs goals that are met, and an estimate that is
+  beyond its margin now holds a promotion.
 """
 
 from collections.abc import Sequence
@@ -180,7 +181,7 @@ def _verdict(
         more = f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
         return "reject", f"{worst.title} {_change(worst)} was shown {_failure(worst)} on {worst.failed}{more}", worst.failed
     unmet = [of for of in metrics if of.met is None]
-    beyond = [of for of in guardrails if _gain(of) < -of.margin]
+    beyond = [of for of in (*metrics, *guardrails) if _gain(of) < (of.margin if of.goal == "superior" else -of.margin)]
     if not unmet and not beyond:
         day = max(str(of.met) for of in metrics)
         goals = "; ".join(f"{of.title} {_change(of)}, shown {_success(of)}" for of in metrics)
