@@ -89,6 +89,9 @@ def build_streams(reference: Reference, windows: Sequence[SummaryWindow], plan: 
     both = [*before, *(window.summary for window in windows)]
     streams: list[Stream] = []
     few = []
+    empty = [label for label in plan.edges if not any(sum(summary.slices[ALL].counts.get(label, ())) for summary in before)]
+    if empty:
+        notes.append(f"labels without a probability in the reference: {listed(empty)}")
     for name in sorted({name for summary in before for name in summary.slices}):
         items = sum(summary.slices[name].items for summary in before if name in summary.slices)
         if name != ALL and items < MIN_ITEMS_PER_WINDOW * len(before):
