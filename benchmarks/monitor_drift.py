@@ -6,9 +6,14 @@ The log has the columns that `vigil serve --log` writes and two labels; slices a
 process of its own, so that its peak memory is its own; reading the same columns once is the yardstick of the same run. The first
 look summarizes all days, the next one only the newest. CPU seconds count where the machine is busy.
 
-Last table (AMD EPYC, 2 virtual cores, one thread, machine busy):
+Last table (--rows 10000000; AMD EPYC, 2 virtual cores, one thread, machine busy with ten other processes, so that only CPU
+seconds mean anything; memory with --rows 2000000):
 
-    (see below)
+    step                                   decisions   seconds     CPU s  peak MiB
+    read the same columns, all days       20,000,000      59.3       3.7       261
+    first look, all days                  20,000,000     130.5       7.5       262
+    next look, one new day                10,000,000      44.0       4.1       263
+    tests of 365 days, 200 streams                 0      34.6       3.2       209
 """
 
 import argparse
