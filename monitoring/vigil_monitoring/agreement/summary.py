@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vigil_data.reviews.decisions import Decision
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.stats.intervals import Interval
-from vigil_monitoring.agreement.accuracy import AnswerAccuracy, Truth, measure_accuracy
+from vigil_monitoring.agreement.accuracy import AnswerAccuracy, Source, Truth, measure_accuracy
 from vigil_monitoring.agreement.adjudication import Doubtful, doubtful_items
 from vigil_monitoring.agreement.alpha import Alpha, Level, krippendorff_alpha
 from vigil_monitoring.agreement.answers import LabelAnswers, answers_by_label, reviewers_of
@@ -101,7 +101,8 @@ class AgreementResult:
         labels: by label.
         reviewers: by reviewer.
         pairs: by label and pair of reviewers that share items.
-        accuracy: each reviewer's from the answers alone (source ``latent``), and from gold items where there are any.
+        accuracy: each reviewer's from the answers alone (source ``latent``), and from gold and adjudicated items where there are
+            any.
     """
 
     queue: str
@@ -172,6 +173,7 @@ def measure_agreement(
     seen = [of for of in rows.values() if of["exposure"] is not None]
     reach = {id_: row["exposure"] or 0.0 for id_, row in rows.items()} if seen else None
     found = _Collected()
+    settled: dict[tuple[str, str], float] = {}
     for answers in answers_by_label(decisions, queue.record.labels, reviewers, gold):
         fitted = fit_dawid_skene(
             *(answers.item_A, answers.reviewer_A, answers.answer_A),
@@ -192,8 +194,11 @@ def measure_agreement(
         doubtful = doubtful_items(answers, fitted, *options.bounds, reach)
         found.doubtful += doubtful
         found.labels.append(_label(answers, fitted, rows, len(doubtful), options))
-    if gold:
-        found.accuracy += measure_accuracy(decisions, gold, confidence=options.confidence)
+        settled |= {(id_, answers.label): value for id_, value in zip(answers.ids, answers.known_N.tolist(), strict=True)}
+    adjudicated = {key: value for key, value in settled.items() if not np.isnan(value) and key not in (gold or {})}
+    sources: tuple[tuple[Source, Truth], ...] = (("gold", gold or {}), ("adjudicated", adjudicated))
+    for source, truth in sources:
+        found.accuracy += measure_accuracy(decisions, truth, source=source, confidence=options.confidence)
     summaries = _reviewers(decisions, reviewers, equal_W, pairs_W)
     result = AgreementResult(name, tuple(found.labels), tuple(summaries), tuple(found.pairs), tuple(found.accuracy))
     return result, sorted(found.doubtful, key=lambda of: (-of.gain, of.id, of.label))

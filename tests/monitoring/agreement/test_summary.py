@@ -86,6 +86,8 @@ def test_measure_agreement_takes_adjudicated_answers_as_truth_and_the_newest_pol
     found, doubtful = measure_agreement(queue_of(1), decisions, options=AgreementOptions(replicates=0))
     assert (found.labels[0].answers, found.labels[0].positive, doubtful) == (2, 0.75, [])  # (1 + 0.5) / (1 + 1) with the prior
     assert [of.reviewer for of in found.reviewers] == ["ann", "ben"]
+    adjudicated = {of.reviewer: of.sensitivity for of in found.accuracy if of.source == "adjudicated"}
+    assert adjudicated == {"": None, "ann": 1, "ben": 0}  # a tie has no decided target
 
 
 def test_measure_agreement_orders_doubtful_items_by_expected_gain_and_reach() -> None:
