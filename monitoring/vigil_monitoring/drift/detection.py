@@ -119,8 +119,8 @@ def compare(
     if not windows:
         raise UserError(f"{traffic.path}: has no complete week from {first} to {last}; test days, or wait")
     if reference.is_traffic and len(reference.windows) < 14 and settings.window == "day":
-        days = "1 day" if len(reference.windows) == 1 else f"{len(reference.windows)} days"
-        notes.append(f"the reference has {days}: with fewer than two of each weekday, the weekly cycle counts as chance")
+        length = "1 day" if len(reference.windows) == 1 else f"{len(reference.windows)} days"
+        notes.append(f"the reference has {length}: with fewer than two of each weekday, the weekly cycle counts as chance")
     return Comparison(reference, windows, plan, notes)
 
 
