@@ -58,6 +58,18 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; one that is there already is kept.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}") from None
+
+
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder that replaces ``path`` if the block succeeds, for libraries that write files.

@@ -15,7 +15,7 @@ from typing import Any
 
 from vigil_data import json_fields
 from vigil_data.errors import UserError
-from vigil_data.filesystem import write_json
+from vigil_data.filesystem import make_folder, write_json
 
 FORMAT = 1
 _HEAD = ("format", "kind", "period", "created")
@@ -71,7 +71,7 @@ def write_result(path: Path, kind: str, period: Period, body: Mapping[str, Any])
         period: days that it describes.
         body: values that JSON holds, such as ``dataclasses.asdict`` of the result. Dates become ISO 8601 text; NaN is refused.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     head = {
         "format": FORMAT,
         "kind": kind,

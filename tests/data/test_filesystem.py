@@ -123,3 +123,12 @@ def test_sha256_file(tmp_path: Path) -> None:
     assert filesystem.sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(UserError, match="cannot be read: No such file"):
         filesystem.sha256_file(tmp_path / "b")
+
+
+def test_make_folder_makes_those_above_and_keeps_an_existing_one(tmp_path: Path) -> None:
+    filesystem.make_folder(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "file").write_text("kept", encoding="utf-8")
+    filesystem.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "file").read_text(encoding="utf-8") == "kept"
+    with pytest.raises(UserError, match=r"file/c cannot be created: Not a directory"):
+        filesystem.make_folder(tmp_path / "a" / "b" / "file" / "c")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vigil_data.filesystem import make_folder
 from vigil_data.progress import ProgressCallback
 from vigil_evaluation.report.rendering import render_page
 from vigil_monitoring.results import write_result
@@ -126,8 +127,9 @@ def write_report(  # noqa: PLR0917 (what a report is made of)
         progress: shows the decisions read.
 
     Raises:
-        UserError: if the traffic cannot be read, or has actions or labels that the mapping lacks.
+        UserError: if the traffic cannot be read or has actions or labels that the mapping lacks, or the folder cannot be made.
     """
+    make_folder(to)
     published = PublishedMeasures(Tally.of(measures(traffic, mapping, by_people, progress)), mapping, k)
     complaints = None if appeals is None else publish_appeals(appeals, k)
     shares = tuple(accuracy)
@@ -153,7 +155,6 @@ def write_report(  # noqa: PLR0917 (what a report is made of)
         appeals=complaints,
         accuracy=shares,
     )
-    to.mkdir(parents=True, exist_ok=True)
     files = write_template(to, identification, published, mapping, complaints, shares)
     write_result(to / "transparency.json", KIND, identification.period, asdict(report))
     render_page(PAGE, to / "transparency.html", report=report, period=identification.period)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import replaced_file
+from vigil_data.filesystem import make_folder, replaced_file
 from vigil_data.taxonomy import Label
 from vigil_monitoring.transparency.codes import OTHER, ContentType
 from vigil_monitoring.transparency.counts import language_code
@@ -64,6 +64,7 @@ def write_statements(
                 f"the mapping {mapping.name} has no explanation of label {name}, nor has its taxonomy a text; add one of them"
             )
     categories: Counter[str] = Counter()
+    make_folder(to.parent)
     with (
         replaced_file(to) as new,
         replaced_file(to.with_suffix(".index.csv")) as index,

@@ -61,6 +61,12 @@ def test_report_names_mistakes(call: Call, results: Path, options: list[str], me
     assert message in str(refused.exception)
 
 
+def test_report_below_a_file_is_refused(call: Call, results: Path) -> None:
+    refused = call("report", results, "--to", results / "drift.json" / "report.html")
+    assert isinstance(refused.exception, UserError)
+    assert "drift.json cannot be created: File exists" in str(refused.exception)
+
+
 def test_report_of_a_missing_folder(call: Call, tmp_path: Path) -> None:
     refused = call("report", tmp_path / "absent", "--to", tmp_path / "report.html")
     assert "no such folder; write results into it with --to" in str(refused.exception)

@@ -102,6 +102,18 @@ def test_transparency_names_mistakes(call: Call, traffic: Path, tmp_path: Path, 
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("command", ["transparency", "statements"])
+def test_output_below_a_file_is_refused(call: Call, traffic: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nposted: time\nactions: {remove: {visibility: [DECISION_VISIBILITY_CONTENT_REMOVED]}, label: {}}\n"
+        "labels: {hate: {category: STATEMENT_CATEGORY_VIOLENCE, reference: rules, explanation: violent}}\n",
+        encoding="utf-8",
+    )
+    refused = call(command, traffic, "--mapping", tmp_path / "mine.yaml", "--to", traffic / "new" / "statements.jsonl")
+    assert isinstance(refused.exception, UserError), refused.output
+    assert "cannot be created: Not a directory" in str(refused.exception)
+
+
 def test_statements_must_be_json_lines(call: Call, traffic: Path, tmp_path: Path) -> None:
     refused = call("statements", traffic, "--mapping", "safety", "--to", tmp_path / "statements.json")
     assert "name a file that ends in .jsonl" in str(refused.exception)

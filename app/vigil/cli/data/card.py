@@ -43,7 +43,7 @@ def card(  # noqa: PLR0917 (the options of the command)
     from vigil_data.card.statements import read_statements
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.errors import UserError, one_line
-    from vigil_data.filesystem import write_file
+    from vigil_data.filesystem import make_folder, write_file
     from vigil_data.progress import Progress
     from vigil_evaluation.report.dataset_card_page import render_dataset_card
 
@@ -57,10 +57,7 @@ def card(  # noqa: PLR0917 (the options of the command)
     text, described = _recipe(recipe, taxonomy)
     with Progress("collecting facts", unit="steps") as progress:
         facts = dataset_facts(opened, statements=statements, taxonomy=described, text=text, progress=progress)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be created: {error.strerror}") from None
+        make_folder(folder)
         files = None if export is None else export_parquet(opened, facts.splits, folder, progress)
     readme, page, metadata = (folder / name for name in ("README.md", "card.html", "croissant.json"))
     write_file(readme, markdown_card(facts, statements, files))

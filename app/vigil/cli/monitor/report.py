@@ -37,6 +37,7 @@ def report(
 ) -> None:
     """Show prevalence, online metrics, volumes, reviewers, drift, experiments and changes on one self-contained page."""
     from vigil_data.errors import UserError
+    from vigil_data.filesystem import make_folder
     from vigil_monitoring.report import read_dashboard, write_page, write_prometheus
     from vigil_monitoring.report.page import remarks
 
@@ -48,6 +49,9 @@ def report(
         raise UserError(f"{prometheus}: the textfile collector reads files that end in .prom")
     if traffic is None and (start is not None or until is not None):
         raise UserError("--from and --until choose days of the traffic; add --traffic TRAFFIC")
+    for file in (to, prometheus):
+        if file is not None:
+            make_folder(file.parent)
     dashboard = read_dashboard(folder, None if traffic is None else _history(traffic, start, until))
     for remark in remarks(dashboard):
         typer.echo(f"{remark.topic}: {remark.text}")
@@ -55,7 +59,6 @@ def report(
         typer.echo(f"not shown: {', '.join(dashboard.other)}")
     for file, write in ((to, write_page), (prometheus, write_prometheus)):
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             write(dashboard, file)
             typer.echo(str(file))
 
