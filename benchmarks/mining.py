@@ -5,7 +5,7 @@ usage: python benchmarks/mining.py DATA [--seeds 5] [--rounds 14] [--strategy re
 DATA holds text/edos/edos_labelled_aggregated.csv. Both arms start from the same 200 random labels of the train split and add 100
 a round: the mined arm those that the shipped design draws from the rest with the model's probabilities, the random arm a simple
 random sample. The curve on the dev split chooses nothing but is printed; the numbers are those on the test split. Each mined
-round also estimates the prevalence of the rest, of which the truth is known: from all rows by their inclusion probabilities, and
+round also estimates the prevalence of the rest, whose truth is known: from all rows by their inclusion probabilities, and
 from the audit rows alone.
 
 Last table, five seeds (AMD EPYC, one thread), average precision on the test split:

@@ -20,7 +20,7 @@ Arrays = tuple[np.ndarray[Any, Any], ...]
 
 
 def planted(seed: int, *, share: float = 0.05, intercept: float = 0.0) -> Arrays:
-    """Return targets of which some are flipped, out-of-fold probabilities, and which are flipped."""
+    """Return targets, some of them flipped, out-of-fold probabilities, and which are flipped."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(2500, 12))
     truth_N = random.random(2500) < expit(features @ np.linspace(0.5, 2.5, 12) + intercept)
