@@ -6,8 +6,8 @@ Two servers of the same bundle, one of them with a log, answer the same requests
 the ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone
 takes decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities.
 
-On one core of an AMD EPYC that had about ten other processes to run, so that ratios of CPU time move by a few per cent, with a small
-text encoder (0.36 ms of CPU time a decision):
+On one core of an AMD EPYC that had about ten other processes to run, so that ratios of CPU time move by a few per cent, with a
+small text encoder (0.36 ms of CPU time a decision):
 
     throughput     with the log 0.991 of that without (8 turns of 400 decisions; 0.993 in 6 turns of 96)
     CPU time       ratio 0.967 and 1.021: at 200 decisions a second, two flushes of 100 rows a second take 12 µs a row
