@@ -23,17 +23,18 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
+from vigil_monitoring.estimates.expected_targets import BLEND_DEGREES, expected_targets
 from vigil_monitoring.estimates.probability_sample import (
     Codes,
     ProbabilitySample,
     Statistic,
     calibrated_total,
-    cluster_contributions,
+    clustered_parts,
     deviations,
 )
 from vigil_monitoring.estimates.proportion_intervals import absence_bound, degrees_of_freedom, proportion_interval
@@ -161,32 +162,43 @@ def _flipped(accuracy: AnswerAccuracy) -> AnswerAccuracy:
 
 def _estimate(cells: Sequence[Cell], answers: Answers, accuracy: AnswerAccuracy | None, confidence: float) -> Estimate:
     in_cells_CN = np.stack([cell.mass_N > 0 for cell in cells])
-    reviewed_N = in_cells_CN.any(axis=0)
+    reviewed_N: NDArray[np.bool_] = np.logical_or.reduce(in_cells_CN)
     reviewed, positives = int(reviewed_N.sum()), int((reviewed_N & (answers.targets_N >= 0.5)).sum())
     nothing = Estimate(None, None, HAJEK, reviewed, positives, None, corrected=accuracy is not None)
     if not reviewed or any(cell.mass > 0 and not inside_N.any() for cell, inside_N in zip(cells, in_cells_CN, strict=True)):
         return nothing
-    counted = [calibrated_total(answers.targets_N, cell.mass_N, cell.mass, answers.sample) for cell in cells]
-    controls = _controls(cells, answers)
-    tuning, totals = _powered(cells, counted, controls, answers)
+    counts = _Counts(
+        cells,
+        [calibrated_total(answers.targets_N, cell.mass_N, cell.mass, answers.sample) for cell in cells],
+        _controls(cells, answers),
+        np.stack([_per_target(cell, answers.sample) for cell in cells]),
+    )
     correction = None if accuracy is None else Correction.by(accuracy)
-    if correction is not None:
-        totals = [correction.total(cell, of) for cell, of in zip(cells, totals, strict=True)]
-    value, slopes = _share(cells, totals)
-    if value is None:
+    classical = _shared(counts, 0.0, correction)
+    if classical is None:
         return nothing
-    own_N = _influence(slopes, totals)
-    moved_N = tuning * _influence(slopes, controls) / (1.0 if correction is None else correction.gain) if tuning else None
-    parts_U = _variance_parts(own_N, moved_N, answers)
-    variance = float(parts_U.sum())
-    if correction is not None:
-        variance += correction.variance(cells, totals, slopes)
+    share, slopes = _share(cells, counts.positive)
+    predicted = bool(counts.controls) and share is not None and 0 < share < 1
+    found, noise = classical, _noise(classical, answers, reviewed_N, model=predicted)
+    tuning = 0.0
+    if predicted:
+        tuning = _tuning(_influence(slopes, counts.positive), _influence(slopes, counts.controls), answers.sample)
+    if tuning:
+        powered = _shared(counts, tuning, correction)
+        if powered is not None and all(
+            _possible(cell, of, answers.targets_N) for cell, of in zip(cells, powered.counted, strict=True)
+        ):
+            less = _noise(powered, answers, reviewed_N, model=True)
+            if less.variance <= noise.variance:
+                found, noise = powered, less
+    value = found.value
+    variance = noise.variance + (0.0 if correction is None else correction.variance(cells, found.totals, found.slopes))
     if 0 < value < 1 and variance > ROUNDING_VARIANCE:
-        method, effective = PPI if tuning else HAJEK, value * (1 - value) / variance
-        interval = proportion_interval(value, variance, degrees_of_freedom(parts_U), confidence)
+        method, effective = PPI if found.tuning else HAJEK, value * (1 - value) / variance
+        interval = proportion_interval(value, variance, noise.degrees, confidence)
     else:
         method, effective = BOUND, None
-        interval = _bounds(cells, counted, answers, confidence)
+        interval = _bounds(cells, counts.positive, answers, confidence)
         if correction is not None:
             half = NormalDist().inv_cdf(0.5 + confidence / 2) * variance**0.5
             low, high = (correction.share(end) for end in interval) if len(cells) == 1 else interval
@@ -197,7 +209,7 @@ def _estimate(cells: Sequence[Cell], answers: Answers, accuracy: AnswerAccuracy 
         interval=Interval(*map(_clipped, interval)),
         method=method,
         effective=effective,
-        tuning=tuning,
+        tuning=found.tuning,
     )
 
 
@@ -205,35 +217,105 @@ def _clipped(share: float) -> float:
     return min(max(share, 0.0), 1.0)
 
 
-def _powered(
-    cells: Sequence[Cell], counted: list[Statistic], controls: Sequence[Statistic], answers: Answers
-) -> tuple[float, list[Statistic]]:
-    """Return the tuned weight of the predictions, and the totals of the cells that it gives, with their own influences."""
-    share, slopes = _share(cells, counted)
-    if not controls or share is None or not 0 < share < 1:
-        return 0.0, counted
-    tuning = _tuning(_influence(slopes, counted), _influence(slopes, controls), answers.sample)
-    moved = [Statistic(of.value - tuning * by.value, of.influence_N) for of, by in zip(counted, controls, strict=True)]
-    # A total outside what was found and what was ruled out is noise: the classical one is inside.
-    possible = all(_possible(cell, of.value, answers.targets_N) for cell, of in zip(cells, moved, strict=True))
-    return (tuning, moved) if tuning and possible else (0.0, counted)
+class _Share(NamedTuple):
+    """A share of totals, linearized.
+
+    Attributes:
+        value: the share; corrected, it may be outside [0, 1].
+        counted: positive mass of each cell, before the correction.
+        totals: after it.
+        slopes: derivative of the share by each of the totals.
+        tuning: weight of the predictions.
+        own_N: influence of the targets.
+        moved_N: influence of the predictions times their weight, which is subtracted.
+        per_target_N: derivative of a row's influence by its target.
+    """
+
+    value: float
+    counted: list[float]
+    totals: list[Statistic]
+    slopes: list[float]
+    tuning: float
+    own_N: Floats
+    moved_N: Floats
+    per_target_N: Floats
 
 
-def _variance_parts(own_N: Floats, moved_N: Floats | None, answers: Answers) -> Floats:
-    """Return independent parts of the variance: of sampling units under the design, and of clusters.
+class _Counts(NamedTuple):
+    """Totals of cells, linearized.
+
+    Attributes:
+        cells: the cells.
+        positive: their positive mass.
+        controls: their estimated less their known predicted mass; none without predictions.
+        per_target_CN: derivative of a row's influence on each cell's total by its target.
+    """
+
+    cells: Sequence[Cell]
+    positive: Sequence[Statistic]
+    controls: Sequence[Statistic]
+    per_target_CN: Floats
+
+
+def _shared(counts: _Counts, tuning: float, correction: "Correction | None") -> _Share | None:
+    """Return the share at a weight of the predictions; ``None`` if there is nothing to divide by."""
+    gain, cells, controls = 1.0 if correction is None else correction.gain, counts.cells, counts.controls
+    totals = list(counts.positive)
+    if tuning:
+        totals = [Statistic(of.value - tuning * by.value, of.influence_N) for of, by in zip(totals, controls, strict=True)]
+    before = [of.value for of in totals]
+    if correction is not None:
+        totals = [correction.total(cell, of) for cell, of in zip(cells, totals, strict=True)]
+    value, slopes = _share(cells, totals)
+    if value is None:
+        return None
+    own_N = _influence(slopes, totals)
+    moved_N = tuning / gain * _influence(slopes, controls) if tuning else np.zeros(len(own_N))
+    return _Share(value, before, totals, slopes, tuning, own_N, moved_N, np.asarray(slopes) @ counts.per_target_CN / gain)
+
+
+def _per_target(cell: Cell, sample: ProbabilitySample) -> Floats:
+    """Return the derivative of each row's influence on a cell's total by its target."""
+    found = float((cell.mass_N * sample.weights_N).sum())
+    return cell.mass_N * (cell.mass / found if found else 0.0)
+
+
+class _Noise(NamedTuple):
+    """Variance of a share, and its degrees of freedom."""
+
+    variance: float
+    degrees: float
+
+
+def _noise(of: _Share, answers: Answers, reviewed_N: NDArray[np.bool_], *, model: bool) -> _Noise:
+    """Return the variance under the design, and of clusters.
 
     Args:
-        own_N: influence of the targets.
-        moved_N: influence of the predictions, times their weight, which is subtracted.
+        of: the share.
         answers: the sample and the clusters.
+        reviewed_N: rows of its cells.
+        model: whether to blend the variance from the targets with the one expected for the predictions
+            (:mod:`.expected_targets`).
     """
-    design_N = own_N if moved_N is None else own_N - moved_N
-    parts_U = deviations(design_N[:, None], answers.sample)[:, 0] ** 2
-    if answers.clusters_N is None:
-        return parts_U
-    clusters_C = cluster_contributions(own_N, answers.sample, answers.clusters_N)
-    alone_N = answers.sample.weights_N * own_N**2
-    return np.concatenate([parts_U, clusters_C if clusters_C.sum() >= alone_N.sum() else alone_N])
+    sample = answers.sample
+    parts_N = deviations((of.own_N - of.moved_N)[:, None], sample)[:, 0] ** 2
+    design = float(parts_N.sum())
+    parts = parts_N if answers.clusters_N is None else clustered_parts(of.own_N, parts_N, sample, answers.clusters_N)
+    variance, degrees = float(parts.sum()), degrees_of_freedom(parts)
+    expected_n = None
+    if model and answers.predictions_N is not None and np.isfinite(degrees):
+        sizes_N = np.abs(of.per_target_N * sample.weights_N)
+        expected_n = expected_targets(*(given[reviewed_N] for given in (answers.targets_N, answers.predictions_N, sizes_N)))
+    if expected_n is None:
+        return _Noise(variance, degrees)
+    shifts_N = np.zeros(len(sample))
+    shifts_N[reviewed_N] = expected_n - answers.targets_N[reviewed_N]
+    centres_N = of.own_N + of.per_target_N * shifts_N - of.moved_N
+    spread_n = (1 - sample.probability_N[reviewed_N]) * sizes_N[reviewed_N] ** 2 * expected_n * (1 - expected_n)
+    modelled = float((deviations(centres_N[:, None], sample)[:, 0] ** 2).sum() + spread_n.sum())
+    # The design variance is blended; what clusters add to it stays.
+    blended = (degrees * design + BLEND_DEGREES * modelled) / (degrees + BLEND_DEGREES)
+    return _Noise(variance - design + blended, degrees + BLEND_DEGREES)
 
 
 class Correction(NamedTuple):
@@ -332,7 +414,10 @@ def _tuning(target_N: Floats, prediction_N: Floats, sample: ProbabilitySample) -
 
 
 def _possible(cell: Cell, positive: float, targets_N: Floats) -> bool:
-    """Return whether a total of positive mass is between the mass that was found and all but the negative mass found."""
+    """Return whether a total of positive mass is between the mass that was found and all but the negative mass found.
+
+    One outside is noise; the classical total is inside.
+    """
     found = float((cell.mass_N * targets_N).sum())
     return found <= positive <= cell.mass - (float(cell.mass_N.sum()) - found)
 
@@ -362,8 +447,7 @@ def _cell_bounds(cell: Cell, of: Statistic, answers: Answers, confidence: float,
         return proportion_interval(mean, float(parts_U.sum()), degrees_of_freedom(parts_U), confidence)
     inside_N = cell.mass_N > 0
     represented_N = (cell.mass_N * sample.weights_N)[inside_N]
-    together_N = answers.clusters_N if sample.units_N is None else sample.units_N
-    if together_N is not None:
+    if (together_N := answers.clusters_N) is not None:
         alone_N = together_N.max(initial=0) + 1 + np.arange(len(together_N))
         cluster_N = np.unique(np.where(together_N < 0, alone_N, together_N)[inside_N], return_inverse=True)[1]
         represented_N = np.bincount(cluster_N, represented_N).astype(np.float64)

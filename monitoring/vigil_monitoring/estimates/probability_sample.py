@@ -22,12 +22,10 @@ class ProbabilitySample:
     Attributes:
         probability_N: inclusion probability of each row, in (0, 1]; after :func:`answered`, times the answered share.
         strata_N: stratum of each row, from 0; a number of rows fixed in advance was drawn from each by a high-entropy design.
-        units_N: sampling unit of each row, from 0, where whole units (such as authors) were drawn; ``None`` where rows were.
     """
 
     probability_N: Floats
     strata_N: Codes
-    units_N: Codes | None = None
 
     def __post_init__(self) -> None:
         if not ((self.probability_N > 0) & (self.probability_N <= 1)).all():
@@ -43,8 +41,7 @@ class ProbabilitySample:
 
     def rows(self, rows_N: NDArray[np.bool_]) -> "ProbabilitySample":
         """Return some rows of the sample."""
-        units_N = None if self.units_N is None else self.units_N[rows_N]
-        return ProbabilitySample(self.probability_N[rows_N], self.strata_N[rows_N], units_N)
+        return ProbabilitySample(self.probability_N[rows_N], self.strata_N[rows_N])
 
 
 class Statistic(NamedTuple):
@@ -118,12 +115,12 @@ def answered(sample: ProbabilitySample, known_N: NDArray[np.bool_]) -> tuple[Pro
 
 
 def deviations(influences_NK: Floats, sample: ProbabilitySample) -> Floats:
-    """Return deviations whose sums of products are the design covariances of statistics, ``[U, K]`` for U sampling units.
+    """Return deviations whose sums of products are the design covariances of statistics, ``[N, K]``.
 
     The variance is Hájek's (1964) for fixed-size designs of high entropy, in the form of Brewer and Donadio (2003, equation 18
     with Hájek's constants) and Särndal et al. (1992, section 3.6): per stratum, ``n / (n - 1) * sum((1 - p) * (z / p - B) ** 2)``
-    with ``B`` the mean of ``z / p`` weighted by ``1 - p``. Units with probability 1 add nothing; simple random sampling gets its
-    finite-population correction. Strata with a single unit are joined, which errs upwards.
+    with ``B`` the mean of ``z / p`` weighted by ``1 - p``. Rows with probability 1 add nothing; simple random sampling gets its
+    finite-population correction. Strata with a single row that was left to chance are joined, which errs upwards.
 
     Args:
         influences_NK: influences of K statistics.
@@ -131,11 +128,6 @@ def deviations(influences_NK: Floats, sample: ProbabilitySample) -> Floats:
     """
     expanded_NK = influences_NK * sample.weights_N[:, None]
     probability_N, strata_N = sample.probability_N, sample.strata_N
-    if sample.units_N is not None:
-        width = int(sample.units_N.max(initial=0)) + 1
-        pairs_U, first_U, unit_N = np.unique(strata_N * width + sample.units_N, return_index=True, return_inverse=True)
-        expanded_NK = np.stack([np.bincount(unit_N, column, len(pairs_U)) for column in expanded_NK.T], axis=1)
-        probability_N, strata_N = probability_N[first_U], strata_N[first_U]
     random_N = 1 - probability_N
     strata = int(strata_N.max(initial=-1)) + 1
     counts_H = np.bincount(strata_N, random_N > 0, strata)
@@ -144,36 +136,32 @@ def deviations(influences_NK: Floats, sample: ProbabilitySample) -> Floats:
     counts_N, random_all_N = counts_H[joined_N], np.where(random_H > 0, random_H, 1.0)[joined_N]
     centre_HK = np.stack([np.bincount(joined_N, random_N * column, strata + 1) for column in expanded_NK.T], axis=1)
     centre_NK = centre_HK[joined_N] / random_all_N[:, None]
-    # A single unit in all strata: its square, uncentred.
+    # A single row in all strata: its square, uncentred.
     centre_NK[counts_N < 2] = 0.0
     scale_N = np.where(counts_N > 1, counts_N / np.maximum(counts_N - 1, 1), 1.0)
     return (expanded_NK - centre_NK) * np.sqrt(random_N * scale_N)[:, None]
 
 
-def cluster_contributions(influence_N: Floats, sample: ProbabilitySample, clusters_N: Codes) -> Floats:
-    """Return each cluster's part of the variance that a statistic has because other clusters could have been the population.
+def clustered_parts(influence_N: Floats, parts_N: Floats, sample: ProbabilitySample, clusters_N: Codes) -> Floats:
+    """Return each cluster's part of a variance that also holds for other clusters than those of the population.
 
-    With the design variance it makes the variance for the process that produces the traffic, whose clusters (authors, threads)
-    are exchangeable: the sum over the population's clusters of their squared total influence, estimated without bias by
-    weighting pairs of rows within a cluster by both weights (Graubard and Korn 2002, section 2). Where whole units were drawn,
-    those are the clusters.
+    To the design variance it adds the one that a statistic has because the clusters (authors, threads) of the population could
+    have been others: the sum over them of their squared total influence, estimated without bias by weighting pairs of rows
+    within a cluster by both weights (Graubard and Korn 2002, section 2).
 
     Args:
         influence_N: influence of the statistic, without any prediction.
+        parts_N: the design variance's parts, one for each row.
         sample: the sample.
         clusters_N: cluster of each row, from 0; negative for a row of its own.
 
     Returns:
-        ``[C]``, in no particular order; noise can make single ones negative.
+        ``[C]``, in no particular order. Their sum is at least that of rows without clusters.
     """
-    weights_N = sample.weights_N
-    if sample.units_N is not None:
-        _, first_U, unit_N = np.unique(sample.units_N, return_index=True, return_inverse=True)
-        return np.bincount(unit_N, influence_N) ** 2 * weights_N[first_U]
-    inside_N = clusters_N >= 0
-    expanded_N, own_N = weights_N * influence_N, weights_N * influence_N**2
-    _, cluster_M = np.unique(clusters_N[inside_N], return_inverse=True)
-    sums_C, squares_C, own_C = (
-        np.bincount(cluster_M, of[inside_N]) if len(cluster_M) else np.zeros(0) for of in (expanded_N, expanded_N**2, own_N)
-    )
-    return np.concatenate([sums_C**2 - squares_C + own_C, own_N[~inside_N]])
+    expanded_N = sample.weights_N * influence_N
+    alone_N = parts_N + expanded_N * influence_N
+    together_N = np.where(clusters_N < 0, clusters_N.max(initial=0) + 1 + np.arange(len(clusters_N)), clusters_N)
+    cluster_N = np.unique(together_N, return_inverse=True)[1]
+    sums_C, squares_C, alone_C = (np.bincount(cluster_N, of).astype(np.float64) for of in (expanded_N, expanded_N**2, alone_N))
+    parts_C = sums_C**2 - squares_C + alone_C
+    return parts_C if parts_C.sum() >= alone_C.sum() else alone_C

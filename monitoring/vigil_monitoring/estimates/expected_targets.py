@@ -1,0 +1,59 @@
+"""Expected targets of reviewed rows, for a variance that does not depend on which rare positives happened to be drawn.
+
+A sample that misses the positives of large weight has a low estimate and a low variance at once, so that its interval is too
+short and in the wrong place. The variance expected under a model of the targets has no such noise: as in generalized variance
+functions (Wolter 2007, chapter 7), it is blended with the variance from the targets themselves.
+"""
+
+import numpy as np
+
+from vigil_evaluation.metrics import Floats
+
+BLEND_DEGREES = 4.0
+"""Degrees of freedom that the variance under the model counts for; chosen by simulation (docs/monitoring.md)."""
+
+SLOPE_PENALTY, INTERCEPT_PENALTY = 0.5, 1e-3
+"""Ridge penalties of the standardized slopes, and of the intercept's distance from the share of positives."""
+
+MAX_ITERATIONS, MAX_STEP, TOLERANCE = 25, 3.0, 1e-6
+
+
+LEAST_Z = 3.0
+"""Smallest z-value of the predictions' slope; less informative predictions say nothing about rows without positives."""
+
+
+def expected_targets(targets_N: Floats, predictions_N: Floats, sizes_N: Floats) -> Floats | None:
+    """Return the expected target of each row by logistic regression on the logit of its prediction and the log of its size.
+
+    Args:
+        targets_N: targets in [0, 1].
+        predictions_N: predictions in [0, 1].
+        sizes_N: what each row represents: its mass over its inclusion probability, at least 0.
+
+    Returns:
+        ``None`` for predictions that are not clearly related to the targets.
+    """
+    logit_N = np.clip(predictions_N, 1e-6, 1 - 1e-6)
+    least = float(sizes_N[sizes_N > 0].min(initial=np.inf))
+    columns = [np.log(logit_N / (1 - logit_N)), np.log(np.maximum(sizes_N, 0.5 * least if np.isfinite(least) else 1.0))]
+    scaled = [(of - of.mean()) / (of.std() + 1e-12) for of in columns]
+    design_NK = np.stack([np.ones(len(targets_N)), *scaled], axis=1)
+    penalty_K = np.array([INTERCEPT_PENALTY, SLOPE_PENALTY, SLOPE_PENALTY])
+    share = (float(targets_N.sum()) + 0.5) / (len(targets_N) + 1)
+    start_K = np.array([np.log(share / (1 - share)), 0.0, 0.0])
+    found_K = start_K.copy()
+    for _ in range(MAX_ITERATIONS):
+        expected_N = _logistic(design_NK @ found_K)
+        information_KK = design_NK.T @ (design_NK * (expected_N * (1 - expected_N) + 1e-9)[:, None]) + np.diag(penalty_K)
+        gradient_K = design_NK.T @ (targets_N - expected_N) - penalty_K * (found_K - start_K)
+        step_K = np.clip(np.linalg.solve(information_KK, gradient_K), -MAX_STEP, MAX_STEP)
+        found_K += step_K
+        if np.abs(step_K).max() < TOLERANCE:
+            break
+    error = float(np.sqrt(np.linalg.inv(information_KK)[1, 1]))
+    return _logistic(design_NK @ found_K) if found_K[1] >= LEAST_Z * error else None
+
+
+def _logistic(values_N: Floats) -> Floats:
+    found_N: Floats = 1 / (1 + np.exp(-np.clip(values_N, -50, 50)))
+    return found_N
