@@ -34,7 +34,7 @@ from vigil_monitoring.estimates.probability_sample import (
     ProbabilitySample,
     Statistic,
     calibrated_total,
-    clustered_parts,
+    cluster_variance,
     deviations,
 )
 from vigil_monitoring.estimates.proportion_intervals import absence_bound, degrees_of_freedom, proportion_interval
@@ -194,7 +194,7 @@ def _estimate(cells: Sequence[Cell], answers: Answers, accuracy: AnswerAccuracy 
     value = found.value
     variance = noise.variance + (0.0 if correction is None else correction.variance(cells, found.totals, found.slopes))
     if 0 < value < 1 and variance > ROUNDING_VARIANCE:
-        method, effective = PPI if found.tuning else HAJEK, value * (1 - value) / variance
+        method, effective = PPI if found.tuning else HAJEK, float(value * (1 - value) / variance)
         interval = proportion_interval(value, variance, noise.degrees, confidence)
     else:
         method, effective = BOUND, None
@@ -214,7 +214,7 @@ def _estimate(cells: Sequence[Cell], answers: Answers, accuracy: AnswerAccuracy 
 
 
 def _clipped(share: float) -> float:
-    return min(max(share, 0.0), 1.0)
+    return min(max(float(share), 0.0), 1.0)
 
 
 class _Share(NamedTuple):
@@ -297,25 +297,24 @@ def _noise(of: _Share, answers: Answers, reviewed_N: NDArray[np.bool_], *, model
         model: whether to blend the variance from the targets with the one expected for the predictions
             (:mod:`.expected_targets`).
     """
-    sample = answers.sample
+    sample, clusters_N = answers.sample, answers.clusters_N
     parts_N = deviations((of.own_N - of.moved_N)[:, None], sample)[:, 0] ** 2
-    design = float(parts_N.sum())
-    parts = parts_N if answers.clusters_N is None else clustered_parts(of.own_N, parts_N, sample, answers.clusters_N)
-    variance, degrees = float(parts.sum()), degrees_of_freedom(parts)
+    variance, degrees = float(parts_N.sum()), degrees_of_freedom(parts_N)
+    between = 0.0 if clusters_N is None else cluster_variance(of.own_N, sample, clusters_N)
     expected_n = None
-    if model and answers.predictions_N is not None and np.isfinite(degrees):
+    # The model takes targets to be independent, which clusters are not.
+    if model and clusters_N is None and answers.predictions_N is not None and np.isfinite(degrees):
         sizes_N = np.abs(of.per_target_N * sample.weights_N)
         expected_n = expected_targets(*(given[reviewed_N] for given in (answers.targets_N, answers.predictions_N, sizes_N)))
     if expected_n is None:
-        return _Noise(variance, degrees)
+        return _Noise(variance + between, degrees)
     shifts_N = np.zeros(len(sample))
     shifts_N[reviewed_N] = expected_n - answers.targets_N[reviewed_N]
     centres_N = of.own_N + of.per_target_N * shifts_N - of.moved_N
     spread_n = (1 - sample.probability_N[reviewed_N]) * sizes_N[reviewed_N] ** 2 * expected_n * (1 - expected_n)
     modelled = float((deviations(centres_N[:, None], sample)[:, 0] ** 2).sum() + spread_n.sum())
-    # The design variance is blended; what clusters add to it stays.
-    blended = (degrees * design + BLEND_DEGREES * modelled) / (degrees + BLEND_DEGREES)
-    return _Noise(variance - design + blended, degrees + BLEND_DEGREES)
+    blended = (degrees * variance + BLEND_DEGREES * modelled) / (degrees + BLEND_DEGREES)
+    return _Noise(blended + between, degrees + BLEND_DEGREES)
 
 
 class Correction(NamedTuple):

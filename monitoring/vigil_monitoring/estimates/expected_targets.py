@@ -19,7 +19,7 @@ MAX_ITERATIONS, MAX_STEP, TOLERANCE = 25, 3.0, 1e-6
 
 
 LEAST_Z = 3.0
-"""Smallest z-value of the predictions' slope; less informative predictions say nothing about rows without positives."""
+"""Smallest z-value of the correlation of targets and predictions; less informative ones say nothing about unseen positives."""
 
 
 def expected_targets(targets_N: Floats, predictions_N: Floats, sizes_N: Floats) -> Floats | None:
@@ -37,6 +37,9 @@ def expected_targets(targets_N: Floats, predictions_N: Floats, sizes_N: Floats) 
     least = float(sizes_N[sizes_N > 0].min(initial=np.inf))
     columns = [np.log(logit_N / (1 - logit_N)), np.log(np.maximum(sizes_N, 0.5 * least if np.isfinite(least) else 1.0))]
     scaled = [(of - of.mean()) / (of.std() + 1e-12) for of in columns]
+    apart_N = targets_N - targets_N.mean()
+    if float((scaled[0] * apart_N).sum()) < LEAST_Z * float(np.sqrt((apart_N**2).sum())):
+        return None
     design_NK = np.stack([np.ones(len(targets_N)), *scaled], axis=1)
     penalty_K = np.array([INTERCEPT_PENALTY, SLOPE_PENALTY, SLOPE_PENALTY])
     share = (float(targets_N.sum()) + 0.5) / (len(targets_N) + 1)
@@ -50,8 +53,7 @@ def expected_targets(targets_N: Floats, predictions_N: Floats, sizes_N: Floats) 
         found_K += step_K
         if np.abs(step_K).max() < TOLERANCE:
             break
-    error = float(np.sqrt(np.linalg.inv(information_KK)[1, 1]))
-    return _logistic(design_NK @ found_K) if found_K[1] >= LEAST_Z * error else None
+    return _logistic(design_NK @ found_K)
 
 
 def _logistic(values_N: Floats) -> Floats:

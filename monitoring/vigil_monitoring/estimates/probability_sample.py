@@ -142,26 +142,23 @@ def deviations(influences_NK: Floats, sample: ProbabilitySample) -> Floats:
     return (expanded_NK - centre_NK) * np.sqrt(random_N * scale_N)[:, None]
 
 
-def clustered_parts(influence_N: Floats, parts_N: Floats, sample: ProbabilitySample, clusters_N: Codes) -> Floats:
-    """Return each cluster's part of a variance that also holds for other clusters than those of the population.
+def cluster_variance(influence_N: Floats, sample: ProbabilitySample, clusters_N: Codes) -> float:
+    """Return the variance that a statistic has because the clusters of the population could have been others.
 
-    To the design variance it adds the one that a statistic has because the clusters (authors, threads) of the population could
-    have been others: the sum over them of their squared total influence, estimated without bias by weighting pairs of rows
-    within a cluster by both weights (Graubard and Korn 2002, section 2).
+    With the design variance it makes that for the process which produces the traffic, whose clusters (authors, threads) are
+    exchangeable: the sum over the population's clusters of their squared total influence, estimated without bias by weighting
+    pairs of rows within a cluster by both weights (Graubard and Korn 2002, section 2).
 
     Args:
         influence_N: influence of the statistic, without any prediction.
-        parts_N: the design variance's parts, one for each row.
         sample: the sample.
         clusters_N: cluster of each row, from 0; negative for a row of its own.
 
     Returns:
-        ``[C]``, in no particular order. Their sum is at least that of rows without clusters.
+        At least that of rows without clusters, which noise could make it fall below.
     """
     expanded_N = sample.weights_N * influence_N
-    alone_N = parts_N + expanded_N * influence_N
     together_N = np.where(clusters_N < 0, clusters_N.max(initial=0) + 1 + np.arange(len(clusters_N)), clusters_N)
-    cluster_N = np.unique(together_N, return_inverse=True)[1]
-    sums_C, squares_C, alone_C = (np.bincount(cluster_N, of).astype(np.float64) for of in (expanded_N, expanded_N**2, alone_N))
-    parts_C = sums_C**2 - squares_C + alone_C
-    return parts_C if parts_C.sum() >= alone_C.sum() else alone_C
+    sums_C = np.bincount(np.unique(together_N, return_inverse=True)[1], expanded_N)
+    pairs = float((sums_C**2).sum() - (expanded_N**2).sum())
+    return float((expanded_N * influence_N).sum()) + max(pairs, 0.0)

@@ -22,8 +22,8 @@ from vigil_monitoring.traffic.reader import open_traffic
 
 Floats = NDArray[np.float64]
 LABELS, ITEMS, PREVALENCE = 500, 60_000, 0.002
-HEAVY = 0.97
-"""Largest share of covering intervals: exact methods cover more where few positives are found."""
+LEAST, MOST = 0.93, 0.97
+"""Range of the share of intervals that cover."""
 
 
 class Simulated(NamedTuple):
@@ -109,7 +109,7 @@ def test_intervals_cover_the_prevalence(simulated: Simulated, proofs: Callable[[
     powered = repeat(simulated, masses_N, simulated.scores_N, times)
     print(f"{weight}: {powered}")
     slack = 0.05 if times < 1_000 else 0.0
-    assert 0.93 - slack <= powered.covered <= HEAVY + slack
+    assert LEAST - slack <= powered.covered <= MOST + slack
 
 
 @pytest.mark.prove
@@ -172,5 +172,6 @@ def test_clustered_intervals_cover_the_process(proofs: Callable[[int, int], int]
     clustered, plain = shown(found[True], truth), shown(found[False], truth)
     print(f"{weight}: clustered {clustered}, plain {plain}")
     slack = 0.05 if times < 1_000 else 0.0
-    assert 0.93 - slack <= clustered.covered <= HEAVY + slack
+    # Nine positives of a few authors are found: exact intervals err to the safe side here, by up to 1 %.
+    assert LEAST - slack <= clustered.covered <= MOST + 0.01 + slack
     assert plain.covered < clustered.covered
