@@ -141,6 +141,6 @@ def _differences(
         over_times = quadratic[1] * times / np.maximum(times - 1, 1)
         variance = np.maximum.reduce([over_authors + over_times - quadratic[2] * several, over_authors, over_times])
         variance = np.where(several, variance, over_times)
-        errors = np.where((times > 1) & (variance > 0), np.sqrt(np.maximum(variance, 0)), np.nan)
+        errors = np.where(times > 1, np.sqrt(np.maximum(variance, 0)), np.nan)
     clusters = np.where(several, np.minimum(times, authors), times)
     return champion, challenger, challenger - champion, np.where(np.isfinite(errors), errors, np.nan), clusters

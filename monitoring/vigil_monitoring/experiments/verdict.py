@@ -72,6 +72,8 @@ class Decided:
 def evidence(looks: Looks, *, lower: bool, threshold: float, alpha: float, horizon_clusters: float, enough: int) -> Evidence:
     """Return the evidence on a goal at each look.
 
+    The standard error is at least that of one row: arms that never differed yet are no proof that they never will.
+
     Args:
         looks: the differences.
         lower: whether lower values are better.
@@ -82,7 +84,7 @@ def evidence(looks: Looks, *, lower: bool, threshold: float, alpha: float, horiz
     """
     usable_K = np.isfinite(looks.errors_K) & (looks.rows_KA >= enough).all(axis=-1) & (looks.clusters_K > 1)
     sign = -1.0 if lower else 1.0
-    errors = np.where(usable_K, looks.errors_K, 1.0)
+    errors = np.where(usable_K, np.maximum(looks.errors_K, 1 / np.maximum(looks.rows_KA.min(axis=-1), 1)), 1.0)
     excess_K = np.where(usable_K, (sign * looks.difference_K - threshold) / errors, 0.0)
     ratio_K = prior_ratio(np.maximum(looks.clusters_K, 1), horizon_clusters, alpha, one_sided=True)
     df_K = np.maximum(looks.clusters_K - 1, 1)

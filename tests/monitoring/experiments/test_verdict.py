@@ -243,6 +243,16 @@ def test_evidence_does_not_count_looks_with_too_few_rows() -> None:
     assert np.isinf(found.high_K).all()
 
 
+def test_evidence_of_arms_that_never_differed_depends_on_their_rows() -> None:
+    def met(rows: int) -> bool:
+        looks = looks_of(np.zeros(DAYS), 0.0, rows=rows)
+        found = evidence(looks, lower=False, threshold=-0.05, alpha=0.025, horizon_clusters=DAYS, enough=20)
+        return bool((found.p_met_K <= 0.025).any())
+
+    assert not met(40)
+    assert met(1000)
+
+
 def test_evidence_of_a_metric_whose_lower_values_are_better_is_mirrored() -> None:
     looks = looks_of(np.linspace(-0.2, -0.1, DAYS), 0.05)
     mirrored = looks._replace(difference_K=-looks.difference_K)

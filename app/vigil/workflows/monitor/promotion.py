@@ -125,6 +125,8 @@ def promote(
     """
     folder, path = Path(models), Path(bundle).resolve()
     digest = load_bundle(path, public_key=public_key).digest
+    if not folder.exists() and not without_comparison:
+        raise UserError(_no_champion(folder / alias, bundle))
     with _locked(folder):
         lines = _complete(folder)
         current = _current(folder / alias)
@@ -133,10 +135,7 @@ def promote(
             return last
         if current is None:
             if not without_comparison:
-                raise UserError(
-                    f"{folder / alias}: there is no {alias} to compare {bundle} with; check --models, or promote the first one "
-                    "with --without-comparison"
-                )
+                raise UserError(_no_champion(folder / alias, bundle))
             evidence: dict[str, Any] = {"comparison": None, "experiment": None, "without_experiment": True}
         else:
             if without_comparison:
@@ -164,6 +163,8 @@ def promote_back(models: StrPath, alias: str = "champion", *, by: str) -> Promot
         UserError: if there is none, or it was altered since.
     """
     folder = Path(models)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder; name the folder of the alias {alias} with --models")
     with _locked(folder):
         lines = _complete(folder)
         current, promoted = _current(folder / alias), _stack(promotion for promotion, _ in lines if promotion.alias == alias)
@@ -188,6 +189,13 @@ def read_promotions(models: StrPath) -> list[Promotion]:
         UserError: if the record was altered.
     """
     return [promotion for promotion, _ in _read(Path(models))]
+
+
+def _no_champion(alias: Path, bundle: StrPath) -> str:
+    return (
+        f"{alias}: there is no {alias.name} to compare {bundle} with; check --models, or promote the first one with "
+        "--without-comparison"
+    )
 
 
 def _locked(folder: Path) -> AbstractContextManager[None]:

@@ -168,6 +168,9 @@ def test_promote_refuses_bundles_that_were_altered_or_are_the_champion(shop: Sho
     first, second = shop.bundle("first"), shop.bundle("second")
     with pytest.raises(UserError, match=r"there is no champion to compare .* with --without-comparison"):
         promote(first, shop.models, by="a", without_experiment=True)
+    with pytest.raises(UserError, match="no such folder"):
+        promote_back(shop.models, by="a")
+    assert not shop.models.exists()
     promote(first, shop.models, by="a", without_comparison=True)
     again = promote(first, shop.models, by="b", without_comparison=True)
     assert [again] == read_promotions(shop.models)
