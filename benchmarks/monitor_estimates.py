@@ -7,13 +7,13 @@ pyarrow's grouped sums of the same columns. Peak memory is that of the process, 
 
 Last table (AMD EPYC, 2 virtual cores, one used, machine busy):
 
-    200,000 decisions, 4 labels, 2,350 reviewed; slices by language, content_type, day, action
+    1,000,000 decisions, 4 labels, 2,201 reviewed; slices by language, content_type, day, action
                                         seconds  estimates  peak MiB
-    grouped sums of pyarrow                 0.3                    0
-    prevalence: reading and sums            2.8
-    prevalence: all                         5.9        180         3
-    metrics: reading and sums               3.5
-    metrics: all                           48.7      1,568        21
+    grouped sums of pyarrow                 0.6                    0
+    prevalence: reading and sums            2.3
+    prevalence: all                         2.9        180        18
+    metrics: reading and sums               3.0
+    metrics: all                            5.6      1,568        47
 """
 
 import argparse

@@ -124,7 +124,7 @@ def sum_traffic(
     """Sum the traffic by slice, action and decisive label.
 
     Args:
-        traffic: the traffic, all of which is the population.
+        traffic: the population.
         labels: labels to sum; one that the traffic lacks gets predictions of 0.
         by: names of slices, from :func:`.slicing.check_slices`.
         reasons: whether to read the decisive labels.

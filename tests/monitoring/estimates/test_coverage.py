@@ -1,6 +1,6 @@
 """Intervals of a prevalence of 0.2 % from 500 labels, over repeated draws from traffic of known truth.
 
-The shipped design `prevalence` chooses the probabilities; each repetition draws anew from them.
+The shipped design `prevalence` chooses the probabilities; each repetition draws from them.
 """
 
 from collections.abc import Callable
