@@ -7,13 +7,13 @@ pyarrow's grouped sums of the same columns. Peak memory is that of the process, 
 
 Last table (AMD EPYC, 2 virtual cores, one used, machine busy):
 
-    1,000,000 decisions, 4 labels, 2,201 reviewed; slices by language, content_type, day, action
+    10,000,000 decisions, 4 labels, 2,307 reviewed; slices by language, content_type, day, action
                                         seconds  estimates  peak MiB
-    grouped sums of pyarrow                 0.6                    0
-    prevalence: reading and sums            2.3
-    prevalence: all                         2.9        180        18
-    metrics: reading and sums               3.0
-    metrics: all                            5.6      1,568        47
+    grouped sums of pyarrow                 4.7                   35
+    prevalence: reading and sums           14.3
+    prevalence: all                        14.7        180        55
+    metrics: reading and sums              20.8
+    metrics: all                           23.5      1,568        84
 """
 
 import argparse
