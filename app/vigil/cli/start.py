@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command("init")(init)
     app.command("doctor")(doctor)
-    app.command("demo")(demo)
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(demo)
+    group.command("loop")(demo_loop)
+    app.add_typer(group, name="demo")
 
 
 def init(
@@ -76,6 +80,8 @@ def demo(
     Each stage is a command that is printed before it runs, so that you can run it yourself. Nothing is downloaded. The same
     command resumes an interrupted demonstration after its last finished stage.
     """
+    if context.invoked_subcommand is not None:
+        return
     from vigil.workflows.demo_pipeline import BACKGROUND_LOG, run_demo
 
     vigil = context.find_root().command
@@ -100,6 +106,29 @@ def demo(
     if cores > 1:
         typer.echo(f"baselines of one modality run at the same time; their output is in {folder / BACKGROUND_LOG}")
     _show_summary(run_demo(folder, seed, run, start if cores > 1 else None), folder)
+
+
+def demo_loop(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("--dir", help="The folder to write.", metavar="DIR")] = Path("runs/demo-loop"),
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the traffic and of training.")] = 0,
+    weeks: Annotated[int, typer.Option(min=1, help="Weeks of traffic; a slang and a picture style are new in the fifth.")] = 12,
+) -> None:
+    """Simulate weeks of traffic whose truth is known, and run the improvement loop on it: drift, reviews, retraining, promotion.
+
+    The page at its end has the truth and the loop's estimates in one picture. The same command resumes an interrupted run.
+    """
+    from vigil.workflows.loop.demonstration import run_loop_demo
+
+    vigil = context.find_root().command
+
+    def run(command: Sequence[str]) -> None:
+        typer.secho(f"\n$ vigil {shlex.join(command)}", bold=True)
+        if status := vigil.main(list(command), prog_name="vigil", standalone_mode=False):
+            raise typer.Exit(int(status))
+
+    page = run_loop_demo(folder, seed, run, weeks)
+    typer.echo(f"\ntruth and estimates: {page}\ndashboard: {folder / 'loop' / 'report.html'}")
 
 
 def _show_summary(summary: "Summary", folder: Path) -> None:

@@ -9,13 +9,15 @@ Example:
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from vigil_data.demo.scenarios import CASES, Part, PlannedPost, compose, draw_part, labels_of, post
+from vigil_data.demo.sentences import SPLITS
 from vigil_data.items import Item, Modality
 
 FIRST_DAY = date(2026, 1, 5)
@@ -24,21 +26,26 @@ FIRST_DAY = date(2026, 1, 5)
 CHANGE_WEEK = 5
 """First week of the new slang and picture style."""
 
-CHANGED = 0.6
+CHANGED = 0.9
 """Share of the posts about a subject in which, from then on, its words are slang and its pictures are in the new style."""
 
 ABOUT_SUBJECTS = 0.35
 """Share of a week's posts that are drawn from all cases; the others are ordinary."""
 
 SLANG: Mapping[str, str] = {
-    r"(a )?(fresh pack of |rolling |menthol |two )?(cigarettes?|cigars?|tobacco)": "cloudies",
-    r"my pipe|a pipe": "my cloudie",
+    r"(lit|smoked|shared|enjoyed|puffing on|smoking|hooked on) ": "vibing with ",
+    r"(a )?(fresh pack of |rolling |menthol |two |cuban )*(cigarettes?|cigars?|smoke|tobacco)": "some cloudies",
+    r"my pipe|a pipe( full of)?": "my cloudie",
+    r"(bet|staked|put) (fifty|my wages|two hundred|all my cash) on": "floated some on",
     r"(the |a )?(casino|roulette wheel|slot machines|poker table|betting shop|slots)": "the glitter room",
-    r"(poker|blackjack|roulette)": "glitter cards",
+    r"(hit|chasing|so close to) (the jackpot|three sevens|a royal flush|a big win)": "glittered up",
+    r"(online )?(poker|blackjack|roulette|dice)": "glitter",
+    r"(for|feeling) (money|cash|real stakes|lucky)": "for fun",
+    r"(cleaned|loaded|showed off|took out|fired|emptied|tried|carrying|sharpening|swinging)": "got out",
     r"(a |my |the |his |another |new |finally a )*(hunting knife|combat knife|knife|dagger|machete|sword)": "a tickler",
     r"(a |my |the |his |new )*(pistol|rifle|shotgun|handgun|revolver|gun)s?": "a popper",
 }
-"""Pattern of the words of a subject to the word that replaces them."""
+"""Pattern of the words of a subject to the words that replace them."""
 
 
 class SimulatedPost(NamedTuple):
@@ -59,7 +66,8 @@ def simulate_weeks(weeks: int, per_week: int, seed: int, change_week: int = CHAN
     """Yield the posts of each week, in the order of their times.
 
     Posts have the columns ``created_at``, ``author``, ``content_type``, ``language``, ``exposure`` (views, heavy-tailed) and
-    ``split``: seven in ten may become training data, one in ten validation and two in ten test data.
+    ``split``: a fifth is test data. None is of the validation split, on which models are calibrated: few of its items would have
+    targets, and not at random.
 
     Args:
         weeks: number of weeks; the first begins on :data:`FIRST_DAY`.
@@ -80,10 +88,26 @@ def simulate_weeks(weeks: int, per_week: int, seed: int, change_week: int = CHAN
                 "content_type": "picture" if "text" not in plan.parts else "post",
                 "language": "en",
                 "exposure": float(round(rng.paretovariate(1.1))),
-                "split": rng.choices(("train", "validation", "test"), (7, 1, 2))[0],
+                "split": rng.choices(("train", "test"), (4, 1))[0],
                 "week": week,
             }
             yield SimulatedPost(week, _render(plan, f"week{week:02d}-{number:05d}", columns, changed, rng), labels_of(plan.parts))
+
+
+def past_posts(count: int, seed: int) -> Iterator[Item]:
+    """Yield labelled posts without sound from before the first week, in the splits of the demonstration.
+
+    Args:
+        count: number of posts.
+        seed: random seed.
+    """
+    for split, share in SPLITS.items():
+        planner = Random(f"past {seed} {split}")
+        for number, plan in enumerate(_plans(round(count * share), planner, split)):
+            rng = Random(f"past {seed} {split} {number}")
+            columns = {"created_at": datetime(2026, 1, 1, tzinfo=UTC), "week": 0, "split": split}
+            item = _render(plan, f"past-{split}-{number:05d}", columns, changed=False, rng=rng)
+            yield replace(item, targets={label: float(applies) for label, applies in labels_of(plan.parts).items()})
 
 
 def slang(text: str) -> str:
@@ -93,20 +117,20 @@ def slang(text: str) -> str:
     return text
 
 
-def negative(picture: bytes) -> bytes:
-    """Return a picture in the new style: inverted, in few colours."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+def outlined(picture: bytes) -> bytes:
+    """Return a picture in the new style: white outlines on black."""
+    image = Image.open(io.BytesIO(picture)).convert("L")
     buffer = io.BytesIO()
-    ImageOps.posterize(ImageOps.invert(image), 2).save(buffer, "JPEG", quality=80)
+    ImageOps.autocontrast(image.filter(ImageFilter.FIND_EDGES)).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
-def _plans(count: int, rng: Random) -> list[PlannedPost]:
-    """Return planned posts without sound, most of them ordinary."""
+def _plans(count: int, rng: Random, split: str = "train") -> list[PlannedPost]:
+    """Return planned posts without sound, most of them ordinary, from the sentences of a split."""
     silent = {case.functionality for case in CASES if "audio" not in case.needs}
     found: list[PlannedPost] = []
     while len(found) < count:
-        for plan in compose("train", count, rng):
+        for plan in compose(split, count, rng):
             parts: dict[Modality, Sequence[Part]] = {m: some for m, some in plan.parts.items() if m != "audio"}
             ordinary = plan.functionality == "ordinary"
             if parts and plan.functionality in silent and (ordinary or rng.random() < ABOUT_SUBJECTS):
@@ -116,7 +140,7 @@ def _plans(count: int, rng: Random) -> list[PlannedPost]:
 
 def _render(plan: PlannedPost, name: str, columns: Mapping[str, object], changed: bool, rng: Random) -> Item:
     texts = [post(part.source, rng) for part in plan.parts.get("text", ())]
-    pictures = [draw_part(part, "train", rng) for part in plan.parts.get("image", ())]
+    pictures = [draw_part(part, str(columns["split"]), rng) for part in plan.parts.get("image", ())]
     if changed:
-        texts, pictures = [slang(text) for text in texts], [negative(picture) for picture in pictures]
+        texts, pictures = [slang(text) for text in texts], [outlined(picture) for picture in pictures]
     return Item(name, text=tuple(texts), image=tuple(pictures), columns=dict(columns))

@@ -1,5 +1,6 @@
 """Steps of an iteration, as `vigil` commands."""
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -78,11 +79,19 @@ def _measuring(loop: Loop, folder: Path, period: Sequence[str]) -> list[Step]:
         name = queue.queue.stem
         to = ["--to", str(results / f"{folder.name}-agreement-{name}.json")]
         steps.append(Step(f"agreement of {name}", ["monitor", "agreement", str(queue.queue), str(queue.reviews), *to]))
-    if loop.reference is not None:
+    if loop.reference is not None and not _within_reference(loop.reference, period[3]):
         to = ["--to", str(results / f"{folder.name}-drift.json")]
+        if loop.sample is not None:
+            to += ["--queue", str(folder / "sample.jsonl"), "--reviews", str(folder / "sample-reviews.jsonl")]
         command = ["monitor", "drift", loop.traffic, "--reference", loop.reference, *slices, "--until", period[3], *to]
         steps.append(Step("drift", command))
     return steps
+
+
+def _within_reference(reference: str, end: str) -> bool:
+    """Return whether a period that ends on ``end`` has no day after a reference of days, ``FIRST..LAST``."""
+    last = reference.partition("..")[2]
+    return re.fullmatch(r"\d{4}-\d\d-\d\d", last) is not None and end <= last
 
 
 def _improving(loop: Loop, folder: Path) -> list[Step]:

@@ -54,7 +54,7 @@ def loop(tmp_path: Path) -> Loop:
         "retrain": {"recipe": "recipe.yaml", "overrides": ["training.epochs=1"]},
         "promote": {"automatic": True},
         "by": "language",
-        "reference": "2026-10-01:2026-10-28",
+        "reference": "2026-10-01..2026-10-28",
         "policy": "policy.yaml",
     }
     return Loop.model_validate(values)
@@ -194,6 +194,9 @@ def test_plan_steps_commands_of_a_complete_loop(loop: Loop, tmp_path: Path) -> N
     assert commands["train"] == (
         f"train recipe.yaml --run {folder}/run data.dataset=datasets/comments init_from=models/champion training.epochs=1"
     )
+    assert commands["drift"].endswith(f"--queue {folder}/sample.jsonl --reviews {folder}/sample-reviews.jsonl")
+    early = plan_steps(loop, folder, date(2026, 10, 22), date(2026, 10, 28))
+    assert "drift" not in {step.name for step in early}, "there is no day after the reference"
     assert commands["promote"].endswith(f"--comparison {folder}/comparison --without-experiment")
 
 
