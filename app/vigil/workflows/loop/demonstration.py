@@ -112,7 +112,7 @@ def run_loop_demo(folder: Path, seed: int, vigil: Run, weeks: int = WEEKS) -> Pa
     retrained = False
     happened = [LoopEvent(CHANGE_WEEK, "new", "a slang and a picture style are new in the traffic (the simulation)")]
     for week in range(1, weeks + 1):
-        retrain = not retrained and _alarmed(files, week - 1)
+        retrain = not retrained and bool(_alarms(files, week - 1))
         retrained = retrained or retrain
         loop = ["loop", "run", str(files.loop_file(retrain))]
         done.once(f"score week {week}", partial(score_week, files, week, vigil))
@@ -205,20 +205,20 @@ promote: {{automatic: true}}
 """
 
 
-def _alarmed(files: DemoFiles, week: int) -> bool:
-    """Return whether the drift of a week's iteration has an alarm."""
+def _alarms(files: DemoFiles, week: int) -> list[str]:
+    """Return the alarms of drift of a week's iteration, each in a sentence."""
     result = files.loop / "results" / f"{week:04d}-drift.json"
-    return result.is_file() and bool(json.loads(result.read_text(encoding="utf-8"))["alarms"])
+    if not result.is_file():
+        return []
+    return [alarm["sentence"] for alarm in json.loads(result.read_text(encoding="utf-8"))["alarms"]]
 
 
 def _events_of_week(files: DemoFiles, week: int, retrain: bool) -> list[LoopEvent]:
     """Return what the loop found and did in a week."""
     events = []
-    drift = files.loop / "results" / f"{week:04d}-drift.json"
-    earlier = any(_alarmed(files, past) for past in range(1, week))
-    if _alarmed(files, week) and not earlier:
-        alarms = json.loads(drift.read_text(encoding="utf-8"))["alarms"]
-        events.append(LoopEvent(week, "drift", f"first alarm of drift: {alarms[0]['sentence']}"))
+    alarms = _alarms(files, week)
+    if alarms and not any(_alarms(files, past) for past in range(1, week)):
+        events.append(LoopEvent(week, "drift", f"first alarm of drift: {alarms[0]}"))
     if retrain:
         state = json.loads((files.loop / f"{week:04d}" / STATE).read_text(encoding="utf-8"))
         text = f"{MINED} items mined and reviewed, a challenger trained from the champion: {state['outcome']}"
