@@ -53,7 +53,7 @@ def test_fit_dawid_skene_equals_crowd_kit(gold: bool) -> None:
         known_N[items[:15]] = answers.truth_N[items[:15]]
         true_labels = pd.Series(answers.truth_N[items[:15]], index=items[:15])
     table = pd.DataFrame({"task": answers.item_A, "worker": answers.reviewer_A, "label": answers.answer_A})
-    model = CrowdKit(n_iter=40, tol=-1.0)  # a fixed number of steps, enough to come to rest
+    model = CrowdKit(n_iter=100, tol=-1.0)  # a fixed number of steps, enough to come to rest
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = model.fit_predict_proba(table, true_labels=true_labels)
