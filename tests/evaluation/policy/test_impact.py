@@ -194,8 +194,9 @@ def test_decisions_table_has_the_decisions_of_decide(small: pa.Table, policy: Co
 def test_decisions_table_names_columns_as_scoring_does(small: pa.Table, policy: CompiledPolicy) -> None:
     from vigil_evaluation.policy.impact import REASON
     from vigil_serving.scoring import output_schema
+    from vigil_serving.traffic import schema
 
-    assert output_schema._REASON == REASON
+    assert schema.REASON == REASON
     wanted = {"action": pa.string(), "review": pa.bool_(), "reasons": pa.list_(REASON), "policy": output_schema._NAME}
     found = decisions_table(policy, small)
     assert {name: found.schema.field(name).type for name in wanted} == wanted
