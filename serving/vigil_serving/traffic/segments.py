@@ -26,6 +26,8 @@ ROW_GROUP_ROWS = 1 << 16
 """Rows per row group of a Parquet file; as many are in memory while it is written."""
 OPENING = ".opening"
 """Suffix of a segment that is not locked yet."""
+OPENING_SECONDS = 60.0
+"""Age at which such a file is a leftover: a younger one may be locked by its process the next moment."""
 
 
 class Segment:
@@ -128,6 +130,8 @@ def recover(folder: Path) -> int:
     for _, path in days_of(folder):
         for file in sorted([*path.glob(f"_part-*{SEGMENT}"), *path.glob(f"._part-*{OPENING}")]):
             try:
+                if file.name.endswith(OPENING) and time.time() - file.stat().st_mtime < OPENING_SECONDS:
+                    continue
                 descriptor = os.open(file, os.O_RDWR)
             except FileNotFoundError:
                 continue

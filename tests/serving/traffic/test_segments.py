@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_recover_finishes_what_a_kill_interrupted(tmp_path: Path) -> None:
     partial.write_bytes(b"PAR1 half")
     opening = file.with_name(f".{file.name}.opening")
     opening.write_bytes(b"")
+    recover(tmp_path)
+    assert opening.exists(), "its process may lock it the next moment"
+    os.utime(opening, (time.time() - 61, time.time() - 61))
     recover(tmp_path)
     assert rows(tmp_path) == ["a", "b"]
     assert [path.name for path in file.parent.iterdir()] == [parquet_of(file).name]
