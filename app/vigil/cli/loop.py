@@ -1,7 +1,10 @@
 """`vigil loop`: from a sample of traffic to a promoted model, one iteration after the other."""
 
 import shlex
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +42,9 @@ def run(context: typer.Context, file: File) -> None:
     def start(step: "Step", number: int, total: int) -> None:
         typer.secho(f"\n[{number}/{total}] $ vigil {shlex.join(step.command)}", bold=True)
         began = time.perf_counter()
-        if code := vigil.main(list(step.command), prog_name="vigil", standalone_mode=False):
+        with signal_handlers_kept():
+            code = vigil.main(list(step.command), prog_name="vigil", standalone_mode=False)
+        if code:
             raise typer.Exit(int(code))
         typer.echo(f"[{number}/{total}] {step.name}: {time.perf_counter() - began:.1f} s")
         if step.kind == "training" and loop.slurm is not None:
@@ -74,6 +79,18 @@ def status(
     for of in iterations:
         table.add_row(f"{of.number:04d}", f"{of.start} to {of.end}", ", ".join(of.seconds), _outcome(of))
     Console().print(table)
+
+
+@contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Restore the signal handlers after a command: a training leaves signals ignored, as its process usually ends then."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _surroundings(loop: "Loop", start: Any) -> "LoopSurroundings":

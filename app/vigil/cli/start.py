@@ -118,13 +118,16 @@ def demo_loop(
 
     The page at its end has the truth and the loop's estimates in one picture. The same command resumes an interrupted run.
     """
+    from vigil.cli.loop import signal_handlers_kept
     from vigil.workflows.loop.demonstration import run_loop_demo
 
     vigil = context.find_root().command
 
     def run(command: Sequence[str]) -> None:
         typer.secho(f"\n$ vigil {shlex.join(command)}", bold=True)
-        if status := vigil.main(list(command), prog_name="vigil", standalone_mode=False):
+        with signal_handlers_kept():
+            status = vigil.main(list(command), prog_name="vigil", standalone_mode=False)
+        if status:
             raise typer.Exit(int(status))
 
     page = run_loop_demo(folder, seed, run, weeks)

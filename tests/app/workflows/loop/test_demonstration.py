@@ -1,6 +1,7 @@
 """The loop's demonstration, small: real commands from simulated posts to a promoted challenger, and its page."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vigil.cli import build
+from vigil.cli.loop import signal_handlers_kept
 from vigil.workflows.loop import demonstration
 from vigil.workflows.loop.demo_page import LoopEvent, Quantity, WeekValue, plot, render_loop_page
 from vigil.workflows.loop.demonstration import DemoFiles, run_loop_demo
@@ -41,12 +43,14 @@ def test_run_loop_demo_retrains_after_an_alarm_and_resumes(tmp_path: Path, monke
         if command[0] == "loop" and ran.count(["loop", "run"]) == 3 and stops:
             stops.clear()
             raise Stopped
-        assert not vigil(list(command), prog_name="vigil", standalone_mode=False)
+        with signal_handlers_kept():
+            assert not vigil(list(command), prog_name="vigil", standalone_mode=False)
 
-    stops, folder = [True], tmp_path / "demo"
+    stops, folder, before = [True], tmp_path / "demo", signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
         run_loop_demo(folder, 0, run, weeks=2)
     page = run_loop_demo(folder, 0, run, weeks=2)
+    assert signal.getsignal(signal.SIGTERM) == before, "a training in this process leaves SIGTERM ignored"
 
     assert ran.count(["loop", "run"]) == 5, "two in each week, and one was cut off"
     assert [command[0] for command in ran].count("train") == 1, "the challenger is trained by the loop"
