@@ -37,9 +37,12 @@ class FakeWandb:
         self.requests = 0
         self._closed = threading.Event()
 
-    def wait_while_hanging(self) -> None:
+    def hung(self) -> bool:
+        """Wait while the server hangs; return whether it did, so that the request is never answered, nor its rows kept."""
+        hangs = self.hangs
         while self.hangs and not self._closed.is_set():
             time.sleep(0.05)
+        return hangs
 
     def close(self) -> None:
         self._closed.set()
@@ -114,8 +117,9 @@ def serve() -> Iterator[FakeWandb]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             state.requests += 1
-            state.wait_while_hanging()
-            if state.status != 200:
+            if state.hung():
+                self.close_connection = True
+            elif state.status != 200:
                 self._send(state.status, {"error": f"status {state.status}"})
             elif self.path.endswith("/graphql"):
                 request = json.loads(body)
@@ -128,8 +132,10 @@ def serve() -> Iterator[FakeWandb]:
 
         def do_GET(self) -> None:
             state.requests += 1
-            state.wait_while_hanging()
-            self._send(state.status, {})
+            if state.hung():
+                self.close_connection = True
+            else:
+                self._send(state.status, {})
 
         do_PUT = do_POST
 

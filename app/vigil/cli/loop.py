@@ -3,8 +3,7 @@
 import shlex
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,10 +41,7 @@ def run(context: typer.Context, file: File) -> None:
     def start(step: "Step", number: int, total: int) -> None:
         typer.secho(f"\n[{number}/{total}] $ vigil {shlex.join(step.command)}", bold=True)
         began = time.perf_counter()
-        with signal_handlers_kept():
-            code = vigil.main(list(step.command), prog_name="vigil", standalone_mode=False)
-        if code:
-            raise typer.Exit(int(code))
+        run_command(vigil, step.command)
         typer.echo(f"[{number}/{total}] {step.name}: {time.perf_counter() - began:.1f} s")
         if step.kind == "training" and loop.slurm is not None:
             _continue_after(loop, file, Path(step.command[step.command.index("--run") + 1]))
@@ -81,16 +77,20 @@ def status(
     Console().print(table)
 
 
-@contextmanager
-def signal_handlers_kept() -> Iterator[None]:
-    """Restore the signal handlers after a command: a training leaves signals ignored, as its process usually ends then."""
+def run_command(vigil: Any, command: Sequence[str]) -> None:
+    """Run a `vigil` command in this process, and end with its exit status if it is not 0.
+
+    A training leaves signals ignored, as its process usually ends then; their handlers are restored.
+    """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        yield
+        status = vigil.main(list(command), prog_name="vigil", standalone_mode=False)
     finally:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
+    if status:
+        raise typer.Exit(int(status))
 
 
 def _surroundings(loop: "Loop", start: Any) -> "LoopSurroundings":

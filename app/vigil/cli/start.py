@@ -82,6 +82,7 @@ def demo(
     """
     if context.invoked_subcommand is not None:
         return
+    from vigil.cli.loop import run_command
     from vigil.workflows.demo_pipeline import BACKGROUND_LOG, run_demo
 
     vigil = context.find_root().command
@@ -92,8 +93,7 @@ def demo(
     def run(stage: "Stage", number: int, total: int) -> None:
         typer.secho(f"\n[{number}/{total}] $ vigil {shlex.join(stage.command)}", bold=True)
         start = time.perf_counter()
-        if status := vigil.main(list(stage.command), prog_name="vigil", standalone_mode=False):
-            raise typer.Exit(int(status))
+        run_command(vigil, stage.command)
         typer.echo(f"[{number}/{total}] {stage.name}: {time.perf_counter() - start:.1f} s")
 
     def start(stage: "Stage", log: Path) -> "subprocess.Popen[bytes]":
@@ -116,22 +116,18 @@ def demo_loop(
 ) -> None:
     """Simulate weeks of traffic whose truth is known, and run the improvement loop on it: drift, reviews, retraining, promotion.
 
-    The page at its end has the truth and the loop's estimates in one picture. The same command resumes an interrupted run.
+    The dashboard at its end has the truth and the loop's estimates in one picture. The same command resumes an interrupted run.
     """
-    from vigil.cli.loop import signal_handlers_kept
+    from vigil.cli.loop import run_command
     from vigil.workflows.loop.demonstration import run_loop_demo
 
     vigil = context.find_root().command
 
     def run(command: Sequence[str]) -> None:
         typer.secho(f"\n$ vigil {shlex.join(command)}", bold=True)
-        with signal_handlers_kept():
-            status = vigil.main(list(command), prog_name="vigil", standalone_mode=False)
-        if status:
-            raise typer.Exit(int(status))
+        run_command(vigil, command)
 
-    page = run_loop_demo(folder, seed, run, weeks)
-    typer.echo(f"\ntruth and estimates: {page}\ndashboard: {folder / 'loop' / 'report.html'}")
+    typer.echo(f"\ntruth and estimates: {run_loop_demo(folder, seed, run, weeks)}")
 
 
 def _show_summary(summary: "Summary", folder: Path) -> None:

@@ -11,5 +11,5 @@ from vigil_monitoring.report.history import TrafficHistory as TrafficHistory
 from vigil_monitoring.report.history import read_history as read_history
 from vigil_monitoring.report.page import write_page as write_page
 from vigil_monitoring.report.prometheus import write_prometheus as write_prometheus
-from vigil_monitoring.report.truth import TruePrevalence as TruePrevalence
+from vigil_monitoring.report.truth import TrueValue as TrueValue
 from vigil_monitoring.report.truth import TruthResult as TruthResult

@@ -29,6 +29,9 @@ KINDS = {
 }
 """Kind of a result file to the type of its body."""
 
+Truth = Mapping[tuple[str, str], tuple[tuple[Period, float], ...]]
+"""True values by metric and name of a :class:`Series`."""
+
 Body = TypeVar("Body")
 
 
@@ -62,7 +65,7 @@ class Series:
         metric: ``prevalence``, ``precision``, ``recall`` or ``false_positive_rate``.
         weight: ``items`` or ``exposure``.
         points: the estimates.
-        truth: true values by the same periods, of simulated traffic; ``None`` where unknown.
+        truth: true values of periods, of simulated traffic; empty where unknown.
     """
 
     name: str
@@ -161,7 +164,7 @@ def read_dashboard(folder: Path, history: TrafficHistory | None = None) -> Dashb
         folder=folder,
         period=Period(min(days), max(days)),
         prevalence=tuple(_prevalence(prevalence, truth)),
-        metrics=tuple(_metrics(metrics)),
+        metrics=tuple(_metrics(metrics, truth)),
         load=tuple(Load(period, ", ".join(body.policies), row) for period, body in metrics for row in body.load if not row.by),
         agreement=agreement[-1] if agreement else None,
         drift=drift[-1] if drift else None,
@@ -202,17 +205,15 @@ def period_of(by: str, value: str) -> Period | None:
     return None
 
 
-def _truth(results: Sequence[tuple[Period, TruthResult]]) -> dict[str, tuple[tuple[Period, float], ...]]:
-    labels = dict.fromkeys(row.label for _, body in results for row in body.rows)
-    return {
-        label: tuple((period, row.prevalence) for period, body in results for row in body.rows if row.label == label)
-        for label in labels
-    }
+def _truth(results: Sequence[tuple[Period, TruthResult]]) -> Truth:
+    found: dict[tuple[str, str], list[tuple[Period, float]]] = {}
+    for period, body in results:
+        for row in body.rows:
+            found.setdefault((row.metric, row.name), []).append((period, row.value))
+    return {quantity: tuple(values) for quantity, values in found.items()}
 
 
-def _prevalence(
-    results: Sequence[tuple[Period, PrevalenceResult]], truth: Mapping[str, tuple[tuple[Period, float], ...]]
-) -> Iterable[Series]:
+def _prevalence(results: Sequence[tuple[Period, PrevalenceResult]], truth: Truth) -> Iterable[Series]:
     keys = dict.fromkeys((row.label, row.weight) for _, body in results for row in body.rows)
     for label, weight in keys:
         rows = [
@@ -226,10 +227,11 @@ def _prevalence(
             for period, row, estimate in rows
             if (of := period if not row.by else period_of(row.by, row.value)) is not None
         ]
-        yield Series(label, "prevalence", weight, _finest(points), truth.get(label, ()) if weight == "items" else ())
+        known = truth.get(("prevalence", label), ()) if weight == "items" else ()
+        yield Series(label, "prevalence", weight, _finest(points), known)
 
 
-def _metrics(results: Sequence[tuple[Period, MetricsResult]]) -> Iterable[Series]:
+def _metrics(results: Sequence[tuple[Period, MetricsResult]], truth: Truth) -> Iterable[Series]:
     rows = [
         (period, row, row.found.estimate)
         for period, body in results
@@ -243,7 +245,7 @@ def _metrics(results: Sequence[tuple[Period, MetricsResult]]) -> Iterable[Series
             if (row.action, row.metric) == (action, metric)
             and (of := period if not row.by else period_of(row.by, row.value)) is not None
         ]
-        yield Series(action, metric, "items", _finest(points))
+        yield Series(action, metric, "items", _finest(points), truth.get((metric, action), ()))
 
 
 def _finest(points: Sequence[tuple[str, Point]]) -> tuple[Point, ...]:

@@ -4,8 +4,7 @@ Robbins' normal mixture (1970) in its asymptotic form (Waudby-Smith, Arbour, Sin
 limit theory", theorem 2.2) bounds any estimate with a standard error, such as a difference of weighted ratios over clusters. With
 few clusters the standard error is itself uncertain: the mixture then runs over the effect in standard deviations, which are
 integrated out (Jeffreys' t-test; Pérez-Ortiz, Lardy, de Heide and Grünwald 2022, section 4), exact for normal clusters from
-the second one on; it becomes Robbins' mixture as their number grows. For few bounded values there is an exact empirical Bernstein
-sequence (Waudby-Smith and Ramdas 2023, theorem 2).
+the second one on; it becomes Robbins' mixture as their number grows.
 
 Example:
     >>> ratio = prior_ratio(np.arange(1, 31), horizon=30, alpha=0.05)
@@ -98,36 +97,3 @@ def _one_sided(r: Floats, alpha: float, df: Floats) -> Floats:
         above = log_e_values(middle, r, finite, one_sided=True) >= -np.log(alpha)
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.where(bounded, high, np.inf)
-
-
-def bounded_mean_sequence(values: ArrayLike, alpha: float, low: float = 0.0, high: float = 1.0) -> tuple[Floats, Floats]:
-    """Return the exact confidence sequence of the mean of bounded values, for few of them: no variance is assumed.
-
-    The predictable plug-in empirical Bernstein sequence (Waudby-Smith and Ramdas 2023, theorem 2), with its running intersection.
-
-    Args:
-        values: ``[..., N]`` in the order of arrival, independent or with a constant mean given the past; weights included, for a
-            weighted mean.
-        alpha: probability that the mean is outside at any N.
-        low: smallest possible value.
-        high: largest possible value.
-
-    Returns:
-        Lower and upper ends after each value, ``[..., N]``.
-    """
-    x = (np.asarray(values, np.float64) - low) / (high - low)
-    if ((x < 0) | (x > 1)).any():
-        raise ValueError(f"values must lie in [{low}, {high}]")
-    n = np.arange(1, x.shape[-1] + 1)
-    means = (0.5 + x.cumsum(axis=-1)) / (n + 1)
-    variances = (0.25 + ((x - means) ** 2).cumsum(axis=-1)) / (n + 1)
-    start = np.full((*x.shape[:-1], 1), 0.5)
-    past_means = np.concatenate([start, means[..., :-1]], axis=-1)
-    past_variances = np.concatenate([start / 2, variances[..., :-1]], axis=-1)
-    bets = np.minimum(np.sqrt(2 * np.log(2 / alpha) / (past_variances * n * np.log1p(n))), 0.5)
-    total = bets.cumsum(axis=-1)
-    spread = ((x - past_means) ** 2 * (-np.log1p(-bets) - bets)).cumsum(axis=-1)
-    centre, radius = (bets * x).cumsum(axis=-1) / total, (np.log(2 / alpha) + spread) / total
-    lower = np.maximum.accumulate(np.clip(centre - radius, 0, 1), axis=-1)
-    upper = np.minimum.accumulate(np.clip(centre + radius, 0, 1), axis=-1)
-    return low + (high - low) * lower, low + (high - low) * upper

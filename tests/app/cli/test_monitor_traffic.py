@@ -78,7 +78,7 @@ def test_traffic_erases_and_removes_old_days(vigil: Vigil) -> None:
     ("arguments", "message"),
     [
         (("absent",), "absent: does not exist; name a traffic log, a Parquet file or a folder of them"),
-        (("log", "--erase-id", "x", "--json"), "--erase-id: concerns all days of the log; leave out --from, --to and --json"),
+        (("log", "--erase-id", "x", "--json"), "--erase-id: concerns all days of the log; leave out --from, --until and --json"),
         ((".", "--keep-days", "2"), ".: is no traffic log (it has no folder day=YYYY-MM-DD); name the folder given as --log"),
         (("log", "--role", "dark"), "log: has no dark decisions; it has only live, shadow ones"),
     ],

@@ -17,7 +17,7 @@ from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate
 from vigil_monitoring.estimates.online_metrics import LoadRow, MetricRow, MetricsResult
 from vigil_monitoring.estimates.prevalence import PrevalenceResult, PrevalenceRow
 from vigil_monitoring.experiments.results import Arm, ExperimentResult, LookResult, MetricResult
-from vigil_monitoring.report import TruePrevalence, TruthResult
+from vigil_monitoring.report import TrueValue, TruthResult
 from vigil_monitoring.results import Period, write_result
 
 FIRST = date(2026, 10, 5)
@@ -124,7 +124,7 @@ def write_results(folder: Path) -> None:
         body = prevalence_result(values, final=number < 4)
         write_result(folder / f"prevalence-{number}.json", "prevalence", period, asdict(body))
         write_result(folder / f"metrics-{number}.json", "metrics", period, asdict(metrics_result(number)))
-        truth = TruthResult(tuple(TruePrevalence(label, value * 1.05) for label, value in values.items()))
+        truth = TruthResult(tuple(TrueValue("prevalence", label, value * 1.05) for label, value in values.items()))
         write_result(folder / f"truth-{number}.json", "truth", period, asdict(truth))
     write_result(folder / "agreement.json", "agreement", week(4), asdict(agreement_result()))
     write_result(folder / "drift.json", "drift", week(4), asdict(drift_result()))

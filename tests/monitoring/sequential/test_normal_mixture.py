@@ -1,6 +1,5 @@
 """normal_mixture: the closed forms equal integrals of likelihood ratios, and coverage holds at all looks at once."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import halfnorm, nct, norm
 from scipy.stats import t as student
 
-from vigil_monitoring.sequential.normal_mixture import bounded_mean_sequence, critical_values, log_e_values, prior_ratio
+from vigil_monitoring.sequential.normal_mixture import critical_values, log_e_values, prior_ratio
 
 LOOKS = 30
 
@@ -102,33 +101,3 @@ def test_critical_values_hold_for_weighted_rare_outcomes(proofs: Callable[[int, 
         missed += (abs(statistics((signs * weights).sum(axis=2))) > bounds).any(axis=1).sum()
     print(f"missed {missed / runs:.4f}")
     assert missed / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
-
-
-@pytest.mark.prove
-@pytest.mark.parametrize("mean", [0.02, 0.4])
-def test_bounded_mean_sequence_covers_at_every_n(mean: float, proofs: Callable[[int, int], int]) -> None:
-    runs, random = proofs(1000, 50_000), np.random.default_rng(7)
-    low, high = bounded_mean_sequence(random.random((runs, 300)) < mean, 0.05)
-    missed = ((low > mean) | (high < mean)).any(axis=1).mean()
-    print(f"mean {mean}: missed {missed:.4f}, width after 300 {(high - low)[:, -1].mean():.3f}")
-    assert missed <= 0.05
-    assert (high - low)[:, -1].mean() < 0.25
-
-
-def test_bounded_mean_sequence_equals_a_loop_in_the_stated_range() -> None:
-    random = np.random.default_rng(8)
-    values = random.uniform(-1, 1, 40)
-    low, high = bounded_mean_sequence(values, 0.1, -1, 1)
-    mean, deviations, total, spread, bets, weighted, bottom, top, ends = 0.5, 0.25, 0.5, 0.0, 0.0, 0.0, 0.0, 1.0, []
-    for i, value in enumerate((values + 1) / 2, 1):
-        bet = min(math.sqrt(2 * math.log(2 / 0.1) / (deviations / i * i * math.log(1 + i))), 0.5)
-        spread += 4 * (value - mean) ** 2 * (-math.log(1 - bet) - bet) / 4
-        bets, weighted, total = bets + bet, weighted + bet * value, total + value
-        radius = (math.log(2 / 0.1) + spread) / bets
-        bottom, top = max(bottom, weighted / bets - radius), min(top, weighted / bets + radius)
-        ends.append((2 * bottom - 1, 2 * top - 1))
-        mean = total / (i + 1)
-        deviations += (value - mean) ** 2
-    assert np.allclose(np.column_stack([low, high]), ends)
-    with pytest.raises(ValueError, match="must lie in"):
-        bounded_mean_sequence([1.5], 0.05)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vigil.cli.data.tables import print_table
+from vigil.cli.monitor.options import PolicyVersion
 
 if TYPE_CHECKING:
     from vigil_evaluation.stats.intervals import Interval
@@ -46,9 +47,7 @@ def agreement(
     weighted: Annotated[
         bool, typer.Option("--weighted", help="Estimate the truth with each item counted one over its inclusion probability.")
     ] = False,
-    policy_version: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Refuse decisions under another policy version.")
-    ] = None,
+    policy_version: PolicyVersion = None,
     replicates: Annotated[int, typer.Option(min=0, help="Bootstrap replicates of alpha and kappa.")] = 1000,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of each interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Random seed of the bootstraps.")] = 0,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vigil.cli.monitor.options import ResultFile, TrafficPath
+
 if TYPE_CHECKING:
     from vigil_monitoring.drift.calibration import ReviewedItems
     from vigil_monitoring.drift.results import DriftResults
@@ -24,7 +26,7 @@ def register(group: typer.Typer) -> None:
 
 
 def drift(
-    path: Annotated[Path, typer.Argument(metavar="TRAFFIC", help="A traffic log, or a Parquet table of any model's scores.")],
+    path: TrafficPath,
     *,
     reference: Annotated[
         str,
@@ -56,7 +58,7 @@ def drift(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of daily summaries (default: .drift in the log).")
     ] = None,
-    to: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the result there.")] = None,
+    to: ResultFile = None,
     fail_on_alarm: Annotated[bool, typer.Option("--fail-on-alarm", help="Exit with 1 if there is an alarm.")] = False,
 ) -> None:
     """Find drift of scores, decisions, inputs, prevalence and calibration, by label and slice; see docs/monitor-drift.md.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vigil.cli.data.tables import print_table
+from vigil.cli.monitor.options import ExposureFile, PolicyVersion, ResultFile, TrafficPath
 
 if TYPE_CHECKING:
     from vigil_evaluation.stats.intervals import Interval
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from vigil_monitoring.estimates.label_answers import DomainEstimate
     from vigil_monitoring.estimates.maturity import Maturity
 
-TrafficPath = Annotated[Path, typer.Argument(metavar="TRAFFIC", help="A traffic log, or a Parquet table of scores.")]
 QueuePath = Annotated[Path, typer.Argument(metavar="QUEUE", help="The queue (.jsonl) that was drawn from it.")]
 ReviewsPaths = Annotated[
     list[Path],
@@ -37,10 +37,6 @@ From = Annotated[
 Until = Annotated[
     datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="Last day, included (default: that of the queue).")
 ]
-ExposureFile = Annotated[
-    Path | None,
-    typer.Option("--exposure", metavar="FILE", help="Parquet or CSV of id and exposure (default: the traffic's exposure)."),
-]
 Cluster = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="author or thread: intervals hold for other authors too, not only for this traffic."),
@@ -49,14 +45,10 @@ Gold = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Items with known truth (id, label, value): correct for reviewers' errors."),
 ]
-PolicyVersion = Annotated[
-    str | None, typer.Option(metavar="VERSION", help="Refuse decisions under another version of the content policy.")
-]
 Biased = Annotated[
     bool, typer.Option("--biased", help="Accept reviews that are no probability sample, and mark every number as biased.")
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of each interval.")]
-To = Annotated[Path | None, typer.Option("--to", metavar="FILE.json", help="Write the result there, for vigil monitor report.")]
 
 
 def register(group: typer.Typer) -> None:
@@ -79,7 +71,7 @@ def prevalence(
     policy_version: PolicyVersion = None,
     biased: Biased = False,
     confidence: Confidence = 0.95,
-    to: To = None,
+    to: ResultFile = None,
 ) -> None:
     """Estimate the share of violating items, and of their exposure, for each label and slice, from one reviewed sample.
 
@@ -135,7 +127,7 @@ def metrics(
     policy_version: PolicyVersion = None,
     biased: Biased = False,
     confidence: Confidence = 0.95,
-    to: To = None,
+    to: ResultFile = None,
 ) -> None:
     """Estimate precision, recall and false-positive rate of each action and of the policy, and count reviewers' load.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vigil.cli.data.tables import print_table
+from vigil.cli.monitor.options import ExposureFile, PolicyVersion, ResultFile, TrafficPath
 
 if TYPE_CHECKING:
     from vigil_data.reviews.decisions import Decision
@@ -21,7 +22,7 @@ def register(group: typer.Typer) -> None:
 
 def experiment(
     file: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="Arms, metrics, margins and guardrails.")],
-    traffic: Annotated[Path, typer.Argument(metavar="TRAFFIC", help="A traffic log, or a table of scores.")],
+    traffic: TrafficPath,
     *,
     queue: Annotated[
         list[Path] | None, typer.Option(metavar="QUEUE", help="Queue of `vigil monitor sample`; repeatable, each with --reviews.")
@@ -33,13 +34,9 @@ def experiment(
         Path | None,
         typer.Option(metavar="TRAFFIC", help="The challenger's decisions, if they are not in TRAFFIC with role shadow."),
     ] = None,
-    exposure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Parquet or CSV of id and exposure, in place of the traffic's.")
-    ] = None,
-    policy_version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Refuse reviews under another policy version.")
-    ] = None,
-    to: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the result there.")] = None,
+    exposure: ExposureFile = None,
+    policy_version: PolicyVersion = None,
+    to: ResultFile = None,
 ) -> None:
     """Compare champion and challenger on the same traffic: promote, continue or reject, valid at every look.
 

@@ -1,10 +1,11 @@
 """`vigil monitor mine`: what to label next, drawn with known inclusion probabilities."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vigil.cli.monitor.options import ExposureFile, From, TrafficPath, Until
 
 DEFAULT = "balanced"
 
@@ -15,7 +16,7 @@ def register(group: typer.Typer) -> None:
 
 
 def mine(
-    traffic: Annotated[Path, typer.Argument(metavar="TRAFFIC", help="Traffic log, or a Parquet table of any model's scores.")],
+    traffic: TrafficPath,
     *,
     budget: Annotated[int, typer.Option(min=1, help="Number of decisions to review.")] = 200,
     to: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The queue; its record is written next to it.")],
@@ -23,15 +24,9 @@ def mine(
         str, typer.Option("--strategy", metavar="NAME", help="balanced, or a YAML file of yours with the share of each strategy.")
     ] = DEFAULT,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
-    start: Annotated[
-        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First day, UTC (default: all).")
-    ] = None,
-    end: Annotated[
-        datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], metavar="DATE", help="Last day, included.")
-    ] = None,
-    exposure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Parquet or CSV of id and exposure, in place of the traffic's.")
-    ] = None,
+    start: From = None,
+    end: Until = None,
+    exposure: ExposureFile = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="TRAFFIC", help="Another model's decisions, for disagreement (default: the traffic's shadow)."),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vigil.cli.monitor.options import From, Until
+
 if TYPE_CHECKING:
     from vigil_monitoring.report import TrafficHistory
 
@@ -26,14 +28,8 @@ def report(
     traffic: Annotated[
         Path | None, typer.Option(metavar="TRAFFIC", help="Show volumes and changes of model, policy and thresholds, too.")
     ] = None,
-    start: Annotated[
-        datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day of the traffic, UTC (default: all)."),
-    ] = None,
-    until: Annotated[
-        datetime | None,
-        typer.Option("--until", formats=["%Y-%m-%d"], help="Last day of the traffic, included."),
-    ] = None,
+    start: From = None,
+    until: Until = None,
 ) -> None:
     """Show prevalence, online metrics, volumes, reviewers, drift, experiments and changes on one self-contained page."""
     from vigil_data.errors import UserError

@@ -1,11 +1,12 @@
 """`vigil monitor sample` and `designs`: draw review queues from traffic, and what a budget buys before anybody reviews."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from vigil.cli.monitor.options import ExposureFile, From, TrafficPath, Until
 
 if TYPE_CHECKING:
     from vigil_monitoring.queues.queue import Queue
@@ -22,7 +23,7 @@ def register(group: typer.Typer) -> None:
 
 
 def sample(
-    traffic: Annotated[Path, typer.Argument(metavar="TRAFFIC", help="Traffic log, or a Parquet table of any model's scores.")],
+    traffic: TrafficPath,
     design: Annotated[
         str, typer.Option("--design", metavar="NAME", help="Shipped design, or a YAML file of yours; `vigil monitor designs`.")
     ],
@@ -30,15 +31,9 @@ def sample(
     budget: Annotated[int, typer.Option(min=1, help="Number of decisions to review.")] = 500,
     to: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="The queue; its record is written next to it.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw; another one draws another sample.")] = 0,
-    start: Annotated[
-        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First day, UTC (default: all).")
-    ] = None,
-    end: Annotated[
-        datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], metavar="DATE", help="Last day, included.")
-    ] = None,
-    exposure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Parquet or CSV of id and exposure, in place of the traffic's.")
-    ] = None,
+    start: From = None,
+    end: Until = None,
+    exposure: ExposureFile = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="TRAFFIC", help="The other model's decisions, for ab_pair (default: the traffic's shadow)."),

@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vigil.cli.data.tables import print_table
+from vigil.cli.monitor.options import From, TrafficPath, Until
 from vigil_data.errors import UserError
 from vigil_data.progress import Progress
 
@@ -25,12 +25,10 @@ def register(group: typer.Typer) -> None:
 
 
 def traffic(
-    path: Annotated[
-        Path, typer.Argument(metavar="TRAFFIC", help="A traffic log, a Parquet table of scores, or a folder of them.")
-    ],
+    path: TrafficPath,
     *,
-    start: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, inclusive.")] = None,
+    start: From = None,
+    end: Until = None,
     role: Annotated[str, typer.Option(help="live or shadow.")] = "live",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     erase_id: Annotated[
@@ -45,7 +43,7 @@ def traffic(
     removing = [name for name, given in (("--erase-id", erase_id), ("--erase-author", erase_author)) if given]
     removing += ["--keep-days"] if keep_days is not None else []
     if removing and (start or end or as_json):
-        raise UserError(f"{removing[0]}: concerns all days of the log; leave out --from, --to and --json")
+        raise UserError(f"{removing[0]}: concerns all days of the log; leave out --from, --until and --json")
     if keep_days is not None:
         _remove_old_days(path, keep_days)
     if erase_id or erase_author:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vigil.cli.monitor.options import From, TrafficPath, Until
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,13 +17,8 @@ if TYPE_CHECKING:
     from vigil_monitoring.transparency import TransparencyMapping
     from vigil_monitoring.transparency.report import TransparencyReport
 
-TrafficPath = Annotated[Path, typer.Argument(metavar="TRAFFIC", help="A traffic log, or a Parquet table of decisions.")]
 Mapped = Annotated[
     str, typer.Option("--mapping", metavar="NAME", help="Labels and actions in the EU's terms: safety, comments, or a file.")
-]
-From = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC (default: the first one).")]
-Until = Annotated[
-    datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="Last day, inclusive (default: the last one).")
 ]
 People = Annotated[
     Path | None, typer.Option("--human-measures", metavar="FILE", help="Measures that people took: id, time, label, action.")

@@ -7,29 +7,27 @@ first alarm of drift, items are mined as well, a challenger is trained from the 
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from vigil.workflows.loop.demo_page import LoopEvent, Quantity, WeekValue, render_loop_page
-from vigil.workflows.loop.iterations import STATE
 from vigil.workflows.shipped_recipes import RECIPES
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.demo.traffic import CHANGE_WEEK, FIRST_DAY, past_posts, simulate_weeks
+from vigil_data.demo.traffic import FIRST_DAY, past_posts, simulate_weeks
 from vigil_data.errors import UserError
 from vigil_data.filesystem import replaced_file, write_file, write_json
 from vigil_data.items import Item
 from vigil_data.progress import Progress
-from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.estimates.label_answers import ANY
 from vigil_monitoring.queues.queue import read_queue
+from vigil_monitoring.report import TrueValue, TruthResult
+from vigil_monitoring.results import Period, write_result
 
 WEEKS, POSTS_PER_WEEK, PAST_POSTS = 12, 1000, 4000
 SAMPLE, MINED = 200, 200
@@ -85,7 +83,7 @@ class DemoFiles(NamedTuple):
 
 
 def run_loop_demo(folder: Path, seed: int, vigil: Run, weeks: int = WEEKS) -> Path:
-    """Run the demonstration, and return its page; steps that are done are not repeated.
+    """Run the demonstration, and return the dashboard; steps that are done are not repeated.
 
     Args:
         folder: the folder to write; new, empty, or of an interrupted demonstration with the same seed.
@@ -110,25 +108,16 @@ def run_loop_demo(folder: Path, seed: int, vigil: Run, weeks: int = WEEKS) -> Pa
     for retrain in (False, True):
         write_file(files.loop_file(retrain), loop_yaml(files, recipe, policy, retrain))
     retrained = False
-    happened = [LoopEvent(CHANGE_WEEK, "new", "a slang and a picture style are new in the traffic (the simulation)")]
     for week in range(1, weeks + 1):
         retrain = not retrained and bool(_alarms(files, week - 1))
         retrained = retrained or retrain
         loop = ["loop", "run", str(files.loop_file(retrain))]
         done.once(f"score week {week}", partial(score_week, files, week, vigil))
+        done.once(f"truth of week {week}", partial(write_truth, files, week))
         done.once(f"sample week {week}", partial(vigil, loop))
         done.once(f"answer week {week}", partial(answer, files, week, seed))
         done.once(f"measure week {week}", partial(vigil, loop))
-        happened += _events_of_week(files, week, retrain)
-    weeks_seen = range(1, weeks + 1)
-    page = folder / "loop.html"
-    reviews = [line for file in files.loop.glob("*/*-reviews.jsonl") for line in file.read_text().splitlines()]
-    facts = [
-        ("Traffic", f"{weeks * POSTS_PER_WEEK:,} posts in {weeks} weeks"),
-        ("Reviews", f"{len(reviews):,} answers of {len(REVIEWERS)} reviewers"),
-    ]
-    render_loop_page(_quantities(files, weeks_seen), happened, facts, page)
-    return page
+    return files.loop / "report.html"
 
 
 def write_posts(files: DemoFiles, seed: int, weeks: int) -> None:
@@ -160,8 +149,26 @@ def score_week(files: DemoFiles, week: int, vigil: Run) -> None:
     for name in facts.column_names[1:]:
         decisions = decisions.append_column(name, facts[name])
     files.traffic.mkdir(exist_ok=True)
-    with replaced_file(files.traffic / f"week{week:02d}.parquet") as partial:
-        pq.write_table(decisions.sort_by("time"), partial)
+    with replaced_file(files.traffic / f"week{week:02d}.parquet") as to:
+        pq.write_table(decisions.sort_by("time"), to)
+
+
+def write_truth(files: DemoFiles, week: int) -> None:
+    """Write the true prevalence, precision and recall of a week as a result, which the dashboard draws next to the estimates."""
+    truth: Mapping[str, Sequence[str]] = json.loads(files.truth.read_text(encoding="utf-8"))
+    table = pq.read_table(files.traffic / f"week{week:02d}.parquet", columns=["id", "action"])
+    labels = [truth[id_] for id_ in table["id"].to_pylist()]
+    acted = [action == ACTION for action in table["action"].to_pylist()]
+    rows = [("prevalence", name, [name in of for of in labels]) for name in sorted(set(itertools.chain(*labels)))]
+    rows += [("prevalence", ANY, [bool(of) for of in labels])]
+    rows += [("precision", ACTION, [bool(of) for of, action in zip(labels, acted, strict=True) if action])]
+    rows += [("recall", ACTION, [action for of, action in zip(labels, acted, strict=True) if of])]
+    values = tuple(TrueValue(metric, name, sum(found) / len(found)) for metric, name, found in rows if found)
+    monday = FIRST_DAY + timedelta(weeks=week - 1)
+    results = files.loop / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    period = Period(monday, monday + timedelta(days=6))
+    write_result(results / f"{week:04d}-truth.json", "truth", period, asdict(TruthResult(values)))
 
 
 def answer(files: DemoFiles, week: int, seed: int) -> None:
@@ -211,64 +218,6 @@ def _alarms(files: DemoFiles, week: int) -> list[str]:
     if not result.is_file():
         return []
     return [alarm["sentence"] for alarm in json.loads(result.read_text(encoding="utf-8"))["alarms"]]
-
-
-def _events_of_week(files: DemoFiles, week: int, retrain: bool) -> list[LoopEvent]:
-    """Return what the loop found and did in a week."""
-    events = []
-    alarms = _alarms(files, week)
-    if alarms and not any(_alarms(files, past) for past in range(1, week)):
-        events.append(LoopEvent(week, "drift", f"first alarm of drift: {alarms[0]}"))
-    if retrain:
-        state = json.loads((files.loop / f"{week:04d}" / STATE).read_text(encoding="utf-8"))
-        text = f"{MINED} items mined and reviewed, a challenger trained from the champion: {state['outcome']}"
-        events.append(LoopEvent(week, "retrained", f"{text}; {state['rejected']}" if state["rejected"] else text))
-    return events
-
-
-def _quantities(files: DemoFiles, weeks: Sequence[int]) -> list[Quantity]:
-    """Return prevalence, precision and recall of each week: the truth, and the estimates of the loop."""
-    truth: Mapping[str, Sequence[str]] = json.loads(files.truth.read_text(encoding="utf-8"))
-    names = ("Prevalence", "Precision", "Recall")
-    found: dict[str, list[WeekValue]] = {name: [] for name in names}
-    for week in weeks:
-        table = pq.read_table(files.traffic / f"week{week:02d}.parquet", columns=["id", "action"])
-        violates = np.array([bool(truth[id_]) for id_ in table["id"].to_pylist()])
-        acted = np.array([action == ACTION for action in table["action"].to_pylist()])
-        true = (
-            violates.mean(),
-            violates[acted].mean() if acted.any() else None,
-            acted[violates].mean() if violates.any() else None,
-        )
-        results = files.loop / "results"
-        prevalence = _estimate(results / f"{week:04d}-prevalence.json", {"label": ANY})
-        online = results / f"{week:04d}-metrics.json"
-        wanted = {"action": ACTION, "label": ANY}
-        estimates = (prevalence, *(_estimate(online, {**wanted, "metric": metric}) for metric in ("precision", "recall")))
-        for name, value, estimate in zip(names, true, estimates, strict=True):
-            interval = estimate["interval"]
-            ends = None if interval is None else Interval(*interval)
-            found[name].append(WeekValue(week, value, estimate["value"], ends))
-    meanings = (
-        "Share of the posts that violate the policy.",
-        "Share of the posts with an action that violate it.",
-        "Share of the violating posts that get an action.",
-    )
-    tops = (0.6, 1.0, 1.0)
-    return [Quantity(name, meaning, top, found[name]) for name, meaning, top in zip(names, meanings, tops, strict=True)]
-
-
-def _mean(values_N: NDArray[np.bool_]) -> float | None:
-    return float(values_N.mean()) if len(values_N) else None
-
-
-def _estimate(file: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """Return the estimate by items over all traffic of a result file's row with the wanted values."""
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    wanted = {**wanted, "by": "", "weight": "items"}
-    row = next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
-    estimate: dict[str, Any] = row["found"]["estimate"]
-    return estimate
 
 
 class _DoneSteps:
