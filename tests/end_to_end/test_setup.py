@@ -16,12 +16,16 @@ USED = (
     "gguf",
     "language",
     "lora",
+    "mlflow",
     "monitor",
     "ocr",
+    "openlineage",
     "pdq",
     "ray",
     "serve",
     "sign",
+    "sweep",
+    "tensorboard",
     "train",
     "transcribe",
     "triton",
@@ -80,8 +84,8 @@ def test_declared_dependencies_are_imported(repository: Path) -> None:
     for top, names in packages_distributions().items():
         for name in names:
             imports.setdefault(normal(name), []).append(top)
-    # timm needs torchvision and torch.onnx needs onnxscript, and neither declares it.
-    used_otherwise = {"torchvision", "onnxscript"}
+    # timm needs torchvision, torch.onnx needs onnxscript and Lightning's logger tensorboard, and none declares it.
+    used_otherwise = {"torchvision", "onnxscript", "tensorboard"}
     # Not installed here: its extra is for machines that transcribe.
     used_otherwise |= {"faster-whisper"}
     unused = [

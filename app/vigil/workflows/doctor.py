@@ -44,6 +44,10 @@ ENABLES = {
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",
     "lora": "low-rank adapters (model.encoders.*.lora)",
     "gguf": "language models of .gguf files (model.encoders.text.kind: decoder)",
+    "sweep": "vigil sweep",
+    "tensorboard": "tracking.also: [tensorboard]",
+    "mlflow": "tracking.also: [mlflow]",
+    "openlineage": "vigil lineage --openlineage",
     "demo": "vigil demo: pretrained weights and speech",
 }
 
