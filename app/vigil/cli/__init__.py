@@ -25,6 +25,7 @@ from vigil.cli import (
     slurm,
     start,
     suite,
+    tracking,
     train,
 )
 from vigil_data.errors import Failure, MediaError, UserError, one_line
@@ -70,6 +71,7 @@ def build() -> typer.Typer:
         train,
         slurm,
         checkpoint,
+        tracking,
         evaluate,
         suite,
         compare,

@@ -1,0 +1,13 @@
+"""`vigil runs`, `sweep`, `track`, `lineage`, `push` and `pull`: one module per command group."""
+
+from types import ModuleType
+
+import typer
+
+MODULES: tuple[ModuleType, ...] = ()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for module in MODULES:
+        module.register(app)
