@@ -1,5 +1,6 @@
 """What all tests share: where real data lie, and the rule that nothing is skipped in CI."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,25 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("VIGIL_REQUIRE_ALL") == "1":
         pytest.fail(f"VIGIL_REQUIRE_ALL=1, but {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
+    """Folders for one workspace each, which do not exist yet; fixtures that outlive a test record their lineage in the first."""
+    top = tmp_path_factory.mktemp("workspaces")
+    folders = (top / str(number) for number in itertools.count())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIGIL_WORKSPACE", str(next(folders)))
+        yield folders
+
+
+@pytest.fixture(autouse=True)
+def workspace(workspaces: Iterator[Path]) -> Iterator[Path]:
+    """The workspace of one test, whose ledger of lineage starts empty; child processes inherit it."""
+    folder = next(workspaces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIGIL_WORKSPACE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
