@@ -6,14 +6,13 @@ numbers without it, so a failure to track never ends a run.
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import Logger
-
 from vigil_data.filesystem import write_file
 from vigil_training.runs.run import Run
+from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.upload import Upload, repair_parts
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _FLUSH_SECONDS = 5.0
 """A process that is killed loses what it tracked since the last flush; an upload is late by as much."""
 
 
-class FaultTolerantWandbLogger(Logger):
+class FaultTolerantWandbLogger(FaultTolerantLogger):
     """A Lightning logger that stops tracking at the first error and lets the run continue.
 
     A cluster that stops a job signals all of its processes, including W&B's own service, which then ends at once.
@@ -42,7 +41,6 @@ class FaultTolerantWandbLogger(Logger):
     def __init__(self, tracked: "wandb.Run") -> None:
         super().__init__()
         self.tracked = tracked
-        self._failed = False
         self._upload: Upload | None = None
 
     @property
@@ -50,17 +48,9 @@ class FaultTolerantWandbLogger(Logger):
         """Name of the logger, which Lightning requires."""
         return "wandb"
 
-    @property
-    def version(self) -> str:
-        """Version of the logger, which Lightning requires."""
-        return ""
-
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at an optimizer step, which is W&B's own step too, so that the parts of a resumed run line up."""
         self._try(lambda: self.tracked.log({**metrics, STEP_METRIC: step}, step=step))
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the recipe is in the tracked run's configuration."""
 
     def start_upload(self) -> None:
         """Start sending the tracked run, while it is written, in another process."""
@@ -76,15 +66,6 @@ class FaultTolerantWandbLogger(Logger):
         """Wait, for a bounded time, until the tracked run is sent."""
         if self._upload is not None:
             self._upload.join()
-
-    def _try(self, call: Callable[[], object]) -> None:
-        if self._failed:
-            return
-        try:
-            call()
-        except Exception as error:  # W&B documents no base class of its errors.
-            self._failed = True
-            log.warning("tracking stopped (%s: %s); metrics.jsonl is still written", type(error).__name__, error)
 
 
 def open_wandb_logger(run: Run, resolved_text: str, environment: Mapping[str, Any]) -> FaultTolerantWandbLogger | None:
