@@ -218,11 +218,12 @@ def provenance_of(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | N
     recipe, environment = run.recipe, run.read_environment()
     lineage: dict[str, Any] = {
         "run": str(run.path),
+        "run_id": run.run_id,
         "checkpoint": checkpoint,
         **{name: environment[name] for name in ("dataset", "git") if name in environment},
     }
-    if run.tracked_id:
-        lineage["wandb"] = {"id": run.tracked_id, "project": recipe.tracking.project, "entity": recipe.tracking.entity}
+    if recipe.tracking.mode != "disabled":
+        lineage["wandb"] = {"project": recipe.tracking.project, "entity": recipe.tracking.entity}
     metrics = sorted(run.path.glob("evaluation/*/metrics.json"))
     return Provenance(
         name=recipe.name,

@@ -1,5 +1,7 @@
 """The run folder, its model, and predictions."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from vigil_data.errors import UserError
 from vigil_data.loading.loader import Reader
 from vigil_training.checkpoint import reader as reader_module
 from vigil_training.runs.predict import outputs_to_table, predict_batches, predict_rows
-from vigil_training.runs.run import Run
+from vigil_training.runs.run import Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,16 @@ def test_run_refuses_other_folders(tmp_path):
         Run(tmp_path / "absent")
     with pytest.raises(UserError, match=r"not a run: it has no resolved\.yaml"):
         Run(tmp_path)
+
+
+def test_open_run_gives_a_folder_an_id_that_stays(make_recipe, tmp_path):
+    recipe = make_recipe()
+    ids = {open_run(recipe, recipe.model_dump_json(), tmp_path / name).run_id for name in ("one", "one", "two")}
+    assert len(ids) == 2
+    assert all(re.fullmatch("[0-9a-f]{8}", each) for each in ids)
+    (tmp_path / "one" / "run_id").unlink()
+    with pytest.raises(UserError, match=r"one/run_id: no such file.*start the run again with `vigil train`"):
+        _ = Run(tmp_path / "one").run_id
 
 
 def test_read_thresholds_refuses_an_unfinished_run(tmp_path):

@@ -102,7 +102,7 @@ def test_wandb_logger_stops_tracking_at_an_error_and_does_not_raise(make_recipe,
 def test_open_wandb_logger_opens_nothing_when_disabled(make_recipe, tmp_path):
     opened = open_run(*recipe_and_text(make_recipe()), tmp_path)
     assert open_wandb_logger(opened, "", {}) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["resolved.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml", "run_id"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -131,7 +131,7 @@ def test_track_evaluation_adds_to_the_tracked_run_without_a_server(make_recipe, 
     assert warning.startswith(
         f"{url}: cannot be reached (Connection refused); the run is tracked offline in {run.path / 'wandb'}; "
     )
-    id_ = (run.path / "wandb_id").read_text().strip()
+    id_ = (run.path / "run_id").read_text().strip()
     folders = [path for path in (run.path / "wandb").iterdir() if path.name.startswith("offline-run-")]
     # wandb appends -1 where two begin within a second
     assert {path.name.split("-")[3] for path in folders} == {id_}, "one tracked run for one training"

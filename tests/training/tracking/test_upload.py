@@ -51,11 +51,11 @@ def logged_steps(run):
 
 def test_upload_sends_the_run_while_it_is_trained(wandb_server, make_recipe, train, trained, assert_same_run, tmp_path):
     run = train(make_recipe(tracking__mode="online"), tmp_path / "run")
-    rows = wandb_server.history[run.tracked_id]
+    rows = wandb_server.history[run.run_id]
     assert [rows[n]["_step"] for n in sorted(rows)] == logged_steps(run.path)
-    assert list(wandb_server.history) == [run.tracked_id]
+    assert list(wandb_server.history) == [run.run_id]
     assert warnings_of(run) == []
-    assert f"tracked at {wandb_server.url}/team/vigil/runs/{run.tracked_id}" in (run.path / "train.log").read_text()
+    assert f"tracked at {wandb_server.url}/team/vigil/runs/{run.run_id}" in (run.path / "train.log").read_text()
     assert_same_run(trained.path, run.path)
     sync(run.path / "wandb")
     assert len(rows) == len(logged_steps(run.path)), "it was sent once"
@@ -96,7 +96,7 @@ def test_training_ends_with_one_warning_whatever_the_server_does(
     assert wandb_server.history == {}
     wandb_server.status, wandb_server.hangs, wandb_server.trouble_after_upsert = 200, False, ""
     sync(run.path / "wandb")
-    rows = wandb_server.history[run.tracked_id]
+    rows = wandb_server.history[run.run_id]
     assert [rows[n]["_step"] for n in sorted(rows)] == logged_steps(run.path)
 
 
@@ -128,8 +128,8 @@ def test_parts_of_a_resumed_run_are_sent_in_order_as_one_run(wandb_server, make_
         logger.finish(exit_code)
         logger.join_upload()
     rows = wandb_server.history
-    assert list(rows) == [run.tracked_id]
-    sent = [rows[run.tracked_id][n] for n in sorted(rows[run.tracked_id])]
+    assert list(rows) == [run.run_id]
+    sent = [rows[run.run_id][n] for n in sorted(rows[run.run_id])]
     assert [row[STEP_METRIC] for row in sent] == [*range(1, 6), *range(6, 10), *range(8, 13)]
     assert [row["_step"] for row in sent] == [*range(1, 10), *range(10, 15)], "it rises, also after a step that was repeated"
     assert len(list((run.path / "wandb").glob("offline-run-*/*.synced"))) == 3
@@ -151,7 +151,7 @@ def test_upload_tries_again_while_the_training_goes_on(wandb_server, make_recipe
         assert json.loads(process.stdout.readline()) == {"problem": "the server answers HTTP 503"}
         wandb_server.status = 200
         assert process.wait(60) == 0
-    assert wandb_server.history[run.tracked_id][0]["_step"] == 1
+    assert wandb_server.history[run.run_id][0]["_step"] == 1
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500])
@@ -281,7 +281,7 @@ def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, ma
     upload.repair_parts(run.path / "wandb")
     assert 50_000 < torn.stat().st_size < 60_000
     sync(run.path / "wandb")
-    rows = wandb_server.history[run.tracked_id]
+    rows = wandb_server.history[run.run_id]
     steps = [rows[n][STEP_METRIC] for n in sorted(rows)]
     assert steps[0] == 1
     assert steps[-500:] == list(range(501, 1001))

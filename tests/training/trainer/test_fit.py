@@ -34,6 +34,7 @@ def test_fit_recipe_writes_every_file_of_the_run_folder(trained):
         "metrics.jsonl",
         "calibration.json",
         "resolved.yaml",
+        "run_id",
         "thresholds.json",
         "train.log",
     }

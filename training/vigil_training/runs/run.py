@@ -9,6 +9,7 @@ Example:
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from vigil_evaluation.calibration.calibrators import FittedCalibration
     from vigil_evaluation.policy.compiled_policy import CompiledPolicy
     from vigil_modeling.multimodal_model import MultimodalModel
+
+
+RUN_ID = "run_id"
+"""Name of the file with the id of a run."""
 
 
 class Run:
@@ -128,11 +133,6 @@ class Run:
         return self.path / "quarantine.jsonl"
 
     @property
-    def wandb_id(self) -> Path:
-        """Id of the tracked run in Weights & Biases."""
-        return self.path / "wandb_id"
-
-    @property
     def finished(self) -> bool:
         """Whether training has ended and thresholds were chosen, or recall was measured in contrastive pre-training."""
         return self.thresholds.is_file() or self.retrieval.is_file()
@@ -149,9 +149,16 @@ class Run:
         return read_recipe(self.resolved)
 
     @property
-    def tracked_id(self) -> str | None:
-        """The id in :attr:`wandb_id`; ``None`` if the run was not tracked."""
-        return (self.wandb_id.read_text(encoding="utf-8").strip() or None) if self.wandb_id.is_file() else None
+    def run_id(self) -> str:
+        """The id of the run: eight hexadecimal digits, the same over all its starts, in Weights & Biases and in the ledger.
+
+        Raises:
+            UserError: if the folder has none.
+        """
+        path = self.path / RUN_ID
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, so the run has no id; start the run again with `vigil train`")
+        return path.read_text(encoding="utf-8").strip()
 
     def read_environment(self) -> dict[str, Any]:
         """Read :attr:`environment`; empty if it is absent."""
@@ -324,7 +331,14 @@ def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:
         write_file(folder / "resolved.yaml", resolved_text)
     elif (run := Run(folder)).recipe != recipe and not run.finished:  # it continues with another number of ranks
         write_file(folder / "resolved.yaml", resolved_text)
+    identify(folder)
     return Run(folder)
+
+
+def identify(folder: Path) -> None:
+    """Give a run folder its id, unless it has one."""
+    if not (folder / RUN_ID).is_file():
+        write_file(folder / RUN_ID, uuid.uuid4().hex[:8] + "\n")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

@@ -25,7 +25,7 @@ from vigil_training.distributed.device import choose_device
 from vigil_training.distributed.world import World
 from vigil_training.runs.calibrate import fit_calibration_and_thresholds
 from vigil_training.runs.predict import predict_rows
-from vigil_training.runs.run import Run, recipe_digest
+from vigil_training.runs.run import Run, identify, recipe_digest
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_module import ranking_metrics
 
@@ -132,6 +132,7 @@ def _begin_run(run: Run, folder: Path, method: str, ingredients: Sequence[Ingred
     """Write what the new run shares with the run, and what it is made of; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "resolved.yaml", run.resolved.read_text(encoding="utf-8"))
+    identify(folder)
     names = [each.path.name for each in ingredients if each.included]
     soup = {"run": str(run.path), "method": method, "checkpoints": names}
     write_json(Run(folder).environment, {**run.read_environment(), "soup": soup})

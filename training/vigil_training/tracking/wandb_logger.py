@@ -5,12 +5,10 @@ numbers without it, so a failure to track never ends a run.
 """
 
 import logging
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigil_data.filesystem import write_file
 from vigil_training.runs.run import Run
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.upload import Upload, repair_parts
@@ -85,8 +83,6 @@ def open_wandb_logger(run: Run, resolved_text: str, environment: Mapping[str, An
     import wandb
 
     try:
-        if run.tracked_id is None:
-            write_file(run.wandb_id, uuid.uuid4().hex[:8] + "\n")
         repair_parts(run.path / "wandb")
         config = {"recipe": run.recipe.model_dump(mode="json"), "environment": dict(environment)}
         tracked = wandb.init(dir=run.path, group=spec.group, tags=spec.tags, config=config, **_identity(run))
@@ -112,8 +108,8 @@ def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> No
         folder: folder of the evaluation.
         results: what the evaluation found.
     """
-    spec, tracked_id = run.recipe.tracking, run.tracked_id
-    if spec.mode == "disabled" or tracked_id is None:
+    spec = run.recipe.tracking
+    if spec.mode == "disabled" or not (run.path / "wandb").is_dir():
         return
     import wandb
 
@@ -165,7 +161,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
     spec = run.recipe.tracking
     settings = wandb.Settings(silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS)
-    identity = {"id": run.tracked_id, "name": run.path.name, "project": spec.project, "entity": spec.entity}
+    identity = {"id": run.run_id, "name": run.path.name, "project": spec.project, "entity": spec.entity}
     # The server is asked for the run's last step when this part is sent, so that one run continues.
     return {**identity, "mode": "offline", "resume": "allow", "settings": settings}
 
