@@ -9,14 +9,8 @@ Example:
     [(1, 'import', 'ann@host')]
 """
 
-import getpass
 import json
-import os
-import re
-import shlex
-import socket
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,48 +20,12 @@ import lance
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath, write_file
+from vigil_data.lineage.invocation import command_line, current_user
 
 FILE = "history.jsonl"
 """Changes of versions that no longer exist, in the dataset's folder."""
 
 _PROPERTY = "vigil.change"
-_HIDDEN = "***"
-_SECRETS = r"token|secret|password|passwd|credential|signature|api[-_]?key|access[-_]?key"
-_SECRET_OPTION = re.compile(rf"--[\w.-]*(?:{_SECRETS})[\w.-]*", re.IGNORECASE)
-_SECRET_SETTING = re.compile(rf"([\w.-]*(?:{_SECRETS})[\w.-]*=).*", re.IGNORECASE | re.DOTALL)
-_URL_USER = re.compile(r"(\w+://)[^/@\s]*@")
-_URL_QUERY = re.compile(r"(\w+://[^?\s]*\?)\S*")
-
-
-def command_line(arguments: Sequence[str] | None = None) -> str:
-    """Return the command of this process as one would type it, without passwords, tokens and the queries of URLs.
-
-    Args:
-        arguments: the program and its arguments (default: those of this process).
-    """
-    program, *rest = sys.argv if arguments is None else arguments
-    path = Path(program)
-    name = path.parent.name if path.name == "__main__.py" else path.name
-    return shlex.join([name, *(_public(word, before) for before, word in zip(["", *rest], rest, strict=False))])
-
-
-def _public(word: str, before: str) -> str:
-    """Return an argument without its secrets; ``before`` is the previous one."""
-    if _SECRET_OPTION.fullmatch(before) and not word.startswith("--"):
-        return _HIDDEN
-    word = _SECRET_SETTING.sub(rf"\g<1>{_HIDDEN}", word)
-    return _URL_QUERY.sub(rf"\g<1>{_HIDDEN}", _URL_USER.sub(rf"\g<1>{_HIDDEN}@", word))
-
-
-def current_user() -> str:
-    """Return who runs this process: ``user@host``, or the environment variable ``VIGIL_USER``."""
-    if given := os.environ.get("VIGIL_USER", "").strip():
-        return given
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container may run as a user id without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from vigil_data.dataset import history
 from vigil_data.dataset.dataset import Dataset, write
-from vigil_data.dataset.history import Change, command_line
+from vigil_data.dataset.history import Change
 from vigil_data.errors import UserError
 from vigil_data.items import Item
+from vigil_data.lineage.invocation import command_line
 
 
 def post(id_: str, **targets: float) -> Item:

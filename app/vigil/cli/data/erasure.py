@@ -153,7 +153,8 @@ def _erase_plan(
     """Show what will be erased, ask, and erase it."""
     from vigil.workflows.data.erasure_exposure import find_exposure
     from vigil_data.dataset.erasure.erase import erase
-    from vigil_data.dataset.history import Change, command_line
+    from vigil_data.dataset.history import Change
+    from vigil_data.lineage.invocation import command_line
 
     if plan.undated:
         typer.echo(f"not matched, as they have no created_at: {plan.undated:,}")
@@ -171,21 +172,10 @@ def _erase_plan(
         if not typer.confirm(f"Erase {len(plan.items):,} {_items(len(plan.items))} for good?"):
             typer.echo("nothing was erased")
             return
-    change = Change(operation, reason, command=command_line(_without_names(sys.argv)))
+    change = Change(operation, reason, command=command_line(names=False))
     with Progress("erasing") as progress:
         certificate = erase(plan, change, exposure=exposure, search=search, progress=progress)
     _print_certificate(plan.path, certificate)
-
-
-def _without_names(arguments: list[str]) -> list[str]:
-    """Return the command without the values that name items or people."""
-    hidden = ("--id", "--author", "--where")
-    words, before = [], ""
-    for word in arguments:
-        option, _, value = word.partition("=")
-        words.append("***" if before in hidden else f"{option}=***" if value and option in hidden else word)
-        before = word
-    return words
 
 
 def _root(given: Path | None, default: str) -> Path | None:
