@@ -53,7 +53,7 @@ def launch(processes: int, command: Sequence[str], grace: float = 30.0) -> int:
         for rank in range(processes):
             own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # In its own process group, so that a terminal's Ctrl-C arrives once, forwarded by this process.
-            new = subprocess.Popen(command, env=own, process_group=0, preexec_fn=lambda: _end_with(parent))  # noqa: PLW1509, S603
+            new = subprocess.Popen(command, env=own, process_group=0, preexec_fn=lambda: end_with(parent))  # noqa: PLW1509, S603
             for number in received:  # Signals that came before this rank was started.
                 new.send_signal(number)
             ranks.append(new)
@@ -105,7 +105,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
             deadline = now + grace
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Have the kernel kill this new rank when its parent ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # The parent ended before the call.

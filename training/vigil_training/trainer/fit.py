@@ -61,7 +61,9 @@ from vigil_training.trainer.callbacks import (
     MetricsCallback,
     ProfilerWindow,
     RankSync,
+    Report,
     TrainingProgress,
+    ValidationReport,
     WeightAveraging,
 )
 from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
@@ -81,12 +83,13 @@ ADAMW_MOMENTS = 2
 """Tensors of the size of the weights that AdamW keeps, and checkpoints hold."""
 
 
-def fit_recipe(
+def fit_recipe(  # noqa: PLR0917 (the recipe, its place, and who is told)
     recipe: Recipe,
     resolved_text: str,
     run_dir: StrPath,
     world: World = World(),  # noqa: B008 (immutable)
     preemption: Preemption | None = None,
+    report: Report | None = None,
 ) -> Run:
     """Train a recipe, or resume its run; every rank calls it.
 
@@ -96,6 +99,7 @@ def fit_recipe(
         run_dir: the run folder: absent, empty, or an interrupted run of the same recipe.
         world: the place of this process among the ranks.
         preemption: already entered, if signals may arrive before all is imported.
+        report: receives the metrics of each validation, on rank 0, and may end training with it.
 
     Returns:
         The finished run.
@@ -119,7 +123,7 @@ def fit_recipe(
             if session.ranks.run_on_rank_0(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
             else:
-                _fit(run, session, token)
+                _fit(run, session, token, report)
     return run
 
 
@@ -138,7 +142,7 @@ def _open_attempt(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
     return token
 
 
-def _fit(run: Run, session: Session, token: str) -> None:
+def _fit(run: Run, session: Session, token: str, report: Report | None) -> None:
     recipe, ranks = run.recipe, session.ranks
 
     def start() -> tuple[Path | None, dict[str, Any]]:
@@ -186,7 +190,7 @@ def _fit(run: Run, session: Session, token: str) -> None:
             with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
                 if session.world.is_main:
                     tracked = open_wandb_logger(run, run.resolved.read_text(encoding="utf-8"), environment)
-                _train(run, data, model, reader, session, writer=writer, tracked=tracked)
+                _train(run, data, model, reader, session, writer=writer, tracked=tracked, report=report)
         _finish(run, data, session)
         log.info("finished; the run is in %s", run.path)
     finally:
@@ -227,6 +231,7 @@ def _train(
     *,
     writer: CheckpointWriter,
     tracked: FaultTolerantWandbLogger | None,
+    report: Report | None,
 ) -> None:
     recipe, world, step = run.recipe, session.world, 0 if reader is None else reader.manifest.step
     if reader is None:
@@ -277,6 +282,7 @@ def _train(
                 rank_sync,
                 TrainingProgress(progress, total_steps, rank_sync),
                 EarlyStopping(recipe.training),
+                *([ValidationReport(report, session.ranks)] if report is not None else []),
                 *unfreezing,
                 *averaging,
                 *([ProfilerWindow(spec, run.profile, world.rank)] if (spec := recipe.training.profile) is not None else []),

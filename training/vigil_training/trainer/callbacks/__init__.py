@@ -10,4 +10,6 @@ from vigil_training.trainer.callbacks.metrics import MetricsCallback as MetricsC
 from vigil_training.trainer.callbacks.profiler import ProfilerWindow as ProfilerWindow
 from vigil_training.trainer.callbacks.progress import TrainingProgress as TrainingProgress
 from vigil_training.trainer.callbacks.rank_sync import RankSync as RankSync
+from vigil_training.trainer.callbacks.validation_report import Report as Report
+from vigil_training.trainer.callbacks.validation_report import ValidationReport as ValidationReport
 from vigil_training.trainer.callbacks.weight_averaging import WeightAveraging as WeightAveraging

@@ -1,0 +1,1 @@
+"""Tracking that joins packages: local workers of a sweep."""

@@ -1,0 +1,85 @@
+"""Which trials of a sweep have lost their worker: its heartbeat is too old, or it ended on this machine without saying so."""
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+
+from vigil_training.sweeps.event_log import EventLog, TrialRecord, boot_id
+
+
+def newest_attempt(log: EventLog, trial: TrialRecord) -> int:
+    """Return the number of a trial's newest attempt; the events of one that has just been claimed may not be there yet."""
+    attempt = max(trial.last, 0)
+    while log.claim_path(trial.number, attempt + 1).exists():
+        attempt += 1
+    return attempt
+
+
+def heartbeat_age(log: EventLog, number: int, attempt: int) -> float:
+    """Return the seconds since the worker that has an attempt showed life.
+
+    A worker compares with its own heartbeat, so that only the clock of the file server counts.
+    """
+    worker = log.claimant(number, attempt)
+    beats = [_modified(log.claim_path(number, attempt)), _modified(log.path(worker)) if worker else None]
+    log.beat()
+    now = _modified(log.path(log.worker)) or time.time()
+    return max(now - max((beat for beat in beats if beat is not None), default=now), 0.0)
+
+
+def lost_trials(log: EventLog, stale_after: float) -> list[tuple[TrialRecord, int]]:
+    """Return the trials that have not ended and have no worker, each with its newest attempt.
+
+    Args:
+        log: the events, read.
+        stale_after: seconds without a heartbeat after which a worker counts as lost.
+    """
+    newest = [(trial, newest_attempt(log, trial)) for trial in log.open_trials()]
+    held = {number.number: log.claimant(number.number, attempt) or "" for number, attempt in newest}
+    dead = dead_workers(log, sorted({worker for worker in held.values() if worker != log.worker}))
+    lost = []
+    for trial, attempt in newest:
+        known = trial.attempts.get(attempt)
+        if known is not None and known.state in ("RELEASED", "WAITING"):
+            lost.append((trial, attempt))
+        elif held[trial.number] != log.worker and (
+            held[trial.number] in dead or heartbeat_age(log, trial.number, attempt) > stale_after
+        ):
+            lost.append((trial, attempt))
+    return lost
+
+
+def dead_workers(log: EventLog, workers: Sequence[str]) -> set[str]:
+    """Return the workers that have certainly ended, whatever their heartbeat.
+
+    Args:
+        log: the events, read.
+        workers: names of workers.
+    """
+    return {worker for worker in workers if _has_ended_here(log, worker)}
+
+
+def _has_ended_here(log: EventLog, worker: str) -> bool:
+    """Return whether a worker of this machine has ended: the kernel has released the lock on its file."""
+    facts = log.workers.get(worker)
+    if facts is None or not facts["locked"] or not facts["boot"] or facts["boot"] != boot_id():
+        return False
+    try:
+        descriptor = os.open(log.path(worker), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _modified(path: "os.PathLike[str]") -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None
