@@ -106,7 +106,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this new rank when its parent ends."""
+    """Have the kernel kill this new process when its parent ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # The parent ended before the call.
         os._exit(1)

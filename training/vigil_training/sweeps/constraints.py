@@ -42,7 +42,7 @@ class Constraint:
         """Return by how much the constraint is violated, 0 or less if it holds; infinity if that is not a number.
 
         Args:
-            values: name to value. A name without a numeric value, such as a key that is not searched in a point, violates nothing.
+            values: name to value. A name without a number, such as a key that is not searched in a point, violates nothing.
         """
         if any(isinstance(values.get(name), bool) or not isinstance(values.get(name), int | float) for name in self.names):
             return 0.0
@@ -106,4 +106,4 @@ def _evaluate(node: ast.expr, values: list[float]) -> float:
         return -_evaluate(node.operand, values)
     if isinstance(node, ast.Name):
         return values[int(node.id.strip("_"))]
-    return float(node.value)  # type: ignore[attr-defined, arg-type]  # _check leaves numbers alone
+    return float(node.value)  # type: ignore[attr-defined]  # _check leaves numbers alone

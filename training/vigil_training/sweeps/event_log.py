@@ -2,8 +2,8 @@
 
 A line is a change of one trial, complete or absent after a kill: ``{"trial": 7, "attempt": 0, "time": 1.7e9, ...}`` with any of
 
-- ``state``: ``RUNNING``, ``WAITING``, ``COMPLETE``, ``PRUNED``, ``FAIL``, or ``RELEASED`` (any worker may continue the trial), and
-  ``values``
+- ``state``: ``RUNNING``, ``WAITING``, ``COMPLETE``, ``PRUNED``, ``FAIL``, or ``RELEASED`` (any worker may continue the
+  trial), and ``values``
 - ``params``: name to internal value and distribution as JSON
 - ``intermediate``: step to value
 - ``user`` and ``system``: attributes
@@ -210,7 +210,7 @@ class EventLog:
         return True
 
     def claimant(self, number: int, attempt: int) -> str | None:
-        """Return who claimed an attempt; an empty text if the worker was killed before it wrote its name, ``None`` if nobody did."""
+        """Return who claimed an attempt; empty if the worker was killed before it wrote its name, ``None`` if nobody did."""
         try:
             return self.claim_path(number, attempt).read_text()
         except FileNotFoundError:
@@ -257,12 +257,12 @@ class EventLog:
                 self._extend(len(self.trials))
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        assert self._descriptor is not None  # noqa: S101 (open() comes first)
+        assert self._descriptor is not None
         line = (json.dumps({**event, "time": time.time()}, ensure_ascii=False) + "\n").encode()
         size = os.fstat(self._descriptor).st_size
         try:
             if os.write(self._descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 (as if nothing had been written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._descriptor)
         except OSError as error:
             with suppress(OSError):

@@ -4,6 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from vigil_training.sweeps.event_log import EventLog, TrialRecord, boot_id
 
@@ -41,10 +42,9 @@ def lost_trials(log: EventLog, stale_after: float) -> list[tuple[TrialRecord, in
     lost = []
     for trial, attempt in newest:
         known = trial.attempts.get(attempt)
-        if known is not None and known.state in ("RELEASED", "WAITING"):
-            lost.append((trial, attempt))
-        elif held[trial.number] != log.worker and (
-            held[trial.number] in dead or heartbeat_age(log, trial.number, attempt) > stale_after
+        if (known is not None and known.state in ("RELEASED", "WAITING")) or (
+            held[trial.number] != log.worker
+            and (held[trial.number] in dead or heartbeat_age(log, trial.number, attempt) > stale_after)
         ):
             lost.append((trial, attempt))
     return lost
@@ -78,8 +78,8 @@ def _has_ended_here(log: EventLog, worker: str) -> bool:
     return True
 
 
-def _modified(path: "os.PathLike[str]") -> float | None:
+def _modified(path: Path) -> float | None:
     try:
-        return os.stat(path).st_mtime
+        return path.stat().st_mtime
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""What a sweep has found so far: its trials, the best one or the Pareto front, and the recipe of a trial. Optuna is not needed."""
+"""What a sweep has found so far: its trials, the best or the Pareto front, and the recipe of a trial. Optuna is not needed."""
 
 import json
 import time
@@ -81,7 +81,10 @@ def recipe_text(folder: SweepFolder, result: TrialResult) -> str:
     tags = [*plan.recipe.tracking.tags, f"sweep:{plan.spec.name}/{result.number:04}"]
     resolved = resolve_recipe(plan.recipe, overrides_of({**result.point, "tracking.tags": tags}), source=str(folder.file))
     found = ", ".join(f"{metric.name} {value:.6g}" for metric, value in zip(plan.spec.metric, result.values or (), strict=False))
-    lines = [f"# Trial {result.number} of {folder.path}: {found or result.state}", *(f"#   {text}" for text in overrides_of(result.point))]
+    lines = [
+        f"# Trial {result.number} of {folder.path}: {found or result.state}",
+        *(f"#   {text}" for text in overrides_of(result.point)),
+    ]
     return "\n".join(lines) + "\n" + dump_recipe(resolved)
 
 

@@ -72,14 +72,12 @@ def build_sampler(spec: SweepSpec, key: Sequence[int]) -> BaseSampler:
         return RandomSampler(seed=seed)
     if isinstance(sampler, GaussianProcess):
         return GPSampler(seed=seed, n_startup_trials=sampler.startup, warn_independent_sampling=False)
-    assert isinstance(sampler, Tpe)  # noqa: S101 (for mypy)
+    assert isinstance(sampler, Tpe)
     conditional = any(dimension.when for dimension in spec.space.values())
     with warnings.catch_warnings():
         # Groups of keys that are searched together are experimental in Optuna, and the only way to condition TPE on all of them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            seed=seed, n_startup_trials=sampler.startup, multivariate=True, group=conditional, constant_liar=True
-        )
+        return TPESampler(seed=seed, n_startup_trials=sampler.startup, multivariate=True, group=conditional, constant_liar=True)
 
 
 def build_pruner(spec: PrunerSpec) -> BasePruner:

@@ -61,11 +61,11 @@ def grid_values(dimension: Dimension) -> list[Any]:
         return list(range(low, high + 1, int(dimension.step or 1)))
     if dimension.log is not None:
         return [float(value) for value in np.geomspace(*dimension.log, dimension.points or 2)]
-    low, high = dimension.float_ or (0.0, 0.0)
+    lowest, highest = dimension.float_ or (0.0, 0.0)
     if dimension.points is not None:
-        return [float(value) for value in np.linspace(low, high, dimension.points)]
-    step = dimension.step or (high - low)
-    return [low + step * n for n in range(math.floor((high - low) / step + 1e-9) + 1)]
+        return [float(value) for value in np.linspace(lowest, highest, dimension.points)]
+    step = dimension.step or (highest - lowest)
+    return [lowest + step * n for n in range(math.floor((highest - lowest) / step + 1e-9) + 1)]
 
 
 def grid_points(space: Space) -> Iterator[Point]:
@@ -105,7 +105,7 @@ def points_to_check(space: Space, count: int = 8) -> Iterator[Point]:
 def _with_value(space: Space, key: str, value: Any, random: np.random.Generator) -> Point:
     """Return a random point in which a key has a value, and the keys of its condition have values with which it is searched."""
     forced: Point = {key: value}
-    for name in reversed(space):
+    for name in reversed(list(space)):
         if name in forced:
             for other, wanted in space[name].when.items():
                 forced.setdefault(other, wanted[0] if isinstance(wanted, list) else wanted)

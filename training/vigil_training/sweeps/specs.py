@@ -53,7 +53,8 @@ class Dimension(Spec):
     step: float | None = Field(None, gt=0, description="distance of two values of int or float (default: 1 for int)")
     points: int | None = Field(None, ge=2, description="evenly spaced values of float or log that sampler grid takes")
     when: Mapping[str, Any] = Field(
-        default_factory=dict, description="keys of the space above this one, and the value or list of values of each with which this key is searched"
+        default_factory=dict,
+        description="keys of the space above this one, and the value or list of values of each with which this key is searched",
     )
 
     @model_validator(mode="after")
@@ -152,7 +153,8 @@ class SweepSpec(Spec):
     pruner: PrunerSpec = NoPruner()
     space: Mapping[str, Dimension] = Field(min_length=1, description="key of the recipe to its values")
     constraints: tuple[str, ...] = Field(
-        (), description="comparisons of arithmetic over keys, which every point satisfies, or over metrics, which the best satisfies"
+        (),
+        description="comparisons of arithmetic over keys, which every point satisfies, or over metrics, which the best satisfies",
     )
     retries: int = Field(1, ge=0, description="how often a trial is resumed whose worker was lost; then it has failed")
     stale_after: float = Field(120.0, ge=1, description="seconds without a heartbeat after which a worker counts as lost")
@@ -181,7 +183,8 @@ class SweepSpec(Spec):
             found += [
                 f"space.{key}: sampler grid needs points, or a step"
                 for key, dimension in self.space.items()
-                if dimension.points is None and (dimension.log is not None or (dimension.float_ is not None and dimension.step is None))
+                if dimension.points is None
+                and (dimension.log is not None or (dimension.float_ is not None and dimension.step is None))
             ]
         return found
 
@@ -194,8 +197,10 @@ class SweepSpec(Spec):
                     found.append(f"space.{key}.when: {other} is not a key of the space above this one{hint}")
                     continue
                 choices = above[other].choice
-                for value in wanted if isinstance(wanted, list) else [wanted]:
-                    if choices is not None and json.dumps(value) not in map(json.dumps, choices):
-                        found.append(f"space.{key}.when: {other} is never {json.dumps(value)}")
+                found += [
+                    f"space.{key}.when: {other} is never {json.dumps(value)}"
+                    for value in (wanted if isinstance(wanted, list) else [wanted])
+                    if choices is not None and json.dumps(value) not in map(json.dumps, choices)
+                ]
             above[key] = dimension
         return found

@@ -51,6 +51,7 @@ class SweepStorage(BaseStorage):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Raise the error of a study that exists: a sweep folder has one from the start."""
+        del directions, study_name
         raise optuna.exceptions.DuplicatedStudyError(f"a sweep folder has one study, {self._name}")
 
     def delete_study(self, study_id: int) -> None:
@@ -136,9 +137,7 @@ class SweepStorage(BaseStorage):
         """Give a running trial back, so that any worker continues it."""
         self._write(number, {"state": "RELEASED"})
 
-    def start_trial(
-        self, number: int, params: Mapping[str, tuple[BaseDistribution, Any]], attributes: dict[str, Any]
-    ) -> None:
+    def start_trial(self, number: int, params: Mapping[str, tuple[BaseDistribution, Any]], attributes: dict[str, Any]) -> None:
         """Set all parameters of a trial, as Optuna keeps them, and attributes, in one event."""
         stored = {
             name: (distribution.to_internal_repr(value), distribution_to_json(distribution))

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +121,7 @@ class SweepPlan:
         Raises:
             UserError: one line for each mistake.
         """
-        assert self.recipe is not None  # noqa: S101 (a sweep of a function has no recipes)
+        assert self.recipe is not None
         values: dict[str, Any] = dict(point)
         if number is not None:
             values["name"] = f"{self.spec.name[:58]}-{number:04}"
@@ -226,5 +226,3 @@ def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, f
             yield from _numbers(value, f"{path}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{path}{key}", value
-
-

@@ -128,7 +128,8 @@ def _check_same(plan: SweepPlan, folder: SweepFolder) -> None:
     left_recipe, right_recipe = (
         {} if each.recipe is None else each.recipe.model_dump(mode="json") for each in (folder.plan, plan)
     )
-    changed = [*differences(left, right), *((f"recipe: {key}", old, new) for key, old, new in differences(left_recipe, right_recipe))]
+    changed = [(key, old, new) for key, old, new in differences(left, right)]
+    changed += [(f"recipe: {key}", old, new) for key, old, new in differences(left_recipe, right_recipe)]
     if changed:
         raise UserError(
             f"{folder.path}: holds another sweep; name another folder with --to, or undo these:",

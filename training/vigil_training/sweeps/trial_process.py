@@ -7,10 +7,10 @@ A function is called without importing what only trainings need.
 
 import importlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import Failure, UserError
@@ -96,7 +96,7 @@ def _report(step: int, metrics: Mapping[str, float]) -> bool:
 def _call(name: str, point: dict[str, Any]) -> dict[str, float]:
     """Call the sweep's function with a point and :func:`_report`, and return its metrics."""
     module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -4,7 +4,9 @@ from types import ModuleType
 
 import typer
 
-MODULES: tuple[ModuleType, ...] = ()
+from vigil.cli.tracking import sweep
+
+MODULES: tuple[ModuleType, ...] = (sweep,)
 
 
 def register(app: typer.Typer) -> None:

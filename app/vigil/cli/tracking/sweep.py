@@ -159,7 +159,9 @@ def _line(folder: "SweepFolder", result: "TrialResult") -> str:
     import json
 
     seconds = "" if result.seconds is None else f"{result.seconds:.0f} s"
-    point = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={json.dumps(value)}" for key, value in result.point.items())
+    point = " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={json.dumps(value)}" for key, value in result.point.items()
+    )
     notes = [result.reason] if result.reason else []
     notes += [f"violates {text}" for text in result.violated]
     if result.heartbeat is not None:

@@ -62,7 +62,9 @@ def run_workers(folder: "SweepFolder", count: int, show: "Callable[[TrialResult]
         statuses = [worker.returncode for worker in workers]
         if stop.asked is not None or all(status == REQUEUE_STATUS for status in statuses):
             raise Preempted(f"stopped by {stop.asked or 'a signal'}; the same command continues the sweep")
-        failure = Failure(f"{folder.path}: no worker is left, and {folder.plan.trials - len(shown)} trials have not ended; see above")
+        failure = Failure(
+            f"{folder.path}: no worker is left, and {folder.plan.trials - len(shown)} trials have not ended; see above"
+        )
         failure.status = 2 if 2 in statuses else 1
         raise failure
 
