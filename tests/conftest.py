@@ -11,7 +11,16 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytest_plugins = ["ray_nodes", "tiny_bundle", "tiny_lm", "tiny_run", "tiny_guard", "tiny_hf_guard", "tiny_guard_bundle"]
+pytest_plugins = [
+    "fake_wandb",
+    "ray_nodes",
+    "tiny_bundle",
+    "tiny_lm",
+    "tiny_run",
+    "tiny_guard",
+    "tiny_hf_guard",
+    "tiny_guard_bundle",
+]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -14,23 +14,10 @@ from types import SimpleNamespace
 
 import fake_wandb
 import pytest
-import wandb
 
 from vigil_training.runs.run import open_run
 from vigil_training.tracking import upload
 from vigil_training.tracking.wandb_logger import STEP_METRIC, open_wandb_logger
-
-
-@pytest.fixture
-def wandb_server(monkeypatch, tmp_path):
-    """A server to which this process and those that it starts are logged in."""
-    wandb.teardown()  # W&B reads its environment once.
-    monkeypatch.setenv("WANDB_API_KEY", fake_wandb.API_KEY)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    with fake_wandb.serve() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        yield server
-    wandb.teardown()
 
 
 def warnings_of(run):
@@ -156,19 +143,19 @@ def test_upload_tries_again_while_the_training_goes_on(wandb_server, make_recipe
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500])
 def test_probe_reports_what_the_server_answers(status, wandb_server):
-    assert upload._probe(wandb_server.url) is None
+    assert upload.probe(wandb_server.url) is None
     wandb_server.status = status
-    assert f"HTTP {status}" in upload._probe(wandb_server.url)
+    assert f"HTTP {status}" in upload.probe(wandb_server.url)
 
 
 def test_probe_names_an_unknown_host_and_a_missing_key(wandb_server, monkeypatch, tmp_path):
-    assert upload._probe("http://wandb.invalid") == "cannot be reached (Name or service not known)"
+    assert upload.probe("http://wandb.invalid") == "cannot be reached (Name or service not known)"
     monkeypatch.delenv("WANDB_API_KEY")
-    assert upload._probe(wandb_server.url) == "no API key for 127.0.0.1; run `wandb login`"
+    assert upload.probe(wandb_server.url) == "no API key for 127.0.0.1; run `wandb login`"
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1 login user password {fake_wandb.API_KEY}\n")  # as `wandb login` writes it
     monkeypatch.setenv("NETRC", str(netrc))
-    assert upload._probe(wandb_server.url) is None
+    assert upload.probe(wandb_server.url) is None
 
 
 def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from vigil_data.filesystem import remove
+from vigil_data.errors import UserError
+from vigil_data.filesystem import locked, remove
 
 log = logging.getLogger("vigil.track")
 
@@ -33,6 +34,9 @@ FINISHED_SECONDS = 30.0
 
 INTERRUPTED_SECONDS = 3.0
 """Time to send the rest of a run that was stopped, which its next start continues to send; a preempted job has seconds."""
+
+LOCK = ".sync.lock"
+"""Held in W&B's folder of a run by the process that sends it."""
 
 _POLL_SECONDS = 0.2
 _SETTLE_SECONDS = 5.0  # W&B's own service may write a part to its end after the process that tracked has ended.
@@ -164,6 +168,13 @@ class _Parent:
         self.ended.set()
 
 
+class _Endless(_Parent):
+    """Stands for a process that waits for as long as sending takes."""
+
+    def __init__(self) -> None:
+        self.ended, self.deadline = threading.Event(), math.inf
+
+
 def main(folder: Path, part: str, url: str) -> int:
     """Send the unsent parts of a run, the last one while it is written; try again until the training has ended."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # Slurm signals every process of a job.
@@ -171,14 +182,14 @@ def main(folder: Path, part: str, url: str) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # What it starts is ended with it, by its group.
     parent = _Parent()
-    while problem := _probe(url) or _send_all(folder, part, parent):
+    while problem := probe(url) or _send_all_locked(folder, part, parent):
         _report(problem=problem)
         if parent.ended.wait(RETRY_SECONDS):
             return 1
     return 0
 
 
-def _probe(url: str) -> str | None:
+def probe(url: str) -> str | None:
     """Return why the server cannot be reached or refuses the API key; ``None`` if it accepts it."""
     key, has_token = os.environ.get("WANDB_API_KEY"), "WANDB_IDENTITY_TOKEN_FILE" in os.environ
     if not (key or has_token or requests.utils.get_netrc_auth(url)):
@@ -207,6 +218,24 @@ def _cause(error: BaseException) -> str:
     return words
 
 
+def unsent_parts(folder: Path) -> list[Path]:
+    """Return the `.wandb` files of a run that have not been sent completely, the oldest first."""
+    return _unsent(folder)
+
+
+def send_part(file: Path, entity: str, project: str) -> str | None:
+    """Send a complete part, however long it takes, and return why it could not be sent."""
+    return _send(file, False, file.parent.parent / "upload.log", _Endless(), "--entity", entity, "--project", project)
+
+
+def _send_all_locked(folder: Path, part: str, parent: _Parent) -> str | None:
+    try:
+        with locked(folder / LOCK, "{owner} is sending the run too"):
+            return _send_all(folder, part, parent)
+    except UserError as error:
+        return str(error)
+
+
 def _send_all(folder: Path, part: str, parent: _Parent) -> str | None:
     """Send the unsent parts in their order, and return the first problem."""
     for file in _unsent(folder):
@@ -216,9 +245,9 @@ def _send_all(folder: Path, part: str, parent: _Parent) -> str | None:
     return None
 
 
-def _send(file: Path, live: bool, output: Path, parent: _Parent) -> str | None:
-    """Send a part with `wandb sync`; a live one until its writer finishes it."""
-    command = [sys.executable, "-m", "wandb", *(["beta", "sync", "--live"] if live else ["sync"]), str(file.parent)]
+def _send(file: Path, live: bool, output: Path, parent: _Parent, *options: str) -> str | None:
+    """Send a part with `wandb sync` and its options; a live one until its writer finishes it."""
+    command = [sys.executable, "-m", "wandb", *(["beta", "sync", "--live"] if live else ["sync", *options]), str(file.parent)]
     # Without WANDB_SERVICE: W&B's service of the training would go on sending after this process is killed.
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
     environment["WANDB_DIR"] = str(file.parent.parent.parent)  # W&B's logs belong into the run folder.
