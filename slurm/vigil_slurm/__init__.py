@@ -13,6 +13,8 @@ from vigil_data.lazy import lazy_exports
 if TYPE_CHECKING:
     from vigil_slurm.batch_script import BatchJob as BatchJob
     from vigil_slurm.batch_script import render_batch_script as render_batch_script
+    from vigil_slurm.client import lost_attempts as lost_attempts
+    from vigil_slurm.job_environment import read_attempt as read_attempt
     from vigil_slurm.job_environment import read_job_environment as read_job_environment
     from vigil_slurm.jobs import JobStatus as JobStatus
     from vigil_slurm.jobs import cancel_job as cancel_job
@@ -37,7 +39,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "find_site": "vigil_slurm.site",
         "follow_log": "vigil_slurm.tail_log",
         "list_jobs": "vigil_slurm.jobs",
+        "lost_attempts": "vigil_slurm.client",
         "parse_array": "vigil_slurm.submit",
+        "read_attempt": "vigil_slurm.job_environment",
         "read_attempts": "vigil_slurm.run_state",
         "read_job_environment": "vigil_slurm.job_environment",
         "read_progress": "vigil_slurm.run_state",

@@ -32,6 +32,9 @@ class BatchJob:
         command: the `vigil` command.
         array: task indices as ``--array`` takes them; ``None`` for a single run.
         after: ids of jobs that must succeed before this one starts.
+        arguments: arguments of `vigil` in every rank (default: those that train the run).
+        shared: folder that holds the run folder and is mounted in its place.
+        devices_per_rank: GPUs of each rank, or its multiple of a site's CPUs.
     """
 
     name: str
@@ -43,6 +46,9 @@ class BatchJob:
     command: str = "vigil"
     array: str | None = None
     after: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    shared: str | PathLike[str] | None = None
+    devices_per_rank: int = 1
 
 
 def render_batch_script(job: BatchJob, site: Site) -> str:
@@ -51,7 +57,7 @@ def render_batch_script(job: BatchJob, site: Site) -> str:
     Raises:
         UserError: if Slurm or a container cannot take a path, or the site's shell lines have a syntax error.
     """
-    for path in (job.run, job.directory):
+    for path in (job.run, job.directory, *([] if job.shared is None else [job.shared])):
         _check_path(path, site)
     text = _template().render(
         name=job.name,
@@ -65,6 +71,9 @@ def render_batch_script(job: BatchJob, site: Site) -> str:
         max_requeues=site.max_requeues,
         srun=_srun(job, site),
         command=_command(job, site),
+        arguments=[shlex.quote(argument) for argument in job.arguments] or ["train", "--run", '"$run"', '"$run/resolved.yaml"'],
+        purpose=f"runs `{shlex.join(('vigil', *job.arguments))}`" if job.arguments else f"trains {job.name}",
+        submit=f"vigil {job.arguments[0]} submit" if job.arguments else "vigil submit",
     )
     _check_syntax(text)
     return text
@@ -117,8 +126,8 @@ def _options(job: BatchJob, site: Site) -> list[str]:
         "open-mode": "append",
         "nodes": job.nodes,
         "ntasks-per-node": job.devices,
-        "cpus-per-task": site.cpus_per_task,
-        "gpus-per-node": job.devices if job.gpus else None,
+        "cpus-per-task": _cpus(job, site),
+        "gpus-per-node": job.devices * job.devices_per_rank if job.gpus else None,
         "time": site.time,
         "partition": site.partition,
         "account": site.account,
@@ -141,17 +150,21 @@ def _srun(job: BatchJob, site: Site) -> list[str]:
     """Return the options of srun, quoted for bash; ``$PWD`` and ``$run`` are variables of the script."""
     # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch (its release notes).
     options = [f"--nodes={job.nodes}", f"--ntasks={job.nodes * job.devices}", f"--ntasks-per-node={job.devices}"]
-    options += [] if site.cpus_per_task is None else [f"--cpus-per-task={site.cpus_per_task}"]
+    options += [] if site.cpus_per_task is None else [f"--cpus-per-task={_cpus(job, site)}"]
     options += ["--kill-on-bad-exit=0", "--wait=0"]
     options += ["--label"] if job.nodes * job.devices > 1 else []
     if isinstance(site.container, Pyxis):
         options += [f"--container-image={shlex.quote(site.container.image)}", '--container-workdir="$PWD"']
-        options += [f"--container-mounts={_mounts(site.container)}"]
+        options += [f"--container-mounts={_mounts(job, site.container)}"]
     return options
 
 
+def _cpus(job: BatchJob, site: Site) -> int | None:
+    return None if site.cpus_per_task is None else site.cpus_per_task * job.devices_per_rank
+
+
 def _command(job: BatchJob, site: Site) -> list[str]:
-    """Return the command of every rank before the arguments of `vigil train`, quoted for bash."""
+    """Return the command of every rank before the arguments of `vigil`, quoted for bash."""
     if not isinstance(site.container, Apptainer):
         return [shlex.quote(job.command)]
     gpus = ["--nv"] if job.gpus else []
@@ -159,17 +172,17 @@ def _command(job: BatchJob, site: Site) -> list[str]:
         "apptainer",
         "exec",
         *gpus,
-        f"--bind={_mounts(site.container)}",
+        f"--bind={_mounts(job, site.container)}",
         '--pwd="$PWD"',
         shlex.quote(site.container.image),
         shlex.quote(job.command),
     ]
 
 
-def _mounts(container: Apptainer | Pyxis) -> str:
+def _mounts(job: BatchJob, container: Apptainer | Pyxis) -> str:
     """Return the mounts: the folder of submission and the run folder under their own paths, and the site's."""
-    own = '"$PWD:$PWD,$run:$run"'
-    return ",".join([own, *map(shlex.quote, container.mounts)])
+    own = ['"$PWD:$PWD,$run:$run"'] if job.shared is None else ['"$PWD:$PWD"', shlex.quote(f"{job.shared}:{job.shared}")]
+    return ",".join([*own, *map(shlex.quote, container.mounts)])
 
 
 def _check_path(path: str | PathLike[str], site: Site) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vigil_data.errors import Failure
@@ -13,6 +13,10 @@ COMMAND_TIMEOUT_SECONDS = 60
 _COMMENT_PREFIX = "vigil:"
 _SQUEUE_FORMAT = "%i|%T|%r|%M|%D|%K|%k"
 """Id, state, reason, elapsed, nodes, array index, comment (squeue(1), "--format"); a comment may contain the separator."""
+
+
+_SQUEUE_ATTEMPT = "JobArrayID:64,State:32,RestartCnt:16"
+"""Widths in which every value fits: Slurm cuts longer ones (squeue(1), "--Format")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,29 @@ def queued_jobs() -> list[QueuedJob]:
         job, state, reason, elapsed, nodes, index, comment = fields
         jobs.append(QueuedJob(job, _run_of_comment(comment, index), state, reason, elapsed, nodes))
     return jobs
+
+
+def lost_attempts(attempts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return the starts of jobs that are over as Slurm sees it: the job has ended, or was started again.
+
+    The processes of such a start may still be running, on a node that was cut off.
+
+    Args:
+        attempts: id of each job, for a task of an array such as ``12_3``, and the number of restarts before that start. They
+            must have run, since a job that is not in the queue counts as ended.
+
+    Returns:
+        Some of them; none if the controller does not answer.
+    """
+    if not attempts:
+        return set()
+    try:
+        output = run_command("squeue", "--me", "--array", "--noheader", f"--Format={_SQUEUE_ATTEMPT}")
+    except Failure:
+        return set()
+    # A job that was requeued is pending, or has a higher count once it runs again.
+    running = {(job, int(restarts)) for job, state, restarts in map(str.split, output.splitlines()) if state != "PENDING"}
+    return set(attempts) - running
 
 
 def recent_job_states() -> dict[str, str]:

@@ -28,3 +28,16 @@ def read_job_environment(environment: Mapping[str, str] | None = None) -> dict[s
     """
     environment = os.environ if environment is None else environment
     return {name: environment[variable] for name, variable in _VARIABLES.items() if variable in environment}
+
+
+def read_attempt(environment: Mapping[str, str] | None = None) -> tuple[str, int] | None:
+    """Return the id of this process's job as Slurm shows it, and the number of its restarts; ``None`` outside a job.
+
+    Args:
+        environment: environment variables (default: those of this process).
+    """
+    job = read_job_environment(environment)
+    if "job" not in job:
+        return None
+    shown = f"{job['array_job']}_{job['array_task']}" if {"array_job", "array_task"} <= job.keys() else job["job"]
+    return shown, int(job.get("restarts", 0))

@@ -265,6 +265,27 @@ def test_script_of_an_array_uses_the_tasks_run(tmp_path: Path) -> None:
     assert node.attempts[0]["job"] == "70_3"
 
 
+def test_script_of_an_array_of_workers_runs_their_command_and_requeues_it(tmp_path: Path) -> None:
+    node = Node(tmp_path, "sweep-2")
+    shared = f"{tmp_path}/{AWKWARD.replace(':', '').replace(',', '')}"
+    arguments = ("sweep", "worker", shared)
+    site = Site(cpus_per_task=3, container=Apptainer(image="i.sif"))
+    job = BatchJob(
+        "x", tmp_path / "sweep", tmp_path, 1, 1, True, array="0-3", arguments=arguments, shared=shared, devices_per_rank=2
+    )
+    options = directives(render_batch_script(job, site))
+    assert [options[name] for name in ("ntasks-per-node", "gpus-per-node", "cpus-per-task")] == ["1", "2", "6"]
+    node.slurm.script("srun", "exit 85")
+    done = node.start(site, job, SLURM_ARRAY_JOB_ID="70", SLURM_ARRAY_TASK_ID="2")
+    assert (done.returncode, node.requeued, node.attempts[-1]["outcome"]) == (85, True, "preempted")
+    words = node.slurm.arguments("srun")
+    assert words[-3:] == list(arguments)
+    assert "--cpus-per-task=6" in words
+    assert f"--bind={tmp_path}:{tmp_path},{shared}:{shared}" in words
+    (node.run / "slurm" / "stop").touch()
+    assert "`vigil sweep submit` resumes it" in node.start(site, job, SLURM_ARRAY_JOB_ID="70", SLURM_ARRAY_TASK_ID="2").stdout
+
+
 @pytest.mark.parametrize("site", [Site(), Site(container=Apptainer(image=AWKWARD)), Site(container=Pyxis(image=AWKWARD))])
 def test_script_passes_awkward_paths_unchanged(tmp_path: Path, site: Site) -> None:
     node = Node(tmp_path, AWKWARD)

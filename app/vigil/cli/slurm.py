@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(help="Run folder, or id of a job.", metavar="RUN|JOB")]
 
+TimeLimit = Annotated[str | None, typer.Option(help="Time limit, such as 90 or 1-12:00:00.", metavar="TIME")]
+SbatchName = Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")]
+After = Annotated[str | None, typer.Option(help="Jobs that must succeed first, separated by commas.", metavar="JOB")]
+Profile = Annotated[str | None, typer.Option(help="Site profile, a name or a path (default: $VIGIL_SITE).", metavar="SITE")]
+MaxRequeues = Annotated[int | None, typer.Option(min=0, help="Restarts after which the job gives up.", metavar="N")]
+SignalBefore = Annotated[
+    int | None, typer.Option(min=0, help="Seconds before the time limit at which to save a checkpoint.", metavar="SECONDS")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")]
+
 MAX_ENDED_JOBS = 20
 """Ended jobs that are shown without --all."""
 
@@ -42,22 +52,18 @@ def submit(
     gpus_per_node: Annotated[
         int | None, typer.Option(min=1, help="Ranks on each node, with one GPU each: strategy.devices.", metavar="N")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit, such as 90 or 1-12:00:00.", metavar="TIME")] = None,
-    partition: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
-    account: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
-    qos: Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")] = None,
+    time: TimeLimit = None,
+    partition: SbatchName = None,
+    account: SbatchName = None,
+    qos: SbatchName = None,
     array: Annotated[
         str | None, typer.Option(help="One run per seed, such as 0-4 or 0-9%2, in DIR-SEED.", metavar="SEEDS")
     ] = None,
-    after: Annotated[str | None, typer.Option(help="Jobs that must succeed first, separated by commas.", metavar="JOB")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Site profile, a name or a path (default: $VIGIL_SITE).", metavar="SITE")
-    ] = None,
-    max_requeues: Annotated[int | None, typer.Option(min=0, help="Restarts after which the job gives up.", metavar="N")] = None,
-    signal_before: Annotated[
-        int | None, typer.Option(min=0, help="Seconds before the time limit at which to save a checkpoint.", metavar="SECONDS")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")] = False,
+    after: After = None,
+    profile: Profile = None,
+    max_requeues: MaxRequeues = None,
+    signal_before: SignalBefore = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Submit a recipe to Slurm; the job is requeued until the run is finished.
 
@@ -115,12 +121,9 @@ def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices:
 
 
 def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: str | None) -> "BatchJob":
-    from vigil_data.errors import UserError
     from vigil_slurm.batch_script import BatchJob
     from vigil_training.recipe.specs import Ranks
 
-    if after is not None and not re.fullmatch(r"\d+(_\d+)?(,\d+(_\d+)?)*", after):
-        raise UserError(f"--after {after}: must be the id of a job, such as 123 or 123_4, or several separated by commas")
     strategy = resolved.recipe.strategy
     return BatchJob(
         name=resolved.recipe.name,
@@ -131,8 +134,17 @@ def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str
         gpus=site.gpus and resolved.recipe.training.accelerator != "cpu",
         command=site.command or (own_command() if site.container.kind == "none" else "vigil"),
         array=array,
-        after=tuple(after.split(",")) if after else (),
+        after=parse_after(after),
     )
+
+
+def parse_after(after: str | None) -> tuple[str, ...]:
+    """Return the ids of the jobs of ``--after``."""
+    from vigil_data.errors import UserError
+
+    if after is not None and not re.fullmatch(r"\d+(_\d+)?(,\d+(_\d+)?)*", after):
+        raise UserError(f"--after {after}: must be the id of a job, such as 123 or 123_4, or several separated by commas")
+    return tuple(after.split(",")) if after else ()
 
 
 def own_command() -> str:
@@ -170,7 +182,7 @@ def _check_runs(recipes: "dict[Path, ResolvedRecipe]", after: str | None) -> Non
             if after is None:  # The job before may train the model that this one starts from.
                 check_sources(resolved)
         elif Run(run).finished:
-            raise UserError(f"{_short(run)}: has finished; there is nothing to submit")
+            raise UserError(f"{short_path(run)}: has finished; there is nothing to submit")
 
 
 def _submit(recipes: "dict[Path, ResolvedRecipe]", script: str, seeds: Sequence[int] | None, job: "BatchJob") -> None:
@@ -185,9 +197,9 @@ def _submit(recipes: "dict[Path, ResolvedRecipe]", script: str, seeds: Sequence[
     number = submit_batch_script(script, runs, seeds, job.nodes)
     ranks = job.nodes * job.devices
     size = f"{job.nodes} node{'s' * (job.nodes > 1)}, {ranks} rank{'s' * (ranks > 1)}"
-    shown = _short(runs[0]) if len(runs) == 1 else f"{len(runs)} runs, {_short(runs[0])} to {_short(runs[-1])}"
+    shown = short_path(runs[0]) if len(runs) == 1 else f"{len(runs)} runs, {short_path(runs[0])} to {short_path(runs[-1])}"
     typer.echo(f"job {number}: {shown} ({size}{' each' * (len(runs) > 1)})")
-    typer.echo(f"follow it:  vigil logs {shlex.quote(_short(runs[0]))} -f\nall runs:   vigil jobs")
+    typer.echo(f"follow it:  vigil logs {shlex.quote(short_path(runs[0]))} -f\nall runs:   vigil jobs")
 
 
 def jobs(
@@ -266,7 +278,7 @@ _NUMBERS = ("nodes", "elapsed", "epoch", "step", "loss", "restarts")
 def _cells(job: "JobStatus") -> tuple[str, ...]:
     state = f"{job.state} ({job.reason})" if job.reason else job.state
     numbers = [_number(job.epoch), _number(job.step), "-" if job.loss is None else f"{job.loss:.4g}", str(job.restarts)]
-    return (job.job, _short(job.run), state, job.nodes, job.elapsed or "-", *numbers, _short(job.log))
+    return (job.job, short_path(job.run), state, job.nodes, job.elapsed or "-", *numbers, short_path(job.log))
 
 
 def _number(value: int | None) -> str:
@@ -284,6 +296,6 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         typer.echo("  ".join(cells).rstrip())
 
 
-def _short(path: str | Path) -> str:
+def short_path(path: str | Path) -> str:
     """Return a path relative to the working folder where it is inside."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)

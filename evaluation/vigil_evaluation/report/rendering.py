@@ -19,18 +19,22 @@ FEW_ITEMS = 10
 """Numbers that rest on fewer positives or fewer negatives are marked."""
 
 
-def render_page(template: str | Path, to: StrPath, **values: Any) -> None:
+def render_page(
+    template: str | Path, to: StrPath, *, own_script: Path | None = None, own_style: Path | None = None, **values: Any
+) -> None:
     """Render a template and write the page atomically.
 
     Args:
         template: name of a file in ``templates``, or the path of another package's, that extends ``layout.html.jinja``.
         to: HTML file.
+        own_script: JavaScript of this page, which runs after that of all pages.
+        own_style: CSS of this page, after that of all pages.
         values: variables of the template.
 
     Raises:
         Failure: if the file cannot be written.
     """
-    script = (STATIC / "script.js").read_text(encoding="utf-8")
+    script, style = (_texts(STATIC / name, own) for name, own in (("script.js", own_script), ("style.css", own_style)))
     template = TEMPLATES / template
     html = (
         environment(template.parent)
@@ -38,13 +42,17 @@ def render_page(template: str | Path, to: StrPath, **values: Any) -> None:
         .render(
             values,
             few_items=FEW_ITEMS,
-            style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
-            script=Markup(script),  # noqa: S704 (our own file)
+            style=Markup(style),  # noqa: S704 (our own files)
+            script=Markup(script),  # noqa: S704 (our own files)
             # The content security policy allows one script, by hash: no other runs, whatever the values contain.
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
     write_file(Path(to), html.encode(errors="replace"))
+
+
+def _texts(*files: Path | None) -> str:
+    return "".join(file.read_text(encoding="utf-8") for file in files if file is not None)
 
 
 @cache
