@@ -1,12 +1,20 @@
-"""Which trials of a sweep have lost their worker: its heartbeat is too old, or it ended on this machine without saying so."""
+"""Which trials of a sweep have lost their worker.
+
+Its heartbeat is too old, it ended on this machine without saying so, or Slurm has ended its job or started it again elsewhere.
+"""
 
 import fcntl
 import os
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
+from vigil_slurm.client import lost_attempts
 from vigil_training.sweeps.event_log import EventLog, TrialRecord, boot_id
+
+SLURM_SECONDS = 15.0
+"""A worker asks Slurm at most once in this time; many workers would otherwise slow its controller down."""
 
 
 def newest_attempt(log: EventLog, trial: TrialRecord) -> int:
@@ -57,7 +65,15 @@ def dead_workers(log: EventLog, workers: Sequence[str]) -> set[str]:
         log: the events, read.
         workers: names of workers.
     """
-    return {worker for worker in workers if _has_ended_here(log, worker)}
+    jobs = {worker: (slurm["job"], slurm["restart"]) for worker in workers if (slurm := log.workers.get(worker, {}).get("slurm"))}
+    lost = _lost_attempts(frozenset(jobs.values()), int(time.monotonic() / SLURM_SECONDS))
+    return {worker for worker in workers if _has_ended_here(log, worker) or jobs.get(worker) in lost}
+
+
+@lru_cache(maxsize=1)
+def _lost_attempts(jobs: frozenset[tuple[str, int]], _period: int) -> set[tuple[str, int]]:
+    """Ask Slurm once in a period."""
+    return lost_attempts(jobs)
 
 
 def _has_ended_here(log: EventLog, worker: str) -> bool:

@@ -1,9 +1,11 @@
-"""`vigil sweep`: check, run, worker, status and best: hyperparameter search with a recipe."""
+"""`vigil sweep`: check, run, worker, submit, status, best and plot: hyperparameter search with a recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from vigil.cli.tracking import sweep_plot, sweep_submit
 
 if TYPE_CHECKING:
     from vigil_training.sweeps.results import TrialResult
@@ -18,8 +20,11 @@ def register(app: typer.Typer) -> None:
     group.command("check")(check)
     group.command("run")(run)
     group.command("worker")(worker)
+    group.command("submit")(sweep_submit.submit)
+    group.command("cancel")(sweep_submit.cancel)
     group.command("status")(status)
     group.command("best")(best)
+    group.command("plot")(sweep_plot.plot)
     group.command("schema")(schema)
     app.add_typer(group, name="sweep")
 
