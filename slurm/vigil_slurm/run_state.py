@@ -1,6 +1,7 @@
 """State of a run as its folder records it: starts and ends of its jobs, and how far training is."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -68,22 +69,27 @@ def read_attempts(run: str | PathLike[str]) -> list[Attempt]:
 
 def read_progress(run: str | PathLike[str]) -> RunProgress:
     """Return the progress of a run, from the end of its ``metrics.jsonl``."""
+    last: dict[str, Any] = {"step": None, "epoch": None, "train/loss": None}
+    for record in read_last_metrics(run):
+        last = {key: record.get(key) if value is None else value for key, value in last.items()}
+        if None not in last.values():
+            break
+    return RunProgress(last["step"], None if last["epoch"] is None else int(last["epoch"]), last["train/loss"])
+
+
+def read_last_metrics(run: str | PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Yield the last lines of a run's ``metrics.jsonl``, the newest first; none if it is absent. Incomplete lines are skipped."""
     try:
         with (Path(run) / "metrics.jsonl").open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
-        return RunProgress()
-    last: dict[str, Any] = {"step": None, "epoch": None, "train/loss": None}
+        return
     for line in reversed(lines):
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(record, dict):
-            continue
-        last = {key: record.get(key) if value is None else value for key, value in last.items()}
-        if None not in last.values():
-            break
-    return RunProgress(last["step"], None if last["epoch"] is None else int(last["epoch"]), last["train/loss"])
+        if isinstance(record, dict):
+            yield record

@@ -113,6 +113,11 @@ class Run:
         return self.path / "attempt"
 
     @property
+    def starts(self) -> Path:
+        """When, where and how each start began and ended, one JSON object a line."""
+        return self.path / "starts.jsonl"
+
+    @property
     def failure(self) -> Path:
         """Reason why the last start failed, JSON; absent while it runs, after a preemption, and when the run has finished."""
         return self.path / "failure.json"

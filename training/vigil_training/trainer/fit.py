@@ -49,6 +49,7 @@ from vigil_training.runs.predict import concatenate_outputs, predict_batches
 from vigil_training.runs.prompt_order import decide_prompt_order
 from vigil_training.runs.run import Run, check_run, open_run, recipe_digest, with_prompt_order
 from vigil_training.runs.run_log import log_to_run
+from vigil_training.runs.starts import record_end, record_start
 from vigil_training.runs.teacher_scoring import read_teacher, score_teacher
 from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
 from vigil_training.tracking.environment import describe_environment
@@ -119,7 +120,7 @@ def fit_recipe(  # noqa: PLR0917 (the recipe, its place, and who is told)
         token = session.ranks.run_on_rank_0(lambda: _open_attempt(recipe, resolved_text, run_dir))
         run = Run(run_dir)
         session.watchdog.start(run.stacks / token)
-        with record_failure(run, world, token), log_to_run(run, world):
+        with record_end(run.path, world, token), record_failure(run, world, token), log_to_run(run, world):
             if session.ranks.run_on_rank_0(lambda: run.finished):
                 log.info("%s has finished; nothing to do", run.path)
             else:
@@ -139,6 +140,7 @@ def _open_attempt(recipe: Recipe, resolved_text: str, run_dir: Path) -> str:
     token = uuid.uuid4().hex[:8]
     if not run.finished:
         write_file(run.attempt, token)
+        record_start(run.path, token)
     return token
 
 

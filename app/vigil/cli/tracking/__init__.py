@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.tracking import sweep
+from vigil.cli.tracking import runs, sweep
 
-MODULES: tuple[ModuleType, ...] = (sweep,)
+MODULES: tuple[ModuleType, ...] = (runs, sweep)
 
 
 def register(app: typer.Typer) -> None:
