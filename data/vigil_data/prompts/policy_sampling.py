@@ -127,15 +127,16 @@ class PolicySampler:
         """
         asked_NL = ~np.isnan(targets_NL) if asked_NL is None else asked_NL
         labels = targets_NL.shape[1]
+        drawn_N = self._draws(ids, epoch)
         questions = [
-            Question(item, self._clauses(ids[item], epoch, [label]), item * labels + label)
+            Question(item, self._clauses(drawn_N[item], epoch, [label]), item * labels + label)
             for item, label in np.argwhere(asked_NL).tolist()
         ]
         drawn = [(item, members) for item, id_ in enumerate(ids) if (members := self._composite(id_, epoch, targets_NL[item]))]
         member_QL = np.zeros((len(drawn), labels), np.bool_)
         target_Q = np.zeros(len(drawn), np.float32)
         for composite, (item, members) in enumerate(drawn):
-            questions.append(Question(item, self._clauses(ids[item], epoch, members), targets_NL.size + composite))
+            questions.append(Question(item, self._clauses(drawn_N[item], epoch, members), targets_NL.size + composite))
             member_QL[composite, members] = True
             target_Q[composite] = targets_NL[item, members].max()
         return TrainingQuestions(tuple(questions), target_Q, member_QL)
@@ -160,11 +161,17 @@ class PolicySampler:
         kept = rng.randint(fewest, max(fewest, min(len(others), most - len(applying))))
         return sorted(applying + rng.sample(others, min(kept, len(others))))
 
-    def _clauses(self, id_: str, epoch: int, members: list[int]) -> tuple[int, ...]:
-        """Return the clauses of a policy of these labels as the item reads it: their order, words and headings."""
-        spec, drawn = self._policies, f"item {id_}"
-        if spec.variants is not None:
-            drawn = f"variant {Random(f'{self._seed} {epoch} variant {id_}').randrange(spec.variants)}"
+    def _draws(self, ids: Sequence[str], epoch: int) -> list[str]:
+        """Return what decides the wording of each item of a batch: the item, or one of the batch's variants."""
+        variants = self._policies.variants
+        if variants is None:
+            return [f"item {id_}" for id_ in ids]
+        # Named by its first item, each batch has variants of its own, so that the wordings of an epoch are many.
+        return [f"batch {ids[0]} variant {Random(f'{self._seed} {epoch} variant {id_}').randrange(variants)}" for id_ in ids]
+
+    def _clauses(self, drawn: str, epoch: int, members: list[int]) -> tuple[int, ...]:
+        """Return the clauses of a policy of these labels as an item reads it: their order, words and headings."""
+        spec = self._policies
         rng = Random(f"{self._seed} {epoch} policy {members} {drawn}")
         order = rng.sample(members, len(members))
         coded = rng.random() < spec.recode

@@ -75,7 +75,7 @@ class PolicyTraining(Spec):
     variants: int | None = Field(
         None,
         ge=1,
-        description="number of wordings of a policy in an epoch; items that draw the same share it as a prefix; null: any number",
+        description="number of wordings of a policy in a batch; items that draw the same share it as a prefix; null: any number",
     )
 
     def most_clauses(self, labels: int) -> int:

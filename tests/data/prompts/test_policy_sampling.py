@@ -115,14 +115,21 @@ def test_questions_follow_the_rules_of_a_brute_force_oracle(
 def test_questions_of_an_item_depend_on_seed_epoch_and_id_alone(
     data: st.DataObject, spec: PolicyTraining, seed: int, epoch: int
 ) -> None:
-    """In whatever batch an item is, in whatever process: the same clauses in the same order."""
+    """In whatever batch an item is, in whatever process: the same clauses in the same order; with variants, the batch's own."""
     taxonomy = taxonomy_of(1, 0, 2, 1)
     targets_NL = data.draw(targets(4))
     sampler = PolicySampler(taxonomy, spec, seed)
     pickled = pickle.loads(pickle.dumps(PolicySampler(taxonomy, spec, seed)))
     sampler.questions(["other"], np.ones((1, 4), np.float32), epoch + 1)  # draws leave no state behind
     together = sampler.questions(ids_of(targets_NL), targets_NL, epoch)
-    alone = [pickled.questions([id_], targets_NL[n : n + 1], epoch) for n, id_ in enumerate(ids_of(targets_NL))]
+    ids, unasked = ids_of(targets_NL), np.full((1, 4), np.nan, np.float32)
+
+    def ask_alone(n: int) -> TrainingQuestions:
+        if spec.variants is None:
+            return pickled.questions([ids[n]], targets_NL[n : n + 1], epoch)
+        return pickled.questions([ids[0], ids[n]], np.concatenate([unasked, targets_NL[n : n + 1]]), epoch)
+
+    alone = [ask_alone(n) for n in range(len(ids))]
     for n, single in enumerate(alone):
         assert [q.clauses for q in together.questions if q.item == n] == [q.clauses for q in single.questions]
     np.testing.assert_array_equal(together.target_Q, np.concatenate([single.target_Q for single in alone]))
@@ -172,21 +179,22 @@ def test_shares_numbers_and_orders_have_the_distribution_that_is_stated() -> Non
         assert chisquare(counts).pvalue > 1e-4, counts
 
 
-def test_variants_bound_the_number_of_wordings_of_a_policy_in_an_epoch() -> None:
+def test_variants_bound_the_number_of_wordings_of_a_policy_in_a_batch_and_not_in_an_epoch() -> None:
     taxonomy = taxonomy_of(3, 3, 3)
     targets_NL = np.tile(np.array([[0, 1, 0]], np.float32), (500, 1))
     ids = [str(n) for n in range(500)]
 
-    def texts(variants: int | None) -> Counter[tuple[int, ...]]:
+    def texts(variants: int | None, batch: int = 500) -> Counter[tuple[int, ...]]:
         spec = PolicyTraining(recode=0.5, paraphrase=1, composites=1, variants=variants)
-        table = wordings(taxonomy, spec)
-        drawn = PolicySampler(taxonomy, spec, 0).questions(ids, targets_NL, 0)
-        return Counter(
-            labels for labels, _ in {(tuple(sorted(table[c].label for c in q.clauses)), q.clauses) for q in drawn.questions}
-        )
+        table, sampler = wordings(taxonomy, spec), PolicySampler(taxonomy, spec, 0)
+        starts = range(0, 500, batch)
+        drawn = [sampler.questions(ids[n : n + batch], targets_NL[n : n + batch], 0) for n in starts]
+        questions = {(tuple(sorted(table[c].label for c in q.clauses)), q.clauses) for part in drawn for q in part.questions}
+        return Counter(labels for labels, _ in questions)
 
     assert max(texts(3).values()) == 3
     assert max(texts(1).values()) == 1
+    assert max(texts(1, batch=10).values()) > 10
     assert max(texts(None).values()) > 10
 
 
