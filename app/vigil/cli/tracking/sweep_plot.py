@@ -14,10 +14,9 @@ def plot(
 
     One file, which loads nothing from the network. It may be written at any time while the sweep runs; nothing else is changed.
     """
-    from vigil_training.sweeps.sweep_folder import SweepFolder
-
     from vigil_training.sweeps.report import write_sweep_page
     from vigil_training.sweeps.report.folder_view import read_view
+    from vigil_training.sweeps.sweep_folder import SweepFolder
 
     folder = SweepFolder(sweep)
     page = to or folder.path / "sweep.html"

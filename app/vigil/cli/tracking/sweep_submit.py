@@ -21,10 +21,9 @@ from vigil.cli.slurm import (
 )
 
 if TYPE_CHECKING:
-    from vigil_training.sweeps.sweep_file import SweepPlan
-
     from vigil_slurm.batch_script import BatchJob
     from vigil_slurm.site import Site
+    from vigil_training.sweeps.sweep_file import SweepPlan
 
 WORKERS = "workers"
 """Subfolder of a sweep folder with a folder for each task: job.sh, slurm/ with its log and its starts."""
@@ -51,15 +50,14 @@ def submit(
     preempted task saves a checkpoint and is requeued; the trial of a task that is killed, or whose node is lost, is resumed by
     another. The same command continues a sweep whose tasks have ended.
     """
-    from vigil_training.sweeps.sweep_file import read_sweep
-    from vigil_training.sweeps.sweep_folder import SweepFolder, open_sweep
-
     from vigil_data.errors import UserError
     from vigil_data.filesystem import make_folder
     from vigil_data.yaml_files.read_spec import read_spec
     from vigil_slurm.batch_script import render_batch_script
     from vigil_slurm.site import Site, find_site
     from vigil_slurm.submit import refuse_queued, submit_batch_script
+    from vigil_training.sweeps.sweep_file import read_sweep
+    from vigil_training.sweeps.sweep_folder import SweepFolder, open_sweep
 
     options = {
         "time": time,
