@@ -183,9 +183,9 @@ def by_vigil(recipe: Recipe, model: SafetyModel, batches: list[Batch], now: Call
             rank_sync = RankSync(session, writer, Quarantine(path / "quarantine.jsonl", 1, 0.0), recipe.training.max_skipped)
             callbacks = [
                 clock,
-                MetricsCallback(session.ranks, rank_sync),
+                (metrics := MetricsCallback(session.ranks, rank_sync)),
                 rank_sync,
-                TrainingProgress(progress, len(batches), rank_sync),
+                TrainingProgress(progress, len(batches), rank_sync, metrics),
                 EarlyStopping(recipe.training),
                 CheckpointCallback(recipe, "", writer, session, rank_sync),
             ]

@@ -40,6 +40,17 @@ class Composites(NamedTuple):
     member_QL: Tensor
 
 
+class _Cells(NamedTuple):
+    """Losses of a batch's targets, ``[N, L]``: ``value`` is 0 where ``counts`` is false."""
+
+    value_NL: Tensor
+    positive_NL: Tensor
+    negative_NL: Tensor
+    counts_NL: Tensor
+    known_NL: Tensor
+    is_positive_NL: Tensor
+
+
 class MaskedLoss(nn.Module):
     """Sum of a loss over known targets; an unknown target has no effect on value or gradient.
 
@@ -105,6 +116,24 @@ class MaskedLoss(nn.Module):
             targets_NL: values in [0, 1], NaN for unknown.
             teacher: its share replaces that of the target in each loss; not with ``unlabeled``.
         """
+        cells = self._cells(raw_NL, targets_NL, teacher)
+        if not self._spec.unlabeled:
+            return (self.label_weight_L * cells.value_NL).sum()
+        return (self.label_weight_L * self._sums(cells)).sum()
+
+    @torch.no_grad()
+    def by_label(self, raw_NL: Tensor, targets_NL: Tensor, teacher: TeacherTerm | None = None) -> tuple[Tensor, Tensor]:
+        """Return the sum of each label's losses before ``label_weights``, and the number of its targets that count, ``[L]`` each.
+
+        Args:
+            raw_NL: as for :meth:`forward`.
+            targets_NL: as for :meth:`forward`.
+            teacher: as for :meth:`forward`.
+        """
+        cells = self._cells(raw_NL, targets_NL, teacher)
+        return self._sums(cells), cells.counts_NL.sum(0)
+
+    def _cells(self, raw_NL: Tensor, targets_NL: Tensor, teacher: TeacherTerm | None) -> "_Cells":
         known_NL = ~targets_NL.isnan()
         counts_NL = counted_targets(targets_NL, known_NL, ~self.prior_L.isnan(), self._structure)
         soft_NL = targets_NL.nan_to_num().float()
@@ -114,15 +143,21 @@ class MaskedLoss(nn.Module):
         )
         positive_NL = positive_loss(self._spec, positive_NL) * self.positive_weight_L
         negative_NL = negative_loss(self._spec, negative_NL) * self.negative_weight_L
-        cells_NL = soft_NL * positive_NL + (1 - soft_NL) * negative_NL
+        value_NL = soft_NL * positive_NL + (1 - soft_NL) * negative_NL
         if teacher is not None:
-            cells_NL = torch.lerp(cells_NL, teacher.cells_NL, teacher.weight_NL)
-        if not self._spec.unlabeled:
-            return (self.label_weight_L * cells_NL.masked_fill(~counts_NL, 0.0)).sum()
+            value_NL = torch.lerp(value_NL, teacher.cells_NL, teacher.weight_NL)
         is_positive_NL = known_NL & (soft_NL >= 0.5) & ~self.prior_L.isnan()
-        plain_NL = counts_NL & known_NL & ~is_positive_NL
-        risk_L = self._positive_unlabeled(positive_NL, negative_NL, is_positive_NL, counts_NL & ~known_NL)
-        return (self.label_weight_L * (cells_NL.masked_fill(~plain_NL, 0.0).sum(0) + risk_L)).sum()
+        return _Cells(value_NL.masked_fill(~counts_NL, 0.0), positive_NL, negative_NL, counts_NL, known_NL, is_positive_NL)
+
+    def _sums(self, cells: "_Cells") -> Tensor:
+        """Return the sum of each label's losses, ``[L]``."""
+        if not self._spec.unlabeled:
+            return cells.value_NL.sum(0)
+        plain_NL = cells.known_NL & ~cells.is_positive_NL
+        risk_L = self._positive_unlabeled(
+            cells.positive_NL, cells.negative_NL, cells.is_positive_NL, cells.counts_NL & ~cells.known_NL
+        )
+        return cells.value_NL.masked_fill(~plain_NL, 0.0).sum(0) + risk_L
 
     def of_composites(self, composites: Composites) -> Tensor:
         """Return the summed loss of policies of several clauses; zero with zero gradients if there are none.

@@ -112,6 +112,11 @@ def test_fsdp2_has_the_losses_norms_and_weights_of_ddp(ran: Path) -> None:
     for key, tolerance in (("train/loss", 1e-4), ("train/gradient_norm", 2e-2), ("validation/loss", 1e-3)):
         assert len(numbers(ran, "fsdp2", key)) == (STEPS if key.startswith("train") else len(numbers(ran, "ddp", key)))
         np.testing.assert_allclose(numbers(ran, "fsdp2", key), numbers(ran, "ddp", key), rtol=tolerance, err_msg=key)
+    lines = (ran / "ddp" / "metrics.jsonl").read_text().splitlines()
+    norms = {key for line in map(json.loads, lines) for key in line if key.startswith("train/gradient_norm/")}
+    assert norms >= {"train/gradient_norm/text", "train/gradient_norm/fusion", "train/gradient_norm/heads"}
+    for key in norms:
+        np.testing.assert_allclose(numbers(ran, "fsdp2", key), numbers(ran, "ddp", key), rtol=2e-2, err_msg=key)
     expected, found = tensors(ran, "ddp"), tensors(ran, "fsdp2")
     assert expected.keys() == found.keys()
     statistics = [name for kind, name in expected if kind == "weight" and name.endswith("running_var")]

@@ -101,6 +101,11 @@ def numbers(run, key="train/loss"):
     return {line["step"]: line[key] for line in lines if key in line}
 
 
+def logged(run, *prefixes):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {key for line in lines for key in line if key.startswith(prefixes)}
+
+
 @pytest.fixture(scope="module")
 def one_process(run_strategy):
     """Train on the two ranks' batches in one process; each optimizer step takes both."""
@@ -128,6 +133,15 @@ def test_strategies_have_the_losses_of_one_process(name, one_process, several, p
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
     norms = [numbers(each, "train/gradient_norm") for each in (one_process, run)]
     np.testing.assert_allclose(list(norms[1].values()), list(norms[0].values()), rtol=1e-4)
+    keys = logged(one_process, "train/loss/", "train/gradient_norm/", "train/padding/", "train/lr/")
+    assert {"train/loss/cat", "train/gradient_norm/text", "train/padding/tokens", "train/lr/text"} <= keys
+    if name.startswith("zero"):  # DeepSpeed frees its shards of gradients itself.
+        assert not logged(run, "train/gradient_norm/")
+        keys = {key for key in keys if not key.startswith("train/gradient_norm/")}
+    for key in keys:
+        expected, found = numbers(one_process, key), numbers(run, key)
+        assert list(found) == list(expected), key
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-3, atol=1e-6, err_msg=key)
     assert_some_steps_are_sparse(run.with_name(f"{name}-seen"), posts)
 
 

@@ -255,7 +255,7 @@ def test_training_progress_reports_steps_items_and_loss(make_recipe, train, monk
     train(make_recipe(training__epochs=1, training__accumulate=2), tmp_path / "run")
     steps = [(done, total, detail) for task, done, total, detail in reported if task == "training"]
     assert [done for done, *_ in steps] == list(range(1, steps[0][1] + 1))
-    assert all("items/s, loss 0." in detail for *_, detail in steps)
+    assert all(re.fullmatch(r"loss 0\.\d+, [\d.e+]+ items/s, waiting for data \d+%", detail) for *_, detail in steps)
     validation = [(task, done, total) for task, done, total, _ in reported if task.startswith("validation")]
     assert validation[-1] == (f"validation after step {steps[-1][0]}", validation[-1][2], validation[-1][2])
     predicting = [(done, total) for task, done, total, _ in reported if task == "predicting"]

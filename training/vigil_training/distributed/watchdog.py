@@ -133,7 +133,8 @@ class StepTimes:
             log.warning("rank %d is slow: %.3f s a step of its own, the others %.3f s", slowest, by_rank[slowest], typical)
             self._seconds = []
         return {
-            "ranks/step_seconds_median": typical,
-            "ranks/step_seconds_slowest": float(by_rank[slowest]),
+            "ranks/step_seconds_min": float(by_rank.min()),
+            "ranks/step_seconds_median": float(np.median(by_rank)),
+            "ranks/step_seconds_max": float(by_rank[slowest]),
             "ranks/slowest_rank": float(slowest),
         }

@@ -70,8 +70,10 @@ def describe_prompt(resolved: ResolvedRecipe) -> list[str]:
 
 
 def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    if recipe.strategy.kind == "deepspeed" and find_spec("deepspeed") is None:
-        yield ("strategy", "kind"), "deepspeed is not installed; install vigil with its deepspeed extra"
+    if recipe.strategy.kind == "deepspeed":
+        yield from _missing_extra("deepspeed", "deepspeed", ("strategy", "kind"))
+    for name in {"tensorboard", "mlflow"} & set(recipe.tracking.also):
+        yield from _missing_extra(name, name, ("tracking", "also"))
     if recipe.training.compile and recipe.training.accelerator == "cpu" and shutil.which("g++") is None:
         yield (
             ("training", "compile"),
@@ -86,14 +88,19 @@ def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         encoder = getattr(recipe.model.encoders, modality)
         if encoder is not None:
             sources.append((("model", "encoders", modality, "weights"), encoder.weights))
-            if encoder.lora is not None and find_spec("peft") is None:
-                yield ("model", "encoders", modality, "lora"), "peft is not installed; install vigil with its lora extra"
-            if getattr(encoder.weights, "path", "").endswith(".gguf") and find_spec("gguf") is None:
-                yield ("model", "encoders", modality, "weights"), "gguf is not installed; install vigil with its gguf extra"
+            if encoder.lora is not None:
+                yield from _missing_extra("peft", "lora", ("model", "encoders", modality, "lora"))
+            if getattr(encoder.weights, "path", "").endswith(".gguf"):
+                yield from _missing_extra("gguf", "gguf", ("model", "encoders", modality, "weights"))
     for path, source in sources:
         if isinstance(source, Package) and not _is_installed(source.package):
             what = f"package {source.package} is not installed; install the wheel that has it, or name another source"
             yield (*path, "package"), what
+
+
+def _missing_extra(package: str, extra: str, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if find_spec(package) is None:
+        yield path, f"{package} is not installed; install vigil with its {extra} extra"
 
 
 def _is_installed(package: str) -> bool:

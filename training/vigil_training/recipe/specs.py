@@ -238,6 +238,15 @@ class TrackingSpec(Spec):
     entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
     group: str | None = Field(None, description="group of the run in W&B")
     tags: tuple[str, ...] = Field((), description="tags of the run in W&B")
+    also: tuple[Literal["tensorboard", "mlflow", "csv"], ...] = Field(
+        (), description="where metrics go too: tensorboard/ or csv/ in the run folder; MLFLOW_TRACKING_URI or mlruns/ in it"
+    )
+
+    @model_validator(mode="after")
+    def _also_names_each_once(self) -> "TrackingSpec":
+        if len(set(self.also)) < len(self.also):
+            raise ValueError(f"also: {', '.join(self.also)} names one of them twice")
+        return self
 
 
 RECALLS = (1, 10)

@@ -24,6 +24,14 @@ class FaultTolerantLogger(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the recipe is in the run folder."""
 
+    def finish(self, exit_code: int) -> None:
+        """End tracking; the next start of the run continues it.
+
+        Args:
+            exit_code: 0 if training has finished.
+        """
+        raise NotImplementedError
+
     def _try(self, call: Callable[[], object]) -> None:
         if self._failed:
             return

@@ -40,6 +40,9 @@ class JsonLinesLogger(Logger):
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def finish(self, exit_code: int) -> None:
+        """Do nothing: every line is in the file."""
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the recipe is in the run folder."""
 

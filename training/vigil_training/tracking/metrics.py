@@ -66,9 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("speed/images", "images a second", "images", exact=False),
     Metric("speed/audio_seconds", "seconds of audio a second, without padding", "audio", exact=False),
     Metric("ranks/data_wait", "share of the time that the rank which waited longest waited for data", exact=False),
-    Metric(
-        "ranks/step_seconds_min", "seconds of the fastest rank's own part of a step: loading and forward", "ranks", exact=False
-    ),
+    Metric("ranks/step_seconds_min", "seconds of the fastest rank's own part of a step (loading, forward)", "ranks", exact=False),
     Metric("ranks/step_seconds_median", "their median over ranks", "ranks", exact=False),
     Metric("ranks/step_seconds_max", "those of the slowest rank", "ranks", exact=False),
     Metric("ranks/slowest_rank", "number of the slowest rank", "ranks", exact=False),

@@ -53,6 +53,8 @@ from vigil_training.runs.starts import record_end, record_start
 from vigil_training.runs.teacher_scoring import read_teacher, score_teacher
 from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
 from vigil_training.tracking.environment import describe_environment
+from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
+from vigil_training.tracking.further_loggers import open_further_loggers
 from vigil_training.tracking.local_metrics import JsonLinesLogger
 from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, open_wandb_logger
 from vigil_training.trainer.callbacks import (
@@ -68,6 +70,7 @@ from vigil_training.trainer.callbacks import (
     WeightAveraging,
 )
 from vigil_training.trainer.callbacks.gradual_unfreezing import release_steps
+from vigil_training.trainer.callbacks.progress import INTERVAL_SECONDS
 from vigil_training.trainer.compilation import check_compiler
 from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_module import ShardedTrainingModule, TrainingModule
@@ -269,7 +272,7 @@ def _train(
     quarantine = Quarantine(run.quarantine, items, recipe.data.quarantine_limit, writes=world.is_main)
     rank_sync = RankSync(session, writer, quarantine, recipe.training.max_skipped)
     rng_state = None if reader is None else reader.rng_state(world.rank)
-    loggers = [JsonLinesLogger(run.metrics, step), *([tracked] if tracked is not None else [])] if world.is_main else []
+    loggers = _open_loggers(run, step, tracked) if world.is_main else []
     strategy: Any = build_strategy(recipe, world, session.device)
     strategy.writer = writer
     ema = recipe.training.ema
@@ -278,11 +281,12 @@ def _train(
     unfreezing = [GradualUnfreezing(releases, strategy, model)] if releases else []
     finished = False
     try:
-        with Progress("training", unit="steps", enabled=world.is_main) as progress:
+        with Progress("training", unit="steps", interval=INTERVAL_SECONDS, enabled=world.is_main) as progress:
+            metrics = MetricsCallback(session.ranks, rank_sync, peak, recipe.inputs.audio)
             callbacks = [
-                MetricsCallback(session.ranks, rank_sync, peak),
+                metrics,
                 rank_sync,
-                TrainingProgress(progress, total_steps, rank_sync),
+                TrainingProgress(progress, total_steps, rank_sync, metrics),
                 EarlyStopping(recipe.training),
                 *([ValidationReport(report, session.ranks)] if report is not None else []),
                 *unfreezing,
@@ -296,8 +300,13 @@ def _train(
     except SystemExit as exit_:  # Lightning turns an interrupt into an exit.
         raise KeyboardInterrupt from exit_
     finally:
-        if tracked is not None:
-            tracked.finish(0 if finished else 1)
+        for logger in loggers:
+            logger.finish(0 if finished else 1)
+
+
+def _open_loggers(run: Run, step: int, tracked: FaultTolerantWandbLogger | None) -> list[JsonLinesLogger | FaultTolerantLogger]:
+    """Open the loggers of a run that starts at an optimizer step; the others read what ``metrics.jsonl`` keeps."""
+    return [JsonLinesLogger(run.metrics, step), *([tracked] if tracked is not None else []), *open_further_loggers(run, step)]
 
 
 def _finish(run: Run, data: DataModule, session: Session) -> None:

@@ -49,6 +49,11 @@ class TrainingModule(pl.LightningModule):
         refused: items that this rank could not decode since :class:`~vigil_training.trainer.callbacks.RankSync` last took them.
         forward_seconds: time spent in forward passes since then.
         step_metrics: metrics of the last optimizer step; ``train/loss`` is this rank's part.
+        part_norms: part of the model (:func:`part_of`) to the norm of its gradient in the last optimizer step, before clipping;
+            empty under DeepSpeed, which holds gradients in shards.
+        measures: whether losses of labels are to be measured in the next batches.
+        label_losses: this rank's sum of losses and number of targets of each label in those batches, ``[2, L]``, since
+            :class:`~vigil_training.trainer.callbacks.MetricsCallback` last took them; ``None`` if there are none.
         step_ids: items of this rank in the last optimizer step.
         skipped: whether the last optimizer step was skipped because its gradient was not finite.
         validation_metrics: metrics of the last validation, the same on every rank.
@@ -88,6 +93,9 @@ class TrainingModule(pl.LightningModule):
         self.refused: list[Refusal] = []
         self.forward_seconds = 0.0
         self.step_metrics: dict[str, Tensor] = {}
+        self.part_norms: dict[str, Tensor] = {}
+        self.measures = False
+        self.label_losses: Tensor | None = None
         self.step_ids: list[str] = []
         self.skipped = False
         self.validation_metrics: dict[str, float] = {}
@@ -126,13 +134,18 @@ class TrainingModule(pl.LightningModule):
         spec = model.auxiliary_heads if isinstance(model, ModelSpec) else None
         balance = None if spec is None or spec.ogm_ge is None else partial(balance_gradients, spec.ogm_ge, batch.targets)
         prediction = self.model(batch, touch_all=self._distributed, balance=balance)
+        teacher = self._teacher(prediction, batch)
+        if self.measures:
+            assert isinstance(self.loss, MaskedLoss)
+            measured = torch.stack(self.loss.by_label(prediction.raw_NL, batch.targets, teacher))
+            self.label_losses = measured if self.label_losses is None else self.label_losses + measured
         loss: Tensor
         if self._group_dro is not None:
             assert batch.group is not None
             loss = self._group_dro(prediction.raw_NL, batch.targets, batch.group)
         else:
             assert batch.share is not None, "the training loader sets it"
-            loss = self.loss(prediction.raw_NL, batch.targets, self._teacher(prediction, batch))
+            loss = self.loss(prediction.raw_NL, batch.targets, teacher)
             if prediction.composites is not None:
                 assert isinstance(self.loss, MaskedLoss)
                 loss = loss + self.loss.of_composites(prediction.composites)
@@ -172,8 +185,11 @@ class TrainingModule(pl.LightningModule):
             optimizer.zero_grad()  # Gradients kept during the next forward pass would take memory that it could use.
 
         assert self._step_loss is not None
-        lr = max(group["lr"] for group in optimizer.param_groups)
-        self.step_metrics = {"train/loss": self._step_loss, "train/lr": torch.tensor(lr), "train/gradient_norm": norm}
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.step_metrics = {"train/loss": self._step_loss, "train/lr": torch.tensor(max(rates)), "train/gradient_norm": norm}
+        for modality in self.model.modalities:
+            if own := [rate for rate, parts in zip(rates, self._group_parts, strict=True) if modality in parts]:
+                self.step_metrics[f"train/lr/{modality}"] = torch.tensor(max(own))
         if self._group_dro is not None:
             weights = zip(self._group_names, self._group_dro.weights_G, strict=True)
             self.step_metrics |= {f"train/group_weight/{name}": torch.tensor(weight) for name, weight in weights}
@@ -181,15 +197,22 @@ class TrainingModule(pl.LightningModule):
 
     def _clip_gradients(self) -> Tensor:
         """Clip the gradient by its norm over all weights, and return that norm before clipping."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                # No batch of the step has this modality. Its gradient is zero, as on ranks whose batches have it, so that AdamW
-                # decays these weights everywhere.
-                parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parts.setdefault(part_of(name), []).append(parameter)
+                if parameter.grad is None:
+                    # No batch of the step has this modality. Its gradient is zero, as on ranks whose batches have it, so that
+                    # AdamW decays these weights everywhere.
+                    parameter.grad = torch.zeros_like(parameter)
+        # Each gradient is read once: the norm of all is that of the norms of the parts.
+        self.part_norms = {
+            part: nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]) for part, own in parts.items()
+        }
+        norm = torch.linalg.vector_norm(torch.stack(list(self.part_norms.values())))
         if hasattr(norm, "full_tensor"):  # of shards under FSDP2: add up those of all ranks
             norm = norm.full_tensor()
+        parameters = [parameter for each in parts.values() for parameter in each]
         if self._training.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._training.clip, norm)
         return norm
@@ -220,9 +243,15 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build AdamW and the learning-rate schedule, which Lightning steps after each optimizer step."""
-        optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
+        optimizer = self._build_optimizer()
         scheduler = build_lr_scheduler(optimizer, self._recipe.optimizer, self._total_steps, self.lr_position)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
+        part = {id(parameter): part_of(name) for name, parameter in self.model.named_parameters()}
+        self._group_parts = [{part[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+        return optimizer
 
     def on_train_start(self) -> None:
         """Compile the encoders, if the recipe asks for it."""
@@ -277,6 +306,18 @@ class ShardedTrainingModule(TrainingModule):
         """Replace the weights by this rank's shards; see :mod:`vigil_training.distributed.strategies.fsdp2`."""
         strategy: Any = self.trainer.strategy
         strategy.shard(self.model)
+
+
+def part_of(name: str) -> str:
+    """Return the part of a model that a parameter belongs to: ``text``, ``image`` or ``audio``, ``heads``, else ``fusion``.
+
+    Args:
+        name: name of the parameter in the model; a modality's encoder is a part, and its projection belongs to the fusion.
+    """
+    first, second, *_ = [*name.split("."), ""]
+    if first == "encoders":
+        return second
+    return "heads" if first in ("heads", "experts", "answers") else "fusion"
 
 
 def training_module(module: pl.LightningModule) -> TrainingModule:

@@ -36,7 +36,6 @@ from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
 from vigil_training.trainer.lightning_module import TrainingModule, training_module
 from vigil_training.trainer.lightning_trainer import build_trainer
-from vigil_training.trainer.optimizer import build_optimizer
 from vigil_training.trainer.warning_filters import ignore_expected_warnings
 
 SMOOTHING = 0.9
@@ -123,7 +122,7 @@ class _RangeModule(TrainingModule):
 
     def configure_optimizers(self) -> Any:
         """Build AdamW over the recipe's groups, and the ramp."""
-        optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer)
+        optimizer = self._build_optimizer()
         ramp = LambdaLR(optimizer, lambda step: self.test.rate(step) / self.test.first)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step"}}
 

@@ -26,6 +26,10 @@ class Quarantine:
         self._writes = writes
         self._ids = set(self._read())
 
+    def __len__(self) -> int:
+        """Return the number of undecodable items so far."""
+        return len(self._ids)
+
     def add(self, refusals: Iterable[Refusal]) -> None:
         """Add undecodable items; those that are listed already are ignored.
 

@@ -6,23 +6,29 @@ from typing import Any
 import lightning.pytorch as pl
 
 from vigil_data.progress import Progress
+from vigil_training.trainer.callbacks.metrics import MetricsCallback
 from vigil_training.trainer.callbacks.rank_sync import RankSync
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
 
+INTERVAL_SECONDS = 30.0
+"""Time between two lines of a training whose output is not a terminal."""
+
 
 class TrainingProgress(pl.Callback):
-    """Reports optimizer steps with items/s and loss, and validation batches.
+    """Reports optimizer steps with items/s, loss and the share of time spent waiting for data, and validation batches.
 
     Args:
         progress: where to report.
         total_steps: optimizer steps of the run.
         rank_sync: has items and loss of the last step, of all ranks.
+        metrics: has the share of time in which data were waited for.
     """
 
-    def __init__(self, progress: Progress, total_steps: int, rank_sync: RankSync) -> None:
+    def __init__(self, progress: Progress, total_steps: int, rank_sync: RankSync, metrics: MetricsCallback) -> None:
         self._progress = progress
         self._total_steps = total_steps
         self._rank_sync = rank_sync
+        self._metrics = metrics
         self._items = 0
         self._start = time.monotonic()
 
@@ -39,7 +45,8 @@ class TrainingProgress(pl.Callback):
         if ends_optimizer_step(trainer):
             self._items += self._rank_sync.items
             rate = self._items / max(time.monotonic() - self._start, 1e-9)
-            detail = f"{rate:.3g} items/s, loss {self._rank_sync.loss:.4g}"
+            waiting = f"waiting for data {self._metrics.data_wait:.0%}"
+            detail = f"loss {self._rank_sync.loss:.4g}, {rate:.3g} items/s, {waiting}"
             self._progress("training", trainer.global_step, self._total_steps, detail, unit="steps")
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:

@@ -57,6 +57,11 @@ class RankSync(pl.Callback):
         self.items = 0
         self.loss = math.nan
 
+    @property
+    def quarantined(self) -> int:
+        """Items that could not be decoded since the run began."""
+        return len(self._quarantine)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of skipped steps."""
         return {"skipped": self.skipped}
