@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every 15 seconds elsewhere.
+"""Progress of long work: a bar on a terminal; elsewhere a line after 5 seconds and then one every 15 seconds.
 
 Example:
     >>> with Progress("predicting") as progress:
@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 INTERVAL_SECONDS = 15.0
 """Time between two lines where the output is not a terminal."""
+
+FIRST_SECONDS = 5.0
+"""Time before the first line, if the interval is longer."""
 
 ProgressCallback = Callable[[str, int, int | None], None]
 """Called with the task, how much of it is done, and how much there is (None if unknown)."""
@@ -32,6 +35,7 @@ class Progress:
     """
 
     _done: int | None
+    _shown: ClassVar["Progress | None"] = None  # A terminal has room for one bar: an inner task's hides the outer one's.
 
     def __init__(
         self,
@@ -53,6 +57,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._enabled and self._stream.isatty():
+            self._outer, Progress._shown = Progress._shown, self
+            if self._outer is not None:
+                self._outer._bar.stop()
             self._bar = _open_bar(self._stream)
             self._bar_task = self._bar.add_task(self._task, total=None, detail="")
         elif self._enabled:
@@ -64,6 +71,9 @@ class Progress:
         self._ended.set()
         if self._bar is not None:
             self._bar.stop()
+            Progress._shown = self._outer
+            if self._outer is not None:
+                self._outer._bar.start()
         elif self._enabled:
             self._thread.join()
 
@@ -93,7 +103,9 @@ class Progress:
         self._done = None
 
     def _print_lines(self) -> None:
-        while not self._ended.wait(self._interval):
+        pause = min(FIRST_SECONDS, self._interval)
+        while not self._ended.wait(pause):
+            pause = self._interval
             with self._lock:
                 line = ", ".join(part for part in (self._counts(), self._numbers(bar=False)) if part)
             print(f"{self._task}: {line}", file=self._stream, flush=True)

@@ -3,6 +3,8 @@
 import io
 import time
 
+import pytest
+
 from vigil_data.progress import Progress, _clock
 
 
@@ -42,6 +44,15 @@ def test_progress_prints_a_line_where_nothing_is_reported() -> None:
         assert "compiling: 0:00 so far" in wait_for("so far", stream)
 
 
+def test_progress_prints_its_first_line_before_a_long_interval_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vigil_data.progress.FIRST_SECONDS", 0.02)
+    stream = io.StringIO()
+    with Progress("compiling", stream=stream, interval=60):
+        wait_for("so far", stream)
+        time.sleep(0.1)
+    assert stream.getvalue().count("so far") == 1
+
+
 def test_progress_is_silent_before_the_interval_and_if_disabled() -> None:
     stream = io.StringIO()
     with Progress("short", stream=stream) as progress:
@@ -61,3 +72,18 @@ def test_progress_shows_a_bar_on_a_terminal_that_leaves_nothing_behind() -> None
 
 def test_clock() -> None:
     assert [_clock(seconds) for seconds in (0, 61, 3_600, 36_061)] == ["0:00", "1:01", "1:00:00", "10:01:01"]
+
+
+def test_progress_within_another_hides_its_bar_and_shows_it_again() -> None:
+    stream = Terminal()
+    with Progress("planning", stream=stream) as outer:
+        with Progress("counting", stream=stream) as inner:
+            inner("counting", 1, 2)
+            assert not outer._bar.live.is_started
+            assert inner._bar.live.is_started
+        assert outer._bar.live.is_started
+        with pytest.raises(RuntimeError), Progress("failing", stream=stream):
+            raise RuntimeError
+        assert outer._bar.live.is_started
+    assert not outer._bar.live.is_started
+    assert Progress._shown is None

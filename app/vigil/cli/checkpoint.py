@@ -26,16 +26,19 @@ def inspect(
     from rich.console import Console
 
     from vigil_data.errors import Failure
+    from vigil_data.progress import Progress
     from vigil_training.checkpoint.summary import is_checkpoint, summarize, summarize_all, table_of_run, tables_of_checkpoint
 
     if is_checkpoint(path):
-        summaries = [summarize(path, verify)]
+        with Progress("reading"):
+            summaries = [summarize(path, verify)]
         tables = tables_of_checkpoint(summaries[0])
     else:
         from vigil_training.runs.run import Run
 
         run = Run(path)
-        summaries = summarize_all(run.checkpoints, verify)
+        with Progress("reading"):
+            summaries = summarize_all(run.checkpoints, verify)
         tables = [table_of_run(summaries, run.recipe.training.mode)] if summaries else []
     for table in tables:
         Console().print(table)
@@ -54,10 +57,12 @@ def consolidate(
     from rich.console import Console
     from rich.table import Table
 
+    from vigil_data.progress import Progress
     from vigil_training.checkpoint.consolidate import consolidate as write
     from vigil_training.checkpoint.summary import is_checkpoint
 
-    report = write(path if is_checkpoint(path) else _find(path, checkpoint), to)
+    with Progress("consolidating"):
+        report = write(path if is_checkpoint(path) else _find(path, checkpoint), to)
     table = Table("tensors", "count", "elements", "from ranks")
     groups = {
         "trained": [e for e in report.entries if e.tied_to is None and e.trained],

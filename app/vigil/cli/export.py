@@ -134,6 +134,7 @@ def triton(
     log_max_bytes: LogMaxBytesOption = DEFAULT_MAX_BYTES,
 ) -> None:
     """Write a bundle as a model repository for NVIDIA's Triton Inference Server."""
+    from vigil_data.progress import Progress
     from vigil_serving.triton.options import ModelRepositoryOptions
     from vigil_serving.triton.repository import write_repository
 
@@ -148,7 +149,8 @@ def triton(
         cache_bytes=cache_bytes,
         log=log_options(log, log_column, log_days, log_max_bytes),
     )
-    models = write_repository(bundle, to, name=name, options=options)
+    with Progress("writing models"):
+        models = write_repository(bundle, to, name=name, options=options)
     typer.echo(f"models: {', '.join(models)}")
     typer.echo(f"repository: {to}")
 

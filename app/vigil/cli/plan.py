@@ -33,12 +33,14 @@ def plan(
     import json
 
     from vigil_data.errors import UserError
+    from vigil_data.progress import Progress
     from vigil_training.planning.plan import plan_run
     from vigil_training.recipe.resolve import resolve_recipe
 
     if memory is not None and memory <= 0:
         raise UserError(f"--memory {memory:g}: give the GiB of one GPU, more than 0")
-    report = plan_run(resolve_recipe(recipe, overrides or []).recipe, nodes, gpus, memory)
+    with Progress("planning"):
+        report = plan_run(resolve_recipe(recipe, overrides or []).recipe, nodes, gpus, memory)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:

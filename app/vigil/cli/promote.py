@@ -46,6 +46,7 @@ def promote(
 
     from vigil.workflows.monitor import promotion
     from vigil_data.errors import UserError
+    from vigil_data.progress import Progress
 
     if Path(to).name != to or to.startswith("."):
         raise UserError(f"--to {to}: must be a name such as champion; the folder is given by --models")
@@ -65,17 +66,18 @@ def promote(
     elif bundle is None:
         raise UserError("name the bundle to promote, or give --back")
     else:
-        made = promotion.promote(
-            bundle,
-            models,
-            to,
-            by=who,
-            comparison=comparison,
-            experiment=experiment,
-            without_comparison=without_comparison,
-            without_experiment=without_experiment,
-            public_key=public_key,
-        )
+        with Progress("checking the bundle"):
+            made = promotion.promote(
+                bundle,
+                models,
+                to,
+                by=who,
+                comparison=comparison,
+                experiment=experiment,
+                without_comparison=without_comparison,
+                without_experiment=without_experiment,
+                public_key=public_key,
+            )
     typer.echo(f"{models / to} -> {made.bundle.path} ({made.bundle.digest[:12]})")
     if made.previous is not None:
         typer.echo(

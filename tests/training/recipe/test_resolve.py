@@ -724,6 +724,19 @@ def test_check_installed_names_missing_packages_with_their_lines(folder: Path, m
     requirements.check_installed(resolved)
 
 
+def test_check_installed_names_the_packages_of_loggers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vigil_training.recipe import requirements
+
+    resolved = resolve_recipe(write("r.yaml", RECIPE), ["tracking.also=[csv, mlflow]"])
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == "mlflow" else object())
+    with pytest.raises(UserError) as caught:
+        requirements.check_installed(resolved)
+    (line,) = caught.value.lines
+    assert line.endswith("tracking.also: mlflow is not installed; install vigil with its mlflow extra")
+    with pytest.raises(UserError, match=r"csv, csv names one of them twice"):
+        resolve_recipe(write("r.yaml", RECIPE), ["tracking.also=[csv, csv]"])
+
+
 def test_check_installed_names_the_package_that_reads_gguf_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vigil_training.recipe import requirements
 

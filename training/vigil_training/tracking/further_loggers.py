@@ -33,6 +33,7 @@ INTERRUPTED_SECONDS = 3.0
 """Time to send the rest of a run that was stopped; the next start sends what is missing."""
 
 FLUSH_SECONDS = 5
+_IMPORT_LOCK = threading.Lock()  # Two threads that import MLflow for the first time fail on its circular imports.
 
 
 def open_further_loggers(run: Run, step: int) -> list[FaultTolerantLogger]:
@@ -166,8 +167,9 @@ class MLflowRun(FaultTolerantLogger):
 
     def _send(self) -> None:
         """Send lines until the run ends; those that the server has, from a former start, are left out."""
-        from mlflow.entities import Metric
-        from mlflow.tracking import MlflowClient
+        with _IMPORT_LOCK:
+            from mlflow.entities import Metric
+            from mlflow.tracking import MlflowClient
 
         if self._uri.startswith("file:"):  # MLflow prefers databases, for which mlflow-skinny lacks the libraries.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -286,19 +286,20 @@ def split(
     if by == "time" and stratify:
         raise UserError("--by time cuts at times and keeps no labels in proportion; leave out --stratify")
     opened = Dataset(dataset)
-    plan = splits.plan_split(
-        opened,
-        _fractions(fractions),
-        by=by,
-        groups=_names(group) if group is not None else None,
-        labels=[] if no_stratify else _names(stratify) if stratify is not None else None,
-        keep=_names(keep) if keep is not None else (),
-        crossing=crossing,
-        gap=_duration(gap),
-        seed=seed,
-    )
-    version = opened.version if dry_run else splits.store(opened, plan, reason)
-    described = splits.describe(opened, plan)
+    with Progress("splitting"):
+        plan = splits.plan_split(
+            opened,
+            _fractions(fractions),
+            by=by,
+            groups=_names(group) if group is not None else None,
+            labels=[] if no_stratify else _names(stratify) if stratify is not None else None,
+            keep=_names(keep) if keep is not None else (),
+            crossing=crossing,
+            gap=_duration(gap),
+            seed=seed,
+        )
+        version = opened.version if dry_run else splits.store(opened, plan, reason)
+        described = splits.describe(opened, plan)
     if as_json:
         report = {
             "dataset": str(dataset),

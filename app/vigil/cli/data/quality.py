@@ -273,7 +273,8 @@ def drop(
         raise UserError("name what to drop: --id, --modality or --reason, or --all")
     opened = _opened(dataset)
     mask = quarantine.matching(opened, ids=ids or (), modality=modality, reason=reason)
-    removed = quarantine.remove(dataset, opened, mask)
+    with Progress("removing"):
+        removed = quarantine.remove(dataset, opened, mask)
     typer.echo(f"{dataset}: {removed:,} removed from quarantine, {opened.num_rows - removed:,} left")
 
 

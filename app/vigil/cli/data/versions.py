@@ -104,7 +104,8 @@ def provenance(
     """Show who or what gave each known target of an item, when, and under which policy version."""
     from vigil_data.dataset.provenance import provenance_of
 
-    found = provenance_of(dataset, id_)
+    with Progress("searching"):
+        found = provenance_of(dataset, id_)
     if as_json:
         values = [{**asdict(of), "at": of.at and of.at.isoformat()} for of in found]
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False))

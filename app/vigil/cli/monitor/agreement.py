@@ -60,6 +60,7 @@ def agreement(
     from dataclasses import asdict
 
     from vigil_data.errors import UserError
+    from vigil_data.progress import Progress
     from vigil_monitoring.agreement.accuracy import read_gold
     from vigil_monitoring.agreement.adjudication import adjudication_queue
     from vigil_monitoring.agreement.summary import AgreementOptions, measure_agreement
@@ -80,7 +81,8 @@ def agreement(
     if truth is not None and not any((of.id, of.label) in truth for of in decisions):
         raise UserError(f"{gold}: nobody answered any of its {len(truth):,} gold items; is it of another queue?")
     options = AgreementOptions(level, columns, weighted, bounds, replicates, confidence, seed)
-    found, doubtful = measure_agreement(asked, decisions, truth, options, str(queue))
+    with Progress("measuring agreement"):
+        found, doubtful = measure_agreement(asked, decisions, truth, options, str(queue))
     _show(found, doubtful)
     if adjudicate is not None and doubtful:
         write_queue(adjudicate, adjudication_queue(asked, doubtful))

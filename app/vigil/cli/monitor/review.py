@@ -102,6 +102,7 @@ def queue(
     its Submit Items API. jsonl: one item a line. The content is that of this moment; delete the files when the review is done.
     """
     from vigil_data.dataset.dataset import Dataset
+    from vigil_data.progress import Progress
     from vigil_monitoring.queues.queue import read_queue
     from vigil_monitoring.reviews.content import QueueContent
     from vigil_monitoring.reviews.formats import Export, export_queue
@@ -111,7 +112,8 @@ def queue(
     content = QueueContent(read_queue(file), Dataset(dataset))
     policy = load_policy(taxonomy, policy_version, content.asked)
     print_warnings(content.warnings())
-    written = export_queue(format_, content, to, Export(policy, MediaLinks(media, media_url, to), item_type))
+    with Progress("writing the queue"):
+        written = export_queue(format_, content, to, Export(policy, MediaLinks(media, media_url, to), item_type))
     asked = sum(map(len, content.labels.values()))
     typer.echo(f"{len(content):,} items with {asked:,} questions in {', '.join(map(str, written))}")
 
