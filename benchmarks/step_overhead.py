@@ -154,7 +154,10 @@ class Clock(pl.Callback):
 
 
 class InMemoryLoader:
-    """Batches in memory with the interface of the loader."""
+    """Batches in memory with the interface of the loader; nothing is waited for."""
+
+    seconds = waited_seconds = 0.0
+    workers = 0
 
     def __init__(self, batches: list[Batch]) -> None:
         self._batches = batches

@@ -70,7 +70,10 @@ def _small_files(monkeypatch):
 
 def metrics(run):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k == "step" or is_exact(k)} for line in lines]
+    # Tokens of the cache are not read, so their padding is not known.
+    return [
+        {k: v for k, v in line.items() if k == "step" or (is_exact(k) and not k.startswith("train/padding/"))} for line in lines
+    ]
 
 
 @pytest.mark.parametrize("frozen", [("text", "image"), ("image",)])

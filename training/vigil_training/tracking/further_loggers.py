@@ -90,7 +90,7 @@ class TensorBoardFiles(_LightningFile):
     def _open(self, run: Run, step: int) -> None:
         from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-        options = {"purge_step": step + 1, "flush_secs": FLUSH_SECONDS}
+        options: dict[str, Any] = {"purge_step": step + 1, "flush_secs": FLUSH_SECONDS}
         self._logger = TensorBoardLogger(run.path, self.name, version="", **options)
 
     def _write(self, metrics: Mapping[str, float], step: int | None) -> None:

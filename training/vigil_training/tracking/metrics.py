@@ -51,7 +51,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "train/gradient_norm/PART",
         "norm of the gradients of one part: `text`, `image` or `audio` (encoders), `fusion` (projections too), `heads`",
-        "a part that is trained; not DeepSpeed, which holds gradients in shards and frees them itself",
+        "a part that is trained; not with `strategy.offload_optimizer`",
     ),
     Metric("train/group_weight/GROUP", "weight of a group", "`loss.group_dro`"),
     Metric("train/skipped_steps", "steps skipped so far, because their gradient was not finite"),

@@ -50,8 +50,8 @@ class TrainingModule(pl.LightningModule):
         forward_seconds: time spent in forward passes since then.
         step_metrics: metrics of the last optimizer step; ``train/loss`` is this rank's part.
         part_norms: part of the model (:func:`part_of`) to the norm of its gradient in the last optimizer step, before clipping;
-            empty under DeepSpeed, which holds gradients in shards.
-        measures: whether losses of labels are to be measured in the next batches.
+            under DeepSpeed only in steps that are measured, and empty if it offloads the optimizer.
+        measures: whether the current optimizer step is to be measured: its losses of labels, and more under DeepSpeed.
         label_losses: this rank's sum of losses and number of targets of each label in those batches, ``[2, L]``, since
             :class:`~vigil_training.trainer.callbacks.MetricsCallback` last took them; ``None`` if there are none.
         step_ids: items of this rank in the last optimizer step.
@@ -174,6 +174,7 @@ class TrainingModule(pl.LightningModule):
 
         if (zero := self._zero) is not None:
             # DeepSpeed holds the gradients in shards: its engine checks, clips, steps and frees them.
+            self.part_norms = zero.part_norms(self._part_of) if self.measures else {}
             optimizer.step(closure=lambda: loss)
             norm, self.skipped = zero.gradient_norm(), zero.skipped_last_step
         else:
@@ -209,9 +210,9 @@ class TrainingModule(pl.LightningModule):
         self.part_norms = {
             part: nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]) for part, own in parts.items()
         }
-        norm = torch.linalg.vector_norm(torch.stack(list(self.part_norms.values())))
-        if hasattr(norm, "full_tensor"):  # of shards under FSDP2: add up those of all ranks
-            norm = norm.full_tensor()
+        total: Any = torch.linalg.vector_norm(torch.stack(list(self.part_norms.values())))
+        # Norms of shards under FSDP2 are added up over the ranks.
+        norm: Tensor = total.full_tensor() if hasattr(total, "full_tensor") else total
         parameters = [parameter for each in parts.values() for parameter in each]
         if self._training.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._training.clip, norm)
@@ -249,8 +250,9 @@ class TrainingModule(pl.LightningModule):
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(self.model, self._recipe.model, self._recipe.optimizer, self._releases)
-        part = {id(parameter): part_of(name) for name, parameter in self.model.named_parameters()}
-        self._group_parts = [{part[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self._part_of = {id(parameter): part_of(name) for name, parameter in trained.items()}
+        self._group_parts = [{self._part_of[id(p)] for p in group["params"]} for group in optimizer.param_groups]
         return optimizer
 
     def on_train_start(self) -> None:

@@ -29,6 +29,7 @@ from vigil_training.distributed.strategies.checkpointed import CheckpointedStrat
 from vigil_training.distributed.strategies.deepspeed_internals import (
     disable_op_builders,
     gradient_norm,
+    shard_gradients,
     update_compute_weights,
 )
 from vigil_training.distributed.strategies.lightning_internals import AnyDeviceDeepSpeedStrategy
@@ -206,6 +207,22 @@ class ZeroStrategy(AnyDeviceDeepSpeedStrategy):
     def gradient_norm(self) -> Tensor:
         """Return the norm of the last gradient before clipping, over weights and ranks; infinite if the step was skipped."""
         return gradient_norm(self.engine.optimizer)
+
+    @torch.no_grad()
+    def part_norms(self, parts: Mapping[int, str]) -> dict[str, Tensor]:
+        """Return the norm of each part's gradient over the ranks, between backward and step; empty if the optimizer is offloaded.
+
+        Args:
+            parts: id of a parameter to the name of its part, in the same order on every rank.
+        """
+        if self._spec.offload_optimizer != "none":
+            return {}
+        names = list(dict.fromkeys(parts.values()))
+        squares = torch.zeros(len(names), device=self.root_device)
+        for parameter, gradient in shard_gradients(self.engine.optimizer):
+            squares[names.index(parts[id(parameter)])] += torch.linalg.vector_norm(gradient.float()).square()
+        dist.all_reduce(squares, group=self.engine.seq_data_parallel_group)
+        return dict(zip(names, squares.sqrt(), strict=True))
 
     @property
     def skipped_last_step(self) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def disable_op_builders() -> None:
@@ -31,6 +31,17 @@ def is_stage_3(optimizer: Any) -> bool:
 def gradient_norm(optimizer: Any) -> Tensor:
     """Return the norm of the last gradient before clipping, over weights and ranks; infinite if the step was skipped."""
     return torch.as_tensor(optimizer._global_grad_norm, dtype=torch.float32)
+
+
+def shard_gradients(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yield the parameters of this rank's shard, each with its part of the gradient, between backward and step.
+
+    Nothing is yielded if the optimizer is offloaded, as the gradients are then in its own buffers.
+    """
+    groups = optimizer.fp16_groups if is_stage_3(optimizer) else optimizer.params_in_partition
+    for index, parameters in enumerate(groups):
+        gradients = optimizer.averaged_gradients.get(index) or ()
+        yield from zip(parameters, (g for g in gradients if not getattr(g, "_zero_padding", False)), strict=False)
 
 
 @torch.no_grad()

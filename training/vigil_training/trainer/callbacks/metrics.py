@@ -80,6 +80,8 @@ class MetricsCallback(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here, without validation and checkpoints at the end of the epoch before."""
         del trainer
+        if self._meter is None:
+            self._meter = MachineMeter(pl_module.device)
         self._restart(training_module(pl_module))
         self._waited = self._seconds = 0.0  # the loader counts from the start of the epoch
 
@@ -108,8 +110,7 @@ class MetricsCallback(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, module: TrainingModule) -> dict[str, float]:
         """Return the metrics of the step that has ended, and of the time since the last line."""
-        if self._meter is None:
-            self._meter = MachineMeter(module.device)
+        assert self._meter is not None
         metrics = {name: float(value) for name, value in module.step_metrics.items()}
         for part, norm in module.part_norms.items():
             metrics[f"train/gradient_norm/{part}"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
