@@ -11,7 +11,7 @@ import pytest
 
 from vigil_training.runs.run import open_run
 from vigil_training.tracking import further_loggers
-from vigil_training.tracking.further_loggers import MLflowRun, open_further_loggers
+from vigil_training.tracking.further_loggers import MLflowRun, name_in_mlflow, open_further_loggers
 from vigil_training.tracking.local_metrics import JsonLinesLogger
 
 NAMES = ("tensorboard", "mlflow", "csv")
@@ -29,7 +29,7 @@ def log_steps(run, start, steps, *, killed=False):
     """Log as a training that resumes at ``start``; lines of step 3 and 6 have a validation after them."""
     loggers = [JsonLinesLogger(run.metrics, start), *open_further_loggers(run, start)]
     for step in steps:
-        lines = [{"epoch": 0, "train/loss": math.nan if step == 2 else 1 / step}]
+        lines = [{"epoch": 0, "train/loss": math.nan if step == 2 else 1 / step, "train/loss/cat": 3 / step}]
         lines += [{"epoch": 0, "validation/loss": 2 / step}] if step % 3 == 0 else []
         for line in lines:
             for logger in loggers:
@@ -68,6 +68,16 @@ def in_mlflow(run):
     return unique([(n, m.step, m.value) for n in names for m in client.get_metric_history(record["run_id"], n)])
 
 
+def renamed(numbers):
+    return {(name_in_mlflow(name), step): value for (name, step), value in numbers.items()}
+
+
+def test_name_in_mlflow():
+    assert name_in_mlflow("train/loss/spam") == "train/loss.spam"
+    assert name_in_mlflow("validation/recall@10/text-image") == "validation/recall_10.text-image"
+    assert [name_in_mlflow(name) for name in ("epoch", "train/loss")] == ["epoch", "train/loss"]
+
+
 def unique(found):
     """Return what was found, and check that no number was logged twice but for the epoch of a validation."""
     counts = {(name, step): 0 for name, step, _ in found}
@@ -85,8 +95,9 @@ def test_further_loggers_hold_the_metrics_of_a_resumed_run_once(run):
     assert json.loads((run.path / "mlflow.json").read_text()) == first
     expected = {key: math.nan if value is None else value for key, value in wanted(run).items()}
     assert ("validation/loss", 6) in expected
-    for found in (in_tensorboard(run), in_csv(run), in_mlflow(run)):
+    for found in (in_tensorboard(run), in_csv(run)):
         assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    assert in_mlflow(run) == pytest.approx(renamed(expected), rel=1e-6, nan_ok=True)
 
 
 def test_mlflow_run_is_sent_completely_by_the_next_start(run, monkeypatch):
@@ -94,7 +105,8 @@ def test_mlflow_run_is_sent_completely_by_the_next_start(run, monkeypatch):
         patch.setattr(MLflowRun, "_send", lambda self: None)  # A server that was gone.
         log_steps(run, 0, range(1, 5), killed=True)
     log_steps(run, 4, range(5, 7))
-    assert in_mlflow(run) == pytest.approx({k: math.nan if v is None else v for k, v in wanted(run).items()}, nan_ok=True)
+    expected = renamed({key: math.nan if value is None else value for key, value in wanted(run).items()})
+    assert in_mlflow(run) == pytest.approx(expected, nan_ok=True)
 
 
 def test_further_loggers_that_fail_warn_once_and_do_not_stop(run, caplog, monkeypatch):

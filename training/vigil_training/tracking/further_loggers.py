@@ -182,7 +182,7 @@ class MLflowRun(FaultTolerantLogger):
                 sent[step] -= 1
                 continue
             now = int(time.time() * 1000)
-            client.log_batch(id_, [Metric(_allowed(name), value, now, step) for name, value in metrics.items()])
+            client.log_batch(id_, [Metric(name_in_mlflow(name), value, now, step) for name, value in metrics.items()])
         client.set_terminated(id_, "FINISHED" if self._exit_code == 0 else "KILLED")
 
     def _open_run(self, client: Any) -> str:
@@ -208,9 +208,13 @@ def read_lines(run: Run) -> Iterator[Line]:
         yield {name: float("nan") if value is None else value for name, value in line.items()}, step
 
 
-def _allowed(name: str) -> str:
-    """Return the name of a metric as MLflow allows it."""
-    return re.sub(r"[^\w/. :-]", "_", name)
+def name_in_mlflow(name: str) -> str:
+    """Return the name of a metric as MLflow allows it, such as ``train/loss.spam`` for ``train/loss/spam``.
+
+    Its file store keeps each metric in a file, so that none can be the folder of another, as ``train/loss`` would be.
+    """
+    group, _, rest = name.partition("/")
+    return re.sub(r"[^\w/. :-]", "_", f"{group}/{rest.replace('/', '.')}" if rest else name)
 
 
 def _raise(error: Exception) -> None:
