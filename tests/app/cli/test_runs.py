@@ -94,6 +94,9 @@ def test_runs_diff_of_three_runs_and_evaluations_of_other_data(vigil, tmp_path):
     assert "optimizer.lr  0.2  0.2  0.1" in text
     assert "different datasets or versions" in text
     assert "change" not in text
+    for name in "ab":
+        (tmp_path / name / "environment.json").unlink()
+    assert vigil("diff", "a", "b").splitlines()[-1] == "not recorded: data, code, environment"
 
 
 def test_runs_diff_counts_rows_and_cells_between_versions(vigil, tmp_path):

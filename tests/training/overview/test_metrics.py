@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from run_folders import curve, make_run
 
 from vigil_training.overview import metrics
-from vigil_training.overview.metrics import best_value, decimate, last_values, read_curves, read_evaluations
+from vigil_training.overview.metrics import decimate, last_values, read_curves, read_evaluations, read_validations
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 10_000), st.floats(-1e6, 1e6)), min_size=1, max_size=400, unique_by=lambda point: point[0]
@@ -33,7 +33,7 @@ def test_decimate_keeps_ends_order_and_extremes_of_every_span(points, buckets):
     }
 
 
-def test_best_value_is_that_of_a_loop_and_skips_damaged_lines(tmp_path, monkeypatch):
+def test_read_validations_is_that_of_a_loop_and_skips_damaged_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_CHUNK_BYTES", 97)  # Lines cross the ends of chunks.
     lines = curve(2000)
     run = make_run(tmp_path / "a", lines=lines)
@@ -42,17 +42,18 @@ def test_best_value_is_that_of_a_loop_and_skips_damaged_lines(tmp_path, monkeypa
             '{"step": 1, "validation/macro_ap": null}\n7\n{"step": null, "validation/macro_ap": 9}\n{"validation/macro_ap": 99'
         )
     found = [(line["validation/macro_ap"], line["step"]) for line in lines if "validation/macro_ap" in line]
-    assert best_value(run, "validation/macro_ap", "max") == max(found)
-    assert best_value(run, "validation/macro_ap", "min") == min(found)
-    assert best_value(run, "validation/ap", "max") is None
+    best, last = read_validations(run, "validation/macro_ap", "max")
+    assert (best, last["validation/ap/spam"], last["validation/macro_ap"]) == (max(found), 0.5, found[-1][0])
+    assert read_validations(run, "validation/macro_ap", "min")[0] == min(found)
+    assert read_validations(run, "validation/ap", "max") == (None, {})
     curves = read_curves(run)
     assert curves["validation/macro_ap"] == [(step, value) for value, step in found]
     assert len(curves["train/loss"]) == 200
 
 
 def test_metrics_without_a_file_are_empty(tmp_path):
-    assert (last_values(tmp_path), read_curves(tmp_path), best_value(tmp_path, "a", "max"), read_evaluations(tmp_path)) == (
-        *({}, {}, None),
+    assert (last_values(tmp_path), read_curves(tmp_path), read_validations(tmp_path, "a", "max"), read_evaluations(tmp_path)) == (
+        *({}, {}, (None, {})),
         [],
     )
 

@@ -13,6 +13,7 @@ from vigil_training.overview.recipe_values import flatten
 from vigil_training.overview.summary import RunSummary
 
 _ENVIRONMENT = ("python", "libraries", "machine", "slurm")
+_RECORDED = ("recipe", "data", "code", "environment")
 _GIT_SECONDS = 10
 
 
@@ -55,6 +56,7 @@ class RunDifferences:
         environment: dotted keys of libraries, machine and job that differ.
         training: state, step, best value and last training loss of each run, also where they are equal.
         metrics: metrics of evaluations that at least two runs have.
+        not_recorded: which of recipe, data, code and environment no run has recorded.
         evaluated_alike: whether the evaluations of each split had the same dataset and version in all runs.
     """
 
@@ -67,6 +69,7 @@ class RunDifferences:
     environment: list[Row]
     training: list[Row]
     metrics: list[MetricRow]
+    not_recorded: list[str]
     evaluated_alike: bool
 
 
@@ -81,6 +84,7 @@ def compare_runs(
         checkout: a folder in the checkout whose commits are listed (default: the working folder).
         progress: called while versions of a dataset are compared.
     """
+    recipes, datasets, commits = [run.recipe for run in runs], [run.dataset for run in runs], [run.git for run in runs]
     environments = [
         dict(flatten({name: run.environment[name] for name in _ENVIRONMENT if name in run.environment})) for run in runs
     ]
@@ -89,15 +93,16 @@ def compare_runs(
     tested = {split: {of.facts.get("dataset") for run in runs for of in run.evaluations if of.name == split} for split in splits}
     return RunDifferences(
         [str(run.path) for run in runs],
-        _rows([run.recipe for run in runs]),
-        _rows([run.dataset for run in runs]),
+        _rows(recipes),
+        _rows(datasets),
         _dataset_changes(runs, progress),
-        _rows([run.git for run in runs]),
+        _rows(commits),
         _commits(runs, checkout or Path.cwd()),
         _rows(environments),
         [Row(name, [value(run) for run in runs]) for name, value in _TRAINING.items()],
         metrics,
-        all(len(datasets) == 1 for datasets in tested.values()),
+        [name for name, of in zip(_RECORDED, (recipes, datasets, commits, environments), strict=True) if not any(of)],
+        all(len(of) == 1 for of in tested.values()),
     )
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,6 +14,9 @@ Points = list[tuple[float, float]]
 """Steps and values of a curve."""
 
 _CHUNK_BYTES = 1 << 22
+
+_LAST_LINES = 30
+"""Lines in which the last values of training are looked for; each has nearly all of its metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +52,27 @@ class Evaluation:
 def last_values(run: Path) -> dict[str, float]:
     """Return the last value of each metric in the last lines of ``metrics.jsonl``, with ``step`` and ``epoch``."""
     found: dict[str, float] = {}
-    for record in read_last_metrics(run):
-        for name, value in record.items():
-            if _is_number(value):
-                found.setdefault(name, value)
+    for record in islice(read_last_metrics(run), _LAST_LINES):
+        found |= {name: value for name, value in record.items() if name not in found and _is_number(value)}
     return found
 
 
-def best_value(run: Path, metric: str, mode: str) -> tuple[float, int] | None:
-    """Return the best value of a metric and its step; ``None`` without one. Only lines that name the metric are parsed."""
+def read_validations(run: Path, metric: str, mode: str) -> tuple[tuple[float, int] | None, dict[str, float]]:
+    """Return the best value of a metric of validation with its step, and the last value of each metric of its lines.
+
+    Only lines that name the metric are parsed. The best value is ``None`` if there is none.
+    """
     best: tuple[float, int] | None = None
-    name = json.dumps(metric).encode()
-    for line in _lines_with(run / "metrics.jsonl", name):
+    last: dict[str, Any] = {}
+    for line in _lines_with(run / "metrics.jsonl", json.dumps(metric).encode()):
         record = _parsed(line)
         value, step = record.get(metric), record.get("step")
-        if not (_is_number(value) and isinstance(step, int)):
+        if not isinstance(step, int):
             continue
-        if best is None or (value > best[0] if mode == "max" else value < best[0]):
+        last |= {name: of for name, of in record.items() if of is not None}
+        if _is_number(value) and (best is None or (value > best[0] if mode == "max" else value < best[0])):
             best = value, step
-    return best
+    return best, {name: value for name, value in last.items() if _is_number(value)}
 
 
 def read_curves(run: Path) -> dict[str, Points]:

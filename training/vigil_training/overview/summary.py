@@ -10,7 +10,7 @@ from typing import Any
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
-from vigil_training.overview.metrics import Evaluation, best_value, last_values, read_evaluations
+from vigil_training.overview.metrics import Evaluation, last_values, read_evaluations, read_validations
 from vigil_training.overview.recipe_values import read_values
 from vigil_training.overview.state import RunState, read_state
 
@@ -184,6 +184,7 @@ def read_summary(folder: Path, below: Path | None = None) -> RunSummary:
     except UserError as error:
         state = _broken(state, f"resolved.yaml: {error}")
     monitor = str(recipe.get("training.monitor", ""))
+    best, validation = read_validations(folder, monitor, str(recipe.get("training.mode", "max"))) if monitor else (None, {})
     name = os.path.relpath(folder, below or folder.parent)
     return RunSummary(
         folder,
@@ -191,9 +192,9 @@ def read_summary(folder: Path, below: Path | None = None) -> RunSummary:
         state,
         recipe,
         _json(folder / "environment.json"),
-        last_values(folder),
+        validation | last_values(folder),
         monitor,
-        best_value(folder, monitor, str(recipe.get("training.mode", "max"))) if monitor else None,
+        best,
         read_evaluations(folder),
     )
 

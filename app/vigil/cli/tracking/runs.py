@@ -254,7 +254,7 @@ def _print_differences(found: "RunDifferences") -> None:
     same = []
     for title, rows, lines in sections:
         if not rows and not lines:
-            same.append(title)
+            same += [title] if title not in found.not_recorded else []
             continue
         _print_table([title, *names], [[row.key, *(_cut(_cell(value), MAX_VALUE_WIDTH) for value in row.values)] for row in rows])
         for line in lines:
@@ -275,8 +275,9 @@ def _print_differences(found: "RunDifferences") -> None:
         typer.echo("The evaluations are of different datasets or versions, so that their metrics are not of the same items.")
     if not found.metrics:
         typer.echo("metrics: no split on which two of them were evaluated; `vigil evaluate RUN` does")
-    if same:
-        typer.echo(f"the same: {', '.join(same)}")
+    for what, titles in (("the same", same), ("not recorded", found.not_recorded)):
+        if titles:
+            typer.echo(f"{what}: {', '.join(titles)}")
 
 
 def _interval(metric: "Metric | None") -> str:
