@@ -1,10 +1,13 @@
 """Finding run folders, and reading damaged ones."""
 
+import json
+
 import pytest
 from run_folders import curve, make_run
 
 from vigil_data.errors import UserError
 from vigil_training.overview.summary import find_runs, read_all, read_summary
+from vigil_training.runs.starts import read_starts
 
 
 def test_find_runs_finds_nested_runs_and_leaves_out_bundles_links_and_hidden_folders(tmp_path):
@@ -74,3 +77,30 @@ def test_read_summary_of_a_run_without_a_recipe_is_broken(tmp_path, text):
     assert read_summary(run).state.name == "broken"
     assert read_summary(run).state.reason.startswith("resolved.yaml")
     assert read_summary(run).value("step") == 100
+
+
+def test_read_summary_follows_a_training_that_is_preempted_and_resumed(make_recipe, tmp_path):
+    from vigil_training.distributed.preemption import Preempted, Preemption
+    from vigil_training.distributed.world import World
+    from vigil_training.trainer.fit import fit_recipe
+
+    recipe = make_recipe()
+    asked = Preemption()
+    asked.asked = "SIGTERM"
+    with pytest.raises(Preempted) as stopped:
+        fit_recipe(recipe, recipe.model_dump_json(indent=1), tmp_path / "run", World(), asked)
+    found = read_summary(tmp_path / "run")
+    assert (found.state.name, found.state.reason) == ("preempted", str(stopped.value).splitlines()[0])
+    assert found.recipe["optimizer.lr"] == 0.003
+    run = fit_recipe(recipe, recipe.model_dump_json(indent=1), tmp_path / "run")
+    found = read_summary(tmp_path / "run")
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    values = [(line["validation/macro_ap"], line["step"]) for line in lines if "validation/macro_ap" in line]
+    best = max(value for value, _ in values)
+    assert found.best == next((value, step) for value, step in values if value == best)
+    assert (found.state.name, found.value("step"), found.value("version")) == ("finished", lines[-1]["step"], 1)
+    assert (found.value("dataset"), found.value("run_id")) == (recipe.data.dataset, run.run_id)
+    first, second = read_starts(run.path)
+    assert (first.outcome, second.outcome) == ("preempted", "finished")
+    both = sum((start.end - start.start).total_seconds() for start in (first, second))
+    assert found.state.seconds == pytest.approx(both, abs=0.01)

@@ -77,11 +77,15 @@ class MetricsCallback(pl.Callback):
         self._meter: MachineMeter | None = None
         self.data_wait = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here: a run that resumes in the middle of an epoch does not start one."""
+        del trainer
+        self._meter = MachineMeter(pl_module.device)
+        self._restart(training_module(pl_module))
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here, without validation and checkpoints at the end of the epoch before."""
         del trainer
-        if self._meter is None:
-            self._meter = MachineMeter(pl_module.device)
         self._restart(training_module(pl_module))
         self._waited = self._seconds = 0.0  # the loader counts from the start of the epoch
 
