@@ -30,6 +30,9 @@ class FakeWandb:
         trouble_after_upsert: ``hangs`` or ``fails``: how it behaves from the first upload of a run on, or empty.
         history: run id to its history lines, by their offset: a line that is sent twice replaces the first.
         operations: names of the GraphQL operations, in their order.
+        sweep_config: configuration of the sweep that was created, in YAML.
+        agent_commands: what agents are told to do, one when the one before has ended.
+        sweep_of: run id to the sweep with which it was uploaded.
         refusals: name of a GraphQL operation to the error with which it is refused.
         runs: ids of the runs that it has.
         missing_projects: names of projects that it lacks.
@@ -43,6 +46,9 @@ class FakeWandb:
         self.trouble_after_upsert = ""
         self.history: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         self.operations: list[str] = []
+        self.sweep_config = ""
+        self.agent_commands: list[dict[str, Any]] = []
+        self.sweep_of: dict[str, str | None] = {}
         self.refusals: dict[str, str] = {}
         self.runs: set[str] = set()
         self.missing_projects: set[str] = set()
@@ -99,9 +105,20 @@ class FakeWandb:
                 self.hangs = self.trouble_after_upsert == "hangs"
                 self.status = 503 if self.trouble_after_upsert == "fails" else 200
                 self.runs.add(name)
+                self.sweep_of[name] = variables.get("sweep") or self.sweep_of.get(name)  # Later updates leave it out.
                 bucket = {"id": name, "name": name, "displayName": name, "description": "", "config": "{}", "sweepName": None}
                 bucket |= {"project": project, "historyLineCount": len(self.history.get(name, ()))}
                 return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+            case "UpsertSweep":
+                self.sweep_config = variables["config"]
+                return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
+            case "SweepWithRuns":
+                return {"project": {"sweep": {"id": "sweep1", "config": self.sweep_config, "runs": {"edges": []}}}}
+            case "CreateAgent":
+                return {"createAgent": {"agent": {"id": "agent1"}}}
+            case "Heartbeat":  # The next point once the last one has ended.
+                commands = [] if json.loads(variables["runState"]) else [self.agent_commands.pop(0)]
+                return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
             case "CreateRunFiles":
                 files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
                 return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}

@@ -9,6 +9,7 @@ Example:
 
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from functools import cached_property
@@ -155,7 +156,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The id of the run: eight hexadecimal digits, the same over all its starts, in Weights & Biases and in the ledger.
+        """The id of the run: eight characters, the same over all its starts, in Weights & Biases and in the ledger.
 
         Raises:
             UserError: if the folder has none.
@@ -341,9 +342,10 @@ def open_run(recipe: Recipe, resolved_text: str, folder: StrPath) -> Run:
 
 
 def identify(folder: Path) -> None:
-    """Give a run folder its id, unless it has one."""
+    """Give a run folder its id, unless it has one: that of W&B's agent, if it started this process, or a new one."""
     if not (folder / RUN_ID).is_file():
-        write_file(folder / RUN_ID, uuid.uuid4().hex[:8] + "\n")
+        given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        write_file(folder / RUN_ID, (given or uuid.uuid4().hex[:8]) + "\n")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

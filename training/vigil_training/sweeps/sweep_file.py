@@ -28,6 +28,7 @@ from vigil_training.recipe.specs import Ranks, retrieval_metric_names, validatio
 from vigil_training.sweeps.constraints import Constraint, parse_constraint
 from vigil_training.sweeps.space import Point, grid_points, grid_size, points_to_check
 from vigil_training.sweeps.specs import LATENCY, SweepSpec
+from vigil_training.sweeps.wandb_engine.config import engine_problems
 
 MAX_GRID = 100_000
 """Points of a grid; more are a mistake."""
@@ -187,6 +188,8 @@ def _mistakes(plan: SweepPlan) -> Iterator[str]:
         for key in spec.space:
             if key.split(".")[0] in ("name", "tracking", "taxonomy", "extends"):
                 yield f"{plan.origin('space', key)}: space.{key}: is the same in all trials; leave this out"
+    if spec.engine == "wandb":
+        yield from engine_problems(plan)
     if plan.constraints and spec.sampler.kind == "grid" and plan.trials == 0:
         yield f"{plan.origin('constraints')}: constraints: no point of the grid satisfies them"
 

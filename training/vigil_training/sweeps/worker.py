@@ -70,6 +70,65 @@ def run_worker(folder: SweepFolder, stop: Preemption) -> None:
         storage.log.close()
 
 
+def run_point(folder: SweepFolder, point: Point, stop: Preemption) -> None:
+    """Run one trial with a given point, such as one that W&B's agent asks for; does nothing if the sweep has all its trials.
+
+    A trial that is stopped ends, since nobody continues it: pruned if it has reported a value, or else failed.
+
+    Args:
+        folder: the sweep folder.
+        point: the point.
+        stop: says when this trial is asked to stop.
+
+    Raises:
+        Failure: if the sweep folder cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = folder.storage()
+    storage.log.open(slurm=_slurm_job())
+    try:
+        with _heartbeat(storage.log, _beat_seconds(folder)):
+            try:
+                number = storage.create_new_trial(0)
+            except SweepFullError:
+                return
+            space = folder.plan.spec.space
+            dimensions = {key: (distribution_of(space[key]), encode(space[key], value)) for key, value in point.items()}
+            storage.start_trial(number, dimensions, {})
+            try:
+                _Trial(folder, storage, number, stop).run()
+            except Preempted:
+                if storage.take_over(number, newest_attempt(storage.log, storage.log.trials[number])):
+                    _end_stopped(folder, storage, number)
+    finally:
+        storage.log.close()
+
+
+def close_lost_trials(folder: SweepFolder) -> None:
+    """End the trials whose worker was lost, where nobody would resume them."""
+    storage = folder.storage()
+    storage.log.read()
+    storage.log.read_claims()
+    storage.log.open(slurm=_slurm_job())
+    try:
+        for trial, attempt in lost_trials(storage.log, folder.plan.spec.stale_after):
+            if storage.take_over(trial.number, attempt):
+                _end_stopped(folder, storage, trial.number)
+    finally:
+        storage.log.close()
+
+
+def _end_stopped(folder: SweepFolder, storage: SweepStorage, number: int) -> None:
+    """End a trial that was stopped and that nobody continues."""
+    epochs = storage.get_trial(number).intermediate_values
+    if not epochs:
+        _end(folder, storage, number, reason="it was stopped before its first validation")
+        return
+    storage.set_trial_user_attrs(number, {"reason": f"stopped after {max(epochs)} epochs"})
+    folder.study(storage).tell(number, state=optuna.trial.TrialState.PRUNED)
+    log.info("trial %d was stopped after %d epochs", number, max(epochs))
+
+
 def _next_trial(folder: SweepFolder, storage: SweepStorage) -> int | None:
     """Take over a trial whose worker was lost, or create one; ``None`` if the others are running."""
     spec = folder.plan.spec

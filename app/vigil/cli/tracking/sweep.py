@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vigil.cli.tracking import sweep_plot, sweep_submit
+from vigil.cli.tracking.sweep_submit import prepare_engine
 
 if TYPE_CHECKING:
     from vigil_training.sweeps.results import TrialResult
@@ -54,6 +55,7 @@ def run(
     _check_optuna()
     plan = read_sweep(sweep)
     folder = open_sweep(plan, to or Path("sweeps") / plan.spec.name)
+    prepare_engine(folder)
     run_workers(folder, workers, lambda result: typer.echo(_line(folder, result)))
     _print_best(folder)
     typer.echo(f"next: vigil sweep best {folder.path} --to recipe.yaml")
@@ -70,6 +72,11 @@ def worker(sweep: SweepDir) -> None:
     _check_optuna()
     folder = SweepFolder(sweep)
     with Preemption(ignore_on_exit=True) as stop:
+        if folder.plan.spec.engine == "wandb":
+            from vigil_training.sweeps.wandb_engine.agent import run_agent
+
+            run_agent(folder, stop)
+            return
         from vigil_training.sweeps.worker import run_worker
 
         run_worker(folder, stop)

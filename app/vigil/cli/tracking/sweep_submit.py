@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vigil_slurm.batch_script import BatchJob
     from vigil_slurm.site import Site
     from vigil_training.sweeps.sweep_file import SweepPlan
+    from vigil_training.sweeps.sweep_folder import SweepFolder
 
 WORKERS = "workers"
 """Subfolder of a sweep folder with a folder for each task: job.sh, slurm/ with its log and its starts."""
@@ -81,7 +82,7 @@ def submit(
             raise UserError(f"{short_path(folder)}: all {ended} trials have ended; there is nothing to submit")
     runs = [folder / WORKERS / f"task-{task}" for task in range(tasks)]
     refuse_queued(runs)
-    open_sweep(plan, folder)
+    prepare_engine(open_sweep(plan, folder))
     for run in runs:
         make_folder(run)
     number = submit_batch_script(script, runs, range(tasks), job.nodes)
@@ -102,6 +103,14 @@ def cancel(sweep: Annotated[Path, typer.Argument(metavar="SWEEPDIR", help="A swe
         raise UserError(f"{sweep}: has no task in the queue; `vigil jobs` shows how they ended")
     for job in queued:
         typer.echo(cancel_job(job.job, job.run, None))
+
+
+def prepare_engine(folder: "SweepFolder") -> None:
+    """Create W&B's sweep, if W&B chooses the points, and print where it is."""
+    if folder.plan.spec.engine == "wandb":
+        from vigil_training.sweeps.wandb_engine.agent import create_wandb_sweep
+
+        typer.echo(f"W&B's sweep: {create_wandb_sweep(folder)}")
 
 
 def _make_job(plan: "SweepPlan", site: "Site", folder: Path, tasks: int, after: str | None) -> "BatchJob":
