@@ -13,11 +13,13 @@ import tiny_run
 import yaml
 
 from vigil_data.errors import UserError
+from vigil_training.distributed.preemption import Preemption
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.sweeps.results import read_results
 from vigil_training.sweeps.sweep_file import read_sweep
 from vigil_training.sweeps.sweep_folder import SweepFolder, open_sweep
 from vigil_training.sweeps.wandb_engine.config import wandb_config
+from vigil_training.sweeps.worker import close_lost_trials, run_point
 
 SWEEP = """
 name: cheap
@@ -84,7 +86,7 @@ def test_what_a_sweep_of_wandb_cannot_express_is_refused_at_once(tmp_path: Path)
         assert any(f"{where}: engine wandb {what}" in line for line in caught.value.lines), caught.value.lines
 
 
-def test_agent_of_wandb_runs_its_points_as_trials(tmp_path: Path, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_of_wandb_runs_its_points_as_trials(tmp_path: Path, material: Path) -> None:
     values: dict[str, Any] = tiny_run.recipe_values(material, name="tiny", training__epochs=1, tracking__mode="online")
     (tmp_path / "recipe.yaml").write_text(Recipe.model_validate(values).model_dump_json())
     (tmp_path / "sweep.yaml").write_text(
@@ -109,3 +111,55 @@ def test_agent_of_wandb_runs_its_points_as_trials(tmp_path: Path, material: Path
     assert server.sweep_of["abcd1234"] == "sweep1"
     assert any("validation/macro_ap" in row for row in server.history["abcd1234"].values())
     assert json.loads((folder.path / "wandb-sweep.json").read_text())["path"].endswith("/sweep1")
+
+
+OBJECTIVE = """
+import time
+
+def score(point, report):
+    if point["x"] > 0.5:
+        report(1, {"score": point["x"]})
+    time.sleep(600)
+"""
+
+
+class Stop(Preemption):
+    """Asks to stop once a trial has started, or has reported a value."""
+
+    def __init__(self, folder: SweepFolder, *, reported: bool) -> None:
+        self._folder, self._reported = folder, reported
+
+    @property
+    def asked(self) -> str | None:  # type: ignore[override]
+        started = [trial.attempts[0] for trial in self._folder.read().trials if trial.last >= 0 and not trial.ended]
+        return "SIGTERM" if any(of.intermediate if self._reported else of.params for of in started) else None
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_trial_of_an_agent_that_is_stopped_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: bool) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    folder = folder_of(tmp_path, "name: s\nfunction: objective:score\nmetric: score\ntrials: 1\nspace: {x: {float: [0, 1]}}\n")
+    run_point(folder, {"x": 0.75 if reported else 0.25}, Stop(folder, reported=reported))
+    [result] = read_results(folder)
+    if reported:
+        assert (result.state, result.reason) == ("pruned", "stopped after 1 epochs")
+    else:
+        assert (result.state, result.reason) == ("failed", "it was stopped before its first validation")
+    # The sweep has its trial: another point is not run.
+    run_point(folder, {"x": 0.1}, Stop(folder, reported=False))
+    assert len(read_results(folder)) == 1
+
+
+def test_trial_of_an_agent_that_was_killed_ends_as_failed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, SWEEP)
+    killed = folder.storage()
+    killed.log.open(slurm=None)
+    killed.create_new_trial(0)
+    close_lost_trials(folder)
+    assert [result.state for result in read_results(folder)] == ["running"]
+    killed.log.close()
+    close_lost_trials(folder)
+    assert [(result.state, result.reason) for result in read_results(folder)] == [
+        ("failed", "it was stopped before its first validation")
+    ]
