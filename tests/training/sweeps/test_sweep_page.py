@@ -20,7 +20,7 @@ from simulated_sweeps import SPACE, simulate_trials
 from vigil_evaluation.report import curves
 from vigil_training.sweeps.report import Objective, SweepView, charts, write_sweep_page
 from vigil_training.sweeps.report.page import remarks, trial_row
-from vigil_training.sweeps.report.scales import parameter_scale, value_scale
+from vigil_training.sweeps.report.scales import number, parameter_scale, value_scale
 
 AP, LATENCY = Objective("validation/macro_ap", maximize=True), Objective("latency_ms", maximize=False)
 FINITE = st.floats(-1e9, 1e9)
@@ -71,6 +71,9 @@ def test_value_scale_covers_its_values_in_order_with_few_ticks(values: list[floa
 def test_value_scale_skips_values_that_are_not_finite() -> None:
     assert value_scale([inf, nan, 0.2, 0.6, -inf]) == value_scale([0.2, 0.6])
     assert [text for _, text in value_scale([0.21, 0.58]).ticks] == ["0.2", "0.3", "0.4", "0.5", "0.6"]
+    assert [text for _, text in value_scale([0, 3], exact=True, whole=True).ticks] == ["0", "1", "2", "3"]
+    assert [text for _, text in value_scale([0, 9], exact=True, whole=True).ticks] == ["0", "2", "4", "6", "8"]
+    assert [number(value) for value in (-6.8991e-5, 1e-5, -0.25)] == ["\u22126.899e-5", "1e-5", "\u22120.25"]
     assert value_scale([]).position(0.5) == pytest.approx(0.5)
 
 

@@ -130,7 +130,7 @@ def history(view: SweepView, index: int) -> Chart:
     points = [(trial, value) for trial in view.trials if (value := value_of(trial, index)) is not None]
     up = value_scale((value for _, value in points), ticks=VALUE_TICKS)
     last = max(len(view.trials) - 1, view.planned - 1 if view.planned else 0, 1)
-    across = value_scale([0, last], exact=True)
+    across = value_scale([0, last], exact=True, whole=True)
     best, corners = None, []
     for trial in view.feasible:
         value = trial.values[index]
@@ -161,7 +161,7 @@ def learning_curves(view: SweepView) -> Chart | None:
     if not reported:
         return None
     steps = [step for trial in reported for step in trial.intermediate_values]
-    across = value_scale([0, *steps], exact=True)
+    across = value_scale([0, *steps], exact=True, whole=True)
     reports = (value for trial in reported for value in trial.intermediate_values.values())
     up = value_scale(reports, ticks=VALUE_TICKS)
     lines, dots = [], []

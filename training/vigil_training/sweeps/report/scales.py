@@ -39,12 +39,13 @@ class Scale:
         return min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
-def value_scale(values: Iterable[float], *, exact: bool = False, ticks: int = MAX_TICKS) -> Scale:
+def value_scale(values: Iterable[float], *, exact: bool = False, whole: bool = False, ticks: int = MAX_TICKS) -> Scale:
     """Return the shortest linear axis with round ends that covers all finite values.
 
     Args:
         values: values to cover.
         exact: end exactly at the lowest and the highest of them instead.
+        whole: label whole numbers only.
         ticks: highest number of ticks.
     """
     known = [value for value in values if isfinite(value)]
@@ -53,10 +54,17 @@ def value_scale(values: Iterable[float], *, exact: bool = False, ticks: int = MA
         low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
     power = 10.0 ** floor(log10((high - low) / ticks))
     steps = [digit * size for size in (power, 10 * power) for digit in _DIGITS]
-    step = next(step for step in steps if ceil(high / step - 1e-9) - floor(low / step + 1e-9) < ticks)
-    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    steps = [step for step in steps if step >= 1 and step == round(step)] or [1.0] if whole else steps
+    down, up = (ceil, floor) if exact else (floor, ceil)
+
+    def ends_at(step: float) -> tuple[int, int]:
+        slack = 1e-9 if down is floor else -1e-9
+        return down(low / step + slack), up(high / step - slack)
+
+    step = next((step for step in steps if ends_at(step)[1] - ends_at(step)[0] < ticks), steps[-1])
+    first, last = ends_at(step)
     ends = (low, high) if exact else (first * step, last * step)
-    at = [i * step for i in range(first, last + 1) if ends[0] - 1e-9 * step <= i * step <= ends[1] + 1e-9 * step]
+    at = [i * step for i in range(first, last + 1)]
     return Scale(*ends, tuple((min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0), number(value)) for value in at))
 
 
@@ -87,10 +95,8 @@ def parameter_scale(distributions: Sequence[BaseDistribution]) -> Scale:
 
 def number(value: float) -> str:
     """Format a number for people: at most four significant digits, ``1e-05`` as ``1e-5``."""
-    text = f"{value:.4g}"
-    digits, e, power = text.partition("e")
-    text = f"{digits}e{int(power)}" if e else digits
-    return text.replace("-", "\N{MINUS SIGN}") if not e else text
+    digits, e, power = f"{value:.4g}".replace("-", "\N{MINUS SIGN}", value < 0).partition("e")
+    return f"{digits}e{int(power)}" if e else digits
 
 
 def shown(value: Any) -> str:
