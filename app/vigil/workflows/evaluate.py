@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError, percent_hint
-from vigil_data.filesystem import StrPath, replaced_file, write_file
+from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_file
 from vigil_data.items import Modality
+from vigil_data.lineage import Input, Node, record
 from vigil_data.presence import PRESENCE
 from vigil_data.progress import ProgressCallback
 from vigil_evaluation.specs import EvaluationSpec
@@ -74,6 +75,7 @@ def evaluate(
     from vigil.workflows.evidence import item_examples
     from vigil.workflows.prediction_sources import FINGERPRINT_KEY, predictions_fingerprint
     from vigil_evaluation.evaluation_data import EvaluationData
+    from vigil_training.runs.lineage import record_checkpoint
     from vigil_training.runs.predict import outputs_to_table, predict_rows
 
     thresholds, spec = run.read_thresholds(), spec or run.recipe.evaluation
@@ -95,6 +97,7 @@ def evaluate(
         "undecodable": str(len(predicted.refused)),
         "modalities": "+".join(only) if only else "all",
     }
+    model = record_checkpoint(run, run.checkpoint(checkpoint))
     if own and checkpoint == "best" and not only:
         table = table.replace_schema_metadata({FINGERPRINT_KEY: predictions_fingerprint(run, dataset, split)})
     folder = run.evaluation(name + _suffix(checkpoint, only)) if to is None else Path(to)
@@ -105,6 +108,7 @@ def evaluate(
         calibrated=run.read_calibrated(),
         policy=policy,
         examples=lambda ids: item_examples(run, dataset, ids, checkpoint=checkpoint, only=only),
+        inputs=[model.as_input("model"), dataset.node.as_input("evaluated")],
         progress=progress,
     )
     return Evaluation(folder, results, table, predicted.refused)
@@ -171,6 +175,7 @@ def evaluate_bundle(
         to=to,
         calibrated=loaded.calibrated,
         policy=loaded.policy if policy is None else policy,
+        inputs=[Input("bundle", loaded.digest, "model", Path(bundle).name), dataset.node.as_input("evaluated")],
         progress=progress,
     )
     if texts is not None:
@@ -230,6 +235,7 @@ def write_evaluation(
     calibrated: "FittedCalibration | None" = None,
     policy: "CompiledPolicy | None" = None,
     examples: "Callable[[Sequence[str]], Mapping[str, ItemExample]] | None" = None,
+    inputs: Sequence[Input] = (),
     progress: ProgressCallback | None = None,
 ) -> "EvaluationResults":
     """Evaluate a predictions table, and write predictions.parquet, metrics.json and report.html, each atomically.
@@ -241,6 +247,7 @@ def write_evaluation(
         calibrated: the calibration that produced the probabilities, if known.
         policy: the compiled policy that acts on them, if known.
         examples: returns the contents of items with the given ids, for the report.
+        inputs: the model and the data, for the lineage.
         progress: called with (task, done, total).
     """
     import pyarrow.parquet as pq
@@ -261,6 +268,8 @@ def write_evaluation(
         pq.write_table(data.table, partial)
     write_file(to / "metrics.json", results.to_json())
     render_evaluation_page(results, data, to / "report.html", contents)
+    described = {name: facts[name] for name in ("split", "items") if name in facts}
+    record(Node("evaluation", sha256_file(to / "metrics.json"), to.name, str(to.resolve()), described), inputs)
     return results
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath
+from vigil_data.filesystem import StrPath, sha256_file
 from vigil_data.items import MODALITIES, Item
+from vigil_data.lineage import Input, Node, record
 from vigil_data.progress import ProgressCallback
 from vigil_serving.bundle.manifest import check_target
 from vigil_serving.specs import OPSETS, ExportSpec, Format
@@ -93,12 +94,15 @@ def export_run(
         raise UserError(f"data {data}: is used only with a promotion, which compares the run with the model that it replaces")
 
     from vigil_serving.export.pipeline import export_model
+    from vigil_training.runs.lineage import record_checkpoint
+    from vigil_training.runs.run import recipe_digest
 
     if progress is not None:
         progress("loading the trained model", 0, None)
     model = run.model(checkpoint)
     real = sample_real_items(run, spec)
-    return export_model(
+    weights = record_checkpoint(run, run.checkpoint(checkpoint))
+    bundle = export_model(
         model,
         run.recipe.inputs,
         run.recipe.taxonomy,
@@ -116,6 +120,11 @@ def export_run(
         restart=restart,
         sign=signer,
     )
+    facts = {"formats": list(spec.formats), "recipe_digest": recipe_digest(run.recipe)}
+    compiled = [Input("policy", sha256_file(run.policy), "policy", path=str(run.policy))] if policy is not None else []
+    node = Node("bundle", bundle.digest, Path(to).name, str(Path(to).resolve()), facts)
+    record(node, [weights.as_input("weights"), *compiled])
+    return bundle
 
 
 def override_export_spec(

@@ -10,6 +10,7 @@ from vigil.workflows.model_source import find_source_kind
 from vigil.workflows.prediction_sources import Predictions, load_predictions
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath, replaced_file, sha256_file, write_json
+from vigil_data.lineage import Input, Node, identify, record
 from vigil_data.presence import PRESENCE
 from vigil_data.progress import ProgressCallback
 from vigil_data.yaml_files.read_spec import read_spec
@@ -128,6 +129,9 @@ def compile_policy(
         raise InfeasibleError("\n".join([*compiled.lines, f"{file} is unchanged" if file.exists() else "nothing was written"]))
     file.parent.mkdir(parents=True, exist_ok=True)
     compiled.write(file)
+    made_of = identify(source) or identify(Path(source).parent)
+    inputs = [] if made_of is None else [Input(*made_of, "predictions", path=str(Path(source).resolve()))]
+    record(Node("policy", sha256_file(file), compiled.title, str(file.resolve()), {"policy": str(policy)}), inputs)
     return CompiledPolicyFile(compiled, file, predictions)
 
 

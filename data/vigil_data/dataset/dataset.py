@@ -35,6 +35,8 @@ from vigil_data.dataset.writer_lock import INCOMING, writing
 from vigil_data.errors import UserError, capped
 from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
+from vigil_data.lineage.digests import dataset_node
+from vigil_data.lineage.events import Node
 from vigil_data.loading.location import has_version, is_remote, location, refuse_remote
 from vigil_data.loading.packing import Refusal
 from vigil_data.parallel.ray_cluster import RayCluster
@@ -108,6 +110,16 @@ class Dataset:
 
     def __len__(self) -> int:
         return int(self._addresses.size)
+
+    @cached_property
+    def node(self) -> Node:
+        """The version in the lineage; its digest is the same in a copy of the dataset, and no data are read for it."""
+        return dataset_node(location(self.path) if is_remote(self.path) else str(self.path.resolve()), self._lance)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that identifies the version; see :func:`vigil_data.lineage.digest_of_table`."""
+        return self.node.digest
 
     @property
     def schema(self) -> pa.Schema:

@@ -11,7 +11,7 @@ Example:
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -156,10 +156,37 @@ def join(
     change = Change("join", reason).with_counts(added=plan.rows, merged=plan.merged, conflicts=sum(conflicts.values()))
     with writing(folder):
         batches = _batches(sources, plan, merger, progress)
-        version = append_rows(folder, None, pa.RecordBatchReader.from_batches(schema, batches), change)
+        version = append_rows(
+            folder,
+            None,
+            pa.RecordBatchReader.from_batches(schema, batches),
+            change,
+            inputs=[source.dataset.node.as_input("joined") for source in sources],
+            facts={"same": same, "on_id": on_id, "sources": [source.name for source in sources]},
+        )
     leaks = Dataset(folder, version).leaks()
     rows = {source.name: source.rows for source in sources}
     return Joined(version, plan.rows, rows, plan.merged, plan.renamed, conflicts, listed, plan.splits, leaks)
+
+
+def joined_ids(
+    datasets: Sequence[Dataset], names: Sequence[str], *, same: Same = "content", on_id: OnId = "prefix"
+) -> list[tuple[pa.Array, pa.Array]]:
+    """Return the ids of each of some datasets, and the ids that these rows have in a join of them; the join is not made.
+
+    Args:
+        datasets: the datasets, in the versions and in the order that were joined.
+        names: the names that they had in the join.
+        same: as for :func:`join`.
+        on_id: as for :func:`join`.
+    """
+    sources: list[_Source] = []
+    for dataset, name in zip(datasets, names, strict=True):
+        start = sources[-1].start + sources[-1].rows if sources else 0
+        sources.append(_Source(dataset, name, start, len(dataset), datetime.now(UTC)))
+    plan = _Plan(sources, same, on_id)
+    joined = plan.ids.take(pa.array(plan.leader_N))
+    return [(source.dataset.table(["id"])["id"].combine_chunks(), joined.slice(source.start, source.rows)) for source in sources]
 
 
 def conflict_line(conflict: Conflict) -> str:

@@ -9,9 +9,10 @@ Example:
     4
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -26,9 +27,18 @@ from vigil_data.dataset.table_schema import ITEMS, PROVENANCE, PROVENANCE_TYPE, 
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import Failure, UserError, capped, one_line
 from vigil_data.filesystem import StrPath, remove
+from vigil_data.lineage import Input, dataset_node, record
 
 
-def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordBatchReader, change: Change) -> int:
+def append_rows(
+    path: StrPath,
+    base: lance.LanceDataset | None,
+    rows: pa.RecordBatchReader,
+    change: Change,
+    *,
+    inputs: Sequence[Input] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> int:
     """Add rows as one version; columns that are new are null in older rows.
 
     Args:
@@ -36,6 +46,8 @@ def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordB
         base: the version that the rows are added to; ``None`` makes a dataset where there is none.
         rows: all columns of the dataset, those of ``base`` first and in its order, then new ones.
         change: what the new version is.
+        inputs: what else it is made from, for the lineage.
+        facts: how, for the lineage.
 
     Returns:
         The new version.
@@ -54,14 +66,16 @@ def append_rows(path: StrPath, base: lance.LanceDataset | None, rows: pa.RecordB
         rows, table, rows.schema, mode="create" if base is None else "overwrite", data_storage_version=storage
     )
     if base is None:
-        return _commit(path, None, lance.LanceOperation.Overwrite(schema, written), change)
+        return _commit(path, None, lance.LanceOperation.Overwrite(schema, written), change, inputs=inputs, facts=facts)
     old = [fragment.metadata for fragment in base.get_fragments()]
     first = max((fragment.id for fragment in old), default=-1) + 1
     new = [replace(fragment, id=first + index) for index, fragment in enumerate(written)]
-    return _commit(path, base, lance.LanceOperation.Merge([*old, *new], schema), change)
+    return _commit(path, base, lance.LanceOperation.Merge([*old, *new], schema), change, inputs=inputs, facts=facts)
 
 
-def write_columns(path: StrPath, table: pa.Table, change: Change, *, base: int | None = None) -> int:
+def write_columns(
+    path: StrPath, table: pa.Table, change: Change, *, base: int | None = None, inputs: Sequence[Input] = ()
+) -> int:
     """Set columns of some rows as one version; media and other columns are not read or written.
 
     Args:
@@ -71,6 +85,7 @@ def write_columns(path: StrPath, table: pa.Table, change: Change, *, base: int |
             of the dataset (at most 1,048,576 rows).
         change: what the new version is.
         base: version that the values were computed from; if it is no longer the newest, nothing is written.
+        inputs: what the values are from, for the lineage.
 
     Returns:
         The new version; the newest one if the table has no rows.
@@ -105,7 +120,7 @@ def write_columns(path: StrPath, table: pa.Table, change: Change, *, base: int |
             fragments.append(
                 replace(fragment.metadata, files=[file for file in files if any(number >= 0 for number in file.fields)])
             )
-        return _commit(path, dataset, lance.LanceOperation.Merge(fragments, schema), change)
+        return _commit(path, dataset, lance.LanceOperation.Merge(fragments, schema), change, inputs=inputs)
 
 
 def delete_rows(path: StrPath, rows: Sequence[int], change: Change, *, base: int) -> int:
@@ -138,8 +153,16 @@ def delete_rows(path: StrPath, rows: Sequence[int], change: Change, *, base: int
         return _commit(path, dataset, lance.LanceOperation.Delete(changed, gone, "rows by number"), change)
 
 
-def _commit(path: StrPath, base: lance.LanceDataset | None, operation: lance.LanceOperation.BaseOperation, change: Change) -> int:
-    """Make one version; a merge conflicts with every other change since ``base``."""
+def _commit(
+    path: StrPath,
+    base: lance.LanceDataset | None,
+    operation: lance.LanceOperation.BaseOperation,
+    change: Change,
+    *,
+    inputs: Sequence[Input] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> int:
+    """Make one version, and record its lineage; a merge conflicts with every other change since ``base``."""
     transaction = lance.Transaction(0 if base is None else base.version, operation, transaction_properties=change.to_properties())
     try:
         committed = lance.LanceDataset.commit(
@@ -149,6 +172,9 @@ def _commit(path: StrPath, base: lance.LanceDataset | None, operation: lance.Lan
         raise UserError(
             f"dataset {path}: another process wrote a version in the meantime, so nothing was changed; run the command again"
         ) from None
+    place = str(Path(path).resolve())
+    before = [] if base is None else [dataset_node(place, base).as_input("version")]
+    record(dataset_node(place, committed, operation=change.operation, **(facts or {})), [*before, *inputs])
     return int(committed.version)
 
 

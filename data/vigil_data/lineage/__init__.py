@@ -7,7 +7,7 @@ Example:
     ['scam', 'step-00000300', 'scam', 'posts']
 """
 
-from vigil_data.lineage.digests import digest_of_table, identify
+from vigil_data.lineage.digests import dataset_node, digest_of_table, identify
 from vigil_data.lineage.events import KINDS, Event, Input, Key, Node
 from vigil_data.lineage.graph import Direction, Edge, Graph, read_ledger
 from vigil_data.lineage.ledger import read_events, record, workspace
@@ -21,6 +21,7 @@ __all__ = [
     "Input",
     "Key",
     "Node",
+    "dataset_node",
     "digest_of_table",
     "identify",
     "read_events",

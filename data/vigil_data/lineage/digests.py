@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.filesystem import StrPath, sha256_file, sha256_json
-from vigil_data.lineage.events import Key
+from vigil_data.lineage.events import Key, Node
 
 if TYPE_CHECKING:
     import lance
@@ -31,6 +31,18 @@ def digest_of_table(table: "lance.LanceDataset") -> str:
             ]
         )
     return sha256_json([schema, fragments])
+
+
+def dataset_node(path: str, table: "lance.LanceDataset", **facts: Any) -> Node:
+    """Return the node of a version of a dataset.
+
+    Args:
+        path: the dataset's folder, absolute, or its address.
+        table: the version of its items.
+        facts: what else is known, in addition to its version and number of rows.
+    """
+    counted = {"version": table.version, "rows": table.count_rows()}
+    return Node("dataset", digest_of_table(table), path.rstrip("/").rpartition("/")[2], path, {**counted, **facts})
 
 
 def identify(path: StrPath) -> Key | None:

@@ -23,7 +23,8 @@ from vigil_data.dataset.revision import write_columns
 from vigil_data.dataset.table_schema import PROVENANCE, PROVENANCE_TYPE, TARGET, is_label
 from vigil_data.dataset.writer_lock import writing
 from vigil_data.errors import UserError, capped, one_line
-from vigil_data.filesystem import StrPath
+from vigil_data.filesystem import StrPath, sha256_file
+from vigil_data.lineage import Input
 from vigil_data.reviews.decisions import Decision, read_decisions, store_decisions, stored_decisions
 from vigil_data.reviews.rules import DEFAULT_RULES, Rule, decide
 
@@ -141,9 +142,15 @@ def merge_labels(
             raise UserError(*capped([_conflict(cell) for cell in conflicts]), _HINT)
         store_decisions(folder, new, (current.target(of.id, of.label) for of in new))
         change = Change("merge labels", reason).with_counts(decisions=len(new), **plan.counts)
-        version = write_columns(folder, current.revised(plan.cells, plan.given), change, base=dataset.version)
+        reviews = [] if file is None else [_reviews(Path(file), len(new))]
+        revised = current.revised(plan.cells, plan.given)
+        version = write_columns(folder, revised, change, base=dataset.version, inputs=reviews)
         repeated = 0 if file is None else len(given) - len(new)
         return Merged(version, len(new), repeated, plan.cells, plan.same, plan.undecided, len(given) - len(present))
+
+
+def _reviews(file: Path, decisions: int) -> Input:
+    return Input("reviews", sha256_file(file), "reviews", file.name, str(file.resolve()), {"decisions": decisions})
 
 
 _HINT = "nothing was written; use --on-conflict keep or --on-conflict replace"

@@ -24,7 +24,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vigil_data.errors import Failure
+from vigil_data.filesystem import sha256_json
 from vigil_data.items import Item
+from vigil_data.lineage import Input, Node, record
 from vigil_serving.protocol.errors import traceback_summary
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.folder import ROTATE, make_log_folder
@@ -93,6 +95,7 @@ class TrafficLog:
         self._segments: dict[tuple[date, tuple[str, ...]], Segment] = {}
         self._rotated = self._rotation()
         self._reported: dict[str, float] = {}
+        self._recorded: set[str] = set()
         self._failing = False
         self._closing = threading.Event()
         self._finished: queue.SimpleQueue[Segment | None] = queue.SimpleQueue()
@@ -170,10 +173,21 @@ class TrafficLog:
                 return
             self._unwritten.pop(0)
             self._settle(batch.num_rows, "rows")
+        for _, origin in groups:
+            self._record(origin)
         if self._failing:
             self._failing = False
             self._reported.pop("failing", None)
             _log.warning("traffic log %s: is written again", self._folder)
+
+    def _record(self, origin: Origin) -> None:
+        """Record in the lineage, once for each bundle, that the log has its decisions."""
+        if origin.bundle not in self._recorded:
+            self._recorded.add(origin.bundle)
+            path = str(self._folder.resolve())
+            facts = {"source": origin.source, "role": origin.role, "policy": origin.policy}
+            node = Node("traffic", sha256_json([path, origin.bundle]), self._folder.name, path, facts)
+            record(node, [Input("bundle", origin.bundle, origin.role)])
 
     def _settle(self, rows: int, what: Count) -> None:
         """Count rows that no longer wait."""

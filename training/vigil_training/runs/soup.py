@@ -24,6 +24,7 @@ from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWrite
 from vigil_training.distributed.device import choose_device
 from vigil_training.distributed.world import World
 from vigil_training.runs.calibrate import fit_calibration_and_thresholds
+from vigil_training.runs.lineage import record_run
 from vigil_training.runs.predict import predict_rows
 from vigil_training.runs.run import Run, identify, recipe_digest
 from vigil_training.trainer.data_module import DataModule
@@ -97,6 +98,7 @@ def make_soup(
     _save(soup, model)
     outputs = predict_rows(soup.run, dataset, data.validation_rows)
     fit_calibration_and_thresholds(soup.run, outputs, dataset)
+    record_run(soup.run)
     return soup
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vigil_data.dataset.dataset import Dataset
 from vigil_data.loading.location import is_remote, location
 from vigil_slurm.job_environment import read_job_environment
 from vigil_training.recipe.recipe import Recipe
@@ -31,8 +32,8 @@ _LIBRARIES = (
 )
 
 
-def describe_environment(recipe: Recipe, dataset_version: int) -> dict[str, Any]:
-    """Return command, versions, machine, git state, Slurm job, and the dataset with its version."""
+def describe_environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Return command, versions, machine, git state, Slurm job, and the dataset with its version and digest."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -44,7 +45,7 @@ def describe_environment(recipe: Recipe, dataset_version: int) -> dict[str, Any]
             "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
-        "dataset": {"path": _resolved(recipe.data.dataset), "version": dataset_version},
+        "dataset": {"path": _resolved(recipe.data.dataset), "version": dataset.version, "digest": dataset.digest},
         "git": git_state(Path.cwd()),
         "slurm": read_job_environment(),
     }

@@ -45,6 +45,7 @@ from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 from vigil_training.recipe.specs import DeepSpeed
 from vigil_training.runs.calibrate import fit_calibration_and_thresholds
 from vigil_training.runs.failure_record import record_failure
+from vigil_training.runs.lineage import record_checkpoint, record_run
 from vigil_training.runs.predict import concatenate_outputs, predict_batches
 from vigil_training.runs.prompt_order import decide_prompt_order
 from vigil_training.runs.run import Run, check_run, open_run, recipe_digest, with_prompt_order
@@ -177,7 +178,7 @@ def _fit(run: Run, session: Session, token: str, report: Report | None) -> None:
             session, Path(recipe.data.dataset), version, run.path, checkpoint_bytes, cache_bytes=cache_bytes
         )
         if session.world.is_main:
-            write_json(run.environment, environment)
+            _write_environment(run, environment)
     session.watchdog.beat("preflight")
     if plans:
         fill_token_cache(plans, recipe, model, version, session)
@@ -224,7 +225,12 @@ def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
     before = run.read_environment() if resumes else {}
     version = before["dataset"]["version"] if resumes else recipe.data.version
     kept = {name: before[name] for name in KEPT_FACTS if name in before}
-    return describe_environment(recipe, Dataset(Path(recipe.data.dataset), version).version) | kept
+    return describe_environment(recipe, Dataset(Path(recipe.data.dataset), version)) | kept
+
+
+def _write_environment(run: Run, environment: dict[str, Any]) -> None:
+    write_json(run.environment, environment)
+    record_run(run)
 
 
 def _train(
@@ -315,6 +321,8 @@ def _finish(run: Run, data: DataModule, session: Session) -> None:
         measure_retrieval(run, _until_asked(data.val_dataloader(), session), session)
     else:
         _calibrate(run, data, session)
+    if session.world.is_main:
+        record_checkpoint(run, run.checkpoint())
 
 
 def _build_module(

@@ -219,8 +219,7 @@ def _print_exposure(exposure: "dict[str, Any]") -> None:
         if len(lines) > MAX_PRINTED:
             typer.echo(f"… and {len(lines) - MAX_PRINTED} more, in the certificate")
     else:
-        searched = " and ".join(exposure["searched"])
-        typer.echo(f"no run or bundle in {searched} has seen them" if searched else "no folder of runs or bundles was searched")
+        typer.echo(f"no run or bundle in {', '.join(exposure['searched'])} has seen them")
 
 
 def _print_certificate(dataset: Path, certificate: "dict[str, Any]") -> None:

@@ -1,7 +1,6 @@
 """Which runs and bundles have seen the items of an erasure, and which of their files hold an id or a text of them.
 
-A run has seen an item if the version of the dataset that it was trained on has it and the recipe's splits and condition select
-it. Call :func:`find_exposure` before the erasure: afterwards those versions no longer exist.
+Call :func:`find_exposure` before the erasure: afterwards the versions of the dataset that they were trained on no longer exist.
 """
 
 import gzip
@@ -12,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import markupsafe
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vigil_data.dataset.dataset import Dataset
+from vigil.workflows.tracking.item_exposure import Seen, add_dataset, add_folders, find_seen, how, places_of
 from vigil_data.dataset.erasure.byte_search import MIN_BYTES, Pattern, Searcher, search_files
 from vigil_data.dataset.erasure.erase import content_patterns
 from vigil_data.dataset.erasure.selection import Plan
-from vigil_data.errors import UserError
-from vigil_training.recipe.resolve import read_recipe
-
-RECIPE = "resolved.yaml"
-"""The resolved recipe, in a run and in a bundle."""
+from vigil_data.lineage import read_ledger, workspace
+from vigil_data.lineage.ledger import FOLDER
 
 _WEIGHTS = {".safetensors", ".onnx", ".data", ".pt", ".pth", ".bin", ".ckpt", ".ts", ".engine", ".plan", ".npz"}
 """Files of weights and numbers, which are not searched."""
@@ -36,6 +31,9 @@ def find_exposure(
 ) -> dict[str, Any]:
     """Return what has seen the items of a plan, as a JSON value for the certificate.
 
+    What has seen them is found by :func:`.find_seen` among the runs and bundles of the workspace's ledger of lineage and of two
+    folders.
+
     Args:
         plan: what will be erased.
         runs: folder that is searched for runs, at any depth; ``None`` searches none.
@@ -43,56 +41,38 @@ def find_exposure(
         report: called with the folder that is searched.
 
     Returns:
-        ``runs`` and ``bundles``: lists of ``path``, ``dataset_version``, the number of items ``trained_on`` and ``validated_on``
-        (or ``unknown``, the reason why they are), and ``files`` that hold ids or texts, with the number of each. ``searched``:
-        the folders.
+        ``runs`` and ``bundles``: lists of ``path``, ``dataset_version``, the number of items ``trained_on`` and
+        ``validated_on``, ``by_weights`` (runs that have seen the items, and whose weights it has), ``unknown`` (why something is)
+        and ``files`` that hold ids or texts, with the number of each; ``gone`` for a folder that no longer exists. ``searched``:
+        the ledger and the folders.
     """
-    searcher = _Files(plan)
-    found: dict[str, Any] = {"runs": [], "bundles": [], "searched": [str(root) for root in (runs, bundles) if root is not None]}
-    for kind, root, name in (("runs", runs, "environment.json"), ("bundles", bundles, "bundle.json")):
-        for file in sorted(root.rglob(name)) if root is not None else ():
-            report(str(file.parent))
-            entry = _entry(plan, file, searcher)
-            if entry is not None:
-                found[kind].append(entry)
-    return found
+    graph, searcher = read_ledger(), _Files(plan)
+    add_folders(graph, _folders(runs, "environment.json"), _folders(bundles, "bundle.json"))
+    add_dataset(graph, plan.path)
+    searched = [str(workspace() / FOLDER), *(str(root) for root in (runs, bundles) if root is not None)]
+    found: dict[str, Any] = {"runs": [], "bundles": [], "searched": searched}
+    for seen in find_seen(graph, {plan.path: {item.id for item in plan.items}}, report):
+        for path in places_of(graph, seen.node):
+            report(path)
+            entry = _entry(seen, Path(path), searcher)
+            if seen or entry["files"]:
+                found[f"{seen.node.kind}s"].append(entry)
+    return {name: sorted(of, key=lambda entry: entry["path"]) if name != "searched" else of for name, of in found.items()}
 
 
-def _entry(plan: Plan, description: Path, searcher: "_Files") -> dict[str, Any] | None:
-    """Return what a run or bundle has seen; ``None`` if it was trained on another dataset, or has seen nothing."""
-    folder = description.parent
-    try:
-        described = json.loads(description.read_text(encoding="utf-8"))
-        dataset = described.get("lineage", described)["dataset"]
-        is_of_this, version = Path(dataset["path"]).resolve() == plan.path.resolve(), dataset["version"]
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return None
-    if not is_of_this:
-        return None
-    entry: dict[str, Any] = {"path": str(folder), "dataset_version": version}
-    try:
-        entry |= _seen(plan, folder, version)
-    except UserError as error:
-        entry["unknown"] = str(error)
-    entry["files"] = searcher.files(folder)
-    return entry if entry["files"] or any(entry.get(key) for key in ("unknown", "trained_on", "validated_on")) else None
+def _folders(root: Path | None, name: str) -> list[Path]:
+    return [] if root is None else [file.parent for file in sorted(root.rglob(name))]
 
 
-def _seen(plan: Plan, folder: Path, version: int | None) -> dict[str, int]:
-    """Return the number of items that a recipe selects.
-
-    Raises:
-        UserError: if the version no longer exists, or the recipe cannot be read.
-    """
-    ids = [item.id for item in plan.items if version is None or item.first <= version <= item.last]
-    data = read_recipe(folder / RECIPE).data
-    dataset = Dataset(plan.path, version)
-    rows = np.flatnonzero(pc.is_in(dataset.table(["id"])["id"], pa.array(ids, pa.string())).to_numpy())
-    splits = dataset.splits()
-    return {
-        name: int(np.isin(dataset.rows(split, where), rows).sum()) if split in splits else 0
-        for name, split, where in (("trained_on", data.train, data.where), ("validated_on", data.validation, None))
-    }
+def _entry(seen: Seen, folder: Path, searcher: "_Files") -> dict[str, Any]:
+    """Return what a run or bundle has seen, and the files of its folder that hold something of it."""
+    entry: dict[str, Any] = {"path": str(folder), "dataset_version": seen.version}
+    if seen.trained_on or seen.validated_on or not seen.unknown:
+        entry |= {"trained_on": seen.trained_on, "validated_on": seen.validated_on}
+    entry |= {"by_weights": list(seen.by_weights)} if seen.by_weights else {}
+    entry |= {"unknown": seen.unknown} if seen.unknown else {}
+    entry |= {} if folder.exists() else {"gone": True}
+    return {**entry, "files": searcher.files(folder)}
 
 
 class _Files:
@@ -159,9 +139,9 @@ def exposure_lines(exposure: Mapping[str, Any]) -> Sequence[tuple[str, str, str,
     """Return the rows of a table: what has seen the items, the version, how, and the files that hold them."""
     return [
         (
-            entry["path"],
+            entry["path"] + (" (gone)" if entry.get("gone") else ""),
             str(entry["dataset_version"]),
-            entry.get("unknown") or f"trained on {entry['trained_on']}, validated on {entry['validated_on']}",
+            how(entry.get("trained_on", 0), entry.get("validated_on", 0), entry.get("by_weights", ()), entry.get("unknown", "")),
             ", ".join(file["path"] for file in entry["files"][:3]) + (" …" if len(entry["files"]) > 3 else ""),
         )
         for kind in ("runs", "bundles")

@@ -19,6 +19,7 @@ from vigil.workflows.release_gate import raise_on_regression
 from vigil_data import json_fields
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath, locked, sha256_file, sha256_json, sync, write_failure, write_file
+from vigil_data.lineage import Input, Node, record
 from vigil_evaluation.comparison.results import ComparedModel, Comparison
 from vigil_monitoring.experiments.results import ExperimentResult
 from vigil_monitoring.results import read_result
@@ -292,8 +293,12 @@ def _read_evidence(file: Path) -> dict[str, Any]:
 def _apply(folder: Path, made: Promotion, lines: Sequence[tuple[Promotion, str]]) -> Promotion:
     """Switch the link and record it."""
     made = replace(made, line_before=sha256(lines[-1][1].encode()).hexdigest() if lines else "")
-    write_file(folder / PENDING, json.dumps(asdict(made), ensure_ascii=False))
+    line = json.dumps(asdict(made), ensure_ascii=False)
+    write_file(folder / PENDING, line)
     _complete(folder)
+    facts = {"by": made.by, "back": made.back, "previous": made.previous and made.previous.digest}
+    node = Node("promotion", sha256(line.encode()).hexdigest(), made.alias, str((folder / RECORD).resolve()), facts)
+    record(node, [Input("bundle", made.bundle.digest, "promoted", Path(made.bundle.path).name, made.bundle.path)])
     return made
 
 

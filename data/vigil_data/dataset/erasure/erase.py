@@ -36,6 +36,7 @@ from vigil_data.dataset.writer_lock import JOURNAL, writing
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import StrPath, sync, write_json
 from vigil_data.items import MODALITIES, Item
+from vigil_data.lineage import Input, record
 from vigil_data.progress import ProgressCallback
 
 CERTIFICATES = "certificates"
@@ -128,6 +129,7 @@ def _journal(plan: Plan, change: Change, exposure: Mapping[str, Any], ledger: Le
         "erasure": f"{when:%Y%m%dT%H%M%SZ}-{token}",
         "change": change.to_json(),
         "version": plan.version,
+        "digest": Dataset(plan.path, plan.version).digest,
         "versions": list(plan.versions),
         "ids": [item.id for item in plan.items],
         "hashes": hashes,
@@ -168,6 +170,10 @@ def _finish(
         quoted=frozenset(journal["quoted"]),
     )
     places = erase_places(folder, job, lambda place: progress(f"erasing from {place}", 0, None))
+    node = Dataset(folder).node
+    if node.digest != journal["digest"]:  # some item was not only in quarantine
+        facts = {**node.facts, "operation": change.operation}
+        record(replace(node, facts=facts), [Input("dataset", journal["digest"], "version")], command=change.command)
     certificate = {
         "format": 1,
         "erasure": name,

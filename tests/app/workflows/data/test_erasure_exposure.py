@@ -27,6 +27,7 @@ def copied(make_recipe: Callable[..., Recipe], material: Path, tmp_path: Path) -
         run.mkdir(parents=True)
         (run / "resolved.yaml").write_text(make_recipe(data__where=where).model_dump_json(indent=1))
         (run / "environment.json").write_text(json.dumps({"dataset": {"path": str(dataset), "version": version}}))
+    run = tmp_path / "runs" / "of-may" / "first"
     bundle = Path(shutil.copytree(run, tmp_path / "bundles" / "b"))
     lineage = {"run": str(run), "dataset": {"path": str(dataset), "version": 1}}
     (bundle / "environment.json").rename(bundle / "bundle.json").write_text(json.dumps({"format": 1, "lineage": lineage}))
