@@ -120,7 +120,7 @@ def export_run(
         restart=restart,
         sign=signer,
     )
-    facts = {"formats": list(spec.formats), "recipe_digest": recipe_digest(run.recipe)}
+    facts = {"graphs": sorted(bundle.graphs), "recipe_digest": recipe_digest(run.recipe)}
     compiled = [Input("policy", sha256_file(run.policy), "policy", path=str(run.policy))] if policy is not None else []
     node = Node("bundle", bundle.digest, Path(to).name, str(Path(to).resolve()), facts)
     record(node, [weights.as_input("weights"), *compiled])

@@ -55,10 +55,11 @@ class Graph:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """Add an event."""
+        """Add an event; one without a time describes what lies on disk, and is older than all that were recorded."""
         node = event.node
         self._describe(node, event.time, known=True)
-        if event.time <= self._made.setdefault(node.key, event).time:
+        first = self._made.get(node.key)
+        if first is None or not first.time or (event.time and event.time < first.time):
             self._made[node.key] = event
         inputs = self._inputs.setdefault(node.key, {})
         for of in event.inputs:

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.tracking import runs, sweep
+from vigil.cli.tracking import lineage, runs, sweep
 
-MODULES: tuple[ModuleType, ...] = (runs, sweep)
+MODULES: tuple[ModuleType, ...] = (lineage, runs, sweep)
 
 
 def register(app: typer.Typer) -> None:

@@ -174,8 +174,8 @@ class _Spaces:
             made = graph.made(node)
             if made is not None and any(of.role == "joined" for of in made.inputs):
                 joins.append(made)
-        for path, ids in items.items():
-            key = at.get(str(path.resolve()))
+        for folder, ids in items.items():
+            key = at.get(str(folder.resolve()))
             if key is not None:
                 self._ids[self._find(key)] |= ids
         self._follow(graph, joins)
