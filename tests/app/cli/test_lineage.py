@@ -99,8 +99,11 @@ def test_lineage_of_an_item_names_runs_and_bundles_through_a_join_and_by_weights
     assert [line for line in printed.splitlines() if line.startswith("in ")] == [
         f"in {project / name}" for name in ("posts", "chats", "all")
     ]
-    assert f"by weights of {project / 'first'}" in printed
-    assert "trained on 2, validated on 0" in printed, "p2 of posts, and p2 of chats, which is another item"
+    assert printed.splitlines()[3:] == [  # p2 of posts, and p2 of chats, which is another item
+        f"run {project / 'first'} (dataset version 1): trained on 2, validated on 0",
+        f"run {project / 'warmer'} (dataset version 1): by weights of {project / 'first'}",
+        f"bundle {project / 'bundle'} (dataset version 1): trained on 2, validated on 0",
+    ]
 
 
 def test_lineage_rejects_what_is_unknown_and_options_without_effect(project: Path) -> None:
@@ -132,7 +135,8 @@ def test_lineage_picture_shows_facts_at_three_widths_and_in_the_dark(project: Pa
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert browser.evaluate("document.querySelectorAll('.canvas a.node').length") == 7
         assert browser.evaluate("document.querySelectorAll('.canvas path').length") == 6
-        assert browser.evaluate(CONTRAST) == []
+        assert browser.evaluate(CONTRAST)["low"] == []
+        browser.screenshot(project / f"{width}.png")
     known = "getComputedStyle(document.querySelector('a.run .known')).display"
     assert browser.evaluate(known) == "none"
     browser.evaluate("document.querySelector('a.run').focus()")
@@ -142,4 +146,8 @@ def test_lineage_picture_shows_facts_at_three_widths_and_in_the_dark(project: Pa
       return boxes.every((a, i) => boxes.every((b, j) => i === j || a.right <= b.left || b.right <= a.left || a.bottom <= b.top
         || b.bottom <= a.top)); })()"""
     assert browser.evaluate(apart)
+    touching = """(() => { const run = document.querySelector('a.run').getBoundingClientRect();
+      return [...document.querySelectorAll('.canvas path')].filter((path) => {
+        const box = path.getBoundingClientRect(); return Math.abs(box.right - run.left) < 2; }).length; })()"""
+    assert browser.evaluate(touching) == 1, "the line from the dataset ends at the run's card"
     assert browser.messages == []

@@ -79,8 +79,7 @@ def lineage(
 def _show_item(
     graph: "Graph", id_: str, dataset: Path | None, kinds: Collection[str], *, as_json: bool, html: Path | None
 ) -> None:
-    from vigil.cli.data.tables import print_table
-    from vigil.workflows.tracking.item_exposure import datasets_of, find_item, find_seen, place_of, places_of
+    from vigil.workflows.tracking.item_exposure import datasets_of, find_item, find_seen, how, place_of, places_of
     from vigil_data.errors import UserError, one_line
     from vigil_data.progress import Progress
 
@@ -94,7 +93,7 @@ def _show_item(
     if html is not None:
         made = [of.node for of in seen]
         above = {of.key: of for node in made for of in graph.walk(node, "up") if of.kind in ("dataset", "run", "checkpoint")}
-        _write_page(graph, f"item {id_}", list(above.values() | {of.key: of for of in made}.values()), html, marked=made)
+        _write_page(graph, f"item {id_}", list((above | {of.key: of for of in made}).values()), html, marked=made)
     if as_json:
         value = {
             "item": id_,
@@ -108,10 +107,11 @@ def _show_item(
         typer.echo(one_line(f"in {path}"))
     for path, when in erased.items():
         typer.echo(one_line(f"erased from {path} on {when}: its certificates are in {path / 'certificates'}"))
-    if seen:
-        rows = [[of.node.kind, _with_mark(place_of(graph, of.node)), of.version or "", of.how] for of in seen]
-        print_table(["kind", "seen by", "dataset version", "how"], rows)
-    else:
+    for of in seen:
+        version = "" if of.version is None else f" (dataset version {of.version})"
+        text = how(of.trained_on, of.validated_on, of.by_weights, of.unknown)
+        typer.echo(one_line(f"{of.node.kind} {_with_mark(place_of(graph, of.node))}{version}: {text}"))
+    if not seen:
         typer.echo("no run or bundle of the ledger has seen it")
     if html is not None:
         typer.echo(f"picture: {html}")
