@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -103,7 +104,9 @@ class World:
         run.mkdir()
         (run / "resolved.yaml").write_text(self.recipes(data__dataset=str(dataset.path)).model_dump_json(indent=1))
         (run / "run_id").write_text(f"{len(self.trained):08x}")
-        environment = {"dataset": {"path": str(dataset.path), "version": dataset.version, "digest": dataset.digest}}
+        environment: dict[str, Any] = {
+            "dataset": {"path": str(dataset.path), "version": dataset.version, "digest": dataset.digest}
+        }
         if source is not None:
             start = {"path": str(self.path(source)), "kind": "run", "sha256": "c" * 64, "checkpoint": "step-1"}
             environment["init_from"] = start
@@ -133,8 +136,8 @@ class World:
         while more := {row for of in rows if of & same for row in of} - same:
             same |= more
         trained = {run for run, of in self.trained.items() if of & same}
-        while more := {run for run, source in self.weights.items() if source in trained} - trained:  # type: ignore[assignment]
-            trained |= more  # type: ignore[arg-type]
+        while students := {run for run, source in self.weights.items() if source in trained} - trained:
+            trained |= students
         runs = trained | {run for run, of in self.validated.items() if of & same}
         return runs | {bundle for bundle, run in self.bundles.items() if run in runs}
 
