@@ -30,14 +30,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vigil_data.errors import Failure
 from vigil_data.filesystem import sync, write_failure
+from vigil_training.distributed.preemption import Preempted
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 """States in which a trial does not change any more."""
 
 
-class TrialLostError(Failure):
+class TrialLostError(Preempted):
     """Another worker has taken this trial over, because this one did not show life for too long."""
 
 

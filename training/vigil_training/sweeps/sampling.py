@@ -6,7 +6,7 @@ grid, trial n has the same point with any number of workers.
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,33 @@ from optuna.trial import FrozenTrial
 
 from vigil_data.errors import UserError
 from vigil_training.sweeps.constraints import Constraint
-from vigil_training.sweeps.space import Point, Space, decode, encode, extremes, grid_points, is_active
+from vigil_training.sweeps.space import (
+    Point,
+    Space,
+    all_values,
+    decode,
+    encode,
+    extremes,
+    grid_points,
+    is_active,
+    with_conditions,
+)
 from vigil_training.sweeps.specs import Asha, Dimension, GaussianProcess, Grid, Median, PrunerSpec, Random, SweepSpec, Tpe
 
-MAX_DRAWS = 200
-"""Points that are drawn for a trial until one satisfies the constraints."""
+MAX_HALVINGS = 12
+"""Steps towards the edge of what the constraints allow."""
+
+MAX_DRAWS = 1000
+"""Random points that are drawn until one satisfies the constraints."""
 
 
 def draw_point(
     study: optuna.Study, number: int, spec: SweepSpec, constraints: Sequence[Constraint], fixed: Mapping[str, Any]
 ) -> Point:
     """Draw the point of a trial.
+
+    A point of tpe or gp that violates a constraint is moved: both have seen no trial that does, so that they may draw such points
+    again and again.
 
     Args:
         study: the study, with the trial, which has no parameters yet.
@@ -40,36 +56,57 @@ def draw_point(
     Raises:
         UserError: if no point that satisfies the constraints is found.
     """
+
+    def allows(point: Point) -> bool:
+        return all(constraint.violation({**fixed, **point}) <= 0 for constraint in constraints)
+
     if isinstance(spec.sampler, Grid):
-        return grid_point(spec, number, constraints, fixed)
+        return next(itertools.islice(filter(allows, grid_points(spec.space)), number, None))
+    random = np.random.default_rng([spec.sampler.seed, number])
+    drawn = (all_values(spec.space, random) for _ in range(MAX_DRAWS))
+    start = next((values for values in drawn if allows(with_conditions(spec.space, values))), None)
+    if start is None:
+        texts = ", ".join(constraint.text for constraint in constraints)
+        raise UserError(f"none of {MAX_DRAWS} points satisfies the constraints {texts}; widen the space, or the constraints")
+    if isinstance(spec.sampler, Random):
+        return with_conditions(spec.space, start)
     trial = study.get_trials(deepcopy=False)[number]
-    for draw in range(MAX_DRAWS):
-        sampler = build_sampler(spec, [number, draw])
-        point = _draw(study, trial, sampler, spec.space)
-        if all(constraint.violation({**fixed, **point}) <= 0 for constraint in constraints):
-            return point
-    texts = ", ".join(constraint.text for constraint in constraints)
-    raise UserError(f"none of {MAX_DRAWS} points satisfies the constraints {texts}; widen the space, or the constraints")
+    point = _draw(study, trial, build_sampler(spec, number), spec.space)
+    return point if allows(point) else move_point(spec.space, point, start, allows)
 
 
-def grid_point(spec: SweepSpec, number: int, constraints: Sequence[Constraint], fixed: Mapping[str, Any]) -> Point:
-    """Return a point of the grid by its number, among those that satisfy the constraints."""
-    allowed = (
-        point
-        for point in grid_points(spec.space)
-        if all(constraint.violation({**fixed, **point}) <= 0 for constraint in constraints)
-    )
-    return next(itertools.islice(allowed, number, None))
+def move_point(space: Space, point: Point, start: Point, allows: Callable[[Point], bool]) -> Point:
+    """Return a point that is allowed: key by key, as near to ``point`` as it can be from one that is.
+
+    Args:
+        space: the space.
+        point: the point that is not allowed.
+        start: a value of every key, which are allowed.
+        allows: whether a point is allowed.
+    """
+    values = dict(start)
+    for key, wanted in point.items():
+        dimension, low, high = space[key], 0.0, 1.0
+        if allows(with_conditions(space, {**values, key: wanted})):
+            values[key] = wanted
+        elif dimension.log is not None or (dimension.float_ is not None and dimension.step is None):
+            first = values[key]
+            for _ in range(MAX_HALVINGS):
+                middle = (low + high) / 2
+                between = first + middle * (wanted - first)
+                if allows(with_conditions(space, {**values, key: between})):
+                    low, values[key] = middle, between
+                else:
+                    high = middle
+    return with_conditions(space, values)
 
 
-def build_sampler(spec: SweepSpec, key: Sequence[int]) -> BaseSampler:
-    """Build Optuna's sampler, seeded by the sweep's seed and a key."""
+def build_sampler(spec: SweepSpec, number: int) -> BaseSampler:
+    """Build Optuna's sampler, seeded by the sweep's seed and a trial's number."""
     sampler = spec.sampler
-    if isinstance(sampler, Grid):
-        return RandomSampler()  # The study needs one; points come from grid_point.
-    seed = int(np.random.SeedSequence([sampler.seed, *key]).generate_state(1)[0])
-    if isinstance(sampler, Random):
-        return RandomSampler(seed=seed)
+    if isinstance(sampler, Grid | Random):
+        return RandomSampler()  # A study needs one; these points need no study.
+    seed = int(np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0])
     if isinstance(sampler, GaussianProcess):
         return GPSampler(seed=seed, n_startup_trials=sampler.startup, warn_independent_sampling=False)
     assert isinstance(sampler, Tpe)

@@ -72,7 +72,7 @@ def grid_points(space: Space) -> Iterator[Point]:
     """Yield every combination of values once, in order; keys whose condition does not hold are left out."""
     seen = set()
     for values in itertools.product(*(grid_values(dimension) for dimension in space.values())):
-        point = _with_conditions(space, dict(zip(space, values, strict=True)))
+        point = with_conditions(space, dict(zip(space, values, strict=True)))
         if (text := json.dumps(point)) not in seen:
             seen.add(text)
             yield point
@@ -85,11 +85,12 @@ def grid_size(space: Space) -> int:
 
 def random_point(space: Space, random: np.random.Generator) -> Point:
     """Return a point drawn uniformly, on the scale of each key."""
-    point: Point = {}
-    for key, dimension in space.items():
-        if is_active(dimension, point):
-            point[key] = _random_value(dimension, random)
-    return point
+    return with_conditions(space, all_values(space, random))
+
+
+def all_values(space: Space, random: np.random.Generator) -> Point:
+    """Return a random value of every key, also of those whose condition does not hold."""
+    return {key: _random_value(dimension, random) for key, dimension in space.items()}
 
 
 def points_to_check(space: Space, count: int = 8) -> Iterator[Point]:
@@ -132,7 +133,8 @@ def _random_value(dimension: Dimension, random: np.random.Generator) -> Any:
     return lowest + dimension.step * int(random.integers(math.floor((highest - lowest) / dimension.step + 1e-9) + 1))
 
 
-def _with_conditions(space: Space, values: Point) -> Point:
+def with_conditions(space: Space, values: Point) -> Point:
+    """Return the point of a value of every key: the keys whose condition holds."""
     point: Point = {}
     for key, dimension in space.items():
         if is_active(dimension, point):

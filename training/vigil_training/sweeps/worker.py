@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import optuna
 
@@ -34,6 +34,9 @@ log = logging.getLogger("vigil.sweep")
 POLL_SECONDS = 0.2
 """How often a worker looks at its trial's process, and for signals."""
 
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_ID", "SLURM_PROCID")
+"""Place of the worker among the processes that srun or a launcher started."""
+
 MAX_BEAT_SECONDS = 10.0
 """Longest time between two heartbeats."""
 
@@ -46,7 +49,8 @@ def run_worker(folder: SweepFolder, stop: Preemption) -> None:
         stop: says when this worker is asked to stop.
 
     Raises:
-        Preempted: if it was asked to stop; its trial is resumed by whoever is next.
+        Preempted: if it was asked to stop; its trial is resumed by whoever is next. Also if another worker has taken its trial
+            over, since a machine that was cut off would otherwise lose one trial after the other.
         UserError: if no point satisfies the constraints.
         Failure: if the sweep folder cannot be written.
     """
@@ -60,8 +64,7 @@ def run_worker(folder: SweepFolder, stop: Preemption) -> None:
                     raise Preempted(f"stopped by {stop.asked}; the same command continues the sweep")
                 number = _next_trial(folder, storage)
                 if number is not None:
-                    with contextlib.suppress(TrialLostError):
-                        _Trial(folder, storage, number, stop).run()
+                    _Trial(folder, storage, number, stop).run()
                 elif next(storage.log.open_trials(), None) is None:
                     return
                 else:
@@ -199,7 +202,7 @@ class _Trial:
         if params:
             storage.set_trial_user_attrs(number, facts)
             return decode_point(plan.spec.space, params)
-        study = folder.study(storage, sampler=build_sampler(plan.spec, [number]))
+        study = folder.study(storage, sampler=build_sampler(plan.spec, number))
         point = draw_point(study, number, plan.spec, plan.key_constraints, plan.fixed)
         dimensions = {key: (distribution_of(plan.spec.space[key]), encode(plan.spec.space[key], point[key])) for key in point}
         storage.start_trial(number, dimensions, facts)
@@ -207,22 +210,13 @@ class _Trial:
 
     def _run_process(self, point: Point) -> int:
         """Run the process, answer its reports, and return its exit status."""
-        folder, number, parent = self._folder, self._number, os.getpid()
+        folder, number = self._folder, self._number
         command = [sys.executable, "-m", "vigil_training.sweeps.trial_process", str(folder.path), str(number), json.dumps(point)]
         command += [] if (function := folder.plan.spec.function) is None else [function]
         make_folder(folder.log_file(number).parent)
         beat_seconds, next_look, asked = _beat_seconds(folder), 0.0, False
         with Receiver() as receiver, folder.log_file(number).open("ab") as output:
-            # In its own process group, so that a terminal's Ctrl-C reaches this process alone, which ends the other.
-            process = subprocess.Popen(  # noqa: S603 (our own command)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, VARIABLE: receiver.path},
-                process_group=0,
-                preexec_fn=lambda: end_with(parent),  # noqa: PLW1509
-            )
+            process = start_process(command, output, _environment(receiver.path))
             try:
                 while process.poll() is None:
                     receiver.serve(self._answer, POLL_SECONDS)
@@ -264,6 +258,21 @@ class _Trial:
             raise TrialLostError(f"{self._folder.path}: trial {self._number} was taken over by another worker")
 
 
+def start_process(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start the process of a trial, which ends with this one."""
+    parent = os.getpid()
+    # In its own process group, so that a terminal's Ctrl-C reaches this process alone, which ends the other.
+    return subprocess.Popen(  # noqa: S603 (our own command)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        process_group=0,
+        preexec_fn=lambda: end_with(parent),  # noqa: PLW1509
+    )
+
+
 def _end(
     folder: SweepFolder, storage: SweepStorage, number: int, *, metrics: dict[str, float] | None = None, reason: str
 ) -> None:
@@ -274,7 +283,7 @@ def _end(
     if missing:
         reason, metrics = f"the best validation has no value of {', '.join(missing)}", None
     pruned = trial.user_attrs.get("pruned")
-    study = folder.study(storage, sampler=build_sampler(plan.spec, [number]))
+    study = folder.study(storage, sampler=build_sampler(plan.spec, number))
     if metrics is None:
         storage.set_trial_user_attrs(number, {"reason": reason})
         study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -329,6 +338,11 @@ def _heartbeat(events: EventLog, seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _environment(socket: str) -> dict[str, str]:
+    """Return the environment of a trial's process: that of the worker, which is no rank of the trial's training."""
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES} | {VARIABLE: socket}
 
 
 def _slurm_job() -> dict[str, Any] | None:
