@@ -30,8 +30,10 @@ def test_grid_points_has_each_combination_once_without_the_keys_whose_condition_
     for kind, lr, dropout in itertools.product(["mean", "transformer", {"a": 1}], (1e-5, 1e-4, 1e-3), (0.0, 0.1, 0.2, 0.3)):
         for layers in [None] if kind == "mean" else [1, 3, 5]:
             expected += [(kind, layers, heads, lr, dropout) for heads in ([2, 4] if layers == 3 else [None])]
-    found = [tuple(point.get(key) for key in ("kind", "layers", "heads", "lr", "dropout")) for point in grid_points(SPACE)]
-    rounded = [(kind, layers, heads, round(lr, 9), round(dropout, 9)) for kind, layers, heads, lr, dropout in found]
+    rounded = [
+        (point["kind"], point.get("layers"), point.get("heads"), round(point["lr"], 9), round(point["dropout"], 9))
+        for point in grid_points(SPACE)
+    ]
     assert sorted(map(repr, rounded)) == sorted(map(repr, expected))
 
 

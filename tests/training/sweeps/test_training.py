@@ -15,10 +15,10 @@ from vigil_training.distributed.preemption import Preempted
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 from vigil_training.runs.run import Run
-from vigil_training.sweeps import trial_process
 from vigil_training.sweeps.results import best_results, read_results
 from vigil_training.sweeps.sweep_file import read_sweep
 from vigil_training.sweeps.sweep_folder import SweepFolder, open_sweep
+from vigil_training.sweeps.trials import process
 from vigil_training.sweeps.worker import run_worker
 
 
@@ -33,7 +33,7 @@ class Forked:
             os.environ.update(environment)
             sys.argv = command[2:]
             try:
-                trial_process.main()
+                process.main()
             except SystemExit as end:
                 os._exit(end.code if isinstance(end.code, int) else 1)
             os._exit(0)
@@ -88,7 +88,7 @@ def test_sweep_trains_prunes_and_finds_a_better_recipe(make_sweep: Callable[[str
     assert '"sweep/pruned": 1.0' in runs[1].metrics.read_text()
     assert slow.epochs == 1
     [best] = best_results(folder.plan.spec, [first, slow, fast])
-    checkpoint = trial_process.best_metrics(runs[best.number])
+    checkpoint = process.best_metrics(runs[best.number])
     assert best.values == (checkpoint["validation/macro_ap"],)
 
 

@@ -148,7 +148,8 @@ def test_trial_that_raises_has_failed_with_its_reason_and_the_sweep_goes_on(make
     failed, complete = read_results(folder)
     assert (failed.state, failed.reason) == ("failed", "ValueError: too large")
     assert "Traceback" in folder.log_file(0).read_text()
-    assert (complete.state, complete.values) == ("complete", (pytest.approx(0.96),))
+    assert complete.state == "complete"
+    assert complete.values == pytest.approx((0.96,))
 
 
 def test_trial_whose_process_is_killed_has_failed_and_the_sweep_goes_on(make_sweep: MakeSweep, tmp_path: Path) -> None:

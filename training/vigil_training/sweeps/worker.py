@@ -21,13 +21,13 @@ import optuna
 from vigil_data.filesystem import make_folder
 from vigil_training.distributed.launch import end_with
 from vigil_training.distributed.preemption import REQUEUE_STATUS, Preempted, Preemption
-from vigil_training.sweeps.channel import VARIABLE, Message, Receiver
 from vigil_training.sweeps.event_log import EventLog, TrialLostError
 from vigil_training.sweeps.liveness import lost_trials, newest_attempt
 from vigil_training.sweeps.sampling import build_pruner, build_sampler, distribution_of, draw_point
 from vigil_training.sweeps.space import Point, decode_point, encode
 from vigil_training.sweeps.storage import SweepFullError, SweepStorage
 from vigil_training.sweeps.sweep_folder import SweepFolder
+from vigil_training.sweeps.trials.channel import VARIABLE, Message, Receiver
 
 log = logging.getLogger("vigil.sweep")
 
@@ -211,7 +211,7 @@ class _Trial:
     def _run_process(self, point: Point) -> int:
         """Run the process, answer its reports, and return its exit status."""
         folder, number = self._folder, self._number
-        command = [sys.executable, "-m", "vigil_training.sweeps.trial_process", str(folder.path), str(number), json.dumps(point)]
+        command = [sys.executable, "-m", "vigil_training.sweeps.trials.process", str(folder.path), str(number), json.dumps(point)]
         command += [] if (function := folder.plan.spec.function) is None else [function]
         make_folder(folder.log_file(number).parent)
         beat_seconds, next_look, asked = _beat_seconds(folder), 0.0, False

@@ -1,6 +1,6 @@
 """The process of a trial: trains the point's recipe, or calls the sweep's function. A worker starts it.
 
-    python -m vigil_training.sweeps.trial_process SWEEPDIR NUMBER POINT [FUNCTION]
+    python -m vigil_training.sweeps.trials.process SWEEPDIR NUMBER POINT [FUNCTION]
 
 A function is called without importing what only trainings need.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import Failure, UserError
 from vigil_training.distributed.preemption import REQUEUE_STATUS
-from vigil_training.sweeps.channel import send
+from vigil_training.sweeps.trials.channel import send
 
 if TYPE_CHECKING:
     from vigil_training.runs.run import Run
@@ -58,7 +58,7 @@ def _train(path: str, number: int, point: dict[str, Any]) -> None:
     if world is None and isinstance(strategy, Ranks) and strategy.world > 1:
         from vigil_training.distributed.launch import launch
 
-        sys.exit(launch(strategy.devices, [sys.executable, "-m", "vigil_training.sweeps.trial_process", *sys.argv[1:]]))
+        sys.exit(launch(strategy.devices, [sys.executable, "-m", "vigil_training.sweeps.trials.process", *sys.argv[1:]]))
     # Signals are handled from here, as the imports take seconds in which a job may be preempted.
     with Preemption(ignore_on_exit=True) as preemption:
         from vigil_training.trainer.fit import fit_recipe
