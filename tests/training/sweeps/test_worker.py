@@ -23,6 +23,8 @@ from vigil_training.sweeps.sweep_folder import SweepFolder
 from vigil_training.sweeps.worker import run_worker
 
 MakeSweep = Callable[..., SweepFolder]
+pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # Workers of a function do not use it.
+
 NOT_ASKED: Any = SimpleNamespace(asked=None)
 
 SPACE = "space:\n  x: {float: [0, 1]}\n"

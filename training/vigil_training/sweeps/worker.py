@@ -19,7 +19,6 @@ from typing import IO, Any
 import optuna
 
 from vigil_data.filesystem import make_folder
-from vigil_training.distributed.launch import end_with
 from vigil_training.distributed.preemption import REQUEUE_STATUS, Preempted, Preemption
 from vigil_training.sweeps.event_log import EventLog, TrialLostError
 from vigil_training.sweeps.liveness import lost_trials, newest_attempt
@@ -27,7 +26,7 @@ from vigil_training.sweeps.sampling import build_pruner, build_sampler, distribu
 from vigil_training.sweeps.space import Point, decode_point, encode
 from vigil_training.sweeps.storage import SweepFullError, SweepStorage
 from vigil_training.sweeps.sweep_folder import SweepFolder
-from vigil_training.sweeps.trials.channel import VARIABLE, Message, Receiver
+from vigil_training.sweeps.trials.channel import VARIABLE, WORKER_VARIABLE, Message, Receiver
 
 log = logging.getLogger("vigil.sweep")
 
@@ -260,7 +259,6 @@ class _Trial:
 
 def start_process(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the process of a trial, which ends with this one."""
-    parent = os.getpid()
     # In its own process group, so that a terminal's Ctrl-C reaches this process alone, which ends the other.
     return subprocess.Popen(  # noqa: S603 (our own command)
         command,
@@ -269,7 +267,6 @@ def start_process(command: Sequence[str], output: IO[bytes], environment: Mappin
         stderr=subprocess.STDOUT,
         env=environment,
         process_group=0,
-        preexec_fn=lambda: end_with(parent),  # noqa: PLW1509
     )
 
 
@@ -342,7 +339,10 @@ def _heartbeat(events: EventLog, seconds: float) -> Iterator[None]:
 
 def _environment(socket: str) -> dict[str, str]:
     """Return the environment of a trial's process: that of the worker, which is no rank of the trial's training."""
-    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES} | {VARIABLE: socket}
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES} | {
+        VARIABLE: socket,
+        WORKER_VARIABLE: str(os.getpid()),
+    }
 
 
 def _slurm_job() -> dict[str, Any] | None:

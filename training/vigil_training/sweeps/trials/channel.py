@@ -17,6 +17,9 @@ from typing import Any, Self
 VARIABLE = "VIGIL_TRIAL_SOCKET"
 """Environment variable with the path of the socket."""
 
+WORKER_VARIABLE = "VIGIL_TRIAL_WORKER"
+"""Environment variable with the process id of the worker, with which the process of its trial ends."""
+
 Message = dict[str, Any]
 
 

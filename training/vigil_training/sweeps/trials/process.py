@@ -7,6 +7,7 @@ A function is called without importing what only trainings need.
 
 import importlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import Failure, UserError
+from vigil_training.distributed.launch import end_with
 from vigil_training.distributed.preemption import REQUEUE_STATUS
-from vigil_training.sweeps.trials.channel import send
+from vigil_training.distributed.world import find_world
+from vigil_training.sweeps.trials.channel import WORKER_VARIABLE, send
 
 if TYPE_CHECKING:
     from vigil_training.runs.run import Run
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the trial; exit with the statuses of `vigil train`, and send the reason of a failure."""
     folder, number, point, *function = sys.argv[1:]
+    if find_world() is None:  # A rank ends with the process that launched it.
+        end_with(int(os.environ[WORKER_VARIABLE]))
     try:
         if function:
             send({"metrics": _call(function[0], json.loads(point))})
@@ -46,7 +51,7 @@ def main() -> None:
 def _train(path: str, number: int, point: dict[str, Any]) -> None:
     """Train the trial's recipe, and send its metrics; with several ranks, start them and exit with their status."""
     from vigil_training.distributed.preemption import Preemption
-    from vigil_training.distributed.world import World, find_world
+    from vigil_training.distributed.world import World
     from vigil_training.recipe.resolve import dump_recipe
     from vigil_training.recipe.specs import Ranks
     from vigil_training.sweeps.specs import LATENCY
