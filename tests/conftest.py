@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 pytest_plugins = [
+    "fake_hub",
     "fake_wandb",
     "ray_nodes",
     "tiny_bundle",

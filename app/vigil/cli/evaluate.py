@@ -188,7 +188,7 @@ def _evaluate_run(
     from vigil.workflows.policies import read_compiled_policy
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.progress import Progress
-    from vigil_training.tracking.wandb_logger import track_evaluation
+    from vigil_training.tracking.evaluations.tracked_evaluation import track_evaluation
 
     with Progress(f"predicting {split}") as progress:
         evaluation = evaluate_run(
@@ -203,7 +203,14 @@ def _evaluate_run(
             progress=progress,
         )
         progress("tracking")
-        track_evaluation(opened, evaluation.folder, evaluation.results)
+        track_evaluation(
+            opened,
+            evaluation.folder,
+            evaluation.results,
+            evaluation.data,
+            contents=evaluation.contents,
+            dataset=evaluation.dataset,
+        )
     _show(evaluation)
 
 

@@ -84,6 +84,12 @@ def run(
     options = SuiteOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     with Progress("opening the suite") as progress:
         ran = run_suite(model, suite, to=to, options=options, progress=progress)
+        if find_source_kind(model) == "run":
+            from vigil_training.runs.run import Run
+            from vigil_training.tracking.evaluations.tracked_evaluation import track_suite
+
+            progress("tracking")
+            track_suite(Run(model), ran.folder, ran.results)
     _show(ran.results)
     typer.echo(f"report: {ran.folder / 'suite.html'}")
 

@@ -36,12 +36,18 @@ class Evaluation(NamedTuple):
         results: the metrics.
         table: the predictions table.
         refused: items that could not be decoded.
+        data: the parsed table.
+        contents: id to texts and evidence of the items that the report shows.
+        dataset: dataset of the items; ``None`` for a table of scores.
     """
 
     folder: Path
     results: "EvaluationResults"
     table: "pa.Table"
     refused: "Sequence[Refusal]"
+    data: "EvaluationData"
+    contents: "Mapping[str, ItemExample]"
+    dataset: Dataset | None
 
 
 def evaluate(
@@ -101,17 +107,24 @@ def evaluate(
     if own and checkpoint == "best" and not only:
         table = table.replace_schema_metadata({FINGERPRINT_KEY: predictions_fingerprint(run, dataset, split)})
     folder = run.evaluation(name + _suffix(checkpoint, only)) if to is None else Path(to)
+    data = EvaluationData.from_table(table, run.recipe.taxonomy.labels, thresholds, spec)
+    contents: dict[str, ItemExample] = {}
+
+    def examples(ids: Sequence[str]) -> "Mapping[str, ItemExample]":
+        contents.update(item_examples(run, dataset, ids, checkpoint=checkpoint, only=only))
+        return contents
+
     results = write_evaluation(
-        EvaluationData.from_table(table, run.recipe.taxonomy.labels, thresholds, spec),
+        data,
         facts,
         to=folder,
         calibrated=run.read_calibrated(),
         policy=policy,
-        examples=lambda ids: item_examples(run, dataset, ids, checkpoint=checkpoint, only=only),
+        examples=examples,
         inputs=[model.as_input("model"), dataset.node.as_input("evaluated")],
         progress=progress,
     )
-    return Evaluation(folder, results, table, predicted.refused)
+    return Evaluation(folder, results, table, predicted.refused, data, contents, dataset)
 
 
 def evaluate_bundle(
@@ -169,8 +182,9 @@ def evaluate_bundle(
         "undecodable": str(len(rows) - table.num_rows),
         **({} if policy_text is None else {"policy text": str(policy_text)}),
     }
+    data = EvaluationData.from_table(table, loaded.labels, loaded.thresholds, spec)
     results = write_evaluation(
-        EvaluationData.from_table(table, loaded.labels, loaded.thresholds, spec),
+        data,
         facts,
         to=to,
         calibrated=loaded.calibrated,
@@ -180,7 +194,7 @@ def evaluate_bundle(
     )
     if texts is not None:
         evaluated_texts(texts, original.bundle, results, facts).write(Path(to) / POLICY_TEXT)
-    return Evaluation(Path(to), results, table, ())
+    return Evaluation(Path(to), results, table, (), data, {}, dataset)
 
 
 def calibrate_texts(texts: "PolicyText", bundle: "Bundle", table: "pa.Table", spec: EvaluationSpec) -> "PolicyText":
@@ -317,7 +331,7 @@ def evaluate_table(
     }
     data = EvaluationData.from_table(scores.table, labels, scores.thresholds, spec)
     results = write_evaluation(data, facts, to=to, calibrated=scores.calibrated, policy=policy, progress=progress)
-    return Evaluation(Path(to), results, data.table, ())
+    return Evaluation(Path(to), results, data.table, (), data, {}, None)
 
 
 class CalibratedScores(NamedTuple):

@@ -223,12 +223,14 @@ def _compare(
 def provenance_of(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | None = None) -> "Provenance":
     """Return the origin of a run's model: lineage, licences, recipe and evaluations."""
     from vigil_serving.export.publish import Provenance
+    from vigil_training.runs.run import recipe_digest
 
     recipe, environment = run.recipe, run.read_environment()
     lineage: dict[str, Any] = {
         "run": str(run.path),
         "run_id": run.run_id,
         "checkpoint": checkpoint,
+        "recipe": recipe_digest(recipe),
         **{name: environment[name] for name in ("dataset", "git") if name in environment},
     }
     if recipe.tracking.mode != "disabled":
@@ -237,14 +239,14 @@ def provenance_of(run: "Run", checkpoint: str, comparison: Mapping[str, Any] | N
     return Provenance(
         name=recipe.name,
         lineage=lineage,
-        licences=_licences(run),
+        licences=licences_of(run),
         recipe=run.resolved.read_text(encoding="utf-8"),
         evaluation={path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in metrics},
         comparison=comparison,
     )
 
 
-def _licences(run: "Run") -> "dict[str, Licence]":
+def licences_of(run: "Run") -> "dict[str, Licence]":
     """Return the licences of the weights that training started from, and of the tokenizer."""
     from vigil_serving.bundle.licences import licences
 

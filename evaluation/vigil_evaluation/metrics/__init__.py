@@ -11,6 +11,7 @@ Example:
 """
 
 from vigil_evaluation.metrics.arrays import Floats, Integers, effective_items, known_items
+from vigil_evaluation.metrics.curve_points import precision_recall_curve, roc_curve
 from vigil_evaluation.metrics.decisions import Confusion, decisions_at, f1_at
 from vigil_evaluation.metrics.label_confusion import LabelConfusion, confusion_between_labels
 from vigil_evaluation.metrics.probabilities import (
@@ -59,7 +60,9 @@ __all__ = [
     "mass_bins",
     "operating_points",
     "partial_auroc",
+    "precision_recall_curve",
     "recall_at_fpr",
     "recall_at_precision",
     "reliability",
+    "roc_curve",
 ]

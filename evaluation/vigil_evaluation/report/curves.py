@@ -6,7 +6,7 @@ from math import log10
 
 import numpy as np
 
-from vigil_evaluation.metrics import Floats, OperatingPoints, reliability
+from vigil_evaluation.metrics import Floats, OperatingPoints, precision_recall_curve, reliability, roc_curve
 from vigil_evaluation.metrics.arrays import effective_items, weighted_items
 from vigil_evaluation.slices.results import LabelMetrics
 from vigil_evaluation.stats.binomial import wilson
@@ -139,21 +139,15 @@ def fpr_x(value: float) -> float:
 
 def _precision_recall(points: OperatingPoints) -> str:
     """Return the steps whose area is the average precision, thinned to about :data:`CURVE_POINTS`."""
-    recall = points.true_positives / points.positives
-    precision = points.true_positives / (points.true_positives + points.false_positives)
-    _, first = np.unique(np.ceil(recall * CURVE_POINTS), return_index=True)
-    kept = first[points.true_positives[first] > 0]
-    steps = [f"V{y(p):.1f}H{x(r):.1f}" for r, p in zip(recall[kept], precision[kept], strict=True)]
-    return f"M{x(0):.1f} {y(float(precision[kept[0]])):.1f}" + "".join(steps)
+    recall, precision = precision_recall_curve(points, CURVE_POINTS)
+    steps = [f"V{y(p):.1f}H{x(r):.1f}" for r, p in zip(recall, precision, strict=True)]
+    return f"M{x(0):.1f} {y(float(precision[0])):.1f}" + "".join(steps)
 
 
 def _roc(points: OperatingPoints) -> str:
     """Return, at each rate, the highest recall of the thresholds that flag no larger share of the negatives."""
-    rates = points.false_positives / points.negatives
-    across = np.ceil(CURVE_POINTS * np.maximum(1 + np.log10(np.maximum(rates, 1e-12)) / FPR_DECADES, 0.0))
-    last = np.flatnonzero(np.append(across[1:] != across[:-1], True))
-    recall = points.true_positives / points.positives
-    steps = [f"H{fpr_x(rate):.1f}V{y(r):.1f}" for rate, r in zip(rates[last].tolist(), recall[last].tolist(), strict=True)]
+    rates, recall = roc_curve(points, CURVE_POINTS, FPR_DECADES)
+    steps = [f"H{fpr_x(rate):.1f}V{y(r):.1f}" for rate, r in zip(rates.tolist(), recall.tolist(), strict=True)]
     return f"M{x(0):.1f} {y(0):.1f}" + "".join(steps)
 
 

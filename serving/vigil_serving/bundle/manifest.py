@@ -117,6 +117,11 @@ def check_files(path: Path) -> str:
         UserError: one line for each file that was changed, is missing, or was added.
     """
     check_is_bundle(path)
+    return check_listed(path)
+
+
+def check_listed(path: Path) -> str:
+    """Recompute the hash of every file of a folder with a manifest; see :func:`check_files`."""
     listed = _read_manifest(path / MANIFEST)
     present = set(list_files(path))
     problems = [f"{path}: {name} is missing" for name in listed if name not in present]

@@ -1,9 +1,12 @@
 """Model card: README.md of the bundle, in the Hugging Face hub's format (YAML front matter, then Markdown)."""
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -34,7 +37,13 @@ def model_card(model: ExportedModel, metadata: BundleMetadata, taxonomy: Taxonom
         files("vigil_serving.bundle").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     )
     rendered = template.render(
-        front_matter=front_matter(metadata.licences, "vigil", pipeline, ["content-safety", "multi-label", "onnx", *formats]),
+        front_matter=front_matter(
+            metadata.licences,
+            "vigil",
+            pipeline,
+            ["content-safety", "multi-label", "onnx", *formats],
+            hub_facts(metadata.name, metadata.lineage, evaluation, pipeline),
+        ),
         model=model,
         metadata=metadata,
         taxonomy=taxonomy,
@@ -73,7 +82,9 @@ def markdown_cell(value: object) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def front_matter(licences: Mapping[str, Licence], library: str, pipeline: str | None, tags: Sequence[str]) -> str:
+def front_matter(
+    licences: Mapping[str, Licence], library: str, pipeline: str | None, tags: Sequence[str], facts: Mapping[str, Any]
+) -> str:
     """Return the YAML that the hub reads.
 
     Args:
@@ -81,6 +92,7 @@ def front_matter(licences: Mapping[str, Licence], library: str, pipeline: str | 
         library: library that loads the model.
         pipeline: the hub's name of the task, if it has one.
         tags: words by which the model is found.
+        facts: further fields; see :func:`hub_facts`.
     """
     licence = hub_name(licences)
     fields = {
@@ -89,12 +101,63 @@ def front_matter(licences: Mapping[str, Licence], library: str, pipeline: str | 
         "library_name": library,
         **({"pipeline_tag": pipeline} if pipeline else {}),
         "tags": [*tags],
+        **facts,
     }
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.dump(fields, text)
     return text.getvalue()
+
+
+def hub_facts(name: str, lineage: Mapping[str, Any], evaluation: Mapping[str, Any], pipeline: str | None) -> dict[str, Any]:
+    """Return the dataset, the metrics as the hub's ``model-index``, and the lineage under ``vigil``, for :func:`front_matter`.
+
+    Args:
+        name: name of the model.
+        lineage: origin of the model, as in bundle.json.
+        evaluation: split to the content of its metrics.json.
+        pipeline: the hub's name of the task, if it has one.
+    """
+    dataset = lineage.get("dataset") or {}
+    facts: dict[str, Any] = {}
+    if dataset:
+        facts["datasets"] = [PurePath(str(dataset["path"])).name]
+    results = []
+    for split, metrics in evaluation.items():
+        macro = {metric: found["value"] for metric, found in (metrics["overall"].get("macro") or {}).items()}
+        values = [
+            {"type": metric, "name": f"macro {metric.replace('_', ' ')}", "value": value}
+            for metric, value in macro.items()
+            if value is not None
+        ]
+        if values:
+            evaluated = str(metrics["facts"].get("dataset") or dataset.get("path") or split)
+            path, _, version = evaluated.partition(" version ")
+            of = {"name": PurePath(path).name, "type": PurePath(path).name, "split": split}
+            task = {"type": pipeline or "other", "name": "content safety"}
+            source = {"name": f"metrics.json, sha256 {results_digest(metrics)}"}
+            revision = {"revision": version} if version else {}
+            results.append({"task": task, "dataset": of | revision, "metrics": values, "source": source})
+    if results:
+        facts["model-index"] = [{"name": name, "results": results}]
+    git = lineage.get("git") or {}
+    own = {
+        "run": lineage.get("run_id"),
+        "checkpoint": lineage.get("checkpoint"),
+        "recipe": lineage.get("recipe"),
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "dataset": {"name": facts["datasets"][0], **{k: v for k, v in dataset.items() if k != "path"}} if dataset else None,
+    }
+    if known := {key: value for key, value in own.items() if value is not None}:
+        facts["vigil"] = known
+    return facts
+
+
+def results_digest(metrics: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the metrics.json that has this content."""
+    return hashlib.sha256((json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()).hexdigest()
 
 
 def largest_ap_loss(change: Mapping[str, float | None]) -> str:

@@ -12,7 +12,7 @@ from vigil_data.prompts.pieces import HEADINGS
 from vigil_data.prompts.specs import PromptSpec
 from vigil_serving.bundle.load import ExportedModel
 from vigil_serving.bundle.metadata import BundleMetadata, Parity
-from vigil_serving.bundle.model_card import flatten, front_matter, markdown_environment
+from vigil_serving.bundle.model_card import flatten, front_matter, hub_facts, markdown_environment
 from vigil_serving.llm_server.folder import LanguageModelFacts
 
 EXAMPLE: tuple[tuple[Role, str], ...] = (("title", "An offer"), ("body", "Call now and win."))
@@ -73,7 +73,13 @@ def guard_card(
     template = files("vigil_serving.huggingface").joinpath("guard_card.md.jinja").read_text(encoding="utf-8")
     rendered = markdown_environment().from_string(template)
     text = rendered.render(
-        front_matter=front_matter(metadata.licences, "transformers", "text-generation", ["content-safety", "guard", "vigil"]),
+        front_matter=front_matter(
+            metadata.licences,
+            "transformers",
+            "text-generation",
+            ["content-safety", "guard", "vigil"],
+            hub_facts(metadata.name, metadata.lineage, evaluation, "text-generation"),
+        ),
         metadata=metadata,
         prompt=model.prompt,
         thresholds=model.thresholds,

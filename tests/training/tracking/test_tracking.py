@@ -16,8 +16,9 @@ from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
 from vigil_training.runs.run import open_run
 from vigil_training.tracking.environment import git_state
+from vigil_training.tracking.evaluations.tracked_evaluation import track_evaluation
 from vigil_training.tracking.local_metrics import JsonLinesLogger, truncate_metrics
-from vigil_training.tracking.wandb_logger import open_wandb_logger, track_evaluation
+from vigil_training.tracking.wandb_logger import open_wandb_logger
 from vigil_training.trainer.lightning_trainer import build_trainer
 
 
@@ -125,7 +126,7 @@ def test_track_evaluation_adds_to_the_tracked_run_without_a_server(make_recipe, 
     evaluation = evaluate(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # raised by wandb
-        track_evaluation(run, evaluation.folder, evaluation.results)
+        track_evaluation(run, evaluation.folder, evaluation.results, evaluation.data)
     wandb.teardown()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(
@@ -136,12 +137,12 @@ def test_track_evaluation_adds_to_the_tracked_run_without_a_server(make_recipe, 
     # wandb appends -1 where two begin within a second
     assert {path.name.split("-")[3] for path in folders} == {id_}, "one tracked run for one training"
     media = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".html" and path.read_text() == (evaluation.folder / "report.html").read_text() for path in media)
+    assert any(path.suffix == ".html" and "Vigil evaluation report" in path.read_text() for path in media)
     assert any("bright" in path.read_text() for path in media if path.name.endswith(".table.json"))
 
 
 def test_track_evaluation_does_nothing_without_tracking(trained, tmp_path):
 
     before = sorted(path.name for path in trained.path.iterdir())
-    track_evaluation(trained, tmp_path, None)
+    track_evaluation(trained, tmp_path, None, None)
     assert sorted(path.name for path in trained.path.iterdir()) == before

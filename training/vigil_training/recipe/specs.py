@@ -238,6 +238,10 @@ class TrackingSpec(Spec):
     entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
     group: str | None = Field(None, description="group of the run in W&B")
     tags: tuple[str, ...] = Field((), description="tags of the run in W&B")
+    content: Literal["none", "ids", "redacted", "full"] = Field(
+        "ids",
+        description="what is sent of items: nothing, ids and numbers, masked texts and blurred images too, or everything",
+    )
     also: tuple[Literal["tensorboard", "mlflow", "csv"], ...] = Field(
         (), description="where metrics go too: tensorboard/ or csv/ in the run folder; MLFLOW_TRACKING_URI or mlruns/ in it"
     )

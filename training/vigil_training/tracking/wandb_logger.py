@@ -4,8 +4,9 @@ The tracked run is written to the run folder, and with ``tracking.mode: online``
 numbers without it, so a failure to track never ends a run.
 """
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from vigil_training.tracking.upload import Upload, repair_parts
 
 if TYPE_CHECKING:
     import wandb
-
-    from vigil_evaluation.results import EvaluationResults
 
 log = logging.getLogger("vigil.track")
 
@@ -98,15 +97,13 @@ def open_wandb_logger(run: Run, resolved_text: str, environment: Mapping[str, An
     return logger
 
 
-def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> None:
-    """Add an evaluation to the tracked run: macro metrics to its summary, a table of labels, and the files.
-
-    Does nothing if the run was trained without tracking. A failure to track is logged and not raised.
+def add_to_tracked_run(run: Run, add: "Callable[[wandb.Run, Callable[[dict[str, Any]], None]], None]", otherwise: str) -> None:
+    """Add to the tracked run of a run that has ended. Does nothing if it is not tracked; a failure is logged and not raised.
 
     Args:
         run: the run.
-        folder: folder of the evaluation.
-        results: what the evaluation found.
+        add: called with the tracked run, and with a function that logs values at one step after the run's last.
+        otherwise: what is lost if that fails, for the warning.
     """
     spec = run.recipe.tracking
     if spec.mode == "disabled" or not (run.path / "wandb").is_dir():
@@ -118,41 +115,21 @@ def track_evaluation(run: Run, folder: Path, results: "EvaluationResults") -> No
         repair_parts(run.path / "wandb")
         with wandb.init(dir=run.path, **_identity(run)) as tracked:
             upload = _start_upload(tracked) if spec.mode == "online" else None
-            prefix = f"evaluation/{folder.name}"
-            columns: list[str | int] = [
-                "label",
-                "known",
-                "positive",
-                "average_precision",
-                "low",
-                "high",
-                "auroc",
-                "f1",
-                "recall_at_fpr",
-            ]
-            table = wandb.Table(columns=columns)
-            for label, found in results.overall.labels.items():
-                low, high = found.intervals.get("average_precision") or (None, None)
-                numbers = (found.average_precision, low, high, found.auroc, found.f1, found.recall_at_fpr)
-                table.add_data(label, found.known, found.positive, *numbers)
-            tracked.log(
-                {
-                    f"{prefix}/labels": table,
-                    f"{prefix}/report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False),
-                }
-            )
-            for metric, macro in results.overall.macro.items():
-                tracked.summary[f"{prefix}/macro/{metric}"] = macro.value
-            files = wandb.Artifact(f"{run.path.name}-{folder.name}", type="evaluation")
-            for name in ("metrics.json", "report.html"):
-                files.add_file(str(folder / name))
-            tracked.log_artifact(files)
+            step = _next_step(run)
+            add(tracked, lambda values: tracked.log(values, step=step))
     except Exception as error:  # W&B documents no base class of its errors.
-        log.warning("the evaluation is not tracked (%s: %s); %s has all of it", type(error).__name__, error, folder)
+        log.warning("%s (%s: %s)", otherwise, type(error).__name__, error)
     finally:
         if upload is not None:
             upload.end(complete=True)
             upload.join()
+
+
+def _next_step(run: Run) -> int:
+    """Return a step after those of the training and of what was added since, which each have a part of their own."""
+    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
+    last = max((int(json.loads(line)["step"]) for line in lines), default=0)
+    return last + len(list((run.path / "wandb").glob("offline-run-*")))
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -160,7 +137,10 @@ def _identity(run: Run) -> dict[str, Any]:
     import wandb
 
     spec = run.recipe.tracking
-    settings = wandb.Settings(silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS)
+    # What is printed, and changes of the code, may quote items: `tracking.content` does not see them.
+    settings = wandb.Settings(
+        silent=True, console="off", save_code=False, disable_git=True, x_transaction_log_flush_interval=_FLUSH_SECONDS
+    )
     identity = {"id": run.run_id, "name": run.path.name, "project": spec.project, "entity": spec.entity}
     # The server is asked for the run's last step when this part is sent, so that one run continues.
     return {**identity, "mode": "offline", "resume": "allow", "settings": settings}

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.tracking import lineage, runs, sweep
+from vigil.cli.tracking import lineage, registry, runs, sweep
 
-MODULES: tuple[ModuleType, ...] = (lineage, runs, sweep)
+MODULES: tuple[ModuleType, ...] = (lineage, registry, runs, sweep)
 
 
 def register(app: typer.Typer) -> None:

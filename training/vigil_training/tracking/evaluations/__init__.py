@@ -1,0 +1,1 @@
+"""What a tracking service shows of evaluations: curves, tables, and examples by the content rule."""
