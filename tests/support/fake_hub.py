@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self, status: int, content: Any) -> None:
         headers = {"X-Error-Code": content} if status == 404 else {}
-        self._send(status, json.dumps(content).encode(), headers)
+        self._send(status, json.dumps({"error": content} if status == 404 else content).encode(), headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False) -> None:
         self.send_response(status)

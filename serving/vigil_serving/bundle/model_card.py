@@ -136,9 +136,8 @@ def hub_facts(name: str, lineage: Mapping[str, Any], evaluation: Mapping[str, An
             path, _, version = evaluated.partition(" version ")
             of = {"name": PurePath(path).name, "type": PurePath(path).name, "split": split}
             task = {"type": pipeline or "other", "name": "content safety"}
-            source = {"name": f"metrics.json, sha256 {results_digest(metrics)}"}
             revision = {"revision": version} if version else {}
-            results.append({"task": task, "dataset": of | revision, "metrics": values, "source": source})
+            results.append({"task": task, "dataset": of | revision, "metrics": values})
     if results:
         facts["model-index"] = [{"name": name, "results": results}]
     git = lineage.get("git") or {}
@@ -148,6 +147,7 @@ def hub_facts(name: str, lineage: Mapping[str, Any], evaluation: Mapping[str, An
         "recipe": lineage.get("recipe"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
+        "evaluations": {split: results_digest(metrics) for split, metrics in evaluation.items()} or None,
         "dataset": {"name": facts["datasets"][0], **{k: v for k, v in dataset.items() if k != "path"}} if dataset else None,
     }
     if known := {key: value for key, value in own.items() if value is not None}:

@@ -80,7 +80,8 @@ def _manifest_at(repository: str, commit: str) -> bytes | None:
 
 @contextmanager
 def _one_line(place: str) -> Iterator[None]:
-    """Raise what the hub's library raises as one line that states what to do."""
+    """Raise what the hub's library raises as one line that states what to do, and let it draw no bars of its own."""
+    import httpx2
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -89,8 +90,10 @@ def _one_line(place: str) -> Iterator[None]:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    name = f"hf:{place}"
+    name, drawn = f"hf:{place}", not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     except HFValidationError:
@@ -109,5 +112,9 @@ def _one_line(place: str) -> Iterator[None]:
         raise Failure(f"{name}: the hub answers HTTP {status}; run the same command again") from error
     except (UserError, Failure):
         raise
-    except OSError as error:  # the library's network errors and those of the disk are all of this class
-        raise Failure(f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}") from error
+    except (httpx2.HTTPError, OSError) as error:  # of the network, and of the disk
+        reason = str(error).strip().splitlines()
+        raise Failure(f"{name}: {reason[0] if reason else type(error).__name__}; run the same command again") from error
+    finally:
+        if drawn:
+            enable_progress_bars()

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 from vigil.cli import build
 from vigil.workflows.tracking.registry import pull, push, split_place
 from vigil_data.errors import Failure, UserError
+from vigil_data.filesystem import sha256_file
 from vigil_serving.bundle.load import load_bundle
 from vigil_serving.bundle.manifest import list_files
 from vigil_serving.bundle.signing import sign_bundle
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # raised by the hub's library
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ def test_pushed_run_is_evaluated_elsewhere_as_here(make_recipe, material, train,
     """The other machine has none of the recipe's files: the tokenizer comes with the run, and the dataset is named."""
     from vigil.workflows.evaluate import evaluate
     from vigil_data.dataset.dataset import Dataset
-    from vigil_training.runs.run import Run
+    from vigil_training.runs.run import Run, recipe_digest
 
     tokenizer = shutil.copy(material / "tokenizer.json", tmp_path / "tokenizer.json")
     dataset = shutil.copytree(material / "dataset", tmp_path / "dataset")
@@ -151,7 +154,9 @@ def test_pushed_run_is_evaluated_elsewhere_as_here(make_recipe, material, train,
     (found,) = [one for one in card.data.eval_results if one.metric_type == "average_precision"]
     assert found.metric_value == here.results.overall.macro["average_precision"].value
     assert (found.dataset_name, found.dataset_split) == ("dataset", "test")
-    assert card.data.to_dict()["vigil"]["run"] == run.run_id
+    own = card.data.to_dict()["vigil"]
+    assert (own["run"], own["recipe"]) == (run.run_id, recipe_digest(run.recipe))
+    assert own["evaluations"] == {"test": sha256_file(here.folder / "metrics.json")}
 
 
 def test_commands_push_and_pull(signed, tmp_path):

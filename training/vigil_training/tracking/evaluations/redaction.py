@@ -92,7 +92,7 @@ def names_in(text: str) -> set[str]:
 
 
 def blur_image(data: bytes) -> Image.Image:
-    """Return a small image of which only the distribution of colours is recognizable.
+    """Return a small image that shows no more than the distribution of colours.
 
     Args:
         data: an encoded image.
