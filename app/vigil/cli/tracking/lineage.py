@@ -42,6 +42,9 @@ def lineage(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture to this HTML file, too.")] = None,
+    openlineage: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Write the events as OpenLineage to this file or server, too.")
+    ] = None,
 ) -> None:
     """Show the lineage of something from the workspace's ledger: both ways, as a tree, JSON or a picture.
 
@@ -58,6 +61,8 @@ def lineage(
     if what.startswith(ITEM):
         if up or down:
             raise UserError(f"{what}: leave out --up and --down; an item is followed both ways")
+        if openlineage is not None:
+            raise UserError(f"{what}: leave out --openlineage; it is for what commands have made")
         _show_item(graph, what.removeprefix(ITEM), dataset, kinds, as_json=as_json, html=html)
         return
     if dataset is not None:
@@ -66,6 +71,11 @@ def lineage(
     directions: list[Direction] = ["up"] * (up or not down) + ["down"] * (down or not up)  # type: ignore[assignment]
     walked = {of.key: of for direction in directions for of in graph.walk(node, direction)}
     shown = [of for of in walked.values() if of.kind in kinds or of.key == node.key]
+    sent = None
+    if openlineage is not None:
+        from vigil.workflows.tracking.openlineage_events import send_openlineage
+
+        sent = send_openlineage(shown, graph, openlineage)
     if html is not None:
         _write_page(graph, node.name or what, shown, html, marked=[node])
     if as_json:
@@ -74,6 +84,8 @@ def lineage(
     _print(_tree(graph, node, directions, kinds))
     if html is not None:
         typer.echo(f"picture: {html}")
+    if sent is not None:
+        typer.echo(f"OpenLineage: {sent} events to {openlineage}")
 
 
 def _show_item(

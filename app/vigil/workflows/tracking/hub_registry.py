@@ -90,7 +90,7 @@ def _one_line(place: str) -> Iterator[None]:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     name, drawn = f"hf:{place}", not are_progress_bars_disabled()
     disable_progress_bars()

@@ -8,10 +8,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from openlineage.client.event_v2 import RunEvent
 from openlineage.client.serde import Serde
+from typer.testing import CliRunner
 
+from vigil.cli import build
 from vigil.workflows.tracking.openlineage_events import API_KEY, dataset_name, run_event, run_uuid, send_openlineage
 from vigil_data.errors import Failure, UserError
-from vigil_data.lineage import Event, Graph, Input, Node
+from vigil_data.lineage import Event, Graph, Input, Node, record
 
 
 def event(second, node, *inputs):
@@ -115,3 +117,15 @@ def test_send_openlineage_names_the_trouble(server, graph, tmp_path):
     (tmp_path / "notes.txt").write_text("something else")
     with pytest.raises(UserError, match="not a file of OpenLineage run events"):
         send_openlineage([RUN], graph, str(tmp_path / "notes.txt"))
+
+
+def test_lineage_command_writes_the_events_of_what_it_shows(tmp_path):
+    record(OLD)
+    record(RUN, [OLD.as_input("data")])
+    record(BUNDLE, [RUN.as_input("weights")])
+    file = tmp_path / "lineage.jsonl"
+    ran = CliRunner().invoke(build(), ["lineage", "run:cccc", "--up", "--openlineage", str(file)], catch_exceptions=False)
+    assert ran.exit_code == 0
+    assert f"OpenLineage: 2 events to {file}" in ran.output
+    outputs = [json.loads(line)["outputs"][0]["name"] for line in file.read_text().splitlines()]
+    assert outputs == [dataset_name(OLD), dataset_name(RUN)], "the bundle is not above the run"
