@@ -36,6 +36,13 @@ def promote(
     public_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Refuse a bundle that is not signed by this key.")
     ] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ENTITY/]REGISTRY/NAME",
+            help="Link the bundle in this registry of Weights & Biases too, with the alias --to.",
+        ),
+    ] = None,
 ) -> None:
     """Make a bundle the champion: DIR/champion points to it, and DIR/promotions.jsonl records why.
 
@@ -50,6 +57,10 @@ def promote(
 
     if Path(to).name != to or to.startswith("."):
         raise UserError(f"--to {to}: must be a name such as champion; the folder is given by --models")
+    if wandb is not None:
+        from vigil.workflows.tracking.registry_link import link_promoted, registry_path
+
+        registry_path(wandb)
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
     if back:
         given = {
@@ -84,3 +95,5 @@ def promote(
             f"before: {made.previous.path} ({made.previous.digest[:12]}); `vigil promote --back --models {models}` returns to it"
         )
     typer.echo(f"recorded in {models / promotion.RECORD}; a server of {models / to} loads it on SIGHUP or POST /v1/reload")
+    if wandb is not None:
+        typer.echo(f"linked as {link_promoted(made, wandb)} in W&B")

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import typer
 
-from vigil.cli.tracking import lineage, registry, runs, sweep
+from vigil.cli.tracking import lineage, registry, runs, sweep, track
 
-MODULES: tuple[ModuleType, ...] = (lineage, registry, runs, sweep)
+MODULES: tuple[ModuleType, ...] = (lineage, registry, runs, sweep, track)
 
 
 def register(app: typer.Typer) -> None:

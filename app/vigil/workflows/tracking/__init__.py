@@ -1,1 +1,1 @@
-"""Tracking that joins packages: local workers of a sweep."""
+"""Tracking that joins packages: local workers of a sweep, links in W&B's registry."""

@@ -1,0 +1,129 @@
+"""Replay: the edges of a run at W&B follow from the ledger, whatever was recorded first."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from vigil_data.lineage import Event, Graph, Input, Node
+from vigil_training.tracking.content import ContentRule
+from vigil_training.tracking.sync.replay import files_of, metadata_of, reference_of, steps_of
+from vigil_training.tracking.sync.sending import in_order
+
+
+def event(number, node, *inputs):
+    return Event(f"2026-01-01T00:00:{number:02}.000000+00:00", "ann", "vigil train", node, tuple(inputs))
+
+
+def digest(letter):
+    return letter * 64
+
+
+POSTS = Node("dataset", digest("d"), "posts", "/data/posts", {"version": 3})
+FIRST, SECOND, STUDENT = (Node("run", run_id, name) for run_id, name in (("11111111", "a"), ("22222222", "b"), ("33333333", "c")))
+EARLY, LATE = (Node("checkpoint", digest(letter), name) for letter, name in (("1", "step-10"), ("2", "step-20")))
+OTHER = Node("checkpoint", digest("3"), "step-30")
+EVALUATION, POLICY = Node("evaluation", digest("e"), "test"), Node("policy", digest("f"), "strict")
+BUNDLE, TRAFFIC = Node("bundle", digest("b"), "scam", "/bundles/scam"), Node("traffic", digest("7"))
+EVENTS = [
+    event(1, POSTS),
+    event(2, FIRST, POSTS.as_input("data")),
+    event(3, EARLY, FIRST.as_input("run")),
+    event(4, LATE, FIRST.as_input("run")),
+    event(5, EVALUATION, LATE.as_input("model"), POSTS.as_input("data")),
+    event(6, POLICY, EVALUATION.as_input("predictions")),
+    event(7, BUNDLE, LATE.as_input("weights"), POLICY.as_input("policy")),
+    event(8, TRAFFIC, BUNDLE.as_input("bundle")),
+    event(9, SECOND, POSTS.as_input("data"), LATE.as_input("init_from")),
+    event(10, OTHER, SECOND.as_input("run")),
+    event(11, STUDENT, POSTS.as_input("data"), FIRST.as_input("teacher")),
+]
+
+
+def named(steps):
+    return [(step.verb, step.collection, step.node.digest[0]) for step in steps]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_steps_of_a_run_are_what_it_used_and_what_no_other_run_made(seed):
+    events = random.Random(seed).sample(EVENTS, len(EVENTS))
+    graph = Graph(events)
+    used, *logged = named(steps_of(graph, FIRST))
+    assert used == ("used", "dataset-posts", "d")
+    assert set(logged) == {
+        ("logged", "checkpoint-11111111", "1"),
+        ("logged", "checkpoint-11111111", "2"),
+        ("logged", "evaluation-11111111", "e"),
+        ("logged", "policy-11111111", "f"),
+        ("logged", "bundle-11111111", "b"),
+    }
+    order = [each[2] for each in logged]
+    assert order.index("2") < order.index("e") < order.index("f")
+    assert named(steps_of(graph, SECOND)) == [
+        ("used", "dataset-posts", "d"),
+        ("used", "checkpoint-11111111", "2"),
+        ("logged", "checkpoint-22222222", "3"),
+    ]
+    assert ("used", "checkpoint-11111111", "2") in named(steps_of(graph, STUDENT)), "of a run, its newest checkpoint is used"
+
+
+def test_every_artifact_has_one_run_that_logs_it():
+    graph = Graph(EVENTS)
+    logged = [step.node.key for run in (FIRST, SECOND, STUDENT) for step in steps_of(graph, run) if step.verb == "logged"]
+    assert sorted(logged) == sorted(node.key for node in graph.nodes("checkpoint", "evaluation", "policy", "bundle"))
+
+
+def test_metadata_names_what_an_artifact_was_made_from():
+    graph = Graph(EVENTS)
+    [step] = [step for step in steps_of(graph, FIRST) if step.node.kind == "bundle"]
+    assert metadata_of(graph, step) == {
+        "kind": "bundle",
+        "name": "scam",
+        "path": "/bundles/scam",
+        "made": "2026-01-01T00:00:07.000000+00:00",
+        "command": "vigil train",
+        "inputs": [f"checkpoint:{LATE.digest} (weights)", f"policy:{POLICY.digest} (policy)"],
+    }
+    json.dumps(metadata_of(graph, step))
+
+
+def test_reference_is_an_address():
+    assert reference_of(BUNDLE) == "file:///bundles/scam"
+    assert reference_of(Node("dataset", "d", path="s3://bucket/posts")) == "s3://bucket/posts"
+    assert reference_of(EARLY) == f"urn:vigil:checkpoint:{EARLY.digest}"
+
+
+def test_files_are_sent_only_while_they_are_those_that_were_recorded(tmp_path):
+    from vigil_data.filesystem import sha256_file
+
+    folder = tmp_path / "step-00000010"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    (folder / "weights.bin").write_bytes(b"weights")
+    node = Node("checkpoint", sha256_file(folder / "manifest.json"), path=str(folder))
+    graph, rule = Graph([event(1, node)]), ContentRule("full")
+    assert files_of(graph, node, rule, weights=False) == {}
+    assert set(files_of(graph, node, rule, weights=True)) == {"manifest.json", "weights.bin"}
+    (folder / "manifest.json").write_text('{"another": 1}')
+    assert files_of(graph, node, rule, weights=True) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_order_puts_each_run_after_those_whose_checkpoints_it_used(seed):
+    random_ = random.Random(seed)
+    ids = [f"{number:08x}" for number in range(8)]
+    events, above = [], {run_id: set() for run_id in ids}
+    for number, run_id in enumerate(ids):
+        inputs = []
+        for other in random_.sample(ids[:number], min(number, random_.randrange(3))):
+            inputs.append(Input("checkpoint", other * 8, "init_from"))
+            above[run_id] |= {other} | above[other]
+        events += [
+            event(2 * number, Node("run", run_id), *inputs),
+            event(2 * number + 1, Node("checkpoint", run_id * 8), Input("run", run_id)),
+        ]
+    given = random_.sample(ids, 6)
+    ordered = [run.run_id for run in in_order([SimpleNamespace(run_id=run_id) for run_id in given], Graph(events))]
+    assert sorted(ordered) == sorted(given)
+    assert [(run_id, other) for n, run_id in enumerate(ordered) for other in ordered[n:] if other in above[run_id]] == []
