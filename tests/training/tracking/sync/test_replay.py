@@ -5,9 +5,9 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from vigil_training.tracking.content import ContentRule
 
 from vigil_data.lineage import Event, Graph, Input, Node
-from vigil_training.tracking.content import ContentRule
 from vigil_training.tracking.sync.replay import files_of, metadata_of, reference_of, steps_of
 from vigil_training.tracking.sync.sending import in_order
 
