@@ -52,6 +52,14 @@ def test_dry_run_lists_parts_and_artifacts_and_asks_no_server(tracked: Run, wand
     assert wandb_server.requests == 0
 
 
+def test_a_run_that_the_ledger_does_not_know_is_named(tracked: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIGIL_WORKSPACE", str(tmp_path / "another"))
+    done = call("sync", tracked.path, "--dry-run")
+    assert done.output.endswith(
+        f"  the ledger of {tmp_path / 'another'} has no record of it; name the workspace of its training with VIGIL_WORKSPACE\n"
+    ), done.exception
+
+
 def test_sync_sends_the_runs_of_a_folder_and_then_nothing(tracked: Run, wandb_server: Any, tmp_path: Path) -> None:
     wandb_server.runs.add(tracked.run_id)
     done = call("sync", "--all", tmp_path / "runs")

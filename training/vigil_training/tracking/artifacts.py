@@ -79,9 +79,12 @@ class Target:
 
 def server_url() -> str:
     """Return the address of W&B's server: ``WANDB_BASE_URL``, W&B's settings, or its public service."""
+    if given := os.environ.get("WANDB_BASE_URL"):
+        return given.rstrip("/")
     import wandb
 
-    return str(wandb.setup().settings.base_url).rstrip("/")
+    with files_of_wandb_in(Path(tempfile.gettempdir())):
+        return str(wandb.setup().settings.base_url).rstrip("/")
 
 
 def open_target(entity: str | None, project: str) -> Target:

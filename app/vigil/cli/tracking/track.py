@@ -103,7 +103,7 @@ def _print_unsent(run: "Run", unsent: "Unsent") -> None:
         typer.echo(f"  {part.parent.name}  {part.stat().st_size:,} bytes")
     for step in unsent.steps:
         typer.echo(f"  {step}")
-    _print_running(unsent.running)
+    _print_notes(unsent)
 
 
 def _print_sent(run: "Run", sent: "Sent") -> None:
@@ -113,12 +113,16 @@ def _print_sent(run: "Run", sent: "Sent") -> None:
         known = f" ({len(sent.known)} were there)" if sent.known else ""
         counts = f"{_counted(sent.parts, 'part')}, {_counted(len(sent.artifacts), 'artifact')}"
         typer.echo(f"{run.path}: sent {counts}{known}: {sent.page}")
-    _print_running(sent.running)
+    _print_notes(sent)
 
 
-def _print_running(reason: str) -> None:
-    if reason:
-        typer.echo(f"  it is being trained ({reason}): its last part and its lineage are sent when it has ended")
+def _print_notes(of: "Unsent | Sent") -> None:
+    from vigil_data.lineage import workspace
+
+    if of.running:
+        typer.echo(f"  it is being trained ({of.running}): its last part and its lineage are sent when it has ended")
+    if of.unknown:
+        typer.echo(f"  the ledger of {workspace()} has no record of it; name the workspace of its training with VIGIL_WORKSPACE")
 
 
 def _counted(number: int, what: str) -> str:

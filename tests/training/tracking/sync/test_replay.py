@@ -5,9 +5,9 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from vigil_training.tracking.content import ContentRule
 
 from vigil_data.lineage import Event, Graph, Input, Node
+from vigil_training.tracking.content import ContentRule
 from vigil_training.tracking.sync.replay import files_of, metadata_of, reference_of, steps_of
 from vigil_training.tracking.sync.sending import in_order
 
@@ -107,6 +107,21 @@ def test_files_are_sent_only_while_they_are_those_that_were_recorded(tmp_path):
     assert set(files_of(graph, node, rule, weights=True)) == {"manifest.json", "weights.bin"}
     (folder / "manifest.json").write_text('{"another": 1}')
     assert files_of(graph, node, rule, weights=True) == {}
+
+
+def test_files_of_an_evaluation_follow_the_content_rule(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vigil_data.filesystem import sha256_file
+
+    (tmp_path / "metrics.json").write_text('{"overall": {"labels": {}}}')
+    (tmp_path / "report.html").write_text("a text of an item")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "predictions.parquet")
+    node = Node("evaluation", sha256_file(tmp_path / "metrics.json"), path=str(tmp_path))
+    graph = Graph([event(1, node)])
+    assert set(files_of(graph, node, ContentRule("full"), weights=False)) == {"metrics.json", "report.html"}
+    assert set(files_of(graph, node, ContentRule("ids"), weights=True)) == {"metrics.json"}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -37,11 +37,13 @@ class Unsent:
         parts: its parts of W&B's log, the oldest first.
         steps: edges of its lineage.
         running: why the run counts as running; empty if it does not. Its last part and its lineage are sent when it has ended.
+        unknown: whether the ledger has no record of the run.
     """
 
     parts: Sequence[Path]
     steps: Sequence[Step]
     running: str = ""
+    unknown: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.parts or self.steps)
@@ -56,7 +58,7 @@ class Sent:
         artifacts: the edges that the server did not have.
         known: the edges that the server had.
         waiting: why edges were not sent.
-        running: as of :class:`Unsent`.
+        running: as of :class:`Unsent`, as is ``unknown``.
         page: address of the run.
     """
 
@@ -65,6 +67,7 @@ class Sent:
     known: list[Step] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     running: str = ""
+    unknown: bool = False
     page: str = ""
 
 
@@ -80,8 +83,10 @@ def find_unsent(run: Run, graph: Graph, *, project: str | None = None, lineage: 
     parts, state = upload.unsent_parts(_folder(run)), read_state(run.path)
     if state.name == "running":
         return Unsent(parts[:-1], (), state.reason or "it is being trained")
-    if not lineage or (node := graph.get("run", run.run_id)) is None:
+    if not lineage:
         return Unsent(parts, ())
+    if (node := graph.get("run", run.run_id)) is None:
+        return Unsent(parts, (), unknown=True)
     entity, name = _project_of(run, project)
     done = {
         (line["verb"], line["kind"], line["digest"])
@@ -120,7 +125,7 @@ def sync_run(
     graph = read_ledger() if graph is None else graph
     with locked(folder / upload.LOCK, f"{run.path}: {{owner}} is sending it; try again when it is done"), _named(run):
         unsent = find_unsent(run, graph, project=project, lineage=lineage)
-        sent = Sent(running=unsent.running)
+        sent = Sent(running=unsent.running, unknown=unsent.unknown)
         if not unsent:
             return sent
         entity, name = _project_of(run, project)
