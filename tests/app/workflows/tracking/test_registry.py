@@ -60,8 +60,8 @@ def test_push_and_pull_by_the_hub(signed, tmp_path, hub):
     from vigil_serving.bundle.manifest import write_manifest
 
     write_manifest(bundle)
-    with pytest.raises(UserError, match="scam"):
-        push(bundle, "hf:team/scam")  # its thresholds lack labels, so it is no bundle
+    with pytest.raises(UserError, match=r"lacks .*; export the bundle again"):
+        push(bundle, "hf:team/scam")
     assert len(hub.repositories["team/scam"].commits) == 2
 
 
