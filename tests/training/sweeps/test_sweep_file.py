@@ -57,7 +57,7 @@ def test_recipe_of_a_point_has_its_values_its_name_and_the_sweeps_group(read: Ca
 REJECTED: list[tuple[dict[str, str], str]] = [
     ({"metric": "metric: validation/macro_app"}, r":8: metric: 'validation/macro_app' is not .*did you mean validation/macro_ap"),
     ({"optimizer.lr": "  optimizer.lrr: {log: [1e-4, 1e-2]}"}, r":8: space.optimizer.lrr: .*did you mean lr\?"),
-    ({"optimizer.lr": "  optimizer.lr: {float: [-1, 1]}"}, r":8: space.optimizer.lr: must be greater than 0, not -1"),
+    ({"optimizer.lr": "  optimizer.lr: {float: [-1, 1]}"}, r":8: space.optimizer.lr: must be greater than 0, not -"),
     ({"optimizer.lr": "  optimizer.lr: {log: [0, 1]}"}, r":8: space.optimizer.lr.log: the lowest value must be above 0"),
     ({"optimizer.lr": "  optimizer.lr: {log: [1, 1e-2]}"}, r":8: .*must be below the highest, not 1 and 0.01"),
     ({"optimizer.lr": "  optimizer.lr: {int: [1, 2], choice: [1]}"}, r":8: .*one of choice, .* and log, not choice and int"),

@@ -195,32 +195,40 @@ def _mistakes(plan: SweepPlan) -> Iterator[str]:
 
 
 def _point_mistakes(plan: SweepPlan, file: Path) -> Iterator[str]:
-    """Yield the mistakes of points of the space; each is resolved with the recipe's files, for the place of the mistake."""
-    wrong = 0
+    """Yield the mistakes of points of the space: the first of each key, and the first that lie in values of the recipe."""
+    reported: set[str] = set()
+    elsewhere = 0
     for point in points_to_check(plan.spec.space):
         if not plan.allows(point):
             continue
         try:
             check_installed(plan.recipe_of(point))
-        except UserError:
-            wrong += 1
-            yield from _located(plan, point, file)
-            if wrong == MAX_REPORTED_POINTS:
-                return
+        except UserError as error:
+            rests = [line.removeprefix(f"{plan.path}: ") for line in error.lines]
+            keys = [_key_of(point, rest) for rest in rests]
+            for key, rest in zip(keys, rests, strict=True):
+                if key is not None and key not in reported:
+                    reported.add(key)
+                    yield f"{plan.origin('space', key)}: space.{rest}"
+            if None in keys and elsewhere < MAX_REPORTED_POINTS:
+                elsewhere += 1
+                yield from _located(plan, point, file)
+
+
+def _key_of(point: Point, message: str) -> str | None:
+    """Return the key of the space with which a message begins."""
+    return next((key for key in point if re.match(rf"{re.escape(key)}(?![\w.]*\w)", message)), None)
 
 
 def _located(plan: SweepPlan, point: Point, file: Path) -> Iterator[str]:
+    """Yield the mistakes that a point makes in values of the recipe, with their place in its files."""
     try:
         check_installed(resolve_recipe(file, overrides_of(point), source=str(plan.path)))
     except UserError as error:
+        shown = ", ".join(itertools.islice(overrides_of(point), 8))
         for line in error.lines:
-            rest = line.removeprefix(f"{plan.path}: ")
-            key = next((key for key in point if rest != line and re.match(rf"{re.escape(key)}\b", rest)), None)
-            if key is not None:
-                yield f"{plan.origin('space', key)}: space.{rest}"
-            else:
-                shown = ", ".join(itertools.islice(overrides_of(point), 8))
-                yield f"{rest if rest != line else line} (with {shown} of {plan.origin('space')})"
+            if _key_of(point, rest := line.removeprefix(f"{plan.path}: ")) is None:
+                yield f"{rest} (with {shown} of {plan.origin('space')})"
 
 
 def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:

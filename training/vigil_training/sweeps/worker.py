@@ -288,7 +288,7 @@ def _end(
         return
     facts: dict[str, Any] = {"metrics": metrics}
     if pruned is not None:
-        facts["reason"] = f"pruned after {pruned} epochs"
+        facts["reason"] = f"pruned after epoch {pruned}"
     storage.set_trial_user_attrs(number, facts)
     for constraint in plan.metric_constraints:
         values = {**plan.fixed, **decode_point(plan.spec.space, trial.params), **metrics}
@@ -298,7 +298,7 @@ def _end(
             storage.set_trial_system_attr(number, key, value)
     if pruned is not None:
         study.tell(number, state=optuna.trial.TrialState.PRUNED)
-        log.info("trial %d was pruned after %d epochs", number, pruned)
+        log.info("trial %d was pruned after epoch %d", number, pruned)
         return
     study.tell(number, [metrics[name] for name in wanted])
     log.info("trial %d: %s", number, ", ".join(f"{name} {metrics[name]:.6g}" for name in wanted))

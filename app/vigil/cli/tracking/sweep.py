@@ -58,7 +58,8 @@ def run(
     prepare_engine(folder)
     run_workers(folder, workers, lambda result: typer.echo(_line(folder, result)))
     _print_best(folder)
-    typer.echo(f"next: vigil sweep best {folder.path} --to recipe.yaml")
+    if plan.recipe is not None:
+        typer.echo(f"next: vigil sweep best {folder.path} --to recipe.yaml")
 
 
 def worker(sweep: SweepDir) -> None:
