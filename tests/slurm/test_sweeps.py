@@ -47,6 +47,8 @@ sampler: {{kind: tpe, startup: 6}}
 pruner: {{kind: asha}}
 space:
   x: {{float: [0.0, 1.0]}}
+# All tasks may run on the node that is cut off, with trials that were lost before.
+retries: 5
 # So long that only Slurm can reveal a lost worker.
 stale_after: 3600
 """
