@@ -148,7 +148,7 @@ def measure(recipe: Recipe, folder: Path, window: int, rounds: int) -> dict[str,
         loss = MaskedLoss(recipe.loss, recipe.taxonomy, data.target_counts, model.structure)
         module = PlainModule(model, loss, recipe, steps, session.ranks)
         lines = JsonLinesLogger(run.metrics, 0)
-        wandb = open_wandb_logger(run, run.resolved.read_text(encoding="utf-8"), {})
+        wandb = open_wandb_logger(run, {"dataset": {"version": Dataset(recipe.data.dataset).version}})
         assert wandb is not None
         further = open_further_loggers(run, 0)
         rank_sync = RankSync(session, writer, Quarantine(run.quarantine, 1, 1.0), recipe.training.max_skipped)

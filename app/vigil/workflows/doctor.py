@@ -1,6 +1,5 @@
 """Checks of this machine and installation for `vigil doctor`; they need no network, and no torch unless asked for."""
 
-import netrc
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from vigil.entry import EXTRAS, normalized, requirements
+from vigil_data.errors import UserError
 
 Status = Literal["ok", "warn", "missing", "broken"]
 """``missing`` is optional and absent; ``broken`` is needed by every command, and absent or too old."""
@@ -250,17 +250,15 @@ def check_wandb(installed: Mapping[str, str], environment: Mapping[str, str]) ->
     """Check for an API key of Weights & Biases; it is not sent anywhere."""
     if "wandb" not in installed:
         return Check("W&B", "missing", "wandb is not installed", "pip install 'vigil[train]'")
-    if environment.get("WANDB_API_KEY"):
-        return Check("W&B", "ok", "API key in WANDB_API_KEY")
-    host = re.sub(r"^https?://([^/:]+).*$", r"\1", environment.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    file = Path(environment.get("NETRC", Path.home() / ".netrc"))
+    from vigil_training.tracking.mode import find_api_key, server_host
+
     try:
-        entry = netrc.netrc(str(file)).authenticators(host) if file.is_file() else None
-    except (netrc.NetrcParseError, OSError) as error:
-        return Check("W&B", "warn", f"{file} cannot be read: {error}", "correct the file")
-    if entry is not None:
-        return Check("W&B", "ok", f"API key for {host} in {file}")
-    return Check("W&B", "missing", f"no API key for {host}; runs are tracked offline", "wandb login")
+        source = find_api_key(environment)
+    except UserError as error:
+        return Check("W&B", "warn", str(error), "correct the file")
+    if source is not None:
+        return Check("W&B", "ok", source)
+    return Check("W&B", "missing", f"no API key for {server_host(environment)}; runs are tracked offline", "wandb login")
 
 
 def check_disk() -> Iterator[Check]:

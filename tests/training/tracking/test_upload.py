@@ -3,21 +3,21 @@
 import json
 import math
 import os
-import random
 import signal
-import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_wandb
 import pytest
+from wandb.proto.wandb_internal_pb2 import Record
 
 from vigil_training.runs.run import open_run
 from vigil_training.tracking import upload
-from vigil_training.tracking.wandb_logger import STEP_METRIC, open_wandb_logger
+from vigil_training.tracking.parts import STEP_METRIC, repair_parts, write_record
+from vigil_training.tracking.wandb_logger import open_wandb_logger
 
 
 def warnings_of(run):
@@ -96,36 +96,47 @@ def test_send_does_not_use_the_service_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(python))
     part = tmp_path / "wandb" / "offline-run-1" / "run-1.wandb"
     part.parent.mkdir(parents=True)
-    problem = upload._send(part, False, tmp_path / "upload.log", SimpleNamespace(deadline=math.inf))
+    problem = upload._sync(part, None, False, Waits())
     assert problem.startswith("`wandb sync` failed (status 0; ")
-    environment = (tmp_path / "upload.log").read_text()
+    environment = (tmp_path / "wandb" / "upload.log").read_text()
     assert f"WANDB_DIR={tmp_path}\n" in environment
     assert "WANDB_SERVICE" not in environment
 
 
-def test_parts_of_a_resumed_run_are_sent_in_order_as_one_run(wandb_server, make_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "INTERRUPTED_SECONDS", 0.0)
+@pytest.mark.parametrize("reachable", ["always", "at the end"])
+def test_parts_of_a_resumed_run_are_sent_in_order_as_one_run(reachable, wandb_server, make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(upload, "INTERRUPTED_SECONDS", 300.0 if reachable == "always" else 0.0)
+    monkeypatch.setattr(upload, "FINISHED_SECONDS", 300.0)
     recipe = make_recipe(tracking__mode="online")
     run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
-    for first, last, exit_code in ((1, 5, 1), (6, 9, 1), (8, 12, 0)):
-        wandb_server.status = 503 if exit_code else 200  # Only the last start reaches the server.
-        logger = open_wandb_logger(run, "", {})
+    for first, last in ((1, 5), (6, 9), (8, 12)):
+        wandb_server.status = 200 if last == 12 or reachable == "always" else 503
+        logger = open_wandb_logger(run, {}, first - 1)
         for step in range(first, last + 1):
             logger.log_metrics({"train/loss": 1 / step}, step=step)
-        logger.finish(exit_code)
+            with run.metrics.open("a") as file:
+                file.write(json.dumps({"step": step, "train/loss": 1 / step}) + "\n")
+        logger.finish(0 if last == 12 else 1)
         logger.join_upload()
     rows = wandb_server.history
     assert list(rows) == [run.run_id]
-    sent = [rows[run.run_id][n] for n in sorted(rows[run.run_id])]
-    assert [row[STEP_METRIC] for row in sent] == [*range(1, 6), *range(6, 10), *range(8, 13)]
-    assert [row["_step"] for row in sent] == [*range(1, 10), *range(10, 15)], "it rises, also after a step that was repeated"
-    assert len(list((run.path / "wandb").glob("offline-run-*/*.synced"))) == 3
+    for _ in range(2):
+        sent = [rows[run.run_id][n] for n in sorted(rows[run.run_id])]
+        assert [(row[STEP_METRIC], row["_step"], row["train/loss"]) for row in sent] == [(n, n, 1 / n) for n in range(1, 13)]
+        marks = list((run.path / "wandb").glob("offline-run-*/*.synced"))
+        assert len(marks) == 3
+        if reachable == "always":
+            break
+        for mark in marks:
+            mark.unlink()
+        assert upload._send_all(run.path / "wandb", "", Waits()) is None, "all is sent again, which adds nothing"
+    assert not (run.path / "wandb" / "rest").exists()
 
 
 def test_upload_tries_again_while_the_training_goes_on(wandb_server, make_recipe, tmp_path):
     recipe = make_recipe(tracking__mode="offline")
     run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
-    logger = open_wandb_logger(run, "", {})
+    logger = open_wandb_logger(run, {})
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.finish(0)
     wandb_server.status = 503
@@ -159,7 +170,7 @@ def test_probe_names_an_unknown_host_and_a_missing_key(wandb_server, monkeypatch
 
 
 def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):
-    write_log(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb", [])
+    write_part(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb")
     program = (
         "import sys, time; from pathlib import Path; from vigil_training.tracking.upload import Upload\n"
         "upload = Upload(Path(sys.argv[1]), 'offline-run-1-a', sys.argv[2]); time.sleep(600)"
@@ -172,13 +183,27 @@ def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):
 
 def test_upload_that_does_not_end_in_time_leaves_no_process(wandb_server, monkeypatch, tmp_path):
     """A process that goes on sending would send the run a second time after `wandb sync`."""
-    write_log(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb", [])
+    write_part(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb")
     started = upload.Upload(tmp_path / "wandb", "offline-run-1-a", wandb_server.url)
     wait_for(lambda: any("--live" in words for words in processes_of(tmp_path)), "`wandb beta sync --live` runs")
     started.end(complete=True)
     monkeypatch.setattr(upload, "FINISHED_SECONDS", -upload.PROBE_TIMEOUT_SECONDS)  # Long before it would give up by itself.
     started.join()
     wait_for(lambda: processes_of(tmp_path) == [], "all of them end")
+
+
+class Waits(upload._Parent):
+    """Stands for a training that waits for its upload."""
+
+    def __init__(self):
+        self.ended, self.deadline = threading.Event(), math.inf
+
+
+def write_part(path):
+    """Write a part that has only begun."""
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        write_record(file, Record(run={"run_id": "a", "project": "vigil"}).SerializeToString())
 
 
 def processes_of(folder):
@@ -201,71 +226,19 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.1)
 
 
-def set_old(path):
-    """Make a file one of a process that ended a minute ago."""
-    os.utime(path, (time.time() - 60, time.time() - 60))
-
-
-def write_log(path, sizes):
-    """Write a `.wandb` file, and return the offsets at which a record ends."""
-    ends, content = [], bytearray(b":W&B\xe1\xbe\x00")
-    for size in sizes:
-        data, kind_at = random.Random(size).randbytes(size), 0
-        while True:
-            left = 32768 - len(content) % 32768
-            if left < 7:
-                content += bytes(left)
-                left = 32768
-            piece, data = data[: left - 7], data[left - 7 :]
-            kind = (1 if kind_at == 0 else 4) if not data else (2 if kind_at == 0 else 3)
-            content += struct.pack("<IHB", 0, len(piece), kind) + piece
-            kind_at += 1
-            if not data:
-                break
-        ends.append(len(content))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return ends
-
-
-def test_repair_parts_keeps_the_whole_records_of_a_file_cut_off_anywhere(tmp_path):
-    path = tmp_path / "offline-run-1-a" / "run-a.wandb"
-    sizes = [10, 300, 32768 - 7 - 7 - 10 - 7 - 300 - 7 - 3, 5, 100_000, 0, 70]  # three bytes of padding, and several blocks
-    ends = write_log(path, sizes)
-    content = path.read_bytes()
-    near = {at + shift for at in (*ends, 32768, 65536, 98304) for shift in range(-9, 10)}
-    for size in sorted({7, *near, *range(8, len(content), 997)}):
-        if not 7 <= size <= len(content):
-            continue
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content[:size])
-        set_old(path)
-        upload.repair_parts(tmp_path)
-        whole = max((end for end in ends if end <= size), default=0)
-        assert (path.stat().st_size if path.exists() else 0) == whole
-        assert path.parent.exists() == bool(whole)
-
-
-def test_repair_parts_leaves_what_is_being_written(tmp_path):
-    path = tmp_path / "offline-run-1-a" / "run-a.wandb"
-    write_log(path, [])
-    upload.repair_parts(tmp_path)
-    assert path.exists()
-
-
 def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, make_recipe, tmp_path):
     recipe = make_recipe(tracking__mode="offline")
     run = open_run(recipe, recipe.model_dump_json(), tmp_path / "run")
     for first in (1, 501):
-        logger = open_wandb_logger(run, "", {})
+        logger = open_wandb_logger(run, {}, first - 1)
         if first == 501:
             (torn,) = [path for path in (run.path / "wandb").glob("offline-run-*/*.wandb") if path.stat().st_size > 60_000]
         for step in range(first, first + 500):
             logger.log_metrics({"train/loss": 1 / step}, step=step)
         logger.finish(1)
     torn.write_bytes(torn.read_bytes()[:60_000])
-    set_old(torn)
-    upload.repair_parts(run.path / "wandb")
+    os.utime(torn, (time.time() - 60, time.time() - 60))
+    repair_parts(run.path / "wandb")
     assert 50_000 < torn.stat().st_size < 60_000
     sync(run.path / "wandb")
     rows = wandb_server.history[run.run_id]

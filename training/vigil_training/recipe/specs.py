@@ -231,12 +231,14 @@ class CheckpointSpec(Spec):
 class TrackingSpec(Spec):
     """Weights & Biases; a run folder has all the numbers without it."""
 
-    mode: Literal["offline", "online", "disabled"] = Field(
-        "offline", description="`online` sends the run while it is trained; one that is tracked offline is sent by `wandb sync`"
+    mode: Literal["auto", "offline", "online", "disabled"] = Field(
+        "auto",
+        description="`online` sends the run while it is trained; one that is tracked offline is sent by `vigil track sync`; "
+        "`auto` is online with an API key and offline without, unless `WANDB_MODE` is set",
     )
     project: str = Field("vigil", description="W&B project")
     entity: str | None = Field(None, description="W&B user or team (default: that of the login)")
-    group: str | None = Field(None, description="group of the run in W&B")
+    group: str | None = Field(None, description="group of the run in W&B (default: the Slurm array job that trains it, if any)")
     tags: tuple[str, ...] = Field((), description="tags of the run in W&B")
     content: Literal["none", "ids", "redacted", "full"] = Field(
         "ids",

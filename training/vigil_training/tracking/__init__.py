@@ -1,7 +1,7 @@
 """Tracking of a run: ``metrics.jsonl``, ``environment.json``, and Weights & Biases.
 
 Example:
-    >>> logger = open_wandb_logger(run, resolved_text, describe_environment(run.recipe, run.dataset()))
+    >>> logger = open_wandb_logger(run, describe_environment(run.recipe, run.dataset()))
     >>> track_evaluation(run, run.evaluation("test"), results, data)
 """
 

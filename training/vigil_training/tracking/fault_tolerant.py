@@ -1,12 +1,17 @@
 """Loggers of other systems: a failure to track never ends a run, whose folder has all the numbers without them."""
 
 import logging
+import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger("vigil.track")
+
+MAX_WAITING_CALLS = 1000
+"""Calls that wait for a service at most; later ones are dropped and counted."""
 
 
 class FaultTolerantLogger(Logger):
@@ -15,6 +20,9 @@ class FaultTolerantLogger(Logger):
     def __init__(self) -> None:
         super().__init__()
         self._failed = False
+        self._dropped = 0
+        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_WAITING_CALLS)
+        self._thread: threading.Thread | None = None
 
     @property
     def version(self) -> str:
@@ -31,6 +39,35 @@ class FaultTolerantLogger(Logger):
             exit_code: 0 if training has finished.
         """
         raise NotImplementedError
+
+    def _later(self, call: Callable[[], object]) -> None:
+        """Make a call in this logger's thread, after those before it: a service that hangs stops no step of the training."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._make_calls, name=self.name, daemon=True)
+            self._thread.start()
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._dropped += 1
+
+    def _wait(self, seconds: float) -> bool:
+        """End this logger's thread when it has made its calls; return whether it has within some time."""
+        if self._thread is not None:
+            try:
+                self._calls.put(None, timeout=seconds)
+            except queue.Full:
+                return False
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return False
+            self._thread = None
+        if self._dropped:
+            log.warning("%s: was too slow: %d calls were dropped; metrics.jsonl has all", self.name, self._dropped)
+        return True
+
+    def _make_calls(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._try(call)
 
     def _try(self, call: Callable[[], object]) -> None:
         if self._failed:

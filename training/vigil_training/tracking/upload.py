@@ -11,19 +11,20 @@ import math
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import locked, remove
+from vigil_training.tracking.parts import STEP_METRIC, PartCopy, Sent, read_identity, unsent_parts
 
 log = logging.getLogger("vigil.track")
 
@@ -39,9 +40,11 @@ LOCK = ".sync.lock"
 """Held in W&B's folder of a run by the process that sends it."""
 
 _POLL_SECONDS = 0.2
-_SETTLE_SECONDS = 5.0  # W&B's own service may write a part to its end after the process that tracked has ended.
-_BLOCK_BYTES = 32768
-_HEADER_BYTES = 7  # of a file, and of a record
+_REST = "rest"  # Folder of a copy that is being sent; `wandb sync RUN/wandb` does not look so deep.
+_RESUME_STATUS = """
+query RunResumeStatus($entity: String, $project: String, $name: String!) {
+    model(name: $project, entityName: $entity) { bucket(name: $name, missingOk: true) { historyTail summaryMetrics } }
+}"""
 
 
 class Upload:
@@ -115,46 +118,6 @@ class Upload:
             )
 
 
-def repair_parts(folder: Path) -> None:
-    """Remove a record that a kill cut off from the parts of a run that were not sent, and parts without any record.
-
-    `wandb sync` stops at such a part and sends none of the later ones. A part that has just been written is left alone.
-    """
-    for part in _unsent(folder):
-        if time.time() - part.stat().st_mtime < _SETTLE_SECONDS:
-            continue
-        with part.open("r+b") as file:
-            length = _whole_bytes(file)
-            if length > _HEADER_BYTES:
-                file.truncate(length)
-        if length <= _HEADER_BYTES:
-            remove(part.parent)
-
-
-def _whole_bytes(file: BinaryIO) -> int:
-    """Return the length of the whole records of a `.wandb` file: LevelDB's log format after a header of its own."""
-    size, at, whole = os.fstat(file.fileno()).st_size, _HEADER_BYTES, _HEADER_BYTES
-    while True:
-        left = _BLOCK_BYTES - at % _BLOCK_BYTES
-        if left < _HEADER_BYTES:  # Padding: no record header fits into the block.
-            at += left
-        if at + _HEADER_BYTES > size:
-            return whole
-        file.seek(at + 4)  # after the checksum
-        length, kind = struct.unpack("<HB", file.read(3))
-        at += _HEADER_BYTES + length
-        if at > size or kind not in (1, 2, 3, 4):
-            return whole
-        if kind in (1, 4):  # A full record, or the last piece of one.
-            whole = at
-
-
-def _unsent(folder: Path) -> list[Path]:
-    """Return the `.wandb` files that have not been sent completely, the oldest first."""
-    files = sorted(folder.glob("offline-run-*/run-*.wandb"))
-    return [file for file in files if not file.with_name(f"{file.name}.synced").exists()]
-
-
 class _Parent:
     """The training process, which writes how many seconds are left when it has finished; that it ends is seen in any case."""
 
@@ -181,6 +144,7 @@ def main(folder: Path, part: str, url: str) -> int:
         signal.signal(number, signal.SIG_IGN)
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # What it starts is ended with it, by its group.
+    os.environ["WANDB_BASE_URL"] = url
     parent = _Parent()
     while problem := probe(url) or _send_all_locked(folder, part, parent):
         _report(problem=problem)
@@ -191,14 +155,11 @@ def main(folder: Path, part: str, url: str) -> int:
 
 def probe(url: str) -> str | None:
     """Return why the server cannot be reached or refuses the API key; ``None`` if it accepts it."""
-    key, has_token = os.environ.get("WANDB_API_KEY"), "WANDB_IDENTITY_TOKEN_FILE" in os.environ
-    if not (key or has_token or requests.utils.get_netrc_auth(url)):
+    has_token = "WANDB_IDENTITY_TOKEN_FILE" in os.environ
+    if not (os.environ.get("WANDB_API_KEY") or has_token or requests.utils.get_netrc_auth(url)):
         return f"no API key for {urlsplit(url).hostname}; run `wandb login`"
-    query = {"query": "query Viewer { viewer { id } }"}
     try:
-        # Without a key of its own, requests takes the one that `wandb login` left in .netrc.
-        auth = ("api", key) if key else None
-        status = requests.post(f"{url}/graphql", json=query, auth=auth, timeout=PROBE_TIMEOUT_SECONDS).status_code
+        status = _ask(url, "query Viewer { viewer { id } }").status_code
     except requests.Timeout:
         return f"no answer within {PROBE_TIMEOUT_SECONDS:g} s"
     except requests.RequestException as error:
@@ -207,6 +168,32 @@ def probe(url: str) -> str | None:
         # W&B exchanges an identity token for access only when it sends.
         return None if has_token else f"the server refuses the API key (HTTP {status}); run `wandb login --relogin`"
     return f"the server answers HTTP {status}" if status >= 400 else None
+
+
+def _ask(url: str, query: str, **variables: str | None) -> requests.Response:
+    """Send a GraphQL query."""
+    key = os.environ.get("WANDB_API_KEY")
+    # Without a key of its own, requests takes the one that `wandb login` left in .netrc.
+    auth = ("api", key) if key else None
+    content: Any = {"query": query, "variables": variables}
+    return requests.post(f"{url}/graphql", json=content, auth=auth, timeout=PROBE_TIMEOUT_SECONDS)
+
+
+def sent_metrics(url: str, entity: str | None, project: str | None, run_id: str) -> Sent:
+    """Return what the server has of a run's metrics.
+
+    Raises:
+        requests.RequestException: if the server cannot be reached or answers with an error.
+    """
+    answer = _ask(url, _RESUME_STATUS, entity=entity, project=project, name=run_id)
+    answer.raise_for_status()
+    content: Any = answer.json()
+    for name in ("data", "model", "bucket"):
+        content = content.get(name) or {}
+    rows = [json.loads(row) for row in json.loads(content.get("historyTail") or "[]")]
+    rows = [row for row in rows if STEP_METRIC in row] or [json.loads(content.get("summaryMetrics") or "{}")]
+    step = max(int(row.get(STEP_METRIC, 0)) for row in rows)
+    return Sent(step, frozenset(name for row in rows if row.get(STEP_METRIC) == step for name in row))
 
 
 def _cause(error: BaseException) -> str:
@@ -218,14 +205,9 @@ def _cause(error: BaseException) -> str:
     return words
 
 
-def unsent_parts(folder: Path) -> list[Path]:
-    """Return the `.wandb` files of a run that have not been sent completely, the oldest first."""
-    return _unsent(folder)
-
-
 def send_part(file: Path, entity: str, project: str) -> str | None:
     """Send a complete part, however long it takes, and return why it could not be sent."""
-    return _send(file, False, file.parent.parent / "upload.log", _Endless(), "--entity", entity, "--project", project)
+    return _send(file, False, _Endless(), (entity, project))
 
 
 def _send_all_locked(folder: Path, part: str, parent: _Parent) -> str | None:
@@ -238,16 +220,43 @@ def _send_all_locked(folder: Path, part: str, parent: _Parent) -> str | None:
 
 def _send_all(folder: Path, part: str, parent: _Parent) -> str | None:
     """Send the unsent parts in their order, and return the first problem."""
-    for file in _unsent(folder):
+    for file in unsent_parts(folder):
         live = file.parent.name == part
-        if problem := _send(file, live, folder / "upload.log", parent):
+        if problem := _send(file, live, parent):
             return problem
     return None
 
 
-def _send(file: Path, live: bool, output: Path, parent: _Parent, *options: str) -> str | None:
-    """Send a part with `wandb sync` and its options; a live one until its writer finishes it."""
-    command = [sys.executable, "-m", "wandb", *(["beta", "sync", "--live"] if live else ["sync", *options]), str(file.parent)]
+def _send(file: Path, live: bool, parent: _Parent, project: tuple[str, str] | None = None) -> str | None:
+    """Send what the server lacks of a part with `wandb sync`; of a live one until its writer finishes it.
+
+    Args:
+        file: the part.
+        live: whether it is being written.
+        parent: the process that decides how long to try.
+        project: entity and project (default: those of the part).
+    """
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    while (identity := read_identity(file)) is None:  # W&B writes to disk every few seconds.
+        if not live or parent.ended.wait(_POLL_SECONDS):
+            return f"{file}: is empty"
+    try:
+        sent = sent_metrics(url, *(project or identity[:2]), identity[2])
+    except (requests.RequestException, ValueError) as error:
+        return f"does not tell what it has of the run ({_cause(error)})"
+    copy = PartCopy(file, file.parent.parent / _REST / file.parent.name, sent) if sent.step else None
+    try:
+        options = ["--entity", project[0], "--project", project[1]] if project else []
+        return _sync(file, copy, live, parent, options)
+    finally:
+        if copy is not None:
+            remove(copy.path.parent.parent)
+
+
+def _sync(file: Path, copy: PartCopy | None, live: bool, parent: _Parent, options: Sequence[str] = ()) -> str | None:
+    output = file.parent.parent / "upload.log"
+    source = file if copy is None else copy.path
+    command = [sys.executable, "-m", "wandb", *(["beta", "sync", "--live"] if live else ["sync", *options]), str(source)]
     # Without WANDB_SERVICE: W&B's service of the training would go on sending after this process is killed.
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
     environment["WANDB_DIR"] = str(file.parent.parent.parent)  # W&B's logs belong into the run folder.
@@ -258,13 +267,16 @@ def _send(file: Path, live: bool, output: Path, parent: _Parent, *options: str) 
         )
     while process.poll() is None and time.monotonic() < parent.deadline:
         time.sleep(_POLL_SECONDS)
+        if live and copy is not None:
+            copy.advance()
         if live and not linked and (link := re.search(r"View run .* at (\S+)", output.read_text(errors="replace"))):
             linked = True
             _report(link=link.group(1))
     if process.poll() is None:
         _report(problem="not everything was sent in time")
         os.killpg(0, signal.SIGKILL)  # this process, `wandb sync` and W&B's own service
-    if file.with_name(f"{file.name}.synced").exists():
+    if source.with_name(f"{source.name}.synced").exists():
+        file.with_name(f"{file.name}.synced").touch()
         return None
     errors = re.findall(r"(?:ERROR|Error:) (.+)", output.read_text(errors="replace"))
     return f"`wandb sync` failed ({errors[-1] if errors else f'status {process.returncode}'}; see {output})"

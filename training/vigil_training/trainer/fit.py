@@ -9,7 +9,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ from vigil_training.tracking.environment import describe_environment
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.further_loggers import open_further_loggers
 from vigil_training.tracking.local_metrics import JsonLinesLogger
-from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, open_wandb_logger
+from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, tracked_run
 from vigil_training.trainer.callbacks import (
     CheckpointCallback,
     EarlyStopping,
@@ -189,19 +189,15 @@ def _fit(run: Run, session: Session, token: str, report: Report | None) -> None:
     ranks.run_on_rank_0(lambda: keep_text_tokens(dataset, recipe.data.batch.cost, recipe.inputs))
     session.watchdog.beat("token counts")
     data = DataModule(recipe, version, session.world, tokens, read_teacher(run, environment.get("distillation")), resizes=resizes)
-    tracked: FaultTolerantWandbLogger | None = None
-    try:
+    with ExitStack() as tracking:
         if trains:
             spec, mode = recipe.checkpoint, recipe.training.mode
             with closing(CheckpointWriter(run.checkpoints, session.world, spec, mode, token=token, fence=run.attempt)) as writer:
-                if session.world.is_main:
-                    tracked = open_wandb_logger(run, run.resolved.read_text(encoding="utf-8"), environment)
+                step = 0 if reader is None else reader.manifest.step
+                tracked = tracking.enter_context(tracked_run(run, environment, step)) if session.world.is_main else None
                 _train(run, data, model, reader, session, writer=writer, tracked=tracked, report=report)
         _finish(run, data, session)
         log.info("finished; the run is in %s", run.path)
-    finally:
-        if tracked is not None:
-            tracked.join_upload()
 
 
 def _build_model(recipe: Recipe, reader: CheckpointReader | None, environment: dict[str, Any]) -> MultimodalModel:
@@ -261,6 +257,7 @@ def _train(
     log.info(
         "%d optimizer steps in %d epochs, %d rank%s", total_steps, recipe.training.epochs, world.size, "s" * (world.size > 1)
     )
+    _describe_plan(tracked, model, {"steps": total_steps, "ranks": world.size})
     if isinstance(recipe.strategy, DeepSpeed) and recipe.strategy.raw:
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if isinstance(recipe.model, GuardSpec):
@@ -306,8 +303,17 @@ def _train(
     except SystemExit as exit_:  # Lightning turns an interrupt into an exit.
         raise KeyboardInterrupt from exit_
     finally:
-        for logger in loggers:
+        for logger in (logger for logger in loggers if logger is not tracked):  # W&B's is finished with the run.
             logger.finish(0 if finished else 1)
+
+
+def _describe_plan(tracked: FaultTolerantWandbLogger | None, model: MultimodalModel, plan: dict[str, int]) -> None:
+    """Add the size of the model, and the training that is planned, to the configuration of the tracked run."""
+    if tracked is not None:
+        weights = list(model.parameters())
+        plan["parameters"] = sum(weight.numel() for weight in weights)
+        plan["trained_parameters"] = sum(weight.numel() for weight in weights if weight.requires_grad)
+        tracked.describe_plan(plan)
 
 
 def _open_loggers(run: Run, step: int, tracked: FaultTolerantWandbLogger | None) -> list[JsonLinesLogger | FaultTolerantLogger]:

@@ -23,6 +23,7 @@ from vigil_training.runs.run import Run
 from vigil_training.tracking import artifacts, upload
 from vigil_training.tracking.artifacts import Target
 from vigil_training.tracking.content import ContentRule
+from vigil_training.tracking.parts import repair_parts, unsent_parts
 from vigil_training.tracking.sync.replay import Step, files_of, metadata_of, reference_of, steps_of
 
 SENT = "sent.jsonl"
@@ -80,7 +81,7 @@ def find_unsent(run: Run, graph: Graph, *, project: str | None = None, lineage: 
         project: ``[ENTITY/]PROJECT`` (default: where the run was sent before, else its recipe's).
         lineage: whether the lineage is sent too.
     """
-    parts, state = upload.unsent_parts(_folder(run)), read_state(run.path)
+    parts, state = unsent_parts(_folder(run)), read_state(run.path)
     if state.name == "running":
         return Unsent(parts[:-1], (), state.reason or "it is being trained")
     if not lineage:
@@ -134,7 +135,7 @@ def sync_run(
             if project is None and _was_sent(run):
                 _check_is_there(run, target)
             if not unsent.running:
-                upload.repair_parts(folder)
+                repair_parts(folder)
             for number, part in enumerate(unsent.parts):
                 report("sending parts", number, len(unsent.parts))
                 if not part.exists():  # It had no whole record.
