@@ -21,8 +21,8 @@ class FaultTolerantLogger(Logger):
         super().__init__()
         self._failed = False
         self._dropped = 0
-        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_WAITING_CALLS)
-        self._thread: threading.Thread | None = None
+        self._waiting_calls: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_WAITING_CALLS)
+        self._caller: threading.Thread | None = None
 
     @property
     def version(self) -> str:
@@ -42,31 +42,31 @@ class FaultTolerantLogger(Logger):
 
     def _later(self, call: Callable[[], object]) -> None:
         """Make a call in this logger's thread, after those before it: a service that hangs stops no step of the training."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._make_calls, name=self.name, daemon=True)
-            self._thread.start()
+        if self._caller is None:
+            self._caller = threading.Thread(target=self._make_calls, name=self.name, daemon=True)
+            self._caller.start()
         try:
-            self._calls.put_nowait(call)
+            self._waiting_calls.put_nowait(call)
         except queue.Full:
             self._dropped += 1
 
     def _wait(self, seconds: float) -> bool:
         """End this logger's thread when it has made its calls; return whether it has within some time."""
-        if self._thread is not None:
+        if self._caller is not None:
             try:
-                self._calls.put(None, timeout=seconds)
+                self._waiting_calls.put(None, timeout=seconds)
             except queue.Full:
                 return False
-            self._thread.join(seconds)
-            if self._thread.is_alive():
+            self._caller.join(seconds)
+            if self._caller.is_alive():
                 return False
-            self._thread = None
+            self._caller = None
         if self._dropped:
             log.warning("%s: was too slow: %d calls were dropped; metrics.jsonl has all", self.name, self._dropped)
         return True
 
     def _make_calls(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (call := self._waiting_calls.get()) is not None:
             self._try(call)
 
     def _try(self, call: Callable[[], object]) -> None:
