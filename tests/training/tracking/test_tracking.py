@@ -1,5 +1,6 @@
 """Tracking: local metrics, environment and Weights & Biases, in fresh and resumed runs."""
 
+import gc
 import importlib.metadata
 import json
 import math
@@ -191,6 +192,10 @@ def test_wandb_logger_waits_for_no_service_that_hangs(make_recipe, tmp_path, mon
     assert time.monotonic() - begun < 20
     assert "wandb: its service does not answer; metrics.jsonl has all the numbers" in caplog.text
     assert Path(f"/proc/{service}/stat").read_text().split()[2] == "Z", "ended"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # W&B's library has not waited for its service.
+        del logger
+        gc.collect()
 
 
 def test_full_disk_stops_tracking_and_not_the_training(
