@@ -109,7 +109,7 @@ def datasets_of(graph: Graph) -> list[Path]:
 
 
 def find_item(graph: Graph, id_: str, datasets: Iterable[Path]) -> tuple[dict[Path, Set[str]], dict[Path, str]]:
-    """Return the datasets of which a version has an item, and those from which it was erased, with the date."""
+    """Return the datasets with a version that has an item, and those from which it was erased, with the date."""
     found: dict[Path, Set[str]] = {}
     erased: dict[Path, str] = {}
     for path in datasets:
