@@ -230,7 +230,7 @@ def _tracked_maker(graph: Graph, step: Step) -> Path | None:
 
 
 def _check_is_there(run: Run, target: Target) -> None:
-    """Check that the server still has a run of which parts were sent: W&B would make a second one."""
+    """Check that the server still has a run, parts of it having been sent: W&B would make a second one."""
     if not target.has_run(run.run_id):
         raise Failure(
             f"{target.url}: {target.entity}/{target.project} has no run {run.run_id}, to which earlier parts were sent: the "
