@@ -17,7 +17,8 @@ from vigil_serving.scoring.job_spec import JobSpec, SelectedRows
 from vigil_serving.scoring.output_schema import policy_title
 from vigil_serving.scoring.shards import Shards, resume_hint
 from vigil_serving.traffic.folder import day_folder, days_of, make_log_folder
-from vigil_serving.traffic.options import EXPOSURE, ITEM_COLUMNS, TrafficLogOptions
+from vigil_serving.traffic.lineage import record_traffic
+from vigil_serving.traffic.options import EXPOSURE, ITEM_COLUMNS, Origin, TrafficLogOptions
 from vigil_serving.traffic.records import exposures, texts
 from vigil_serving.traffic.schema import TIME, traffic_schema
 
@@ -66,6 +67,7 @@ def log_shards(shards: Shards[JobSpec], rows: SelectedRows, bundle: Bundle, opti
     for day, path in days_of(folder):
         if day not in numbers_by_day:
             (path / name).unlink(missing_ok=True)
+    record_traffic(folder, Origin("score", "live", bundle.digest, policy_title(bundle), tuple(bundle.labels)))
 
 
 def _table(

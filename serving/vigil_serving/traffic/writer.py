@@ -24,12 +24,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vigil_data.errors import Failure
-from vigil_data.filesystem import sha256_json
 from vigil_data.items import Item
-from vigil_data.lineage import Input, Node, record
 from vigil_serving.protocol.errors import traceback_summary
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.folder import ROTATE, make_log_folder
+from vigil_serving.traffic.lineage import record_traffic
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
 from vigil_serving.traffic.records import LoggedDecisions, logged_columns, record_batch
 from vigil_serving.traffic.retention import limit_bytes, remove_old_days
@@ -184,10 +183,7 @@ class TrafficLog:
         """Record in the lineage, once for each bundle, that the log has its decisions."""
         if origin.bundle not in self._recorded:
             self._recorded.add(origin.bundle)
-            path = str(self._folder.resolve())
-            facts = {"source": origin.source, "role": origin.role, "policy": origin.policy}
-            node = Node("traffic", sha256_json([path, origin.bundle]), self._folder.name, path, facts)
-            record(node, [Input("bundle", origin.bundle, origin.role)])
+            record_traffic(self._folder, origin)
 
     def _settle(self, rows: int, what: Count) -> None:
         """Count rows that no longer wait."""

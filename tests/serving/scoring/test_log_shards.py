@@ -11,11 +11,13 @@ from logged_traffic import ids, logged
 from vigil_data.dataset.dataset import write
 from vigil_data.errors import Failure, UserError
 from vigil_data.items import Item
+from vigil_data.lineage import read_ledger
 from vigil_serving.parity.cases import make_item
 from vigil_serving.scoring import score, workdir
 from vigil_serving.scoring.score import score_dataset
 from vigil_serving.traffic.folder import days_of
-from vigil_serving.traffic.options import TrafficLogOptions
+from vigil_serving.traffic.lineage import record_traffic
+from vigil_serving.traffic.options import Origin, TrafficLogOptions
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,11 @@ def test_score_refuses_a_log_without_scoring(exported, dataset: Path, tmp_path: 
         with pytest.raises(UserError, match=message):
             score_dataset(exported.bundle, dataset, to, log=options)
     assert not to.exists()
+
+
+def test_record_traffic_leads_from_a_log_to_its_bundle(tmp_path: Path) -> None:
+    record_traffic(tmp_path / "log", Origin("score", "live", "b" * 64, "policy version 1", ("spam",)))
+    graph = read_ledger()
+    log = graph.find(tmp_path / "log")
+    assert (log.kind, log.facts) == ("traffic", {"source": "score", "role": "live", "policy": "policy version 1"})
+    assert [(edge.role, edge.node.key) for edge in graph.inputs(log)] == [("live", ("bundle", "b" * 64))]

@@ -24,9 +24,11 @@ def record_run(run: Run) -> None:
 
 
 def record_checkpoint(run: Run, path: Path) -> Node:
-    """Record that a checkpoint of a run is used, and return it."""
+    """Record that a checkpoint of a run is used, and return it; the run is recorded, too: it may be of another workspace."""
+    made = describe_run(run.path)
+    record(made.node, made.inputs)
     node = Node("checkpoint", sha256_file(path / "manifest.json"), f"{run.path.name} {path.name}", str(path.resolve()))
-    record(node, [describe_run(run.path).node.as_input("run")])
+    record(node, [made.node.as_input("run")])
     return node
 
 
