@@ -81,11 +81,11 @@ def _manifest_at(repository: str, commit: str) -> bytes | None:
 @contextmanager
 def _one_line(place: str) -> Iterator[None]:
     """Raise what the hub's library raises as one line that states what to do, and let it draw no bars of its own."""
-    import httpx2
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        HTTPError,  # type: ignore[attr-defined]  # that of its HTTP library, which differs between versions
         LocalTokenNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -112,7 +112,7 @@ def _one_line(place: str) -> Iterator[None]:
         raise Failure(f"{name}: the hub answers HTTP {status}; run the same command again") from error
     except (UserError, Failure):
         raise
-    except (httpx2.HTTPError, OSError) as error:  # of the network, and of the disk
+    except (HTTPError, OSError) as error:  # of the network, and of the disk
         reason = str(error).strip().splitlines()
         raise Failure(f"{name}: {reason[0] if reason else type(error).__name__}; run the same command again") from error
     finally:
