@@ -81,11 +81,11 @@ def _manifest_at(repository: str, commit: str) -> bytes | None:
 @contextmanager
 def _one_line(place: str) -> Iterator[None]:
     """Raise what the hub's library raises as one line that states what to do, and let it draw no bars of its own."""
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of its HTTP library
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # that of its HTTP library, which differs between versions
+        HTTPError,
         LocalTokenNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
