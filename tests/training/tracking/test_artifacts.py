@@ -29,11 +29,11 @@ def test_a_folder_is_sent_once_fetched_whole_and_linked(wandb_server, folder, tm
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    name = artifacts.log_folder(folder, "team/models/scam", type="bundle", digest=DIGEST, metadata={"labels": ["scam"]})
-    assert name == "team/models/scam:v0"
+    name, sent = artifacts.log_folder(folder, "team/models/scam", type="bundle", digest=DIGEST, metadata={"labels": ["scam"]})
+    assert (name, sent) == ("team/models/scam:v0", True)
     runs = set(wandb_server.runs)
     again = artifacts.log_folder(folder, "models/scam", type="bundle", digest=DIGEST, aliases=["champion"])
-    assert (again, wandb_server.runs, len(wandb_server.artifacts.versions)) == (name, runs, 1)
+    assert (again, wandb_server.runs, len(wandb_server.artifacts.versions)) == ((name, False), runs, 1)
 
     facts = artifacts.fetch_folder("models/scam:champion", tmp_path / "fetched")
     assert facts == {"labels": ["scam"], "digest": DIGEST, "artifact": name}

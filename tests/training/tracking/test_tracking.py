@@ -12,12 +12,14 @@ import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_wandb
 import pytest
 import wandb
 from wandb_log import read_parts
 
+from vigil_data.filesystem import write_file
 from vigil_slurm.job_environment import read_job_environment
 from vigil_training.distributed.preemption import Preempted, Preemption
 from vigil_training.distributed.session import open_session
@@ -25,12 +27,14 @@ from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
 from vigil_training.recipe.specs import TrackingSpec
 from vigil_training.runs.run import open_run
+from vigil_training.runs.starts import record_start
 from vigil_training.tracking import fault_tolerant, wandb_logger
-from vigil_training.tracking.environment import git_state
+from vigil_training.tracking.environment import git_diff, git_state
 from vigil_training.tracking.evaluations.tracked_evaluation import track_evaluation
 from vigil_training.tracking.local_metrics import JsonLinesLogger, truncate_metrics
 from vigil_training.tracking.mode import decide_mode
 from vigil_training.tracking.parts import STEP_METRIC
+from vigil_training.tracking.run_contents import add_files
 from vigil_training.tracking.wandb_logger import open_wandb_logger, tracked_run, wandb_writes_to
 from vigil_training.trainer.lightning_trainer import build_trainer
 
@@ -68,6 +72,19 @@ def test_git_state_names_commit_and_changes(tmp_path):
     assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "file").write_text("2")
     assert git_state(tmp_path)["dirty"]
+    (tmp_path / "new").write_text("3")
+    assert git_diff(tmp_path).endswith("-1\n\\ No newline at end of file\n+2\n\\ No newline at end of file\nuntracked: new\n")
+
+
+@pytest.mark.parametrize("level", ["ids", "full"])
+def test_add_files_adds_the_difference_of_the_code_under_full_only(level, make_recipe, tmp_path):
+    run = open_run(*recipe_and_text(make_recipe(tracking__content=level)), tmp_path / "run")
+    write_file(run.code_diff, "+a line\n")
+    files = tmp_path / "files"
+    files.mkdir()
+    add_files(SimpleNamespace(dir=files), run, {"dataset": {"version": None}})
+    assert (files / "code.diff").is_file() == (level == "full")
+    assert (files / "resolved.yaml").is_file()
 
 
 def test_read_job_environment():
@@ -173,6 +190,18 @@ def test_tracked_run_alerts_how_the_training_ended(error, title, text, make_reci
     [part] = read_parts(opened.path)
     assert part.alerts == ([] if error is None else [(title, text)])
     assert part.exit_code == (0 if error is None else 1)
+
+
+def test_tracked_run_alerts_that_the_start_before_was_killed(make_recipe, tmp_path):
+    opened = open_run(*recipe_and_text(make_recipe(tracking__mode="offline")), tmp_path / "run")
+    record_start(opened.path, "first")
+    record_start(opened.path, "second")
+    with tracked_run(opened, {}, 4):
+        pass
+    [part] = read_parts(opened.path)
+    [(title, text)] = part.alerts
+    assert title == "run: killed"
+    assert text.endswith("was killed or lost its machine; this one continues at step 4")
 
 
 def test_wandb_logger_waits_for_no_service_that_hangs(make_recipe, tmp_path, monkeypatch, caplog):

@@ -77,7 +77,7 @@ def test_training_ends_with_one_warning_whatever_the_server_does(
     assert seconds < 60, "an undisturbed run takes a second or two; W&B's own timeouts are minutes"
     (warning,) = warnings_of(run)
     assert f": {TROUBLE[trouble]}; the run is tracked offline in {run.path / 'wandb'}; " in warning
-    assert warning.endswith(f"send it with `wandb sync {run.path / 'wandb'}`")
+    assert warning.endswith(f"send it with `vigil track sync {run.path}`")
     assert_same_run(trained.path, run.path)
 
     assert wandb_server.history == {}

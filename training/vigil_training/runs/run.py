@@ -95,6 +95,11 @@ class Run:
         return self.path / "environment.json"
 
     @property
+    def code_diff(self) -> Path:
+        """How the code differed from its commit at the last start; absent if it did not, and outside a git checkout."""
+        return self.path / "code.diff"
+
+    @property
     def teacher(self) -> Path:
         """The teacher's probabilities of the training items, in distillation."""
         return self.path / "teacher.parquet"

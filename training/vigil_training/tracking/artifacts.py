@@ -275,7 +275,7 @@ def log_folder(
     digest: str,
     aliases: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
-) -> str:
+) -> tuple[str, bool]:
     """Send a folder with all its files as an artifact; nothing if the server has a version with its digest.
 
     Args:
@@ -287,7 +287,7 @@ def log_folder(
         metadata: facts about it.
 
     Returns:
-        Entity, project, name and version at W&B.
+        Entity, project, name and version at W&B, and whether anything was sent.
 
     Raises:
         UserError: if ``to`` is no such name.
@@ -303,13 +303,13 @@ def log_folder(
                 with one_failure(target.url):
                     found.aliases = [*found.aliases, *new]
                     found.save()
-            return target.artifact(name, found.version)
+            return target.artifact(name, found.version), False
         with open_run_at_server(target, place, job_type="push", name=f"push {name}") as run:
             import wandb
 
             artifact = wandb.Artifact(name, type=type, metadata={**(metadata or {}), "digest": digest})
             artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
-            return f"{target.entity}/{target.project}/{send_artifact(run, artifact, ['latest', *aliases])}"
+            return f"{target.entity}/{target.project}/{send_artifact(run, artifact, ['latest', *aliases])}", True
 
 
 def fetch_folder(source: str, to: StrPath) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``environment.json``: what a run depends on besides its recipe."""
+"""``environment.json`` and ``code.diff``: what a run depends on besides its recipe."""
 
 import importlib.metadata
 import os
@@ -31,6 +31,9 @@ _LIBRARIES = (
     "tokenizers",
 )
 
+MAX_DIFF_CHARACTERS = 1 << 20
+"""Longest difference of the code that a run keeps."""
+
 
 def describe_environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return command, versions, machine, git state, Slurm job, and the dataset with its version and digest."""
@@ -57,17 +60,30 @@ def _resolved(dataset: str) -> str:
 
 def git_state(folder: Path) -> dict[str, Any]:
     """Return the commit of the checkout around ``folder`` and whether files differ from it; empty without a checkout."""
+    commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
+    return {} if commit is None else {"commit": commit.strip(), "dirty": bool(status)}
 
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(folder), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
 
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return {} if commit is None else {"commit": commit, "dirty": bool(status)}
+def git_diff(folder: Path) -> str:
+    """Return how the checkout around ``folder`` differs from its commit, and names of untracked files; empty if it does not.
+
+    At most :data:`MAX_DIFF_CHARACTERS`, after which the rest is left out.
+    """
+    changed = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff") or ""
+    status = _git(folder, "status", "--porcelain") or ""
+    untracked = "".join(f"untracked: {line[3:]}\n" for line in status.splitlines() if line.startswith("??"))
+    text = changed + untracked
+    return text if len(text) <= MAX_DIFF_CHARACTERS else f"{text[:MAX_DIFF_CHARACTERS]}\n[the rest is left out]\n"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what a git command prints; ``None`` if it fails, as it does outside a checkout."""
+    try:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
 def _version(library: str) -> str | None:

@@ -10,6 +10,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.filesystem import write_file, write_json
 from vigil_data.loading.location import is_remote
 from vigil_training.runs.run import Run
+from vigil_training.tracking.content import ContentRule
 
 if TYPE_CHECKING:
     import wandb
@@ -40,7 +41,7 @@ def describe_run(run: Run, environment: Mapping[str, Any]) -> dict[str, Any]:
 def add_files(tracked: "wandb.Run", run: Run, environment: Mapping[str, Any]) -> None:
     """Add the resolved recipe, the environment and the dataset's card to the files of a tracked run.
 
-    W&B adds the installed packages as ``requirements.txt``.
+    And the difference of the code, if the content rule allows it. W&B adds the installed packages as ``requirements.txt``.
 
     Args:
         tracked: the tracked run.
@@ -50,6 +51,8 @@ def add_files(tracked: "wandb.Run", run: Run, environment: Mapping[str, Any]) ->
     folder = Path(tracked.dir)
     write_file(folder / run.resolved.name, run.resolved.read_text(encoding="utf-8"))
     write_json(folder / run.environment.name, dict(environment))
+    if run.code_diff.is_file() and ContentRule(run.recipe.tracking.content).sends_diff:
+        write_file(folder / run.code_diff.name, run.code_diff.read_text(encoding="utf-8"))
     if (card := _dataset_card(run, environment)) is not None:
         write_file(folder / "dataset-card.md", card)
 

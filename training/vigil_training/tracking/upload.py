@@ -113,8 +113,8 @@ class Upload:
         if not self._warned:
             self._warned = True
             log.warning(
-                "%s: %s; the run is tracked offline in %s; if it is not sent by the end, send it with `wandb sync %s`",
-                *(self._url, problem, self._folder, self._folder),
+                "%s: %s; the run is tracked offline in %s; if it is not sent by the end, send it with `vigil track sync %s`",
+                *(self._url, problem, self._folder, self._folder.parent),
             )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vigil_training.distributed.preemption import Preempted
 from vigil_training.distributed.rank_group import is_peer_lost
 from vigil_training.runs.run import Run
+from vigil_training.runs.starts import read_starts
 from vigil_training.tracking.content import ContentRule
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.mode import decide_mode
@@ -115,6 +116,10 @@ def tracked_run(run: Run, environment: Mapping[str, Any], resume_step: int) -> I
     if logger is None:
         yield None
         return
+    before = read_starts(run.path)[-2:-1]
+    if before and before[0].outcome is None:
+        text = f"the start before, on {before[0].host}, was killed or lost its machine; this one continues at step {resume_step}"
+        logger.alert(f"{logger.tracked.name}: killed", text)
     exit_code = 1
     try:
         yield logger

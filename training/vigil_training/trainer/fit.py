@@ -53,7 +53,7 @@ from vigil_training.runs.run_log import log_to_run
 from vigil_training.runs.starts import record_end, record_start
 from vigil_training.runs.teacher_scoring import read_teacher, score_teacher
 from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_cache
-from vigil_training.tracking.environment import describe_environment
+from vigil_training.tracking.environment import describe_environment, git_diff
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.further_loggers import open_further_loggers
 from vigil_training.tracking.local_metrics import JsonLinesLogger
@@ -226,6 +226,10 @@ def _describe_environment(run: Run, resumes: bool) -> dict[str, Any]:
 
 def _write_environment(run: Run, environment: dict[str, Any]) -> None:
     write_json(run.environment, environment)
+    if diff := git_diff(Path.cwd()):
+        write_file(run.code_diff, diff)
+    else:
+        run.code_diff.unlink(missing_ok=True)
     record_run(run)
 
 

@@ -45,17 +45,10 @@ def pull(
 ) -> None:
     """Pull a bundle or a run. Every file is checked before the folder appears; nothing stays of a pull that fails."""
     from vigil.workflows.tracking import registry
-    from vigil_data.errors import UserError
     from vigil_data.progress import Progress
 
     with Progress("fetching") as progress:
-        pulled = registry.pull(source, to, public_key=public_key, progress=progress)
-        if verify and pulled.kind == "bundle":
-            from vigil_serving.parity.verify import verify_bundle
-
-            verify_bundle(pulled.folder, progress, public_key)
+        pulled = registry.pull(source, to, public_key=public_key, verify=verify, progress=progress)
     typer.echo(f"{pulled.kind} {to}: {source} at {pulled.version}")
     typer.echo(f"every file is as it was pushed, sha256 of the manifest {pulled.digest}")
-    if verify and pulled.kind == "run":
-        raise UserError(f"{to}: --verify is for bundles, which hold golden cases; evaluate the run with `vigil evaluate {to}`")
     typer.echo(f"next: vigil serve {to}" if pulled.kind == "bundle" else f"next: vigil evaluate {to} --data DATASET")

@@ -102,8 +102,7 @@ def push(source: StrPath, to: str, *, public: bool = False, progress: ProgressCa
         if scheme == "wandb":
             from vigil_training.tracking.artifacts import log_folder
 
-            version = log_folder(package.folder, place, type=package.kind, digest=package.digest)
-            return Pushed(to, version, True)
+            return Pushed(to, *log_folder(package.folder, place, type=package.kind, digest=package.digest))
         folder = Path(place)
         if (folder / MANIFEST).is_file() and sha256_file(folder / MANIFEST) == package.digest:
             return Pushed(to, package.digest, False)
@@ -112,18 +111,27 @@ def push(source: StrPath, to: str, *, public: bool = False, progress: ProgressCa
         return Pushed(to, package.digest, True)
 
 
-def pull(source: str, to: StrPath, *, public_key: StrPath | None = None, progress: ProgressCallback | None = None) -> Pulled:
+def pull(
+    source: str,
+    to: StrPath,
+    *,
+    public_key: StrPath | None = None,
+    verify: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Pulled:
     """Pull a bundle or run into a new folder, which is verified before it appears.
 
     Args:
         source: ``hf:ORG/NAME[@REVISION]``, ``wandb:[ENTITY/]PROJECT/NAME[:VERSION]``, or a folder.
         to: the folder, absent or empty.
         public_key: PEM file; a bundle must be signed by the holder of this key.
+        verify: run the bundle's golden cases on this machine, too.
         progress: called with (task, done, total).
 
     Raises:
-        UserError: if there is no such source, ``to`` is in use, or the content was altered or is not signed by the key.
-        Failure: if a server or the disk fails.
+        UserError: if there is no such source, ``to`` is in use, the content was altered or is not signed by the key, or a run was
+            to be verified.
+        Failure: if a server or the disk fails, or the bundle decides otherwise on this machine.
     """
     scheme, place = split_place(source)
     to = Path(to)
@@ -145,7 +153,13 @@ def pull(source: str, to: StrPath, *, public_key: StrPath | None = None, progres
             version = sha256_file(Path(place) / MANIFEST)
             shutil.copytree(place, partial, dirs_exist_ok=True)
         kind, digest = _verify(partial, source, public_key)
-        if kind == "run":
+        if verify and kind == "bundle":
+            from vigil_serving.parity.verify import verify_bundle
+
+            verify_bundle(partial, progress, public_key)
+        elif verify:
+            raise UserError(f"{source}: a run, which has no golden cases; leave --verify out, and use `vigil evaluate {to}`")
+        elif kind == "run":
             _settle_run(partial, to.resolve())
     return Pulled(to, kind, version, digest)
 
