@@ -12,6 +12,7 @@ from vigil_data.filesystem import sha256_file
 from vigil_data.lineage import Input, Node, read_ledger, record
 from vigil_training.runs.run import Run, open_run
 from vigil_training.tracking import artifacts, upload
+from vigil_training.tracking.parts import STEP_METRIC
 from vigil_training.tracking.sync import sending
 from vigil_training.tracking.sync.sending import find_unsent, sync_run
 
@@ -30,7 +31,7 @@ def make_run(make_recipe, tmp_path):
         for start in range(starts):
             with wandb.init(dir=run.path, settings=wandb.Settings(silent=True, console="off"), **identity) as tracked:
                 for step in range(3 * start + 1, 3 * start + 4):
-                    tracked.log({"train/loss": 1 / step}, step=step)
+                    tracked.log({"train/loss": 1 / step, STEP_METRIC: step}, step=step)
             # Names have seconds, and these starts have milliseconds between them.
             Path(tracked.settings.sync_dir).rename(run.path / "wandb" / f"offline-run-20260101_00000{start}-{run.run_id}")
         run.thresholds.write_text("{}")
@@ -94,6 +95,7 @@ def test_a_sync_that_is_killed_repeated_and_made_from_a_copy_ends_with_one_graph
     shutil.move(run.path, tmp_path / "gone")
     copied = Run(copy)
     sync_run(copied)
+    assert history(wandb_server, copied) == [1, 2, 3, 4, 5, 6]
     assert wandb_server.artifacts.graph() == before
     assert len(wandb_server.artifacts.committed()) == 3
     assert [path.name for path in (copy / "wandb").glob(".artifacts-*")] == []
