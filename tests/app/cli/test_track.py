@@ -11,7 +11,7 @@ from vigil.cli import build
 from vigil_data.errors import Failure, UserError
 from vigil_data.lineage import Input, Node, record
 from vigil_training.runs.run import Run, open_run
-from vigil_training.tracking import upload
+from vigil_training.tracking import parts
 
 
 def call(*arguments: Any) -> Result:
@@ -21,7 +21,7 @@ def call(*arguments: Any) -> Result:
 @pytest.fixture
 def tracked(make_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A finished run with one unsent part, which has no whole record, and lineage."""
-    monkeypatch.setattr(upload, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(parts, "SETTLE_SECONDS", 0.0)
     recipe = make_recipe(tracking__mode="offline")
     run = open_run(recipe, recipe.model_dump_json(), tmp_path / "runs" / "scam")
     run.thresholds.write_text("{}")
