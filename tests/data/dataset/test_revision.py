@@ -154,9 +154,9 @@ def test_write_columns_of_values_from_an_older_version_is_refused(folder: Path) 
 def test_write_columns_that_races_another_commit_loses_no_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = revision._commit
 
-    def raced(*args: Any) -> int:  # what a program on a host without a shared lock does in between
+    def raced(*args: Any, **options: Any) -> int:  # what a program on a host without a shared lock does in between
         lance.dataset(str(folder / "items.lance")).delete("id = 'b0'")
-        return commit(*args)
+        return commit(*args, **options)
 
     monkeypatch.setattr(revision, "_commit", raced)
     with pytest.raises(UserError, match="another process wrote a version in the meantime"):
@@ -168,10 +168,10 @@ def test_write_columns_that_races_another_commit_loses_no_change(folder: Path, m
 def test_append_that_races_another_append_adds_no_id_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = revision._commit
 
-    def raced(*args: Any) -> int:
+    def raced(*args: Any, **options: Any) -> int:
         base = lance.dataset(str(folder / "items.lance"))
         lance.write_dataset(base.to_table(filter="id = 'b0'"), base, mode="append")
-        return commit(*args)
+        return commit(*args, **options)
 
     monkeypatch.setattr(revision, "_commit", raced)
     with pytest.raises(UserError, match="another process wrote a version in the meantime"):
