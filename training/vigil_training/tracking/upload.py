@@ -237,9 +237,11 @@ def _send(file: Path, live: bool, parent: _Parent, project: tuple[str, str] | No
         project: entity and project (default: those of the part).
     """
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    while (identity := read_identity(file)) is None:  # W&B writes to disk every few seconds.
-        if not live or parent.ended.wait(_POLL_SECONDS):
+    ended = not live
+    while (identity := read_identity(file)) is None:  # W&B writes to disk every few seconds, and at the end.
+        if ended:
             return f"{file}: is empty"
+        ended = parent.ended.wait(_POLL_SECONDS)
     try:
         sent = sent_metrics(url, *(project or identity[:2]), identity[2])
     except (requests.RequestException, ValueError) as error:
