@@ -58,7 +58,7 @@ def rows_of(run):
 
 def test_parts_of_a_killed_training_are_one_run(killed):
     run, _ = killed
-    parts = read_parts(run.path)
+    parts = [part for part in read_parts(run.path) if part.id]
     assert 4 <= len(parts) <= len(KILLS) + 1, "a start that is killed before W&B first writes leaves none"
     assert {(part.id, part.name, part.group, part.tags) for part in parts} == {(run.run_id, "killed", "trials", ("x",))}
     assert parts[-1].exit_code == 0

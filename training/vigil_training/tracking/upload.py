@@ -24,7 +24,7 @@ import requests
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import locked, remove
-from vigil_training.tracking.parts import STEP_METRIC, PartCopy, Sent, read_identity, unsent_parts
+from vigil_training.tracking.parts import STEP_METRIC, PartCopy, Sent, read_identity, settled_records, unsent_parts
 
 log = logging.getLogger("vigil.track")
 
@@ -237,8 +237,10 @@ def _send(file: Path, live: bool, parent: _Parent, project: tuple[str, str] | No
         project: entity and project (default: those of the part).
     """
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not live and not settled_records(file):
+        return None  # The start was killed before W&B's library wrote anything.
     ended = not live
-    while (identity := read_identity(file)) is None:  # W&B writes to disk every few seconds, and at the end.
+    while (identity := read_identity(file)) is None:  # It writes to disk every few seconds, and at the end.
         if ended:
             return f"{file}: is empty"
         ended = parent.ended.wait(_POLL_SECONDS)
