@@ -13,9 +13,9 @@ Each training of `recipes/demo-text.yaml` is a process of its own; the settings 
 The table has medians over rounds: seconds from the first step to the last, their ratio to the training without tracking, seconds
 of the whole process, and how many ended with status 0. The target is 1.03 at most.
 
-Last table (two cores of an AMD EPYC, one thread, --items 300 --steps 160 --rounds 3; 18.0 s without tracking): offline 1.022, dead 1.014,
-silent 1.016, lost 1.009; the process takes 25.3, 27.1, 27.0, 36.9 and 26.9 s; all end with status 0. With all processes of a training on one
-core (--steps 120 --rounds 4): 1.046, 1.064, 1.055, 1.045.
+Last table (two cores of an AMD EPYC, one thread, --items 300 --steps 160 --rounds 3; 18.0 s without tracking): offline 1.022,
+dead 1.014, silent 1.016, lost 1.009; the process takes 25.3, 27.1, 27.0, 36.9 and 26.9 s; all end with status 0. With all
+processes of a training on one core (--steps 120 --rounds 4): 1.046, 1.064, 1.055, 1.045.
 """
 
 import argparse

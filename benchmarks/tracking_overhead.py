@@ -13,8 +13,8 @@ A window's time is the mean of its steps, since tracking works at every tenth, w
 the table shows the median over rounds of the ratio to the round's window without tracking, and its quartiles. The target is 1.02
 at most for W&B and all metrics. Nothing else should run on the core (taskset).
 
-Last table (one core of an AMD EPYC, --items 300 --rounds 45, 112 ms a step): on .999 (quartiles .944 to 1.083), also .999 (.946 to
-1.067); on a busy machine, 25 rounds: on 1.018 (.961 to 1.117), also .990. The cost is not told apart from none.
+Last table (one core of an AMD EPYC, --items 300 --rounds 45, 112 ms a step): on .999 (quartiles .944 to 1.083), also .999 (.946
+to 1.067); on a busy machine, 25 rounds: on 1.018 (.961 to 1.117), also .990. The cost is not told apart from none.
 """
 
 import argparse
