@@ -52,13 +52,22 @@ class Start:
 
 
 @cache
+def boot_id() -> str:
+    """Return what distinguishes this start of this machine from others; empty outside Linux."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@cache
 def this_machine() -> str | None:
     """Return what distinguishes this machine, since it was booted, and this space of process ids; ``None`` outside Linux."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 (a link that names no file)
+        pid_space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 (a link that names no file)
     except OSError:
         return None
+    return f"{boot_id()} {pid_space}" if boot_id() else None
 
 
 def record_start(run: StrPath, token: str) -> None:

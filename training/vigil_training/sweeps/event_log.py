@@ -26,12 +26,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vigil_data.filesystem import sync, write_failure
 from vigil_training.distributed.preemption import Preempted
+from vigil_training.runs.starts import boot_id
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 """States in which a trial does not change any more."""
@@ -301,12 +301,3 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@cache
-def boot_id() -> str:
-    """Return what tells this start of this machine from others; empty where the system has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from vigil_slurm.client import lost_attempts
-from vigil_training.sweeps.event_log import EventLog, TrialRecord, boot_id
+from vigil_training.runs.starts import boot_id
+from vigil_training.sweeps.event_log import EventLog, TrialRecord
 
 SLURM_SECONDS = 15.0
 """A worker asks Slurm at most once in this time; many workers would otherwise slow its controller down."""
