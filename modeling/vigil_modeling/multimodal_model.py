@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vigil_data.errors import UserError
@@ -103,8 +105,14 @@ class MultimodalModel(nn.Module):
         segments = {modality: segments.map(function) for modality, segments in batch.segments.items()}
         return Batch(batch.ids, segments, function(batch.targets))
 
-    def for_known_targets(self, batch: Batch) -> Batch:
-        """Return a batch for which :meth:`forward` may leave out labels that no known target needs, with arbitrary logits."""
+    def for_known_targets(self, batch: Batch, complete_N: NDArray[np.bool_] | None = None) -> Batch:
+        """Return a batch for which :meth:`forward` may leave out labels that no known target needs, with arbitrary logits.
+
+        Args:
+            batch: on any device.
+            complete_N: items none of whose labels is left out (default: none).
+        """
+        del complete_N
         return batch
 
     def encoder(self, modality: Modality) -> Encoder:

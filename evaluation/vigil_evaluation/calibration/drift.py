@@ -90,6 +90,8 @@ class DriftReference:
         conformal: ConformalThresholds,
         presence_N: Sequence[str | None] | None = None,
         weights_N: ArrayLike | None = None,
+        *,
+        weights_NL: ArrayLike | None = None,
     ) -> "DriftReference":
         """Summarize the calibration split.
 
@@ -99,10 +101,12 @@ class DriftReference:
             presence_N: modalities of each item.
             weights_N: number of items of traffic that each row represents, finite and at least 0; ``None`` for 1 each. Counts are
                 then effective ones, see :func:`effective_counts`.
+            weights_NL: the same for the probabilities of each label (default: ``weights_N``).
         """
         read_NL, weights = np.asarray(probabilities_NL, np.float32), _weights(weights_N)
+        by_label = [weights] * read_NL.shape[1] if weights_NL is None else list(np.asarray(weights_NL, np.float64).T)
         labels = {
-            name: _sketch(*_scored(read_NL[:, i], weights), label) for i, (name, label) in enumerate(conformal.labels.items())
+            name: _sketch(*_scored(read_NL[:, i], by_label[i]), label) for i, (name, label) in enumerate(conformal.labels.items())
         }
         return cls(conformal.miss_rate, labels, dict(sorted(_counted(presence_N, weights).items())))
 

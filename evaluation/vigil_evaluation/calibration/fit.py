@@ -139,6 +139,7 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
     presence_N: Sequence[str | None] | None = None,
     *,
     weights: "SamplingWeights | None" = None,
+    unknown_share: float = 1.0,
 ) -> FittedCalibration:
     """Fit everything that a run and a bundle carry: calibrators, conformal thresholds and the drift reference.
 
@@ -155,6 +156,8 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
         groups_N: value of ``spec.calibration.by`` of each item.
         presence_N: modalities of each item.
         weights: number of items that each row represents; ``None`` for 1 each.
+        unknown_share: share of the items, chosen at random, that also have a probability of labels whose target is unknown; those
+            of the others are NaN. In the drift reference they count for the others, too.
 
     Raises:
         ValueError: if the shapes differ, or a value is outside [0, 1].
@@ -166,7 +169,10 @@ def fit_calibration(  # noqa: PLR0917 (as for fit)
     ordering = np.where([name in pooled for name in labels], raw, held_out)
     known = np.where(np.isnan(raw), np.nan, np.asarray(targets_NL, np.float64))
     conformal = fit_conformal(known, ordering, labels, spec.conformal, label_N).mapped(pooled)
-    reference = DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N, item_N)
+    weights_NL = None
+    if unknown_share < 1:
+        weights_NL = np.where(np.isnan(known), 1 / unknown_share, 1.0) * (1.0 if item_N is None else item_N[:, None])
+    reference = DriftReference.of(calibration.apply(raw, groups_N), conformal, presence_N, item_N, weights_NL=weights_NL)
     return FittedCalibration(calibration, conformal, reference)
 
 

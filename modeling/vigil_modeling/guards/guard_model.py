@@ -168,15 +168,18 @@ class GuardModel(MultimodalModel):
             return questions_all(len(batch), labels)
         return self._asked(batch, whole_subtrees=batch.teacher is not None)
 
-    def for_known_targets(self, batch: Batch) -> Batch:
+    def for_known_targets(self, batch: Batch, complete_N: NDArray[np.bool_] | None = None) -> Batch:
         """See :meth:`.MultimodalModel.for_known_targets`: an unknown target makes no prompt, and its logit is 0."""
         labels = len(self.labels)
         nothing = np.zeros(0, np.float32), np.zeros((0, labels), np.bool_)
-        return replace(batch, questions=TrainingQuestions(tuple(self._asked(batch, whole_subtrees=True)), *nothing))
+        asked = self._asked(batch, whole_subtrees=True, complete_N=complete_N)
+        return replace(batch, questions=TrainingQuestions(tuple(asked), *nothing))
 
-    def _asked(self, batch: Batch, whole_subtrees: bool) -> list[Question]:
+    def _asked(self, batch: Batch, whole_subtrees: bool, complete_N: NDArray[np.bool_] | None = None) -> list[Question]:
         """Return questions about the labels that known targets need; see :meth:`.LabelStructure.read_by_loss`."""
         labels, asked_NL = len(self.labels), self.structure.read_by_loss(_array(batch.targets), distills=whole_subtrees)
+        if complete_N is not None:
+            asked_NL |= complete_N[:, None]
         return [Question(n, (label,), n * labels + label) for n, label in np.argwhere(asked_NL).tolist()]
 
     def assemble(self, batch: Batch, soft: Mapping[Modality, int], questions: Sequence[Question]) -> PromptRows:

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from vigil_data.errors import UserError
 from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, FittedCalibration, LabelCalibration
+from vigil_evaluation.calibration.drift import detect_drift
 from vigil_evaluation.calibration.fit import (
     FIT_FUNCTIONS,
     MAX_KNOTS,
@@ -170,6 +171,34 @@ def example() -> FittedCalibration:
     odds[np.array(language) == "de", 0] += 3
     spec = EvaluationSpec(calibration=CalibrationSpec(by="language"))
     return fit_calibration(targets, expit(odds), ["a", "b", "c"], spec, language, random.choice(["text", "image"], 900).tolist())
+
+
+def test_fit_calibration_needs_no_probability_of_most_unknown_targets() -> None:
+    """The drift reference is that of all items, though targets are known where scores are high, and a quarter has all scores."""
+    random = np.random.default_rng(4)
+    odds = random.normal(-1, 2, (20_000, 2))
+    targets = (random.random(odds.shape) < expit(odds)).astype(float)
+    targets[random.random(odds.shape) > expit(2 * odds + 1)] = np.nan
+    raw, presence = expit(odds), random.choice(["text", "image"], len(odds)).tolist()
+    partial = np.where(np.isnan(targets) & (random.random((len(odds), 1)) >= 0.25), np.nan, raw)
+    spec, labels = EvaluationSpec(), ["a", "b"]
+    complete = fit_calibration(targets, raw, labels, spec, None, presence)
+    made = fit_calibration(targets, partial, labels, spec, None, presence, unknown_share=0.25)
+    assert (made.calibration, made.conformal) == (complete.calibration, complete.conformal)
+    assert made.reference is not None
+    assert complete.reference is not None
+    assert made.reference.presence == complete.reference.presence
+    calibrated = complete.calibration.apply(raw)
+    traffic = detect_drift(made.reference, calibrated[::10])
+    assert traffic.warnings == []
+    for i, label in enumerate(made.reference.labels.values()):
+        above = [float((calibrated[:, i] >= edge).mean()) for edge in label.edges]
+        counts = np.array(label.counts)
+        assert 4_000 < counts.sum() < len(odds), "effective items, no more than all"
+        np.testing.assert_allclose(counts[::-1].cumsum()[::-1][1:] / counts.sum(), above, atol=0.02)
+    biased = fit_calibration(targets, partial, labels, spec, None, presence).reference
+    assert biased is not None
+    assert detect_drift(biased, calibrated[::10]).warnings, "known targets count too much without the share"
 
 
 @settings(deadline=None)

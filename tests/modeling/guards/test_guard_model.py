@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -258,6 +259,10 @@ def test_guard_for_known_targets_computes_the_logits_that_validation_reads(make_
     assert len(model.questions(partial)) == 3 + hierarchy < len(model.questions(batch)) == 9
     # A threat is an insult, so the logit of a known insult is the larger of the two.
     torch.testing.assert_close(model(partial).logits_NL[known], model(batch).logits_NL[known], atol=1e-4, rtol=1e-5)
+    with_sample = model.for_known_targets(batch, np.array([True, False, False]))
+    assert len(model.questions(with_sample)) == 3 + 2  # all three labels of the first item
+    known[0] = True
+    torch.testing.assert_close(model(with_sample).logits_NL[known], model(batch).logits_NL[known], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("counts", [[], [{}], MIXED])

@@ -18,6 +18,7 @@ from vigil_evaluation.calibration.calibrators import Calibration, Calibrator, Fi
 from vigil_evaluation.calibration.fit import fit_calibration
 from vigil_evaluation.sampling_weights import SamplingWeights
 from vigil_evaluation.specs import CalibrationSpec
+from vigil_modeling.guards.guard_model import GuardModel
 from vigil_training.runs.calibrate import recalibrate
 from vigil_training.runs.predict import outputs_to_table, predict_rows, raw_probabilities
 from vigil_training.runs.run import Run
@@ -76,6 +77,38 @@ def test_calibrate_fits_again_and_chooses_thresholds(app, run):
     assert {label.pooled.method for label in found.labels.values()} <= {"none", "platt"}
     assert all(threshold != 0.123 for threshold in run.read_thresholds().values())
     assert "calibrated on 120 items" in done.output
+
+
+def test_recalibrate_asks_a_guard_what_it_needs(trained_guard, monkeypatch, tmp_path):
+    """Known targets, and all labels of a sample of the items: the same calibrators and thresholds as from all labels."""
+    asked, assemble = [], GuardModel.assemble
+    monkeypatch.setattr(GuardModel, "assemble", lambda *args: asked.append(len(args[3])) or assemble(*args))
+    # Six steps leave all probabilities nearly equal, so that rounding would choose the method.
+    monkeypatch.setattr(
+        "vigil_training.runs.calibrate.raw_probabilities", lambda logits: raw_probabilities(300 * (logits - 0.18))
+    )
+    dataset = trained_guard.dataset()
+    targets = dataset.targets(["cat", "bright"], dataset.rows("train"))
+    known, unknown = int((~np.isnan(targets)).sum()), np.isnan(targets)
+    assert unknown.sum() > 50
+    found, questions = {}, {}
+    for most in (1000, 30, 1):
+        monkeypatch.setattr("vigil_training.runs.calibrate.MAX_COMPLETE_ITEMS", most)
+        asked.clear()
+        run = Run(shutil.copytree(trained_guard.path, tmp_path / f"run-{most}"))
+        recalibrate(run, CalibrationSpec(methods=("platt",)), split="train")
+        found[most], questions[most] = (run.read_calibrated(), run.read_thresholds()), sum(asked)
+    assert questions[1000] == 240
+    assert known <= questions[1] <= known + 6 < questions[30] < 0.5 * (known + questions[1000])
+    (everything, thresholds), (partial, others), _ = found.values()
+    for label, wanted in everything.calibration.labels.items():
+        made = partial.calibration.labels[label]
+        assert (made.known, made.pooled.method) == (wanted.known, "platt")
+        assert made.pooled.parameters == pytest.approx(wanted.pooled.parameters, rel=1e-3, abs=1e-3)
+        assert others[label] == pytest.approx(thresholds[label], abs=1e-4)
+    assert partial.reference.presence == everything.reference.presence
+    assert sum(everything.reference.labels["cat"].counts) == 120
+    assert questions[30] - known < sum(partial.reference.labels["cat"].counts) < 120
 
 
 @pytest.fixture

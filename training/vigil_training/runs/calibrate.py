@@ -20,6 +20,10 @@ from vigil_training.runs.run import Run
 
 log = logging.getLogger("vigil.calibrate")
 
+MAX_COMPLETE_ITEMS = 1000
+"""Number of items of the split that a guard is asked about every label for, on average. Calibrators, conformal thresholds and
+thresholds need known targets alone; the drift reference describes all items, by these."""
+
 
 def fit_calibration_and_thresholds(
     run: Run, outputs: ModelOutputs | None, dataset: Dataset, spec: EvaluationSpec | None = None
@@ -47,7 +51,9 @@ def fit_calibration_and_thresholds(
         ids, presence = ([values[i] for i in order] for values in (outputs.ids, outputs.presence))
         groups = calibration_groups(spec.calibration.by, ids, presence, dataset)
         weights = dataset_weights(dataset, targets_NL, ids=ids)
-        calibrated = fit_calibration(targets_NL, raw_NL, labels, spec, groups, presence, weights=weights)
+        calibrated = fit_calibration(
+            targets_NL, raw_NL, labels, spec, groups, presence, weights=weights, unknown_share=outputs.unknown_share
+        )
         read_NL = calibrated.calibration.apply(raw_NL, groups).astype(np.float32)
         thresholds = choose_thresholds(targets_NL, read_NL, weights.label_N)
     for label, fitted in calibrated.calibration.labels.items():
@@ -56,6 +62,11 @@ def fit_calibration_and_thresholds(
         )
     calibrated.write(run.calibration)
     write_json(run.thresholds, dict(zip(labels, map(float, thresholds), strict=True)))
+
+
+def unknown_share(items: int) -> float:
+    """Return the share of the items of a calibration split that a guard is asked about labels of unknown target."""
+    return min(1.0, MAX_COMPLETE_ITEMS / max(items, 1))
 
 
 def recalibrate(
@@ -87,7 +98,8 @@ def recalibrate(
     run.read_thresholds()
     dataset = dataset or run.dataset()
     split = split or recipe.data.validation
-    outputs = predict_rows(run, dataset, dataset.rows(split), checkpoint=checkpoint, progress=progress)
+    rows = dataset.rows(split)
+    outputs = predict_rows(run, dataset, rows, checkpoint=checkpoint, progress=progress, unknown_share=unknown_share(len(rows)))
     if not outputs.ids:
         raise UserError(f"{dataset.path}: no item of split {split} can be decoded")
     fit_calibration_and_thresholds(run, outputs, dataset, recipe.evaluation.model_copy(update={"calibration": spec}))

@@ -1,6 +1,7 @@
 """Prediction with a run's model: logits of batches and of dataset rows, and the predictions table that evaluation reads."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from vigil_data.loading.sampler import Rows
 from vigil_data.presence import presence_of_segments
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
+from vigil_modeling.guards.guard_model import GuardModel
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.runs.prediction_table import calibration_groups, predictions_table
 from vigil_training.runs.prompt_order import item_costs
@@ -35,6 +37,8 @@ class ModelOutputs(NamedTuple):
         targets_NL: float32 ``[N, L]``, NaN where unknown.
         presence: modalities that each item has a segment of, such as ``text+image``.
         refused: items that could not be decoded; they are in none of the above.
+        unknown_share: share of the items, chosen at random, whose labels of unknown target have logits, too; those of the
+            others are NaN.
     """
 
     ids: list[str]
@@ -42,10 +46,16 @@ class ModelOutputs(NamedTuple):
     targets_NL: NDArray[np.float32]
     presence: list[str]
     refused: list[Refusal]
+    unknown_share: float = 1.0
 
 
 def predict_batches(
-    model: MultimodalModel, batches: Iterable[Batch], progress: ProgressCallback | None = None, total: int | None = None
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    progress: ProgressCallback | None = None,
+    total: int | None = None,
+    *,
+    unknown_share: float = 1.0,
 ) -> ModelOutputs:
     """Run a model over batches, in evaluation mode and without gradients.
 
@@ -54,10 +64,13 @@ def predict_batches(
         batches: on any device.
         progress: called after each batch with ``predicting``, the items done and ``total``.
         total: items in all, if known.
+        unknown_share: share of the items, chosen by a hash of their ids, that a guard is also asked about labels of unknown
+            target; other models compute all labels at once.
 
     Returns:
         The outputs, in the order of the batches.
     """
+    share = unknown_share if isinstance(model, GuardModel) else 1.0
     device = next(model.parameters()).device
     ids: list[str] = []
     logits: list[NDArray[np.float32]] = []
@@ -72,16 +85,30 @@ def predict_batches(
                 refused += batch.refused
                 if len(batch):
                     ids += batch.ids
-                    logits.append(model(batch.to(device)).logits_NL.float().cpu().numpy())
                     targets.append(batch.targets.cpu().numpy())
+                    logits.append(_logits(model, batch.to(device), targets[-1], share))
                     present += presence_of_segments(len(batch), {m: s.item for m, s in batch.segments.items()})
                 if progress is not None:
                     progress("predicting", len(ids) + len(refused), total)
     finally:
         model.train(mode)
     if not logits:
-        return ModelOutputs([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused)
-    return ModelOutputs(ids, np.concatenate(logits), np.concatenate(targets), present, refused)
+        return ModelOutputs([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), [], refused, share)
+    return ModelOutputs(ids, np.concatenate(logits), np.concatenate(targets), present, refused, share)
+
+
+def _logits(model: MultimodalModel, batch: Batch, targets_NL: NDArray[np.float32], unknown_share: float) -> NDArray[np.float32]:
+    """Return the logits of a batch; see :func:`predict_batches`."""
+    if unknown_share >= 1:
+        return np.asarray(model(batch).logits_NL.float().cpu().numpy(), np.float32)
+    complete_N = np.array([_place(id_) < unknown_share for id_ in batch.ids])
+    logits_NL = model(model.for_known_targets(batch, complete_N)).logits_NL.float().cpu().numpy()
+    return np.where(np.isnan(targets_NL) & ~complete_N[:, None], np.float32(np.nan), logits_NL)
+
+
+def _place(id_: str) -> float:
+    """Return the place of an item in [0, 1), not that by which a hash of the id chooses its split."""
+    return int.from_bytes(sha256(f"asked about every label:{id_}".encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def concatenate_outputs(parts: Sequence[ModelOutputs]) -> ModelOutputs:
@@ -92,6 +119,7 @@ def concatenate_outputs(parts: Sequence[ModelOutputs]) -> ModelOutputs:
         np.concatenate([part.targets_NL for part in parts]),
         [present for part in parts for present in part.presence],
         [refusal for part in parts for refusal in part.refused],
+        parts[0].unknown_share,
     )
 
 
@@ -104,6 +132,7 @@ def predict_rows(
     only: Sequence[Modality] = (),
     device: torch.device | str = "cpu",
     progress: ProgressCallback | None = None,
+    unknown_share: float = 1.0,
 ) -> ModelOutputs:
     """Run a run's model over rows of a dataset.
 
@@ -115,6 +144,7 @@ def predict_rows(
         only: modalities that the model may see (default: all that it takes).
         device: where the model runs.
         progress: called after each batch with ``predicting``, the items done and their number.
+        unknown_share: see :func:`predict_batches`.
 
     Returns:
         The outputs, in the order of ``rows``.
@@ -129,7 +159,7 @@ def predict_rows(
     loader = evaluation_loader(
         reader, rows, costs, recipe.data.batch, workers=recipe.data.workers, worker_start=recipe.data.worker_start
     )
-    outputs = predict_batches(run.model(checkpoint).to(device), loader, progress, len(rows))
+    outputs = predict_batches(run.model(checkpoint).to(device), loader, progress, len(rows), unknown_share=unknown_share)
     place = {id_: i for i, id_ in enumerate(dataset.table(["id"], rows).column("id").to_pylist())}
     order = np.argsort([place[id_] for id_ in outputs.ids]).astype(np.int64)
     return ModelOutputs(
@@ -138,6 +168,7 @@ def predict_rows(
         outputs.targets_NL[order],
         [outputs.presence[i] for i in order],
         outputs.refused,
+        outputs.unknown_share,
     )
 
 

@@ -23,7 +23,7 @@ from vigil_training.checkpoint.soup import Ingredient, average_weights, cook_sou
 from vigil_training.checkpoint.writer import CheckpointMetadata, CheckpointWriter
 from vigil_training.distributed.device import choose_device
 from vigil_training.distributed.world import World
-from vigil_training.runs.calibrate import fit_calibration_and_thresholds
+from vigil_training.runs.calibrate import fit_calibration_and_thresholds, unknown_share
 from vigil_training.runs.lineage import record_run
 from vigil_training.runs.predict import predict_rows
 from vigil_training.runs.run import Run, identify, recipe_digest
@@ -96,7 +96,7 @@ def make_soup(
     model.load_state_dict(average_weights([each.path for each in included]))
     soup = Soup(Run(_begin_run(run, folder, method, ingredients)), recipe.training.monitor, included[-1].soup, tuple(ingredients))
     _save(soup, model)
-    outputs = predict_rows(soup.run, dataset, data.validation_rows)
+    outputs = predict_rows(soup.run, dataset, data.validation_rows, unknown_share=unknown_share(len(data.validation_rows)))
     fit_calibration_and_thresholds(soup.run, outputs, dataset)
     record_run(soup.run)
     return soup

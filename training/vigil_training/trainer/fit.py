@@ -43,7 +43,7 @@ from vigil_training.pretraining.retrieval import measure_retrieval
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import dump_recipe, resolve_recipe
 from vigil_training.recipe.specs import DeepSpeed
-from vigil_training.runs.calibrate import fit_calibration_and_thresholds
+from vigil_training.runs.calibrate import fit_calibration_and_thresholds, unknown_share
 from vigil_training.runs.failure_record import record_failure
 from vigil_training.runs.lineage import record_checkpoint, record_run
 from vigil_training.runs.predict import concatenate_outputs, predict_batches
@@ -356,8 +356,10 @@ def _calibrate(run: Run, data: DataModule, session: Session) -> None:
     log.info("calibrating on %d items of split %s", len(data.validation_rows), recipe.data.validation)
     model = run.model("best").to(session.device)
     with Progress("predicting", enabled=world.is_main) as progress:
-        own_items = None if world.size > 1 else len(data.validation_rows)
-        own = predict_batches(model, _until_asked(data.val_dataloader(), session), progress, own_items)
+        items = len(data.validation_rows)
+        own_items = None if world.size > 1 else items
+        batches = _until_asked(data.val_dataloader(), session)
+        own = predict_batches(model, batches, progress, own_items, unknown_share=unknown_share(items))
     gathered = [outputs for outputs in session.ranks.gather_objects(own) if outputs.ids]
     if world.is_main:
         fit_calibration_and_thresholds(run, concatenate_outputs(gathered) if gathered else None, run.dataset())
