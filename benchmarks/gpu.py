@@ -68,6 +68,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         f"training.max_steps={options.steps}",
         "training.epochs=1000",
         "training.patience=null",
+        "training.token_cache=false",  # the encoders are what is measured
         "tracking.mode=disabled",
         *TRAINING[options.stage][0].split(),
     ]

@@ -3,7 +3,8 @@
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -40,8 +41,15 @@ fills; a [bold]bundle[/] is the folder that a server loads. Start with [cyan]vig
 
 def main() -> None:
     """Run the command; exit with 2 for a mistake of the user, 85 after preemption, 130 after Ctrl-C, and 1 for other failures."""
-    try:
+    with exit_on_error():
         build()()
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print an error that a command raises, and exit with its status; see ``main``."""
+    try:
+        yield
     except UserError as error:
         _fail(error.lines if _prints(error) else (), 2)
     except MediaError as error:

@@ -6,11 +6,11 @@ Each stage is a `vigil` command. Finished stages are not repeated, so the same c
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
 from vigil.workflows.shipped_recipes import RECIPES
@@ -22,7 +22,7 @@ COMPARE = "compare"
 """The stage that needs a baseline."""
 
 BACKGROUND_LOG = "baselines.log"
-"""Output of the stages that run in the background."""
+"""Output of the stages in the background."""
 
 
 class Stage(NamedTuple):
@@ -32,13 +32,15 @@ class Stage(NamedTuple):
         name: name of the stage.
         command: arguments of `vigil`.
         product: the file.
-        baseline: whether it belongs to a single-modality baseline, which no stage but ``compare`` needs.
+        background: whether it can run at the same time as later stages; no stage but ``compare`` needs it.
+        after: the stage that must end before a stage in the background starts.
     """
 
     name: str
     command: Sequence[str]
     product: Path
-    baseline: bool = False
+    background: bool = False
+    after: str = "dataset"
 
 
 class Summary(NamedTuple):
@@ -47,7 +49,7 @@ class Summary(NamedTuple):
     Attributes:
         fused_macro_ap: macro average precision of the fused model on the test split.
         single_macro_ap: the same for each modality, of a model trained on that modality alone.
-        seconds: duration of each stage; baselines run at the same time as the other stages.
+        seconds: duration of each stage; baselines and functional tests run at the same time as the other stages.
         total_seconds: duration of all stages together.
         report: evaluation report of the fused model.
         comparison: comparison of the text model with the fused model.
@@ -74,15 +76,15 @@ def stages(folder: Path, seed: int) -> list[Stage]:
     """
     dataset, bundle, scores = folder / "dataset", folder / "bundle", folder / "scores.parquet"
     planned = [Stage("dataset", ["data", "demo", str(dataset), "--seed", str(seed)], dataset / "items.lance")]
-    for name in ("fused", *MODALITIES):
+    for name in ("fused", *reversed(MODALITIES)):  # The text model is last: it reads the token cache that the fused one fills.
         recipe = _shown(RECIPES / ("demo.yaml" if name == "fused" else f"demo-{name}.yaml"))
         values = [f"data.dataset={dataset}", f"seed={seed}"]
-        baseline, train = name != "fused", ["train", recipe, "--run", str(folder / name), *values]
-        planned.append(Stage(f"train {name}", train, folder / name / "thresholds.json", baseline))
+        background, train = name != "fused", ["train", recipe, "--run", str(folder / name), *values]
+        planned.append(Stage(f"train {name}", train, folder / name / "thresholds.json", background))
         if name == "fused":
             policy = _shown(RECIPES / "policies" / "demo.yaml")
             planned.append(Stage("policy", ["policy", "compile", policy, str(folder / name)], folder / name / "policy.json"))
-        planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _metrics_file(folder, name), baseline))
+        planned.append(Stage(f"evaluate {name}", ["evaluate", str(folder / name)], _metrics_file(folder, name), background))
     comparison, suite = folder / "comparison", folder / "suite"
     # Metrics of ranking: the thresholds of the two models lie at different false-positive rates.
     compare = ["compare", str(folder / "text"), str(folder / "fused"), "--metrics", "average_precision,auroc"]
@@ -91,7 +93,7 @@ def stages(folder: Path, seed: int) -> list[Stage]:
         *planned,
         Stage("export", ["export", str(folder / "fused"), "--to", str(bundle)], bundle / "manifest.json"),
         Stage("verify", ["verify", str(bundle)], bundle / "manifest.json"),
-        Stage("suite", ["suite", "run", str(bundle), "demo", "--to", str(suite)], suite / "suite.json"),
+        Stage("suite", ["suite", "run", str(bundle), "demo", "--to", str(suite)], suite / "suite.json", True, "export"),
         Stage("score", ["score", str(bundle), str(dataset), "--to", str(scores), "--split", "test"], scores),
         Stage(COMPARE, compare, comparison / "comparison.json"),
     ]
@@ -101,7 +103,7 @@ def run_demo(
     folder: Path,
     seed: int,
     run: Callable[[Stage, int, int], None],
-    start: Callable[[Stage, Path], "subprocess.Popen[bytes]"] | None = None,
+    start: Callable[[Path], "subprocess.Popen[str]"] | None = None,
 ) -> Summary:
     """Run the stages that have not finished yet, and summarise the results.
 
@@ -109,8 +111,9 @@ def run_demo(
         folder: the folder to write; it may hold an interrupted or finished demonstration with the same seed.
         seed: random seed of the dataset and of training.
         run: called with a stage, its number from 1, and the number of stages; raises if the stage fails.
-        start: starts a baseline's stage as a process with its output in a log file, so that the baselines run one after the other
-            at the same time as the other stages (default: all stages run in order).
+        start: starts a process that runs the commands it reads, JSON arrays of arguments in lines of standard input, with their
+            output in a log file, and prints a line as each ends; it runs the stages in the background (default: all stages run
+            in order).
 
     Raises:
         UserError: if the folder holds a demonstration with another seed, or something else.
@@ -121,6 +124,7 @@ def run_demo(
     done, total, begin, lock = known["seconds"], known["total_seconds"], time.perf_counter(), Lock()
     folder.mkdir(parents=True, exist_ok=True)
     planned = stages(folder, seed)
+    ended = {stage.name: Event() for stage in planned}
 
     def finish(stage: Stage | None, seconds: float) -> None:
         with lock:
@@ -129,24 +133,23 @@ def run_demo(
             ordered = {stage.name: done[stage.name] for stage in planned if stage.name in done}
             elapsed = round(total + time.perf_counter() - begin, 1)
             write_json(record, {"seed": seed, "seconds": ordered, "total_seconds": elapsed})
+        if stage is not None:
+            ended[stage.name].set()
 
     finish(None, 0.0)
     pending = [(number, stage) for number, stage in enumerate(planned, 1) if not (stage.name in done and stage.product.exists())]
-    first = [(number, stage) for number, stage in pending if stage.name == "dataset"]
-    background = [stage for _, stage in pending if stage.baseline and start is not None]
-    rest = [(number, stage) for number, stage in pending if stage not in background and (number, stage) not in first]
-
-    def run_all(numbered: Sequence[tuple[int, Stage]], wait: Callable[[], None] = lambda: None) -> None:
-        for number, stage in numbered:
+    for name in {*ended} - {stage.name for _, stage in pending}:
+        ended[name].set()
+    background = [stage for _, stage in pending if stage.background and start is not None]
+    with _started(background, folder / BACKGROUND_LOG, start, finish, ended) as wait:
+        for number, stage in pending:
+            if stage in background:
+                continue
             if stage.name == COMPARE:
                 wait()
             began = time.perf_counter()
             run(stage, number, len(planned))
             finish(stage, time.perf_counter() - began)
-
-    run_all(first)
-    with _started(background, folder / BACKGROUND_LOG, start, finish) as wait:
-        run_all(rest, wait)
     record_now = json.loads(record.read_text())
     summary = Summary(
         _macro_ap(folder, "fused"),
@@ -166,38 +169,48 @@ def run_demo(
 def _started(
     background: Sequence[Stage],
     log: Path,
-    start: Callable[[Stage, Path], "subprocess.Popen[bytes]"] | None,
+    start: Callable[[Path], "subprocess.Popen[str]"] | None,
     finish: Callable[[Stage, float], None],
+    ended: Mapping[str, Event],
 ) -> Iterator[Callable[[], None]]:
-    """Run stages one after the other in the background; yield a function that waits for them, which the exit calls too.
+    """Run stages in the background, each when another has ended; yield a function that waits for them, which the exit calls too.
 
-    If the block fails, the running stage is terminated and no other one starts.
+    If the block fails, the process of the stages is terminated.
     """
-    processes: list[subprocess.Popen[bytes]] = []
-    stopped, lock = False, Lock()  # The lock: a process that is just being started must be terminated too.
+    if start is None or not background:
+        yield lambda: None
+        return
+    process = start(log)
 
-    def run_in_background() -> None:
+    def run_stages() -> None:
         for stage in background:
+            ended[stage.after].wait()
             began = time.perf_counter()
-            with lock:
-                if stopped or start is None:
-                    return
-                processes.append(start(stage, log))
-            if status := processes[-1].wait():
-                raise Failure(f"{stage.name}: exit status {status}; its output is in {log}")
+            if not _tell(process, stage.command):
+                raise Failure(f"{stage.name}: exit status {process.wait()}; its output is in {log}")
             finish(stage, time.perf_counter() - began)
 
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_in_background)
+    with ThreadPoolExecutor(1) as pool, process:
+        running = pool.submit(run_stages)
         try:
             yield running.result
             running.result()
         except BaseException:
-            with lock:
-                stopped = True
-                for process in processes:
-                    process.terminate()
+            process.terminate()
+            for event in ended.values():  # The thread must not wait for a stage that never comes.
+                event.set()
             raise
+
+
+def _tell(process: "subprocess.Popen[str]", command: Sequence[str]) -> bool:
+    """Have a process run a command; return whether it succeeded."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        print(json.dumps(command), file=process.stdin, flush=True)
+    except BrokenPipeError:
+        return False
+    return bool(process.stdout.readline())
 
 
 def _read_record(folder: Path, record: Path, seed: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """`vigil init`, `vigil doctor` and `vigil demo`: what they print, and their exit status."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -76,3 +78,16 @@ def test_demo_ends_with_the_status_of_a_stage(call, tmp_path, monkeypatch):
     monkeypatch.setattr(demo_pipeline, "run_demo", run_demo)
     monkeypatch.setattr(doctor, "run_checks", lambda *, import_torch: iter([Check("Python", "broken", "2.7")]))
     assert call("demo", "--dir", tmp_path).exit_code == 1
+
+
+def test_run_commands_logs_what_commands_print_and_says_when_each_ends(tmp_path):
+    log, project = tmp_path / "log", ["init", str(tmp_path / "posts")]
+    command = [sys.executable, "-c", "from vigil.cli.start import run_commands; run_commands()", str(log)]
+    asked = "\n".join(map(json.dumps, (["doctor", "--json"], project, project, ["doctor"])))
+    ran = subprocess.run(command, input=asked, check=False, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr) == (2, "")
+    assert ran.stdout.splitlines() == ["doctor --json", f"init {tmp_path / 'posts'}"]
+    written = log.read_text()
+    assert written.startswith("\n$ vigil doctor --json\n{")
+    assert written.count("$ vigil") == 3
+    assert "error: " in written.splitlines()[-1]

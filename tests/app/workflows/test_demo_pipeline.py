@@ -81,61 +81,82 @@ def test_run_demo_refuses_a_folder_of_something_else(tmp_path):
 
 
 WRITE = """
+import json
 import sys
 import time
 from pathlib import Path
-product = Path(sys.argv[1])
-product.parent.mkdir(parents=True, exist_ok=True)
-product.write_text(sys.argv[2])
-print(sys.argv[3])
+log, fails_at, products = json.loads(sys.argv[1])
+for line in sys.stdin:
+    name, product, text = products[line.strip()]
+    with Path(log).open("a") as output:
+        print(name, file=output)
+    if name == fails_at:
+        raise SystemExit(3)
+    product = Path(product)
+    product.parent.mkdir(parents=True, exist_ok=True)
+    product.write_text(text)
+    print("ended", flush=True)
 """
 
 
-def starter(started, fails_at=None, command=WRITE):
-    """Starts processes that write what the baselines' commands would."""
+def starter(folder, fails_at=None, program=WRITE):
+    """Starts a process that writes what commands would, and their stages into the log."""
 
-    def start(stage, log):
-        started.append(stage.name)
-        _, _, model = stage.name.partition("evaluate ")
-        text = json.dumps({"overall": {"macro": {"average_precision": {"value": FOUND[model], "labels": 5}}}}) if model else ""
-        code = "raise SystemExit(3)" if stage.name == fails_at else command
-        with log.open("ab") as output:
-            return subprocess.Popen([sys.executable, "-c", code, str(stage.product), text, stage.name], stdout=output)
+    def written(name):
+        _, _, model = name.partition("evaluate ")
+        return json.dumps({"overall": {"macro": {"average_precision": {"value": FOUND[model], "labels": 5}}}}) if model else ""
+
+    def start(log):
+        planned = stages(folder, 0)
+        products = {json.dumps(stage.command): (stage.name, str(stage.product), written(stage.name)) for stage in planned}
+        command = [sys.executable, "-c", program, json.dumps([str(log), fails_at, products])]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     return start
 
 
-def test_run_demo_runs_baselines_in_the_background_before_the_comparison(tmp_path):
-    ran, started = [], []
-    summary = run_demo(tmp_path, 0, runner(ran), starter(started))
-    baselines = [stage.name for stage in stages(tmp_path, 0) if stage.baseline]
-    assert started == baselines
-    assert ran == [name for name in STAGES if name not in baselines]
+def in_background(folder):
+    return [stage.name for stage in stages(folder, 0) if stage.background]
+
+
+def test_run_demo_runs_stages_in_the_background_when_what_they_need_has_ended(tmp_path):
+    ran, started = [], tmp_path / "baselines.log"
+
+    def run(stage, number, total):
+        if stage.name in ("dataset", "export"):
+            time.sleep(0.5)
+            logged = started.read_text().split() if started.exists() else []
+            assert ("train" in logged, "suite" in logged) == (stage.name == "export", False)
+        runner(ran)(stage, number, total)
+
+    summary = run_demo(tmp_path, 0, run, starter(tmp_path))
+    assert started.read_text().splitlines() == in_background(tmp_path)
+    assert ran == [name for name in STAGES if name not in in_background(tmp_path)]
     assert ran[-1] == "compare"
     assert list(summary.seconds) == STAGES
     assert summary.single_macro_ap == {modality: FOUND[modality] for modality in MODALITIES}
-    assert (tmp_path / "baselines.log").read_text().split("\n")[:-1] == baselines
 
 
-def test_run_demo_reports_a_baseline_that_fails(tmp_path):
-    ran, started = [], []
+def test_run_demo_reports_a_stage_in_the_background_that_fails(tmp_path):
+    ran, log = [], tmp_path / "baselines.log"
     with pytest.raises(Failure, match=r"train image: exit status 3; its output is in .*baselines\.log"):
-        run_demo(tmp_path, 0, runner(ran), starter(started, fails_at="train image"))
+        run_demo(tmp_path, 0, runner(ran), starter(tmp_path, fails_at="train image"))
     assert "compare" not in ran
-    assert started[-1] == "train image"
-    run_demo(tmp_path, 0, runner(ran), starter(started))
-    assert started[3:] == ["train image", "evaluate image", "train audio", "evaluate audio"]
+    failed = log.read_text().splitlines()
+    assert failed == in_background(tmp_path)[: 1 + in_background(tmp_path).index("train image")]
+    log.unlink()
+    run_demo(tmp_path, 0, runner(ran), starter(tmp_path))
+    assert log.read_text().splitlines() == in_background(tmp_path)[len(failed) - 1 :]
 
 
-def test_run_demo_ends_the_baselines_if_a_stage_fails(tmp_path):
-    started, begin = [], starter([], command="import time; time.sleep(600)")
+@pytest.mark.parametrize("breaks_at", ["dataset", "policy"])
+def test_run_demo_ends_the_background_if_a_stage_fails(tmp_path, breaks_at):
+    processes = []
 
-    def start_slowly(stage, log):
-        """The stage fails after the process has started and before its starter returns."""
-        started.append(begin(stage, log))
-        time.sleep(0.5)
-        return started[-1]
+    def start(log):
+        processes.append(starter(tmp_path, program="import time; time.sleep(600)")(log))
+        return processes[-1]
 
     with pytest.raises(Broken):
-        run_demo(tmp_path, 0, runner([], breaks_at="policy"), start_slowly)
-    assert [process.poll() for process in started] in ([], [-signal.SIGTERM])
+        run_demo(tmp_path, 0, runner([], breaks_at=breaks_at), start)
+    assert [process.returncode for process in processes] == [-signal.SIGTERM]
