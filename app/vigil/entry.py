@@ -28,6 +28,7 @@ EXTRAS = (
     "train",
     "deepspeed",
     "lora",
+    "qlora",
     "gguf",
     "sweep",
     "tensorboard",

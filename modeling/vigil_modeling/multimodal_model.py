@@ -12,7 +12,7 @@ from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import TOKENS, Batch, Segments
 from vigil_data.taxonomy import Taxonomy
-from vigil_modeling.encoders import Encoder, freeze, set_mode, store_frozen_in_bf16
+from vigil_modeling.encoders import Encoder, freeze, set_mode, store_frozen_in_bf16, store_frozen_in_nf4
 from vigil_modeling.fusion import Alone
 from vigil_modeling.label_structure import LabelStructure
 from vigil_modeling.losses import Composites
@@ -59,6 +59,7 @@ class MultimodalModel(nn.Module):
 
     Attributes:
         cached: modalities whose batches have tokens of the token cache; their frozen encoders do not run in training.
+        prompt_rows: number and padded length of the rows of prompts that a guard ran in the last forward pass.
 
     Raises:
         UserError: if more layers are to be frozen than an encoder has.
@@ -75,6 +76,7 @@ class MultimodalModel(nn.Module):
         super().__init__()
         self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
         self.cached: frozenset[Modality] = frozenset()
+        self.prompt_rows = (0, 0)
         self.labels = taxonomy.labels
         self.width = width
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
@@ -173,8 +175,11 @@ class MultimodalModel(nn.Module):
             spec: the recipe's ``model``.
         """
         for modality in self.modalities:
-            if getattr(spec.encoders, modality).frozen_dtype == "bf16":
-                store_frozen_in_bf16(self.encoder(modality))
+            match getattr(spec.encoders, modality).frozen_dtype:
+                case "bf16":
+                    store_frozen_in_bf16(self.encoder(modality))
+                case "nf4":
+                    store_frozen_in_nf4(self.encoder(modality))
 
     @property
     def has_auxiliary_heads(self) -> bool:

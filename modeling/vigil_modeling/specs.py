@@ -46,8 +46,10 @@ class EncoderSpec(Spec):
         False,
         description="true: freeze the encoder and keep it in evaluation mode; n: freeze its n lowest layers, embeddings first",
     )
-    frozen_dtype: Literal["fp32", "bf16"] = Field(
-        "fp32", description="storage of the weights that are never trained; bf16: half the memory, rounded once"
+    frozen_dtype: Literal["fp32", "bf16", "nf4"] = Field(
+        "fp32",
+        description="storage of the weights that are never trained; bf16: half the memory, rounded once; "
+        "nf4: linear layers in 4 bits (QLoRA), the others in bf16, needs a GPU",
     )
     unfreeze: Unfreezing | None = Field(
         None, description="train the layers that are not frozen one after another, from the top; null: all from the beginning"
@@ -63,7 +65,7 @@ class EncoderSpec(Spec):
         if self.unfreeze is not None and (self.lora is not None or self.frozen is True):
             other = "lora" if self.lora is not None else "frozen: true"
             raise ValueError(f"unfreeze: with {other}, no layer of the encoder is ever trained; leave one of them out")
-        if self.frozen_dtype == "bf16" and self.lora is None and not self.frozen:
+        if self.frozen_dtype != "fp32" and self.lora is None and not self.frozen:
             raise ValueError("frozen_dtype: nothing is frozen; set frozen or lora, or leave this out")
         return self
 

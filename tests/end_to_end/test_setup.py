@@ -21,6 +21,7 @@ USED = (
     "ocr",
     "openlineage",
     "pdq",
+    "qlora",
     "ray",
     "serve",
     "sign",
@@ -86,8 +87,8 @@ def test_declared_dependencies_are_imported(repository: Path) -> None:
             imports.setdefault(normal(name), []).append(top)
     # timm needs torchvision, torch.onnx needs onnxscript and Lightning's logger tensorboard, and none declares it.
     used_otherwise = {"torchvision", "onnxscript", "tensorboard"}
-    # Not installed here: its extra is for machines that transcribe.
-    used_otherwise |= {"faster-whisper"}
+    # Not installed here: their extras are for machines that transcribe, or train on a GPU.
+    used_otherwise |= {"faster-whisper", "bitsandbytes"}
     unused = [
         name
         for name in declared(repository, *USED)

@@ -43,6 +43,7 @@ ENABLES = {
     "train": "recipes, training, evaluation, policies, export",
     "deepspeed": "the strategy deepspeed (ZeRO-1 to 3)",
     "lora": "low-rank adapters (model.encoders.*.lora)",
+    "qlora": "frozen weights in 4 bits (model.encoders.*.frozen_dtype: nf4), on a GPU",
     "gguf": "language models of .gguf files (model.encoders.text.kind: decoder)",
     "sweep": "vigil sweep",
     "tensorboard": "tracking.also: [tensorboard]",

@@ -5,9 +5,9 @@ from typing import Any
 
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Inputs
-from vigil_modeling.encoders.base import Encoder, freeze, set_mode
+from vigil_modeling.encoders.base import Encoder, freeze, set_mode, tokens_per_segment
 from vigil_modeling.encoders.decoder_text import build_decoder
-from vigil_modeling.encoders.frozen_storage import store_frozen_in_bf16
+from vigil_modeling.encoders.frozen_storage import store_frozen_in_bf16, store_frozen_in_nf4
 from vigil_modeling.encoders.log_mel import build_mel
 from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
@@ -24,7 +24,16 @@ from vigil_modeling.specs import (
     TransformersText,
 )
 
-__all__ = ["Encoder", "build_encoder", "build_encoders", "freeze", "set_mode", "store_frozen_in_bf16"]
+__all__ = [
+    "Encoder",
+    "build_encoder",
+    "build_encoders",
+    "freeze",
+    "set_mode",
+    "store_frozen_in_bf16",
+    "store_frozen_in_nf4",
+    "tokens_per_segment",
+]
 
 CONSTRUCTORS: Mapping[type[EncoderSpec], Callable[[Any, Any, bool], Encoder]] = {
     TransformersText: build_text,

@@ -1,5 +1,6 @@
 """Interface of every encoder, and freezing."""
 
+import torch
 from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -37,6 +38,14 @@ class Encoder(nn.Module):
             UserError: if the encoder's library does not support it.
         """
         raise NotImplementedError
+
+
+def tokens_per_segment(encoder: Encoder) -> int:
+    """Return P of an encoder; where it depends on the inputs, that of a blank segment."""
+    if encoder.tokens is not None:
+        return encoder.tokens
+    with torch.inference_mode():
+        return int(encoder(**encoder.blank()).shape[1])
 
 
 def freeze(encoder: Encoder, frozen: bool | int) -> None:

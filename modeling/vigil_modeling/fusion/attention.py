@@ -11,7 +11,7 @@ class AttentionLayout:
     """Where attention finds the tokens of an item: in a mask over all tokens, or in a padded row for each item.
 
     The mask costs ``T * T`` for each head, the rows ``N * K * K`` with K tokens in the largest item; the cheaper one is taken.
-    An exported graph always has the mask, since K depends on the data.
+    An exported graph always has the mask, since K depends on the data, and so has a plan, whose tensors have no values.
 
     Args:
         item_T: row of each token's item.
@@ -21,7 +21,7 @@ class AttentionLayout:
     def __init__(self, item_T: Tensor, rows_N: Tensor) -> None:
         self.place_T: Tensor | None = None
         exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not exporting and len(item_T):
+        if not exporting and type(item_T) is Tensor and len(item_T):
             count_N = torch.bincount(item_T, minlength=len(rows_N))
             longest = int(count_N.max())
             if len(rows_N) * longest * longest < len(item_T) ** 2:

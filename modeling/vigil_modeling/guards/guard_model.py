@@ -128,8 +128,10 @@ class GuardModel(MultimodalModel):
         drawn = 0 if batch.questions is None else len(batch.questions.target_Q)
         logits_C = torch.zeros(cells + drawn, device=next(self.parameters()).device)
         evidence: dict[Modality, Tensor] = {}
+        self.prompt_rows = (0, 0)
         if questions:
             rows = self.assemble(batch, {m: tokens_SPD.shape[1] for m, tokens_SPD in tokens.items()}, questions)
+            self.prompt_rows = rows.block.shape[0], rows.block.shape[1]
             counts = {m: len(batch.segments[m].item) for m in self.modalities if m in batch.segments}
             segments_S = None if self.training else torch.arange(sum(counts.values()), device=logits_C.device)
             logits_A, evidence_SL = self.run_rows(row_tensors(rows, logits_C.device), self._soft(tokens), segments_S)

@@ -19,6 +19,9 @@ from vigil_serving.bundle import manifest
 from vigil_serving.bundle.metadata import FORMAT, BundleMetadata, Graph, InputSettings, PromptSettings
 from vigil_serving.bundle.signing import check_signature
 
+WEIGHTS_SUFFIX = ".data"
+"""Suffix of :func:`weights_file`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
@@ -63,6 +66,11 @@ class ExportedModel:
         """Return the path of a graph's file."""
         return self.path / self.graphs[name].file
 
+    def weights(self, name: str) -> Path | None:
+        """Return the file of a graph's weights; ``None`` if they are in the graph's own file."""
+        file = weights_file(self.graph(name))
+        return file if file.is_file() else None
+
     def encoders(self, variant: str) -> dict[str, Path]:
         """Return the file of each modality's encoder.
 
@@ -87,6 +95,11 @@ class Bundle(ExportedModel):
 
     metadata: BundleMetadata
     digest: str
+
+
+def weights_file(graph: Path) -> Path:
+    """Return the file that an ONNX graph's weights are in if they exceed the 2 GiB of the graph's own file."""
+    return graph.with_name(graph.name + WEIGHTS_SUFFIX)
 
 
 def load_bundle(path: StrPath, *, check_hashes: bool = True, public_key: StrPath | None = None) -> Bundle:

@@ -130,7 +130,7 @@ class Candidate:
         name: quantization method; ``fp32`` is the encoder as trained.
         chosen: whether the variant ``int8`` uses it.
         milliseconds: median time of one run on calibration data, on the exporting machine; ``None`` if it was not timed.
-        bytes: size of the file.
+        bytes: size of the file, with that of its weights if they are in a file of their own.
         parity: agreement with the float32 graphs on the real items that have the modality; ``None`` if it was not measured.
         failed: why it could not be chosen (out of tolerance, or not made); ``None`` if it could.
     """

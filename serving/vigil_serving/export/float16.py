@@ -1,7 +1,9 @@
 """Conversion of ONNX encoders to float16; inputs and outputs stay float32."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from vigil_serving.export.modules import quiet
@@ -10,19 +12,18 @@ ROOT_MEAN_SQUARE = ("Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal")
 """Nodes of a norm, from the square to the factor."""
 
 
-def convert_to_float16(graph: ModelProto) -> ModelProto:
-    """Return a copy of an encoder in float16, except for its spectrogram (see :func:`spectrogram_nodes`) and :func:`wide_nodes`.
+def convert_to_float16(encoder: Path) -> ModelProto:
+    """Return an encoder of a file in float16, except for its spectrogram (see :func:`spectrogram_nodes`) and :func:`wide_nodes`.
 
     ONNX Runtime's CPU kernels are float32: the weights are widened when they are loaded, so only the file is smaller. On a GPU
     the products run in float16.
     """
     from onnxruntime.transformers import float16 as converter
 
-    copy = ModelProto()
-    copy.CopyFrom(graph)
+    graph = onnx.load(encoder)
     with quiet():
         found: ModelProto = converter.convert_float_to_float16(
-            copy,
+            str(encoder),  # its shapes are inferred from the file, which has no limit of size
             keep_io_types=True,
             # ONNX Runtime cannot add up float16 in ScatterElements, which gives the evidence of a guard.
             op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, "STFT", "ScatterElements"],

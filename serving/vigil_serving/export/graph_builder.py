@@ -128,7 +128,7 @@ class OnnxBuilder(ABC):
         for modality in self.modalities:
 
             def encoder(to: Path, m: Modality = modality) -> dict[str, Graph]:
-                return _write_onnx(float16.convert_to_float16(self._load(graphs[m])), f"{m}.fp16", to)
+                return _write_onnx(float16.convert_to_float16(self._file(graphs[m])), f"{m}.fp16", to)
 
             built |= self._step(f"ONNX {modality} encoder, fp16", encoder, after={modality: graphs[modality]})
         return built
@@ -151,8 +151,8 @@ class OnnxBuilder(ABC):
         steps = [one.step for one in (after or {}).values()]
         return _build_step(self.cache, self.folder, name, build, depends_on=depends_on, after=steps)
 
-    def _load(self, built: BuiltGraph) -> onnx.ModelProto:
-        return onnx.load(self.folder / built.graph.file)
+    def _file(self, built: BuiltGraph) -> Path:
+        return self.folder / built.graph.file
 
 
 class GuardBuilder(OnnxBuilder):
@@ -204,8 +204,11 @@ class FusionBuilder(OnnxBuilder):
         """Join the ONNX encoders and fusion into one graph."""
 
         def single(to: Path) -> dict[str, Graph]:
-            encoders = {m: self._load(graphs[m]) for m in self.network.modalities}
-            return _write_onnx(onnx_export.single_graph(encoders, self._load(graphs["fusion"])), "model", to)
+            encoders = {m: onnx.load(self._file(graphs[m])) for m in self.network.modalities}
+            joined = onnx_export.single_graph(encoders, onnx.load(self._file(graphs["fusion"])))
+            written = _write_onnx(joined, "model", to)
+            onnx.checker.check_model(to / written["model"].file)
+            return written
 
         return self._step("ONNX single graph", single, after=graphs)
 
@@ -288,7 +291,7 @@ def _with_role_codes(graph: Graph) -> Graph:
 
 def _write_onnx(proto: onnx.ModelProto, name: str, to: Path) -> dict[str, Graph]:
     file = _with_folder(to, f"onnx/{name}.onnx")
-    onnx.save(proto, to / file)
+    onnx_export.save_graph(proto, to / file)
     return {name: Graph(file, *onnx_export.tensor_specs(proto))}
 
 

@@ -6,17 +6,19 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from vigil_data import json_fields
 from vigil_data.decode import Decoder
 from vigil_data.filesystem import link_or_copy, write_json
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import pack
-from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.load import ExportedModel, weights_file
 from vigil_serving.bundle.manifest import read_json
 from vigil_serving.bundle.metadata import Candidate, Graph
 from vigil_serving.export import quantization
 from vigil_serving.export.graph_builder import BuiltGraph, BuiltGraphs
+from vigil_serving.export.onnx_export import save_graph
 from vigil_serving.export.quantization_selection import Fp32Baseline, fp32_baseline, select
 from vigil_serving.export.reference import DecisionSettings, Reference, cases_fingerprint, exported_model
 from vigil_serving.export.step_cache import Step, StepCache, items_fingerprint
@@ -83,7 +85,7 @@ def quantize(
         chosen = next(candidate.name for candidate in tried if candidate.chosen)
         if chosen != "fp32":
             graph = Graph(f"onnx/{modality}.int8.onnx", model.graphs[modality].inputs, model.graphs[modality].outputs)
-            link_or_copy(steps[chosen].folder / GRAPH, built.folder / graph.file)
+            _place(steps[chosen].folder / GRAPH, built.folder / graph.file)
             quantized[f"{modality}.int8"] = BuiltGraph(graph, steps[chosen])
     encoders: dict[str, str] = {m: f"{m}.int8" if f"{m}.int8" in quantized else m for m in built.modalities}
     int8: Mapping[str, Mapping[str, str]] = {"int8": encoders} if quantized else {}
@@ -154,13 +156,22 @@ def _make_candidates(
                 quantizer(segments, to / GRAPH)
                 open_session(to / GRAPH)
             except Exception as error:  # a graph that the quantizer does not support is a row of the table, not a failed export
-                (to / GRAPH).unlink(missing_ok=True)
+                for file in (to / GRAPH, weights_file(to / GRAPH)):
+                    file.unlink(missing_ok=True)
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 write_json(to / FAILED, f"could not be made: {reason}")
 
         depends_on = {"reduce_range": spec.reduce_range, "calibration": calibration_digest}
         steps[name] = cache.run(f"int8 {modality}, {name}", make, depends_on=depends_on, after=[prepared])
     return steps
+
+
+def _place(graph: Path, to: Path) -> None:
+    """Link a graph under another name; one whose weights are in a file of their own names that file, and is written again."""
+    if weights_file(graph).is_file():
+        save_graph(onnx.load(graph), to)
+    else:
+        link_or_copy(graph, to)
 
 
 def _graph_or_reason(step: Step) -> Path | str:

@@ -1,14 +1,17 @@
 """ONNX export: one graph for each encoder, one for the fusion, and all of them composed into a single graph.
 
 The single graph holds each encoder in a branch of an ``If``, so it also runs only the encoders that a batch needs.
+
+An ONNX file is one protobuf message, which holds at most 2 GiB. Weights of a larger graph are in a file of their own next to it,
+ONNX's external data.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx.compose
-import onnx.inliner
 import torch
 from onnx import ModelProto, TensorProto, helper
 from onnxscript.optimizer import optimize_ir
@@ -18,6 +21,7 @@ from vigil_data.items import Modality
 from vigil_modeling.guards.guard_model import GuardModel
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
+from vigil_serving.bundle.load import weights_file
 from vigil_serving.bundle.metadata import TensorSpec
 from vigil_serving.export.modules import (
     ENCODER_GRAPHS,
@@ -32,6 +36,9 @@ from vigil_serving.export.modules import (
     quiet,
 )
 from vigil_serving.specs import OPSET
+
+MAX_MESSAGE_BYTES = 2_000_000_000
+"""Most bytes of weights in the graph's own file."""
 
 ROW_AXES: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("input_ids", "soft", "position", "block", "segment"), ("rows", "row_tokens")),
@@ -122,9 +129,22 @@ def single_graph(encoders: Mapping[Modality, ModelProto], fusion: ModelProto) ->
             inputs.append(renamed)
         inputs += [fusion_inputs[f"{modality}_{n}"] for n in ("item", "role", "time") if f"{modality}_{n}" in fusion_inputs]
     joined = helper.make_graph([*nodes, *fusion.graph.node], "model", inputs, outputs, initializer=fusion.graph.initializer)
-    model = helper.make_model(joined, opset_imports=fusion.opset_import, ir_version=fusion.ir_version, producer_name="vigil")
-    onnx.checker.check_model(model)
-    return model
+    return helper.make_model(joined, opset_imports=fusion.opset_import, ir_version=fusion.ir_version, producer_name="vigil")
+
+
+def save_graph(graph: ModelProto, to: Path) -> None:
+    """Write a graph, and its weights into :func:`weights_file` if they are too large; they are then no longer in ``graph``."""
+    if weight_bytes(graph) > MAX_MESSAGE_BYTES:
+        onnx.save_model(graph, to, save_as_external_data=True, location=weights_file(to).name)
+    else:
+        onnx.save_model(graph, to)
+
+
+def weight_bytes(graph: ModelProto) -> int:
+    """Return the bytes of a graph's weights, those in branches included."""
+    own = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    inner = (attribute.g for node in graph.graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return own + sum(len(tensor.raw_data) for branch in inner for tensor in branch.initializer)
 
 
 def tensor_specs(graph: ModelProto) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
@@ -189,7 +209,8 @@ def _export(
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned no program")
-        # torch's own optimization also fuses rotary embeddings into a node that needs cosines for each row of the batch,
-        # and ModernBERT has one row for all: the graph would accept batches of one only.
+        # It inlines all functions, too. torch's own optimization also fuses rotary embeddings into a node that needs cosines for
+        # each row of the batch, and ModernBERT has one row for all: the graph would accept batches of one only.
         optimize_ir(program.model)
-    return onnx.inliner.inline_local_functions(program.model_proto)
+    proto: ModelProto = program.model_proto
+    return proto

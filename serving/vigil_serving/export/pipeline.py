@@ -30,8 +30,6 @@ from vigil_serving.export.reference import compute_reference, decision_settings,
 from vigil_serving.export.step_cache import StepReport, model_fingerprint, open_step_cache
 from vigil_serving.specs import ExportSpec
 
-MAX_WEIGHT_BYTES = 2_000_000_000
-"""An ONNX file is one protobuf message, which holds at most 2 GiB."""
 DEFAULTS = ExportSpec()
 
 
@@ -77,11 +75,11 @@ def export_model(
         sign: signs the bundle's folder before it is renamed into place (see :mod:`vigil_serving.bundle.signing`).
 
     Raises:
-        UserError: if ``to`` is occupied, policy or thresholds have other labels, or the model is too large for ONNX.
+        UserError: if ``to`` is occupied, or policy or thresholds have other labels.
         ParityError: if a format decides differently from the model.
     """
     to, spec = Path(to), spec.for_model(guard=isinstance(network, GuardModel))
-    _check(network, taxonomy, thresholds, examples, policy=policy, spec=spec)
+    _check(taxonomy, thresholds, examples, policy=policy, spec=spec)
     check_target(to)
     network = inference_network(network)
     base = model_fingerprint(network, inputs)
@@ -96,7 +94,6 @@ def export_model(
 
 
 def _check(
-    network: MultimodalModel,
     taxonomy: Taxonomy,
     thresholds: Mapping[str, float],
     examples: Sequence[Item],
@@ -108,10 +105,6 @@ def _check(
         raise UserError(f"thresholds name {', '.join(unknown)}, which the taxonomy {taxonomy.name} does not have")
     if policy is not None and (unknown := sorted(set(policy.labels) - set(taxonomy.labels))):
         raise UserError(f"the policy {policy.name} names {', '.join(unknown)}, which the taxonomy {taxonomy.name} does not have")
-    if (size := sum(p.numel() * p.element_size() for p in network.parameters())) > MAX_WEIGHT_BYTES:
-        raise UserError(
-            f"the model's weights take {size / 1e9:.1f} GB; an ONNX file holds at most 2 GB, so this model cannot be exported"
-        )
     if spec.has("int8") and not examples:
         raise UserError(
             "int8 is chosen by its loss on real examples, and there are none; raise export.examples, or leave int8 out"

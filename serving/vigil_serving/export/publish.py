@@ -77,6 +77,8 @@ def publish(
         for name, graph in model.graphs.items():
             (folder / graph.file).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(model.graph(name), folder / graph.file)
+            if (weights := model.weights(name)) is not None:
+                link_or_copy(weights, (folder / graph.file).with_name(weights.name))
         if model.inputs.text is not None:
             (folder / manifest.TOKENIZER).parent.mkdir()
             if model.inputs.text.tokenizer.endswith(".gguf"):

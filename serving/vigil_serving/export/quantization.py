@@ -9,8 +9,10 @@ so it is not among them. A spectrogram stays in float32.
 import contextlib
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +22,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from vigil_serving.bundle.load import weights_file
 from vigil_serving.export.float16 import spectrogram_nodes
 from vigil_serving.export.modules import quiet
+from vigil_serving.export.onnx_export import save_graph
 
 Feed = Mapping[str, NDArray[np.generic]]
 """Inputs of one run of an encoder."""
@@ -40,8 +44,12 @@ RANGE_RUNS = 64
 
 def prepare(encoder: Path, to: Path) -> None:
     """Optimise a float32 graph and infer its shapes, which quantization requires; write it to ``to``."""
+    external: dict[str, Any] = {}
+    if weights_file(encoder).is_file():
+        name = weights_file(to).name
+        external = {"save_as_external_data": True, "all_tensors_to_one_file": True, "external_data_location": name}
     with _quiet_root():
-        quant_pre_process(str(encoder), str(to), skip_symbolic_shape=True)
+        quant_pre_process(str(encoder), str(to), skip_symbolic_shape=True, **external)
 
 
 def candidates(prepared: Path, reduce_range: bool) -> dict[str, Quantizer]:
@@ -63,7 +71,7 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Quantizer]:
     def per_token(count: int) -> Quantizer:
         def quantize(feeds: Sequence[Feed], to: Path) -> None:
             kept = set(_widest(graph, list(multiplied), feeds)[:count]) if count else set()
-            onnx.save(quantize_per_token(graph, multiplied.keys() - kept, reduce_range=reduce_range), to)
+            save_graph(quantize_per_token(graph, multiplied.keys() - kept, reduce_range=reduce_range), to)
 
         return quantize
 
@@ -80,6 +88,7 @@ def candidates(prepared: Path, reduce_range: bool) -> dict[str, Quantizer]:
                     op_types_to_quantize=["Conv", *PRODUCTS],
                     per_channel=True,
                     reduce_range=reduce_range,
+                    use_external_data_format=weights_file(prepared).is_file(),
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     nodes_to_exclude=sorted(spectrogram | kept),
@@ -200,7 +209,9 @@ def _widest(graph: ModelProto, products: Sequence[str], feeds: Sequence[Feed]) -
     probe = ModelProto()
     probe.CopyFrom(graph)
     probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in watched)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        save_graph(probe, Path(folder) / "probe.onnx")
+        session = onnxruntime.InferenceSession(str(Path(folder) / "probe.onnx"), providers=["CPUExecutionProvider"])
     coarse: dict[str, list[float]] = {name: [] for name in watched}
     for feed in feeds[:RANGE_RUNS]:
         for name, value in zip(watched, session.run(watched, dict(feed)), strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.items import Modality
-from vigil_serving.bundle.load import ExportedModel
+from vigil_serving.bundle.load import ExportedModel, weights_file
 from vigil_serving.bundle.metadata import Candidate, Parity, Tolerance
 from vigil_serving.export.quantization import Feed
 from vigil_serving.parity.batch_invariance import measure_invariance, rearrange
@@ -75,18 +75,22 @@ def select(modality: Modality, files: Mapping[str, Path | str], feeds: Sequence[
     limit = MAX_TIME_SHARE * (times["fp32"] or 0.0)
     within = {name: t for name in made if failed[name] is None and (t := times[name]) is not None and t <= limit}
     chosen = min(within, key=lambda name: within[name]) if within else "fp32"
-    return [Candidate(modality, "fp32", chosen == "fp32", times["fp32"], fp32.stat().st_size, None, None)] + [
+    return [Candidate(modality, "fp32", chosen == "fp32", times["fp32"], _bytes(fp32), None, None)] + [
         Candidate(
             modality=modality,
             name=name,
             chosen=name == chosen,
             milliseconds=times.get(name),
-            bytes=file.stat().st_size if isinstance(file, Path) else 0,
+            bytes=_bytes(file) if isinstance(file, Path) else 0,
             parity=parity.get(name),
             failed=failed[name],
         )
         for name, file in files.items()
     ]
+
+
+def _bytes(graph: Path) -> int:
+    return sum(file.stat().st_size for file in (graph, weights_file(graph)) if file.is_file())
 
 
 def _reason(modality: Modality, file: Path | str, parity: Parity | None) -> str | None:

@@ -5,6 +5,7 @@ is complete or absent. A later export takes it over if its key and hashes match,
 """
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from vigil_data.items import Item
 from vigil_data.progress import ProgressCallback
 from vigil_data.specs import Inputs
 from vigil_modeling.multimodal_model import MultimodalModel
+from vigil_serving.bundle.load import WEIGHTS_SUFFIX
 from vigil_serving.bundle.manifest import list_files, read_json
 from vigil_serving.export.modules import prompt_settings, tokenizer_file
 
@@ -130,7 +132,10 @@ def link_files(step: Step, to: Path, skip: str = "") -> None:
     for file in list_files(step.folder):
         if file not in (RECORD, skip):
             (to / file).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(step.folder / file, to / file)
+            if file.endswith(WEIGHTS_SUFFIX):  # onnx reads no weights from a file that has another name, too
+                shutil.copyfile(step.folder / file, to / file)
+            else:
+                link_or_copy(step.folder / file, to / file)
 
 
 @contextmanager

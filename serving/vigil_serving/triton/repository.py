@@ -104,6 +104,8 @@ def _write_models(bundle: Bundle, to: Path, name: str, options: ModelRepositoryO
         folder, graph = to / model_name(name, part), bundle.graphs[graphs[part]]
         (folder / VERSION).mkdir(parents=True)
         shutil.copyfile(bundle.graph(graphs[part]), folder / VERSION / ONNX_FILE)
+        if (weights := bundle.weights(graphs[part])) is not None:
+            shutil.copyfile(weights, folder / VERSION / weights.name)
         parameters[hash_parameter(part)] = sha256_file(folder / VERSION / ONNX_FILE)
         config = (
             config_pbtxt.fusion_config(folder.name, graph, options)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vigil_modeling.encoders import store_frozen_in_bf16
+from vigil_modeling.encoders import store_frozen_in_bf16, store_frozen_in_nf4
+from vigil_modeling.encoders.frozen_storage import NF4Linear
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 60}
 TEXT = {
@@ -114,3 +115,60 @@ def test_store_frozen_in_bf16_restores_weights_after_an_error(make_model):
         encoder(pixels=torch.zeros(1, 5, 32, 32, dtype=torch.uint8))
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
     assert not any(isinstance(p, nn.Parameter) and p.dtype == torch.float32 for p in encoder.parameters())
+
+
+def test_store_frozen_in_nf4_computes_with_the_rounded_values(make_model, one_thread):
+    """Outputs, gradients of adapters and of inputs are those of a float model that has the rounded weights."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    spec = encoders("llama", {}, lora={"rank": 2})
+    spec["text"]["config"] |= {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
+    models = [make_model(encoders=spec) for _ in range(2)]
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.constant_(parameter, 0.1)
+    stored, rounded = (model.encoder("text") for model in models)
+    names, before = list(stored.state_dict()), {name: value.clone() for name, value in stored.state_dict().items()}
+    store_frozen_in_nf4(stored)
+    quantized = [module for module in stored.modules() if isinstance(module, NF4Linear)]
+    assert len(quantized) == 6 * 2  # query, key, value, output, gate and up; down has 96 inputs
+    assert {p.dtype for p in stored.parameters() if p.requires_grad} == {torch.float32}
+    weights = sum(layer.in_features * layer.out_features for layer in quantized)
+    assert sum(p.numel() * p.element_size() for layer in quantized for p in layer.parameters()) <= 0.6 * weights
+    values = stored.state_dict()
+    assert list(values) == names
+    rounded.load_state_dict(values)
+    for name, value in before.items():
+        largest = value.abs().max()
+        assert (values[name].float() - value).abs().max() <= (0.16 if "base_layer" in name else 0.01) * largest, name
+    found, expected = [], []
+    for model, into in ((models[0], found), (models[1], expected)):
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = model.encode("text", **segments(model, "text"))
+            tokens.square().sum().backward()
+        into += [tokens.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    assert len(found) == len(expected) > 2 * 7 * 2
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=2e-2, atol=2e-3)
+
+
+def test_nf4_linear_quantizes_what_it_stores_to_the_same_4_bits():
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    layer = nn.Linear(128, 40).requires_grad_(False).to(torch.bfloat16)
+    made, other = NF4Linear(layer), NF4Linear(nn.Linear(128, 40).requires_grad_(False).to(torch.bfloat16))
+    state = made.state_dict()
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in state.items()} == {
+        "weight": (torch.bfloat16, (40, 128)),
+        "bias": (torch.bfloat16, (40,)),
+    }
+    assert made.packed.numel() == 40 * 128 // 2
+    assert not torch.equal(other.packed, made.packed)
+    other.load_state_dict(state)
+    assert torch.equal(other.packed, made.packed)
+    assert torch.equal(other.scales, made.scales)
+    assert torch.equal(other.bias, made.bias)
+    with pytest.raises(RuntimeError, match="weight"):
+        other.load_state_dict({"bias": state["bias"]})

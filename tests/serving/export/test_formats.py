@@ -214,7 +214,7 @@ def test_convert_to_float16_keeps_a_spectrogram_in_float32(exported) -> None:
     assert {"STFT", "Log", "MatMul"} <= kept
     assert "Conv" not in kept
     assert spectrogram_nodes(onnx.load(exported.bundle / "onnx" / "text.onnx")) == set()
-    converted = convert_to_float16(graph)
+    converted = convert_to_float16(exported.bundle / "onnx" / "audio.onnx")
     narrow = {t.name for t in converted.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
     for node in converted.graph.node:
         if node.name in spectrogram_nodes(graph):

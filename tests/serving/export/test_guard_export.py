@@ -1,6 +1,7 @@
 """Export of guards: one forward pass of the language model as ONNX decides as the trained guard, in every format of guards."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vigil_data.loading.packing import pack
 from vigil_data.specs import Inputs
 from vigil_modeling.guards.guard_model import GuardModel
 from vigil_serving.bundle.load import load_bundle
+from vigil_serving.export import onnx_export
 from vigil_serving.export.float16 import wide_nodes
 from vigil_serving.export.modules import inference_network
 from vigil_serving.export.pipeline import export_model
@@ -24,7 +26,8 @@ from vigil_serving.parity.cases import make_item
 from vigil_serving.parity.verify import verify_bundle
 from vigil_serving.runtime import onnx_sessions
 from vigil_serving.runtime.onnx_sessions import open_sessions, run
-from vigil_serving.specs import ExportSpec
+from vigil_serving.runtime.scorer import Scorer
+from vigil_serving.specs import ExportSpec, Int8Spec
 from vigil_serving.triton.repository import write_repository
 
 
@@ -170,6 +173,42 @@ def test_prompt_file_needs_neither_template_nor_tokenizer_settings(exported_guar
     assert bundle.prompt.clauses == exported_guard.model.clauses[:3]
     card = (exported_guard.bundle / "README.md").read_text(encoding="utf-8")
     assert all(clause.digest in card for clause in bundle.prompt.clauses)
+
+
+def test_weights_that_one_file_cannot_hold_are_in_a_file_of_their_own(
+    make_tiny_guard, guard_taxonomy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with more than 2 GB, in every format; the manifest covers the file, and the bundle can be moved."""
+    monkeypatch.setattr(onnx_export, "MAX_MESSAGE_BYTES", 20_000)
+    guard, inputs = make_tiny_guard("llama", "text")
+    examples = [make_item(["text"], 1000 + n, inputs, placed=True) for n in range(4)]
+    spec = ExportSpec(formats=("fp16", "int8"), int8=Int8Spec(max_flips=1, max_ap_loss=1, required=False))
+    always = dict.fromkeys(guard_taxonomy.labels, 0.0)  # nothing near a threshold, so that float16 flips nothing
+    parts = (guard, inputs, guard_taxonomy, always, examples)
+    made = export_model(*parts, to=tmp_path / "made", provenance=Provenance("large"), spec=spec, calibration=examples)
+    sizes = {name: 0 if (file := made.weights(name)) is None else file.stat().st_size for name in made.graphs}
+    trained = sum(parameter.numel() for parameter in guard.parameters())
+    assert sizes["text"] > 0.9 * 4 * trained
+    assert 0.45 * sizes["text"] < sizes["text.fp16"] < 0.6 * sizes["text"]
+    assert sizes["fusion"] == sizes["decisions"] == 0
+    initializers = onnx.load(made.graph("text"), load_external_data=False).graph.initializer
+    assert sum(len(tensor.raw_data) for tensor in initializers) < 20_000
+    candidates = {candidate.name: candidate for candidate in made.metadata.candidates}
+    assert candidates["fp32"].bytes > sizes["text"]
+    assert {name for name, candidate in candidates.items() if (candidate.failed or "").startswith("could not be made")} == set()
+    item = make_item(["text"], 50, inputs, placed=True)
+    [before] = Scorer(made).score([item])
+    moved = shutil.move(made.path, tmp_path / "moved")
+    [after] = Scorer(moved).score([item])
+    assert after.probabilities == before.probabilities
+    verify_bundle(moved)
+    file = load_bundle(moved).weights("text")
+    assert file is not None
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"onnx/text.onnx.data was changed after the export"):
+        load_bundle(moved)
 
 
 def test_triton_repository_of_a_guard_is_refused(exported_guard, tmp_path: Path) -> None:

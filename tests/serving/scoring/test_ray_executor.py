@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 from ray_nodes import RAY_WARNINGS
@@ -98,6 +99,30 @@ def test_ray_and_local_executors_resume_each_other(cluster, exported, dataset: P
         assert 80 <= found.resumed < 240
         assert to.read_bytes() == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["False.parquet", "True.parquet"]
+
+
+def test_ray_executor_scores_under_another_policy_text(cluster, exported_guard, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text("name: new\nheads: {conduct: {labels: {scam: {definition: 'Names a cat, or a dog.'}}}}\n")
+    write(tmp_path / "dataset", [Item(f"{n:03}", (f"a red cat and {n} dogs",)) for n in range(24)])
+    tables = {}
+    for name, ray_options in (("local", None), ("ray", RayOptions("auto"))):
+        to = tmp_path / f"{name}.parquet"
+        found = score_dataset(
+            exported_guard.bundle,
+            tmp_path / "dataset",
+            to,
+            chunk=4,
+            threads=1,
+            ray=ray_options,
+            policy_text=tmp_path / "new.yaml",
+        )
+        assert (found.not_evaluated, found.uncalibrated) == (("scam",), ("scam",))
+        tables[name] = to.read_bytes()
+    assert tables["ray"] == tables["local"]
+    score_dataset(exported_guard.bundle, tmp_path / "dataset", tmp_path / "own.parquet", chunk=4, threads=1)
+    own, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("own", "ray"))
+    assert own["probability.scam"] != other["probability.scam"]
+    assert set(other["policy_text.scam"].to_pylist()).isdisjoint(own["policy_text.scam"].to_pylist())
 
 
 def test_score_command_joins_a_running_cluster(cluster, exported, dataset: Path, undisturbed: bytes, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vigil_data.loading.loader import Request
 from vigil_modeling.safety_model import build_model
 from vigil_training.planning.flops import PEAK_TFLOPS, estimate_flops, peak_flops
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.prompt_order import decide_prompt_order
 from vigil_training.runs.run import Run
 from vigil_training.trainer import fit
 from vigil_training.trainer.callbacks import MetricsCallback
@@ -33,6 +35,26 @@ def test_flop_estimate_is_what_torch_counts_on_batches(make_recipe: Callable[...
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(batch).raw_NL.sum().backward()
         assert estimate.of(batch) == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+@pytest.mark.parametrize("changes", [{}, {"frozen": 1}, {"frozen": True}, {"lora": {"rank": 2}}])
+def test_flop_estimate_of_a_guard_is_what_torch_counts_on_batches(
+    make_guard_recipe: Callable[..., Recipe], changes: dict[str, Any]
+) -> None:
+    text = {f"model__encoders__text__{key}": value for key, value in changes.items()}
+    recipe = decide_prompt_order(make_guard_recipe(**text))
+    estimate = estimate_flops(recipe)
+    assert estimate is not None
+    data = DataModule(recipe, Dataset(recipe.data.dataset).version)
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy).train()
+    plan, rows = data.plan(0), set()
+    for step in range(4):
+        batch = data.reader[Request(data.train_rows[plan.rows(step, 0)])]
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(batch).raw_NL.sum().backward()
+        rows.add(model.prompt_rows)
+        assert estimate.of(batch, model.prompt_rows) == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert len(rows) > 1
 
 
 def test_metrics_have_tflops_and_mfu_where_the_peak_is_known(

@@ -737,6 +737,17 @@ def test_check_installed_names_the_packages_of_loggers(folder: Path, monkeypatch
         resolve_recipe(write("r.yaml", RECIPE), ["tracking.also=[csv, csv]"])
 
 
+def test_check_installed_names_the_package_of_weights_in_4_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vigil_training.recipe import requirements
+
+    changes = ["model.encoders.text.lora={}", "model.encoders.text.frozen_dtype=nf4"]
+    changes += ["training.precision=bf16", "training.accelerator=cuda", "strategy={kind: single}"]
+    resolved = resolve_recipe(write("r.yaml", RECIPE), changes)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    with pytest.raises(UserError, match=r"text\.frozen_dtype: bitsandbytes is not installed; install vigil with its qlora extra"):
+        requirements.check_installed(resolved)
+
+
 def test_check_installed_names_the_package_that_reads_gguf_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vigil_training.recipe import requirements
 

@@ -1,5 +1,6 @@
 """A guard's run: trained, resumed and planned as any other model's."""
 
+import numpy as np
 import pytest
 import yaml
 
@@ -41,6 +42,24 @@ def test_guard_with_long_items_and_short_policies_reads_the_item_first(make_guar
     decided = decide_prompt_order(recipe)
     assert decided.model.prompt.order == "item_first"
     assert decide_prompt_order(decided) is decided
+
+
+def test_decide_prompt_order_counts_the_soft_tokens_of_pictures(make_guard_recipe, tmp_path):
+    from tiny_run import picture
+
+    from vigil_data.dataset.dataset import write
+    from vigil_data.items import Item
+    from vigil_training.runs.prompt_order import decide_prompt_order
+
+    targets, pictures = {"cat": 1.0, "bright": 0.0}, tuple(picture(np.random.default_rng(n), True) for n in range(4))
+    write(tmp_path / "pictures", [Item(f"{n}", ("red cat",), pictures, (), targets, {"split": "train"}) for n in range(20)])
+    taxonomy = {"name": "short", "heads": {"all": {"labels": {label: {"definition": label} for label in targets}}}}
+    orders = {}
+    for pool in ("average", "none"):  # one token of a picture, or five
+        image = {"name": "test_vit", "weights": {"kind": "random"}, "pool": pool, "options": {"img_size": 16, "patch_size": 8}}
+        recipe = make_guard_recipe(data__dataset=str(tmp_path / "pictures"), taxonomy=taxonomy, model__encoders__image=image)
+        orders[pool] = decide_prompt_order(recipe).model.prompt.order
+    assert orders == {"average": "policy_first", "none": "item_first"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Floating-point operations of training steps, and what GPUs can do at most, for ``train/tflops`` and ``train/mfu``.
 
 The operations of one segment and one item are counted once, before training, in a forward and backward pass without memory
-(``torch.utils.flop_counter``); those of a batch follow from its shapes, which costs nothing in a step.
+(``torch.utils.flop_counter``); those of a batch follow from its shapes, which costs nothing in a step. Of a guard, those of a row
+of prompts are counted, and of a batch, the rows that its forward pass has assembled.
 """
 
 import logging
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import TOKENS, Batch
+from vigil_modeling.guards.guard_model import GuardModel
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.planning.memory import build_abstract, replace_tensors
@@ -40,6 +42,9 @@ PEAK_TFLOPS: Mapping[str, tuple[float, float | None]] = {
 }
 """Words in the name of a GPU to TFLOP/s in fp32 and in bf16 on tensor cores without sparsity, from NVIDIA's data sheets of each
 product. V100 and T4 have no bf16 tensor cores. fp32 is that without TF32, which torch uses in convolutions alone."""
+
+BLOCKS_OF_A_ROW = 8
+"""Blocks of a row of prompts for which operations are counted: a header, a policy or an item, and a few endings."""
 
 
 def peak_flops(gpu: str, precision: str) -> float | None:
@@ -67,16 +72,23 @@ class FlopEstimate:
         segment: modality to the coefficients of one segment's operations, highest power first, in the length of its input (text:
             tokens); a constant for images and windows of audio.
         tokens: modality to the tokens of one segment that are fused.
-        item: coefficients of one item's operations in fusion and heads, in its number of tokens.
+        item: coefficients of one item's operations in fusion and heads, in its number of tokens; 0 of a guard.
+        row: coefficients of the operations of one row of a guard's prompts, in its length.
     """
 
     segment: Mapping[Modality, tuple[float, ...]]
     tokens: Mapping[Modality, int]
     item: tuple[float, ...]
+    row: tuple[float, ...] = ()
 
-    def of(self, batch: Batch) -> float:
-        """Return the operations of a batch; fusion's are those of items that have the mean number of tokens each."""
-        total, tokens = 0.0, 0
+    def of(self, batch: Batch, rows: tuple[int, int] = (0, 0)) -> float:
+        """Return the operations of a batch; fusion's are those of items that have the mean number of tokens each.
+
+        Args:
+            batch: its shapes count.
+            rows: number and length of the rows of its prompts, see :attr:`.MultimodalModel.prompt_rows`.
+        """
+        total, tokens = rows[0] * float(np.polyval(self.row, rows[1])), 0
         for modality, coefficients in self.segment.items():
             if modality in batch.segments:
                 inputs = batch.segments[modality].inputs
@@ -91,12 +103,12 @@ def estimate_flops(recipe: Recipe) -> FlopEstimate | None:
     """Count the operations of a recipe's model; ``None``, and a line in the log, if it cannot run without memory."""
     try:
         model, _ = build_abstract(recipe)
-        if not isinstance(model, SafetyModel):
-            log.info("train/tflops is not logged: the operations of a guard follow from its prompts, and are not counted")
-            return None
         with FakeTensorMode(allow_non_fake_inputs=True):
             replace_tensors(model, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
             segment, tokens = _count_encoders(model.train(), recipe)
+            if isinstance(model, GuardModel):
+                return FlopEstimate(segment, tokens, (0.0,), _count_rows(model))
+        assert isinstance(model, SafetyModel)
         for name, part in model.named_children():
             if name not in ("encoders", "projections"):  # The layout of fusion depends on values.
                 replace_tensors(part, lambda t: torch.zeros(t.shape, dtype=t.dtype))
@@ -111,12 +123,13 @@ def _count_encoders(model: MultimodalModel, recipe: Recipe) -> tuple[dict[Modali
     segment: dict[Modality, tuple[float, ...]] = {}
     tokens: dict[Modality, int] = {}
     for modality in model.modalities:
+        if modality == "text" and isinstance(model, GuardModel):
+            continue
         blank = {name: torch.empty(2, *t.shape[1:], dtype=t.dtype) for name, t in model.encoder(modality).blank().items()}
         lengths = [next(iter(blank.values())).shape[-1]]
         if modality == "text":
             assert recipe.inputs.text is not None
-            longest = recipe.inputs.text.max_tokens
-            lengths = sorted({max(2, longest // 4), max(2, longest // 2), longest})
+            lengths = _lengths(recipe.inputs.text.max_tokens)
             blank = {name: torch.empty(2, 1, dtype=t.dtype) for name, t in blank.items()}
         counts = []
         for length in lengths:
@@ -130,6 +143,28 @@ def _count_encoders(model: MultimodalModel, recipe: Recipe) -> tuple[dict[Modali
             counts.append(_count(encode) / 2)
         segment[modality] = _fit(lengths, counts)
     return segment, tokens
+
+
+def _count_rows(model: GuardModel) -> tuple[float, ...]:
+    """Return ``row`` of :class:`FlopEstimate`, for rows of a few blocks: their mask costs little."""
+
+    def answers(rows: Mapping[str, Tensor], soft_KD: Tensor | None) -> Tensor:
+        return model.run_rows(rows, soft_KD, None)[0]
+
+    lengths, counts = _lengths(model.pieces.row_tokens), []
+    for length in lengths:
+        ids_RT = torch.zeros(2, length, dtype=torch.int64)
+        rows = dict.fromkeys(("input_ids", "soft", "position", "block", "segment"), ids_RT)
+        rows |= {"answer_row": torch.arange(2), "answer_column": torch.full((2,), length - 1), "answer": torch.arange(2)}
+        rows["sees"] = torch.ones(2, BLOCKS_OF_A_ROW, BLOCKS_OF_A_ROW, dtype=torch.bool)
+        soft_KD = torch.zeros(1, model.width, requires_grad=True) if model.projections else None
+        counts.append(_count(partial(answers, rows, soft_KD)) / 2)
+    return _fit(lengths, counts)
+
+
+def _lengths(longest: int) -> list[int]:
+    """Return the lengths of text for which operations are counted."""
+    return sorted({max(2, longest // 4), max(2, longest // 2), longest})
 
 
 def _count_fusion(model: SafetyModel) -> tuple[float, ...]:

@@ -13,6 +13,8 @@ from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
 from vigil_data.loading.sampling import SamplingShare, describe_shares
+from vigil_modeling.encoders import Encoder
+from vigil_modeling.encoders.frozen_storage import BYTES_OF_NF4, is_quantized_by_nf4
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import GuardSpec
 from vigil_training.distributed.strategies.deepspeed import zero_config
@@ -38,6 +40,7 @@ from vigil_training.trainer.optimizer import parameter_groups
 
 GIB = 2**30
 CHARACTERS_PER_TOKEN = 4
+BFLOAT16 = 2
 NOT_COUNTED = (
     "not counted: the GPU's context and libraries (not yet measured), and memory that backward needs on top of what forward saved"
 )
@@ -85,7 +88,7 @@ class ModelSizes:
         parameters: number of elements of each weight and whether it is trained, in the model's order.
         groups: the same by group of the optimizer, and one group of frozen weights.
         buffers: bytes of its buffers.
-        halved: number of frozen elements that are kept in bf16.
+        saved: bytes that frozen weights take less than in fp32, by ``frozen_dtype``, under each strategy that keeps them so.
         shards: the largest shard of each weight under FSDP2, and whether it is trained.
         units: elements of each unit of FSDP2, and how many of them are trained; the rest of the model last.
     """
@@ -93,7 +96,7 @@ class ModelSizes:
     parameters: list[tuple[int, bool]]
     groups: list[list[tuple[int, bool]]]
     buffers: int
-    halved: int
+    saved: dict[Sharding, int]
     shards: list[tuple[int, bool]]
     units: list[tuple[int, int]]
 
@@ -207,10 +210,13 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     groups = [[(p.numel(), True) for p in g["params"]] for g in parameter_groups(model, recipe.model, recipe.optimizer)]
     groups.append([(p.numel(), False) for p in model.parameters() if not p.requires_grad])
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    in_bf16 = [m for m in model.modalities if getattr(recipe.model.encoders, m).frozen_dtype == "bf16"]
-    halved = sum(p.numel() for m in in_bf16 for p in model.encoder(m).parameters() if not p.requires_grad)
+    dtypes = {m: getattr(recipe.model.encoders, m).frozen_dtype for m in model.modalities}
+    in_bf16, in_nf4 = (
+        sum(_saved_bytes(model.encoder(m), of) for m, dtype in dtypes.items() if dtype == of) for of in ("bf16", "nf4")
+    )
+    saved: dict[Sharding, int] = {"ddp": in_bf16 + in_nf4, 1: in_bf16, 2: in_bf16}
     shards = sharded([(tuple(p.shape), p.requires_grad) for p in model.parameters()], nodes * gpus)
-    sizes = ModelSizes(parameters, groups, buffers, halved, shards, _unit_sizes(model))
+    sizes = ModelSizes(parameters, groups, buffers, saved, shards, _unit_sizes(model))
     # A single process has its own epochs, whatever the number of GPUs of the other strategies.
     world = 1 if isinstance(spec, Single) else nodes * gpus
     if exists(recipe.data.dataset):
@@ -225,8 +231,9 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     notes = [note, f"activations: {how_batch}, {recipe.training.precision}, {activations.how}{kept}", NOT_COUNTED]
     if isinstance(spec, DeepSpeed) and spec.raw:
         notes.append("strategy.raw is considered for the sizes of buffers only")
-    if in_bf16:
-        notes.append(f"frozen weights in bf16: {', '.join(in_bf16)}; not with ZeRO-3 and FSDP2")
+    for dtype, where in (("bf16", "ZeRO-3 and FSDP2"), ("nf4", "ZeRO and FSDP2")):
+        if stored := [m for m, of in dtypes.items() if of == dtype]:
+            notes.append(f"frozen weights in {dtype}: {', '.join(stored)}; not with {where}")
     limit = None if memory is None else round(memory * GIB)
     rows = _estimate_strategies(recipe, sizes, nodes * gpus, activations.bytes, limit)
     total, trained = sum(n for n, _ in parameters), sum(n for n, is_trained in parameters if is_trained)
@@ -246,8 +253,7 @@ def _estimate_strategies(
 
     def row(name: str, sharding: Sharding, ranks: int, chosen: bool, offload: DeepSpeed | None = None) -> StrategyEstimate:
         state = sum((state_bytes(group, sharding, ranks, averaged) for group in weights.groups), StateBytes(0, 0, 0))
-        if sharding != 3:
-            state = dataclasses.replace(state, weights=state.weights - weights.halved * FLOAT32 // 2)
+        state = dataclasses.replace(state, weights=state.weights - weights.saved.get(sharding, 0))
         zero: dict[str, Any] = {}
         if sharding != "ddp":
             raw = spec.raw if isinstance(spec, DeepSpeed) else {}
@@ -269,6 +275,15 @@ def _estimate_strategies(
     state = state_bytes(weights.shards, "ddp", 1, averaged)
     made = StrategyEstimate("FSDP2", state, activations, extra, 0, isinstance(spec, FullySharded), None)
     return [*rows, made if limit is None else dataclasses.replace(made, fits=made.total <= limit)]
+
+
+def _saved_bytes(encoder: Encoder, dtype: str) -> int:
+    """Return the bytes that an encoder's frozen weights take less than in fp32."""
+    frozen = sum(p.numel() for p in encoder.parameters() if not p.requires_grad)
+    quantized = 0
+    if dtype == "nf4":
+        quantized = sum(layer.weight.numel() for layer in encoder.modules() if is_quantized_by_nf4(layer))
+    return round((frozen - quantized) * (FLOAT32 - BFLOAT16) + quantized * (FLOAT32 - BYTES_OF_NF4))
 
 
 def _unit_sizes(model: MultimodalModel) -> list[tuple[int, int]]:

@@ -200,7 +200,14 @@ class Recipe(Spec):
                 yield f"{where}: strategy fsdp2 shards frozen weights already, in fp32; leave this out"
             if isinstance(self.strategy, DeepSpeed) and self.strategy.stage == 3:
                 yield f"{where}: strategy.stage 3 shards frozen weights already, in fp32; leave this out, or take stage 2"
-            if encoder.lora is not None and self.training.precision != "bf16":
+            if encoder.frozen_dtype == "nf4":
+                if isinstance(self.strategy, DeepSpeed):
+                    yield f"{where}: nf4 is not tried with deepspeed; take strategy single or ddp, or bf16"
+                if self.training.accelerator != "cuda":
+                    yield f"{where}: nf4 needs a GPU, for bitsandbytes; set training.accelerator to cuda, or take bf16"
+                if self.training.precision != "bf16":
+                    yield f"{where}: nf4 computes in bf16; set training.precision to bf16"
+            elif encoder.lora is not None and self.training.precision != "bf16":
                 yield f"{where}: with lora, fp32 copies would be kept for the backward pass; set training.precision to bf16"
 
     def _speed_problems(self) -> Iterator[str]:

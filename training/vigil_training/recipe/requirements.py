@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from vigil_data.errors import UserError
 from vigil_data.specs import Hub, Package
 from vigil_data.yaml_files.yaml_tree import KeyPath, key_path
-from vigil_modeling.specs import GuardSpec
+from vigil_modeling.specs import EncoderSpec, GuardSpec
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.resolve import ResolvedRecipe
 
@@ -88,14 +88,20 @@ def _missing(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         encoder = getattr(recipe.model.encoders, modality)
         if encoder is not None:
             sources.append((("model", "encoders", modality, "weights"), encoder.weights))
-            if encoder.lora is not None:
-                yield from _missing_extra("peft", "lora", ("model", "encoders", modality, "lora"))
-            if getattr(encoder.weights, "path", "").endswith(".gguf"):
-                yield from _missing_extra("gguf", "gguf", ("model", "encoders", modality, "weights"))
+            yield from _missing_for_encoder(encoder, ("model", "encoders", modality))
     for path, source in sources:
         if isinstance(source, Package) and not _is_installed(source.package):
             what = f"package {source.package} is not installed; install the wheel that has it, or name another source"
             yield (*path, "package"), what
+
+
+def _missing_for_encoder(encoder: EncoderSpec, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if encoder.lora is not None:
+        yield from _missing_extra("peft", "lora", (*path, "lora"))
+    if encoder.frozen_dtype == "nf4":
+        yield from _missing_extra("bitsandbytes", "qlora", (*path, "frozen_dtype"))
+    if getattr(encoder.weights, "path", "").endswith(".gguf"):
+        yield from _missing_extra("gguf", "gguf", (*path, "weights"))
 
 
 def _missing_extra(package: str, extra: str, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

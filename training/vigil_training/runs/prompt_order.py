@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.items import Modality
 from vigil_data.loading.sampler import Rows
 from vigil_data.loading.text_tokens import row_costs
 from vigil_data.prompts.build import build_prompt
@@ -15,6 +16,7 @@ from vigil_data.prompts.costs import prompt_costs
 from vigil_data.prompts.order import cheaper_order
 from vigil_data.prompts.pieces import Order
 from vigil_data.specs import Cost, Inputs
+from vigil_modeling.encoders import build_encoder, tokens_per_segment
 from vigil_modeling.specs import GuardSpec
 from vigil_training.recipe.recipe import Recipe
 
@@ -27,7 +29,8 @@ def decide_prompt_order(recipe: Recipe) -> Recipe:
     """Return a guard's recipe with ``model.prompt.order: auto`` replaced by the order that costs fewer tokens; others unchanged.
 
     It is decided on training items of all lengths, as many as a batch holds, and on their known targets. A text counts with its
-    tokens if ``data.batch.cost`` counts tokens, else with a quarter of its characters; a picture counts as one token.
+    tokens if ``data.batch.cost`` counts tokens, else with a quarter of its characters, a picture and a window of audio with its
+    soft tokens.
 
     Raises:
         UserError: if the dataset does not exist, or the prompt cannot be built.
@@ -42,7 +45,7 @@ def decide_prompt_order(recipe: Recipe) -> Recipe:
     rows, asked_NL = rows[asked_NL.any(axis=1)], asked_NL[asked_NL.any(axis=1)]
     pieces, clauses = build_prompt(recipe.model.prompt, recipe.inputs.text.tokenizer, recipe.taxonomy)
     counted = data.batch.cost.token > 0
-    tokens = Cost(token=float(counted), character=0 if counted else 1 / CHARACTERS_PER_TOKEN, image=1, second=0)
+    tokens = Cost(token=float(counted), character=0 if counted else 1 / CHARACTERS_PER_TOKEN, **_soft_tokens(recipe))
     costs_N, tokens_N = (
         row_costs(dataset, data.batch.cost, recipe.inputs, rows)[0],
         row_costs(dataset, tokens, recipe.inputs, rows)[0],
@@ -53,6 +56,17 @@ def decide_prompt_order(recipe: Recipe) -> Recipe:
     order = cheaper_order(pieces, clauses, tokens_N[chosen], asked_NL[chosen]) if len(chosen) else "policy_first"
     log.info("prompts: %s, which costs fewer tokens in a typical batch of %d items", order.replace("_", " "), len(chosen))
     return with_order(recipe, order)
+
+
+def _soft_tokens(recipe: Recipe) -> dict[str, float]:
+    """Return the soft tokens of a picture and of a second of audio, as keys of :class:`.Cost`."""
+    per_segment: dict[Modality, int] = {"image": 0, "audio": 0}
+    for modality in per_segment:
+        if (spec := getattr(recipe.model.encoders, modality)) is not None:
+            per_segment[modality] = tokens_per_segment(build_encoder(modality, spec, recipe.inputs, load_weights=False))
+    audio = recipe.inputs.audio
+    hop_seconds = 1.0 if audio is None else audio.hop_samples / audio.rate
+    return {"image": per_segment["image"], "second": per_segment["audio"] / hop_seconds}
 
 
 def with_order(recipe: Recipe, order: Order) -> Recipe:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from vigil_data.decode.text import load_tokenizer
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.sampler import Rows, costs, sequence
 from vigil_data.specs import AudioInput, BatchPlan, ImageInput, Inputs, TextInput
-from vigil_modeling.encoders import Encoder
+from vigil_modeling.encoders import Encoder, tokens_per_segment
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_training.recipe.recipe import Recipe
 
@@ -110,7 +109,7 @@ def plan_token_cache(recipe: Recipe, model: MultimodalModel, version: int, devic
             "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         }
         files = divide(facts_N3, splits, inputs)
-        token_bytes = 4 * encoder.width * _tokens_per_segment(encoder)
+        token_bytes = 4 * encoder.width * tokens_per_segment(encoder)
         segments_N = estimate_segments(facts_N3, inputs)
         plans.append(
             CachePlan(
@@ -169,11 +168,3 @@ def weights_digest(encoder: Encoder) -> str:
 
 def _tokenizer_digest(text: TextInput | None) -> str | None:
     return None if text is None else hashlib.sha256(load_tokenizer(text).to_str().encode()).hexdigest()
-
-
-def _tokens_per_segment(encoder: Encoder) -> int:
-    if encoder.tokens is not None:
-        return encoder.tokens
-    with torch.inference_mode():
-        blank: Any = encoder(**encoder.blank())
-    return int(blank.shape[1])

@@ -6,6 +6,7 @@ that holds a run of another recipe, or something else, is refused.
 
 import json
 import logging
+import math
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import Contrastive, GuardSpec
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, load_weights
+from vigil_training.checkpoint.shards import inventory
 from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.preemption import Preempted, Preemption
@@ -314,9 +316,9 @@ def _train(
 def _describe_plan(tracked: FaultTolerantWandbLogger | None, model: MultimodalModel, plan: dict[str, int]) -> None:
     """Add the size of the model, and the training that is planned, to the configuration of the tracked run."""
     if tracked is not None:
-        weights = list(model.parameters())
-        plan["parameters"] = sum(weight.numel() for weight in weights)
-        plan["trained_parameters"] = sum(weight.numel() for weight in weights if weight.requires_grad)
+        weights = [entry for entry in inventory(model).values() if not entry.buffer and entry.tied_to is None]
+        plan["parameters"] = sum(math.prod(entry.shape) for entry in weights)
+        plan["trained_parameters"] = sum(math.prod(entry.shape) for entry in weights if entry.trained)
         tracked.describe_plan(plan)
 
 

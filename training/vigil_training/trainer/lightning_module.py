@@ -113,9 +113,9 @@ class TrainingModule(pl.LightningModule):
         self.refused += batch.refused
         if self._training.modality_dropout:
             batch = drop_modalities(batch, self._training.modality_dropout)
-        if self.flop_estimate is not None:
-            self.flops += self.flop_estimate.of(batch)
         loss = self.batch_loss(batch)
+        if self.flop_estimate is not None:
+            self.flops += self.flop_estimate.of(batch, self.model.prompt_rows)
         if not loss.requires_grad:  # No item could be decoded: the step still needs gradients, which are zero.
             loss = loss + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 

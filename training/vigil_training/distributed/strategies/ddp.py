@@ -24,11 +24,11 @@ class ReplicatedStrategy(CheckpointedStrategy):
         if not self.is_global_zero:
             return
         states = {id(parameter): state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
-        parameters = dict(model.named_parameters())
+        tensors = model.state_dict(keep_vars=True)
         for name, entry in inventory(model).items():
             if entry.tied_to is not None:
                 continue
-            tensor = parameters[name] if name in parameters else model.get_buffer(name)
+            tensor = tensors[name]
             yield Fragment("weight", name, entry.shape, 0, tensor.detach().reshape(-1))
             for kind in ADAMW_STATE:
                 value = states.get(id(tensor), {}).get(kind)
