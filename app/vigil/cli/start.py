@@ -97,7 +97,7 @@ def demo(
         typer.echo(f"[{number}/{total}] {stage.name}: {time.perf_counter() - start:.1f} s")
 
     def start(log: Path) -> "subprocess.Popen[str]":
-        program = [sys.executable, "-c", "from vigil.cli.start import run_commands; run_commands()", str(log)]
+        program = [sys.executable, "-c", "from vigil.command_process import run_commands; run_commands()", str(log)]
         return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own program)
 
     if cores > 1:
@@ -105,27 +105,6 @@ def demo(
             f"baselines of one modality and functional tests run at the same time; their output is in {folder / BACKGROUND_LOG}"
         )
     _show_summary(run_demo(folder, seed, run, start if cores > 1 else None), folder)
-
-
-def run_commands() -> None:
-    """Run the commands of standard input, JSON arrays of arguments, in this process, and print a line as each ends.
-
-    The libraries are imported once. All output of the commands goes to the log file that ``sys.argv`` names.
-    """
-    from vigil.cli import build, exit_on_error
-    from vigil.cli.loop import run_command
-
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as ended:
-        with Path(sys.argv[1]).open("ab") as output:
-            os.dup2(output.fileno(), sys.stdout.fileno())
-            os.dup2(output.fileno(), sys.stderr.fileno())
-        vigil = typer.main.get_command(build())
-        for line in sys.stdin:
-            command = json.loads(line)
-            typer.echo(f"\n$ vigil {shlex.join(command)}")
-            with exit_on_error():
-                run_command(vigil, command)
-            print(shlex.join(command), file=ended, flush=True)
 
 
 def demo_loop(

@@ -82,7 +82,7 @@ def test_demo_ends_with_the_status_of_a_stage(call, tmp_path, monkeypatch):
 
 def test_run_commands_logs_what_commands_print_and_says_when_each_ends(tmp_path):
     log, project = tmp_path / "log", ["init", str(tmp_path / "posts")]
-    command = [sys.executable, "-c", "from vigil.cli.start import run_commands; run_commands()", str(log)]
+    command = [sys.executable, "-c", "from vigil.command_process import run_commands; run_commands()", str(log)]
     asked = "\n".join(map(json.dumps, (["doctor", "--json"], project, project, ["doctor"])))
     ran = subprocess.run(command, input=asked, check=False, capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stderr) == (2, "")
