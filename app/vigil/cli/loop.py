@@ -43,10 +43,8 @@ def run(context: typer.Context, file: File) -> None:
         began = time.perf_counter()
         run_command(vigil, step.command)
         typer.echo(f"[{number}/{total}] {step.name}: {time.perf_counter() - began:.1f} s")
-        if step.kind == "training" and loop.slurm is not None:
-            _continue_after(loop, file, Path(step.command[step.command.index("--run") + 1]))
 
-    iteration, waiting = run_loop(loop, _surroundings(loop, start))
+    iteration, waiting = run_loop(loop, _surroundings(loop, file, start))
     _print(loop, iteration, waiting)
 
 
@@ -93,7 +91,7 @@ def run_command(vigil: Any, command: Sequence[str]) -> None:
         raise typer.Exit(int(status))
 
 
-def _surroundings(loop: "Loop", start: Any) -> "LoopSurroundings":
+def _surroundings(loop: "Loop", file: Path, start: Any) -> "LoopSurroundings":
     """Return what the loop asks of reviews, traffic, bundles and Slurm."""
     from datetime import UTC, date, datetime
 
@@ -130,21 +128,27 @@ def _surroundings(loop: "Loop", start: Any) -> "LoopSurroundings":
 
         return run.is_dir() and Run(run).finished
 
-    return LoopSurroundings(start, answered, newest_day, champion, job_of, trained)
+    def continue_after(run: Path, job: str) -> None:
+        _continue_after(loop, file, run, job)
+
+    return LoopSurroundings(start, answered, newest_day, champion, job_of, trained, continue_after)
 
 
-def _continue_after(loop: "Loop", file: Path, run: Path) -> None:
-    """Submit a job that continues the loop once the job of a run has succeeded."""
+def _continue_after(loop: "Loop", file: Path, run: Path, training: str) -> None:
+    """Submit a job that continues the loop once the job that trains a run has succeeded, unless one is in the queue."""
     from vigil.cli.slurm import own_command
     from vigil_data.yaml_files.read_spec import read_spec
     from vigil_slurm.batch_script import BatchJob, render_command_script
     from vigil_slurm.client import queued_jobs
+    from vigil_slurm.job_environment import read_job_environment
     from vigil_slurm.site import Site, find_site
     from vigil_slurm.submit import submit_command_script
 
     assert loop.slurm is not None
-    folder = run.absolute().parent
-    training = next(job.job for job in queued_jobs() if Path(job.run) == run.absolute())
+    folder, own = run.absolute().parent, read_job_environment().get("job")
+    waiting = [job for job in queued_jobs() if Path(job.run) == folder and job.job != own]
+    if any(job.reason != "DependencyNeverSatisfied" for job in waiting):  # Slurm is about to cancel such a job.
+        return
     site = read_spec(Site, find_site(loop.slurm.profile), "site profile", "partition: gpu", {"time": loop.slurm.time})
     command = site.command or (own_command() if site.container.kind == "none" else "vigil")
     job = BatchJob(f"loop-{loop.name}", folder, Path.cwd(), command=command, after=(training,))

@@ -42,6 +42,8 @@ class TrafficHistory:
         reviews: decisions of each day that were sent to reviewers.
         errors: decisions of each day that failed, such as items that could not be decoded.
         changes: what changed within the period, in order.
+        bundles: digests of the bundles that decided, in the order of their first days.
+        policies: names and versions of the policies, in the same order.
     """
 
     days: tuple[date, ...]
@@ -50,6 +52,8 @@ class TrafficHistory:
     reviews: tuple[int, ...]
     errors: tuple[int, ...]
     changes: tuple[Change, ...]
+    bundles: tuple[str, ...]
+    policies: tuple[str, ...]
 
 
 def read_history(traffic: Traffic, progress: ProgressCallback | None = None) -> TrafficHistory:
@@ -90,7 +94,15 @@ def read_history(traffic: Traffic, progress: ProgressCallback | None = None) -> 
         reviews=tuple(reviews[day] for day in days),
         errors=tuple(errors[day] for day in days),
         changes=_changes(days[0], used, thresholds),
+        bundles=_names("bundle", used),
+        policies=_names("policy", used),
     )
+
+
+def _names(kind: str, used: Mapping[tuple[str, str], Counter[date]]) -> tuple[str, ...]:
+    """Return what decided, in the order of the first days."""
+    found = [(min(days), name) for (of, name), days in used.items() if of == kind]
+    return tuple(name for _, name in sorted(found))
 
 
 def _counts(day: pa.Array, values: pa.Array, *, only: object = None) -> dict[tuple[date, Any], int]:

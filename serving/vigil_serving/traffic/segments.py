@@ -60,7 +60,8 @@ class Segment:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._buffer = io.BytesIO()
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            # One thread: handing some kilobytes of each column to others costs more than compressing them.
+            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._stream = pa.ipc.new_stream(self._buffer, schema, options=options)
             self._stream.write_batch(_no_rows(schema))  # with it the schema
             self.bytes = 0

@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.folder import ROTATE, make_log_folder
 from vigil_serving.traffic.lineage import record_traffic
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
-from vigil_serving.traffic.records import LoggedDecisions, logged_columns, record_batch
+from vigil_serving.traffic.records import LoggedDecisions, record_batch
 from vigil_serving.traffic.retention import limit_bytes, remove_old_days
 from vigil_serving.traffic.segments import Segment, recover
 
@@ -48,6 +48,8 @@ REPORT_SECONDS = 60.0
 """Time between two lines about the same trouble."""
 MAX_WAITING_ROWS = 50_000
 """Most rows that wait to be written; further ones are dropped."""
+
+_DAY_MICROSECONDS = 86_400_000_000
 
 Count = Literal["rows", "dropped", "failed", "bytes"]
 """What a log counts: rows written, rows dropped, failed writes, and bytes written to segments."""
@@ -87,8 +89,7 @@ class TrafficLog:
         # pyarrow's first array imports more of itself, and pandas if it is there, which would delay the first flush by a second.
         pa.array([""])
         self._lock = threading.Lock()
-        self._names = logged_columns(options.columns)
-        self._pending: list[tuple[Origin, int, Sequence[Decision], list[tuple[Any, ...]]]] = []
+        self._pending: list[tuple[Origin, int, Sequence[Decision], list[Mapping[str, Any]]]] = []
         self._waiting = 0
         self._unwritten: list[tuple[date, pa.RecordBatch]] = []
         self._segments: dict[tuple[date, tuple[str, ...]], Segment] = {}
@@ -112,7 +113,7 @@ class TrafficLog:
             origin: what made them.
         """
         now, count = int(self._clock() * 1e6), len(decisions)
-        columns = [tuple(map(item.columns.get, self._names)) for item in items]
+        columns = [item.columns for item in items]
         with self._lock:
             fits = self._waiting + count <= self._max_waiting and not self._closing.is_set()
             if fits:
@@ -148,8 +149,10 @@ class TrafficLog:
         with self._lock:
             pending, self._pending = self._pending, []
         groups: dict[tuple[date, Origin], LoggedDecisions] = {}
+        rows, before = LoggedDecisions(), None
         for origin, microseconds, decisions, columns in pending:
-            rows = groups.setdefault((_day(microseconds), origin), LoggedDecisions())
+            if (now := (microseconds // _DAY_MICROSECONDS, origin)) != before:
+                rows, before = groups.setdefault((_day(microseconds), origin), LoggedDecisions()), now
             rows.microseconds += [microseconds] * len(decisions)
             rows.decisions += decisions
             rows.columns += columns

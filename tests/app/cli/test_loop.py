@@ -54,7 +54,7 @@ def test_status_shows_the_iterations(folder: Path, capsys: pytest.CaptureFixture
 
 def test_surroundings_read_answers_days_and_champion(folder: Path) -> None:
     loop = read_loop(Path("loop.yaml"))
-    outside = commands._surroundings(loop, lambda *_: None)
+    outside = commands._surroundings(loop, Path("loop.yaml"), lambda *_: None)
     assert outside.newest_day() == date(2026, 1, 3)
     assert outside.champion() is None
     rows = [{"id": id_, "inclusion_probability": 0.5, "purpose": "estimate", "ask": ["hate"]} for id_ in ("a", "b", "b")]
@@ -80,16 +80,26 @@ def test_continue_after_submits_a_job_that_depends_on_the_training(
     run = folder / "loop" / "0001" / "run"
     run.mkdir(parents=True)
     slurm = FakeSlurm(folder / "fakes", "sbatch", "squeue")
-    line = f"77|PENDING|Priority|0:00|1|N/A|{job_comment(str(run), False)}"
-    slurm.script("squeue", f"echo '{line}'")
+    queue = slurm.folder / "queue"
+    queue.write_text(f"77|PENDING|Priority|0:00|1|N/A|{job_comment(str(run), False)}\n")
+    slurm.script("squeue", f"cat '{queue}'")
     slurm.script("sbatch", "echo 78")
     for name, value in slurm.environment().items():
         monkeypatch.setenv(name, value)
-    commands._continue_after(read_loop(Path("loop.yaml")), Path("loop.yaml"), Path("loop/0001/run"))
+    arguments = read_loop(Path("loop.yaml")), Path("loop.yaml"), Path("loop/0001/run"), "77"
+    commands._continue_after(*arguments)
     assert "job 78 continues the loop after job 77" in capsys.readouterr().out
     script = (folder / "loop" / "0001" / "job.sh").read_text()
     assert directives(script)["dependency"] == "afterok:77"
     assert script.rstrip().endswith("loop run loop.yaml")
+
+    with queue.open("a") as lines:
+        lines.write(f"78|PENDING|Dependency|0:00|1|N/A|{job_comment(str(run.parent), False)}\n")
+    commands._continue_after(*arguments)
+    assert capsys.readouterr().out == "", "one is enough"
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    commands._continue_after(*arguments)
+    assert "job 78 continues" in capsys.readouterr().out, "a job that submits the training again needs one behind it"
 
 
 def test_run_names_the_mistakes_of_the_file(folder: Path) -> None:

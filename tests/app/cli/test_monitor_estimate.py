@@ -170,11 +170,14 @@ def test_estimates_name_what_is_wrong_with_their_input(
         run("prevalence", files, *(option.format(folder=tmp_path) for option in options))
 
 
-def test_metrics_refuse_traffic_without_actions(tmp_path: Path) -> None:
+def test_metrics_of_traffic_without_actions_are_counts(tmp_path: Path) -> None:
+    """The improvement loop measures a champion without a policy, and weeks in which nothing was acted upon."""
     files = write_reviewed_traffic(tmp_path, items=2_000, budget=120, labels=("hate",))
     pq.write_table(files.table.drop_columns(["action", "reasons"]), files.traffic)
-    with pytest.raises(UserError, match="no decision has an action"):
-        run("metrics", files)
+    assert "no decision has an action other than allow" in run("metrics", files, "--to", str(tmp_path / "a.json"))
+    found: MetricsResult = read_result(tmp_path / "a.json").read(MetricsResult)
+    assert found.rows == ()
+    assert [row.decisions for row in found.load] == [2_000]
 
 
 def test_prevalence_of_part_of_the_period_and_with_exposure_of_a_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pytest
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
+from wandb_log import read_parts
 
 from vigil.cli import monitor
 from vigil_data.errors import UserError
@@ -51,6 +52,7 @@ def test_report_writes_page_and_metrics(call: Call, results: Path, tmp_path: Pat
     ("options", "message"),
     [
         ([], "nothing to write: name a page with --to FILE.html"),
+        (["--wandb", "team/"], "--wandb team/: must be PROJECT or ENTITY/PROJECT"),
         (["--prometheus", "vigil.txt"], "vigil.txt: the textfile collector reads files that end in .prom"),
         (["--to", "report.html", "--from", "2026-11-01"], "--from and --until choose days of the traffic; add --traffic TRAFFIC"),
     ],
@@ -70,3 +72,21 @@ def test_report_below_a_file_is_refused(call: Call, results: Path) -> None:
 def test_report_of_a_missing_folder(call: Call, tmp_path: Path) -> None:
     refused = call("report", tmp_path / "absent", "--to", tmp_path / "report.html")
     assert "no such folder; write results into it with --to" in str(refused.exception)
+
+
+def test_report_adds_the_folder_to_its_tracked_run(call: Call, results: Path, tmp_path: Path) -> None:
+    rows = {"id": ["a", "b"], "probability.hate": [0.1, 0.9], "action": ["allow", "remove"], "bundle": ["b" * 64] * 2}
+    times = pa.array([f"2026-11-0{day}T10:00:00Z" for day in (1, 2)]).cast(pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({**rows, "time": times}), tmp_path / "traffic.parquet")
+    command = ["report", results, "--traffic", tmp_path / "traffic.parquet", "--wandb", "team/watch"]
+    first, second = call(*command), call(*command)
+    assert first.exit_code == second.exit_code == 0, first.output + second.output
+    [part] = read_parts(results)
+    assert f"W&B: run {part.id} of watch: " in first.output
+    assert " new values in 2 windows, offline (WANDB_MODE is offline)" in first.output
+    assert ": 0 new values in 0 windows" in second.output
+    assert part.name == f"{tmp_path.name}/results"
+    assert part.config["bundles"] == ["b" * 64]
+    days = [datetime.fromtimestamp(row["_timestamp"], UTC).day for row in part.history if "volume/decisions" in row]
+    assert days == [1, 2]
+    assert [row["drift_alarms/volume"] for row in part.history if "drift_alarms/volume" in row] == [0]

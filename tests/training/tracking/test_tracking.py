@@ -33,9 +33,9 @@ from vigil_training.tracking.environment import git_diff, git_state
 from vigil_training.tracking.evaluations.tracked_evaluation import track_evaluation
 from vigil_training.tracking.local_metrics import JsonLinesLogger, truncate_metrics
 from vigil_training.tracking.mode import decide_mode
-from vigil_training.tracking.parts import STEP_METRIC
+from vigil_training.tracking.parts import STEP_METRIC, wandb_writes_to
 from vigil_training.tracking.run_contents import add_files
-from vigil_training.tracking.wandb_logger import open_wandb_logger, tracked_run, wandb_writes_to
+from vigil_training.tracking.wandb_logger import open_wandb_logger, tracked_run
 from vigil_training.trainer.lightning_trainer import build_trainer
 
 

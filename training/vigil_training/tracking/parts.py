@@ -13,7 +13,8 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,15 +24,24 @@ from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] 
 from vigil_data.filesystem import remove, replaced_file
 
 STEP_METRIC = "trainer/global_step"
-"""Optimizer step, the horizontal axis of all metrics."""
+"""Optimizer step, the horizontal axis of all metrics of a training."""
+
+ROW_METRIC = "monitor/row"
+"""Number of a row of monitoring, from 1, whose horizontal axis is time."""
 
 SETTLE_SECONDS = 5.0
 """W&B's own service may write a part to its end after the process that tracked has ended."""
+
+_FLUSH_SECONDS = 5.0
+"""A process that is killed loses what it tracked since the last flush; an upload is late by as much."""
+
+_PLACES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 
 _FILE_HEADER = b":W&B\xe1\xbe\x00"
 _BLOCK_BYTES = 32768
 _PIECE_HEADER = struct.Struct("<IHB")  # checksum, length, kind
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_POSITIONS = (STEP_METRIC, ROW_METRIC)
 
 
 def list_parts(folder: Path) -> list[Path]:
@@ -143,6 +153,35 @@ def settled_records(part: Path) -> list[bytes]:
         time.sleep(SETTLE_SECONDS - silence)
 
 
+@contextmanager
+def wandb_writes_to(folder: Path) -> Iterator[None]:
+    """Let W&B's library keep its cache, its settings and the files of artifacts in a folder while the block runs."""
+    former = {name: os.environ.get(name) for name in _PLACES}
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(dict.fromkeys(_PLACES, str(folder.resolve())))
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def part_arguments(run_id: str, name: str, project: str, entity: str | None) -> dict[str, Any]:
+    """Return the arguments with which W&B's library writes another part of a tracked run, without its server."""
+    import wandb
+
+    # What is printed, and changes of the code, may quote items: `tracking.content` does not see them.
+    settings = wandb.Settings(
+        silent=True, console="off", save_code=False, disable_git=True, x_transaction_log_flush_interval=_FLUSH_SECONDS
+    )
+    # The server is asked for the run's last step when this part is sent, so that one run continues.
+    identity = {"id": run_id, "name": name, "project": project, "entity": entity}
+    return {**identity, "mode": "offline", "resume": "allow", "settings": settings}
+
+
 def read_identity(part: Path) -> tuple[str | None, str | None, str] | None:
     """Return entity, project and id of the run of a part; ``None`` if it does not have them yet."""
     with part.open("rb") as file:
@@ -158,8 +197,19 @@ def read_metrics(content: bytes) -> dict[str, Any]:
     return {_name(item): json.loads(item.value_json) for item in record.history.item}
 
 
+def position(row: Mapping[str, Any]) -> int | None:
+    """Return where in its run a row of metrics belongs: its optimizer step, or its number; ``None`` for another row."""
+    found: int | None = row.get(STEP_METRIC, row.get(ROW_METRIC))
+    return found
+
+
 def _name(item: Any) -> str:
     return item.key or "/".join(item.nested_key)
+
+
+def _top_name(item: Any) -> str:
+    """Return the name as the server has it, to which a table is one value."""
+    return str(item.key or item.nested_key[0])
 
 
 @dataclass(frozen=True)
@@ -167,8 +217,8 @@ class Sent:
     """What W&B's server has of a run's metrics.
 
     Attributes:
-        step: the last optimizer step; 0 without any.
-        names: names of the metrics of that step.
+        step: the last :func:`position`; 0 without any.
+        names: names of the metrics there.
     """
 
     step: int = 0
@@ -177,12 +227,13 @@ class Sent:
     def rest(self, content: bytes) -> bytes | None:
         """Return a record without the metrics that the server has; ``None`` if it has all of them."""
         record = Record.FromString(content)
-        row = {_name(item): item for item in record.history.item}
-        if STEP_METRIC not in row or (step := json.loads(row[STEP_METRIC].value_json)) > self.step:
+        items = list(record.history.item)
+        step = position({_name(item): json.loads(item.value_json) for item in items if _name(item) in _POSITIONS})
+        if step is None or step > self.step:
             return content
-        if step < self.step or row.keys() <= self.names:
+        if step < self.step or {_top_name(item) for item in items} <= self.names:
             return None
-        kept = [item for name, item in row.items() if name not in self.names or name in (STEP_METRIC, "_step")]
+        kept = [item for item in items if _top_name(item) not in self.names or _name(item) in (*_POSITIONS, "_step")]
         del record.history.item[:]
         record.history.item.extend(kept)
         rest: bytes = record.SerializeToString()

@@ -17,14 +17,17 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 
 from vigil_data.errors import UserError
 from vigil_data.filesystem import locked, remove
-from vigil_training.tracking.parts import STEP_METRIC, PartCopy, Sent, read_identity, settled_records, unsent_parts
+from vigil_training.tracking.parts import PartCopy, Sent, position, read_identity, settled_records, unsent_parts
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger("vigil.track")
 
@@ -54,10 +57,12 @@ class Upload:
         folder: W&B's folder of the run; all its parts that have not been sent are sent, the oldest first.
         part: name of the part that this process writes.
         url: address of the server.
+        remedy: what sends later what is not sent by the end (default: `vigil track sync`).
     """
 
-    def __init__(self, folder: Path, part: str, url: str) -> None:
+    def __init__(self, folder: Path, part: str, url: str, remedy: str | None = None) -> None:
         self._folder, self._url = folder, url
+        self._remedy = remedy or f"send it with `vigil track sync {folder.parent}`"
         self._warned = False
         self._complete = True
         # Its own session: an interrupt from the terminal is for the training, which then ends the upload.
@@ -113,9 +118,15 @@ class Upload:
         if not self._warned:
             self._warned = True
             log.warning(
-                "%s: %s; the run is tracked offline in %s; if it is not sent by the end, send it with `vigil track sync %s`",
-                *(self._url, problem, self._folder, self._folder.parent),
+                "%s: %s; the run is tracked offline in %s; if it is not sent by the end, %s",
+                *(self._url, problem, self._folder, self._remedy),
             )
+
+
+def start_upload(tracked: "wandb.Run", remedy: str | None = None) -> Upload:
+    """Start to send a tracked run that this process writes, and its earlier parts."""
+    part = Path(tracked.settings.sync_dir)
+    return Upload(part.parent, part.name, tracked.settings.base_url, remedy)
 
 
 class _Parent:
@@ -191,9 +202,9 @@ def sent_metrics(url: str, entity: str | None, project: str | None, run_id: str)
     for name in ("data", "model", "bucket"):
         content = content.get(name) or {}
     rows = [json.loads(row) for row in json.loads(content.get("historyTail") or "[]")]
-    rows = [row for row in rows if STEP_METRIC in row] or [json.loads(content.get("summaryMetrics") or "{}")]
-    step = max(int(row.get(STEP_METRIC, 0)) for row in rows)
-    return Sent(step, frozenset(name for row in rows if row.get(STEP_METRIC) == step for name in row))
+    rows = [row for row in rows if position(row) is not None] or [json.loads(content.get("summaryMetrics") or "{}")]
+    step = max(int(position(row) or 0) for row in rows)
+    return Sent(step, frozenset(name for row in rows if position(row) == step for name in row))
 
 
 def _cause(error: BaseException) -> str:

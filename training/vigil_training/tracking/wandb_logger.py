@@ -21,9 +21,9 @@ from vigil_training.runs.starts import read_starts
 from vigil_training.tracking.content import ContentRule
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.mode import decide_mode
-from vigil_training.tracking.parts import STEP_METRIC, repair_parts, rewind_parts
+from vigil_training.tracking.parts import STEP_METRIC, part_arguments, repair_parts, rewind_parts, wandb_writes_to
 from vigil_training.tracking.run_contents import add_files, default_group, describe_run
-from vigil_training.tracking.upload import Upload
+from vigil_training.tracking.upload import Upload, start_upload
 
 if TYPE_CHECKING:
     import wandb
@@ -32,11 +32,6 @@ log = logging.getLogger("vigil.track")
 
 FINISH_SECONDS = 30.0
 """Time for W&B's service to write the rest to disk."""
-
-_FLUSH_SECONDS = 5.0
-"""A process that is killed loses what it tracked since the last flush; an upload is late by as much."""
-
-_PLACES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 
 
 class FaultTolerantWandbLogger(FaultTolerantLogger):
@@ -83,7 +78,7 @@ class FaultTolerantWandbLogger(FaultTolerantLogger):
 
     def start_upload(self) -> None:
         """Start sending the tracked run, while it is written, in another process."""
-        self._upload = _start_upload(self.tracked)
+        self._upload = start_upload(self.tracked)
 
     def alert_end(self, error: BaseException, rule: ContentRule) -> None:
         """Send an alert about what ended the training; the message of a failure may quote an item."""
@@ -189,7 +184,7 @@ def add_to_tracked_run(run: Run, add: "Callable[[wandb.Run, Callable[[dict[str, 
     try:
         repair_parts(run.path / "wandb")
         with wandb_writes_to(run.path / "wandb"), wandb.init(dir=run.path, **_identity(run)) as tracked:
-            upload = _start_upload(tracked) if mode == "online" else None
+            upload = start_upload(tracked) if mode == "online" else None
             step = _next_step(run)
             add(tracked, lambda values: tracked.log(values, step=step))
     except Exception as error:  # W&B documents no base class of its errors.
@@ -205,22 +200,6 @@ def _next_step(run: Run) -> int:
     lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
     last = max((int(json.loads(line)["step"]) for line in lines), default=0)
     return last + len(list((run.path / "wandb").glob("offline-run-*")))
-
-
-@contextmanager
-def wandb_writes_to(folder: Path) -> Iterator[None]:
-    """Let W&B's library keep its cache, its settings and the files of artifacts in a folder while the block runs."""
-    former = {name: os.environ.get(name) for name in _PLACES}
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(dict.fromkeys(_PLACES, str(folder.resolve())))
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def child_processes() -> list[int]:
@@ -242,19 +221,6 @@ def _end_service() -> None:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """Return the arguments with which W&B writes another part of the run's tracked run, without its server."""
-    import wandb
-
+    """Return the arguments with which W&B writes another part of the run's tracked run."""
     spec = run.recipe.tracking
-    # What is printed, and changes of the code, may quote items: `tracking.content` does not see them.
-    settings = wandb.Settings(
-        silent=True, console="off", save_code=False, disable_git=True, x_transaction_log_flush_interval=_FLUSH_SECONDS
-    )
-    identity = {"id": run.run_id, "name": run.path.resolve().name, "project": spec.project, "entity": spec.entity}
-    # The server is asked for the run's last step when this part is sent, so that one run continues.
-    return {**identity, "mode": "offline", "resume": "allow", "settings": settings}
-
-
-def _start_upload(tracked: "wandb.Run") -> Upload:
-    part = Path(tracked.settings.sync_dir)
-    return Upload(part.parent, part.name, tracked.settings.base_url)
+    return part_arguments(run.run_id, run.path.resolve().name, spec.project, spec.entity)

@@ -135,7 +135,6 @@ def metrics(
     """
     from dataclasses import asdict
 
-    from vigil_data.errors import UserError
     from vigil_monitoring.estimates.online_metrics import MetricsResult, count_load, estimate_metrics
     from vigil_monitoring.results import write_result
 
@@ -143,11 +142,11 @@ def metrics(
     found = _read(traffic, queue, reviews, options, reasons=True)
     population = found.population
     rows = tuple(estimate_metrics(found.reviewed, population, found.accuracies, confidence))
-    if not rows:
-        raise UserError(f"{traffic}: no decision has an action other than allow; metrics are of actions")
     days = (found.period.end - found.period.start).days + 1
     policies = tuple(sorted(population.policies.values))
     notes = found.notes
+    if not rows:
+        notes = (*notes, "no decision has an action other than allow, so there are counts only: metrics are of actions")
     if len(policies) > 1:
         notes = (
             *notes,
@@ -171,10 +170,11 @@ def metrics(
     for row in rows:
         cells.setdefault((row.action, row.label, _slice(row.by, row.value), row.weight), {})[row.metric] = row.found
     names = ("precision", "recall", "false_positive_rate")
-    print_table(
-        ["action", "label", "slice", "weight", *(name.replace("_", " ") for name in names)],
-        ([*key, *(_cell(of.get(name)) for name in names)] for key, of in cells.items()),
-    )
+    if cells:
+        print_table(
+            ["action", "label", "slice", "weight", *(name.replace("_", " ") for name in names)],
+            ([*key, *(_cell(of.get(name)) for name in names)] for key, of in cells.items()),
+        )
     _unknown(row.found for row in rows)
     print_table(
         ["slice", "decisions", "reviews", "reviews a day", "reviewer minutes a day", "actions"],

@@ -1,4 +1,4 @@
-"""`vigil monitor report`: the results of a folder as one page, and as Prometheus metrics."""
+"""`vigil monitor report`: the results of a folder as one page, as Prometheus metrics, and in Weights & Biases."""
 
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +9,8 @@ import typer
 from vigil.cli.monitor.options import From, Until
 
 if TYPE_CHECKING:
-    from vigil_monitoring.report import TrafficHistory
+    from vigil_monitoring.report import Dashboard, TrafficHistory
+    from vigil_training.recipe.specs import TrackingSpec
 
 
 def register(group: typer.Typer) -> None:
@@ -25,6 +26,13 @@ def report(
         Path | None,
         typer.Option(metavar="FILE.prom", help="Write the numbers there for the node exporter's textfile collector."),
     ] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ENTITY/]PROJECT",
+            help="Add the windows that are new to FOLDER's run in this project of Weights & Biases; offline without an API key.",
+        ),
+    ] = None,
     traffic: Annotated[
         Path | None, typer.Option(metavar="TRAFFIC", help="Show volumes and changes of model, policy and thresholds, too.")
     ] = None,
@@ -37,10 +45,15 @@ def report(
     from vigil_monitoring.report import read_dashboard, write_page, write_prometheus
     from vigil_monitoring.report.page import remarks
 
-    if to is None and prometheus is None:
+    if to is None and prometheus is None and wandb is None:
         raise UserError(
-            "nothing to write: name a page with --to FILE.html, a file of metrics with --prometheus FILE.prom, or both"
+            "nothing to write: name a page with --to FILE.html, a file of metrics with --prometheus FILE.prom, or a project of "
+            "Weights & Biases with --wandb PROJECT"
         )
+    if wandb is not None:
+        from vigil.workflows.monitor.tracked_report import tracked_project
+
+        project = tracked_project(wandb)
     if prometheus is not None and prometheus.suffix != ".prom":
         raise UserError(f"{prometheus}: the textfile collector reads files that end in .prom")
     if traffic is None and (start is not None or until is not None):
@@ -57,6 +70,26 @@ def report(
         if file is not None:
             write(dashboard, file)
             typer.echo(str(file))
+    if wandb is not None:
+        _track(folder, dashboard, project)
+
+
+def _track(folder: Path, dashboard: "Dashboard", project: "TrackingSpec") -> None:
+    from vigil.workflows.monitor.tracked_report import track_report
+
+    tracked = track_report(folder, dashboard, project)
+    if tracked.mode == "disabled":
+        typer.echo(f"W&B: not tracked: {tracked.reason}")
+        return
+    typer.echo(
+        f"W&B: run {tracked.run_id} of {project.project}: {tracked.values} new values in {tracked.windows} windows, "
+        f"{tracked.mode} ({tracked.reason})"
+    )
+    if tracked.changed:
+        typer.echo(
+            f"W&B: {tracked.changed} values have changed since they were logged; the curves keep the first ones, the table "
+            "`estimates` has the newest"
+        )
 
 
 def _history(traffic: Path, start: datetime | None, until: datetime | None) -> "TrafficHistory":

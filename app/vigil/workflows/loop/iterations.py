@@ -59,6 +59,7 @@ class LoopSurroundings:
         champion: digest of the champion; ``None`` without one.
         job_of: job of a run folder that is queued or running; ``None`` without one.
         trained: whether a run has finished.
+        continue_after: lets a job continue the loop after the one that trains a run, if none does yet.
     """
 
     run: Callable[[Step, int, int], None]
@@ -67,6 +68,7 @@ class LoopSurroundings:
     champion: Callable[[], str | None]
     job_of: Callable[[Path], str | None]
     trained: Callable[[Path], bool]
+    continue_after: Callable[[Path, str], None]
 
 
 def read_iterations(loop: Loop) -> list[Iteration]:
@@ -196,6 +198,9 @@ def _submitted(
         job = outside.job_of(run)
         iteration = replace(iteration, job=job)
         _record(loop, iteration)
+    if job is None:
+        return iteration, f"the job of {run} has ended already; call this again"
+    outside.continue_after(run, job)
     return iteration, f"job {job} trains {run}"
 
 

@@ -26,19 +26,27 @@ class Outside:
         self.answers, self.newest, self.job, self.trained = (10, 10), date(2026, 11, 28), None, False
         self.breaks: dict[str, BaseException] = {}
         self.kills_after: str | None = None
+        self.continued: list[str] = []
+        self.ends_at_once = False
 
     def run(self, step, number, total):
         if step.name in self.breaks:
             raise self.breaks[step.name]
         self.ran.append(step.name)
-        if step.command[0] == "submit":
+        if step.command[0] == "submit" and not self.ends_at_once:
             self.job = "77"
         if step.name == self.kills_after:
             raise Killed
 
     def go(self):
         surroundings = LoopSurroundings(
-            self.run, lambda _: self.answers, lambda: self.newest, lambda: "digest", lambda _: self.job, lambda _: self.trained
+            self.run,
+            lambda _: self.answers,
+            lambda: self.newest,
+            lambda: "digest",
+            lambda _: self.job,
+            lambda _: self.trained,
+            lambda _, job: self.continued.append(job),
         )
         return run_loop(self.loop, surroundings)
 
@@ -164,6 +172,7 @@ def test_run_loop_submits_the_training_once_and_waits_for_its_job(loop: Loop) ->
         iteration, waiting = outside.go()
         assert (iteration.job, waiting) == ("77", f"job 77 trains {run}")
     assert outside.ran.count("train") == 1
+    assert outside.continued == ["77"] * 3, "each call asks, so that a kill after the submission loses nothing"
     outside.job = None  # it ended without a finished run
     assert outside.go()[1] == f"job 77 trains {run}"
     assert outside.ran.count("train") == 2
@@ -172,9 +181,18 @@ def test_run_loop_submits_the_training_once_and_waits_for_its_job(loop: Loop) ->
     assert outside.ran.count("train") == 2
 
 
+def test_run_loop_of_a_job_that_ends_at_once(loop: Loop) -> None:
+    outside = Outside(Loop.model_validate({**loop.model_dump(mode="json"), "slurm": {}}))
+    outside.ends_at_once = True
+    iteration, waiting = outside.go()
+    assert (iteration.job, outside.continued) == (None, [])
+    assert waiting is not None
+    assert waiting.endswith("has ended already; call this again")
+
+
 def test_run_loop_without_a_champion(loop: Loop) -> None:
     surroundings = LoopSurroundings(
-        lambda *_: None, lambda _: (0, 0), lambda: date(2026, 11, 28), lambda: None, lambda _: None, bool
+        lambda *_: None, lambda _: (0, 0), lambda: date(2026, 11, 28), lambda: None, lambda _: None, bool, lambda *_: None
     )
     with pytest.raises(
         UserError, match=r"models/champion: no such bundle; make one with `vigil promote BUNDLE --without-comparison"
