@@ -26,7 +26,7 @@ class LoggedDecisions:
     Attributes:
         microseconds: when each was made, since 1970.
         decisions: the decisions.
-        columns: each item's columns, of which :func:`logged_columns` are logged.
+        columns: the columns of each item; those that :func:`logged_columns` names are logged.
     """
 
     microseconds: list[int] = field(default_factory=list)
