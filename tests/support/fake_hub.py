@@ -36,6 +36,7 @@ class FakeHub:
         uploaded: number of files that were sent by LFS.
         broken: path whose download breaks off in the middle, or empty.
         altered: path whose downloaded content is another, or empty.
+        sent: paths of the files that were downloaded whole.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class FakeHub:
         self.lfs: dict[str, bytes] = {}
         self.uploaded = 0
         self.broken = self.altered = ""
+        self.sent: list[str] = []
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes] | None:
         commits = self.repositories[name].commits
@@ -162,7 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
             if wanted := re.match(r"bytes=(\d+)-", self.headers.get("Range") or ""):
                 begin, status = int(wanted[1]), 206
                 headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
-            self._send(status, data[begin:], headers, cut=name == self.state.broken)
+            cut = name == self.state.broken
+            self.state.sent += [] if cut or self.command == "HEAD" else [name]
+            self._send(status, data[begin:], headers, cut=cut)
         else:
             self._json(*self.state.get(path))
 

@@ -37,6 +37,8 @@ class FakeWandb:
         runs: ids of the runs that it has.
         missing_projects: names of projects that it lacks.
         artifacts: the artifacts that it has.
+        broken: path of an artifact's file whose download breaks off in the middle, or empty.
+        sent: paths of the artifacts' files that were downloaded whole.
     """
 
     def __init__(self) -> None:
@@ -53,6 +55,8 @@ class FakeWandb:
         self.runs: set[str] = set()
         self.missing_projects: set[str] = set()
         self.artifacts = ArtifactStore()
+        self.broken = ""
+        self.sent: list[str] = []
         self.requests = 0
         self._closed = threading.Event()
 
@@ -186,7 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
         if state.hung():
             self.close_connection = True
         elif state.status == 200 and (key := self._storage_key()):
-            self._reply(200, state.artifacts.files[key])
+            cut = state.broken != "" and key.endswith(f"/files/{state.broken}")
+            state.sent += [] if cut else [key.partition("/files/")[2]]
+            self._reply(200, state.artifacts.files[key], cut=cut)
         else:
             self._send(state.status, {})
 
@@ -198,13 +204,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: dict[str, Any]) -> None:
         self._reply(status, json.dumps(content).encode())
 
-    def _reply(self, status: int, body: bytes) -> None:
+    def _reply(self, status: int, body: bytes, *, cut: bool = False) -> None:
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.close_connection = self.close_connection or cut
         except OSError:  # The client has gone.
             self.close_connection = True
 

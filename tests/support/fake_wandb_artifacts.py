@@ -94,7 +94,7 @@ class ArtifactStore:
             "LinkArtifact": lambda given: {"result": {"versionIndex": 0, "artifactMembership": self._link(given)}},
             "FetchArtifactManifest": lambda given: {"artifact": {"currentManifest": self._manifest_url(given["id"])}},
             "AddAliases": self._add_aliases,
-            "UpdateArtifact": lambda given: {"result": {"artifact": self._fragment(self._by_id(given["artifactID"]))}},
+            "UpdateArtifact": lambda given: {"result": {"artifact": self._update(self._by_id(given["artifactID"]), given)}},
             "GetArtifactMembershipFileUrls": lambda given: {"project": {"artifactCollection": self._urls(given)}},
             "FetchOrgInfoFromEntity": lambda _: {"entity": {"organization": _ORGANIZATION, "user": None}},
         }
@@ -135,6 +135,10 @@ class ArtifactStore:
         for alias in (f"v{found.number}", *found.named):
             self.aliases[(*found.path, alias)] = found.id
         return {"id": found.id, "digest": found.digest}
+
+    def _update(self, found: Version, given: dict[str, Any]) -> dict[str, Any]:
+        found.metadata = json.loads(given["metadata"])
+        return self._fragment(found)
 
     def _manifest(self, owner: str) -> dict[str, Any]:
         file = {"id": f"{owner}/manifest", "uploadUrl": f"{self.url}/storage/{owner}/manifest", "uploadHeaders": []}

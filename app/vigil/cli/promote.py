@@ -96,4 +96,4 @@ def promote(
         )
     typer.echo(f"recorded in {models / promotion.RECORD}; a server of {models / to} loads it on SIGHUP or POST /v1/reload")
     if wandb is not None:
-        typer.echo(f"linked as {link_promoted(made, wandb)} in W&B")
+        typer.echo(f"linked as {link_promoted(made, models, wandb)} in W&B")

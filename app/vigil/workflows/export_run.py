@@ -95,7 +95,6 @@ def export_run(
 
     from vigil_serving.export.pipeline import export_model
     from vigil_training.runs.lineage import record_checkpoint
-    from vigil_training.runs.run import recipe_digest
 
     if progress is not None:
         progress("loading the trained model", 0, None)
@@ -120,11 +119,25 @@ def export_run(
         restart=restart,
         sign=signer,
     )
-    facts = {"graphs": sorted(bundle.graphs), "recipe_digest": recipe_digest(run.recipe)}
-    compiled = [Input("policy", sha256_file(run.policy), "policy", path=str(run.policy))] if policy is not None else []
-    node = Node("bundle", bundle.digest, Path(to).name, str(Path(to).resolve()), facts)
-    record(node, [weights.as_input("weights"), *compiled])
+    record_bundle(run, weights, bundle, graphs=sorted(bundle.graphs))
     return bundle
+
+
+def record_bundle(run: "Run", weights: Node, bundle: "Bundle", **facts: Any) -> None:
+    """Record that a run was exported as a bundle.
+
+    Args:
+        run: the run.
+        weights: the checkpoint.
+        bundle: the bundle.
+        facts: further facts.
+    """
+    from vigil_training.runs.run import recipe_digest
+
+    path = bundle.path.resolve()
+    compiled = [] if bundle.policy is None else [Input("policy", sha256_file(run.policy), "policy", path=str(run.policy))]
+    node = Node("bundle", bundle.digest, path.name, str(path), {**facts, "recipe_digest": recipe_digest(run.recipe)})
+    record(node, [weights.as_input("weights"), *compiled])
 
 
 def override_export_spec(

@@ -61,6 +61,7 @@ def identify(path: StrPath) -> Key | None:
         ("evaluation", path / "metrics.json", True),
         ("evaluation", path, path.name == "metrics.json"),
         ("policy", path, path.suffix == ".json"),
+        ("queue", path, path.suffix == ".jsonl" and path.with_suffix(".record.json").is_file()),
     ):
         if fits and file.is_file():
             return kind, sha256_file(file)

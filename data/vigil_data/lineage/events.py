@@ -7,8 +7,20 @@ from typing import Any
 
 FORMAT = 1
 
-KINDS = ("reviews", "dataset", "run", "checkpoint", "evaluation", "policy", "bundle", "promotion", "traffic")
-"""Kinds of nodes, in the order in which they are made."""
+KINDS = (
+    "reviews",
+    "dataset",
+    "run",
+    "checkpoint",
+    "evaluation",
+    "policy",
+    "bundle",
+    "publication",
+    "promotion",
+    "traffic",
+    "queue",
+)
+"""Kinds of nodes, in the order in which they are made; reviews of a queue begin the next round."""
 
 Key = tuple[str, str]
 """Kind and digest, which identify a node."""
@@ -45,7 +57,8 @@ class Node:
     Attributes:
         kind: one of :data:`KINDS`.
         digest: identifies it within its kind: dataset version, SHA-256 of its schema and files; run, its id; checkpoint,
-            SHA-256 of its manifest; evaluation, of metrics.json; policy, of policy.json; bundle, of its manifest.
+            SHA-256 of its manifest; evaluation, of metrics.json; policy, of policy.json; bundle, of its manifest; queue and
+            reviews, of the file.
         name: a short name for readers.
         path: where it was made, absolute.
         facts: small JSON values that describe it; no ids and no content of items.

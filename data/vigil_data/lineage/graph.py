@@ -7,7 +7,7 @@ Example:
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -115,14 +115,20 @@ class Graph:
         """Return what was made from a node."""
         return [Edge(role, self._nodes[key]) for key, role in self._outputs.get(node.key, {}).items()]
 
-    def walk(self, node: Node, direction: Direction) -> Iterator[Node]:
-        """Yield a node and all that is above or below it, each once, the nearest first."""
+    def walk(self, node: Node, direction: Direction, through: Collection[str] = KINDS) -> Iterator[Node]:
+        """Yield a node and all that is above or below it, each once, the nearest first.
+
+        Args:
+            node: where to start.
+            direction: ``up`` or ``down``.
+            through: kinds whose neighbours are visited too.
+        """
         edges = self._inputs if direction == "up" else self._outputs
         seen, waiting = {node.key}, deque([node.key])
         while waiting:
             key = waiting.popleft()
             yield self._nodes.get(key, node)
-            for other in edges.get(key, ()):
+            for other in edges.get(key, ()) if key == node.key or key[0] in through else ():
                 if other not in seen:
                     seen.add(other)
                     waiting.append(other)

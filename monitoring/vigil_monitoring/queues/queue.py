@@ -24,6 +24,8 @@ from vigil_data import json_fields
 from vigil_data.errors import Problems, UserError, shown
 from vigil_data.filesystem import write_file, write_json
 from vigil_data.json_fields import Count, NonNegative, Range
+from vigil_data.lineage import Input
+from vigil_monitoring.queues.lineage import file_input, record_queue, traffic_inputs
 
 FORMAT = 1
 """Version of the record."""
@@ -152,12 +154,13 @@ def queue_table(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pa.
     return pa.Table.from_pylist([dict(row) for row in rows], _schema(labels))
 
 
-def write_queue(path: Path, queue: Queue) -> None:
-    """Write a queue and its record, each atomically.
+def write_queue(path: Path, queue: Queue, inputs: Sequence[Input] = ()) -> None:
+    """Write a queue and its record, each atomically, and record it in the lineage.
 
     Args:
         path: the file, ``.jsonl``; an older queue is replaced.
         queue: the queue. Columns that it lacks are written as null; its rows are checked as when read.
+        inputs: what it was made from, in addition to the traffic and the earlier queues that its record names.
 
     Raises:
         UserError: if a row is invalid, or the name does not end in ``.jsonl``.
@@ -177,6 +180,10 @@ def write_queue(path: Path, queue: Queue) -> None:
     # The record goes first: a queue without one is refused, and one whose record counts other rows too.
     write_json(record_file(path), asdict(replace(queue.record, rows=len(lines), created=created)))
     write_file(path, "".join(f"{line}\n" for line in lines))
+    of = queue.record
+    drawn = traffic_inputs(of.traffic, of.bundles, of.role)
+    earlier = [file_input("queue", file, "earlier") for file in of.earlier if Path(file).is_file()]
+    record_queue(path, [*drawn, *earlier, *inputs], kind=of.kind, method=of.method, rows=len(lines), start=of.start, end=of.end)
 
 
 def read_queue(path: Path) -> Queue:

@@ -136,6 +136,16 @@ def check_listed(path: Path) -> str:
     return sha256_file(path / MANIFEST)
 
 
+def is_listed(folder: Path) -> Callable[[str], bool]:
+    """Return a function that tests whether a file of a folder is there as the folder's manifest lists it.
+
+    Raises:
+        UserError: if the manifest is missing, or is none.
+    """
+    listed = _read_manifest(folder / MANIFEST)
+    return lambda name: name in listed and (folder / name).is_file() and listed[name] == _digest_and_size(folder / name)
+
+
 def list_files(folder: Path) -> list[str]:
     """Return the files that a manifest lists, as sorted paths with forward slashes.
 

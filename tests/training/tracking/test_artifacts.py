@@ -35,11 +35,11 @@ def test_a_folder_is_sent_once_fetched_whole_and_linked(wandb_server, folder, tm
     again = artifacts.log_folder(folder, "models/scam", type="bundle", digest=DIGEST, aliases=["champion"])
     assert (again, wandb_server.runs, len(wandb_server.artifacts.versions)) == ((name, False), runs, 1)
 
-    facts = artifacts.fetch_folder("models/scam:champion", tmp_path / "fetched")
+    facts = fetch("models/scam:champion", tmp_path / "fetched")
     assert facts == {"labels": ["scam"], "digest": DIGEST, "artifact": name}
     assert content(tmp_path / "fetched") == content(folder)
     with pytest.raises(UserError, match="has no artifact team/models/scam:v9"):
-        artifacts.fetch_folder("team/models/scam:v9", tmp_path / "other")
+        fetch("team/models/scam:v9", tmp_path / "other")
 
     target = Target(wandb_server.url, "team", "models")
     assert artifacts.link_to_registry(target, "scam", "cd" * 32, "model/scam", "champion") is None
@@ -51,9 +51,13 @@ def test_a_folder_is_sent_once_fetched_whole_and_linked(wandb_server, folder, tm
 
     wandb_server.refusals["ArtifactMembershipByName"] = "permission denied\nfor viewer"
     with pytest.raises(Failure) as raised:
-        artifacts.fetch_folder("models/scam", tmp_path / "refused")
+        fetch("models/scam", tmp_path / "refused")
     assert str(raised.value).startswith(wandb_server.url)
     assert "\n" not in str(raised.value)
+
+
+def fetch(source, to, first="manifest.json"):
+    return artifacts.fetch_folder(source, to, first=first, then=lambda: None)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,20 @@ computer it was sent from, and nothing is sent twice.
 Example:
     >>> log_folder("bundles/scam", "team/moderation/scam", type="bundle", digest=digest)
     'team/moderation/scam:v0'
-    >>> fetch_folder("team/moderation/scam:latest", "bundles/scam")
+    >>> fetch_folder("team/moderation/scam:latest", folder, first="manifest.json", then=check)
 """
 
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil_data.errors import Failure, UserError, one_line
-from vigil_data.filesystem import StrPath, make_folder, remove, replaced_folder, write_file
+from vigil_data.filesystem import StrPath, make_folder, remove, write_file
 from vigil_training.tracking.upload import probe
 
 if TYPE_CHECKING:
@@ -312,22 +312,24 @@ def log_folder(
             return f"{target.entity}/{target.project}/{send_artifact(run, artifact, ['latest', *aliases])}", True
 
 
-def fetch_folder(source: str, to: StrPath) -> dict[str, Any]:
-    """Fetch the files of an artifact into a new folder, which is complete or absent.
+def fetch_folder(source: str, to: Path, *, first: str, then: Callable[[], None]) -> dict[str, Any]:
+    """Fetch the files of an artifact that a folder lacks, or has with other content.
 
     Args:
         source: ``[ENTITY/]PROJECT/NAME[:VERSION|ALIAS]`` (default: ``latest``).
-        to: the folder; it is absent or empty.
+        to: the folder.
+        first: path of the file that is fetched first.
+        then: called when it is there.
 
     Returns:
         The artifact's metadata, and its full name as ``artifact``.
 
     Raises:
-        UserError: if ``source`` names no artifact, or ``to`` is in use.
+        UserError: if ``source`` names no artifact, or it lacks the first file.
         Failure: if the server fails.
     """
     entity, project, name = _split(source)
-    with replaced_folder(Path(to)) as partial, files_of_wandb_in(partial.parent):
+    with files_of_wandb_in(to.parent):
         target = open_target(entity, project)
         full = target.artifact(name, "latest") if ":" not in name else f"{target.entity}/{target.project}/{name}"
         with one_failure(target.url):
@@ -335,8 +337,36 @@ def fetch_folder(source: str, to: StrPath) -> dict[str, Any]:
             if not api.artifact_exists(full):
                 raise UserError(f"wandb:{source}: {target.url} has no artifact {full}; check the name and the version")
             artifact = api.artifact(full)
-            artifact.download(root=str(partial), skip_cache=True)
+            if first not in artifact.manifest.entries:
+                raise UserError(f"wandb:{source}: neither a bundle nor a run that `vigil push` sent: it has no {first}")
+            artifact.download(root=str(to), skip_cache=True, path_prefix=first)
+            then()
+            artifact.download(root=str(to), skip_cache=True)
             return {**artifact.metadata, "artifact": target.artifact(name.partition(":")[0], artifact.version)}
+
+
+def add_metadata(target: Target, collection: str, digest: str, name: str, entries: Mapping[str, Any]) -> str | None:
+    """Add entries to a mapping in the metadata of a version; those that it has with the same keys are replaced.
+
+    Args:
+        target: the project that has the version.
+        collection: its collection.
+        digest: its digest.
+        name: name of the mapping.
+        entries: the entries.
+
+    Returns:
+        Name and version at W&B; ``None`` if the server has no such version.
+
+    Raises:
+        Failure: if the server refuses or fails.
+    """
+    if (found := find_version(target, collection, digest)) is None:
+        return None
+    with one_failure(target.url):
+        found.metadata = {**found.metadata, name: {**found.metadata.get(name, {}), **entries}}
+        found.save()
+    return f"{collection}:{found.version}"
 
 
 def link_to_registry(target: Target, collection: str, digest: str, to: str, alias: str) -> str | None:

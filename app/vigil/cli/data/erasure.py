@@ -211,7 +211,7 @@ def _print_plan(plan: "Plan") -> None:
 
 
 def _print_exposure(exposure: "dict[str, Any]") -> None:
-    from vigil.workflows.data.erasure_exposure import exposure_lines
+    from vigil.workflows.data.erasure_exposure import exposure_lines, other_lines
 
     lines = exposure_lines(exposure)
     if lines:
@@ -220,6 +220,11 @@ def _print_exposure(exposure: "dict[str, Any]") -> None:
             typer.echo(f"… and {len(lines) - MAX_PRINTED} more, in the certificate")
     else:
         typer.echo(f"no run or bundle in {', '.join(exposure['searched'])} has seen them")
+    if others := other_lines(exposure):
+        more = f" and {len(others) - MAX_PRINTED} more, in the certificate" if len(others) > MAX_PRINTED else ""
+        typer.echo(one_line(f"other files with ids or content: {', '.join(others[:MAX_PRINTED])}{more}"))
+    for log in exposure["traffic"]:
+        typer.echo(one_line(f"not searched: traffic log {log}; `vigil monitor traffic {log} --erase-id ID` erases from it"))
 
 
 def _print_certificate(dataset: Path, certificate: "dict[str, Any]") -> None:

@@ -64,6 +64,7 @@ def agreement(
     from vigil_monitoring.agreement.accuracy import read_gold
     from vigil_monitoring.agreement.adjudication import adjudication_queue
     from vigil_monitoring.agreement.summary import AgreementOptions, measure_agreement
+    from vigil_monitoring.queues.lineage import file_input
     from vigil_monitoring.queues.queue import read_queue, write_queue
     from vigil_monitoring.queues.queue_period import queue_period
     from vigil_monitoring.results import write_result
@@ -85,7 +86,8 @@ def agreement(
         found, doubtful = measure_agreement(asked, decisions, truth, options, str(queue))
     _show(found, doubtful)
     if adjudicate is not None and doubtful:
-        write_queue(adjudicate, adjudication_queue(asked, doubtful))
+        inputs = [file_input("queue", queue, "reviewed"), file_input("reviews", reviews, "disagreements")]
+        write_queue(adjudicate, adjudication_queue(asked, doubtful), inputs)
         typer.echo(f"{len({of.id for of in doubtful}):,} items to adjudicate in {adjudicate}")
     elif adjudicate is not None:
         typer.echo("nothing to adjudicate")
@@ -219,6 +221,7 @@ def label_errors(
     from vigil.workflows.model_source import source_kind
     from vigil.workflows.prediction_sources import load_predictions
     from vigil_data.errors import UserError
+    from vigil_data.lineage import Input, identify
     from vigil_data.progress import Progress
     from vigil_evaluation.predictions import labelled, scored_items
     from vigil_monitoring.agreement.label_errors import held_out, suspected_targets, suspects_queue
@@ -268,5 +271,7 @@ def label_errors(
             typer.echo(f"… and {len(suspects) - MAX_ROWS:,} more; --to FILE.jsonl writes the first {min(most, len(suspects)):,}")
     if to is not None and suspects:
         queue = suspects_queue(table, wanted, suspects[:most])
-        write_queue(to, queue)
+        scored = identify(predictions) or identify(predictions.parent)
+        made_of = [] if scored is None else [Input(*scored, "predictions", path=str(predictions.resolve()))]
+        write_queue(to, queue, made_of)
         typer.echo(f"{len(queue.table):,} items to review in {to}")

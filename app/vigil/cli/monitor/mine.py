@@ -59,6 +59,7 @@ def mine(
     from vigil_data.yaml_files.shipped_files import named_file
     from vigil_monitoring.mining.embeddings import read_embeddings
     from vigil_monitoring.mining.scores import Evidence, reviewed_evidence, score_traffic
+    from vigil_monitoring.queues.lineage import file_input
     from vigil_monitoring.queues.queue import read_queue, record_file, write_queue
     from vigil_monitoring.reviews.answers import read_reviews
     from vigil_monitoring.sampling.design import read_design
@@ -99,7 +100,7 @@ def mine(
     with Progress("mining", unit="decisions") as progress:
         challenger = other if design.compares else None
         drawn = draw(live, design, budget, seed, challenger=challenger, earlier=earlier, scores=scores, report=progress)
-    write_queue(to, drawn.queue)
+    write_queue(to, drawn.queue, [file_input("reviews", file, "evidence") for file in answered])
     lines = [
         [purpose.strategy if purpose.kind == "mined" else purpose.kind, f"{share / (sum(design.shares) + design.audit):.0%}"]
         for purpose, share in zip(design.purposes, design.shares, strict=True)

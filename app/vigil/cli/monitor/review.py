@@ -55,6 +55,7 @@ def review(
     """
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.errors import UserError
+    from vigil_monitoring.queues.lineage import record_answers
     from vigil_monitoring.queues.queue import read_queue
     from vigil_monitoring.reviews.answer_file import open_answers
     from vigil_monitoring.reviews.content import QueueContent
@@ -73,6 +74,7 @@ def review(
         asked = sum(map(len, content.labels.values()))
         typer.echo(f"{len(content):,} items with {asked:,} questions; {to} has {len(answers):,} answers")
         serve(session, port, lambda address: typer.echo(f"open {address}"))
+        record_answers(to, queue, len(answers))
         typer.echo(f"{to} has {len(answers):,} answers")
 
 
@@ -142,6 +144,7 @@ def reviews(
     The file is the one that `vigil data merge-labels` and the other commands of `vigil monitor` read. Nothing is written if any
     decision is about an item that the queue does not have, contradicts one of the same reviewer, or has values that are none.
     """
+    from vigil_monitoring.queues.lineage import record_answers
     from vigil_monitoring.queues.queue import read_queue
     from vigil_monitoring.reviews.answer_file import open_answers
     from vigil_monitoring.reviews.answers import review_warnings
@@ -153,6 +156,7 @@ def reviews(
         options = ImportOptions(policy_version, reviewer, time, mapping, adjudicated)
         decisions, skipped = import_reviews(format_, file, rows, options, answers.by_key)
         answers.add(decisions)
+        record_answers(to, of, len(answers))
         print_warnings(
             [*(f"left out: {line}" for line in skipped.lines()), *review_warnings(rows, list(answers.by_key.values()))]
         )

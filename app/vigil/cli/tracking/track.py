@@ -85,7 +85,7 @@ def status(
     if not found:
         typer.echo(f"{folder}: no tracked run")
         return
-    table = Table("run", "id", "unsent parts", "unsent artifacts", "state", box=None, header_style="bold")
+    table = Table("run", "id", "unsent parts", "unsent lineage", "state", box=None, header_style="bold")
     waiting = 0
     for run in found:
         unsent = find_unsent(run, graph)
@@ -98,7 +98,9 @@ def status(
 
 
 def _print_unsent(run: "Run", unsent: "Unsent") -> None:
-    typer.echo(f"{run.path}: {_counted(len(unsent.parts), 'part')}, {_counted(len(unsent.steps), 'artifact')}")
+    uses = sum(step.bundle is not None for step in unsent.steps)
+    counts = _counts(len(unsent.parts), len(unsent.steps) - uses, uses)
+    typer.echo(f"{run.path}: {counts}")
     for part in unsent.parts:
         typer.echo(f"  {part.parent.name}  {part.stat().st_size:,} bytes")
     for step in unsent.steps:
@@ -107,11 +109,11 @@ def _print_unsent(run: "Run", unsent: "Unsent") -> None:
 
 
 def _print_sent(run: "Run", sent: "Sent") -> None:
-    if not (sent.parts or sent.artifacts or sent.known or sent.waiting):
+    if not (sent.parts or sent.artifacts or sent.known or sent.uses or sent.waiting):
         typer.echo(f"{run.path}: nothing to send")
     else:
         known = f" ({len(sent.known)} were there)" if sent.known else ""
-        counts = f"{_counted(sent.parts, 'part')}, {_counted(len(sent.artifacts), 'artifact')}"
+        counts = _counts(sent.parts, len(sent.artifacts), len(sent.uses))
         typer.echo(f"{run.path}: sent {counts}{known}: {sent.page}")
     _print_notes(sent)
 
@@ -123,6 +125,11 @@ def _print_notes(of: "Unsent | Sent") -> None:
         typer.echo(f"  it is being trained ({of.running}): its last part and its lineage are sent when it has ended")
     if of.unknown:
         typer.echo(f"  the ledger of {workspace()} has no record of it; name the workspace of its training with VIGIL_WORKSPACE")
+
+
+def _counts(parts: int, artifacts: int, uses: int) -> str:
+    counts = [_counted(parts, "part"), _counted(artifacts, "artifact"), *([_counted(uses, "use")] if uses else [])]
+    return ", ".join(counts)
 
 
 def _counted(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Which runs and bundles have seen the items of an erasure, and which of their files hold an id or a text of them.
+"""Which runs and bundles have seen the items of an erasure, and which files, theirs and others, hold an id or a text of them.
 
 Call :func:`find_exposure` before the erasure: afterwards the versions of the dataset that they were trained on no longer exist.
 """
@@ -19,7 +19,7 @@ from vigil.workflows.tracking.item_exposure import Seen, add_dataset, add_folder
 from vigil_data.dataset.erasure.byte_search import MIN_BYTES, Pattern, Searcher, search_files
 from vigil_data.dataset.erasure.erase import content_patterns
 from vigil_data.dataset.erasure.selection import Plan
-from vigil_data.lineage import read_ledger, workspace
+from vigil_data.lineage import Graph, read_ledger, workspace
 from vigil_data.lineage.ledger import FOLDER
 
 _WEIGHTS = {".safetensors", ".onnx", ".data", ".pt", ".pth", ".bin", ".ckpt", ".ts", ".engine", ".plan", ".npz"}
@@ -43,21 +43,40 @@ def find_exposure(
     Returns:
         ``runs`` and ``bundles``: lists of ``path``, ``dataset_version``, the number of items ``trained_on`` and
         ``validated_on``, ``by_weights`` (runs that have seen the items, and whose weights it has), ``unknown`` (why something is)
-        and ``files`` that hold ids or texts, with the number of each; ``gone`` for a folder that no longer exists. ``searched``:
-        the ledger and the folders.
+        and ``files`` that hold ids or texts, with the number of each; ``gone`` for a folder that no longer exists. ``others``:
+        the ledger itself, and queues, reviews and evaluations that it names, with such ``files``. ``traffic``: logs that are
+        not searched. ``searched``: the ledger and the folders.
     """
     graph, searcher = read_ledger(), _Files(plan)
     add_folders(graph, _folders(runs, "environment.json"), _folders(bundles, "bundle.json"))
     add_dataset(graph, plan.path)
-    searched = [str(workspace() / FOLDER), *(str(root) for root in (runs, bundles) if root is not None)]
-    found: dict[str, Any] = {"runs": [], "bundles": [], "searched": searched}
+    found: dict[str, list[dict[str, Any]]] = {"runs": [], "bundles": [], "others": []}
     for seen in find_seen(graph, {plan.path: {item.id for item in plan.items}}, report):
         for path in places_of(graph, seen.node):
             report(path)
             entry = _entry(seen, Path(path), searcher)
             if seen or entry["files"]:
                 found[f"{seen.node.kind}s"].append(entry)
-    return {name: sorted(of, key=lambda entry: entry["path"]) if name != "searched" else of for name, of in found.items()}
+    known = {Path(entry["path"]) for kind in ("runs", "bundles") for entry in found[kind]}
+    for path, kind in _others(graph).items():
+        if not known & {path, *path.parents} and (files := searcher.files(path)):
+            found["others"].append({"kind": kind, "path": str(path), "files": files})
+            known.add(path)
+    logs = {path for node in graph.nodes("traffic") for path in graph.paths(node) if Path(path).exists()}
+    return {
+        "runs": sorted(found["runs"], key=lambda entry: entry["path"]),
+        "bundles": sorted(found["bundles"], key=lambda entry: entry["path"]),
+        "others": found["others"],
+        "traffic": sorted(logs),
+        "searched": [str(workspace() / FOLDER), *(str(root) for root in (runs, bundles) if root is not None)],
+    }
+
+
+def _others(graph: Graph) -> dict[Path, str]:
+    """Return the ledger, and what it names that may hold ids or texts, with the kind of each; a folder before what is in it."""
+    nodes = graph.nodes("evaluation", "reviews", "queue")
+    named = {Path(path): node.kind for node in nodes for path in graph.paths(node) if "://" not in path}
+    return {workspace() / FOLDER: "ledger", **dict(sorted(named.items()))}
 
 
 def _folders(root: Path | None, name: str) -> list[Path]:
@@ -91,9 +110,10 @@ class _Files:
         self._ids = pa.array([item.id for item in plan.items], pa.string())
 
     def files(self, folder: Path) -> list[dict[str, Any]]:
-        """Return the files that hold ids or contents, with the number of each."""
+        """Return the files of a folder, or the file itself, that hold ids or contents, with the number of each."""
         found = []
-        for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        files = [folder] if folder.is_file() else folder.rglob("*")
+        for file in sorted(path for path in files if path.is_file() and not path.is_symlink()):
             if file.suffix in _WEIGHTS or "checkpoints" in file.relative_to(folder).parts:
                 continue
             ids, contents = self._parquet(file) if file.suffix == ".parquet" else self._bytes(file)
@@ -147,3 +167,9 @@ def exposure_lines(exposure: Mapping[str, Any]) -> Sequence[tuple[str, str, str,
         for kind in ("runs", "bundles")
         for entry in exposure.get(kind, ())
     ]
+
+
+def other_lines(exposure: Mapping[str, Any]) -> Sequence[str]:
+    """Return the paths of other files that hold an id or a text of the items, with what each is."""
+    others = exposure.get("others", ())
+    return [f"{Path(entry['path'], file['path'])} ({entry['kind']})" for entry in others for file in entry["files"]]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vigil.workflows.export_run import override_export_spec, provenance_of, sample_real_items, signer_of
+from vigil.workflows.export_run import override_export_spec, provenance_of, record_bundle, sample_real_items, signer_of
 from vigil_data.errors import UserError
 from vigil_data.filesystem import StrPath
 from vigil_data.progress import ProgressCallback
@@ -55,13 +55,15 @@ def export_guard_folder(
 
     from vigil_modeling.guards.guard_model import GuardModel
     from vigil_serving.huggingface.export import export_guard
+    from vigil_training.runs.lineage import record_checkpoint
 
     if progress is not None:
         progress("loading the trained guard", 0, None)
     model = run.model(checkpoint)
     assert isinstance(model, GuardModel)
     spec = override_export_spec(recipe.export, formats=[], examples=examples)
-    return export_guard(
+    weights = record_checkpoint(run, run.checkpoint(checkpoint))
+    written = export_guard(
         model,
         recipe.model,
         recipe.inputs,
@@ -77,3 +79,5 @@ def export_guard_folder(
         progress=progress,
         sign=signer,
     )
+    record_bundle(run, weights, written.bundle, layout="Hugging Face", dtype=dtype)
+    return written

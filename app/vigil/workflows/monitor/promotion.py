@@ -293,13 +293,23 @@ def _read_evidence(file: Path) -> dict[str, Any]:
 def _apply(folder: Path, made: Promotion, lines: Sequence[tuple[Promotion, str]]) -> Promotion:
     """Switch the link and record it."""
     made = replace(made, line_before=sha256(lines[-1][1].encode()).hexdigest() if lines else "")
-    line = json.dumps(asdict(made), ensure_ascii=False)
-    write_file(folder / PENDING, line)
+    write_file(folder / PENDING, _line(made))
     _complete(folder)
-    facts = {"by": made.by, "back": made.back, "previous": made.previous and made.previous.digest}
-    node = Node("promotion", sha256(line.encode()).hexdigest(), made.alias, str((folder / RECORD).resolve()), facts)
-    record(node, [Input("bundle", made.bundle.digest, "promoted", Path(made.bundle.path).name, made.bundle.path)])
+    record_promotion(made, folder)
     return made
+
+
+def record_promotion(made: Promotion, models: StrPath, **facts: Any) -> Node:
+    """Record a promotion in the lineage, and return it; one that was recorded before gets further facts."""
+    known = {"by": made.by, "back": made.back, "previous": made.previous and made.previous.digest, **facts}
+    digest = sha256(_line(made).encode()).hexdigest()
+    node = Node("promotion", digest, made.alias, str((Path(models) / RECORD).resolve()), known)
+    record(node, [Input("bundle", made.bundle.digest, "promoted", Path(made.bundle.path).name, made.bundle.path)])
+    return node
+
+
+def _line(made: Promotion) -> str:
+    return json.dumps(asdict(made), ensure_ascii=False)
 
 
 def _complete(folder: Path) -> list[tuple[Promotion, str]]:

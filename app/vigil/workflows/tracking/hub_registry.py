@@ -1,14 +1,15 @@
 """The Hugging Face hub as a registry: one commit for each push, none for content that is there, and pulls by commit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vigil.workflows.tracking.pulled_folder import DOWNLOADS
 from vigil_data.errors import Failure, UserError
 from vigil_data.filesystem import remove
 from vigil_serving.bundle.manifest import MANIFEST
 
-_OF_THE_HUB = (".gitattributes", ".cache")
+_OF_THE_HUB = (".gitattributes", DOWNLOADS)
 """What the hub and its library add to a folder."""
 
 
@@ -41,22 +42,29 @@ def push(folder: Path, repository: str, *, private: bool) -> tuple[str, bool]:
         return str(commit.oid), True
 
 
-def pull(place: str, to: Path) -> str:
-    """Fetch a repository into a folder, and return the commit.
+def pull(place: str, to: Path, keep: Callable[[], None]) -> str:
+    """Fetch the files of a repository that a folder lacks, and return the commit.
 
     Args:
         place: ``ORG/NAME``, or ``ORG/NAME@REVISION`` with a branch, tag or commit.
-        to: an empty folder.
+        to: a folder, empty or left by an earlier try.
+        keep: called when the manifest is there; removes other files that are not of this commit.
 
     Raises:
-        UserError: if there is no such repository or revision, or the hub refuses access.
+        UserError: if there is no such repository or revision, it has no manifest, or the hub refuses access.
         Failure: if the hub cannot be reached or fails.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     repository, _, revision = place.partition("@")
     with _one_line(place):
         commit = HfApi().repo_info(repository, revision=revision or None).sha
+        try:
+            hf_hub_download(repository, MANIFEST, revision=commit, local_dir=to)
+        except EntryNotFoundError:
+            raise UserError(f"hf:{place}: neither a bundle nor a run that `vigil push` sent: it has no {MANIFEST}") from None
+        keep()
         snapshot_download(repository, revision=commit, local_dir=to)
     for name in _OF_THE_HUB:
         if (to / name).exists():

@@ -137,10 +137,12 @@ def _text(value: object) -> str:
 
 
 def _curve(of: Card, to: Card) -> str:
-    """Return the SVG path from a card to the one made from it; within a layer it bends to the left."""
+    """Return the SVG path from a card to the one made from it; it bends outwards within a layer, and from a later one."""
     y, end_y, end = of.top + CARD_HEIGHT // 2, to.top + CARD_HEIGHT // 2, to.left
     if of.left == to.left:
         return f"M{end} {y}C{end - GAP_X // 2} {y} {end - GAP_X // 2} {end_y} {end} {end_y}"
     start = of.left + CARD_WIDTH
+    if start > end:  # from a queue to its reviews, with which the next round begins
+        return f"M{start} {y}C{start + GAP_X // 2} {y} {end - GAP_X // 2} {end_y} {end} {end_y}"
     middle = (start + end) // 2
     return f"M{start} {y}C{middle} {y} {middle} {end_y} {end} {end_y}"

@@ -16,10 +16,22 @@ from typing import Any, Literal, NamedTuple
 
 from vigil.workflows.model_source import source_kind
 from vigil.workflows.tracking import hub_registry
-from vigil_data.errors import UserError
-from vigil_data.filesystem import StrPath, link_or_copy, replaced_folder, sha256_file, write_file, write_json
+from vigil.workflows.tracking.pulled_folder import keep_listed, pulled_folder
+from vigil_data.errors import Failure, UserError
+from vigil_data.filesystem import (
+    StrPath,
+    link_or_copy,
+    make_folder,
+    remove,
+    replaced_folder,
+    sha256_file,
+    sha256_json,
+    write_file,
+    write_json,
+)
+from vigil_data.lineage import Input, Node, record
 from vigil_data.progress import ProgressCallback
-from vigil_serving.bundle.manifest import MANIFEST, check_listed, is_bundle, write_manifest
+from vigil_serving.bundle.manifest import MANIFEST, SIGNATURE_FILE, check_listed, is_bundle, list_files, write_manifest
 
 RECIPE = "resolved.yaml"
 SOURCES = "sources.json"
@@ -31,6 +43,7 @@ MAX_SOURCE_BYTES = 64 << 20
 RUN_FILES = ("run_id", "environment.json", "thresholds.json", "calibration.json", "policy.json", "metrics.jsonl")
 
 Kind = Literal["bundle", "run"]
+Scheme = Literal["hf", "wandb", "folder"]
 
 
 class Package(NamedTuple):
@@ -78,7 +91,7 @@ class Pulled(NamedTuple):
 
 
 def push(source: StrPath, to: str, *, public: bool = False, progress: ProgressCallback | None = None) -> Pushed:
-    """Push a bundle, or a run as its best checkpoint, recipe and evaluations.
+    """Push a bundle, or a run as its best checkpoint, recipe and evaluations, and record where it is in the lineage.
 
     Args:
         source: the bundle or run.
@@ -96,19 +109,36 @@ def push(source: StrPath, to: str, *, public: bool = False, progress: ProgressCa
     with packed(Path(source), progress) as package:
         if progress is not None:
             progress(f"sending to {to}", 0, None)
-        if scheme == "hf":
-            commit, new = hub_registry.push(package.folder, place, private=not public)
-            return Pushed(to, commit, new)
-        if scheme == "wandb":
-            from vigil_training.tracking.artifacts import log_folder
+        pushed = Pushed(to, *_send(package, scheme, place, public=public))
+        _record(Path(source).resolve(), package, pushed, folder=scheme == "folder")
+        return pushed
 
-            return Pushed(to, *log_folder(package.folder, place, type=package.kind, digest=package.digest))
-        folder = Path(place)
-        if (folder / MANIFEST).is_file() and sha256_file(folder / MANIFEST) == package.digest:
-            return Pushed(to, package.digest, False)
-        with replaced_folder(folder, replaces=lambda old: (old / MANIFEST).is_file()) as partial:
-            shutil.copytree(package.folder, partial, dirs_exist_ok=True)
-        return Pushed(to, package.digest, True)
+
+def _send(package: Package, scheme: Scheme, place: str, *, public: bool) -> tuple[str, bool]:
+    """Send a package, and return its version there and whether anything was sent."""
+    if scheme == "hf":
+        return hub_registry.push(package.folder, place, private=not public)
+    if scheme == "wandb":
+        from vigil_training.tracking.artifacts import log_folder
+
+        return log_folder(package.folder, place, type=package.kind, digest=package.digest)
+    folder = Path(place)
+    if (folder / MANIFEST).is_file() and sha256_file(folder / MANIFEST) == package.digest:
+        return package.digest, False
+    with replaced_folder(folder, replaces=lambda old: (old / MANIFEST).is_file()) as partial:
+        shutil.copytree(package.folder, partial, dirs_exist_ok=True)
+    return package.digest, True
+
+
+def _record(source: Path, package: Package, pushed: Pushed, *, folder: bool) -> None:
+    """Record where a bundle or run was pushed to."""
+    from vigil_training.runs.lineage import run_digest
+
+    place = str(Path(pushed.place).resolve()) if folder else pushed.place
+    facts = {"place": place, "version": pushed.version}
+    node = Node("publication", sha256_json([place, pushed.version]), pushed.place, place if folder else "", facts)
+    digest = package.digest if package.kind == "bundle" else run_digest(source)
+    record(node, [Input(package.kind, digest, "pushed", source.name, str(source))])
 
 
 def pull(
@@ -120,6 +150,8 @@ def pull(
     progress: ProgressCallback | None = None,
 ) -> Pulled:
     """Pull a bundle or run into a new folder, which is verified before it appears.
+
+    What an interrupted pull has fetched is kept next to the folder, and the next one fetches the rest.
 
     Args:
         source: ``hf:ORG/NAME[@REVISION]``, ``wandb:[ENTITY/]PROJECT/NAME[:VERSION]``, or a folder.
@@ -137,34 +169,49 @@ def pull(
     to = Path(to)
     if progress is not None:
         progress(f"fetching {source}", 0, None)
-    with replaced_folder(to) as partial:
-        if scheme == "hf":
-            version = hub_registry.pull(place, partial)
-        elif scheme == "wandb":
-            from vigil_training.tracking.artifacts import fetch_folder
+    with pulled_folder(to) as partial:
+        version = _fetch(scheme, place, source, partial)
+        try:
+            kind, digest = _verify(partial, source, public_key)
+            if verify and kind == "bundle":
+                from vigil_serving.parity.verify import verify_bundle
 
-            version = str(fetch_folder(place, partial / ".artifact")["artifact"])
-            for entry in (partial / ".artifact").iterdir():
-                entry.rename(partial / entry.name)
-            (partial / ".artifact").rmdir()
-        elif not (Path(place) / MANIFEST).is_file():
-            raise UserError(f"{source}: no folder that `vigil push` filled: it has no {MANIFEST}")
-        else:
-            version = sha256_file(Path(place) / MANIFEST)
-            shutil.copytree(place, partial, dirs_exist_ok=True)
-        kind, digest = _verify(partial, source, public_key)
-        if verify and kind == "bundle":
-            from vigil_serving.parity.verify import verify_bundle
-
-            verify_bundle(partial, progress, public_key)
-        elif verify:
-            raise UserError(f"{source}: a run, which has no golden cases; leave --verify out, and use `vigil evaluate {to}`")
-        elif kind == "run":
-            _settle_run(partial, to.resolve())
+                verify_bundle(partial, progress, public_key)
+            elif verify:
+                raise UserError(f"{source}: a run, which has no golden cases; leave --verify out, and use `vigil evaluate {to}`")
+            elif kind == "run":
+                _settle_run(partial, to.resolve())
+        except (UserError, Failure):  # All of it was fetched, so another try would end in the same way.
+            remove(partial)
+            raise
     return Pulled(to, kind, version, digest)
 
 
-def split_place(place: str) -> tuple[Literal["hf", "wandb", "folder"], str]:
+def _fetch(scheme: Scheme, place: str, source: str, partial: Path) -> str:
+    """Fetch what a folder lacks, the manifest first, and return the version."""
+
+    def keep() -> None:
+        keep_listed(partial, source)
+
+    if scheme == "hf":
+        return hub_registry.pull(place, partial, keep)
+    if scheme == "wandb":
+        from vigil_training.tracking.artifacts import fetch_folder
+
+        return str(fetch_folder(place, partial, first=MANIFEST, then=keep)["artifact"])
+    folder = Path(place)
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{source}: no folder that `vigil push` filled: it has no {MANIFEST}")
+    shutil.copyfile(folder / MANIFEST, partial / MANIFEST)
+    keep()
+    for name in [*list_files(folder), SIGNATURE_FILE]:
+        if (folder / name).is_file() and not (partial / name).exists():
+            make_folder((partial / name).parent)
+            shutil.copy2(folder / name, partial / name)
+    return sha256_file(partial / MANIFEST)
+
+
+def split_place(place: str) -> tuple[Scheme, str]:
     """Return the kind of a registry, and the name in it.
 
     Raises:

@@ -9,13 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vigil.workflows.data.erasure_exposure import exposure_lines, find_exposure
+from vigil.workflows.data.erasure_exposure import exposure_lines, find_exposure, other_lines
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.dataset.erasure.erase import erase
 from vigil_data.dataset.erasure.selection import Selection, plan_erasure
 from vigil_data.dataset.history import Change
 from vigil_data.items import Item
+from vigil_data.lineage import Node, record
+from vigil_data.lineage.ledger import FOLDER
+from vigil_monitoring.queues.queue import Queue, QueueRecord, queue_table, write_queue
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.runs.lineage import record_run
+from vigil_training.runs.run import Run
 
 
 @pytest.fixture
@@ -66,6 +71,31 @@ def test_find_exposure_leaves_out_a_run_whose_version_lacks_the_item(copied: Pat
     write(copied / "dataset", [Item("later-item", ("a text of later on",), columns={"split": "train"})], append=True)
     plan = plan_erasure(copied / "dataset", Selection(ids=frozenset({"later-item"})))
     assert [Path(entry["path"]).name for entry in find_exposure(plan, copied / "runs", None)["runs"]] == ["gone"]
+
+
+def test_find_exposure_lists_other_files_of_the_ledger_that_hold_an_id(copied: Path, workspace: Path) -> None:
+    """The condition of a run's recipe stays in the ledger as it is, and whatever the ledger names is searched."""
+    write(copied / "dataset", [Item("later-item", ("a text of later on",), columns={"split": "train"})], append=True)
+    run = copied / "runs" / "of-may" / "first"
+    (run / "resolved.yaml").write_text(
+        (run / "resolved.yaml").read_text().replace('"where": null', '"where": "id != \'later-item\'"')
+    )
+    record_run(Run(run))
+    common = {"purpose": "estimate", "ask": ["cat"], "inclusion_probability": 0.5}
+    for name, id_ in (("queue", "later-item"), ("other", "train-0")):
+        queue = Queue(queue_table([{"id": id_, **common}], ["cat"]), QueueRecord("probability", ("cat",)))
+        write_queue(copied / f"{name}.jsonl", queue)
+    record(Node("traffic", "f" * 64, "log", str(copied / "runs")))
+    found = find_exposure(plan_erasure(copied / "dataset", Selection(ids=frozenset({"later-item"}))), copied / "runs", None)
+    [ledger] = [file.name for file in (workspace / FOLDER).iterdir()]
+    assert found["others"] == [
+        {"kind": "ledger", "path": str(workspace / FOLDER), "files": [{"path": ledger, "ids": 1, "contents": 0}]},
+        {"kind": "queue", "path": str(copied / "queue.jsonl"), "files": [{"path": ".", "ids": 1, "contents": 0}]},
+    ]
+    assert other_lines(found) == [f"{workspace / FOLDER / ledger} (ledger)", f"{copied / 'queue.jsonl'} (queue)"]
+    assert found["traffic"] == [str(copied / "runs")]
+    [first] = [entry["files"] for entry in found["runs"] if entry["path"] == str(run)]
+    assert first == [{"path": "resolved.yaml", "ids": 1, "contents": 0}]
 
 
 def test_find_exposure_lists_the_files_that_hold_an_id_or_a_text(copied: Path) -> None:

@@ -1,5 +1,6 @@
 """Registry: what is pulled is what was pushed, whatever breaks off or was altered in between."""
 
+import gc
 import json
 import shutil
 
@@ -76,19 +77,106 @@ def test_push_replaces_the_files_of_an_older_bundle(signed, hub):
     assert set(hub.files("team/scam")) == {*contents(bundle), ".gitattributes"}
 
 
-@pytest.mark.parametrize("trouble", ["broken", "altered"])
-def test_pull_leaves_nothing_of_a_download_that_breaks_off_or_was_altered(trouble, signed, tmp_path, hub, monkeypatch):
-    import huggingface_hub.file_download as download
-
+def test_pull_leaves_nothing_of_what_was_altered(signed, tmp_path, hub):
     bundle, _ = signed
     push(bundle, "hf:team/scam")
-    setattr(hub, trouble, "taxonomy.yaml")
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    with pytest.raises((UserError, Failure), match=r"taxonomy\.yaml|team/scam"):
+    hub.altered = "taxonomy.yaml"
+    with pytest.raises(UserError, match=r"hf:team/scam: taxonomy\.yaml was changed after the export"):
         pull("hf:team/scam", tmp_path / "place" / "here")
     assert list((tmp_path / "place").iterdir()) == []
-    setattr(hub, trouble, "")
+    hub.altered = ""
     assert contents(pull("hf:team/scam", tmp_path / "place" / "here").folder) == contents(bundle)
+
+
+def test_push_and_pull_by_wandb(signed, tmp_path, wandb_server):
+    bundle, public = signed
+    first = push(bundle, "wandb:team/models/scam")
+    assert first == ("wandb:team/models/scam", "team/models/scam:v0", True)
+    assert push(bundle, "wandb:models/scam")[1:] == (first.version, False)
+    pulled = pull("wandb:team/models/scam:v0", tmp_path / "here", public_key=public, verify=True)
+    assert (pulled.kind, pulled.version, pulled.digest) == ("bundle", first.version, load_bundle(bundle).digest)
+    assert contents(tmp_path / "here") == contents(bundle)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.fixture(params=["hf", "wandb"])
+def registry(request, monkeypatch):
+    """A place at a server, and the server."""
+    import huggingface_hub.file_download as download
+
+    server = request.getfixturevalue({"hf": "hub", "wandb": "wandb_server"}[request.param])
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    return f"{request.param}:team/models{'' if request.param == 'hf' else '/scam'}", server
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")  # W&B's library
+def test_pull_that_is_cut_keeps_the_files_that_are_right(registry, signed, tmp_path):
+    """The next pull fetches only what is missing, altered, or of an older version."""
+    place, server = registry
+    bundle, public = signed
+    push(bundle, place)
+    server.broken = "taxonomy.yaml"
+    with pytest.raises(Failure, match=r"team/models|127\.0\.0\.1"):
+        pull(place, tmp_path / "place" / "here")
+    gc.collect()  # files that W&B's library left open
+    assert not (tmp_path / "place" / "here").exists()
+    [kept] = [path for path in (tmp_path / "place").iterdir() if path.is_dir()]
+    names = set(contents(bundle)) - {"manifest.sig"}
+    there = {name for name in names if (kept / name).exists()}
+    assert {"manifest.json", "onnx/fusion.onnx"} <= there
+    (kept / "onnx" / "fusion.onnx").write_bytes(b"half")
+    (kept / "of-another-version.txt").write_text("x")
+    (kept / "manifest.sig").write_text("foreign")
+    server.broken, server.sent = "", []
+    pulled = pull(place, tmp_path / "place" / "here", public_key=public)
+    fetched = set(server.sent) - {"", ".gitattributes", "manifest.json", "manifest.sig"}
+    assert fetched == {*(names - there), "onnx/fusion.onnx"}
+    assert contents(pulled.folder) == contents(bundle)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["here"]
+
+
+def test_pull_of_a_folder_that_is_cut_keeps_the_files_that_are_right(signed, tmp_path, monkeypatch):
+    bundle, _ = signed
+    push(bundle, str(tmp_path / "registry"))
+    copied, copy = [], shutil.copy2
+
+    def cut(source, to):
+        copied.append(source)
+        if len(copied) == 5:
+            to.write_bytes(source.read_bytes()[:7])
+            raise KeyboardInterrupt
+        copy(source, to)
+
+    monkeypatch.setattr(shutil, "copy2", cut)
+    with pytest.raises(KeyboardInterrupt):
+        pull(str(tmp_path / "registry"), tmp_path / "place" / "here")
+    assert not (tmp_path / "place" / "here").exists()
+    pull(str(tmp_path / "registry"), tmp_path / "place" / "here")
+    assert [source for source in set(copied) if copied.count(source) > 1] == [copied[4]], "what was cut is copied again"
+    assert contents(tmp_path / "place" / "here") == contents(bundle)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["here"]
+
+
+def test_pull_refuses_a_folder_in_use(signed, tmp_path):
+    from vigil.workflows.tracking.pulled_folder import pulled_folder
+
+    bundle, _ = signed
+    push(bundle, str(tmp_path / "registry"))
+    with pulled_folder(tmp_path / "here"), pytest.raises(UserError, match=r"here: process .* is pulling to it"):
+        pull(str(tmp_path / "registry"), tmp_path / "here")
+    with pytest.raises(UserError, match="already exists; name a new folder"):
+        pull(str(tmp_path / "registry"), bundle)
+
+
+def test_push_records_where_it_is(signed, tmp_path):
+    from vigil_data.lineage import read_ledger
+
+    bundle, _ = signed
+    pushed = push(bundle, str(tmp_path / "registry"))
+    graph = read_ledger()
+    [edge] = graph.outputs(graph.find(bundle))
+    assert (edge.role, edge.node.kind) == ("pushed", "publication")
+    assert edge.node.facts == {"place": str(tmp_path / "registry"), "version": pushed.version}
 
 
 def test_pull_names_the_mistake(signed, tmp_path, hub):

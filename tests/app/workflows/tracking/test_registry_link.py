@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from vigil.cli import build
 from vigil_data.errors import Failure, UserError
+from vigil_data.lineage import read_ledger
 from vigil_serving.bundle.load import load_bundle
 from vigil_serving.bundle.manifest import METADATA, write_manifest
 from vigil_training.tracking import artifacts
@@ -31,6 +32,8 @@ def test_the_alias_in_the_registry_follows_the_local_one(bundle_copy: Path, wand
         done.exception
     )
     assert (models / "champion").resolve() == first
+    [promoted] = read_ledger().nodes("promotion")
+    assert (promoted.facts["registry"], promoted.path) == ("model/scam", str(models / "promotions.jsonl"))
 
     for bundle in (first, second):
         artifacts.log_folder(bundle, f"team/vigil/bundle-{bundle.name * 8}", type="bundle", digest=load_bundle(bundle).digest)

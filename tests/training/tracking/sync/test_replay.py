@@ -8,7 +8,7 @@ import pytest
 
 from vigil_data.lineage import Event, Graph, Input, Node
 from vigil_training.tracking.content import ContentRule
-from vigil_training.tracking.sync.replay import files_of, metadata_of, reference_of, steps_of
+from vigil_training.tracking.sync.replay import files_of, metadata_of, owner_of, reference_of, steps_of
 from vigil_training.tracking.sync.sending import in_order
 
 
@@ -51,7 +51,8 @@ def test_steps_of_a_run_are_what_it_used_and_what_no_other_run_made(seed):
     graph = Graph(events)
     used, *logged = named(steps_of(graph, FIRST))
     assert used == ("used", "dataset-posts", "d")
-    assert set(logged) == {
+    assert {each for each in logged if each[0] != "logged"} == {("noted", "bundle-11111111", "7")}
+    assert {each for each in logged if each[0] == "logged"} == {
         ("logged", "checkpoint-11111111", "1"),
         ("logged", "checkpoint-11111111", "2"),
         ("logged", "evaluation-11111111", "e"),
@@ -66,6 +67,45 @@ def test_steps_of_a_run_are_what_it_used_and_what_no_other_run_made(seed):
         ("logged", "checkpoint-22222222", "3"),
     ]
     assert ("used", "checkpoint-11111111", "2") in named(steps_of(graph, STUDENT)), "of a run, its newest checkpoint is used"
+
+
+def promotion(number, bundle, **facts):
+    node = Node("promotion", digest("p") + str(number), "champion", "/models/promotions.jsonl", facts)
+    return event(number, node, bundle.as_input("promoted"))
+
+
+def test_steps_note_uses_of_a_bundle_and_link_the_newest_promotion_that_names_a_registry():
+    other = Node("bundle", digest("c"), "other")
+    first, second = promotion(20, BUNDLE, registry="model/scam"), promotion(21, other)
+
+    def uses(*events):
+        return [
+            (step.verb, step.node.digest[-2:], str(step)) for step in steps_of(Graph([*EVENTS, *events]), FIRST) if step.bundle
+        ]
+
+    noted = ("noted", "77", f"noted traffic  at bundle-11111111 ({'7' * 12})")
+    assert uses(first) == [
+        noted,
+        ("noted", "20", f"noted promotion champion at bundle-11111111 ({'p' * 12})"),
+        ("linked", "20", f"linked promotion champion at bundle-11111111 ({'p' * 12})"),
+    ]
+    assert [verb for verb, _, _ in uses(first, second)] == ["noted", "noted"], "the alias points elsewhere by now"
+    assert [verb for verb, _, _ in uses(promotion(20, BUNDLE))] == ["noted", "noted"], "it names no registry"
+
+
+def test_owner_is_not_found_through_traffic_and_its_reviews():
+    queue, reviews = Node("queue", digest("8")), Node("reviews", digest("9"))
+    labelled, measured = Node("dataset", digest("a"), "posts"), Node("evaluation", digest("0"), "of a table")
+    events = [
+        event(12, queue, TRAFFIC.as_input("live")),
+        event(13, reviews, queue.as_input("queue")),
+        event(14, labelled, reviews.as_input("reviews")),
+        event(15, measured, labelled.as_input("evaluated")),
+    ]
+    graph = Graph([*EVENTS, *events])
+    assert FIRST.key in {node.key for node in graph.walk(measured, "up")}
+    assert owner_of(graph, measured) is None
+    assert owner_of(graph, BUNDLE) == FIRST
 
 
 def test_every_artifact_has_one_run_that_logs_it():

@@ -66,7 +66,7 @@ def test_a_sync_that_is_killed_repeated_and_made_from_a_copy_ends_with_one_graph
     unsent = find_unsent(run, read_ledger())
     assert (len(unsent.parts), [step.verb for step in unsent.steps]) == (2, ["used", "logged", "logged"])
 
-    recorded = sending._record
+    recorded = sending.record_sent
 
     def record_used(run, target, step, name):
         if step.verb == "logged":
@@ -74,7 +74,7 @@ def test_a_sync_that_is_killed_repeated_and_made_from_a_copy_ends_with_one_graph
         recorded(run, target, step, name)
 
     with monkeypatch.context() as killed:  # After the server has the first checkpoint, before it is recorded here.
-        killed.setattr(sending, "_record", record_used)
+        killed.setattr(sending, "record_sent", record_used)
         with pytest.raises(Failure, match="killed; nothing is lost: repeat `vigil track sync"):
             sync_run(run)
     sent = sync_run(run)
@@ -99,6 +99,35 @@ def test_a_sync_that_is_killed_repeated_and_made_from_a_copy_ends_with_one_graph
     assert wandb_server.artifacts.graph() == before
     assert len(wandb_server.artifacts.committed()) == 3
     assert [path.name for path in (copy / "wandb").glob(".artifacts-*")] == []
+
+
+def test_uses_of_a_bundle_are_noted_and_its_promotion_is_linked_once(make_run, wandb_server):
+    run, _ = make_run(starts=0)
+    wandb_server.runs.add(run.run_id)
+    assert len(sync_run(run).artifacts) == 3
+    bundle = Input("bundle", BUNDLE, "live")
+    record(Node("traffic", "7a" * 32, "log", "/logs/scam", {"source": "serve"}), [bundle])
+    facts = {"by": "ann", "registry": "model/scam"}
+    record(Node("promotion", "9b" * 32, "champion", "/models/promotions.jsonl", facts), [bundle])
+    sent = sync_run(run)
+    assert (sent.artifacts, [str(step).split(" (")[0] for step in sent.uses]) == (
+        [],
+        [
+            f"noted traffic log at bundle-{run.run_id}",
+            f"noted promotion champion at bundle-{run.run_id}",
+            f"linked promotion champion at bundle-{run.run_id}",
+        ],
+    )
+    [version] = [version for version in wandb_server.artifacts.committed() if version.type == "bundle"]
+    used_by = version.metadata["used_by"]
+    assert set(used_by) == {f"traffic:{'7a' * 32}", f"promotion:{'9b' * 32}"}
+    assert used_by[f"traffic:{'7a' * 32}"]["facts"] == {"source": "serve"}
+    assert version.metadata["digest"] == BUNDLE
+    assert wandb_server.artifacts.linked()["wandb-registry-model/scam:champion"] == BUNDLE
+    assert not find_unsent(run, read_ledger())
+    asked = wandb_server.requests
+    assert sync_run(run).uses == []
+    assert wandb_server.requests == asked
 
 
 def test_a_server_that_refuses_an_artifact_loses_nothing(make_run, wandb_server):
@@ -167,5 +196,5 @@ def test_a_torn_last_line_of_what_was_sent_is_ignored_and_the_next_one_is_whole(
     step = find_unsent(run, read_ledger()).steps[0]
     target = artifacts.Target(artifacts.server_url(), "team", "vigil")
     (run.path / "wandb" / sending.SENT).write_text('{"time": "2026')
-    sending._record(run, target, step, "dataset-posts:v0")
+    sending.record_sent(run, target, step, "dataset-posts:v0")
     assert [each.node.kind for each in find_unsent(run, read_ledger()).steps] == ["checkpoint", "bundle"]

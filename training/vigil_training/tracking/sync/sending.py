@@ -24,7 +24,7 @@ from vigil_training.tracking import artifacts, upload
 from vigil_training.tracking.artifacts import Target
 from vigil_training.tracking.content import ContentRule
 from vigil_training.tracking.parts import repair_parts, unsent_parts
-from vigil_training.tracking.sync.replay import Step, files_of, metadata_of, reference_of, steps_of
+from vigil_training.tracking.sync.replay import MODELS, REGISTRY, Step, files_of, metadata_of, note_of, reference_of, steps_of
 
 SENT = "sent.jsonl"
 """What of the lineage was sent, in ``wandb/`` of a run folder: a line for each artifact."""
@@ -58,6 +58,7 @@ class Sent:
         parts: number of parts.
         artifacts: the edges that the server did not have.
         known: the edges that the server had.
+        uses: uses of bundles that were noted or linked.
         waiting: why edges were not sent.
         running: as of :class:`Unsent`, as is ``unknown``.
         page: address of the run.
@@ -66,6 +67,7 @@ class Sent:
     parts: int = 0
     artifacts: list[Step] = field(default_factory=list)
     known: list[Step] = field(default_factory=list)
+    uses: list[Step] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     running: str = ""
     unknown: bool = False
@@ -165,8 +167,8 @@ def in_order(runs: Sequence[Run], graph: Graph) -> list[Run]:
     before: dict[str, set[str]] = {}
     for run_id in by_id:
         node = graph.get("run", run_id)
-        above = {each.digest for each in graph.walk(node, "up") if each.kind == "run"} if node is not None else set()
-        before[run_id] = above & by_id.keys() - {run_id}
+        walked = () if node is None else graph.walk(node, "up", MODELS)
+        before[run_id] = {each.digest for each in walked if each.kind == "run"} & by_id.keys() - {run_id}
     return [by_id[run_id] for run_id in TopologicalSorter(before).static_order()]
 
 
@@ -187,14 +189,15 @@ def _send_steps(
     weights: bool,
     report: ProgressCallback,
 ) -> None:
-    """Send edges of the lineage, in one session that is opened only if the server lacks one of them."""
+    """Send edges of the lineage, in one session that is opened only if the server lacks one of them, then uses of bundles."""
     rule = ContentRule(run.recipe.tracking.content)
     missing: list[tuple[Step, Any]] = []
-    for number, step in enumerate(steps):
-        report("looking up artifacts", number, len(steps))
+    edges = [step for step in steps if step.bundle is None]
+    for number, step in enumerate(edges):
+        report("looking up artifacts", number, len(edges))
         found = artifacts.find_version(target, step.collection, step.node.digest)
         if found is not None and step.verb == "logged":
-            _record(run, target, step, f"{step.collection}:{found.version}")
+            record_sent(run, target, step, f"{step.collection}:{found.version}")
             sent.known.append(step)
         elif found is None and step.verb == "used" and (maker := _tracked_maker(graph, step)) is not None:
             sent.waiting.append(
@@ -203,23 +206,41 @@ def _send_steps(
             )
         else:
             missing.append((step, found))
-    if not missing:
-        return
-    with artifacts.open_run_at_server(target, place, id=run.run_id, resume="must") as session:
-        for number, (step, found) in enumerate(missing):
-            report("sending artifacts", number, len(missing))
-            artifact = found or artifacts.make_artifact(
-                step.collection,
-                step.node.kind,
-                step.node.digest,
-                reference=reference_of(step.node),
-                metadata=metadata_of(graph, step),
-                files=files_of(graph, step.node, rule, weights=weights),
-                place=place,
-            )
-            name = artifacts.send_artifact(session, artifact, used=step.verb == "used")
-            _record(run, target, step, name)
-            sent.artifacts.append(step)
+    if missing:
+        with artifacts.open_run_at_server(target, place, id=run.run_id, resume="must") as session:
+            for number, (step, found) in enumerate(missing):
+                report("sending artifacts", number, len(missing))
+                artifact = found or artifacts.make_artifact(
+                    step.collection,
+                    step.node.kind,
+                    step.node.digest,
+                    reference=reference_of(step.node),
+                    metadata=metadata_of(graph, step),
+                    files=files_of(graph, step.node, rule, weights=weights),
+                    place=place,
+                )
+                name = artifacts.send_artifact(session, artifact, used=step.verb == "used")
+                record_sent(run, target, step, name)
+                sent.artifacts.append(step)
+    for step in steps:
+        if step.bundle is not None:
+            _send_use(run, target, step, sent, graph)
+
+
+def _send_use(run: Run, target: Target, step: Step, sent: Sent, graph: Graph) -> None:
+    """Note a use of a bundle at its artifact, or link the bundle in a registry."""
+    assert step.bundle is not None
+    if step.verb == "linked":
+        registry = step.node.facts[REGISTRY]
+        name = artifacts.link_to_registry(target, step.collection, step.bundle.digest, registry, step.node.name)
+    else:
+        key = f"{step.node.kind}:{step.node.digest}"
+        name = artifacts.add_metadata(target, step.collection, step.bundle.digest, "used_by", {key: note_of(graph, step)})
+    if name is None:
+        sent.waiting.append(f"{run.path}: {target} has no artifact {step.collection} of the bundle {step.bundle.digest[:12]}")
+    else:
+        record_sent(run, target, step, name)
+        sent.uses.append(step)
 
 
 def _tracked_maker(graph: Graph, step: Step) -> Path | None:
@@ -273,7 +294,12 @@ def _read_sent(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def _record(run: Run, target: Target, step: Step, artifact: str) -> None:
+def record_sent(run: Run, target: Target, step: Step, artifact: str) -> None:
+    """Append to :data:`SENT` that the server has a step.
+
+    Raises:
+        Failure: if the file cannot be written.
+    """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "url": target.url,
