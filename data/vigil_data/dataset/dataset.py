@@ -37,6 +37,7 @@ from vigil_data.filesystem import StrPath
 from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.lineage.digests import dataset_node
 from vigil_data.lineage.events import Node
+from vigil_data.loading.arrow_values import values_of
 from vigil_data.loading.location import has_version, is_remote, location, refuse_remote
 from vigil_data.loading.packing import Refusal
 from vigil_data.parallel.ray_cluster import RayCluster
@@ -208,7 +209,7 @@ class Dataset:
 
     def items(self, table: pa.Table) -> list[Item]:
         """Return the items of a table of stored columns, such as :meth:`item_columns`."""
-        values = {name: table[name].to_pylist() for name in table.column_names}
+        values = {name: values_of(table[name]) for name in table.column_names}
         labels = [name.removeprefix(TARGET) for name in table.column_names if name.startswith(TARGET)]
         columns = [name for name in self.columns if name in values]
         absent: list[Any] = [None] * table.num_rows

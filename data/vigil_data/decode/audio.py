@@ -109,7 +109,7 @@ def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Ge
             held_T, have = np.concatenate([held_T, part_T]) if len(held_T) else part_T, have + len(part_T)
             while given < limit and given * hop + samples <= have:
                 held_T, begin = held_T[given * hop - begin :], given * hop
-                yield _window(held_T[:samples].copy(), samples, index, begin, spec.rate)
+                yield _window(held_T, samples, index, begin, spec.rate)
                 given += 1
             if given == limit:
                 return window_count(max(announced, have, 1), samples, hop) - given
@@ -125,21 +125,22 @@ def decode_audio(data: bytes, index: int, limit: int, spec: AudioSettings) -> Ge
 
 def _window(sound_T: NDArray[np.float32], samples: int, index: int, start: int, rate: int) -> Segment:
     """Return the window that starts at sample ``start``, given the signal from there on."""
-    padded_T = np.zeros(samples, np.float32)
+    padded_T = np.empty(samples, np.float32)
     padded_T[: len(sound_T)] = sound_T[:samples]
+    padded_T[len(sound_T) :] = 0
     return {"waveform": padded_T}, Span(index, start / rate, (start + min(len(sound_T), samples)) / rate)
 
 
 def _resampled(sound: soundfile.SoundFile, rate: int, quiet: Quiet) -> Iterator[NDArray[np.float32]]:
     """Yield the signal at ``rate`` in blocks."""
-    stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
+    stream = None if sound.samplerate == rate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
     block = _block(sound)
     ended = False
     while not ended:
         with quiet():
             mono_T = _mono(sound.read(block, dtype="float32", always_2d=True))
         ended = len(mono_T) == 0
-        yield mono_T if sound.samplerate == rate else stream.resample_chunk(mono_T, last=ended)
+        yield mono_T if stream is None else stream.resample_chunk(mono_T, last=ended)
 
 
 def _block(sound: soundfile.SoundFile) -> int:

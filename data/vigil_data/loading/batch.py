@@ -79,13 +79,14 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        return self._map(move)
+        return self.map(move)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by the DataLoader)."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with ``function`` applied to every tensor but those of the questions."""
         segments = {modality: segments.map(function) for modality, segments in self.segments.items()}
         group = None if self.group is None else function(self.group)
         teacher = None if self.teacher is None else function(self.teacher)

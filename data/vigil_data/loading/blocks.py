@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.items import Item
@@ -12,7 +12,7 @@ from vigil_data.loading.sampler import Rows
 
 
 class BlockReader:
-    """Reader of items that reads whole blocks: a few large reads in place of many small ones.
+    """Reader of items that reads whole blocks: a few large reads in place of many small ones. A thread reads the next block.
 
     Args:
         dataset: the dataset.
@@ -29,28 +29,47 @@ class BlockReader:
         self._block = block
         self._held = held
         self._columns = columns
-        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._blocks: OrderedDict[int, list[Item]] = OrderedDict()
+        self._next: tuple[int, Future[list[Item]]] | None = None
+        self._thread = ThreadPoolExecutor(1, "block-reader")
         self.blocks_read = 0
 
-    def take(self, rows: Rows) -> list[Item]:
-        """Return items by row number, in the given order."""
-        numbers = rows // self._block
-        parts, places = [], []
-        for number in np.unique(numbers).tolist():
-            at = np.flatnonzero(numbers == number)
-            parts.append(self._table(number).take(pa.array(rows[at] - number * self._block)))
-            places.append(at)
-        back = np.argsort(np.concatenate(places))
-        return self._dataset.items(pa.concat_tables(parts).take(pa.array(back)))
+    def items(self, rows: Rows, ahead: Sequence[Rows] = ()) -> list[Item]:
+        """Return the items of rows in the given order.
 
-    def _table(self, number: int) -> pa.Table:
-        if number in self._tables:
-            self._tables.move_to_end(number)
+        Args:
+            rows: the rows of a batch.
+            ahead: rows of the batches that are wanted next, in order.
+        """
+        numbers, places = np.divmod(rows, self._block)
+        blocks = {number: self._take(number) for number in np.unique(numbers).tolist()}
+        self._read_next(ahead)
+        return [blocks[number][place] for number, place in zip(numbers.tolist(), places.tolist(), strict=True)]
+
+    def _take(self, number: int) -> list[Item]:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
         else:
-            if len(self._tables) >= self._held:
-                self._tables.popitem(last=False)
-            start = number * self._block
-            rows = np.arange(start, min(start + self._block, len(self._dataset)))
-            self._tables[number] = self._dataset.table(self._columns, rows).combine_chunks()
+            if len(self._blocks) >= self._held:
+                self._blocks.popitem(last=False)
+            if self._next is not None and self._next[0] == number:
+                (_, read), self._next = self._next, None
+                self._blocks[number] = read.result()
+            else:
+                self.blocks_read += 1
+                self._blocks[number] = self._read(number)
+        return self._blocks[number]
+
+    def _read_next(self, ahead: Sequence[Rows]) -> None:
+        """Start to read the first block that the next batches need and that is not held, unless it is being read."""
+        wanted = dict.fromkeys((np.concatenate(ahead) // self._block).tolist()) if ahead else {}
+        if self._next is not None and self._next[0] not in wanted:
+            self._next = None  # it was announced for batches that are not wanted any more
+        if self._next is None and (number := next((number for number in wanted if number not in self._blocks), None)) is not None:
             self.blocks_read += 1
-        return self._tables[number]
+            self._next = number, self._thread.submit(self._read, number)
+
+    def _read(self, number: int) -> list[Item]:
+        start = number * self._block
+        rows = np.arange(start, min(start + self._block, len(self._dataset)))
+        return self._dataset.items(self._dataset.table(self._columns, rows))

@@ -8,13 +8,11 @@ the number of workers affects only speed.
 import logging
 import multiprocessing
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,15 +25,13 @@ from vigil_data.items import MODALITIES, Item, Modality
 from vigil_data.loading.batch import Batch, Segments, collate
 from vigil_data.loading.packing import Packed, Refusal
 from vigil_data.loading.sampler import EpochPlan, Resize, Rows, sequence
+from vigil_data.loading.shared_batches import SharedBatches
 from vigil_data.loading.token_files import TokenReader
+from vigil_data.loading.worker_process import start_worker
 from vigil_data.loading.workers import WorkerChoice, evaluation_workers
 from vigil_data.specs import BatchPlan, BlockShuffle, Inputs
 
 log = logging.getLogger("vigil.data")
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals with which a scheduler stops a job."""
-
 
 REQUESTS_AHEAD = 16
 """Requests of a worker that are announced to it."""
@@ -183,10 +179,9 @@ class _Opened:
         return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
 
     def _items(self, request: Request, rows: Rows) -> list[Item]:
-        if request.epoch is not None and self.blocks is not None:
-            return self.blocks.take(rows)
-        table = self.ahead.table(request.rows, request.ahead)
-        return self.dataset.items(table if len(rows) == len(table) else table.filter(np.isin(request.rows, rows)))
+        reader = self.ahead if request.epoch is None or self.blocks is None else self.blocks
+        items = reader.items(request.rows, request.ahead)
+        return items if len(rows) == len(items) else [items[place] for place in np.flatnonzero(np.isin(request.rows, rows))]
 
 
 class TrainingLoader:
@@ -444,42 +439,18 @@ def _dataloader(reader: Reader, requests: Any, workers: int, worker_start: str, 
         num_workers=workers,
         multiprocessing_context=worker_start if workers else None,
         persistent_workers=workers > 0,
-        collate_fn=_unchanged,  # type: ignore[arg-type]
-        worker_init_fn=_start_worker if workers else None,
+        collate_fn=_send(workers),  # type: ignore[arg-type]
+        worker_init_fn=start_worker if workers else None,
         pin_memory=pin_memory,
         # Without its own generator, creating an iterator would draw from the global one and change dropout.
         generator=torch.Generator(),
     )
 
 
+def _send(workers: int) -> Callable[[Batch], Any]:
+    """Return what a process does with a batch before it is sent."""
+    return SharedBatches(workers).place if workers and hasattr(os, "memfd_create") else _unchanged
+
+
 def _unchanged(batch: Batch) -> Batch:
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Tie a worker's life to the training process.
-
-    A scheduler that stops a job signals all of its processes; the training process needs its workers until it has reacted. If it
-    is killed, its workers end: torch watches the process that forked the worker, which is the fork server, and that lives as long
-    as its workers.
-    """
-    del worker
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # Blocked before other threads exist, which inherit the mask, so that only _exit_on_sigterm_from receives the signals.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        Thread(target=_exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
-        Thread(target=_exit_after, args=(parent,), daemon=True).start()
-
-
-def _exit_on_sigterm_from(parent: int) -> None:
-    """Exit on SIGTERM from the training process, which ends idle workers that way; ignore other senders."""
-    while True:
-        got = signal.sigwaitinfo(SIGNALS)
-        if got.si_signo == signal.SIGTERM and got.si_pid == parent:
-            os._exit(0)
-
-
-def _exit_after(parent: Any) -> None:
-    parent.join()
-    os._exit(1)

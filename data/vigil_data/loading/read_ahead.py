@@ -1,20 +1,30 @@
-"""Reading of the rows of several batches at once: a few large reads in place of many small ones, in the order of the batches."""
+"""Reading of the next batches while those before them are decoded: a few large reads in place of many small ones."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.items import Item
 from vigil_data.loading.sampler import Rows
 
 MAX_ROWS, MAX_BYTES = 256, 32 << 20
 """Rows, and bytes as far as earlier reads can tell, that are read at once; a batch is always read whole."""
 
 
+class _Read(NamedTuple):
+    """What was read: rows and items of each batch, and the number of rows that may be read at once."""
+
+    batches: list[tuple[Rows, list[Item]]]
+    max_rows: int
+
+
 class ReadAhead:
-    """Reader of batches that are announced.
+    """Reader of batches that are announced; a thread reads the next ones.
 
     What is read does not depend on what was announced, so that a wrong announcement costs time only.
 
@@ -29,34 +39,60 @@ class ReadAhead:
     def __init__(self, dataset: Dataset, columns: Sequence[str]) -> None:
         self._dataset = dataset
         self._columns = columns
-        self._held: deque[tuple[Rows, pa.Table]] = deque()
-        self._max_rows = 0  # The first batch is read alone: training waits for it.
+        self._held: deque[tuple[Rows, list[Item]]] = deque()
+        self._next: Future[_Read] | None = None
+        self._max_rows = MAX_ROWS
+        self._thread = ThreadPoolExecutor(1, "read-ahead")
         self.reads = 0
 
-    def table(self, rows: Rows, ahead: Sequence[Rows] = ()) -> pa.Table:
-        """Return rows in the given order.
+    def items(self, rows: Rows, ahead: Sequence[Rows] = ()) -> list[Item]:
+        """Return the items of rows in the given order.
 
         Args:
             rows: the rows of a batch.
             ahead: rows of the batches that are wanted next, in order.
         """
-        while self._held:
-            held, table = self._held.popleft()
-            if np.array_equal(held, rows):
-                return table
-        parts = [rows, *self._within_limits(len(rows), ahead)]
-        whole = self._dataset.table(self._columns, np.concatenate(parts))
-        self.reads += 1
-        self._max_rows = max(1, min(MAX_ROWS, MAX_BYTES * whole.num_rows // max(whole.nbytes, 1)))
-        start = 0
-        for part in parts:
-            self._held.append((part, whole.slice(start, len(part))))
-            start += len(part)
-        return self._held.popleft()[1]
+        found = self._find(rows)
+        if found is None and self._next is not None:
+            read, self._next = self._next, None
+            self._hold(read.result())
+            found = self._find(rows)
+        if found is None:  # It is read alone, as training waits for it.
+            self.reads += 1
+            self._hold(self._read([rows]))
+            found = self._find(rows) or []
+        few_held = 2 * sum(len(held) for held, _ in self._held) <= self._max_rows
+        if few_held and self._next is None and (parts := list(self._within_limits(ahead[len(self._held) :]))):
+            self.reads += 1
+            self._next = self._thread.submit(self._read, parts)
+        return found
 
-    def _within_limits(self, rows: int, ahead: Sequence[Rows]) -> Iterator[Rows]:
+    def _find(self, rows: Rows) -> list[Item] | None:
+        """Return the items of a batch that is held, and drop those before it."""
+        while self._held:
+            held, items = self._held.popleft()
+            if np.array_equal(held, rows):
+                return items
+        return None
+
+    def _hold(self, read: _Read) -> None:
+        self._held.extend(read.batches)
+        self._max_rows = read.max_rows
+
+    def _read(self, parts: Sequence[Rows]) -> _Read:
+        # In the order in which they are stored, which Lance reads faster; a row that is drawn twice is read once.
+        unique, places = np.unique(np.concatenate(parts), return_inverse=True)
+        table = self._dataset.table(self._columns, unique)
+        stored = self._dataset.items(table)
+        items = iter([stored[place] for place in places.tolist()])
+        batches = [(part, list(islice(items, len(part)))) for part in parts]
+        return _Read(batches, max(1, min(MAX_ROWS, MAX_BYTES * table.num_rows // max(table.nbytes, 1))))
+
+    def _within_limits(self, ahead: Sequence[Rows]) -> Iterator[Rows]:
+        """Yield the next batches that may be read at once, at least one if there is any."""
+        rows = 0
         for part in ahead:
-            rows += len(part)
-            if rows > self._max_rows:
+            if rows and rows + len(part) > self._max_rows:
                 return
+            rows += len(part)
             yield part

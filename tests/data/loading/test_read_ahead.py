@@ -37,8 +37,8 @@ def test_read_ahead_returns_the_rows_of_each_batch(dataset: Dataset, batches, wo
     assert [request.rows.tolist() for request in found] == [batch.tolist() for batch in batches]
     for step, request in enumerate(found):
         if step not in lost:
-            table = readers[step % len(readers)].table(request.rows, request.ahead)
-            assert table["id"].to_pylist() == ids(request.rows)
+            items = readers[step % len(readers)].items(request.rows, request.ahead)
+            assert [item.id for item in items] == ids(request.rows)
 
 
 def test_read_ahead_reads_announced_batches_at_once_within_limits(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_read_ahead_reads_announced_batches_at_once_within_limits(dataset: Datas
     def reads(of: list[Request]) -> int:
         reader = ReadAhead(dataset, COLUMNS)
         for request in of:
-            reader.table(request.rows, request.ahead)
+            reader.items(request.rows, request.ahead)
         return reader.reads
 
     assert reads(requests[::2]) == 2, "the first batch alone, as training waits for it, then all others"
