@@ -68,7 +68,9 @@ INPUTS = Inputs.model_validate(
 )
 BATCH = 20
 PLAN = BatchPlan(budget=BATCH, cost=Cost(item=1, character=0, image=0, second=0))
-SHUFFLE = BlockShuffle(block=64, window=2, streams=2)
+SHUFFLE = BlockShuffle(block=128, window=1, streams=2)
+"""It mixes 256 rows at a time, as many as WebDataset's buffer has."""
+
 WARM_UP = 4
 MEASURES = ("raw", "raw_cpu", "batches", "resume")
 Found = dict[str, dict[str, list[float]]]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.items import Item
@@ -30,7 +31,7 @@ class BlockReader:
         self._held = held
         self._columns = columns
         self._blocks: OrderedDict[int, list[Item]] = OrderedDict()
-        self._next: tuple[int, Future[list[Item]]] | None = None
+        self._next: tuple[int, Future[pa.Table]] | None = None
         self._thread = ThreadPoolExecutor(1, "block-reader")
         self.blocks_read = 0
 
@@ -54,10 +55,10 @@ class BlockReader:
                 self._blocks.popitem(last=False)
             if self._next is not None and self._next[0] == number:
                 (_, read), self._next = self._next, None
-                self._blocks[number] = read.result()
+                self._blocks[number] = self._dataset.items(read.result())
             else:
                 self.blocks_read += 1
-                self._blocks[number] = self._read(number)
+                self._blocks[number] = self._dataset.items(self._read(number))
         return self._blocks[number]
 
     def _read_next(self, ahead: Sequence[Rows]) -> None:
@@ -69,7 +70,7 @@ class BlockReader:
             self.blocks_read += 1
             self._next = number, self._thread.submit(self._read, number)
 
-    def _read(self, number: int) -> list[Item]:
+    def _read(self, number: int) -> pa.Table:
         start = number * self._block
         rows = np.arange(start, min(start + self._block, len(self._dataset)))
-        return self._dataset.items(self._dataset.table(self._columns, rows))
+        return self._dataset.table(self._columns, rows)

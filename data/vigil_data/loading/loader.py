@@ -33,7 +33,7 @@ from vigil_data.specs import BatchPlan, BlockShuffle, Inputs
 
 log = logging.getLogger("vigil.data")
 
-REQUESTS_AHEAD = 16
+REQUESTS_AHEAD = 32
 """Requests of a worker that are announced to it."""
 
 

@@ -161,7 +161,10 @@ def pack(items: Sequence[DecodedItem], refused: Sequence[Refusal] = ()) -> Packe
 
 
 def _stack(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    longest = max(array.shape[-1] for array in arrays)
+    lengths = {array.shape[-1] for array in arrays}
+    if len(lengths) == 1:
+        return np.stack(arrays)
+    longest = max(lengths)
     stacked = np.zeros((len(arrays), *arrays[0].shape[:-1], longest), arrays[0].dtype)
     for row, array in enumerate(arrays):
         stacked[row, ..., : array.shape[-1]] = array

@@ -1,26 +1,28 @@
 """Reading of the next batches while those before them are decoded: a few large reads in place of many small ones."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.items import Item
 from vigil_data.loading.sampler import Rows
 
-MAX_ROWS, MAX_BYTES = 256, 32 << 20
+MAX_ROWS, MAX_BYTES = 256, 16 << 20
 """Rows, and bytes as far as earlier reads can tell, that are read at once; a batch is always read whole."""
 
 
 class _Read(NamedTuple):
-    """What was read: rows and items of each batch, and the number of rows that may be read at once."""
+    """What was read: the rows of each batch, the stored rows, and the place of each batch's rows in them, one after the other."""
 
-    batches: list[tuple[Rows, list[Item]]]
-    max_rows: int
+    parts: Sequence[Rows]
+    table: pa.Table
+    places: Rows
 
 
 class ReadAhead:
@@ -54,17 +56,16 @@ class ReadAhead:
         """
         found = self._find(rows)
         if found is None and self._next is not None:
-            read, self._next = self._next, None
-            self._hold(read.result())
+            read = self._next.result()
+            self._read_next(ahead[len(read.parts) - 1 :])  # while the items of this read are made
+            self._hold(read)
             found = self._find(rows)
         if found is None:  # It is read alone, as training waits for it.
             self.reads += 1
             self._hold(self._read([rows]))
             found = self._find(rows) or []
-        few_held = 2 * sum(len(held) for held, _ in self._held) <= self._max_rows
-        if few_held and self._next is None and (parts := list(self._within_limits(ahead[len(self._held) :]))):
-            self.reads += 1
-            self._next = self._thread.submit(self._read, parts)
+        if self._next is None:
+            self._read_next(ahead[len(self._held) :])
         return found
 
     def _find(self, rows: Rows) -> list[Item] | None:
@@ -76,23 +77,22 @@ class ReadAhead:
         return None
 
     def _hold(self, read: _Read) -> None:
-        self._held.extend(read.batches)
-        self._max_rows = read.max_rows
+        stored = self._dataset.items(read.table)
+        items = iter([stored[place] for place in read.places.tolist()])
+        self._held.extend((part, list(islice(items, len(part)))) for part in read.parts)
+        self._max_rows = max(1, min(MAX_ROWS, MAX_BYTES * len(stored) // max(read.table.nbytes, 1)))
+
+    def _read_next(self, ahead: Sequence[Rows]) -> None:
+        """Start to read the next batches that may be read at once, at least one if there is any."""
+        parts: list[Rows] = []
+        for part in ahead:
+            if parts and sum(map(len, parts)) + len(part) > self._max_rows:
+                break
+            parts.append(part)
+        self.reads += bool(parts)
+        self._next = self._thread.submit(self._read, parts) if parts else None
 
     def _read(self, parts: Sequence[Rows]) -> _Read:
         # In the order in which they are stored, which Lance reads faster; a row that is drawn twice is read once.
         unique, places = np.unique(np.concatenate(parts), return_inverse=True)
-        table = self._dataset.table(self._columns, unique)
-        stored = self._dataset.items(table)
-        items = iter([stored[place] for place in places.tolist()])
-        batches = [(part, list(islice(items, len(part)))) for part in parts]
-        return _Read(batches, max(1, min(MAX_ROWS, MAX_BYTES * table.num_rows // max(table.nbytes, 1))))
-
-    def _within_limits(self, ahead: Sequence[Rows]) -> Iterator[Rows]:
-        """Yield the next batches that may be read at once, at least one if there is any."""
-        rows = 0
-        for part in ahead:
-            if rows and rows + len(part) > self._max_rows:
-                return
-            rows += len(part)
-            yield part
+        return _Read(parts, self._dataset.table(self._columns, unique), places)

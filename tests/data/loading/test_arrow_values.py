@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.loading.arrow_values import values_of
@@ -18,6 +18,7 @@ ELEMENTS = {
 
 @pytest.mark.parametrize("of_lists", [False, True])
 @pytest.mark.parametrize("kind", ELEMENTS, ids=str)
+@settings(deadline=None)
 @given(data=st.data())
 def test_values_of_a_column(kind: pa.DataType, of_lists: bool, data: st.DataObject) -> None:
     values = st.none() | ELEMENTS[kind]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.dataset.dataset import Dataset, write
@@ -20,6 +20,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(path)
 
 
+@settings(deadline=None)
 @given(batches=st.lists(BATCH, max_size=12), held=st.integers(1, 6), announced=st.lists(st.lists(BATCH, max_size=3), max_size=12))
 def test_block_reader_returns_the_rows_of_each_batch(dataset: Dataset, batches, held: int, announced) -> None:
     reader = BlockReader(dataset, BLOCK, held, ["id"])

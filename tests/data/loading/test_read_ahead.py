@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.dataset.dataset import Dataset, write
@@ -29,6 +29,7 @@ def ids(rows: Sequence[int]) -> list[str]:
     return [str(row) for row in rows]
 
 
+@settings(deadline=None)
 @given(batches=st.lists(BATCH, max_size=30), workers=st.integers(0, 3), lost=st.sets(st.integers(0, 30)))
 def test_read_ahead_returns_the_rows_of_each_batch(dataset: Dataset, batches, workers: int, lost: set[int]) -> None:
     """Batches come in the order of a DataLoader with workers, but for some that went elsewhere."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigil_data.loading import shared_batches
@@ -55,6 +55,7 @@ def sent(shared: SharedBatches, one: Batch) -> Batch:
     return received
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 9),
     segments=st.integers(0, 5),
