@@ -63,7 +63,7 @@ class BlockReader:
 
     def _read_next(self, ahead: Sequence[Rows]) -> None:
         """Start to read the first block that the next batches need and that is not held, unless it is being read."""
-        wanted = dict.fromkeys((np.concatenate(ahead) // self._block).tolist()) if ahead else {}
+        wanted: list[int] = list(dict.fromkeys((np.concatenate(ahead) // self._block).tolist())) if ahead else []
         if self._next is not None and self._next[0] not in wanted:
             self._next = None  # it was announced for batches that are not wanted any more
         if self._next is None and (number := next((number for number in wanted if number not in self._blocks), None)) is not None:

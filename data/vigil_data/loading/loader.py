@@ -179,9 +179,13 @@ class _Opened:
         return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
 
     def _items(self, request: Request, rows: Rows) -> list[Item]:
-        reader = self.ahead if request.epoch is None or self.blocks is None else self.blocks
-        items = reader.items(request.rows, request.ahead)
-        return items if len(rows) == len(items) else [items[place] for place in np.flatnonzero(np.isin(request.rows, rows))]
+        if request.epoch is None or self.blocks is None:
+            items = self.ahead.items(request.rows, request.ahead)
+        else:
+            items = self.blocks.items(request.rows, request.ahead)
+        if len(items) == len(rows):
+            return items
+        return [items[place] for place in np.flatnonzero(np.isin(request.rows, rows)).tolist()]
 
 
 class TrainingLoader:

@@ -95,4 +95,4 @@ class ReadAhead:
     def _read(self, parts: Sequence[Rows]) -> _Read:
         # In the order in which they are stored, which Lance reads faster; a row that is drawn twice is read once.
         unique, places = np.unique(np.concatenate(parts), return_inverse=True)
-        return _Read(parts, self._dataset.table(self._columns, unique), places)
+        return _Read(parts, self._dataset.table(self._columns, unique), places.astype(np.int64))
