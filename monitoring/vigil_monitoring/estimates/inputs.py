@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vigil_data.errors import UserError
 from vigil_data.progress import ProgressCallback
+from vigil_data.reviews.decisions import Decision
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
 from vigil_monitoring.estimates.label_answers import ANY
 from vigil_monitoring.estimates.maturity import Maturity, measure_maturity
@@ -55,6 +56,7 @@ class EstimationInputs(NamedTuple):
     Attributes:
         period: days of the traffic.
         reviewed: the sample with its targets.
+        decisions: reviewers' decisions about it, from which they follow.
         population: sums over the traffic.
         accuracies: accuracy of the targets by label; empty without gold items.
         maturity: how answers arrived.
@@ -63,6 +65,7 @@ class EstimationInputs(NamedTuple):
 
     period: Period
     reviewed: ReviewedSample
+    decisions: Sequence[Decision]
     population: Population
     accuracies: Mapping[str, AnswerAccuracy]
     maturity: Maturity | None
@@ -119,7 +122,8 @@ def read_inputs(
         notes.append(f"{count:,} of {population.rows:,} decisions have no exposure; estimates by exposure leave them out")
     if accuracies and len(reviewed.labels) > 1:
         notes.append(f"estimates of {ANY} are not corrected for reviewers' errors, which are measured for each label by itself")
-    return EstimationInputs(period, reviewed, population, accuracies, measure_maturity(reviewed, decisions, by), tuple(notes))
+    maturity = measure_maturity(reviewed, decisions, by)
+    return EstimationInputs(period, reviewed, decisions, population, accuracies, maturity, tuple(notes))
 
 
 def _day(text: str | None) -> date | None:

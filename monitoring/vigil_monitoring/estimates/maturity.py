@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vigil_data.reviews.decisions import Decision
 from vigil_evaluation.metrics import Floats
+from vigil_monitoring.estimates.label_answers import DomainEstimate
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
 from vigil_monitoring.estimates.slicing import TIME_SLICES, slice_values
 
@@ -53,6 +54,27 @@ class PeriodMaturity:
     rows: int
     answered: int
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAfter:
+    """An estimate of a period as it was known when all its decisions had an age, from :mod:`.maturity_curves`.
+
+    Attributes:
+        metric: ``prevalence``, ``precision``, ``recall`` or ``false_positive_rate``.
+        name: the label; of an online metric, the action.
+        by: ``day``, ``week`` or ``month``; empty for the whole period.
+        value: which of them.
+        age_days: age; of each decision, the answers until then count.
+        found: the estimate, by items.
+    """
+
+    metric: str
+    name: str
+    by: str
+    value: str
+    age_days: float
+    found: DomainEstimate
 
 
 @dataclass(frozen=True, slots=True)

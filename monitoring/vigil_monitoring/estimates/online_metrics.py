@@ -11,7 +11,7 @@ What counts as right for an action:
 :data:`ANY_ACTION` is the policy as a whole: every action but ``allow`` and ``review``, which take nothing down.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from vigil_evaluation.metrics import Floats
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
 from vigil_monitoring.estimates.estimators import Cell
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate, LabelAnswers, SampledRows
-from vigil_monitoring.estimates.maturity import Maturity
+from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
 from vigil_monitoring.estimates.population import Population, Sums
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
 from vigil_monitoring.estimates.slicing import NONE
@@ -86,6 +86,7 @@ class MetricsResult:
     Attributes:
         policies: names and versions of the policies that decided.
         load: decisions and reviews.
+        curves: metrics of any label as they were known at each age.
     """
 
     traffic: str
@@ -99,6 +100,7 @@ class MetricsResult:
     load: tuple[LoadRow, ...]
     maturity: Maturity | None
     notes: tuple[str, ...]
+    curves: tuple[KnownAfter, ...] = ()
 
 
 def estimate_metrics(
@@ -106,6 +108,7 @@ def estimate_metrics(
     population: Population,
     accuracies: Mapping[str, AnswerAccuracy] | None = None,
     confidence: float = 0.95,
+    labels: Sequence[str] | None = None,
 ) -> Iterator[MetricRow]:
     """Yield the metrics of each action and of the policy, for any label and each label, in each slice and weight.
 
@@ -115,9 +118,11 @@ def estimate_metrics(
         accuracies: accuracy of the targets by label, to correct for reviewers' errors; metrics of any or the decisive label are
             not corrected.
         confidence: of each interval.
+        labels: labels in addition to any label (default: all that were reviewed).
     """
     sampled = SampledRows(reviewed, population)
-    answers = {label: sampled.of_label(label, accuracies or {}, confidence) for label in (ANY, *reviewed.labels)}
+    named = (ANY, *(reviewed.labels if labels is None else labels))
+    answers = {label: sampled.of_label(label, accuracies or {}, confidence) for label in named}
     decisive_answers = sampled.of_decisive(confidence)
     names = population.actions.values
     active = [name for name in sorted(names) if name not in ("allow", NONE)]

@@ -8,7 +8,7 @@ import numpy as np
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
 from vigil_monitoring.estimates.estimators import Cell
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate, SampledRows
-from vigil_monitoring.estimates.maturity import Maturity
+from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
 from vigil_monitoring.estimates.population import Population
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
 
@@ -50,6 +50,7 @@ class PrevalenceResult:
         rows: estimates.
         maturity: how answers arrived; ``None`` where decisions have no time.
         notes: what a reader should know.
+        curves: estimates by items as they were known at each age of the decisions.
     """
 
     traffic: str
@@ -61,6 +62,7 @@ class PrevalenceResult:
     rows: tuple[PrevalenceRow, ...]
     maturity: Maturity | None
     notes: tuple[str, ...]
+    curves: tuple[KnownAfter, ...] = ()
 
 
 def estimate_prevalence(

@@ -127,19 +127,31 @@ def deviations(influences_NK: Floats, sample: ProbabilitySample) -> Floats:
         sample: the sample.
     """
     expanded_NK = influences_NK * sample.weights_N[:, None]
-    probability_N, strata_N = sample.probability_N, sample.strata_N
-    random_N = 1 - probability_N
-    strata = int(strata_N.max(initial=-1)) + 1
-    counts_H = np.bincount(strata_N, random_N > 0, strata)
-    joined_N = np.where(counts_H[strata_N] == 1, strata, strata_N)
-    counts_H, random_H = (np.bincount(joined_N, of, strata + 1) for of in (random_N > 0, random_N))
-    counts_N, random_all_N = counts_H[joined_N], np.where(random_H > 0, random_H, 1.0)[joined_N]
-    centre_HK = np.stack([np.bincount(joined_N, random_N * column, strata + 1) for column in expanded_NK.T], axis=1)
-    centre_NK = centre_HK[joined_N] / random_all_N[:, None]
+    joined_N, strata = _joined_strata(sample)
+    random_N = 1 - sample.probability_N
+    counts_H, random_H = (np.bincount(joined_N, of, strata) for of in (random_N > 0, random_N))
+    centre_HK = np.stack([np.bincount(joined_N, random_N * column, strata) for column in expanded_NK.T], axis=1)
+    centre_NK = centre_HK[joined_N] / np.where(random_H > 0, random_H, 1.0)[joined_N, None]
     # A single row in all strata: its square, uncentred.
-    centre_NK[counts_N < 2] = 0.0
-    scale_N = np.where(counts_N > 1, counts_N / np.maximum(counts_N - 1, 1), 1.0)
-    return (expanded_NK - centre_NK) * np.sqrt(random_N * scale_N)[:, None]
+    centre_NK[counts_H[joined_N] < 2] = 0.0
+    return (expanded_NK - centre_NK) * np.sqrt(deviation_scales(sample))[:, None]
+
+
+def deviation_scales(sample: ProbabilitySample) -> Floats:
+    """Return ``n / (n - 1) * (1 - p)`` of each row, by which :func:`deviations` scales its squares."""
+    joined_N, strata = _joined_strata(sample)
+    random_N = 1 - sample.probability_N
+    counts_N = np.bincount(joined_N, random_N > 0, strata)[joined_N]
+    scales_N: Floats = random_N * np.where(counts_N > 1, counts_N / np.maximum(counts_N - 1, 1), 1.0)
+    return scales_N
+
+
+def _joined_strata(sample: ProbabilitySample) -> tuple[Codes, int]:
+    """Return the stratum of each row, where those with a single row left to chance are one more; and their number."""
+    strata = int(sample.strata_N.max(initial=-1)) + 1
+    counts_H = np.bincount(sample.strata_N, sample.probability_N < 1, strata)
+    joined_N: Codes = np.where(counts_H[sample.strata_N] == 1, strata, sample.strata_N)
+    return joined_N, strata + 1
 
 
 def cluster_variance(influence_N: Floats, sample: ProbabilitySample, clusters_N: Codes) -> float:

@@ -2,11 +2,14 @@
 
 Chosen by simulation (docs/monitoring.md has the table): at a prevalence of 0.2 % with 500 labels, Wald's interval covers 80 to
 89 % and that of the log-odds 88 to 94 %, since a sample without a positive of large weight has a low estimate and a low variance
-at once. Korn and Graubard's exact interval with Student's quantile for the noise of the variance itself covers 94 to 98 %.
+at once. Korn and Graubard's exact interval with Student's quantile for the noise of the variance itself covers more, and with a
+variance that is blended with an expected one (:mod:`.expected_targets`) 95 %.
 """
 
 import math
 from statistics import NormalDist
+
+import numpy as np
 
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.stats.binomial import clopper_pearson
@@ -23,6 +26,20 @@ def degrees_of_freedom(contributions_U: Floats) -> float:
     """
     spread = float((contributions_U**2).sum())
     return 2 * float(contributions_U.sum()) ** 2 / spread if spread > 0 else math.inf
+
+
+def largest_ratios(degrees_H: Floats, tail: float = 0.05) -> Floats:
+    """Return how many times its estimate a variance may be, by the chi-squared distribution; next to no limit without degrees.
+
+    Args:
+        degrees_H: degrees of freedom of estimates.
+        tail: probability of estimates that are smaller still.
+    """
+    from scipy.special import gammaincinv
+
+    shape_H = np.maximum(degrees_H / 2, 1e-3)
+    ratios_H: Floats = shape_H / np.maximum(gammaincinv(shape_H, tail), 1e-300)
+    return ratios_H
 
 
 def proportion_interval(value: float, variance: float, degrees: float, confidence: float) -> Interval:

@@ -1,5 +1,6 @@
 """Charts of the dashboard as coordinates; the template draws them as SVG in the colours of the theme."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -7,12 +8,15 @@ from datetime import date, timedelta
 from vigil_evaluation.report import curves
 from vigil_evaluation.report.axes import fit_axis
 from vigil_evaluation.report.rendering import format_count, format_percent
-from vigil_monitoring.report.dashboard import Series
+from vigil_monitoring.report.dashboard import Point, Series
 from vigil_monitoring.report.history import Change
 from vigil_monitoring.results import Period
 
 ROUND = (1, 2, 2.5, 5, 10)
 """Leading digits of the ends of an axis of counts."""
+
+MAX_CURVES = 8
+"""Periods whose maturity curves are drawn: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +93,7 @@ def series_chart(series: Series, title: str, over: Period, changes: Iterable[Cha
     def up(value: float) -> float:
         return curves.y(float(axis.position(value)) / 100)
 
-    dots = []
-    for point in series.points:
-        if point.value is None:
-            continue
-        low, high = point.interval or (point.value, point.value)
-        state = " (biased)" if point.biased else " (not final)" if point.final is False else ""
-        text = f"{point.period}: {format_percent(point.value)}"
-        if point.interval is not None:
-            text += f" ({format_percent(low)} to {format_percent(high)})"
-        text += f", {point.reviewed:,} reviewed{state}"
-        hollow = point.biased or point.final is False
-        dots.append(Dot(_across(over, point.period), up(point.value), up(low), up(high), hollow, text))
+    dots = [_dot(_across(over, point.period), point, up) for point in series.points if point.value is not None]
     last = next((point for point in reversed(series.points) if point.value is not None), None)
     return Chart(
         title,
@@ -112,6 +105,51 @@ def series_chart(series: Series, title: str, over: Period, changes: Iterable[Cha
         marks=_marks(over, changes),
         summary=f"{title}: {len(dots)} estimates" + (f", the last {format_percent(last.value or 0)}" if last else ""),
     )
+
+
+def maturity_chart(series: Series, title: str) -> Chart:
+    """Draw what was known of each period at each age of its decisions, and now; with the intervals of the newest period.
+
+    Args:
+        series: estimates with curves.
+        title: what they are.
+    """
+    now = {point.period: point for point in series.points}
+    shown = [(*curve.steps, (math.inf, now[curve.period])) for curve in series.curves[-MAX_CURVES:]]
+    ages = sorted({age for steps in shown for age, _ in steps})
+    place = {age: (n + 0.5) / len(ages) for n, age in enumerate(ages)}
+    ends = [end for _, point in shown[-1] for end in (point.interval or ())]
+    axis = fit_axis([*(point.value for steps in shown for _, point in steps), *ends, 0.0])
+
+    def up(value: float) -> float:
+        return curves.y(float(axis.position(value)) / 100)
+
+    newest = [
+        _dot(curves.x(place[age]), point, up, "now" if math.isinf(age) else f"after {age:g} d")
+        for age, point in shown[-1]
+        if point.value is not None
+    ]
+    lines = [_path((curves.x(place[age]), up(of.value)) for age, of in steps if of.value is not None) for steps in shown]
+    return Chart(
+        title,
+        tuple((place[age], "now" if math.isinf(age) else f"{age:g} d") for age in ages),
+        (short_percent(axis.low), short_percent((axis.low + axis.high) / 2), short_percent(axis.high)),
+        dots=tuple(newest),
+        line="".join(lines),
+        summary=f"{title} by age of the decisions: {len(shown)} periods; {'; '.join(dot.text for dot in newest)}",
+    )
+
+
+def _dot(x: float, point: Point, up: Callable[[float], float], when: str = "") -> Dot:
+    """Return the dot of an estimate that has a value."""
+    value = point.value or 0.0
+    low, high = point.interval or (value, value)
+    text = f"{point.period}{', ' if when else ''}{when}: {format_percent(value)}"
+    if point.interval is not None:
+        text += f" ({format_percent(low)} to {format_percent(high)})"
+    state = " (biased)" if point.biased else " (not final)" if point.final is False else ""
+    text += f", {point.reviewed:,} reviewed{state}"
+    return Dot(x, up(value), up(low), up(high), point.biased or point.final is False, text)
 
 
 def bar_chart(title: str, counts: Mapping[date, int], over: Period, changes: Iterable[Change] = ()) -> Chart:

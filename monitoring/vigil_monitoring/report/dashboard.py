@@ -57,6 +57,19 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """Estimates of one period as they were known when all its decisions had an age.
+
+    Attributes:
+        period: the period.
+        steps: age in days and estimate, from the youngest.
+    """
+
+    period: Period
+    steps: tuple[tuple[float, Point], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """Estimates of one quantity over time, in the order of their periods.
 
@@ -66,6 +79,7 @@ class Series:
         weight: ``items`` or ``exposure``.
         points: the estimates.
         truth: true values of periods, of simulated traffic; empty where unknown.
+        curves: of periods whose answers came late, as they were known at each age; of shares by items.
     """
 
     name: str
@@ -73,6 +87,7 @@ class Series:
     weight: str
     points: tuple[Point, ...]
     truth: tuple[tuple[Period, float], ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     @property
     def last(self) -> Point:
@@ -227,8 +242,11 @@ def _prevalence(results: Sequence[tuple[Period, PrevalenceResult]], truth: Truth
             for period, row, estimate in rows
             if (of := period if not row.by else period_of(row.by, row.value)) is not None
         ]
-        known = truth.get(("prevalence", label), ()) if weight == "items" else ()
-        yield Series(label, "prevalence", weight, _finest(points), known)
+        if weight != "items":
+            yield Series(label, "prevalence", weight, _finest(points))
+            continue
+        shown, known = _finest(points), truth.get(("prevalence", label), ())
+        yield Series(label, "prevalence", weight, shown, known, _curves(results, "prevalence", label, shown))
 
 
 def _metrics(results: Sequence[tuple[Period, MetricsResult]], truth: Truth) -> Iterable[Series]:
@@ -245,7 +263,24 @@ def _metrics(results: Sequence[tuple[Period, MetricsResult]], truth: Truth) -> I
             if (row.action, row.metric) == (action, metric)
             and (of := period if not row.by else period_of(row.by, row.value)) is not None
         ]
-        yield Series(action, metric, "items", _finest(points), truth.get((metric, action), ()))
+        shown, known = _finest(points), truth.get((metric, action), ())
+        yield Series(action, metric, "items", shown, known, _curves(results, metric, action, shown))
+
+
+def _curves(
+    results: Sequence[tuple[Period, PrevalenceResult | MetricsResult]], metric: str, name: str, points: Sequence[Point]
+) -> tuple[Curve, ...]:
+    """Return the maturity curves of the periods of some points."""
+    shown = {point.period for point in points}
+    steps: dict[Period, dict[float, Point]] = {}
+    for period, body in results:
+        for known in body.curves:
+            of = period_of(known.by, known.value) if known.by else period
+            if (known.metric, known.name) == (metric, name) and of in shown:
+                estimate = known.found.estimate
+                point = Point(of, estimate.value, estimate.interval, estimate.biased, None, estimate.reviewed)
+                steps.setdefault(of, {})[known.age_days] = point
+    return tuple(Curve(of, tuple(sorted(steps[of].items()))) for of in sorted(steps))
 
 
 def _finest(points: Sequence[tuple[str, Point]]) -> tuple[Point, ...]:

@@ -8,7 +8,7 @@ from vigil_data.filesystem import StrPath
 from vigil_evaluation.report import curves
 from vigil_evaluation.report.rendering import format_percent, render_page
 from vigil_monitoring.estimates.online_metrics import ANY_ACTION
-from vigil_monitoring.report.charts import Chart, bar_chart, series_chart
+from vigil_monitoring.report.charts import Chart, bar_chart, maturity_chart, series_chart
 from vigil_monitoring.report.dashboard import Dashboard, Series
 
 PAGE = Path(__file__).parent / "page.html.jinja"
@@ -43,6 +43,12 @@ def write_page(dashboard: Dashboard, to: StrPath) -> None:
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         remarks=remarks(dashboard),
         prevalence_charts=[_chart(series, series.name, dashboard) for series in dashboard.prevalence if series.weight == "items"],
+        prevalence_curves=[maturity_chart(series, series.name) for series in dashboard.prevalence if series.curves],
+        metric_curves=[
+            maturity_chart(series, f"{METRICS[series.metric]} of {action_name(series.name)}")
+            for series in sorted(dashboard.metrics, key=_metric_order)
+            if series.curves and series.metric != "false_positive_rate"
+        ],
         metric_charts=[
             _chart(series, f"{METRICS[series.metric]} of {action_name(series.name)}", dashboard)
             for series in sorted(dashboard.metrics, key=_metric_order)

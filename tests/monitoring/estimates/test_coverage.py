@@ -4,6 +4,7 @@ The shipped design `prevalence` chooses the probabilities; each repetition draws
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,16 @@ class Simulated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    file = tmp_path_factory.mktemp("traffic") / "traffic.parquet"
-    table, truth_NL = simulate_traffic(ITEMS, 3, prevalence=PREVALENCE, labels=("hate",))
+    return simulate(tmp_path_factory.mktemp("traffic") / "traffic.parquet", slope=1.0)
+
+
+@pytest.fixture(scope="module")
+def overconfident(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    return simulate(tmp_path_factory.mktemp("overconfident") / "traffic.parquet", slope=1.5)
+
+
+def simulate(file: Path, slope: float) -> Simulated:
+    table, truth_NL = simulate_traffic(ITEMS, 3, prevalence=PREVALENCE, labels=("hate",), slope=slope)
     pq.write_table(table, file)
     traffic = open_traffic(file)
     population = Population(
@@ -101,15 +110,30 @@ def repeat(of: Simulated, masses_N: Floats, scores_N: Floats | None, times: int)
     return shown(estimates, float((masses_N * of.truth_N).sum() / mass))
 
 
+def useless(of: Simulated) -> Floats:
+    """Scores that say nothing, with the distribution of those that the design used."""
+    return np.random.default_rng(5).permutation(of.scores_N)
+
+
 @pytest.mark.prove
-@pytest.mark.parametrize("weight", ["items", "exposure"])
-def test_intervals_cover_the_prevalence(simulated: Simulated, proofs: Callable[[int, int], int], weight: str) -> None:
-    times = proofs(100, 1_000)
-    masses_N = np.ones(ITEMS) if weight == "items" else simulated.exposure_N
-    powered = repeat(simulated, masses_N, simulated.scores_N, times)
-    print(f"{weight}: {powered}")
+@pytest.mark.parametrize(
+    ("scores", "weight"),
+    [
+        *((scores, weight) for scores in ("calibrated", "none", "useless") for weight in ("items", "exposure")),
+        ("overconfident", "items"),
+    ],
+)
+def test_intervals_cover_the_prevalence(
+    simulated: Simulated, overconfident: Simulated, proofs: Callable[[int, int], int], weight: str, scores: str
+) -> None:
+    times = proofs(60, 1_000)
+    of = overconfident if scores == "overconfident" else simulated
+    masses_N = np.ones(ITEMS) if weight == "items" else of.exposure_N
+    predictions_N = None if scores == "none" else useless(of) if scores == "useless" else of.scores_N
+    found = repeat(of, masses_N, predictions_N, times)
+    print(f"{scores}, {weight}: {found}")
     slack = 0.05 if times < 1_000 else 0.0
-    assert LEAST - slack <= powered.covered <= MOST + slack
+    assert LEAST - slack <= found.covered <= MOST + slack
 
 
 @pytest.mark.prove
@@ -126,7 +150,7 @@ def test_half_width_is_at_most_half_of_uniform_sampling(simulated: Simulated, pr
 @pytest.mark.parametrize("quality", ["calibrated", "useless"])
 def test_predictions_never_widen_intervals(simulated: Simulated, proofs: Callable[[int, int], int], quality: str) -> None:
     times = proofs(50, 1_000)
-    scores_N = simulated.scores_N if quality == "calibrated" else np.random.default_rng(5).permutation(simulated.scores_N)
+    scores_N = simulated.scores_N if quality == "calibrated" else useless(simulated)
     for masses_N in (np.ones(ITEMS), simulated.exposure_N):
         classical = repeat(simulated, masses_N, None, times)
         powered = repeat(simulated, masses_N, scores_N, times)

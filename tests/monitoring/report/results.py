@@ -14,6 +14,7 @@ from vigil_monitoring.agreement.summary import AgreementResult, LabelAgreement, 
 from vigil_monitoring.drift.results import DriftAlarm, DriftResults, KindResults
 from vigil_monitoring.estimates.estimators import Estimate
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate
+from vigil_monitoring.estimates.maturity import KnownAfter
 from vigil_monitoring.estimates.online_metrics import LoadRow, MetricRow, MetricsResult
 from vigil_monitoring.estimates.prevalence import PrevalenceResult, PrevalenceRow
 from vigil_monitoring.experiments.results import Arm, ExperimentResult, LookResult, MetricResult
@@ -41,9 +42,13 @@ def prevalence_result(values: dict[str, float], *, biased: bool = False, final: 
         for label, value in values.items()
         for weight, factor in (("items", 1.0), ("exposure", 1.4))
     ]
-    return PrevalenceResult(
-        "traffic", "queue", tuple(values), 0.95, "author", biased, tuple(rows), None, ("exposure of 3 rows is unknown",)
+    curves = tuple(
+        KnownAfter("prevalence", label, "", "", age, domain(value * share, 0.5))
+        for label, value in values.items()
+        for age, share in ((7, 0.9), (1, 0.6), (2, 0.8))
     )
+    notes = ("exposure of 3 rows is unknown",)
+    return PrevalenceResult("traffic", "queue", tuple(values), 0.95, "author", biased, tuple(rows), None, notes, curves)
 
 
 def metrics_result(number: int) -> MetricsResult:

@@ -38,6 +38,15 @@ def test_read_dashboard_orders_estimates_by_period(tmp_path: Path) -> None:
     assert [experiment.name for _, experiment in found.experiments] == ["larger encoder"]
 
 
+def test_read_dashboard_orders_maturity_curves_by_period_and_age(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    hate, by_exposure = read_dashboard(tmp_path).prevalence[:2]
+    assert [curve.period for curve in hate.curves] == [week(number) for number in range(5)]
+    last = PREVALENCE["hate"][-1]
+    assert [(age, point.value) for age, point in hate.curves[-1].steps] == [(1, last * 0.6), (2, last * 0.8), (7, last * 0.9)]
+    assert by_exposure.curves == ()
+
+
 def test_read_dashboard_takes_the_newest_result_of_a_period(tmp_path: Path) -> None:
     for name, value in (("b", 0.1), ("a", 0.2)):  # the later one has the earlier name
         write_result(tmp_path / f"{name}.json", "prevalence", week(0), asdict(prevalence_result({"hate": value})))

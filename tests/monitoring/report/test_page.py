@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from vigil_evaluation.report import curves
 from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.report import read_dashboard, read_history, write_page, write_prometheus
-from vigil_monitoring.report.charts import bar_chart, series_chart, short_count
-from vigil_monitoring.report.dashboard import Dashboard, Point, Series
+from vigil_monitoring.report.charts import bar_chart, maturity_chart, series_chart, short_count
+from vigil_monitoring.report.dashboard import Curve, Dashboard, Point, Series
 from vigil_monitoring.report.page import remarks
 from vigil_monitoring.results import Period, write_result
 from vigil_monitoring.traffic import open_traffic
@@ -57,7 +57,7 @@ def test_page_fits_every_width_and_has_contrast(tmp_path: Path, dashboard: Dashb
           return own.left < plot.left - 1 || own.right > plot.right + 1;
         }).map((text) => text.textContent)"""
         assert browser.evaluate(overlap) == []
-    assert browser.evaluate("document.querySelectorAll('#prevalence svg').length") == 2
+    assert browser.evaluate("document.querySelectorAll('#prevalence svg').length") == 4
     assert browser.evaluate("document.querySelectorAll('#volumes svg rect').length") > 100
     assert browser.messages == []
 
@@ -108,6 +108,27 @@ def test_series_chart_stays_in_its_frame_and_in_order(points: list[tuple[int, fl
     for dot in chart.dots:
         assert curves.x(0) <= dot.x <= curves.x(1)
         assert curves.y(1) - 0.1 <= dot.high_y <= dot.y + 0.1 <= dot.low_y + 0.2 <= curves.y(0) + 0.3
+
+
+def test_maturity_chart_draws_a_line_for_each_period_and_the_dots_of_the_newest() -> None:
+    def known(of: Period, value: float) -> Point:
+        return Point(of, value, Interval(0.9 * value, 1.1 * value), False, None, 9)
+
+    points = tuple(known(week(number), 0.1) for number in range(3))
+    curves_of = tuple(
+        Curve(week(number), tuple((age, known(week(number), 0.01 * age)) for age in ages))
+        for number, ages in ((0, (1, 2, 7)), (1, (1, 2)))
+    )
+    chart = maturity_chart(Series("hate", "prevalence", "items", points, (), curves_of), "hate")
+    assert [text for _, text in chart.across] == ["1 d", "2 d", "7 d", "now"]
+    assert chart.line.count("M") == 2
+    assert [dot.text.partition(":")[0] for dot in chart.dots] == [
+        f"{week(1)}, after 1 d",
+        f"{week(1)}, after 2 d",
+        f"{week(1)}, now",
+    ]
+    assert [dot.x for dot in chart.dots] == [curves.x(place) for place in (0.125, 0.375, 0.875)]
+    assert chart.dots[0].y > chart.dots[1].y > chart.dots[2].y  # upwards
 
 
 def test_bar_chart_draws_heights_in_proportion() -> None:

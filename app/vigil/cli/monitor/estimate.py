@@ -1,6 +1,6 @@
 """`vigil monitor prevalence` and `vigil monitor metrics`: estimates from a reviewed sample of the traffic."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vigil_monitoring.estimates.estimators import Estimate
     from vigil_monitoring.estimates.inputs import EstimationInputs
     from vigil_monitoring.estimates.label_answers import DomainEstimate
-    from vigil_monitoring.estimates.maturity import Maturity
+    from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
 
 QueuePath = Annotated[Path, typer.Argument(metavar="QUEUE", help="The queue (.jsonl) that was drawn from it.")]
 ReviewsPaths = Annotated[
@@ -79,6 +79,7 @@ def prevalence(
     """
     from dataclasses import asdict
 
+    from vigil_monitoring.estimates.maturity_curves import prevalence_curves
     from vigil_monitoring.estimates.prevalence import PrevalenceResult, estimate_prevalence
     from vigil_monitoring.results import write_result
 
@@ -95,6 +96,7 @@ def prevalence(
         rows=rows,
         maturity=found.maturity,
         notes=found.notes,
+        curves=tuple(prevalence_curves(found, confidence)),
     )
     _head(found)
     print_table(
@@ -109,6 +111,7 @@ def prevalence(
     )
     _unknown(row.found for row in rows)
     _arrivals(found.maturity)
+    _curves("label", result.curves, {("prevalence", row.label, row.by, row.value, row.weight): row.found for row in rows})
     if to is not None:
         write_result(to, "prevalence", found.period, asdict(result))
 
@@ -135,6 +138,8 @@ def metrics(
     """
     from dataclasses import asdict
 
+    from vigil_monitoring.estimates.label_answers import ANY
+    from vigil_monitoring.estimates.maturity_curves import metric_curves
     from vigil_monitoring.estimates.online_metrics import MetricsResult, count_load, estimate_metrics
     from vigil_monitoring.results import write_result
 
@@ -164,6 +169,7 @@ def metrics(
         load=tuple(count_load(population, days, found.reviewed.minutes)),
         maturity=found.maturity,
         notes=notes,
+        curves=tuple(metric_curves(found, confidence)),
     )
     _head(found._replace(notes=notes))
     cells: dict[tuple[str, ...], dict[str, DomainEstimate]] = {}
@@ -190,6 +196,8 @@ def metrics(
             for row in result.load
         ),
     )
+    of_any = {(row.metric, row.action, row.by, row.value, row.weight): row.found for row in rows if row.label == ANY}
+    _curves("action", result.curves, of_any)
     if to is not None:
         write_result(to, "metrics", found.period, asdict(result))
 
@@ -324,3 +332,35 @@ def _arrivals(maturity: "Maturity | None") -> None:
         if not of.final:
             name = "the whole period" if not of.by else f"{of.by} {of.value}"
             typer.echo(f"not final: {name}, {of.answered:,} of {of.rows:,} rows are answered; more answers are expected")
+
+
+def _curves(what: str, curves: "Sequence[KnownAfter]", now: "Mapping[tuple[str, ...], DomainEstimate]") -> None:
+    """Print estimates by items as they were known at each age, and as they are known now."""
+    if not curves:
+        return
+    ages = sorted({of.age_days for of in curves})
+    lines: dict[tuple[str, ...], dict[float, DomainEstimate]] = {}
+    for of in curves:
+        lines.setdefault((of.metric, of.name, of.by, of.value), {})[of.age_days] = of.found
+    typer.echo()
+    typer.echo("as it was known when all decisions of a period had an age, with the share that was answered by then:")
+    print_table(
+        [what, "metric", "period", *(f"after {age:g} d" for age in ages), "now"],
+        (
+            [
+                name,
+                metric.replace("_", " "),
+                _slice(by, value),
+                *(_known(found.get(age)) for age in ages),
+                _known(now[metric, name, by, value, "items"]),
+            ]
+            for (metric, name, by, value), found in lines.items()
+        ),
+    )
+
+
+def _known(found: "DomainEstimate | None") -> str:
+    if found is None or found.estimate.value is None:
+        return "-"
+    of = found.estimate
+    return f"{share_text(found.estimate.value)} ({_interval(of.interval)}), {1 - found.unknown:.0%}"
