@@ -58,10 +58,10 @@ def find_exposure(
             if seen or entry["files"]:
                 found[f"{seen.node.kind}s"].append(entry)
     known = {Path(entry["path"]) for kind in ("runs", "bundles") for entry in found[kind]}
-    for path, kind in _others(graph).items():
-        if not known & {path, *path.parents} and (files := searcher.files(path)):
-            found["others"].append({"kind": kind, "path": str(path), "files": files})
-            known.add(path)
+    for other, kind in _others(graph).items():
+        if not known & {other, *other.parents} and (files := searcher.files(other)):
+            found["others"].append({"kind": kind, "path": str(other), "files": files})
+            known.add(other)
     logs = {path for node in graph.nodes("traffic") for path in graph.paths(node) if Path(path).exists()}
     return {
         "runs": sorted(found["runs"], key=lambda entry: entry["path"]),
