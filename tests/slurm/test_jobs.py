@@ -94,6 +94,7 @@ def test_jobs_shows_a_running_job(account: Account) -> None:
         "loss": 0.5,
         "restarts": 1,
         "log": f"{run}/slurm/7.log",
+        "sweep": None,
     }
     assert account.jobs() == [expected]
     header, row = account.vigil("jobs").stdout.splitlines()

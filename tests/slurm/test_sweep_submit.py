@@ -24,10 +24,13 @@ class Login:
         (self.folder / "sweep.yaml").write_text(SWEEP)
         self.slurm.script("sbatch", "echo 41")
 
-    def sweep(self, *arguments: str, status: int = 0) -> str:
-        done = self.slurm.vigil("sweep", *arguments, cwd=self.folder)
+    def vigil(self, *arguments: str, status: int = 0) -> str:
+        done = self.slurm.vigil(*arguments, cwd=self.folder)
         assert done.returncode == status, done.stderr
         return done.stderr if status else done.stdout
+
+    def sweep(self, *arguments: str, status: int = 0) -> str:
+        return self.vigil("sweep", *arguments, status=status)
 
 
 @pytest.fixture
@@ -71,3 +74,35 @@ def test_sweep_submit_refuses_a_sweep_that_has_ended_and_cancel_one_without_task
     assert "sweeps/cheap: all 3 trials have ended; there is nothing to submit" in login.sweep(
         "submit", "sweep.yaml", "--tasks", "1", status=2
     )
+
+
+def test_jobs_shows_the_trial_of_a_worker_and_how_many_it_has_ended(login: Login) -> None:
+    login.sweep("submit", "sweep.yaml", "--tasks", "2")
+    folder = login.folder / "sweeps" / "cheap"
+
+    def worker(name: str, restart: int, *events: dict[str, object]) -> None:
+        facts = {"worker": {"host": "n1", "boot": "", "pid": 1, "locked": False, "slurm": {"job": "41_0", "restart": restart}}}
+        (folder / "events").mkdir(exist_ok=True)
+        lines = [facts, *({"attempt": 0, **event} for event in events)]
+        (folder / "events" / f"{name}.jsonl").write_text("".join(json.dumps({**line, "time": 1.0}) + "\n" for line in lines))
+
+    lost = {"trial": 1, "state": "RUNNING", "user": {"run": "trials/0001"}}
+    worker("n1-1-a", 0, {"trial": 0, "state": "RUNNING"}, {"trial": 0, "state": "COMPLETE", "values": [1.0]}, lost)
+    worker("n2-2-b", 1, {"trial": 2, "state": "RUNNING", "user": {"run": "trials/0002"}})
+    (folder / "trials" / "0002").mkdir(parents=True)
+    (folder / "trials" / "0002" / "metrics.jsonl").write_text('{"step": 30, "epoch": 2, "train/loss": 0.25}\n')
+    queue = (
+        f"41_0|RUNNING|None|1:00|1|0|vigil:{folder}/workers/task-%a\n8|RUNNING|None|1:00|1|N/A|vigil:/elsewhere/workers/task-0"
+    )
+    (login.slurm.folder / "queue").write_text(queue + "\n")
+    login.slurm.script("squeue", f"cat '{login.slurm.folder}/queue'")
+    shown = login.vigil("jobs").splitlines()
+    assert " ".join(shown[0].split()) == "job run sweep state nodes elapsed epoch step loss restarts log"
+    assert "cheap: 0 ended" in shown[1]
+    assert "cheap: trial 2, 1 ended  RUNNING" in shown[2]
+    assert shown[2].split("1:00")[1].split()[:3] == ["2", "30", "0.25"]
+    assert shown[3].split()[:3] == ["8", "/elsewhere/workers/task-0", "-"]
+    found = {job["job"]: (job["sweep"], job["step"]) for job in json.loads(login.vigil("jobs", "--json"))}
+    assert found["41_0"] == ({"name": "cheap", "trial": 2, "ended": 1}, 30)
+    assert found["41_1"] == ({"name": "cheap", "trial": None, "ended": 0}, None)
+    assert found["8"] == (None, None)

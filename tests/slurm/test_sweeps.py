@@ -39,19 +39,17 @@ def score(point, report):
 """
 
 SWEEP = f"""
-name: cheap
-function: objective:score
-metric: {{name: score, direction: maximize}}
+name: small
 trials: {TRIALS}
 sampler: {{kind: tpe, startup: 6}}
 pruner: {{kind: asha}}
-space:
-  x: {{float: [0.0, 1.0]}}
 # All tasks may run on the node that is cut off, with trials that were lost before.
 retries: 5
 # So long that only Slurm can reveal a lost worker.
 stale_after: 3600
 """
+OF_FUNCTION = "function: objective:score\nmetric: {name: score, direction: maximize}\nspace: {x: {float: [0.0, 1.0]}}\n"
+OF_TRAININGS = "recipe: recipe.yaml\nmetric: validation/macro_ap\nspace: {optimizer.lr: {log: [1.0e-6, 1.0e-1]}}\n"
 
 
 class SubmittedSweep:
@@ -138,14 +136,32 @@ def check(submitted, disturbed):
     return study
 
 
-def test_sweep_of_four_tasks_survives_two_kills_and_a_node_that_is_cut_off(cut_cluster, repository, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        pytest.param(OF_FUNCTION, 150, id="function"),
+        pytest.param(
+            OF_TRAININGS,
+            1800,
+            id="trainings",
+            marks=pytest.mark.skipif(os.environ.get("VIGIL_PROVE") != "1", reason="trains 24 models; VIGIL_PROVE=1 runs it"),
+        ),
+    ],
+)
+def test_sweep_of_four_tasks_survives_two_kills_and_a_node_that_is_cut_off(
+    cut_cluster, repository, tmp_path, request, text, seconds
+):
     (tmp_path / "objective.py").write_text(FUNCTION)
-    submitted = SubmittedSweep(cut_cluster, repository, tmp_path, SWEEP)
+    if text is OF_TRAININGS:
+        dataset = request.getfixturevalue("material")
+        recipe = tiny_run.recipe_values(dataset, name="tiny", training__epochs=9, tracking__mode="offline")
+        (tmp_path / "recipe.yaml").write_text(Recipe.model_validate(recipe).model_dump_json())
+    submitted = SubmittedSweep(cut_cluster, repository, tmp_path, SWEEP + text)
     node = None
     try:
-        submitted.wait(lambda ended: ended >= 4, 60)
+        submitted.wait(lambda ended: ended >= 4, seconds)
         node, disturbed = submitted.disturb()
-        submitted.wait(lambda ended: ended == TRIALS, 150)
+        submitted.wait(lambda ended: ended == TRIALS, seconds)
         study = check(submitted, disturbed)
     finally:
         subprocess.run(["scancel", submitted.number], env=submitted.env, check=False, timeout=30)
@@ -159,25 +175,7 @@ def test_sweep_of_four_tasks_survives_two_kills_and_a_node_that_is_cut_off(cut_c
     assert f"{TRIALS} of {TRIALS}" in (tmp_path / "sweep" / "sweep.html").read_text()
     jobs = json.loads(subprocess.check_output([VIGIL, "jobs", "--json"], env=submitted.env, text=True, timeout=60))
     assert {Path(job["run"]).name for job in jobs} == {f"task-{task}" for task in range(TASKS)}
-
-
-@pytest.mark.skipif(os.environ.get("VIGIL_PROVE") != "1", reason="trains 24 models; VIGIL_PROVE=1 runs it")
-def test_sweep_of_trainings_survives_two_kills_and_a_node_that_is_cut_off(cut_cluster, repository, material, tmp_path):
-    recipe = tiny_run.recipe_values(material, name="tiny", training__epochs=9, tracking__mode="offline")
-    (tmp_path / "recipe.yaml").write_text(Recipe.model_validate(recipe).model_dump_json())
-    text = SWEEP.replace("function: objective:score", "recipe: recipe.yaml").replace(
-        "score, direction: maximize", "validation/macro_ap"
-    )
-    text = text.replace("x: {float: [0.0, 1.0]}", "optimizer.lr: {log: [1.0e-6, 1.0e-1]}")
-    submitted = SubmittedSweep(cut_cluster, repository, tmp_path, text)
-    node = None
-    try:
-        submitted.wait(lambda ended: ended >= 4, 600)
-        node, disturbed = submitted.disturb()
-        submitted.wait(lambda ended: ended == TRIALS, 1800)
-        study = check(submitted, disturbed)
-    finally:
-        subprocess.run(["scancel", submitted.number], env=submitted.env, check=False, timeout=30)
-        if node is not None:
-            cut_cluster.heal(node)
-    assert len({(submitted.sweep.run_folder(trial.number) / "run_id").read_text() for trial in study.trials}) == TRIALS
+    assert sum(job["sweep"]["ended"] for job in jobs) == TRIALS
+    if text is OF_TRAININGS:
+        ids = {(submitted.sweep.run_folder(trial.number) / "run_id").read_text() for trial in study.trials}
+        assert len(ids) == TRIALS

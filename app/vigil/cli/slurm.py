@@ -1,13 +1,15 @@
 """`vigil submit`, `vigil jobs`, `vigil logs` and `vigil cancel`: runs under Slurm."""
 
+import functools
+import inspect
 import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,21 +18,73 @@ if TYPE_CHECKING:
     from vigil_slurm.jobs import JobStatus
     from vigil_slurm.site import Site
     from vigil_training.recipe.resolve import ResolvedRecipe
+    from vigil_training.sweeps.slurm_tasks import SweepTask
 
 Name = Annotated[str, typer.Argument(help="Run folder, or id of a job.", metavar="RUN|JOB")]
 
-TimeLimit = Annotated[str | None, typer.Option(help="Time limit, such as 90 or 1-12:00:00.", metavar="TIME")]
-SbatchName = Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")]
-After = Annotated[str | None, typer.Option(help="Jobs that must succeed first, separated by commas.", metavar="JOB")]
-Profile = Annotated[str | None, typer.Option(help="Site profile, a name or a path (default: $VIGIL_SITE).", metavar="SITE")]
-MaxRequeues = Annotated[int | None, typer.Option(min=0, help="Restarts after which the job gives up.", metavar="N")]
-SignalBefore = Annotated[
-    int | None, typer.Option(min=0, help="Seconds before the time limit at which to save a checkpoint.", metavar="SECONDS")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")]
-
 MAX_ENDED_JOBS = 20
 """Ended jobs that are shown without --all."""
+
+SbatchName = Annotated[str | None, typer.Option(metavar="NAME", help="As for sbatch.")]
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Options of the commands that submit jobs; a parameter of each is added by :func:`takes_slurm_options`."""
+
+    time: Annotated[str | None, typer.Option(help="Time limit, such as 90 or 1-12:00:00.", metavar="TIME")] = None
+    partition: SbatchName = None
+    account: SbatchName = None
+    qos: SbatchName = None
+    after: Annotated[str | None, typer.Option(help="Jobs that must succeed first, separated by commas.", metavar="JOB")] = None
+    profile: Annotated[
+        str | None, typer.Option(help="Site profile, a name or a path (default: $VIGIL_SITE).", metavar="SITE")
+    ] = None
+    max_requeues: Annotated[int | None, typer.Option(min=0, help="Restarts after which the job gives up.", metavar="N")] = None
+    signal_before: Annotated[
+        int | None, typer.Option(min=0, help="Seconds before the time limit at which to save a checkpoint.", metavar="SECONDS")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")] = False
+
+    def read_site(self) -> "Site":
+        """Return the site profile, with the options in place of its values."""
+        from vigil_data.yaml_files.read_spec import read_spec
+        from vigil_slurm.site import Site, find_site
+
+        names = ("time", "partition", "account", "qos", "max_requeues", "signal_before")
+        options = {name: getattr(self, name) for name in names}
+        return read_spec(Site, find_site(self.profile), "site profile", "partition: gpu", options)
+
+    def jobs_before(self) -> tuple[str, ...]:
+        """Return the ids of the jobs of ``--after``."""
+        from vigil_data.errors import UserError
+
+        if self.after is None:
+            return ()
+        if not re.fullmatch(r"\d+(_\d+)?(,\d+(_\d+)?)*", self.after):
+            raise UserError(
+                f"--after {self.after}: must be the id of a job, such as 123 or 123_4, or several separated by commas"
+            )
+        return tuple(self.after.split(","))
+
+
+def takes_slurm_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of :class:`SlurmOptions` to a command, whose argument ``slurm`` receives them."""
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(SlurmOptions)
+    ]
+    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "slurm"]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        slurm = SlurmOptions(**{option.name: values.pop(option.name) for option in options})
+        command(**values, slurm=slurm)
+
+    parameters = [*own, *options]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # which typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +95,7 @@ def register(app: typer.Typer) -> None:
     app.command("cancel")(cancel)
 
 
+@takes_slurm_options
 def submit(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE")],
     overrides: Annotated[
@@ -52,51 +107,33 @@ def submit(
     gpus_per_node: Annotated[
         int | None, typer.Option(min=1, help="Ranks on each node, with one GPU each: strategy.devices.", metavar="N")
     ] = None,
-    time: TimeLimit = None,
-    partition: SbatchName = None,
-    account: SbatchName = None,
-    qos: SbatchName = None,
     array: Annotated[
         str | None, typer.Option(help="One run per seed, such as 0-4 or 0-9%2, in DIR-SEED.", metavar="SEEDS")
     ] = None,
-    after: After = None,
-    profile: Profile = None,
-    max_requeues: MaxRequeues = None,
-    signal_before: SignalBefore = None,
-    dry_run: DryRun = False,
+    slurm: SlurmOptions,
 ) -> None:
     """Submit a recipe to Slurm; the job is requeued until the run is finished.
 
     The recipe is checked here, on the login node. The run folder gets resolved.yaml and job.sh, the batch script. Partition,
     modules, container and network of a cluster are in a site profile. The same command on the same folder resumes an ended job.
     """
-    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_slurm.batch_script import render_batch_script
-    from vigil_slurm.site import Site, find_site
     from vigil_training.recipe.requirements import check_installed
 
-    options = {
-        "time": time,
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "max_requeues": max_requeues,
-        "signal_before": signal_before,
-    }
-    site = read_spec(Site, find_site(profile), "site profile", "partition: gpu", options)
+    site = slurm.read_site()
     resolved = _resolve(recipe, overrides or [], nodes, gpus_per_node)
     if site.container.kind == "none":  # A container has packages of its own.
         check_installed(resolved)
     folder = Path(os.path.abspath(run or Path("runs") / resolved.recipe.name))  # noqa: PTH100 (resolve() would follow links)
-    job = _make_job(resolved, site, folder, array, after)
+    job = _make_job(resolved, site, folder, array, slurm.jobs_before())
     seeds = _parse_seeds(array, overrides or [])
     script = render_batch_script(job, site)
     if seeds is None:
         recipes = {folder: resolved}
     else:
         recipes = {folder.with_name(f"{folder.name}-{seed}"): _with_seed(resolved, seed) for seed in seeds}
-    _check_runs(recipes, after)
-    if dry_run:
+    _check_runs(recipes, follows=bool(job.after))
+    if slurm.dry_run:
         typer.echo(script, nl=False)
         return
     _submit(recipes, script, seeds, job)
@@ -120,7 +157,7 @@ def _resolve(recipe: Path, overrides: Sequence[str], nodes: int | None, devices:
     return resolve_recipe(recipe, [*overrides, *ranks]) if ranks else resolved
 
 
-def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: str | None) -> "BatchJob":
+def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str | None, after: tuple[str, ...]) -> "BatchJob":
     from vigil_slurm.batch_script import BatchJob
     from vigil_training.recipe.specs import Ranks
 
@@ -134,17 +171,8 @@ def _make_job(resolved: "ResolvedRecipe", site: "Site", folder: Path, array: str
         gpus=site.gpus and resolved.recipe.training.accelerator != "cpu",
         command=site.command or (own_command() if site.container.kind == "none" else "vigil"),
         array=array,
-        after=parse_after(after),
+        after=after,
     )
-
-
-def parse_after(after: str | None) -> tuple[str, ...]:
-    """Return the ids of the jobs of ``--after``."""
-    from vigil_data.errors import UserError
-
-    if after is not None and not re.fullmatch(r"\d+(_\d+)?(,\d+(_\d+)?)*", after):
-        raise UserError(f"--after {after}: must be the id of a job, such as 123 or 123_4, or several separated by commas")
-    return tuple(after.split(",")) if after else ()
 
 
 def own_command() -> str:
@@ -171,7 +199,7 @@ def _with_seed(resolved: "ResolvedRecipe", seed: int) -> "ResolvedRecipe":
     return replace(resolved, recipe=recipe, values={**resolved.values, "seed": seed})
 
 
-def _check_runs(recipes: "dict[Path, ResolvedRecipe]", after: str | None) -> None:
+def _check_runs(recipes: "dict[Path, ResolvedRecipe]", follows: bool) -> None:
     """Refuse run folders that hold something else, another recipe's run, or a finished run, and new runs that cannot start."""
     from vigil_data.errors import UserError
     from vigil_training.recipe.requirements import check_sources
@@ -179,7 +207,7 @@ def _check_runs(recipes: "dict[Path, ResolvedRecipe]", after: str | None) -> Non
 
     for run, resolved in recipes.items():
         if not check_run(resolved.recipe, run):
-            if after is None:  # The job before may train the model that this one starts from.
+            if not follows:  # The job before may train the model that this one starts from.
                 check_sources(resolved)
         elif Run(run).finished:
             raise UserError(f"{short_path(run)}: has finished; there is nothing to submit")
@@ -208,25 +236,38 @@ def jobs(
 ) -> None:
     """List this user's Vigil runs under Slurm: state, step, loss, restarts and log.
 
-    Ended jobs are read from ~/.local/state/vigil/jobs.jsonl and their run folders, without Slurm's accounting.
+    Of a worker of a sweep: the trial that it runs, with its step and loss, and how many it has ended. Ended jobs are read from
+    ~/.local/state/vigil/jobs.jsonl and their run folders, without Slurm's accounting.
     """
     from vigil_slurm.jobs import list_jobs
 
-    statuses = list_jobs()
-    ended = [status for status in statuses if not status.active]
-    hidden = 0 if everything or as_json else max(0, len(ended) - MAX_ENDED_JOBS)
+    found = [_with_trial(job) for job in list_jobs()]
     if as_json:
         import json
-        from dataclasses import asdict
 
-        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
+        typer.echo(json.dumps([asdict(job) | {"sweep": task and task.as_json()} for job, task in found], indent=2))
         return
-    if not statuses:
+    if not found:
         typer.echo("no jobs; submit one with `vigil submit`")
         return
-    _print_table([_HEADER, *map(_cells, [*ended[hidden:], *(status for status in statuses if status.active)])])
+    ended = [(job, task) for job, task in found if not job.active]
+    hidden = 0 if everything else max(0, len(ended) - MAX_ENDED_JOBS)
+    rows = [_cells(job, task) for job, task in [*ended[hidden:], *((job, task) for job, task in found if job.active)]]
+    _print_table(rows, [name for name in _HEADER if name != "sweep" or any(task for _, task in found)])
     if hidden:
         typer.echo(f"… and {hidden} older ones: vigil jobs --all")
+
+
+def _with_trial(job: "JobStatus") -> "tuple[JobStatus, SweepTask | None]":
+    """Return a job; one of a sweep with the progress of the trial that it runs, and what else it has done."""
+    from vigil_slurm.run_state import read_progress
+    from vigil_training.sweeps.slurm_tasks import read_task
+
+    task = read_task(Path(job.run), job.job, running=job.state == "RUNNING")
+    if task is None or task.run is None:
+        return job, task
+    progress = read_progress(task.run)
+    return replace(job, step=progress.step, epoch=progress.epoch, loss=progress.loss), task
 
 
 def logs(
@@ -271,28 +312,36 @@ def cancel(
     typer.echo(cancel_job(job, run, signal))
 
 
-_HEADER = ("job", "run", "state", "nodes", "elapsed", "epoch", "step", "loss", "restarts", "log")
+_HEADER = ("job", "run", "sweep", "state", "nodes", "elapsed", "epoch", "step", "loss", "restarts", "log")
 _NUMBERS = ("nodes", "elapsed", "epoch", "step", "loss", "restarts")
 
 
-def _cells(job: "JobStatus") -> tuple[str, ...]:
-    state = f"{job.state} ({job.reason})" if job.reason else job.state
-    numbers = [_number(job.epoch), _number(job.step), "-" if job.loss is None else f"{job.loss:.4g}", str(job.restarts)]
-    return (job.job, short_path(job.run), state, job.nodes, job.elapsed or "-", *numbers, short_path(job.log))
+def _cells(job: "JobStatus", task: "SweepTask | None") -> dict[str, str]:
+    return {
+        "job": job.job,
+        "run": short_path(job.run),
+        "sweep": "-" if task is None else str(task),
+        "state": f"{job.state} ({job.reason})" if job.reason else job.state,
+        "nodes": job.nodes,
+        "elapsed": job.elapsed or "-",
+        "epoch": _number(job.epoch),
+        "step": _number(job.step),
+        "loss": "-" if job.loss is None else f"{job.loss:.4g}",
+        "restarts": str(job.restarts),
+        "log": short_path(job.log),
+    }
 
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _print_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
     """Print columns at their full width, so that output piped into another command is not cut at the terminal's width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for cell, width, name in zip(row, widths, _HEADER, strict=True)
-        ]
+    lines = [{name: name for name in columns}, *rows]
+    widths = {name: max(len(line[name]) for line in lines) for name in columns}
+    for line in lines:
+        cells = [line[name].rjust(widths[name]) if name in _NUMBERS else line[name].ljust(widths[name]) for name in columns]
         typer.echo("  ".join(cells).rstrip())
 
 

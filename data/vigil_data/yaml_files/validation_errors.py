@@ -168,14 +168,15 @@ def _not_one_of(given: Any, expected: str) -> str:
 
 
 def _cross_check(text: str, path: KeyPath, tree: Tree) -> tuple[KeyPath, str]:
-    """Move a validator's message to the key that its first word names, if there is such a key."""
+    """Move a validator's message to the key that its first word names, if there is such a key; keys may contain dots."""
     node = _node(tree, path)
     named: KeyPath = ()
-    for part in text.split(" ", 1)[0].rstrip(":").split("."):
-        node = _child(node, part)
-        if node is None:
+    rest = text.split(" ", 1)[0].rstrip(":")
+    while node is not None and isinstance(node.value, dict):
+        key = max((key for key in node.value if f"{rest}.".startswith(f"{key}.")), key=len, default=None)
+        if key is None:
             break
-        named = (*named, part)
+        named, node, rest = (*named, key), node.value[key], rest[len(key) + 1 :]
     if not path:
         return named, text
     return ((*path, *named), text.removeprefix(key_path(named)).lstrip(":").strip()) if named else (path, text)

@@ -68,13 +68,21 @@ REJECTED: list[tuple[dict[str, str], str]] = [
     ({"trials": ""}, r"sweep.yaml:1: trials is missing"),
     (
         {"model.fusion.kind": "  model.fusion.kind: {choice: [mean]}"},
-        r":5: space.model.fusion.layers.when: .* is not a key of the space above",
+        r":7: space.model.fusion.layers.when.model.fusion.kind: is not a key of the space above",
+    ),
+    (
+        {"model.fusion.layers": "  model.fusion.layers:\n    int: [1, 3]\n    when:\n      model.fusion.kind: [mean, sum]"},
+        r":11: space.model.fusion.layers.when.model.fusion.kind: is never \"sum\"",
+    ),
+    (
+        {"model.fusion.layers": "  model.fusion.layers:\n    int: [1, 3]\n    when:\n      model.fusion.kinds: transformer"},
+        r":11: space.model.fusion.layers.when.model.fusion.kinds: is not a key of the space .*did you mean model.fusion.kind\?",
     ),
     (
         {"trials": "trials: 4\nconstraints: [optimizer.lr <= 1, optimizer.lrr <= 1]"},
         r":9: constraints\[1\]: .*did you mean optimizer",
     ),
-    ({"trials": "sampler: {kind: grid}"}, r":4: space.optimizer.lr: sampler grid needs points, or a step"),
+    ({"trials": "sampler: {kind: grid}"}, r":5: space.optimizer.lr: sampler grid needs points, or a step"),
     ({"trials": "trials: 4\npruner: {kind: asha}", "metric": "metric: [latency_ms, validation/macro_ap]"}, "several metrics"),
     ({"recipe": "recipe: tinny.yaml"}, r"there is no file tinny.yaml \(did you mean tiny.yaml\?\)"),
     ({"recipe": "function: a:b\nrecipe: tiny.yaml"}, r"recipe: give a recipe to train or a function"),

@@ -194,11 +194,11 @@ class SweepSpec(Spec):
             for other, wanted in dimension.when.items():
                 if other not in above:
                     hint = nearest(other, list(above)) or "; a condition names a key above it"
-                    found.append(f"space.{key}.when: {other} is not a key of the space above this one{hint}")
+                    found.append(f"space.{key}.when.{other}: is not a key of the space above this one{hint}")
                     continue
                 choices = above[other].choice
                 found += [
-                    f"space.{key}.when: {other} is never {json.dumps(value)}"
+                    f"space.{key}.when.{other}: is never {json.dumps(value)}"
                     for value in (wanted if isinstance(wanted, list) else [wanted])
                     if choices is not None and json.dumps(value) not in map(json.dumps, choices)
                 ]

@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vigil.cli.slurm import (
-    After,
-    DryRun,
-    MaxRequeues,
-    Profile,
-    SbatchName,
-    SignalBefore,
-    TimeLimit,
-    own_command,
-    parse_after,
-    short_path,
-)
+from vigil.cli.slurm import SlurmOptions, own_command, short_path, takes_slurm_options
 
 if TYPE_CHECKING:
     from vigil_slurm.batch_script import BatchJob
@@ -26,24 +15,14 @@ if TYPE_CHECKING:
     from vigil_training.sweeps.sweep_file import SweepPlan
     from vigil_training.sweeps.sweep_folder import SweepFolder
 
-WORKERS = "workers"
-"""Subfolder of a sweep folder with a folder for each task: job.sh, slurm/ with its log and its starts."""
 
-
+@takes_slurm_options
 def submit(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep, a YAML file.")],
     *,
     tasks: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Workers: tasks of the array.")],
     to: Annotated[Path | None, typer.Option(help="The sweep folder (default: sweeps/NAME).", metavar="DIR")] = None,
-    time: TimeLimit = None,
-    partition: SbatchName = None,
-    account: SbatchName = None,
-    qos: SbatchName = None,
-    after: After = None,
-    profile: Profile = None,
-    max_requeues: MaxRequeues = None,
-    signal_before: SignalBefore = None,
-    dry_run: DryRun = False,
+    slurm: SlurmOptions,
 ) -> None:
     """Submit a sweep to Slurm: an array of workers, which share the trials.
 
@@ -53,34 +32,25 @@ def submit(
     """
     from vigil_data.errors import UserError
     from vigil_data.filesystem import make_folder
-    from vigil_data.yaml_files.read_spec import read_spec
     from vigil_slurm.batch_script import render_batch_script
-    from vigil_slurm.site import Site, find_site
     from vigil_slurm.submit import refuse_queued, submit_batch_script
+    from vigil_training.sweeps.slurm_tasks import task_folders
     from vigil_training.sweeps.sweep_file import read_sweep
     from vigil_training.sweeps.sweep_folder import SweepFolder, open_sweep
 
-    options = {
-        "time": time,
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "max_requeues": max_requeues,
-        "signal_before": signal_before,
-    }
-    site = read_spec(Site, find_site(profile), "site profile", "partition: gpu", options)
+    site = slurm.read_site()
     plan = read_sweep(sweep)
     folder = Path(os.path.abspath(to or Path("sweeps") / plan.spec.name))  # noqa: PTH100 (resolve() would follow links)
-    job = _make_job(plan, site, folder, tasks, after)
+    job = _make_job(plan, site, folder, tasks, slurm.jobs_before())
     script = render_batch_script(job, site)
-    if dry_run:
+    if slurm.dry_run:
         typer.echo(script, nl=False)
         return
     if (folder / "sweep.yaml").is_file():
         ended = sum(trial.ended for trial in SweepFolder(folder).read().trials)
         if ended >= plan.trials:
             raise UserError(f"{short_path(folder)}: all {ended} trials have ended; there is nothing to submit")
-    runs = [folder / WORKERS / f"task-{task}" for task in range(tasks)]
+    runs = task_folders(folder, tasks)
     refuse_queued(runs)
     prepare_engine(open_sweep(plan, folder))
     for run in runs:
@@ -96,9 +66,10 @@ def cancel(sweep: Annotated[Path, typer.Argument(metavar="SWEEPDIR", help="A swe
     from vigil_data.errors import UserError
     from vigil_slurm.client import queued_jobs
     from vigil_slurm.jobs import cancel_job
+    from vigil_training.sweeps.slurm_tasks import is_task_of
 
-    workers = Path(os.path.abspath(sweep)) / WORKERS  # noqa: PTH100 (the name under which it was submitted)
-    queued = [job for job in queued_jobs() if Path(job.run).parent == workers]
+    folder = Path(os.path.abspath(sweep))  # noqa: PTH100 (the name under which it was submitted)
+    queued = [job for job in queued_jobs() if is_task_of(Path(job.run), folder)]
     if not queued:
         raise UserError(f"{sweep}: has no task in the queue; `vigil jobs` shows how they ended")
     for job in queued:
@@ -113,19 +84,20 @@ def prepare_engine(folder: "SweepFolder") -> None:
         typer.echo(f"W&B's sweep: {create_wandb_sweep(folder)}")
 
 
-def _make_job(plan: "SweepPlan", site: "Site", folder: Path, tasks: int, after: str | None) -> "BatchJob":
+def _make_job(plan: "SweepPlan", site: "Site", folder: Path, tasks: int, after: tuple[str, ...]) -> "BatchJob":
     from vigil_slurm.batch_script import BatchJob
     from vigil_training.recipe.specs import Ranks
+    from vigil_training.sweeps.slurm_tasks import array_folder
 
     recipe = plan.recipe
     return BatchJob(
         name=f"sweep-{plan.spec.name}",
-        run=folder / WORKERS / "task",
+        run=array_folder(folder),
         directory=Path.cwd(),
         gpus=site.gpus and (recipe is None or recipe.training.accelerator != "cpu"),
         command=site.command or (own_command() if site.container.kind == "none" else "vigil"),
         array=f"0-{tasks - 1}",
-        after=parse_after(after),
+        after=after,
         arguments=("sweep", "worker", str(folder)),
         shared=folder,
         devices_per_rank=recipe.strategy.devices if recipe is not None and isinstance(recipe.strategy, Ranks) else 1,
