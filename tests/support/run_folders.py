@@ -1,7 +1,7 @@
 """Run folders as `vigil train` and `vigil evaluate` leave them, written in a millisecond."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ training:
 """
 
 
-def curve(steps: int, best: float = 0.8, every: int = 10) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl: a loss that falls, and validations that rise to ``best``."""
+def curve(steps: int, best: float = 0.8, every: int = 10, hours: float | None = None) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl: a loss that falls, and validations that rise to ``best``; with a clock up to ``hours``."""
     lines: list[dict[str, Any]] = []
     for step in range(every, steps + 1, every):
         share = step / steps
         lines.append({"step": step, "epoch": step // 100, "train/loss": 1.0 - 0.9 * share, "train/lr": 1e-3 * (1 - share)})
         if step % (every * 5) == 0:
             lines.append({"step": step, "epoch": step // 100, "validation/macro_ap": best * share, "validation/ap/spam": 0.5})
-    return lines
+    return lines if hours is None else [{**line, "hours": hours * line["step"] / steps} for line in lines]
 
 
 def make_run(
@@ -41,6 +41,7 @@ def make_run(
     number: int = 0,
     dataset: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
+    epoch_ends: Sequence[int] = (),
 ) -> Path:
     """Write a run.
 
@@ -54,12 +55,15 @@ def make_run(
         number: hours after :data:`BEGIN` of the start.
         dataset: path and version.
         environment: further members of environment.json.
+        epoch_ends: steps at the end of each epoch, for plan.json.
     """
     folder.mkdir(parents=True)
     (folder / "resolved.yaml").write_text(RECIPE.format(name=json.dumps(folder.name), seed=seed, lr=lr))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     facts = {"dataset": dataset or {"path": "/data/posts", "version": 3}, "git": {"commit": "c0ffee" * 6 + "abcd", "dirty": True}}
     (folder / "environment.json").write_text(json.dumps({**facts, **(environment or {})}))
+    if epoch_ends:
+        (folder / "plan.json").write_text(json.dumps({"epoch_ends": list(epoch_ends)}))
     begin = BEGIN + timedelta(hours=number)
     start = {"event": "start", "token": "t", "host": "h", "pid": 1, "machine": "elsewhere", "time": begin.isoformat()}
     end = {"event": "end", "token": "t", "outcome": state, "reason": "", "time": (begin + timedelta(minutes=90)).isoformat()}

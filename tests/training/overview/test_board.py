@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import curve, make_run
 
-from vigil_training.overview.board import MAX_POINTS, BoardReader, _script_json, duration_text, make_charts, write_board
+from vigil_training.overview.board import (
+    MAX_CLOCK_POINTS,
+    MAX_POINTS,
+    BoardReader,
+    _script_json,
+    duration_text,
+    make_charts,
+    write_board,
+)
 from vigil_training.overview.selection import select
 from vigil_training.overview.summary import read_all
 
@@ -29,7 +37,12 @@ def browser(chromium, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("board") / "runs"
-    make_run(folder / "a", lines=curve(1000, 0.7), evaluation={"average_precision": 0.7, "auroc": 0.9})
+    make_run(
+        folder / "a",
+        lines=curve(1000, 0.7, hours=2.5),
+        epoch_ends=(400, 800, 1200),
+        evaluation={"average_precision": 0.7, "auroc": 0.9},
+    )
     make_run(folder / "b", lines=curve(2000, 0.9), state="failed", number=1)
     make_run(folder / "lr" / "trials" / "0001", lines=curve(50, 0.6), state="preempted", number=2)
     (folder / "lr" / "sweep.html").write_text("page")
@@ -41,7 +54,7 @@ def folder(tmp_path_factory):
 def write(folder: Path, to: Path, refresh: float = 0.0) -> str:
     reader = BoardReader([folder])
     runs = select(reader.read())
-    write_board(runs, reader.charts(runs), to, title="runs", refresh_seconds=refresh)
+    write_board(runs, reader.curves(runs), to, title="runs", refresh_seconds=refresh)
     return to.read_text(encoding="utf-8")
 
 
@@ -115,8 +128,44 @@ def test_board_is_read_with_the_keyboard(folder, browser):
     assert browser.evaluate("document.querySelectorAll('path.lit').length") == 3
 
 
+def test_board_switches_between_steps_epochs_and_hours(folder, browser):
+    write(folder, folder.parent / "axes.html")
+    browser.open((folder.parent / "axes.html").as_uri())
+    choose = "(() => {{ const s = document.getElementById('axis'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    figure = "document.querySelector('[data-chart=\"1\"]')"
+    caption, label = f"{figure}.querySelector('figcaption').textContent", f"{figure}.querySelector('svg').ariaLabel"
+    assert browser.evaluate(f"{figure}.querySelector('h4').textContent").startswith("train/loss")
+    assert "of 4 runs, over optimizer steps, up to 2000" in browser.evaluate(label)
+    assert browser.evaluate("document.getElementById('undrawn').textContent") == ""
+    for axis, last, shown in (("epoch", "epochs, up to 2.5", "epoch 2.5"), ("hours", "hours of training, up to 2.5", "2.5 h")):
+        browser.evaluate(choose.format(axis))
+        assert f"train/loss of 1 runs, over {last}" in browser.evaluate(label)
+        assert browser.evaluate("document.getElementById('undrawn').textContent") == "3 runs have not recorded this"
+        browser.evaluate(f"{figure}.querySelector('svg').focus()")
+        browser.press("ArrowLeft")
+        assert browser.evaluate(caption) == f"a {shown}, step 1,000: 0.1"
+        for _ in range(60):
+            browser.press("ArrowLeft")
+        assert browser.evaluate(caption) == f"a {'epoch 1' if axis == 'epoch' else '1 h'}, step 400: 0.64"
+    make_run(folder.parent / "old" / "a", lines=curve(100))
+    write(folder.parent / "old", folder.parent / "old.html")
+    browser.open((folder.parent / "old.html").as_uri())
+    disabled = "[...document.getElementById('axis').options].map((option) => option.disabled)"
+    assert browser.evaluate(disabled) == [False, True, True]
+    assert browser.messages == []
+
+
+def test_board_curves_bound_the_clocks_of_many_runs(folder):
+    reader = BoardReader([folder])
+    [run] = [run for run in reader.read() if run.name == "a"]
+    assert reader.curves([run]).clocks[0][-1] == (1000, 2.5)
+    clocks = reader.curves([run] * 2000).clocks
+    assert sum(map(len, clocks)) <= 1.3 * MAX_CLOCK_POINTS
+    assert all(hours == pytest.approx(2.5 * step / 1000) for step, hours in clocks[7])
+
+
 def test_board_reloads_itself_and_keeps_what_was_chosen(folder, browser, tmp_path):
-    make_run(tmp_path / "runs" / "a", lines=curve(100), state="open")
+    make_run(tmp_path / "runs" / "a", lines=curve(100, hours=1.0), state="open")
     make_run(tmp_path / "runs" / "b", lines=curve(100), number=1)
     page = tmp_path / "board.html"
     write(tmp_path / "runs", page, refresh=1.0)
@@ -126,6 +175,7 @@ def test_board_reloads_itself_and_keeps_what_was_chosen(folder, browser, tmp_pat
     browser.evaluate("document.getElementById('filter-text').focus()")
     browser.type("posts")
     browser.evaluate("document.getElementById('logarithmic').click()")
+    browser.evaluate("document.getElementById('axis').value = 'hours'")
     browser.evaluate("scrollTo(0, 300)")
     make_run(tmp_path / "runs" / "0", lines=curve(300), number=2)
     write(tmp_path / "runs", page)  # the last writing
@@ -136,6 +186,7 @@ def test_board_reloads_itself_and_keeps_what_was_chosen(folder, browser, tmp_pat
     ) == [True, True, False]
     assert browser.evaluate("document.getElementById('filter-text').value") == "posts"
     assert browser.evaluate("document.getElementById('logarithmic').checked")
+    assert browser.evaluate("document.getElementById('axis').value") == "hours"
     assert browser.evaluate("document.activeElement.id") == "filter-text"
     assert browser.evaluate("scrollY") == 300
 
@@ -198,7 +249,7 @@ def test_board_reader_reads_a_file_again_only_when_it_has_changed(folder, monkey
     for extra in ("", "", '{"step": 110, "train/loss": 7.0}\n'):
         with (tmp_path / "runs" / "a" / "metrics.jsonl").open("a") as file:
             file.write(extra)
-        charts = reader.charts(read_all([tmp_path / "runs"]))
+        charts = reader.curves(read_all([tmp_path / "runs"])).charts
     assert read == ["a", "a"]
     assert next(chart for chart in charts if chart.name == "train/loss").curves[0][2][-1] == 7
 

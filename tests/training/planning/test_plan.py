@@ -1,5 +1,6 @@
 """Planning: memory against what ranks hold, and steps against what a run does."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
+from vigil_data.loading.loader import Request
 from vigil_training.distributed.world import World
 from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, sharded, state_bytes
 from vigil_training.planning.plan import plan_run
+from vigil_training.planning.start import plan_start
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.trainer.data_module import DataModule
 
@@ -166,6 +169,38 @@ def test_plan_run_counts_the_steps_of_the_run(make_recipe: Callable[..., Recipe]
     assert "fits" in report.verdict
 
 
+@pytest.mark.parametrize("max_steps", [None, 3])
+def test_plan_start_is_that_of_plan_run(make_recipe: Callable[..., Recipe], max_steps: int | None) -> None:
+    from vigil_modeling.safety_model import build_model
+
+    recipe = make_recipe(
+        strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"},
+        training__epochs=2,
+        training__max_steps=max_steps,
+        data__batch__cost={"token": 0.25, "item": 1.0},
+    )
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
+    data = DataModule(recipe, 1, World(0, 2, 0, 2))
+    started, planned = plan_start(recipe, model, data, data.epoch_ends(), 2), plan_run(recipe)
+    assert planned.epochs is not None
+    row = next(row for row in planned.rows if row.chosen)
+    assert started["strategy"] == row.name == "ZeRO-2 with offload"
+    assert started["memory"] == {**dataclasses.asdict(row.state), "buffers": sum(row.buffers.values()), "host": row.host}
+    assert (started["parameters"], started["trained_parameters"]) == (planned.parameters, planned.trained)
+    assert (started["steps"], started["items"], started["tokens"]) == (
+        planned.epochs.run_steps,
+        planned.epochs.samples,
+        planned.epochs.tokens,
+    )
+    assert f"{started['tokens']:,} tokens of text," in planned.facts()[1]
+    first = data.plan(0)
+    batches = [data.reader[Request(data.train_rows[first.rows(step, rank)])] for step in range(first.steps) for rank in (0, 1)]
+    masks = [batch.segments["text"].inputs["attention_mask"] for batch in batches if "text" in batch.segments]
+    assert started["tokens"] == sum(int(mask.sum()) for mask in masks)
+    assert started["epoch_ends"][0] == first.steps
+    assert len(started["epoch_ends"]) == (2 if max_steps is None or max_steps > first.steps else 1)
+
+
 def test_plan_run_has_the_activations_of_a_real_forward_pass(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe()
     assert plan_run(recipe).rows[0].activations == pytest.approx(activations_of_a_forward_pass(recipe), rel=0.1)
@@ -183,7 +218,6 @@ def test_plan_run_needs_no_memory_for_a_transformer_over_a_decoder(make_guard_re
 def activations_of_a_forward_pass(recipe: Recipe) -> int:
     """Return the bytes that a forward pass of the most expensive batch keeps."""
     from vigil_data.dataset.dataset import Dataset
-    from vigil_data.loading.loader import Request
     from vigil_data.loading.sampler import costs
     from vigil_modeling.safety_model import build_model
 

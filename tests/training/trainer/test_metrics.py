@@ -3,11 +3,13 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from vigil_training.tracking.local_metrics import last_hours
 from vigil_training.tracking.machine_use import MachineMeter
 from vigil_training.tracking.metrics import METRICS, is_exact
 from vigil_training.trainer.callbacks import metrics as callback
@@ -51,7 +53,7 @@ def test_metrics_callback_logs_what_metrics_lists(watched):
     run, lines, _ = watched
     assert list(lines) == [1, 10]
     parts = {"cat", "bright"}, {"text", "image", "fusion", "heads"}, {"text", "image"}
-    expected = {"step", "epoch", "train/loss", "train/lr", "train/gradient_norm", "train/skipped_steps"}
+    expected = {"step", "epoch", "hours", "train/loss", "train/lr", "train/gradient_norm", "train/skipped_steps"}
     expected |= {f"train/loss/{label}" for label in parts[0]} | {f"train/gradient_norm/{part}" for part in parts[1]}
     expected |= {f"train/lr/{modality}" for modality in parts[2]} | {"train/quarantined_items", "train/padding/tokens"}
     expected |= {"ranks/data_wait", "system/cpu", "system/memory_gb"}
@@ -59,6 +61,33 @@ def test_metrics_callback_logs_what_metrics_lists(watched):
     assert set(lines[10]) == expected | {f"speed/{name}" for name in ("step_seconds", "items", "tokens", "images")}
     logged = {key for line in map(json.loads, run.metrics.read_text().splitlines()) for key in line} - {"step"}
     assert all(sum(metric.matches(key) for metric in METRICS) == 1 for key in logged)
+
+
+def test_hours_rise_from_those_before_the_start(watched, monkeypatch):
+    run, *_ = watched
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    hours = [line["hours"] for line in lines]
+    assert 0 < hours[0] < hours[-1] < 1
+    assert hours == sorted(hours)
+    assert last_hours(run.path) == hours[-1]
+    sent = []
+    trainer = SimpleNamespace(loggers=[SimpleNamespace(log_metrics=lambda line, step: sent.append(line))])
+    resumed = callback.MetricsCallback(None, None, hours=2.0)
+    monkeypatch.setattr(callback, "training_module", lambda module: module)
+    resumed.on_train_start(trainer, SimpleNamespace(device=torch.device("cpu")))
+    trainer.current_epoch, trainer.global_step = 1, 20
+    resumed._log(trainer, {})
+    assert 2.0 <= sent[0]["hours"] < 2.1
+
+
+def test_plan_of_a_run_is_in_its_folder(watched):
+    run, _, seen = watched
+    plan = json.loads(run.plan.read_text())
+    assert (plan["steps"], plan["ranks"], plan["strategy"]) == (STEPS, 1, "single")
+    ends = [max(step for step, of in seen.items() if of["epoch"] == epoch) for epoch in range(len(plan["epoch_ends"]) - 1)]
+    assert plan["epoch_ends"][:-1] == ends
+    assert plan["epoch_ends"][-1] >= STEPS
+    assert plan["memory"]["weights"] == 4 * plan["parameters"]
 
 
 def test_gradient_norms_are_those_of_a_loop(watched):

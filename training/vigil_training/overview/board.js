@@ -13,9 +13,29 @@
   let lit = null;
   let touched = 0;
 
-  const curves = board.charts.map(({ curves: all }) => all.map(([run, differences, values]) => {
-    let step = 0;
-    return { run, points: differences.map((difference, i) => [step += difference, values[i]]) };
+  const sums = (differences) => { let sum = 0; return differences.map((difference) => sum += difference); };
+  const interpolate = (steps, values) => (step) => {
+    let low = 0, high = steps.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (steps[middle] < step) low = middle + 1; else high = middle;
+    }
+    if (!low || steps[low] <= step) return values[low];
+    return values[low - 1] + (step - steps[low - 1]) / (steps[low] - steps[low - 1]) * (values[low] - values[low - 1]);
+  };
+  // Each axis: from a run to the function from its steps to places on the axis; none if its files do not tell.
+  const clocks = board.clocks.map(([differences, hours]) => hours.length && interpolate(sums(differences), hours));
+  const epochs = board.epochs.map((ends) => ends.length && interpolate([0, ...ends], [0, ...ends.map((_, i) => i + 1)]));
+  const axes = {
+    step: { of: () => (step) => step, name: (x) => `step ${x.toLocaleString("en")}` },
+    epoch: { of: (run) => epochs[run], name: (x, step) => `epoch ${number(x)}, step ${step.toLocaleString("en")}` },
+    hours: { of: (run) => clocks[run], name: (x, step) => `${number(x)} h, step ${step.toLocaleString("en")}` },
+  };
+  // Curves of each chart on the axis that is chosen: points of place, value and step.
+  const placed = {};
+  const curves = () => placed[by("axis").value] ??= board.charts.map(({ curves: all }) => all.flatMap(([run, differences, values]) => {
+    const at = axes[by("axis").value].of(run);
+    return at ? [{ run, points: sums(differences).map((step, i) => [at(step), values[i], step]) }] : [];
   }));
   const hue = (run) => `--hue:${(run * 137.508 % 360).toFixed(1)}`;
   const number = (v) => String(Number(v.toPrecision(4)));
@@ -25,10 +45,10 @@
   // Exponential moving average, corrected for its start at zero.
   const smooth = (points, keep) => {
     let mean = 0, weight = 0;
-    return points.map(([step, v]) => {
+    return points.map(([at, v, step]) => {
       mean = keep * mean + (1 - keep) * v;
       weight = keep * weight + (1 - keep);
-      return [step, mean / weight];
+      return [at, mean / weight, step];
     });
   };
   const ticks = (low, high) => {
@@ -46,10 +66,10 @@
     let cursor = null;
     const draw = () => {
       const keep = Number(by("smoothing").value);
-      const raw = curves[place].filter(({ run }) => drawn(run));
+      const raw = curves()[place].filter(({ run }) => drawn(run));
       shown = raw.map(({ run, points }) => ({ run, points: keep ? smooth(points, keep) : points }));
       const values = raw.flatMap(({ points }) => points.map(([, v]) => v));
-      const last = raw.reduce((most, { points }) => Math.max(most, points.at(-1)[0]), 1);
+      const last = raw.reduce((most, { points }) => Math.max(most, points.at(-1)[0]), by("axis").value === "step" ? 1 : 0) || 1;
       const least = values.reduce((a, b) => Math.min(a, b), Infinity), most = values.reduce((a, b) => Math.max(a, b), -Infinity);
       const logarithmic = by("logarithmic").checked && least > 0;
       const scale = logarithmic ? Math.log10 : (v) => v;
@@ -57,7 +77,7 @@
       if (high - low < 1e-12 * Math.max(Math.abs(high), 1e-300)) [low, high] = [low - (Math.abs(low) / 2 || 0.5), high + (Math.abs(high) / 2 || 0.5)];
       const room = 0.03 * (high - low);
       [low, high] = [low - room, high + room];
-      const x = (step) => frame.left + step / last * (frame.right - frame.left);
+      const x = (at) => frame.left + at / last * (frame.right - frame.left);
       const y = (v) => frame.bottom - (scale(v) - low) / (high - low) * (frame.bottom - frame.top);
       const parts = [];
       const powers = logarithmic && Math.floor(high) > Math.ceil(low);
@@ -68,16 +88,16 @@
         parts.push(element("svg:line", { class: "grid", x1: frame.left, x2: frame.right, y1: at, y2: at }),
           element("svg:text", { x: frame.left - 5, y: Number(at) + 4, "text-anchor": "end" }, v && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e6) ? v.toExponential(Math.abs(v) < 1e-3 ? 0 : 1).replace("+", "") : short(v)));
       }
-      for (const step of ticks(0, last)) {
-        const at = x(step).toFixed(1);
+      for (const tick of ticks(0, last)) {
+        const at = x(tick).toFixed(1);
         parts.push(element("svg:line", { class: "grid", x1: at, x2: at, y1: frame.bottom, y2: frame.bottom + 4 }),
-          element("svg:text", { x: at, y: frame.bottom + 17, "text-anchor": x(step) > frame.right - 12 ? "end" : "middle" }, short(step)));
+          element("svg:text", { x: at, y: frame.bottom + 17, "text-anchor": x(tick) > frame.right - 12 ? "end" : "middle" }, short(tick)));
       }
-      const path = (points) => `M${points.map(([step, v]) => `${x(step).toFixed(1)} ${y(v).toFixed(1)}`).join("L")}${points.length === 1 ? "h.1" : ""}`;
+      const path = (points) => `M${points.map(([at, v]) => `${x(at).toFixed(1)} ${y(v).toFixed(1)}`).join("L")}${points.length === 1 ? "h.1" : ""}`;
       if (keep) parts.push(...raw.map(({ run, points }) => element("svg:path", { class: "raw", style: hue(run), d: path(points) })));
       parts.push(...shown.map(({ run, points }) => element("svg:path", { "data-run": run, class: points.length === 1 ? "alone" : "", style: hue(run), d: path(points), "stroke-linecap": "round" })));
       svg.replaceChildren(...parts);
-      svg.setAttribute("aria-label", `${board.charts[place].name} of ${shown.length} runs, up to step ${last}`);
+      svg.setAttribute("aria-label", `${board.charts[place].name} of ${shown.length} runs, over ${by("axis").selectedOptions[0].textContent}, up to ${number(last)}`);
       svg.classList.toggle("many", shown.length > 20);
       Object.assign(svg, { place: { x, y } });
       point(null);
@@ -87,14 +107,14 @@
       svg.querySelector("circle")?.remove();
       if (!at) { caption.textContent = `${shown.length} run${shown.length === 1 ? "" : "s"}`; return; }
       const { run, points } = shown[at.curve];
-      const [step, v] = points[at.point];
-      svg.append(element("svg:circle", { style: hue(run), cx: svg.place.x(step), cy: svg.place.y(v), r: 4.5 }));
-      caption.replaceChildren(element("bdi", {}, board.names[run]), ` step ${step.toLocaleString("en")}: ${number(v)}`);
+      const [across, v, step] = points[at.point];
+      svg.append(element("svg:circle", { style: hue(run), cx: svg.place.x(across), cy: svg.place.y(v), r: 4.5 }));
+      caption.replaceChildren(element("bdi", {}, board.names[run]), ` ${axes[by("axis").value].name(across, step)}: ${number(v)}`);
     };
     const nearest = (left, top) => {
       let found = null, least = Infinity;
-      shown.forEach(({ points }, curve) => points.forEach(([step, v], place_) => {
-        const far = (svg.place.x(step) - left) ** 2 + (svg.place.y(v) - top) ** 2;
+      shown.forEach(({ points }, curve) => points.forEach(([across, v], place_) => {
+        const far = (svg.place.x(across) - left) ** 2 + (svg.place.y(v) - top) ** 2;
         if (far < least) [least, found] = [far, { curve, point: place_ }];
       }));
       return found;
@@ -115,9 +135,9 @@
       if (!cursor) point({ curve: 0, point: shown[0].points.length - 1 });
       else if (across) point({ curve: cursor.curve, point: Math.min(Math.max(cursor.point + across, 0), shown[cursor.curve].points.length - 1) });
       else {
-        const step = shown[cursor.curve].points[cursor.point][0];
+        const across_ = shown[cursor.curve].points[cursor.point][0];
         const curve = (cursor.curve + along + shown.length) % shown.length;
-        const far = shown[curve].points.map(([other]) => Math.abs(other - step));
+        const far = shown[curve].points.map(([other]) => Math.abs(other - across_));
         point({ curve, point: far.indexOf(Math.min(...far)) });
       }
       light(shown[cursor.curve].run);
@@ -150,7 +170,13 @@
     const number_ = rows.filter((row) => !row.hidden).length;
     by("shown").textContent = number_ < rows.length ? `${number_} of ${rows.length} runs` : "";
   };
-  const draw = () => charts.forEach((chart) => chart.draw());
+  const measured = [...new Set(board.charts.flatMap(({ curves: all }) => all.map(([run]) => run)))];
+  const draw = () => {
+    if (!charts.length) return;
+    const unknown = measured.filter((run) => drawn(run) && !axes[by("axis").value].of(run)).length;
+    by("undrawn").textContent = unknown ? `${unknown} run${unknown === 1 ? " has" : "s have"} not recorded this` : "";
+    charts.forEach((chart) => chart.draw());
+  };
   const keep = () => {
     const headings = table ? [...table.tHead.rows[0].cells] : [];
     const column = headings.findIndex((heading) => heading.hasAttribute("aria-sort"));
@@ -158,7 +184,7 @@
       text: by("filter-text")?.value, state: by("filter-state")?.value, group: by("filter-group")?.value,
       hidden: boxes.flatMap((box, run) => (box.checked ? [] : [board.names[run]])),
       sort: column < 0 ? null : [column, headings[column].getAttribute("aria-sort") === "ascending"],
-      logarithmic: by("logarithmic")?.checked, smoothing: by("smoothing")?.value,
+      axis: by("axis")?.value, logarithmic: by("logarithmic")?.checked, smoothing: by("smoothing")?.value,
       scroll: scrollY, focus: document.activeElement?.id,
     };
     try { sessionStorage.setItem(key, JSON.stringify(state)); } catch { /* The page is only looked at. */ }
@@ -185,6 +211,9 @@
   }
   if (charts.length) {
     by("scales").hidden = false;
+    for (const option of by("axis").options) option.disabled = !measured.some((run) => axes[option.value].of(run));
+    if (kept.axis && !by("axis").querySelector(`[value="${kept.axis}"]`).disabled) by("axis").value = kept.axis;
+    by("axis").addEventListener("change", draw);
     by("logarithmic").checked = kept.logarithmic ?? false;
     by("smoothing").value = kept.smoothing ?? 0;
     by("logarithmic").addEventListener("change", draw);

@@ -31,6 +31,15 @@ MAX_BUCKETS = 300
 
 MIN_BUCKETS = 12
 
+CLOCK = "hours"
+"""Metric that is an axis of the charts."""
+
+MAX_CLOCK_BUCKETS = 100
+"""Spans of the clock of a run, between which it is interpolated."""
+
+MAX_CLOCK_POINTS = 40_000
+"""Points of the clocks of all runs together, as far as :data:`MIN_BUCKETS` allows."""
+
 _RECALL = "validation/recall@K"
 """The one metric of the table that has a placeholder and still stands for few values."""
 
@@ -55,6 +64,19 @@ class Chart:
     curves: list[tuple[int, list[float], list[float]]]
 
 
+@dataclass(frozen=True, slots=True)
+class BoardCurves:
+    """What is drawn of some runs.
+
+    Attributes:
+        charts: curves by metric.
+        clocks: step and hours of training of each run; empty if they are unknown.
+    """
+
+    charts: list[Chart]
+    clocks: list[Points]
+
+
 @dataclass(slots=True)
 class BoardReader:
     """Reads the runs below some folders again and again; curves of a file that has not changed are kept.
@@ -72,11 +94,12 @@ class BoardReader:
         """Return the runs."""
         return read_all(self.folders, progress)
 
-    def charts(self, runs: Sequence[RunSummary]) -> list[Chart]:
-        """Return the charts of some of the runs; what was kept of others is dropped."""
+    def curves(self, runs: Sequence[RunSummary]) -> BoardCurves:
+        """Return the curves of some of the runs; what was kept of others is dropped."""
         curves = [self._curves(run.path) for run in runs]
         self._kept = {run.path: self._kept[run.path] for run in runs if run.path in self._kept}
-        return make_charts(curves, self.metrics)
+        buckets = max(MIN_BUCKETS, min(MAX_CLOCK_BUCKETS, MAX_CLOCK_POINTS // (2 * max(len(runs), 1))))
+        return BoardCurves(make_charts(curves, self.metrics), [decimate(of.get(CLOCK, []), buckets) for of in curves])
 
     def _curves(self, run: Path) -> dict[str, Points]:
         try:
@@ -85,7 +108,7 @@ class BoardReader:
             return {}
         signature = status.st_mtime_ns, status.st_size
         if run not in self._kept or self._kept[run][0] != signature:
-            wanted = {name: points for name, points in read_curves(run).items() if _is_drawn(name, self.metrics)}
+            wanted = {name: points for name, points in read_curves(run).items() if name == CLOCK or _is_drawn(name, self.metrics)}
             self._kept[run] = signature, {name: decimate(points, MAX_BUCKETS) for name, points in wanted.items()}
         return self._kept[run][1]
 
@@ -114,13 +137,13 @@ def make_charts(runs: Sequence[dict[str, Points]], further: Sequence[str] = ()) 
 
 
 def write_board(
-    runs: Sequence[RunSummary], charts: Sequence[Chart], to: StrPath, *, title: str, refresh_seconds: float = 0.0
+    runs: Sequence[RunSummary], curves: BoardCurves, to: StrPath, *, title: str, refresh_seconds: float = 0.0
 ) -> None:
     """Write the page.
 
     Args:
         runs: the runs, in the order of the page.
-        charts: their curves.
+        curves: their curves.
         to: HTML file; links to reports are relative to it.
         title: what the page shows, such as the folder.
         refresh_seconds: the page reloads itself this often, as it is written again; 0 for never.
@@ -137,7 +160,7 @@ def write_board(
         own_style=_FOLDER / "board.css",
         board_title=title,
         runs=[_row(run, place, above) for place, run in enumerate(runs)],
-        charts=charts,
+        charts=curves.charts,
         counts={state: sum(run.state.name == state for run in runs) for state in STATES if state in states},
         groups=sorted({run.group for run in runs if run.group}),
         sweeps=_sweeps(runs, above),
@@ -147,7 +170,9 @@ def write_board(
         data=_script_json(
             {
                 "names": [run.name for run in runs],
-                "charts": [{"name": chart.name, "curves": chart.curves} for chart in charts],
+                "charts": [{"name": chart.name, "curves": chart.curves} for chart in curves.charts],
+                "epochs": [run.epoch_ends for run in runs],
+                "clocks": [[_differences([step for step, _ in of]), [hours for _, hours in of]] for of in curves.clocks],
                 "written": time.time(),
                 "refresh": refresh_seconds,
             }
@@ -210,7 +235,7 @@ def _link(file: Path, above: Path) -> str:
 
 def _is_drawn(name: str, further: Sequence[str]) -> bool:
     """Return whether a metric has a chart: those of the table that stand for one value, and those that are asked for."""
-    if name == "epoch":
+    if name in ("epoch", CLOCK):
         return False
     if any(fnmatchcase(name, pattern) for pattern in further):
         return True

@@ -40,6 +40,7 @@ class RunSummary:
         state: its state.
         recipe: dotted keys and values of the resolved recipe; empty if it cannot be read.
         environment: ``environment.json``; empty if it cannot be read.
+        plan: ``plan.json``; empty if it cannot be read.
         last: last value of each metric, with ``step`` and ``epoch``.
         monitor: metric by which checkpoints are chosen; empty if unknown.
         best: its best value on validation and the step; ``None`` before the first validation.
@@ -51,6 +52,7 @@ class RunSummary:
     state: RunState
     recipe: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
     monitor: str = ""
     best: tuple[float, int] | None = None
@@ -71,6 +73,12 @@ class RunSummary:
     def dataset(self) -> dict[str, Any]:
         """Path, version and digest of the dataset, as far as they are known."""
         return _mapping(self.environment.get("dataset"))
+
+    @property
+    def epoch_ends(self) -> list[int]:
+        """Optimizer steps at the end of each epoch, as they were planned when the run started; empty if they are unknown."""
+        ends = self.plan.get("epoch_ends")
+        return [int(end) for end in ends] if isinstance(ends, list) and all(isinstance(end, int) for end in ends) else []
 
     @property
     def git(self) -> dict[str, Any]:
@@ -192,6 +200,7 @@ def read_summary(folder: Path, below: Path | None = None) -> RunSummary:
         state,
         recipe,
         _json(folder / "environment.json"),
+        _json(folder / "plan.json"),
         validation | last_values(folder),
         monitor,
         best,

@@ -12,6 +12,7 @@ from vigil_data.dataset.dataset import Dataset, exists
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Request
+from vigil_data.loading.sampler import EpochPlan, costs
 from vigil_data.loading.sampling import SamplingShare, describe_shares
 from vigil_modeling.encoders import Encoder
 from vigil_modeling.encoders.frozen_storage import BYTES_OF_NF4, is_quantized_by_nf4
@@ -100,6 +101,16 @@ class ModelSizes:
     shards: list[tuple[int, bool]]
     units: list[tuple[int, int]]
 
+    @property
+    def total(self) -> int:
+        """Number of weights."""
+        return sum(count for count, _ in self.parameters)
+
+    @property
+    def trained(self) -> int:
+        """Number of weights that are trained."""
+        return sum(count for count, is_trained in self.parameters if is_trained)
+
 
 @dataclass(frozen=True, slots=True)
 class RunLength:
@@ -115,6 +126,7 @@ class RunLength:
         largest_items: items of the most expensive batch.
         largest_cost: cost of that batch.
         text_only: share of items with text and no other modality.
+        tokens: tokens of the texts of the first epoch; ``None`` for a guard, and if batches are not planned by tokens.
         sampling: what ``data.sampling`` does to the shares of sources and labels; empty without it.
     """
 
@@ -127,6 +139,7 @@ class RunLength:
     largest_items: int
     largest_cost: float
     text_only: float
+    tokens: int | None = None
     sampling: tuple[SamplingShare, ...] = ()
 
 
@@ -166,8 +179,9 @@ class RunPlan:
         """Return lines on the model and the epochs."""
         lines = [f"{self.parameters:,} weights, {self.trained:,} of them trained"]
         if (e := self.epochs) is not None:
+            tokens = "" if e.tokens is None else f", {e.tokens:,} tokens of text,"
             lines.append(
-                f"an epoch: {e.samples:,} items in {e.batches:,} batches a rank, {e.steps:,} optimizer steps; "
+                f"an epoch: {e.samples:,} items{tokens} in {e.batches:,} batches a rank, {e.steps:,} optimizer steps; "
                 f"the run: {e.run_samples:,} items in {e.run_batches:,} batches a rank, {e.run_steps:,} optimizer steps"
             )
             lines.append(
@@ -206,17 +220,7 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     model, note = build_abstract(recipe)
     if recipe.training.activation_checkpointing:
         model.checkpoint_activations()
-    parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    groups = [[(p.numel(), True) for p in g["params"]] for g in parameter_groups(model, recipe.model, recipe.optimizer)]
-    groups.append([(p.numel(), False) for p in model.parameters() if not p.requires_grad])
-    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    dtypes = {m: getattr(recipe.model.encoders, m).frozen_dtype for m in model.modalities}
-    in_bf16, in_nf4 = (
-        sum(_saved_bytes(model.encoder(m), of) for m, dtype in dtypes.items() if dtype == of) for of in ("bf16", "nf4")
-    )
-    saved: dict[Sharding, int] = {"ddp": in_bf16 + in_nf4, 1: in_bf16, 2: in_bf16}
-    shards = sharded([(tuple(p.shape), p.requires_grad) for p in model.parameters()], nodes * gpus)
-    sizes = ModelSizes(parameters, groups, buffers, saved, shards, _unit_sizes(model))
+    sizes = measure_sizes(recipe, model, nodes * gpus)
     # A single process has its own epochs, whatever the number of GPUs of the other strategies.
     world = 1 if isinstance(spec, Single) else nodes * gpus
     if exists(recipe.data.dataset):
@@ -232,18 +236,51 @@ def plan_run(recipe: Recipe, nodes: int | None = None, gpus: int | None = None, 
     if isinstance(spec, DeepSpeed) and spec.raw:
         notes.append("strategy.raw is considered for the sizes of buffers only")
     for dtype, where in (("bf16", "ZeRO-3 and FSDP2"), ("nf4", "ZeRO and FSDP2")):
-        if stored := [m for m, of in dtypes.items() if of == dtype]:
+        if stored := [m for m, of in frozen_dtypes(recipe, model).items() if of == dtype]:
             notes.append(f"frozen weights in {dtype}: {', '.join(stored)}; not with {where}")
     limit = None if memory is None else round(memory * GIB)
-    rows = _estimate_strategies(recipe, sizes, nodes * gpus, activations.bytes, limit)
-    total, trained = sum(n for n, _ in parameters), sum(n for n, is_trained in parameters if is_trained)
-    return RunPlan(nodes, gpus, limit, total, trained, tuple(rows), epochs, tuple(n for n in notes if n))
+    rows = estimate_strategies(recipe, sizes, nodes * gpus, activations.bytes, limit)
+    return RunPlan(nodes, gpus, limit, sizes.total, sizes.trained, tuple(rows), epochs, tuple(n for n in notes if n))
 
 
-def _estimate_strategies(
+def measure_sizes(recipe: Recipe, model: MultimodalModel, world: int) -> ModelSizes:
+    """Return the sizes of a recipe's model, which may be one without memory for its weights.
+
+    Args:
+        recipe: the recipe.
+        model: its model.
+        world: number of ranks.
+    """
+    parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    groups = [[(p.numel(), True) for p in g["params"]] for g in parameter_groups(model, recipe.model, recipe.optimizer)]
+    groups.append([(p.numel(), False) for p in model.parameters() if not p.requires_grad])
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    dtypes = frozen_dtypes(recipe, model)
+    in_bf16, in_nf4 = (
+        sum(_saved_bytes(model.encoder(m), of) for m, dtype in dtypes.items() if dtype == of) for of in ("bf16", "nf4")
+    )
+    saved: dict[Sharding, int] = {"ddp": in_bf16 + in_nf4, 1: in_bf16, 2: in_bf16}
+    shards = sharded([(tuple(p.shape), p.requires_grad) for p in model.parameters()], world)
+    return ModelSizes(parameters, groups, buffers, saved, shards, _unit_sizes(model))
+
+
+def frozen_dtypes(recipe: Recipe, model: MultimodalModel) -> dict[Modality, str]:
+    """Return how the frozen weights of each encoder are kept."""
+    return {m: getattr(recipe.model.encoders, m).frozen_dtype for m in model.modalities}
+
+
+def estimate_strategies(
     recipe: Recipe, weights: ModelSizes, world: int, activations: int, limit: int | None
 ) -> list[StrategyEstimate]:
-    """Estimate each strategy, and the recipe's own once more if it offloads."""
+    """Estimate each strategy, and the recipe's own once more if it offloads.
+
+    Args:
+        recipe: the recipe.
+        weights: sizes of its model.
+        world: number of ranks.
+        activations: bytes of activations of the most expensive batch.
+        limit: bytes of memory of a GPU; ``None`` for no verdict.
+    """
     spec = recipe.strategy
     chosen_stage = spec.stage if isinstance(spec, DeepSpeed) else None
     offloads = isinstance(spec, DeepSpeed) and (spec.offload_optimizer, spec.offload_parameters) != ("none", "none")
@@ -324,9 +361,20 @@ def _plan_epochs(recipe: Recipe, world: int) -> tuple[RunLength, Batch]:
         largest_items=len(largest),
         largest_cost=float(data.train_costs[largest].sum()),
         text_only=float(np.mean(text_only)),
+        tokens=count_tokens(recipe, data, first),
         sampling=data.sampling_shares,
     )
     return epochs, data.reader[Request(data.train_rows[largest])]
+
+
+def count_tokens(recipe: Recipe, data: DataModule, planned: EpochPlan) -> int | None:
+    """Return the tokens of the texts of an epoch; ``None`` for a guard, and if batches are not planned by tokens."""
+    cost = recipe.data.batch.cost
+    if recipe.inputs.text is None or not cost.token or isinstance(recipe.model, GuardSpec):
+        return None
+    facts = Dataset(data.reader.path, data.reader.version).facts(data.train_rows)
+    tokens_N = (data.train_costs - costs(facts, cost, recipe.inputs)) / cost.token
+    return round(float(planned.totals(tokens_N).sum()))
 
 
 def _run_length(recipe: Recipe, data: DataModule) -> tuple[int, int, int]:

@@ -95,6 +95,11 @@ class Run:
         return self.path / "environment.json"
 
     @property
+    def plan(self) -> Path:
+        """Length of the run, number of weights and memory of a rank, as planned at the last start, JSON."""
+        return self.path / "plan.json"
+
+    @property
     def code_diff(self) -> Path:
         """How the code differed from its commit at the last start; absent if it did not, and outside a git checkout."""
         return self.path / "code.diff"

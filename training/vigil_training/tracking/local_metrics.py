@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from vigil_data.filesystem import write_file
+from vigil_slurm.run_state import read_last_metrics
 
 
 class JsonLinesLogger(Logger):
@@ -45,6 +46,11 @@ class JsonLinesLogger(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the recipe is in the run folder."""
+
+
+def last_hours(run: Path) -> float:
+    """Return the hours of training of the last line of a run's ``metrics.jsonl``; 0 without one."""
+    return next((float(line["hours"]) for line in read_last_metrics(run) if "hours" in line), 0.0)
 
 
 def truncate_metrics(path: Path, step: int) -> None:

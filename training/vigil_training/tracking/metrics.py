@@ -39,6 +39,11 @@ class Metric:
 
 METRICS: tuple[Metric, ...] = (
     Metric("epoch", "epoch, from 0"),
+    Metric(
+        "hours",
+        "hours of training that led to this step, without the time between starts and steps that were made again",
+        exact=False,
+    ),
     Metric("train/loss", "mean loss over the known targets of the step, over all batches and ranks"),
     Metric(
         "train/loss/LABEL",

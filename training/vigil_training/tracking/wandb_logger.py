@@ -67,7 +67,7 @@ class FaultTolerantWandbLogger(FaultTolerantLogger):
                 if after < (step := line.pop("step")) <= until:
                     self.log_metrics({name: math.nan if value is None else value for name, value in line.items()}, step)
 
-    def describe_plan(self, plan: Mapping[str, int]) -> None:
+    def describe_plan(self, plan: Mapping[str, Any]) -> None:
         """Add the numbers of the training that is planned to the configuration."""
         config: Any = self.tracked.config
         self._later(lambda: config.update({"plan": dict(plan)}, allow_val_change=True))

@@ -177,17 +177,18 @@ class DataModule(pl.LightningDataModule):
         """Return the optimizer steps of the run, unless early stopping ends it before."""
         return self.epoch_ends()[-1]
 
-    def epoch_ends(self, resizes: int | None = None) -> list[int]:
+    def epoch_ends(self, resizes: int | None = None, *, whole: bool = False) -> list[int]:
         """Return the optimizer steps of the run at the end of each of its epochs.
 
         Args:
             resizes: see :meth:`plan`.
+            whole: count the last epoch to its end, even if ``training.max_steps`` ends the run in it.
         """
         training, ends = self._recipe.training, list[int]()
         for epoch in range(training.epochs):
             ends.append((ends[-1] if ends else 0) + math.ceil(self.plan(epoch, resizes).steps / training.accumulate))
             if training.max_steps is not None and ends[-1] >= training.max_steps:
-                return [*ends[:-1], training.max_steps]
+                return ends if whole else [*ends[:-1], training.max_steps]
         return ends
 
     def lr_position(self) -> Callable[[int], float] | None:

@@ -6,7 +6,6 @@ that holds a run of another recipe, or something else, is refused.
 
 import json
 import logging
-import math
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +28,6 @@ from vigil_modeling.losses import MaskedLoss
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import Contrastive, GuardSpec
 from vigil_training.checkpoint.reader import CheckpointReader, find_resumable, load_weights
-from vigil_training.checkpoint.shards import inventory
 from vigil_training.checkpoint.warm_start import warm_start
 from vigil_training.checkpoint.writer import CheckpointWriter, recover_checkpoints
 from vigil_training.distributed.preemption import Preempted, Preemption
@@ -39,6 +37,7 @@ from vigil_training.distributed.session import Session, open_session
 from vigil_training.distributed.strategies.factory import build_strategy
 from vigil_training.distributed.world import World
 from vigil_training.planning.flops import estimate_flops, peak_flops
+from vigil_training.planning.start import plan_start
 from vigil_training.pretraining.contrastive_module import ContrastiveModule
 from vigil_training.pretraining.model import build_recipe_model, load_best_model
 from vigil_training.pretraining.retrieval import measure_retrieval
@@ -58,7 +57,7 @@ from vigil_training.token_cache import CachePlan, fill_token_cache, plan_token_c
 from vigil_training.tracking.environment import describe_environment, git_diff
 from vigil_training.tracking.fault_tolerant import FaultTolerantLogger
 from vigil_training.tracking.further_loggers import open_further_loggers
-from vigil_training.tracking.local_metrics import JsonLinesLogger
+from vigil_training.tracking.local_metrics import JsonLinesLogger, last_hours
 from vigil_training.tracking.wandb_logger import FaultTolerantWandbLogger, tracked_run
 from vigil_training.trainer.callbacks import (
     CheckpointCallback,
@@ -258,12 +257,12 @@ def _train(
             log.info(
                 "%d ranks made the checkpoint: what is left of its epoch is dealt out to %d", reader.manifest.world, world.size
             )
-    epoch_ends = data.epoch_ends()
-    total_steps = epoch_ends[-1]
+    total_steps = (epoch_ends := data.epoch_ends())[-1]
     log.info(
         "%d optimizer steps in %d epochs, %d rank%s", total_steps, recipe.training.epochs, world.size, "s" * (world.size > 1)
     )
-    _describe_plan(tracked, model, {"steps": total_steps, "ranks": world.size})
+    if world.is_main:
+        _write_plan(run, tracked, plan_start(recipe, model, data, epoch_ends, world.size))
     if isinstance(recipe.strategy, DeepSpeed) and recipe.strategy.raw:
         log.info("passed to DeepSpeed unchecked: strategy.raw %s", json.dumps(dict(recipe.strategy.raw)))
     if isinstance(recipe.model, GuardSpec):
@@ -291,7 +290,7 @@ def _train(
     finished = False
     try:
         with Progress("training", unit="steps", interval=INTERVAL_SECONDS, enabled=world.is_main) as progress:
-            metrics = MetricsCallback(session.ranks, rank_sync, peak, recipe.inputs.audio)
+            metrics = MetricsCallback(session.ranks, rank_sync, peak, recipe.inputs.audio, last_hours(run.path))
             callbacks = [
                 metrics,
                 rank_sync,
@@ -313,12 +312,9 @@ def _train(
             logger.finish(0 if finished else 1)
 
 
-def _describe_plan(tracked: FaultTolerantWandbLogger | None, model: MultimodalModel, plan: dict[str, int]) -> None:
-    """Add the size of the model, and the training that is planned, to the configuration of the tracked run."""
+def _write_plan(run: Run, tracked: FaultTolerantWandbLogger | None, plan: dict[str, Any]) -> None:
+    write_json(run.plan, plan)
     if tracked is not None:
-        weights = [entry for entry in inventory(model).values() if not entry.buffer and entry.tied_to is None]
-        plan["parameters"] = sum(math.prod(entry.shape) for entry in weights)
-        plan["trained_parameters"] = sum(math.prod(entry.shape) for entry in weights if entry.trained)
         tracked.describe_plan(plan)
 
 

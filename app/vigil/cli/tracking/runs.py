@@ -153,7 +153,7 @@ def board(
     def write(refresh_seconds: float, progress: Any = None) -> int:
         kept = select(reader.read(progress), where=where)
         title = ", ".join(map(str, folders or chosen))
-        write_board(kept, reader.charts(kept), to, title=title, refresh_seconds=refresh_seconds)
+        write_board(kept, reader.curves(kept), to, title=title, refresh_seconds=refresh_seconds)
         return len(kept)
 
     with Progress("reading runs", unit="runs") as progress:

@@ -58,19 +58,26 @@ class MetricsCallback(pl.Callback):
         rank_sync: has metrics about the ranks.
         peak_flops: most FLOP/s of a rank's device, if that is known.
         audio: the recipe's ``inputs.audio``.
+        hours: hours of training that led to the checkpoint from which the run resumes.
 
     Attributes:
         data_wait: share of the time before the last line that the rank which waited longest waited for data.
     """
 
     def __init__(
-        self, ranks: RankGroup, rank_sync: RankSync, peak_flops: float | None = None, audio: AudioInput | None = None
+        self,
+        ranks: RankGroup,
+        rank_sync: RankSync,
+        peak_flops: float | None = None,
+        audio: AudioInput | None = None,
+        hours: float = 0.0,
     ) -> None:
         self._ranks = ranks
         self._rank_sync = rank_sync
         self._peak_flops = peak_flops
         self._window = 0.0 if audio is None else audio.window
-        self._start = self._waited = self._seconds = 0.0
+        self._hours = hours
+        self._began = self._start = self._waited = self._seconds = 0.0
         self._steps = 0
         self._since: Counts = dict.fromkeys(COUNTED, 0.0)
         self._of_step: Counts = dict.fromkeys(COUNTED, 0.0)
@@ -81,6 +88,7 @@ class MetricsCallback(pl.Callback):
         """Count from here: a run that resumes in the middle of an epoch does not start one."""
         del trainer
         self._meter = MachineMeter(pl_module.device)
+        self._began = time.perf_counter()
         self._restart(training_module(pl_module))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -170,8 +178,10 @@ class MetricsCallback(pl.Callback):
         self._log(trainer, training_module(pl_module).validation_metrics)
 
     def _log(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+        hours = self._hours + (time.perf_counter() - self._began) / 3600
         for logger in trainer.loggers:
-            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step=trainer.global_step)
+            line = {"epoch": trainer.current_epoch, "hours": round(hours, 6), **metrics}
+            logger.log_metrics(line, step=trainer.global_step)
 
 
 def _is_logged(step: int) -> bool:
