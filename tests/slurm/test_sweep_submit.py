@@ -81,9 +81,10 @@ def test_jobs_shows_the_trial_of_a_worker_and_how_many_it_has_ended(login: Login
     folder = login.folder / "sweeps" / "cheap"
 
     def worker(name: str, restart: int, *events: dict[str, object]) -> None:
-        facts = {"worker": {"host": "n1", "boot": "", "pid": 1, "locked": False, "slurm": {"job": "41_0", "restart": restart}}}
+        slurm = {"job": "41_0", "restart": restart}
+        facts: dict[str, object] = {"worker": {"host": "n1", "boot": "", "pid": 1, "locked": False, "slurm": slurm}}
         (folder / "events").mkdir(exist_ok=True)
-        lines = [facts, *({"attempt": 0, **event} for event in events)]
+        lines: list[dict[str, object]] = [facts, *({"attempt": 0, **event} for event in events)]
         (folder / "events" / f"{name}.jsonl").write_text("".join(json.dumps({**line, "time": 1.0}) + "\n" for line in lines))
 
     lost = {"trial": 1, "state": "RUNNING", "user": {"run": "trials/0001"}}

@@ -140,7 +140,8 @@ def test_board_switches_between_steps_epochs_and_hours(folder, browser):
     for axis, last, shown in (("epoch", "epochs, up to 2.5", "epoch 2.5"), ("hours", "hours of training, up to 2.5", "2.5 h")):
         browser.evaluate(choose.format(axis))
         assert f"train/loss of 1 runs, over {last}" in browser.evaluate(label)
-        assert browser.evaluate("document.getElementById('undrawn').textContent") == "3 runs have not recorded this"
+        undrawn = browser.evaluate("document.getElementById('undrawn').textContent")
+        assert undrawn == f"3 runs without {last.partition(',')[0]} are left out"
         browser.evaluate(f"{figure}.querySelector('svg').focus()")
         browser.press("ArrowLeft")
         assert browser.evaluate(caption) == f"a {shown}, step 1,000: 0.1"

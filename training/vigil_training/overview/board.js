@@ -174,7 +174,8 @@
   const draw = () => {
     if (!charts.length) return;
     const unknown = measured.filter((run) => drawn(run) && !axes[by("axis").value].of(run)).length;
-    by("undrawn").textContent = unknown ? `${unknown} run${unknown === 1 ? " has" : "s have"} not recorded this` : "";
+    const without = `without ${by("axis").selectedOptions[0].textContent} ${unknown === 1 ? "is" : "are"} left out`;
+    by("undrawn").textContent = unknown ? `${unknown} run${unknown === 1 ? "" : "s"} ${without}` : "";
     charts.forEach((chart) => chart.draw());
   };
   const keep = () => {
