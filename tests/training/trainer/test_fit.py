@@ -35,6 +35,7 @@ def test_fit_recipe_writes_every_file_of_the_run_folder(trained):
         "environment.json",
         "metrics.jsonl",
         "calibration.json",
+        "plan.json",
         "resolved.yaml",
         "run_id",
         "starts.jsonl",
