@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 KEPT_BYTES, LARGEST_BYTES = 256 << 20, 32 << 20
-"""Freed memory that a worker keeps, and the largest allocation of which it keeps any."""
+"""Freed memory that a worker keeps, and the size up to which freed allocations are kept."""
 
 
 def keep_freed_memory() -> None:

@@ -196,7 +196,9 @@ def metrics(
             for row in result.load
         ),
     )
-    of_any = {(row.metric, row.action, row.by, row.value, row.weight): row.found for row in rows if row.label == ANY}
+    of_any: dict[tuple[str, ...], DomainEstimate] = {
+        (row.metric, row.action, row.by, row.value, row.weight): row.found for row in rows if row.label == ANY
+    }
     _curves("action", result.curves, of_any)
     if to is not None:
         write_result(to, "metrics", found.period, asdict(result))
