@@ -4,6 +4,9 @@ Their subjects are harmless, and their labels need all modalities or the context
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -11,7 +14,7 @@ from typing import TypeVar
 from vigil_data.demo.content_types import DESIGNS, ContentType, PlannedItem, plan_items, render_item, spoken_sentences
 from vigil_data.demo.scenarios import PlannedPost, columns_of, compose, draw_part, labels_of, post, targets_of
 from vigil_data.demo.sentences import SPLITS
-from vigil_data.demo.speech import Sound, record, synthesise
+from vigil_data.demo.speech import PROCESSES, Sound, record, synthesise
 from vigil_data.items import Item
 from vigil_data.progress import ProgressCallback
 
@@ -19,6 +22,9 @@ Plan = TypeVar("Plan", PlannedPost, PlannedItem)
 
 ITEMS: Mapping[ContentType, int] = {"post": 5000, **{content_type: design.items for content_type, design in DESIGNS.items()}}
 """Number of items of each content type, unless given."""
+
+WINDOW = 1024
+"""Items that are rendered before the first of them is needed; fewer are rendered in one process."""
 
 
 def generate(
@@ -76,8 +82,26 @@ def _rendered(
 ) -> Iterator[Item]:
     """Render planned items, each with a random generator of its own, so that items do not depend on each other."""
     numbered = enumerate((split, plan) for split, planned in plans.items() for plan in planned)
-    for number, (split, plan) in numbered:
-        yield render(plan, f"{prefix}-{number:06d}", split, sounds, Random(f"{seed} {split} {number}"))
+    tasks = [(plan, f"{prefix}-{number:06d}", split, f"{seed} {split} {number}") for number, (split, plan) in numbered]
+    if PROCESSES == 1 or len(tasks) < WINDOW:
+        yield from (render(plan, name, split, sounds, Random(own)) for plan, name, split, own in tasks)
+        return
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), _set_sounds, (sounds,)) as pool:
+        for start in range(0, len(tasks), WINDOW):
+            yield from pool.map(_render_task, repeat(render), tasks[start : start + WINDOW], chunksize=32)
+
+
+_sounds: Mapping[str, Sound] = {}
+
+
+def _set_sounds(sounds: Mapping[str, Sound]) -> None:
+    global _sounds  # noqa: PLW0603 (once in each process)
+    _sounds = sounds
+
+
+def _render_task(render: Callable[[Plan, str, str, Mapping[str, Sound], Random], Item], task: tuple[Plan, str, str, str]) -> Item:
+    plan, name, split, seed = task
+    return render(plan, name, split, _sounds, Random(seed))
 
 
 def render(plan: PlannedPost, name: str, split: str, sounds: Mapping[str, Sound], rng: Random) -> Item:

@@ -24,6 +24,9 @@ from vigil_data.errors import UserError
 RATE = 16_000
 """Sample rate of the clips in hertz."""
 
+PROCESSES = min(os.cpu_count() or 1, 4)
+"""Processes that synthesize speech, or draw and record, at the same time."""
+
 Sound = NDArray[np.float32]
 
 
@@ -53,11 +56,10 @@ def synthesise(sentences: Sequence[str], progress: Callable[[int, int], None] | 
 
 
 def _sounds(sentences: Sequence[str]) -> Iterator[Sound]:
-    cores = min(os.cpu_count() or 1, 4)
-    if cores == 1 or len(sentences) < 100:  # starting a process takes about as long as 100 sentences
+    if PROCESSES == 1 or len(sentences) < 100:  # starting a process takes about as long as 100 sentences
         yield from map(_say, sentences)
         return
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_say, sentences, chunksize=16)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vigil_data import demo
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.demo import generate
 from vigil_data.demo.objects import OBJECTS
@@ -134,6 +135,17 @@ def made(tmp_path_factory):
     for name in ("one", "two"):
         generate(folder / name, seed=7, items=60, progress=lambda stage, done, total: told.append((stage, done, total)))
     return folder, told
+
+
+def test_generate_in_processes_makes_the_items_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "WINDOW", 100)
+    rows = np.arange(150)
+    made = []
+    for processes in (2, 1):
+        monkeypatch.setattr(demo, "PROCESSES", processes)
+        generate(tmp_path / f"{processes}", seed=5, items=150)
+        made.append(Dataset(tmp_path / f"{processes}").take(rows))
+    assert made[0] == made[1]
 
 
 def test_generate_is_deterministic_for_a_seed(made):
