@@ -70,7 +70,9 @@ def test_metrics_have_tflops_and_mfu_where_the_peak_is_known(
 
     create = MetricsCallback.__init__
     monkeypatch.setattr(fit, "TrainingModule", with_flops)
-    monkeypatch.setattr(MetricsCallback, "__init__", lambda self, ranks, sync, peak, audio: create(self, ranks, sync, 2e12))
+    monkeypatch.setattr(
+        MetricsCallback, "__init__", lambda self, ranks, sync, _, *others: create(self, ranks, sync, 2e12, *others)
+    )
     lines = (train(recipe, tmp_path / "run").path / "metrics.jsonl").read_text().splitlines()
     found = [line for line in map(json.loads, lines) if "train/tflops" in line]
     assert [line["step"] for line in found] == [10]
