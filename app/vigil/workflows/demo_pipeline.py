@@ -21,7 +21,7 @@ from vigil_data.items import MODALITIES
 COMPARE = "compare"
 """The stage that needs a baseline."""
 
-BACKGROUND_LOG = "baselines.log"
+BACKGROUND_LOG = "background.log"
 """Output of the stages in the background."""
 
 

@@ -120,7 +120,7 @@ def in_background(folder):
 
 
 def test_run_demo_runs_stages_in_the_background_when_what_they_need_has_ended(tmp_path):
-    ran, started = [], tmp_path / "baselines.log"
+    ran, started = [], tmp_path / "background.log"
 
     def run(stage, number, total):
         if stage.name in ("dataset", "export"):
@@ -138,8 +138,8 @@ def test_run_demo_runs_stages_in_the_background_when_what_they_need_has_ended(tm
 
 
 def test_run_demo_reports_a_stage_in_the_background_that_fails(tmp_path):
-    ran, log = [], tmp_path / "baselines.log"
-    with pytest.raises(Failure, match=r"train image: exit status 3; its output is in .*baselines\.log"):
+    ran, log = [], tmp_path / "background.log"
+    with pytest.raises(Failure, match=r"train image: exit status 3; its output is in .*background\.log"):
         run_demo(tmp_path, 0, runner(ran), starter(tmp_path, fails_at="train image"))
     assert "compare" not in ran
     failed = log.read_text().splitlines()
