@@ -67,11 +67,15 @@ def test_reload_under_load_loses_nothing(
     memory: list[float] = []
 
     async def reload(path: Path) -> int:
+        """Ask for a reload, again as long as an earlier one (of a SIGHUP) is in progress, and return the response's status."""
         body = json.dumps({"bundle": str(path)}).encode()
-        connection = HttpConnection(running.port)
-        reply = await connection.exchange(post("/v1/reload", body, "application/json", f"Authorization: Bearer {TOKEN}"))
-        connection.close()
-        return reply.status
+        while True:
+            connection = HttpConnection(running.port)
+            reply = await connection.exchange(post("/v1/reload", body, "application/json", f"Authorization: Bearer {TOKEN}"))
+            connection.close()
+            if reply.status != 409:
+                return reply.status
+            await asyncio.sleep(0.05)
 
     async def work() -> Counter:
         clients = asyncio.create_task(load.run(50, most=4))
@@ -106,8 +110,7 @@ def test_reload_under_load_loses_nothing(
     assert set(load.statuses) == {200}
     assert len(load.digests) == 2, "both bundles answered"
     assert min(load.digests.values()) > 10
-    assert reload_statuses[200] >= reloads // 2
-    assert set(reload_statuses) <= {200, 422, 409}
+    assert reload_statuses == {200: reloads - reloads // 3, 422: (reloads + 4) // 5}
 
 
 @pytest.mark.prove
