@@ -9,18 +9,12 @@ from numpy.typing import NDArray
 from vigil_evaluation.metrics import Floats
 from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
-from vigil_monitoring.estimates.estimators import (
-    Answers,
-    Cell,
-    Estimate,
-    estimate_captured,
-    estimate_captured_negatives,
-    estimate_mean,
-)
 from vigil_monitoring.estimates.population import ALL, Population, Rows, rows_of
-from vigil_monitoring.estimates.probability_sample import ProbabilitySample, answered
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
 from vigil_monitoring.estimates.slicing import Codes, slice_values, source_column
+from vigil_monitoring.survey.cells import Answers, Cell
+from vigil_monitoring.survey.estimators import Estimate, estimate_captured, estimate_captured_negatives, estimate_mean
+from vigil_monitoring.survey.probability_sample import ProbabilitySample, answered
 
 ANY = "any label"
 """Target that is positive if any label is."""

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from vigil_evaluation.metrics import Floats
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
-from vigil_monitoring.estimates.estimators import Cell
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate, LabelAnswers, SampledRows
 from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
 from vigil_monitoring.estimates.population import Population, Sums
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
 from vigil_monitoring.estimates.slicing import NONE
+from vigil_monitoring.survey.cells import Cell
 
 ANY_ACTION, DECISIVE = "any action", "decisive label"
 PASSIVE_ACTIONS = ("allow", "review", NONE)

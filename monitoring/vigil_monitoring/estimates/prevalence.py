@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vigil_monitoring.agreement.accuracy import AnswerAccuracy
-from vigil_monitoring.estimates.estimators import Cell
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate, SampledRows
 from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
 from vigil_monitoring.estimates.population import Population
 from vigil_monitoring.estimates.reviewed_sample import ReviewedSample
+from vigil_monitoring.survey.cells import Cell
 
 
 @dataclass(frozen=True, slots=True)

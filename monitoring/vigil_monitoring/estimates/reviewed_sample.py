@@ -16,9 +16,9 @@ from vigil_data.importers.table_reader import read_rows
 from vigil_data.reviews.decisions import Decision
 from vigil_evaluation.metrics import Floats
 from vigil_monitoring.agreement.accuracy import DECIDED, AnswerAccuracy, measure_accuracy, read_gold
-from vigil_monitoring.estimates.probability_sample import Codes, ProbabilitySample
 from vigil_monitoring.queues.queue import Queue
 from vigil_monitoring.reviews.answers import decisions_of, review_targets
+from vigil_monitoring.survey.probability_sample import Codes, ProbabilitySample
 
 CLUSTER_COLUMNS = ("author", "thread")
 

@@ -12,7 +12,6 @@ from vigil_evaluation.stats.intervals import Interval
 from vigil_monitoring.agreement.alpha import Alpha
 from vigil_monitoring.agreement.summary import AgreementResult, LabelAgreement, ReviewerSummary
 from vigil_monitoring.drift.results import DriftAlarm, DriftResults, KindResults
-from vigil_monitoring.estimates.estimators import Estimate
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate
 from vigil_monitoring.estimates.maturity import KnownAfter
 from vigil_monitoring.estimates.online_metrics import LoadRow, MetricRow, MetricsResult
@@ -20,6 +19,7 @@ from vigil_monitoring.estimates.prevalence import PrevalenceResult, PrevalenceRo
 from vigil_monitoring.experiments.results import Arm, ExperimentResult, LookResult, MetricResult
 from vigil_monitoring.report import TrueValue, TruthResult
 from vigil_monitoring.results import Period, write_result
+from vigil_monitoring.survey.estimators import Estimate
 
 FIRST = date(2026, 10, 5)
 PREVALENCE = {"hate": (0.0021, 0.0024, 0.0020, 0.0052, 0.0058), "scam": (0.011, 0.012, 0.010, 0.011, 0.012)}

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from simulated_traffic import simulate_traffic
 
-from vigil_monitoring.estimates.estimators import Answers, Cell, estimate_mean
-from vigil_monitoring.estimates.probability_sample import ProbabilitySample
 from vigil_monitoring.sampling.design import Design
 from vigil_monitoring.sampling.draw import draw
+from vigil_monitoring.survey.cells import Answers, Cell
+from vigil_monitoring.survey.estimators import estimate_mean
+from vigil_monitoring.survey.probability_sample import ProbabilitySample
 from vigil_monitoring.traffic.reader import open_traffic
 
 ITEMS, BUDGET = 40_000, 500

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
 from vigil_evaluation.stats.intervals import Interval
-from vigil_monitoring.estimates.estimators import Estimate
 from vigil_monitoring.estimates.label_answers import ANY, DomainEstimate
 from vigil_monitoring.estimates.online_metrics import MetricRow, MetricsResult
 from vigil_monitoring.results import Period, read_results, write_result
+from vigil_monitoring.survey.estimators import Estimate
 from vigil_monitoring.transparency import AutomatedAccuracy, Identification, TransparencyMapping, TransparencyReport, write_report
 from vigil_monitoring.transparency.accuracy import read_accuracy
 from vigil_monitoring.transparency.counts import language_code, publish_appeals

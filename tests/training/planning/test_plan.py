@@ -6,14 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from vigil_data.errors import UserError
 from vigil_data.loading.loader import Request
+from vigil_modeling.encoders.frozen_storage import is_quantized_by_nf4
+from vigil_modeling.safety_model import build_model
 from vigil_training.distributed.world import World
 from vigil_training.planning.memory import Sharding, buffer_bytes, persistent_bytes, sharded, state_bytes
 from vigil_training.planning.plan import plan_run
@@ -87,7 +91,6 @@ def test_plan_run_shares_everything_under_fsdp2(make_recipe: Callable[..., Recip
     assert one.state == single.state
     assert two.state.total == pytest.approx(one.state.total / 2, rel=0.05)
     assert two.buffers == one.buffers
-    from vigil_modeling.safety_model import build_model
 
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
     outside = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoders."))
@@ -171,8 +174,6 @@ def test_plan_run_counts_the_steps_of_the_run(make_recipe: Callable[..., Recipe]
 
 @pytest.mark.parametrize("max_steps", [None, 3])
 def test_plan_start_is_that_of_plan_run(make_recipe: Callable[..., Recipe], max_steps: int | None) -> None:
-    from vigil_modeling.safety_model import build_model
-
     recipe = make_recipe(
         strategy={"kind": "deepspeed", "stage": 2, "devices": 2, "offload_optimizer": "cpu"},
         training__epochs=2,
@@ -201,6 +202,24 @@ def test_plan_start_is_that_of_plan_run(make_recipe: Callable[..., Recipe], max_
     assert len(started["epoch_ends"]) == (2 if max_steps is None or max_steps > first.steps else 1)
 
 
+def test_plan_start_counts_packed_weights_by_their_shapes(make_recipe: Callable[..., Recipe]) -> None:
+    """Packed in 4 bits, weights are no parameters any more; what replaces them here, without bitsandbytes, has none either."""
+    config = {"hidden_size": 64, "intermediate_size": 64}
+    text = {"frozen_dtype": "nf4", "lora": {"rank": 2}} | {f"config__{key}": of for key, of in config.items()}
+    keys: dict[str, Any] = {f"model__encoders__text__{key}": of for key, of in text.items()}
+    recipe = make_recipe(**keys, training__precision="bf16", training__accelerator="cuda")
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy, load_weights=False)
+    parents = [(parent, name) for parent in model.modules() for name, of in parent.named_children() if is_quantized_by_nf4(of)]
+    assert parents
+    for parent, name in parents:
+        setattr(parent, name, nn.Identity())
+    data = DataModule(recipe, 1, World(0, 1, 0, 1))
+    started, planned = plan_start(recipe, model, data, data.epoch_ends(), 1), plan_run(recipe)
+    row = next(row for row in planned.rows if row.chosen)
+    assert started["memory"] == {**dataclasses.asdict(row.state), "buffers": sum(row.buffers.values()), "host": row.host}
+    assert started["parameters"] == planned.parameters
+
+
 def test_plan_run_has_the_activations_of_a_real_forward_pass(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe()
     assert plan_run(recipe).rows[0].activations == pytest.approx(activations_of_a_forward_pass(recipe), rel=0.1)
@@ -219,7 +238,6 @@ def activations_of_a_forward_pass(recipe: Recipe) -> int:
     """Return the bytes that a forward pass of the most expensive batch keeps."""
     from vigil_data.dataset.dataset import Dataset
     from vigil_data.loading.sampler import costs
-    from vigil_modeling.safety_model import build_model
 
     data = DataModule(recipe, 1)
     priced = costs(Dataset(recipe.data.dataset).facts(data.train_rows), recipe.data.batch.cost, recipe.inputs)

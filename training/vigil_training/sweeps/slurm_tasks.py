@@ -62,13 +62,13 @@ def read_task(folder: Path, job: str, running: bool) -> SweepTask | None:
     if not is_task_of(folder, sweep) or not (sweep / "sweep.yaml").is_file():
         return None
     name, log = _read_sweep(sweep)
-    # Each start of the job is a worker of its own.
+    # Each start of the job is a worker of its own; under W&B's agent each trial is.
     jobs = {worker: facts["slurm"] for worker, facts in log.workers.items() if facts.get("slurm")}
     starts = {worker: slurm["restart"] for worker, slurm in jobs.items() if slurm["job"] == job}
-    newest = max(starts, key=starts.__getitem__, default=None)
+    newest = max(starts.values(), default=0)
     own = [(trial, attempt) for trial in log.trials if (attempt := trial.deciding) is not None and attempt.worker in starts]
-    current = (trial for trial, attempt in own if attempt.state == "RUNNING" and attempt.worker == newest)
-    trial = next(current, None) if running else None
+    current = [trial for trial, attempt in own if attempt.state == "RUNNING" and starts[attempt.worker] == newest]
+    trial = current[-1] if running and current else None
     run = None if trial is None else sweep / str(trial.merged("user").get("run", ""))
     return SweepTask(name, None if trial is None else trial.number, run, sum(trial.ended for trial, _ in own))
 

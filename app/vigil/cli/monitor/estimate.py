@@ -12,10 +12,10 @@ from vigil.cli.monitor.options import ExposureFile, PolicyVersion, ResultFile, T
 
 if TYPE_CHECKING:
     from vigil_evaluation.stats.intervals import Interval
-    from vigil_monitoring.estimates.estimators import Estimate
     from vigil_monitoring.estimates.inputs import EstimationInputs
     from vigil_monitoring.estimates.label_answers import DomainEstimate
     from vigil_monitoring.estimates.maturity import KnownAfter, Maturity
+    from vigil_monitoring.survey.estimators import Estimate
 
 QueuePath = Annotated[Path, typer.Argument(metavar="QUEUE", help="The queue (.jsonl) that was drawn from it.")]
 ReviewsPaths = Annotated[

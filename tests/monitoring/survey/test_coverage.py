@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from simulated_traffic import simulate_traffic
 
-from vigil_monitoring.estimates.estimators import Answers, Cell, Estimate, estimate_mean
-from vigil_monitoring.estimates.probability_sample import ProbabilitySample
 from vigil_monitoring.sampling.design import Design
 from vigil_monitoring.sampling.draw import EarlierQueues
 from vigil_monitoring.sampling.plan import columns_of_keys, make_plan, measure_population
 from vigil_monitoring.sampling.population import Population
+from vigil_monitoring.survey.cells import Answers, Cell
+from vigil_monitoring.survey.estimators import Estimate, estimate_mean
+from vigil_monitoring.survey.probability_sample import ProbabilitySample
 from vigil_monitoring.traffic.reader import open_traffic
 
 Floats = NDArray[np.float64]

@@ -7,15 +7,10 @@ from numpy.typing import NDArray
 
 from vigil_evaluation.stats.binomial import clopper_pearson
 from vigil_monitoring.agreement.accuracy import accuracy_of_counts
-from vigil_monitoring.estimates.estimators import (
-    Answers,
-    Cell,
-    estimate_captured,
-    estimate_captured_negatives,
-    estimate_mean,
-    ppi_mean,
-)
-from vigil_monitoring.estimates.probability_sample import ProbabilitySample
+from vigil_monitoring.survey.cells import Answers, Cell
+from vigil_monitoring.survey.estimators import estimate_captured, estimate_captured_negatives, estimate_mean
+from vigil_monitoring.survey.prediction_powered import ppi_mean
+from vigil_monitoring.survey.probability_sample import ProbabilitySample
 
 Floats = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vigil_monitoring.estimates.expected_targets import targets_by_design, targets_by_predictions
+from vigil_monitoring.survey.expected_targets import targets_by_design, targets_by_predictions
 
 
 def test_targets_by_design_are_the_mean_where_sizes_are_equal() -> None:
