@@ -26,7 +26,7 @@ def recipes(material):
 
     def make(name, nodes, devices, stage=2, **changes):
         strategy = {"kind": "deepspeed", "stage": stage, "nodes": nodes, "devices": devices}
-        fixed = {"strategy": strategy, "training__epochs": 60, "checkpoint__every_steps": 5, "tracking__mode": "offline"}
+        fixed = {"strategy": strategy, "training__epochs": 30, "checkpoint__every_steps": 5, "tracking__mode": "offline"}
         values = tiny_run.recipe_values(material, name=name, **{**fixed, **changes})
         path = material / f"{name}.yaml"
         path.write_text(Recipe.model_validate(values).model_dump_json())
@@ -127,8 +127,8 @@ def test_submitted_run_survives_preemption_a_requeue_and_a_dead_node(cluster, re
 
 
 def test_submitted_run_resumes_without_a_node_that_is_cut_off(cut_cluster, repository, recipes, undisturbed, tmp_path):
-    expected = undisturbed(3, training__epochs=15)
-    recipe = recipes("cut", nodes=2, devices=1, stage=3, training__epochs=15)
+    expected = undisturbed(3, training__epochs=20)
+    recipe = recipes("cut", nodes=2, devices=1, stage=3, training__epochs=20)
     submitted = SubmittedRun(cut_cluster, repository, recipe, tmp_path / "run", profile="dev-cluster-namespaces")
     submitted.steps_after(0, restarts=0)
     cut_cluster.cut("n2")

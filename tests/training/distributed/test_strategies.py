@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
-STEPS = 50
+STEPS = 24
 STRATEGIES = {
     "ddp": {"kind": "ddp", "devices": 2},
     "zero-1": {"kind": "deepspeed", "stage": 1, "devices": 2},
@@ -194,7 +194,7 @@ def test_consolidate_names_a_missing_shard(several, tmp_path):
     from vigil_training.checkpoint.consolidate import consolidate
     from vigil_training.checkpoint.reader import last_checkpoint
 
-    copy = tmp_path / "step-00000050"
+    copy = tmp_path / f"step-{STEPS:08}"
     shutil.copytree(last_checkpoint(several("zero-3") / "checkpoints"), copy)
     (copy / "rank-00001.safetensors").unlink()
     with pytest.raises(UserError, match=r"rank-00001\.safetensors"):

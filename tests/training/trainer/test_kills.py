@@ -23,7 +23,7 @@ STRATEGIES = {
 }
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGUSR1")
 MOMENTS = ("any", "validation", "writing")
-EPOCHS = 8
+EPOCHS = 5
 
 
 class Attempts:
