@@ -1,7 +1,7 @@
 """Base class of the models: encoders of modalities, whose outputs become one logit for each item and label."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class Prediction(NamedTuple):
             segments of all modalities sum to 1 minus the weight of the learned prior.
         alone: in training, the predictions of the auxiliary heads; ``None`` without them.
         composites: a guard's answers about policies of several clauses, if the batch asks about any.
+        spans_STK: log-odds that each token of a text segment is in a span of each of the K labels with spans, float32; NaN for
+            padding, and for tokens that a guard does not read. ``None`` without a span head, or without text.
     """
 
     logits_NL: Tensor
@@ -45,6 +47,7 @@ class Prediction(NamedTuple):
     evidence: dict[Modality, Tensor]
     alone: Alone | None = None
     composites: Composites | None = None
+    spans_STK: Tensor | None = None
 
 
 class MultimodalModel(nn.Module):
@@ -58,6 +61,8 @@ class MultimodalModel(nn.Module):
         width: D.
 
     Attributes:
+        span_labels: the K labels with spans, in the taxonomy's order; empty without a span head.
+        spans: the span head, from the text encoder's tokens to K log-odds.
         cached: modalities whose batches have tokens of the token cache; their frozen encoders do not run in training.
         prompt_rows: number and padded length of the rows of prompts that a guard ran in the last forward pass.
 
@@ -82,6 +87,11 @@ class MultimodalModel(nn.Module):
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.projections = nn.ModuleDict({m: projections[m] for m in self.modalities if m in projections})
         self.structure = LabelStructure.of(spec, taxonomy)
+        columns = {} if spec.spans is None else spec.spans.columns
+        self.span_labels: tuple[str, ...] = tuple(label for label in self.labels if label in columns)
+        self.spans: nn.Linear | None = None
+        if self.span_labels:
+            self.spans = nn.Linear(encoders["text"].width, len(self.span_labels))
         self._compiled: int | None = None
         self._touched: set[Modality] = set()
         for modality in self.modalities:
@@ -151,22 +161,38 @@ class MultimodalModel(nn.Module):
         tokens_SPD: Tensor = self.projections[modality](encoded)
         return tokens_SPD
 
-    def _run_encoder(self, modality: Modality, inputs: dict[str, Tensor]) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode passages with a span head.
+
+        Args:
+            input_ids: int64 ``[S, T]``.
+            attention_mask: int64 ``[S, T]``, 0 at padding.
+
+        Returns:
+            Tokens ``[S, P, D]``, see :meth:`encode`, and log-odds float32 ``[S, T, K]``, arbitrary at padding.
+        """
+        assert self.spans is not None
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        encoded = self._run_encoder("text", inputs, states=True)
+        states_STD = encoded.states_STD[:, : input_ids.shape[1]]  # compiled encoders read further padding
+        return self.projections["text"](encoded.tokens_SPD), self.spans(states_STD).float()
+
+    def _run_encoder(self, modality: Modality, inputs: dict[str, Tensor], **options: bool) -> Any:
         encoder = self.encoders[modality]
         if modality in self._touched:
             self._touched.discard(modality)
             set_mode(self.encoder(modality), self.training)
         if self._compiled is None:
-            return encoder(**inputs)  # type: ignore[no-any-return]
+            return encoder(**inputs, **options)
         if not self.training or len(next(iter(inputs.values()))) < 2:
             # Validation computes what the exported model does. One segment, such as a blank one, would be a graph of its own.
             with torch.compiler.set_stance("force_eager"):
-                return encoder(**inputs)  # type: ignore[no-any-return]
+                return encoder(**inputs, **options)
         if modality == "text":
             length = inputs["input_ids"].shape[1]
             missing = max(0, min(-length % TOKENS_MULTIPLE, self._compiled - length))
             inputs = {name: nn.functional.pad(tensor, (0, missing)) for name, tensor in inputs.items()}
-        return encoder(**inputs)  # type: ignore[no-any-return]
+        return encoder(**inputs, **options)
 
     def store_frozen_weights(self, spec: AnyModelSpec) -> None:
         """Keep frozen weights in the dtype of the recipe, for training; a model that is built from a checkpoint stays in float32.
@@ -247,4 +273,8 @@ class MultimodalModel(nn.Module):
         total = self.encode(modality, **blank).sum()
         projection.train(self.training)
         self._touched.add(modality)
-        return total
+        return total + self._touch_spans() if modality == "text" else total
+
+    def _touch_spans(self) -> Tensor | float:
+        """Return a number that depends on all weights of the span head, if there is one."""
+        return 0.0 if self.spans is None else self.spans(self.spans.weight.new_zeros(1, self.spans.in_features)).sum()

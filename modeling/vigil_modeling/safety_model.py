@@ -134,15 +134,20 @@ class SafetyModel(MultimodalModel):
         """
         tokens: dict[Modality, Tensor] = {}
         touched: list[Tensor] = []
+        spans_STK: Tensor | None = None
         for modality in self.modalities:
-            if modality in batch.segments:
+            if modality == "text" and self.spans is not None and modality in batch.segments:
+                text = batch.segments[modality].inputs
+                tokens[modality], spans_STK = self.encode_text(**text)
+                spans_STK = spans_STK.masked_fill(text["attention_mask"].unsqueeze(-1) == 0, torch.nan)
+            elif modality in batch.segments:
                 tokens[modality] = self.encode(modality, **batch.segments[modality].inputs)
             elif touch_all:
                 touched.append(self._touch(modality))
         prediction = self.fuse(tokens, {m: batch.segments[m].placement() for m in tokens}, len(batch), balance)
         for total in touched:
             prediction = prediction._replace(logits_NL=prediction.logits_NL + 0.0 * total, raw_NL=prediction.raw_NL + 0.0 * total)
-        return prediction
+        return prediction._replace(spans_STK=spans_STK)
 
     @property
     def has_auxiliary_heads(self) -> bool:

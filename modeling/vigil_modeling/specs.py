@@ -260,11 +260,19 @@ class TimePosition(Spec):
         return self
 
 
+class SpanSpec(Spec):
+    """Linear layer over the text encoder's tokens that marks the characters for which a label applies."""
+
+    columns: Annotated[Mapping[str, str], Field(min_length=1)] = Field(
+        description="label to the dataset's column of spans of an item's first body text, such as toxic_spans of that source"
+    )
+    weight: float = Field(1.0, gt=0, description="weight of the loss of spans; that of the labels is 1")
+
+
 class ModelSpec(Spec):
     """Encoders, their common width, the fusion, and heads of single modalities."""
 
     kind: Literal["fusion"] = "fusion"
-    uncached: ClassVar[tuple[Modality, ...]] = ()
     width: int = Field(256, ge=8, description="width D to which every encoder's tokens are projected")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in projections, fusion and heads; encoders have their own")
     encoders: Encoders
@@ -282,6 +290,18 @@ class ModelSpec(Spec):
     ordinal_heads: tuple[str, ...] = Field(
         (), description="heads whose labels are ranks, from the lowest to the highest; a rank implies those below (CORN)"
     )
+    spans: SpanSpec | None = Field(None, description="mark the characters for which labels apply; null: do not")
+
+    @property
+    def uncached(self) -> tuple[Modality, ...]:
+        """Modalities whose encoder runs in training even if it is frozen: spans are read from the states of all tokens."""
+        return () if self.spans is None else ("text",)
+
+    @model_validator(mode="after")
+    def _spans_are_of_text(self) -> "ModelSpec":
+        if self.spans is not None and self.encoders.text is None:
+            raise ValueError("spans: the model has no text encoder, whose tokens they are read from; leave this out")
+        return self
 
 
 class GuardEncoders(Spec):
@@ -309,6 +329,7 @@ class GuardSpec(Spec):
         None, description="training on policies whose texts vary; null: each label's own text, and one clause in each question"
     )
     hierarchy: bool = Field(False, description="true: no label is less probable than a label whose parent it is (C-HMCNN)")
+    spans: SpanSpec | None = Field(None, description="mark the characters for which labels apply; null: do not")
 
 
 AnyModelSpec = Annotated[Annotated[ModelSpec, Tag("fusion")] | Annotated[GuardSpec, Tag("guard")], default_kind("fusion")]

@@ -11,6 +11,7 @@ from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES
 from vigil_data.loading.batch import Batch, Segments
 from vigil_data.taxonomy import Taxonomy
+from vigil_modeling.losses import span_loss
 from vigil_modeling.safety_model import build_model
 
 FUSIONS = [
@@ -306,3 +307,48 @@ def test_label_rows_are_the_tensors_that_depend_on_the_labels(fusion, make_spec,
     small, large = (build_model(spec, inputs, Taxonomy.model_validate(each)) for each in (taxonomy.model_dump(mode="json"), more))
     shapes = {name: tensor.shape for name, tensor in large.state_dict().items()}
     assert {name for name, tensor in small.state_dict().items() if tensor.shape != shapes[name]} == small.label_rows()
+
+
+COUNTS = [{"text": 2, "image": 1, "audio": 0}, {"text": 0, "image": 1, "audio": 0}, {"text": 1, "image": 0, "audio": 1}]
+
+
+def test_safety_model_reads_spans_from_the_states_of_tokens(make_model):
+    model, batch = make_model(spans={"columns": {"c": "one", "a": "two"}}).eval(), make_batch(make_items(COUNTS), padding=3)
+    inputs = batch.segments["text"].inputs
+    with torch.no_grad():
+        found_STK = model(batch).spans_STK
+        states_STD = model.encoder("text").model(**inputs).last_hidden_state
+    assert model.span_labels == ("a", "c")
+    padding_ST = inputs["attention_mask"] == 0
+    assert padding_ST.any()
+    assert (found_STK.isnan().all(2) == padding_ST).all()
+    expected_STK = states_STD @ model.spans.weight.T + model.spans.bias
+    torch.testing.assert_close(found_STK[~padding_ST], expected_STK[~padding_ST], atol=1e-5, rtol=0)
+
+
+def test_safety_model_with_spans_predicts_the_same_labels(make_model):
+    plain, marking = make_model().eval(), make_model(spans={"columns": {"a": "one"}}).eval()
+    marking.load_state_dict(plain.state_dict(), strict=False)
+    batch = make_batch(make_items(COUNTS))
+    with torch.no_grad():
+        assert torch.equal(plain(batch).logits_NL, marking(batch).logits_NL)
+        assert plain(batch).spans_STK is None
+
+
+@pytest.mark.parametrize("modalities", [("text", "image"), ("image",)])
+def test_safety_model_gives_the_span_head_a_gradient_on_every_rank(make_model, modalities):
+    model = make_model(spans={"columns": {"a": "one"}})
+    batch = make_batch(make_items([{"text": 0, "image": 0, "audio": 0} | dict.fromkeys(modalities, 2)]))
+    prediction = model(batch, touch_all=True)
+    loss = total(prediction)
+    if prediction.spans_STK is not None:
+        unknown = torch.full_like(prediction.spans_STK, torch.nan)
+        loss = loss + span_loss(prediction.spans_STK, unknown, batch.segments["text"].item)
+    loss.backward()
+    assert (prediction.spans_STK is None) == ("text" not in modalities)
+    assert all((parameter.grad == 0).all() for parameter in model.spans.parameters())
+
+
+def test_safety_model_with_spans_needs_text(make_spec):
+    with pytest.raises(ValueError, match="spans: the model has no text encoder"):
+        make_spec(encoders={"image": None}, spans={"columns": {"a": "one"}})

@@ -1,7 +1,8 @@
 """A tiny tri-modal model, exported once, for all serving tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vigil_modeling.specs import (
     MelTimmAudio,
     ModelSpec,
     Random,
+    SpanSpec,
     TimePosition,
     TimmImage,
     TransformerFusion,
@@ -60,11 +62,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_tiny(tokenizer: Path, taxonomy: Taxonomy):
-    """Function that makes a tiny model and its inputs from a fusion and modalities; ``placed`` uses roles and times."""
+    """Function that makes a tiny model and its inputs from a fusion and modalities.
 
-    def make(fusion: FusionSpec, *modalities: str, placed: bool = False) -> tuple[SafetyModel, Inputs]:
+    ``placed`` uses roles and times, and ``spans`` names labels with spans.
+    """
+
+    def make(fusion: FusionSpec, *modalities: str, placed: bool = False, spans: Sequence[str] = ()) -> tuple[SafetyModel, Inputs]:
         inputs = _inputs(tokenizer, *modalities)
-        return _model(inputs, taxonomy, fusion, placed), inputs
+        return _model(inputs, taxonomy, fusion, placed, spans), inputs
 
     return make
 
@@ -78,7 +83,9 @@ def _inputs(tokenizer: Path, *modalities: str) -> Inputs:
     return Inputs(**{m: every[m] for m in modalities})
 
 
-def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec, placed: bool) -> SafetyModel:
+def _model(
+    inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec, placed: bool = False, spans: Sequence[str] = ()
+) -> SafetyModel:
     text = {
         "model_type": "bert",
         "vocab_size": 100,
@@ -94,8 +101,12 @@ def _model(inputs: Inputs, taxonomy: Taxonomy, fusion: FusionSpec, placed: bool)
     }
     encoders = Encoders(**{m: every[m] for m in every if getattr(inputs, m) is not None})
     torch.manual_seed(7)
-    position = {"segment_roles": True, "time_position": TimePosition()} if placed else {}
-    model = build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion, **position), inputs, taxonomy).eval()
+    options: dict[str, Any] = {"segment_roles": True, "time_position": TimePosition()} if placed else {}
+    if spans:
+        options["spans"] = SpanSpec(columns=dict.fromkeys(spans, "column"))
+    model = build_model(ModelSpec(width=16, encoders=encoders, fusion=fusion, **options), inputs, taxonomy).eval()
+    if model.spans is not None:
+        torch.nn.init.normal_(model.spans.weight, std=0.5)
     for parameter in () if model.position is None else model.position.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # as after training; they start at zero
     return model

@@ -1,6 +1,6 @@
 """A tiny guard of text and pictures, exported once with float16 and int8, for the tests of guards in serving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from tiny_lm import config_of
 from vigil_data.specs import ImageInput, Inputs, Local, TextInput
 from vigil_data.taxonomy import Head, Label, Taxonomy
 from vigil_modeling.guards.guard_model import GuardModel, build_guard
-from vigil_modeling.specs import DecoderText, GuardEncoders, GuardSpec, Lora, Random, TimmImage
+from vigil_modeling.specs import DecoderText, GuardEncoders, GuardSpec, Lora, Random, SpanSpec, TimmImage
 
 GUARD_THRESHOLDS = {"scam": 0.547, "promotion": 0.331, "tobacco": 0.621}
 """Within the widest gaps between the guard's probabilities on the cases, so that float16 flips nothing."""
@@ -33,7 +33,9 @@ def make_tiny_guard(
 ) -> Callable[..., tuple[GuardModel, Inputs]]:
     """A function from a family of language models, modalities and values of ``prompt`` to a random guard and its inputs."""
 
-    def make(family: str, *modalities: str, lora: bool = False, **prompt: object) -> tuple[GuardModel, Inputs]:
+    def make(
+        family: str, *modalities: str, lora: bool = False, spans: Sequence[str] = (), **prompt: object
+    ) -> tuple[GuardModel, Inputs]:
         tokenizer = Local(path=str(tiny_lm_tokenizer(family)))
         inputs = {
             "text": TextInput(tokenizer=tokenizer, max_tokens=24, overlap=4, max_passages=4, special_tokens=False),
@@ -47,6 +49,7 @@ def make_tiny_guard(
             encoders=GuardEncoders(**{m: encoders[m] for m in modalities}),
             prompt={"order": "policy_first", "instruction": "Judge the item.", "max_tokens": 208, "row_tokens": 416, **prompt},
             hierarchy=True,
+            spans=SpanSpec(columns=dict.fromkeys(spans, "column")) if spans else None,
         )
         made = Inputs(**{m: inputs[m] for m in modalities})
         torch.manual_seed(11)
@@ -54,6 +57,8 @@ def make_tiny_guard(
         for name, parameter in guard.named_parameters():  # random language models answer nearly the same to everything
             if parameter.ndim > 1 and ("text" in name or name.startswith("answers")):
                 torch.nn.init.normal_(parameter, std=0.1 if "text" in name else 0.3)
+        if guard.spans is not None:
+            torch.nn.init.normal_(guard.spans.weight, std=0.5)
         return guard, made
 
     return make

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.decode import Decoder, Undecodable
+from vigil_data.decode.text_spans import MarkedSpan, marked_spans
 from vigil_data.items import BODY, Item, Modality
 from vigil_data.loading.batch import collate
 from vigil_data.loading.packing import Packed, Span, pack
@@ -24,7 +28,7 @@ BATCH_SIZE = 8
 def item_examples(
     run: Run, dataset: Dataset, ids: Sequence[str], *, checkpoint: str = "best", only: Sequence[Modality] = ()
 ) -> dict[str, ItemExample]:
-    """Return the texts of items and, for each label, the segments with the highest attention weights.
+    """Return the texts of items and, for each label, the segments with the highest attention weights, and the marked spans.
 
     Args:
         run: the run whose model predicts.
@@ -54,8 +58,26 @@ def item_examples(
                 prediction = model(collate(packed))
             for row, (item, _) in enumerate(decoded):
                 evidence = {label: _evidence(item, row, i, packed, prediction) for i, label in enumerate(model.labels)}
-                examples[item.id] = ItemExample(item.text, evidence)
+                spans: dict[str, tuple[MarkedSpan, ...]] = {}
+                if prediction.spans_STK is not None:
+                    logits_STK = prediction.spans_STK[torch.from_numpy(packed.segments["text"].item == row)]
+                    spans = item_spans(decoder.token_places(item), logits_STK, model.span_labels)
+                examples[item.id] = ItemExample(item.text, evidence, spans)
     return examples
+
+
+def item_spans(
+    places: Sequence[tuple[int, NDArray[np.int64]]], logits_STK: Tensor, labels: Sequence[str]
+) -> dict[str, tuple[MarkedSpan, ...]]:
+    """Return label to the spans of an item that a model's span head marks.
+
+    Args:
+        places: :meth:`vigil_data.decode.Decoder.token_places` of the item.
+        logits_STK: :attr:`.Prediction.spans_STK` of its text segments.
+        labels: the K labels with spans.
+    """
+    logits = logits_STK.nan_to_num(nan=-torch.inf).cpu().numpy()
+    return {label: marked_spans(label, places, logits[..., k]) for k, label in enumerate(labels)}
 
 
 def _evidence(item: Item, row: int, column: int, packed: Packed, prediction: Prediction) -> tuple[SegmentEvidence, ...]:

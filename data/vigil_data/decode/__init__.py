@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from vigil_data.decode.audio import decode_audio
 from vigil_data.decode.image import decode_image
 from vigil_data.decode.probe import Facts, Undecodable, probe
-from vigil_data.decode.text import decode_text, load_normalizer, load_tokenizer, set_up
+from vigil_data.decode.text import decode_text, load_normalizer, load_tokenizer, set_up, token_places
 from vigil_data.errors import MediaError
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Decoded, DecodedItem, Packed, Refusal, Segment, Span, gather, pack
@@ -111,6 +111,22 @@ class Decoder:
                 refused.append(Refusal(item.id, error.modality, error.index, error.reason))
         packed = pack(decoded, refused)
         return packed if decoded else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
+
+    def token_places(self, item: Item) -> list[tuple[int, NDArray[np.int64]]]:
+        """Return, for each text segment of :meth:`decode`, which text it is of and the characters of its tokens.
+
+        The texts are tokenized once more. See :func:`vigil_data.decode.text.token_places`.
+        """
+        text, tokenizer = self.inputs.text, self._tokenizer
+        if text is None or tokenizer is None:
+            return []
+        found: list[tuple[int, NDArray[np.int64]]] = []
+        normalize = load_normalizer(text)
+        for index, payload in enumerate(item.text):
+            if self.reads(item, "text", index):
+                places = token_places(payload, text.max_passages - len(found), text, tokenizer, normalize=normalize)
+                found += [(index, places_T2) for places_T2 in places]
+        return found
 
     def segments(self, modality: Modality, payload: Any, index: int, limit: int) -> Generator[Segment, None, int]:
         """Decode one medium, segment by segment.

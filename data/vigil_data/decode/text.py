@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from vigil_data.errors import UserError
@@ -157,19 +158,57 @@ def decode_text(
         The number of omitted passages. A text far beyond the limit is not tokenized to its end, and the number is estimated from
         its length.
     """
+    kept, encoded, left_out = _passages(text, limit, spec, tokenizer, normalize)
+    for passage in kept:
+        ids_T = np.array(passage.ids, np.int64)
+        yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, encoded.text, index)
+    return left_out
+
+
+def token_places(
+    text: str, limit: int, spec: TextSettings, tokenizer: Tokenizer, *, normalize: Normalize = Normalized
+) -> list[NDArray[np.int64]]:
+    """Return which characters each token of a text's passages stands for.
+
+    Args:
+        text: see :func:`decode_text`, as for all arguments.
+        limit: maximum number of passages.
+        spec: length and overlap of passages.
+        tokenizer: from :func:`load_tokenizer`.
+        normalize: from :func:`load_normalizer`.
+
+    Returns:
+        For each passage of :func:`decode_text`, int64 ``[T, 2]``: first character of ``text``, and one past the last, without
+        white space at either end; both 0 for special tokens and for white space.
+    """
+    kept, encoded, _ = _passages(text, limit, spec, tokenizer, normalize)
+    return [_places(passage, encoded.text, text) for passage in kept]
+
+
+def _places(passage: Encoding, normalized: Normalized, text: str) -> NDArray[np.int64]:
+    places_T2 = np.zeros((len(passage.ids), 2), np.int64)
+    for token, (offsets, special) in enumerate(zip(passage.offsets, passage.special_tokens_mask, strict=True)):
+        start, stop = (0, 0) if special else normalized.original(*offsets)
+        piece = text[start:stop]
+        if piece.strip():
+            places_T2[token] = start + len(piece) - len(piece.lstrip()), stop - len(piece) + len(piece.rstrip())
+    return places_T2
+
+
+def _passages(
+    text: str, limit: int, spec: TextSettings, tokenizer: Tokenizer, normalize: Normalize
+) -> tuple[list[Encoding], "_Encoded", int]:
+    """Return a text's first passages, what they are of, and the number of omitted ones."""
     text = _SURROGATE.sub("\ufffd", text)  # one for one, so that spans stay correct
     if not text.strip():
-        return 0
+        return [], _Encoded([], Normalized(text), len(text)), 0
     encoded = _encode(text, tokenizer, normalize, spec, limit)
     passages = [passage for passage in encoded.passages if not all(passage.special_tokens_mask)]
     kept = passages[:limit]
     total = len(passages)
     if encoded.characters < len(text):
         total = math.ceil(total * len(text) / encoded.characters)
-    for passage in kept:
-        ids_T = np.array(passage.ids, np.int64)
-        yield {"input_ids": ids_T, "attention_mask": np.ones(len(ids_T), np.int64)}, _span(passage, encoded.text, index)
-    return total - len(kept)
+    return kept, encoded, total - len(kept)
 
 
 class _Encoded(NamedTuple):

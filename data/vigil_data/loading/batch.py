@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class Batch:
         teacher: float32 ``[N, L]``, a teacher's probabilities in distillation; NaN where it has none.
         questions: what a guard is asked, in training on policies and in validation (default: in training a question for each
             known target, otherwise one for each label of each item).
+        spans: float32 ``[S, T, K]``, the targets of the tokens of the text segments for K labels with spans; NaN is unknown. Only
+            in training, if the reader is given columns of spans.
     """
 
     ids: tuple[str, ...]
@@ -69,6 +72,7 @@ class Batch:
     group: Tensor | None = None
     teacher: Tensor | None = None
     questions: TrainingQuestions | None = None
+    spans: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,9 +92,9 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with ``function`` applied to every tensor but those of the questions."""
         segments = {modality: segments.map(function) for modality, segments in self.segments.items()}
-        group = None if self.group is None else function(self.group)
-        teacher = None if self.teacher is None else function(self.teacher)
-        return replace(self, segments=segments, targets=function(self.targets), group=group, teacher=teacher)
+        known = {name: getattr(self, name) for name in ("group", "teacher", "spans")}
+        optional: dict[str, Any] = {name: function(tensor) for name, tensor in known.items() if tensor is not None}
+        return replace(self, segments=segments, targets=function(self.targets), **optional)
 
 
 def collate(packed: Packed, share: float | None = None) -> Batch:

@@ -90,6 +90,7 @@ class Reader:
         seed: seed of the augmentation.
         tokens: modality to its entry of the token cache, from which its tokens are read; the other modalities are decoded.
         shuffle: read training items by its blocks.
+        spans: label to the dataset's column with the spans of its first body text, for :attr:`Batch.spans` of training items.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Reader:
     seed: int = 0
     tokens: Mapping[Modality, Path] = field(default_factory=dict)
     shuffle: BlockShuffle | None = None
+    spans: Mapping[str, str] = field(default_factory=dict)
     _opened: "_Opened | None" = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,8 +129,9 @@ class _Opened:
         self.decoded = [m for m in MODALITIES if getattr(reader.inputs, m) is not None and m not in reader.tokens]
         self.decoder: Decoder | None = None
         self.blocks: BlockReader | None = None
+        self.spans = tuple(reader.spans.values())
         if self.decoded:
-            columns = self.dataset.item_columns(self.decoded, reader.labels, ())
+            columns = self.dataset.item_columns(self.decoded, reader.labels, self.spans)
             self.ahead = ReadAhead(self.dataset, columns)
             if reader.shuffle is not None:
                 worker = get_worker_info()
@@ -147,12 +150,14 @@ class _Opened:
             refused = {row: reader.refused[row] for row in rows.tolist() if row in reader.refused} | refused
         if refused:
             rows = rows[~np.isin(rows, list(refused))]
-        packed = self._decode(request, rows)
+        packed, spans_STK = self._decode(request, rows)
         if packed.refused:
             undecodable = {refusal.id for refusal in packed.refused}
             ids = self.dataset.table(["id"], rows)["id"].to_pylist()
             rows = rows[[id_ not in undecodable for id_ in ids]]
         batch = collate(replace(packed, refused=(*refused.values(), *packed.refused)), request.share)
+        if spans_STK is not None:
+            batch = replace(batch, spans=torch.from_numpy(spans_STK))
         if request.groups is not None:
             batch = replace(batch, group=torch.from_numpy(request.groups[np.isin(request.rows, rows)]))
         if not self.tokens:
@@ -164,19 +169,28 @@ class _Opened:
                 segments[modality] = found
         return replace(batch, segments=segments)
 
-    def _decode(self, request: Request, rows: Rows) -> Packed:
-        """Decode the modalities without tokens, augmented in an epoch of training."""
+    def _decode(self, request: Request, rows: Rows) -> tuple[Packed, NDArray[np.float32] | None]:
+        """Decode the modalities without tokens, augmented in an epoch of training, and return them with the targets of spans."""
         if self.decoder is None:
-            return Packed(tuple(self.ids[row] for row in rows), {}, self.targets_NL[rows])
+            return Packed(tuple(self.ids[row] for row in rows), {}, self.targets_NL[rows]), None
         items = self._items(request, rows) if len(rows) else []
+        spans_STK: NDArray[np.float32] | None = None
         if request.epoch is None or self.augmentation is None:
             packed = self.decoder.decode_all(items)
+            read = items
         else:
             from vigil_data.augmentation.augmenter import Augmenter
 
             augmenter = Augmenter(self.augmentation, self.inputs, self.seed, request.epoch)
-            packed = self.decoder.decode_all(map(augmenter.augment_item, items), augmenter.augment_decoded)
-        return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32))
+            changed = [augmenter.augment_item(item) for item in items]
+            packed = self.decoder.decode_all(changed, augmenter.augment_decoded)
+            # The spans of a text say nothing about a changed one.
+            read = [after for before, after in zip(items, changed, strict=True) if before.text == after.text]
+        if self.spans and request.epoch is not None and "text" in packed.segments:
+            from vigil_data.loading.span_targets import span_targets
+
+            spans_STK = span_targets(packed, read, self.decoder, self.spans)
+        return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32)), spans_STK
 
     def _items(self, request: Request, rows: Rows) -> list[Item]:
         if request.epoch is None or self.blocks is None:

@@ -372,3 +372,44 @@ def paths(rows: PromptRows) -> Iterator[Ints]:
     for row, column in zip(rows.answer_row.tolist(), rows.answer_column.tolist(), strict=True):
         seen_T = rows.sees[row, rows.block[row, column], rows.block[row]]
         yield np.flatnonzero(seen_T[: column + 1])
+
+
+class TextTokens(NamedTuple):
+    """Where rows have the tokens of texts, M of them, each int64 ``[M]``.
+
+    Attributes:
+        row: row of the token.
+        column: its column.
+        segment: number of its text among those of the batch.
+        token: its place in that text.
+        label: place of a label whose question the row asks after the text.
+    """
+
+    row: Ints
+    column: Ints
+    segment: Ints
+    token: Ints
+    label: Ints
+
+
+def text_tokens_of(rows: PromptRows, labels: Sequence[int], n_labels: int, cells: int) -> TextTokens:
+    """Return where some labels' questions have the tokens of their items' texts.
+
+    Args:
+        rows: the rows.
+        labels: the labels, by their place in the taxonomy.
+        n_labels: number of labels of the taxonomy, L.
+        cells: number of items times L; an answer from this number on is not of an item and a label.
+    """
+    place = {label: number for number, label in enumerate(labels)}
+    found: list[Ints] = [np.zeros((5, 0), np.int64)]
+    for row, answer, columns in zip(rows.answer_row.tolist(), rows.answer.tolist(), paths(rows), strict=True):
+        label = place.get(answer % n_labels)
+        if answer >= cells or label is None:
+            continue
+        text = columns[(rows.segment[row, columns] > 0) & (rows.soft[row, columns] == 0)]
+        segment = rows.segment[row, text] - 1
+        order = np.arange(len(text))
+        first = np.maximum.accumulate(np.where(np.diff(segment, prepend=-1) != 0, order, 0))  # of each token's segment
+        found.append(np.stack([np.full(len(text), row), text, segment, order - first, np.full(len(text), label)]))
+    return TextTokens(*np.concatenate(found, axis=1))

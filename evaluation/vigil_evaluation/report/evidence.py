@@ -1,7 +1,9 @@
 """What the report shows of an item in addition to its probability: its texts, and the segments that the decision rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from vigil_data.decode.text_spans import MarkedSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,9 @@ class ItemExample:
     Attributes:
         texts: texts in the item's order.
         evidence: label to the segments that its probability rests on, by falling weight.
+        spans: label to the characters of the texts that the model marks.
     """
 
     texts: tuple[str, ...]
     evidence: Mapping[str, tuple[SegmentEvidence, ...]]
+    spans: Mapping[str, tuple[MarkedSpan, ...]] = field(default_factory=dict)

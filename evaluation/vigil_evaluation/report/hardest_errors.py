@@ -22,9 +22,14 @@ MAX_CHARACTERS = 600
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Beginning of a text, and the number of characters left out."""
+    """Beginning of a text.
 
-    text: str
+    Attributes:
+        pieces: consecutive pieces, and whether the model marks each.
+        left_out: number of characters left out.
+    """
+
+    pieces: list[tuple[str, bool]]
     left_out: int
 
 
@@ -84,7 +89,11 @@ class HardestErrors:
         for id_, probability, row in zip(self.ids(table), self.probabilities, taken or [{}] * len(self.rows), strict=True):
             example = examples.get(id_) or ItemExample(_texts(row.get("text")), {})
             values = {name: str(row[name]) for name in columns if row[name] is not None}
-            excerpts = [Excerpt(text[:MAX_CHARACTERS], max(len(text) - MAX_CHARACTERS, 0)) for text in example.texts[:MAX_TEXTS]]
+            marked = example.spans.get(label, ())
+            excerpts = [
+                _excerpt(text, [(span.start, span.stop) for span in marked if span.index == index])
+                for index, text in enumerate(example.texts[:MAX_TEXTS])
+            ]
             left_out = max(len(example.texts) - MAX_TEXTS, 0)
             entries.append(HardError(id_, probability, values, excerpts, left_out, tuple(example.evidence.get(label, ()))))
         return entries
@@ -115,6 +124,16 @@ def hardest_error_ids(data: EvaluationData) -> list[str]:
         for errors in hardest_errors(data.targets_NL[:, i], data.probabilities_NL[:, i], threshold):
             ids |= dict.fromkeys(errors.ids(data.table))
     return list(ids)
+
+
+def _excerpt(text: str, spans: Sequence[tuple[int, int]]) -> Excerpt:
+    """Return the beginning of a text, cut at its spans, which are in order and do not overlap."""
+    shown, pieces, end = text[:MAX_CHARACTERS], [], 0
+    for start, stop in spans:
+        pieces += [(shown[end:start], False), (shown[start:stop], True)]
+        end = stop
+    pieces.append((shown[end:], False))
+    return Excerpt([piece for piece in pieces if piece[0]], max(len(text) - MAX_CHARACTERS, 0))
 
 
 def _texts(value: Any) -> tuple[str, ...]:

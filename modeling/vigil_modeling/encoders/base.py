@@ -1,9 +1,23 @@
 """Interface of every encoder, and freezing."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class TextOutput(NamedTuple):
+    """Output of a text encoder.
+
+    Attributes:
+        tokens_SPD: what :class:`Encoder` returns.
+        states_STD: hidden state of each token of the inputs, padding included.
+    """
+
+    tokens_SPD: Tensor
+    states_STD: Tensor
 
 
 class Encoder(nn.Module):
@@ -11,7 +25,7 @@ class Encoder(nn.Module):
 
     ``forward(**inputs)`` takes the ``inputs`` of :class:`vigil_data.loading.batch.Segments`, each ``[S, ...]``, and returns
     ``tokens_SPD``: P tokens of ``width`` for each segment (one if the encoder pools). In evaluation mode a segment's tokens do
-    not depend on other segments.
+    not depend on other segments. A text encoder returns a :class:`TextOutput` if it is called with ``states=True``.
 
     Attributes:
         width: D of the tokens.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vigil_data.errors import UserError
 from vigil_data.specs import TextInput
 from vigil_modeling.encoders import block_attention
-from vigil_modeling.encoders.base import Encoder
+from vigil_modeling.encoders.base import Encoder, TextOutput
 from vigil_modeling.encoders.block_attention import PassageRows, pack_passages
 from vigil_modeling.encoders.decoder_weights import ReadOutput, build_body, build_decoder_config, output_reader
 from vigil_modeling.encoders.transformers_common import checkpoint_activations, stack_layers
@@ -75,15 +75,16 @@ class DecoderTextEncoder(Encoder):
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._compiled = False
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, states: bool = False) -> Tensor | TextOutput:
         """Encode passages.
 
         Args:
             input_ids: int64 ``[S, T]``.
             attention_mask: int64 ``[S, T]``, 0 at padding, which follows the passage's tokens.
+            states: return the hidden states too.
 
         Returns:
-            ``[S, 1, D]``
+            ``[S, 1, D]``, and with ``states`` ``[S, T, D]``, in which those of padding are arbitrary.
         """
         rows = self._pack(attention_mask)
         if rows is None:
@@ -94,7 +95,8 @@ class DecoderTextEncoder(Encoder):
             ids_RT = input_ids.flatten()[rows.source_RT.clamp(min=0)]
             hidden_RTD, _ = self.hidden(self.embed(ids_RT), rows.position_RT, rows.mask_R1TT)
             hidden_STD = hidden_RTD.flatten(0, 1)[rows.place_ST]
-        return self._pooled(hidden_STD, attention_mask).unsqueeze(1)
+        tokens_S1D = self._pooled(hidden_STD, attention_mask).unsqueeze(1)
+        return TextOutput(tokens_S1D, hidden_STD) if states else tokens_S1D
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the embeddings ``[..., D]`` of token ids, as the body takes them; soft tokens may stand among them."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vigil_data.decode.text import load_tokenizer
 from vigil_data.errors import UserError
 from vigil_data.specs import TextInput
-from vigil_modeling.encoders.base import Encoder
+from vigil_modeling.encoders.base import Encoder, TextOutput
 from vigil_modeling.encoders.transformers_common import build_config, build_model, checkpoint_activations, stack_layers
 from vigil_modeling.specs import TransformersText
 
@@ -38,17 +38,22 @@ class TransformersTextEncoder(Encoder):
         self.depth: int = config.num_hidden_layers
         self.width = config.hidden_size
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, states: bool = False) -> Tensor | TextOutput:
         """Encode passages.
 
         Args:
             input_ids: int64 ``[S, T]``.
             attention_mask: int64 ``[S, T]``, 0 at padding.
+            states: return the hidden states too.
 
         Returns:
-            ``[S, 1, D]``
+            ``[S, 1, D]``, and with ``states`` ``[S, T, D]``.
         """
         hidden_STD: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        tokens_S1D = self._pooled(hidden_STD, attention_mask)
+        return TextOutput(tokens_S1D, hidden_STD) if states else tokens_S1D
+
+    def _pooled(self, hidden_STD: Tensor, attention_mask: Tensor) -> Tensor:
         if self.pool == "first":
             return hidden_STD[:, :1]
         mask_ST1 = attention_mask.unsqueeze(-1).to(hidden_STD.dtype)

@@ -7,7 +7,7 @@ its row with does not change its logit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from vigil_data.prompts.assemble import (
     questions_all,
     soft_tokens,
     text_tokens,
+    text_tokens_of,
 )
 from vigil_data.prompts.build import build_prompt
 from vigil_data.prompts.clauses import Clause
@@ -40,6 +41,21 @@ from vigil_modeling.specs import GuardSpec
 
 ROW_TENSORS = ("input_ids", "soft", "position", "block", "sees", "segment", "answer_row", "answer_column", "answer")
 """The arrays of :class:`.PromptRows` that :meth:`GuardModel.run_rows` takes."""
+
+
+class RowOutputs(NamedTuple):
+    """Outputs of the language model for R rows with A answers.
+
+    Attributes:
+        logits_A: log-odds of each answer, float32.
+        evidence_SL: of each segment, the share of the attention of the answers for its item in the last layer, the mean over
+            heads, float32; ``None`` if it is not wanted.
+        spans_RTK: log-odds of the span head at each token, float32; ``None`` without a span head.
+    """
+
+    logits_A: Tensor
+    evidence_SL: Tensor | None
+    spans_RTK: Tensor | None
 
 
 class SoftTokens(nn.Sequential):
@@ -129,22 +145,27 @@ class GuardModel(MultimodalModel):
         logits_C = torch.zeros(cells + drawn, device=next(self.parameters()).device)
         evidence: dict[Modality, Tensor] = {}
         self.prompt_rows = (0, 0)
+        spans_STK: Tensor | None = None
         if questions:
             rows = self.assemble(batch, {m: tokens_SPD.shape[1] for m, tokens_SPD in tokens.items()}, questions)
             self.prompt_rows = rows.block.shape[0], rows.block.shape[1]
             counts = {m: len(batch.segments[m].item) for m in self.modalities if m in batch.segments}
             segments_S = None if self.training else torch.arange(sum(counts.values()), device=logits_C.device)
-            logits_A, evidence_SL = self.run_rows(row_tensors(rows, logits_C.device), self._soft(tokens), segments_S)
-            logits_C = logits_C.index_copy(0, torch.from_numpy(rows.answer).to(logits_C.device), logits_A)
-            if evidence_SL is not None:
-                parts = torch.split(evidence_SL, list(counts.values()))
+            outputs = self.run_rows(row_tensors(rows, logits_C.device), self._soft(tokens), segments_S)
+            logits_C = logits_C.index_copy(0, torch.from_numpy(rows.answer).to(logits_C.device), outputs.logits_A)
+            if outputs.evidence_SL is not None:
+                parts = torch.split(outputs.evidence_SL, list(counts.values()))
                 evidence = dict(zip(counts, parts, strict=True))
+            if outputs.spans_RTK is not None and "text" in batch.segments:
+                spans_STK = self._spans_of_texts(batch, rows, outputs.spans_RTK)
         elif touch_all:
             touched += [self._touch("text"), *(tokens_SPD.sum() for tokens_SPD in tokens.values())]
+        if spans_STK is None and touch_all:
+            touched.append(self._touch_spans() + torch.zeros_like(logits_C[:1]).sum())
         for total in touched:
             logits_C = logits_C + 0.0 * total
         raw_NL = logits_C[:cells].reshape(len(batch), len(self.labels))
-        prediction = Prediction(self.structure.constrain(raw_NL), raw_NL, evidence)
+        prediction = Prediction(self.structure.constrain(raw_NL), raw_NL, evidence, spans_STK=spans_STK)
         if batch.questions is None or not drawn:
             return prediction
         target_Q, member_QL = (torch.from_numpy(array).to(raw_NL.device) for array in batch.questions[1:])
@@ -205,19 +226,13 @@ class GuardModel(MultimodalModel):
                 segments[modality] = soft_tokens(item_S, role_S, soft[modality])
         return assemble(self.pieces, self.clauses, questions, segments)
 
-    def run_rows(
-        self, rows: Mapping[str, Tensor], soft_KD: Tensor | None, segments_S: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def run_rows(self, rows: Mapping[str, Tensor], soft_KD: Tensor | None, segments_S: Tensor | None) -> RowOutputs:
         """Run the language model over rows of prompts. This is the part of the forward pass that is exported.
 
         Args:
             rows: :data:`ROW_TENSORS` of R rows with A answers.
             soft_KD: soft tokens of all images, then of all windows of audio; ``None`` if the model reads text alone.
             segments_S: any tensor with one entry for each segment of the batch; ``None``: evidence is not wanted.
-
-        Returns:
-            Logits float32 ``[A]``, and the evidence float32 ``[S, L]``: of each segment, the share of the attention of the
-            answers for its item in the last layer, the mean over heads.
         """
         model = self.language_model
         embeds_RTD = model.embed(rows["input_ids"])
@@ -231,14 +246,23 @@ class GuardModel(MultimodalModel):
         )
         logits_A2 = self.answers(hidden_RTD[answers]).float()
         logits_A = logits_A2[:, 0] - logits_A2[:, 1]
+        spans_RTK = None if self.spans is None else self.spans(hidden_RTD).float()
         if segments_S is None:
-            return logits_A, None
+            return RowOutputs(logits_A, None, spans_RTK)
         assert attention_AT is not None
         labels, segment_AT = len(self.labels), rows["segment"].index_select(0, rows["answer_row"])
         cell_AT = segment_AT * labels + (rows["answer"] % labels).unsqueeze(1)
         cells = attention_AT.new_zeros((segments_S.shape[0] + 1) * labels)
         evidence_SL = cells.scatter_add(0, cell_AT.flatten(), attention_AT.flatten()).reshape(-1, labels)[1:]
-        return logits_A, evidence_SL
+        return RowOutputs(logits_A, evidence_SL, spans_RTK)
+
+    def _spans_of_texts(self, batch: Batch, rows: PromptRows, spans_RTK: Tensor) -> Tensor:
+        """Return :attr:`.Prediction.spans_STK`: for each label, what the head reads in that label's prompt."""
+        labels = len(self.labels)
+        found = text_tokens_of(rows, [self.labels.index(label) for label in self.span_labels], labels, len(batch) * labels)
+        row, column, segment, token, label = (torch.from_numpy(array).to(spans_RTK.device) for array in found)
+        shape = (*batch.segments["text"].inputs["input_ids"].shape, len(self.span_labels))
+        return spans_RTK.new_full(shape, torch.nan).index_put((segment, token, label), spans_RTK[row, column, label])
 
     def _soft(self, tokens: Mapping[Modality, Tensor]) -> Tensor | None:
         if not self.projections:
@@ -252,7 +276,7 @@ class GuardModel(MultimodalModel):
             return super()._touch(modality)
         rows = assemble(self.pieces, self.clauses, [Question(0, (0,), 0)], {})
         device = next(self.parameters()).device
-        return self.run_rows(row_tensors(rows, device), self._soft({}), None)[0].sum()
+        return self.run_rows(row_tensors(rows, device), self._soft({}), None).logits_A.sum()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

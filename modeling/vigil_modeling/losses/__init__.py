@@ -5,6 +5,7 @@ from vigil_modeling.losses.cells import negative_loss, positive_loss
 from vigil_modeling.losses.distillation import TeacherTerm, fill_unknown, teacher_term
 from vigil_modeling.losses.group_dro import GroupDRO
 from vigil_modeling.losses.masked_loss import Composites, MaskedLoss, TargetCounts, counted_targets
+from vigil_modeling.losses.span_loss import span_loss
 
 __all__ = [
     "Composites",
@@ -19,5 +20,6 @@ __all__ = [
     "modulation",
     "negative_loss",
     "positive_loss",
+    "span_loss",
     "teacher_term",
 ]

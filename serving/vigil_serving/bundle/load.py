@@ -40,6 +40,7 @@ class ExportedModel:
         prompt: how a guard asks, with the text of each label; ``None`` for a fusion model.
         not_evaluated: labels of a guard whose policy text was replaced by one with which no evaluation has seen the model.
         uncalibrated: labels of a guard whose policy text was replaced by one that has no calibration.
+        spans: the labels with spans, in the order of the last axis of the output ``spans``; empty without a span head.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ExportedModel:
     prompt: PromptSettings | None = field(default=None, kw_only=True)
     not_evaluated: tuple[str, ...] = field(default=(), kw_only=True)
     uncalibrated: tuple[str, ...] = field(default=(), kw_only=True)
+    spans: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def placement(self) -> Collection[str]:
@@ -153,6 +155,7 @@ def load_bundle(path: StrPath, *, check_hashes: bool = True, public_key: StrPath
         calibrated=FittedCalibration.read(path / manifest.CALIBRATION, metadata.labels),
         policy=CompiledPolicy.read(path / manifest.POLICY) if (path / manifest.POLICY).is_file() else None,
         prompt=prompt,
+        spans=metadata.spans,
         metadata=metadata,
         digest=sha256_file(path / manifest.MANIFEST),
     )

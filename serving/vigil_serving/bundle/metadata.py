@@ -175,6 +175,8 @@ class BundleMetadata:
         left_out: requested format to the reason why the bundle lacks it.
         licences: ``text``, ``image``, ``audio`` (the encoders' weights) and ``tokenizer`` to the licence.
         lineage: run, dataset and its version, git state, as far as the exporter knew them.
+        spans: the K labels whose characters the output ``spans`` of the ONNX graph of text marks, in the order of its last axis;
+            TorchScript, ``torch.export`` and the single graph have no such output.
     """
 
     format: Literal[6]
@@ -190,6 +192,7 @@ class BundleMetadata:
     left_out: Mapping[str, str] = field(default_factory=dict)
     licences: Mapping[str, Licence] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    spans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from vigil_serving.export.step_cache import StepCache
 from vigil_serving.parity.backends import load_backends
 from vigil_serving.parity.batch_invariance import Rearrangement, measure_invariance, rearrange
 from vigil_serving.parity.compare import TOLERANCES, Backend, ParityError, compare_outputs, failure, failures, run_backend
+from vigil_serving.parity.span_parity import compare_spans
 from vigil_serving.specs import ExportSpec
 
 
@@ -73,6 +74,9 @@ def run_gate(
         parity.append(measured)
         if backend.variant != "fp32":
             outputs[backend.variant] = probabilities[: len(reference.cases)]
+    for variant in model.variants if reference.spans else ():
+        with cache.timed(f"parity of spans, {variant}"):
+            parity.append(compare_spans(model, variant, reference.cases, reference.spans))
     reason = _int8_failure(parity, quantization.candidates) if spec.has("int8") else None
     others = [p for p in parity if p.variant != "int8"]
     problems = failures(others)

@@ -232,7 +232,8 @@ class FusionBuilder(OnnxBuilder):
                 def encoder(to: Path, m: Modality = modality, suffix: str = suffix) -> dict[str, Graph]:
                     file = _with_folder(to, f"torch_export/{m}{suffix}.pt2")
                     torch_export.save_encoder(self.network, m, self.example, to / file, bfloat16=bool(suffix))
-                    return {program_name(m) + suffix: Graph(file, graphs[m].graph.inputs, graphs[m].graph.outputs)}
+                    graph = graphs[m].graph  # a program gives no spans
+                    return {program_name(m) + suffix: Graph(file, graph.inputs, {"tokens": graph.outputs["tokens"]})}
 
                 built |= self._step(f"torch.export {modality} encoder{suffix.replace('.', ', ')}", encoder)
 

@@ -45,6 +45,18 @@ class TextGraph(nn.Module):
         return self.model.encode("text", input_ids=input_ids, attention_mask=attention_mask)
 
 
+class MarkedTextGraph(nn.Module):
+    """Text encoder with a span head: passages to tokens ``[S, P, D]``, and log-odds of spans ``[S, T, K]``."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode ``[S, T]`` token ids."""
+        return self.model.encode_text(input_ids, attention_mask)
+
+
 class ImageGraph(nn.Module):
     """Image encoder: images to tokens ``[S, P, D]`` of the model's width."""
 
@@ -119,7 +131,7 @@ class LanguageModelGraph(nn.Module):
         super().__init__()
         self.guard = guard
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Answer.
 
         Args:
@@ -127,13 +139,13 @@ class LanguageModelGraph(nn.Module):
                 ``[K, D]``; see :meth:`.GuardModel.run_rows`.
 
         Returns:
-            Logits ``[A]``, and the evidence ``[S, L]``.
+            Logits ``[A]``, the evidence ``[S, L]`` and, with a span head, log-odds of spans ``[R, T, K]``.
         """
         rows = dict(zip(ROW_TENSORS, inputs, strict=False))
         segments_S, *soft = inputs[len(ROW_TENSORS) :]
-        logits_A, evidence_SL = self.guard.run_rows(rows, soft[0] if soft else None, segments_S)
+        logits_A, evidence_SL, spans_RTK = self.guard.run_rows(rows, soft[0] if soft else None, segments_S)
         assert evidence_SL is not None
-        return logits_A, evidence_SL
+        return (logits_A, evidence_SL) if spans_RTK is None else (logits_A, evidence_SL, spans_RTK)
 
 
 class AnswersGraph(nn.Module):

@@ -31,6 +31,7 @@ from vigil_serving.export.modules import (
     FusionGraph,
     GuardExample,
     LanguageModelGraph,
+    MarkedTextGraph,
     input_names,
     output_names,
     quiet,
@@ -63,9 +64,12 @@ def encoder_graph(
     """
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} if modality == "text" else {0: torch.export.Dim.DYNAMIC}
     names, arguments = ENCODER_INPUTS[modality], example.encoder_inputs[modality]
-    graph = _export(ENCODER_GRAPHS[modality](network), arguments, tuple(free for _ in names), (names, ["tokens"]), opset)
+    marks = modality == "text" and network.spans is not None
+    module = MarkedTextGraph(network) if marks else ENCODER_GRAPHS[modality](network)
+    outputs = ["tokens", *(["spans"] if marks else [])]
+    graph = _export(module, arguments, tuple(free for _ in names), (names, outputs), opset)
     axes = ["segments", "text_tokens"] if modality == "text" else ["segments"]
-    _name_axes(graph, {**dict.fromkeys(names, axes), "tokens": ["segments"]})
+    _name_axes(graph, {**dict.fromkeys(names, axes), "tokens": ["segments"], "spans": axes})
     return graph
 
 
@@ -97,9 +101,9 @@ def language_model_graph(guard: GuardModel, example: GuardExample, *, opset: int
         opset: ONNX opset.
     """
     free = tuple(dict.fromkeys(range(len(ROW_AXES[name])), torch.export.Dim.DYNAMIC) for name in example.rows)
-    names = (list(example.rows), ["logits", "evidence"])
-    graph = _export(LanguageModelGraph(guard), tuple(example.rows.values()), (free,), names, opset)
-    _name_axes(graph, {**{name: ROW_AXES[name] for name in example.rows}, "logits": ["answers"], "evidence": ["segments"]})
+    axes = {"logits": ["answers"], "evidence": ["segments"]} | ({} if guard.spans is None else {"spans": ["rows", "row_tokens"]})
+    graph = _export(LanguageModelGraph(guard), tuple(example.rows.values()), (free,), (list(example.rows), list(axes)), opset)
+    _name_axes(graph, {**{name: ROW_AXES[name] for name in example.rows}, **axes})
     return graph
 
 

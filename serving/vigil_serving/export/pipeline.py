@@ -85,7 +85,9 @@ def export_model(
     base = model_fingerprint(network, inputs)
     with open_step_cache(to, base, restart=restart, progress=progress, report=report) as cache:
         built = build_graphs(network, inputs, spec, cache)
-        settings = decision_settings(inputs, taxonomy.labels, thresholds, calibrated, policy, prompt_settings(network))
+        settings = decision_settings(
+            inputs, taxonomy.labels, thresholds, calibrated, policy, prompt_settings(network), network.span_labels
+        )
         built = add_decisions(built, exported_model(built, settings), spec.opset, settings.fingerprint(), cache)
         reference = compute_reference(network, inputs, examples, cache)
         quantization = quantize(built, reference, measure, calibration, settings=settings, spec=spec, cache=cache)

@@ -72,6 +72,7 @@ def publish(
         left_out=gate.left_out,
         licences=provenance.licences,
         lineage=provenance.lineage,
+        spans=model.spans,
     )
     with manifest.written_bundle(to, sign) as folder:
         for name, graph in model.graphs.items():

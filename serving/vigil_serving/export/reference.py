@@ -38,6 +38,7 @@ class DecisionSettings:
         calibrated: calibration of the graphs' probabilities.
         policy: the compiled policy, if there is one.
         prompt: how a guard asks; ``None`` for a fusion model.
+        spans: the labels with spans.
     """
 
     labels: tuple[str, ...]
@@ -46,6 +47,7 @@ class DecisionSettings:
     calibrated: FittedCalibration
     policy: CompiledPolicy | None
     prompt: PromptSettings | None = None
+    spans: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a digest of the calibration, thresholds and policy."""
@@ -61,11 +63,13 @@ class Reference:
         cases: the batches.
         expected: raw probabilities of each batch, ``[N, L]``.
         steps: steps that computed them.
+        spans: log-odds of each batch's spans, see :attr:`.Prediction.spans_STK`; empty without a span head.
     """
 
     cases: Sequence[Case] = ()
     expected: Sequence[NDArray[np.floating]] = ()
     steps: tuple[Step, ...] = ()
+    spans: Sequence[NDArray[np.floating]] = ()
 
     def __add__(self, other: "Reference") -> "Reference":
         return Reference([*self.cases, *other.cases], [*self.expected, *other.expected], (*self.steps, *other.steps))
@@ -78,6 +82,7 @@ def decision_settings(  # noqa: PLR0917 (one for each setting)
     calibrated: FittedCalibration | None,
     policy: CompiledPolicy | None,
     prompt: PromptSettings | None = None,
+    spans: tuple[str, ...] = (),
 ) -> DecisionSettings:
     """Complete the settings of an export: a threshold of 0.5 for other labels, and no calibration if none was fitted."""
     return DecisionSettings(
@@ -87,6 +92,7 @@ def decision_settings(  # noqa: PLR0917 (one for each setting)
         calibrated=calibrated or FittedCalibration(Calibration.identity(labels), None, None),
         policy=policy,
         prompt=prompt,
+        spans=spans,
     )
 
 
@@ -103,6 +109,7 @@ def exported_model(built: BuiltGraphs, settings: DecisionSettings) -> ExportedMo
         calibrated=settings.calibrated,
         policy=settings.policy,
         prompt=settings.prompt,
+        spans=settings.spans,
     )
 
 
@@ -120,15 +127,24 @@ def compute_reference(network: MultimodalModel, inputs: Inputs, examples: Sequen
         cases = make_cases(inputs, examples, placed=placed)
 
     def run(to: Path) -> None:
-        outputs = {}
+        outputs: dict[str, NDArray[np.floating]] = {}
+        spans: dict[str, NDArray[np.floating]] = {}
         for place, case in enumerate(cases):
             cache.progress(REFERENCE, place, len(cases))
             with torch.no_grad():
-                outputs[str(place)] = torch.sigmoid(network(collate(case.packed)).logits_NL.float()).numpy()
+                prediction = network(collate(case.packed))
+            outputs[str(place)] = torch.sigmoid(prediction.logits_NL.float()).numpy()
+            if network.spans is not None:
+                found = prediction.spans_STK
+                spans[str(place)] = np.zeros((0, 0, len(network.span_labels))) if found is None else found.numpy()
         np.savez(to / "expected.npz", allow_pickle=False, **outputs)
+        np.savez(to / "spans.npz", allow_pickle=False, **spans)
 
     step = cache.run(REFERENCE, run, depends_on={"cases": cases_fingerprint(cases)})
-    return Reference(cases, load_arrays(step.folder / "expected.npz", len(cases)), (step,))
+    expected, marked = load_arrays(step.folder / "expected.npz", len(cases)), []
+    if network.spans is not None:
+        marked = load_arrays(step.folder / "spans.npz", len(cases))
+    return Reference(cases, expected, (step,), marked)
 
 
 def cases_fingerprint(cases: Sequence[Case]) -> list[list[str]]:

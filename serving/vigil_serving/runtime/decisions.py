@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigil_data.items import Modality
+from vigil_data.decode import Decoder
+from vigil_data.decode.text_spans import MarkedSpan, marked_spans
+from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Packed, Span
 from vigil_data.presence import presence_of_segments
 from vigil_evaluation.policy.compiled_policy import Reason
@@ -66,6 +68,7 @@ class Decision:
         policy_text: label to the SHA-256 of the policy text that a guard read; empty for other models.
         not_evaluated: labels with a policy text that ``vigil evaluate`` has not seen with this bundle.
         uncalibrated: labels whose policy text has no calibration: the probability is the guard's own, and 0.5 decides.
+        spans: characters that the model marks for each decided label; empty for bundles without a span head.
     """
 
     id: str
@@ -82,6 +85,7 @@ class Decision:
     policy_text: Mapping[str, str] = field(default_factory=dict)
     not_evaluated: tuple[str, ...] = ()
     uncalibrated: tuple[str, ...] = ()
+    spans: tuple[MarkedSpan, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as a JSON-serializable dictionary."""
@@ -159,6 +163,30 @@ def decide(packed: Packed, scores: GraphOutputs, bundle: ExportedModel, columns:
             replace(decision, evidence=_evidence(packed, scores, row, [(labels.index(name), name) for name in explained]))
         )
     return decisions
+
+
+def spans_of(
+    decision: Decision, item: Item, logits: Sequence[NDArray[np.float32]], labels: Sequence[str], decoder: Decoder
+) -> tuple[MarkedSpan, ...]:
+    """Return the spans of an item for the labels that are decided or are a reason.
+
+    Args:
+        decision: the decision without spans.
+        item: the item, whose texts are tokenized once more for such a label.
+        logits: :attr:`.GraphOutputs.spans` of the item's text segments.
+        labels: the K labels with spans.
+        decoder: the bundle's decoder.
+    """
+    explained = {*decision.labels, *(reason.label for reason in decision.reasons)}
+    if not logits or explained.isdisjoint(labels):
+        return ()
+    places = decoder.token_places(item)
+    return tuple(
+        span
+        for k, label in enumerate(labels)
+        if label in explained
+        for span in marked_spans(label, places, [logits_TK[:, k] for logits_TK in logits])
+    )
 
 
 def _evidence(packed: Packed, scores: GraphOutputs, row: int, of: Sequence[tuple[int, str]]) -> tuple[SegmentEvidence, ...]:

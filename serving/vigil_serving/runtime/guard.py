@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.packing import PackedSegments
-from vigil_data.prompts.assemble import Cut, PromptRows, SegmentTokens, assemble, questions_all
+from vigil_data.prompts.assemble import Cut, PromptRows, SegmentTokens, assemble, questions_all, text_tokens_of
 from vigil_serving.bundle.metadata import PromptSettings
 from vigil_serving.runtime.run_limits import RUN_LIMITS, split_runs, unpadded_lengths
 
@@ -26,11 +26,14 @@ class Answers(NamedTuple):
         logits_NL: log-odds of the answer that each label applies, float32 ``[N, L]``.
         evidence: attention of each answer to each segment, float32 ``[S_m, L]``, for each modality present.
         cut: segments that did not fit completely into the prompt.
+        spans: for each text, the log-odds that each token is in a span, float32 ``[T, K]``, -inf for a token that is not in the
+            prompt; empty without a span head, or without text.
     """
 
     logits_NL: NDArray[np.float32]
     evidence: dict[Modality, NDArray[np.float32]]
     cut: tuple[Cut, ...]
+    spans: Sequence[NDArray[np.float32]] = ()
 
 
 def ask(
@@ -39,6 +42,8 @@ def ask(
     items: int,
     tokens: Mapping[Modality, Sequence[NDArray[Any]]],
     segments: Mapping[Modality, PackedSegments],
+    *,
+    spans: Sequence[int] = (),
 ) -> Answers:
     """Ask whether each label applies to each item.
 
@@ -48,6 +53,7 @@ def ask(
         items: number of items N.
         tokens: for each modality present, the token ids of each text, or the tokens ``[P, D]`` of each other segment.
         segments: the segments of each modality present.
+        spans: the labels with spans, by their place in the taxonomy; empty without a span head.
     """
     rows = lay_out(prompt, items, tokens, segments)
     labels = len(prompt.clauses)
@@ -55,12 +61,20 @@ def ask(
     logits = np.zeros(items * labels, np.float32)
     evidence_SL = np.zeros((sum(counts), labels), np.float32)
     shared = shared_inputs(language_model, tokens)
+    texts = tokens.get("text", ()) if spans else ()
+    marked = [np.full((len(text), len(spans)), -np.inf, np.float32) for text in texts]
     for feeds in runs(rows):
-        logits_A, of_run_SL = language_model.run(["logits", "evidence"], {**feeds, **shared})
-        logits[feeds["answer"]] = logits_A
-        evidence_SL += of_run_SL
+        outputs = language_model.run(["logits", "evidence", *(["spans"] if spans else [])], {**feeds, **shared})
+        logits[feeds["answer"]] = outputs[0]
+        evidence_SL += outputs[1]
+        if marked:
+            found = text_tokens_of(PromptRows(**feeds, cut=()), spans, labels, len(logits))
+            values_M = outputs[2][found.row, found.column, found.label]
+            for segment in np.unique(found.segment).tolist():
+                own_M = found.segment == segment
+                marked[segment][found.token[own_M], found.label[own_M]] = values_M[own_M]
     parts = dict(zip(MODALITIES, np.split(evidence_SL, np.cumsum(counts)[:-1]), strict=True))
-    return Answers(logits.reshape(items, labels), {m: parts[m] for m in tokens}, rows.cut)
+    return Answers(logits.reshape(items, labels), {m: parts[m] for m in tokens}, rows.cut, marked)
 
 
 def lay_out(

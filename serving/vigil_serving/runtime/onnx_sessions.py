@@ -7,7 +7,7 @@ its graph ``fusion`` takes the log-odds of the answers.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -30,11 +30,30 @@ class GraphOutputs:
         probabilities_NL: probabilities before calibration, float32 ``[N, L]``.
         evidence: weight of each segment for each label, float32 ``[S_m, L]``, for each modality present.
         cut: segments that did not fit completely into a guard's prompt.
+        spans: for each text segment, the log-odds that each token is in a span, float32 ``[T, K]``, -inf for a token that a guard
+            did not read; empty without a span head, or without text.
     """
 
     probabilities_NL: NDArray[np.float32]
     evidence: Mapping[Modality, NDArray[np.float32]]
     cut: tuple[Cut, ...] = ()
+    spans: Sequence[NDArray[np.float32]] = ()
+
+
+class MarkedTokens(NamedTuple):
+    """Tokens ``[P, D]`` of a text segment, and the log-odds ``[T, K]`` that each of its T token ids is in a span."""
+
+    tokens_PD: NDArray[Any]
+    spans_TK: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        return self.tokens_PD.nbytes + self.spans_TK.nbytes
+
+    def copy(self) -> "MarkedTokens":
+        """Return the same with arrays of its own."""
+        return MarkedTokens(self.tokens_PD.copy(), self.spans_TK.copy())
 
 
 SPIN_DURATION_US = "50"
@@ -69,14 +88,19 @@ class Sessions:
         encoders: one for each modality; ``text`` is the language model of a guard.
         fusion: joins the segments of each item.
         prompt: how a guard asks; ``None`` for a fusion model.
+        spans: the labels with spans, by their place in the taxonomy.
     """
 
     encoders: Mapping[Modality, onnxruntime.InferenceSession]
     fusion: onnxruntime.InferenceSession
     prompt: PromptSettings | None = None
+    spans: tuple[int, ...] = ()
 
-    def encode(self, modality: Modality, segments: PackedSegments) -> Sequence[NDArray[Any]]:
-        """Return the tokens of each segment: ``[P, D]`` from its encoder, or the token ids ``[T]`` of a guard's text.
+    def encode(self, modality: Modality, segments: PackedSegments) -> Sequence[Any]:
+        """Return the tokens of each segment.
+
+        They are ``[P, D]`` from its encoder, :class:`MarkedTokens` of a text if there is a span head, or the token ids ``[T]`` of
+        a guard's text.
 
         Args:
             modality: the modality of the segments.
@@ -84,6 +108,8 @@ class Sessions:
         """
         if self.asks_with(modality):
             return token_ids(segments)
+        if modality == "text" and self.spans:
+            return encode_marked(self.encoders[modality], segments, RUN_LIMITS[modality])
         return list(encode(self.encoders[modality], segments, RUN_LIMITS[modality]))
 
     def asks_with(self, modality: Modality) -> bool:
@@ -110,7 +136,8 @@ def open_sessions(
     """
     files = model.encoders(variant)
     encoders = {m: open_session(files[m], threads, providers) for m in model.modalities}
-    return Sessions(encoders, open_session(model.graph("fusion"), threads, providers), model.prompt)
+    spans = tuple(model.labels.index(label) for label in model.spans)
+    return Sessions(encoders, open_session(model.graph("fusion"), threads, providers), model.prompt, spans)
 
 
 def run(sessions: Sessions, packed: Packed) -> GraphOutputs:
@@ -137,7 +164,7 @@ def prompt_runs(sessions: Sessions, packed: Packed) -> Iterator[dict[str, NDArra
 def fuse(
     sessions: Sessions,
     items: int,
-    tokens: Mapping[Modality, Sequence[NDArray[Any]]],
+    tokens: Mapping[Modality, Sequence[Any]],
     segments: Mapping[Modality, PackedSegments],
 ) -> GraphOutputs:
     """Run the fusion graph, which joins the segments of each item; a guard's language model answers before.
@@ -151,9 +178,13 @@ def fuse(
     if not items:
         return GraphOutputs(np.empty((0, sessions.fusion.get_outputs()[0].shape[1]), np.float32), {})
     if sessions.prompt is not None:
-        answers = ask(sessions.encoders["text"], sessions.prompt, items, tokens, segments)
+        answers = ask(sessions.encoders["text"], sessions.prompt, items, tokens, segments, spans=sessions.spans)
         probabilities_NL: NDArray[np.float32] = sessions.fusion.run(None, {"logits": answers.logits_NL})[0]
-        return GraphOutputs(probabilities_NL, answers.evidence, answers.cut)
+        return GraphOutputs(probabilities_NL, answers.evidence, answers.cut, answers.spans)
+    marked: Sequence[NDArray[np.float32]] = ()
+    if sessions.spans and "text" in tokens:
+        marked = [one.spans_TK for one in tokens["text"]]
+        tokens = {**tokens, "text": [one.tokens_PD for one in tokens["text"]]}
     shapes = {node.name: node.shape for node in sessions.fusion.get_inputs()}
     feeds: dict[str, NDArray[np.generic]] = {"rows": np.arange(items, dtype=np.int64)}
     for modality in sessions.encoders:
@@ -163,7 +194,8 @@ def fuse(
         placement = (segments[modality] if modality in tokens else NO_SEGMENTS).placement(modality, shapes)
         feeds |= {f"{modality}_{name}": array for name, array in placement.items()}
     outputs = dict(zip((node.name for node in sessions.fusion.get_outputs()), sessions.fusion.run(None, feeds), strict=True))
-    return GraphOutputs(outputs["probabilities"], {m: outputs[f"evidence_{m}"] for m in sessions.encoders if m in tokens})
+    evidence = {m: outputs[f"evidence_{m}"] for m in sessions.encoders if m in tokens}
+    return GraphOutputs(outputs["probabilities"], evidence, spans=marked)
 
 
 def encode(session: onnxruntime.InferenceSession, segments: PackedSegments, limit: int) -> NDArray[np.float32]:
@@ -177,14 +209,33 @@ def encode(session: onnxruntime.InferenceSession, segments: PackedSegments, limi
     Returns:
         Tokens float32 ``[S, P, D]`` in the order of the segments.
     """
-    mask = segments.inputs.get("attention_mask")
-    lengths = np.ones(len(segments.item), np.int64) if mask is None else unpadded_lengths(mask)
-    pieces, order = [], np.argsort(lengths, kind="stable")
-    for rows in split_runs(order, lengths, limit):
-        longest = int(lengths[rows].max())
-        feeds = {name: array[rows] if mask is None else array[rows, :longest] for name, array in segments.inputs.items()}
-        pieces.append(session.run(None, feeds)[0])
+    pieces, order = [], []
+    for rows, outputs in _encoder_runs(session, segments, limit):
+        pieces.append(outputs[0])
+        order.append(rows)
     sorted_SPD = np.concatenate(pieces)
     tokens_SPD = np.empty_like(sorted_SPD)
-    tokens_SPD[order] = sorted_SPD
+    tokens_SPD[np.concatenate(order)] = sorted_SPD
     return tokens_SPD
+
+
+def encode_marked(session: onnxruntime.InferenceSession, segments: PackedSegments, limit: int) -> list[MarkedTokens]:
+    """Encode texts by an encoder with a span head; see :func:`encode`."""
+    lengths = unpadded_lengths(segments.inputs["attention_mask"])
+    found: dict[int, MarkedTokens] = {}
+    for rows, (tokens_SPD, spans_STK) in _encoder_runs(session, segments, limit):
+        for place, row in enumerate(rows.tolist()):
+            found[row] = MarkedTokens(tokens_SPD[place], spans_STK[place, : lengths[row]])
+    return [found[row] for row in range(len(found))]
+
+
+def _encoder_runs(
+    session: onnxruntime.InferenceSession, segments: PackedSegments, limit: int
+) -> Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]:
+    """Yield the rows of each run of similar length, and the encoder's outputs for them."""
+    mask = segments.inputs.get("attention_mask")
+    lengths = np.ones(len(segments.item), np.int64) if mask is None else unpadded_lengths(mask)
+    for rows in split_runs(np.argsort(lengths, kind="stable"), lengths, limit):
+        longest = int(lengths[rows].max())
+        feeds = {name: array[rows] if mask is None else array[rows, :longest] for name, array in segments.inputs.items()}
+        yield rows, session.run(None, feeds)

@@ -11,6 +11,7 @@ Example:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from vigil_data.items import CONTENT_KEYS, MODALITIES, Item, Modality, Role, Tim
 from vigil_data.loading.packing import Packed, PackedSegments
 from vigil_serving.bundle.load import Bundle, ExportedModel, load_bundle
 from vigil_serving.bundle.policy_text import PolicyText, read_measured_text, with_policy_text
-from vigil_serving.runtime.decisions import Decision, decide
+from vigil_serving.runtime.decisions import Decision, decide, spans_of
 from vigil_serving.runtime.embedding_cache import EmbeddingCache, EncodedItem, MediaEncoder
 from vigil_serving.runtime.onnx_sessions import GraphOutputs, Sessions, fuse, open_sessions
 
@@ -119,8 +120,11 @@ class Scorer:
         for batch in self._batches(items, decisions):
             packed, scores = self._fused(batch)
             made = decide(packed, scores, self.model, [entry.item.columns for entry in batch])
+            marked = iter(scores.spans)
             for entry, decision in zip(batch, made, strict=True):
-                decisions[entry.place] = replace(decision, cut=entry.encoded.cut)
+                logits = list(islice(marked, len(entry.encoded.spans("text"))))
+                spans = spans_of(decision, entry.item, logits, self.model.spans, self.decoder)
+                decisions[entry.place] = replace(decision, cut=entry.encoded.cut, spans=spans)
         return [decisions[place] for place in sorted(decisions)]
 
     def raw_probabilities(self, items: Sequence[Item | Mapping[str, Any]]) -> NDArray[np.float32]:

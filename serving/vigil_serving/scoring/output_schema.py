@@ -21,6 +21,15 @@ _SEGMENT = [
     ("time", pa.list_(pa.float64(), 2)),
 ]
 _EVIDENCE = pa.struct([("label", pa.string()), *_SEGMENT, ("weight", pa.float32())])
+_SPAN = pa.struct(
+    [
+        ("label", pa.string()),
+        ("index", pa.int32()),
+        ("start", pa.int32()),
+        ("stop", pa.int32()),
+        ("probability", pa.float32()),
+    ]
+)
 _TRUNCATED = pa.struct([*_SEGMENT, ("tokens", pa.int32())])
 
 
@@ -42,6 +51,7 @@ def output_schema(bundle: Bundle) -> pa.Schema:
         + [(f"decision.{label}", pa.bool_()) for label in labels]
         + (policy if bundle.policy else [])
         + [("evidence", pa.list_(_EVIDENCE)), ("presence", pa.string()), ("cut", pa.int32()), ("error", pa.string())]
+        + ([("spans", pa.list_(_SPAN))] if bundle.spans else [])
         + guard
         + [("bundle", _NAME), ("policy", _NAME)]
     )
@@ -71,6 +81,8 @@ def decisions_table(decisions: Sequence[Decision], bundle: Bundle) -> pa.Table:
     columns["presence"] = [None if decision.error else decision.presence for decision in decisions]
     columns["cut"] = [decision.cut for decision in decisions]
     columns["error"] = [decision.error for decision in decisions]
+    if bundle.spans:
+        columns["spans"] = [None if decision.error else [asdict(span) for span in decision.spans] for decision in decisions]
     if bundle.prompt is not None:
         columns["truncated"] = [None if decision.error else _truncated(decision) for decision in decisions]
         columns["not_evaluated"] = [list(bundle.not_evaluated)] * len(decisions)

@@ -55,6 +55,7 @@ EXAMPLE_RESPONSE = {
             "policy_text": {},
             "not_evaluated": [],
             "uncalibrated": [],
+            "spans": [{"label": "promotion", "index": 0, "start": 0, "stop": 8, "probability": 0.93}],
         }
     ],
 }

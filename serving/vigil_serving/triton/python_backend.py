@@ -109,7 +109,9 @@ def remote_sessions(bundle: Bundle, name: str, options: ModelRepositoryOptions, 
         options.max_batch, options.pad_tokens, bundle.inputs.text.max_tokens if bundle.inputs.text else 0
     )
     encoders = {m: RemoteEncoder(model_name(name, m), graphs[names[m]], limits, pool) for m in bundle.modalities}
-    return Sessions(cast("Any", encoders), cast("Any", RemoteSession(model_name(name, FUSION), graphs["fusion"])))
+    fusion = RemoteSession(model_name(name, FUSION), graphs["fusion"])
+    spans = tuple(bundle.labels.index(label) for label in bundle.spans)
+    return Sessions(cast("Any", encoders), cast("Any", fusion), spans=spans)
 
 
 def check_unaltered(graph: Path, digest: str) -> None:

@@ -104,11 +104,16 @@ class RemoteEncoder(RemoteSession):
     def run(self, _outputs: None, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[Any]]:
         """Encode segments ``[S, ...]`` in concurrent requests; see :meth:`RemoteSession.run`."""
         batches = list(split_segments(feeds, self._limits))
-        outputs = list(self._pool.map(lambda batch: super(RemoteEncoder, self).run(None, batch.inputs)[0], batches))
-        rows = np.concatenate([batch.rows for batch in batches])
-        tokens_SPD = np.empty((len(rows), *outputs[0].shape[1:]), outputs[0].dtype)
-        tokens_SPD[rows] = np.concatenate(outputs)
-        return [tokens_SPD]
+        answers = list(self._pool.map(lambda batch: super(RemoteEncoder, self).run(None, batch.inputs), batches))
+        joined = []
+        for outputs in zip(*answers, strict=True):
+            # Spans have an entry for each token, and requests are padded to lengths of their own.
+            longest = max(output.shape[1] for output in outputs)
+            whole = np.zeros((sum(map(len, outputs)), longest, *outputs[0].shape[2:]), outputs[0].dtype)
+            for batch, output in zip(batches, outputs, strict=True):
+                whole[batch.rows, : output.shape[1]] = output
+            joined.append(whole)
+        return joined
 
 
 def split_segments(feeds: Mapping[str, NDArray[np.generic]], limits: EncoderRequestLimits) -> Iterator[SegmentBatch]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
+from vigil_data.decode.text_spans import MarkedSpan
 from vigil_evaluation.calibration.fit import fit_calibration
 from vigil_evaluation.evaluate import evaluate_data, evaluate_table
 from vigil_evaluation.evaluation_data import EvaluationData
@@ -338,9 +339,22 @@ def test_hardest_errors_take_texts_from_examples_or_the_table_and_cut_them(table
     examples = {"item-2": ItemExample(("from an example",), {"a": evidence, "b": ()})}
     false_positives, _ = hardest_errors(np.zeros(3), np.array([0.9, 0.8, 0.7]), 0.5)
     first, second, third = false_positives.entries(table, [], examples, "a")
-    assert [(p.text, p.left_out) for p in first.excerpts] == [("one", 0), ("two", 0)]
-    assert [(len(p.text), p.left_out) for p in second.excerpts] == [(MAX_CHARACTERS, 7)]
-    assert ([p.text for p in third.excerpts], third.evidence) == (["from an example"], evidence)
+    assert [(p.pieces, p.left_out) for p in first.excerpts] == [([("one", False)], 0), ([("two", False)], 0)]
+    assert [([len(text) for text, _ in p.pieces], p.left_out) for p in second.excerpts] == [([MAX_CHARACTERS], 7)]
+    assert ([p.pieces for p in third.excerpts], third.evidence) == ([[("from an example", False)]], evidence)
+
+
+def test_hardest_errors_mark_the_spans_of_their_label(table_of: Make) -> None:
+    table = table_of({"a": ([0], [0.9])})
+    spans = [MarkedSpan("a", 0, 4, 7, 0.9), MarkedSpan("a", 0, 8, 9, 0.8), MarkedSpan("a", 1, 0, 1, 0.7)]
+    spans.append(MarkedSpan("a", 0, MAX_CHARACTERS - 2, MAX_CHARACTERS + 5, 0.9))
+    text = "one <b> " + "x" * MAX_CHARACTERS
+    examples = {"item-0": ItemExample((text, "y"), {}, {"a": tuple(sorted(spans, key=lambda s: s.start)), "b": ()})}
+    false_positives, _ = hardest_errors(np.zeros(1), np.array([0.9]), 0.5)
+    [error] = false_positives.entries(table, [], examples, "a")
+    middle = "x" * (MAX_CHARACTERS - 11)
+    assert error.excerpts[0].pieces == [("one ", False), ("<b>", True), (" ", False), ("x", True), (middle, False), ("xx", True)]
+    assert [excerpt.pieces for excerpt in error.excerpts[1:]] == [[("y", True)]]
 
 
 def test_hardest_error_ids_are_the_items_on_the_page(report_case: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vigil_data.loading.batch import Batch, Segments
 from vigil_data.specs import Inputs
 from vigil_data.taxonomy import Taxonomy
 from vigil_modeling.guards import guard_model
-from vigil_modeling.losses import MaskedLoss
+from vigil_modeling.losses import MaskedLoss, span_loss
 from vigil_modeling.safety_model import build_model
 from vigil_modeling.specs import BinaryCrossEntropy, GuardSpec
 
@@ -305,3 +305,63 @@ def test_block_mask_sees_own_block_and_ancestors_up_to_itself():
         [0, 0, 0, 0, 0, 1],
     ]
     assert guard_model.block_mask(block, sees)[0, 0].int().tolist() == expected
+
+
+@torch.no_grad()
+def spans_one_by_one(model, complete, batch):
+    """Log-odds of spans by hand: the hidden states of each prompt alone, of the label that the span is of."""
+    pieces, inputs = model.pieces, batch.segments["text"].inputs
+    item_S, role_S = batch.segments["text"].item.tolist(), batch.segments["text"].role.tolist()
+    expected = torch.full((*inputs["input_ids"].shape, len(model.span_labels)), torch.nan)
+    for n in range(len(batch)):
+        texts = [s for s, item in enumerate(item_S) if item == n]
+        item, places = [*pieces.content_heading], {}
+        for s in texts:
+            ids = inputs["input_ids"][s, : int(inputs["attention_mask"][s].sum())].tolist()
+            item += pieces.headings["text"][ROLES[role_S[s]]]
+            places[s] = (len(item), len(item) + len(ids))
+            item += ids
+        for k, label in enumerate(model.span_labels):
+            policy = [*pieces.policy_heading, *model.clauses[model.labels.index(label)].ids]
+            before = [*pieces.header, *([*policy, *pieces.gap] if pieces.order == "policy_first" else [])]
+            after = [*pieces.gap, *policy] if pieces.order == "item_first" else []
+            ids = torch.tensor([[*before, *item, *after, *pieces.question]])
+            states_TD = complete.model(ids).last_hidden_state[0]
+            for s, (start, stop) in places.items():
+                own_TD = states_TD[len(before) + start : len(before) + stop]
+                expected[s, : stop - start, k] = own_TD @ model.spans.weight[k] + model.spans.bias[k]
+    return expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_guard_reads_spans_in_the_prompt_of_their_label(make_guard, tiny_lm, order):
+    spans = {"spans": {"columns": {"cat": "one", "insult": "two"}}}
+    model, batch = make_guard(order, modalities=("text",), model=spans), make_batch([{"text": 2}, {}, {"text": 1}])
+    with torch.no_grad():
+        found_STK = model(batch).spans_STK
+    expected_STK = spans_one_by_one(model, complete_model(tiny_lm("qwen3")), batch)
+    torch.testing.assert_close(found_STK, expected_STK, atol=1e-4, rtol=0, equal_nan=True)
+    difference = (found_STK[..., 0] - model.spans.bias[0]) / model.spans.weight[0].norm()
+    assert difference[~difference.isnan()].std() > 0.01
+
+
+@pytest.mark.parametrize("counts", [[{"text": 1, "image": 2}], [{"image": 2}]])
+def test_guard_gives_the_span_head_a_gradient_on_every_rank(make_guard, counts):
+    model = make_guard(modalities=("text", "image"), model={"spans": {"columns": {"cat": "one"}}}).train()
+    batch = make_batch(counts, targets=[[1.0, float("nan"), 0.0]])
+    prediction = model(batch, touch_all=True)
+    loss = prediction.logits_NL.sum()
+    if prediction.spans_STK is not None:
+        targets = torch.where(prediction.spans_STK.isnan(), torch.nan, 1.0)
+        loss = loss + span_loss(prediction.spans_STK, targets, batch.segments["text"].item)
+    loss.backward()
+    assert (prediction.spans_STK is not None) == ("text" in counts[0])
+    assert (model.spans.weight.grad != 0).any() == ("text" in counts[0])
+    assert model.spans.bias.grad is not None
+
+
+def test_guard_reads_no_spans_of_a_label_that_is_not_asked(make_guard):
+    model = make_guard(modalities=("text",), model={"spans": {"columns": {"cat": "one"}}}).train()
+    batch = make_batch([{"text": 1}, {"text": 1}], targets=[[1.0, float("nan"), float("nan")], [1.0, float("nan"), 1.0]])
+    known_STK = ~model(batch).spans_STK.isnan()
+    assert known_STK.any(1)[:, 0].tolist() == [False, True]

@@ -1,6 +1,6 @@
 """The recipe: everything that a run does, as one typed value composed of the specs of its components."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -102,6 +102,8 @@ class Recipe(Spec):
                 yield "objective: contrastive pre-training needs inputs and encoders of two modalities or more"
             if self.loss != BinaryCrossEntropy():
                 yield "loss: contrastive pre-training has no targets; leave this out"
+            if self.model.spans is not None:
+                yield "model.spans: contrastive pre-training has no targets; leave this out"
             if isinstance(self.model, ModelSpec) and self.model.auxiliary_heads is not None:
                 yield "model.auxiliary_heads: contrastive pre-training has no targets; leave this out"
             if self.training.modality_dropout:
@@ -181,6 +183,8 @@ class Recipe(Spec):
             known |= {"projections": [m for m in modalities if m != "text"], "answers": None}
         else:
             known |= {"position": None, "fusion": None, "heads": [*self.taxonomy.heads]}
+        if self.model.spans is not None:
+            known["spans"] = None
         for part in () if self.init_from is None else self.init_from.parts:
             first, _, rest = part.partition(".")
             if first not in known:
@@ -243,13 +247,16 @@ class Recipe(Spec):
             if self.model.hierarchy:
                 for label in (x for x, each in properties.items() if each.parent is not None and {x, each.parent} & ranks):
                     yield f"model.hierarchy: {label} or its parent is a rank of the ordinal head {name}; leave one of them out"
-        for field in ("label_weights", "positive_weights", "unlabeled"):
-            for name in getattr(self.loss, field):
+        named: dict[str, Iterable[str]] = {f: getattr(self.loss, f) for f in ("label_weights", "positive_weights", "unlabeled")}
+        named = {f"loss.{field}": names for field, names in named.items()}
+        named["model.spans.columns"] = () if self.model.spans is None else self.model.spans.columns
+        for where, names in named.items():
+            for name in names:
                 if name not in labels:
-                    yield f"loss.{field}.{name} is not a label of the taxonomy{nearest(name, labels)}"
-        monitor, names = self.training.monitor, validation_metric_names(labels)
+                    yield f"{where}.{name} is not a label of the taxonomy{nearest(name, labels)}"
+        monitor, metrics = self.training.monitor, validation_metric_names(labels)
         if isinstance(self.objective, Contrastive):
-            names = retrieval_metric_names(self.modalities)
-        if monitor not in names:
-            hint = nearest(monitor, names) or f"; the metrics are {', '.join(names)}"
+            metrics = retrieval_metric_names(self.modalities)
+        if monitor not in metrics:
+            hint = nearest(monitor, metrics) or f"; the metrics are {', '.join(metrics)}"
             yield f"training.monitor: {monitor!r} is not a metric of the validation{hint}"

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
+from vigil_data.decode.text_spans import read_spans
 from vigil_data.errors import UserError
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.loading.batch import Batch
@@ -91,11 +92,23 @@ class DataModule(pl.LightningDataModule):
             self._choose_paired(dataset, rows)
         else:
             self._choose_labelled(dataset, rows)
+        columns = {} if recipe.model.spans is None else recipe.model.spans.columns
+        spans = {label: columns[label] for label in labels if label in columns}
+        for label, column in spans.items():
+            _check_spans(dataset, self.train_rows, label, column)
         self.train_costs, self._validation_costs = item_costs(
             recipe, dataset, recipe.inputs, self.train_rows, self.validation_rows, asked=(self._asked_NL, None)
         )
         self.reader = Reader(
-            dataset.path, dataset.version, recipe.inputs, labels, data.augmentation, recipe.seed, dict(tokens), data.shuffle
+            dataset.path,
+            dataset.version,
+            recipe.inputs,
+            labels,
+            data.augmentation,
+            recipe.seed,
+            dict(tokens),
+            data.shuffle,
+            spans,
         )
         self._train: TrainingLoader | None = None
         self._validation: EvaluationLoader | None = None
@@ -266,6 +279,29 @@ class DataModule(pl.LightningDataModule):
         """Return the batch on ``device``."""
         del dataloader_idx
         return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+
+
+def _check_spans(dataset: Dataset, rows: Rows, label: str, column: str) -> None:
+    """Check that training items have spans of a label.
+
+    Raises:
+        UserError: if the column does not exist, has no value, or has one that is not a list of spans.
+    """
+    where = f"model.spans.columns.{label}: {dataset.path}"
+    if column not in dataset.columns:
+        have = ", ".join(dataset.columns)
+        raise UserError(f"{where} has no column {column} (it has {have}); `vigil data import toxic_spans` makes toxic_spans")
+    table = dataset.table(["id", column], rows)
+    values = dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+    known = {id_: value for id_, value in values.items() if value is not None}
+    if not known:
+        raise UserError(f"{where}: column {column} has no spans for any of the {len(rows)} training items")
+    for id_, value in known.items():
+        try:
+            read_spans(value)
+        except ValueError as error:
+            raise UserError(f"{where}: item {id_}: column {column}: {error}") from None
+    log.info("label %s has spans in %d of %d training items", label, len(known), len(rows))
 
 
 def _groups(dataset: Dataset, recipe: Recipe, rows: Rows) -> tuple[tuple[str, ...], Rows | None]:

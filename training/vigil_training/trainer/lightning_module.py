@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.packing import Refusal
-from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, auxiliary_loss, balance_gradients, teacher_term
+from vigil_modeling.losses import GroupDRO, MaskedLoss, TeacherTerm, auxiliary_loss, balance_gradients, span_loss, teacher_term
 from vigil_modeling.multimodal_model import MultimodalModel, Prediction
 from vigil_modeling.specs import ModelSpec
 from vigil_training.distributed.rank_group import RankGroup
@@ -129,7 +129,7 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        """Return the scaled loss of a batch, with the weighted losses of auxiliary heads."""
+        """Return the scaled loss of a batch, with the weighted losses of auxiliary heads and spans."""
         model = self._recipe.model
         spec = model.auxiliary_heads if isinstance(model, ModelSpec) else None
         balance = None if spec is None or spec.ogm_ge is None else partial(balance_gradients, spec.ogm_ge, batch.targets)
@@ -153,6 +153,10 @@ class TrainingModule(pl.LightningModule):
         if spec is not None:
             assert batch.share is not None, "the training loader sets it"
             loss = loss + spec.weight * batch.share * auxiliary_loss(self.loss, prediction.alone, batch.targets)
+        if model.spans is not None and batch.spans is not None and prediction.spans_STK is not None:
+            assert batch.share is not None, "the training loader sets it"
+            of_spans = span_loss(prediction.spans_STK, batch.spans, batch.segments["text"].item)
+            loss = loss + model.spans.weight * batch.share * of_spans
         return loss
 
     def _teacher(self, prediction: Prediction, batch: Batch) -> TeacherTerm | None:
@@ -319,7 +323,7 @@ def part_of(name: str) -> str:
     first, second, *_ = [*name.split("."), ""]
     if first == "encoders":
         return second
-    return "heads" if first in ("heads", "experts", "answers") else "fusion"
+    return "heads" if first in ("heads", "experts", "answers", "spans") else "fusion"
 
 
 def training_module(module: pl.LightningModule) -> TrainingModule:

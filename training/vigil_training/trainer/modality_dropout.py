@@ -26,10 +26,13 @@ def drop_modalities(batch: Batch, rates: Mapping[Modality, float]) -> Batch:
     rates_M1 = torch.tensor([[rates.get(modality, 0.0)] for modality in batch.segments]).reshape(-1, 1)
     hidden_MN = present_MN & (torch.rand(present_MN.shape) < rates_M1)
     hidden_MN &= (present_MN & ~hidden_MN).any(dim=0)
-    kept = {}
+    kept, spans = {}, batch.spans
     for hidden_N, (modality, segments) in zip(hidden_MN, batch.segments.items(), strict=True):
         shown_S = ~hidden_N.to(segments.item.device)[segments.item]
-        shown = segments.map(partial(torch.index_select, dim=0, index=shown_S.nonzero()[:, 0]))
+        select = partial(torch.index_select, dim=0, index=shown_S.nonzero()[:, 0])
+        shown = segments.map(select)
+        if modality == "text" and spans is not None:
+            spans = select(spans)
         if len(shown.item):
             kept[modality] = shown
-    return replace(batch, segments=kept)
+    return replace(batch, segments=kept, spans=spans)

@@ -194,7 +194,9 @@ def _shared_content(rule: ContentRule, example: "ItemExample") -> "ItemExample":
         label: tuple(replace(one, excerpt=one.excerpt and rule.text(one.excerpt, names)) for one in segments)
         for label, segments in example.evidence.items()
     }
-    return replace(example, texts=tuple(rule.text(text, names) or "" for text in example.texts), evidence=evidence)
+    texts = tuple(rule.text(text, names) or "" for text in example.texts)
+    # A shared text may be shorter or longer, and spans count its characters.
+    return replace(example, texts=texts, evidence=evidence, spans=example.spans if texts == example.texts else {})
 
 
 def _examples(
