@@ -68,7 +68,8 @@ def test_exported_spans_are_those_of_the_trained_model(marking) -> None:
     assert decisions[0].spans, "the test needs a span"
     assert len({s.stop - s.start for s in decisions[0].spans}) > 1
     scorer = Scorer(to, threads=1)
-    assert scorer.score(items * 2)[3:] == scorer.score(items), "cached texts keep their spans"
+    once, again = ([(s.index, s.start, s.stop) for s in scorer.score(items)[0].spans] for _ in range(2))
+    assert again == once, "cached texts keep their spans"
 
 
 def test_compare_spans_notices_other_spans(marking) -> None:
