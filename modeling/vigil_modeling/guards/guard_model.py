@@ -160,7 +160,7 @@ class GuardModel(MultimodalModel):
                 spans_STK = self._spans_of_texts(batch, rows, outputs.spans_RTK)
         elif touch_all:
             touched += [self._touch("text"), *(tokens_SPD.sum() for tokens_SPD in tokens.values())]
-        if spans_STK is None and touch_all:
+        if touch_all and self.spans is not None and spans_STK is None:
             touched.append(self._touch_spans() + torch.zeros_like(logits_C[:1]).sum())
         for total in touched:
             logits_C = logits_C + 0.0 * total

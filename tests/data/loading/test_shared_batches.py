@@ -24,7 +24,8 @@ def batch(seed: int, segments: int = 3, shape: tuple[int, ...] = (2, 3), dtype: 
 
     of = Segments(numbers(segments), {"x": numbers(segments, *shape).to(dtype)}, numbers(segments), numbers(segments, 2).float())
     group = numbers(4) if seed % 2 else None
-    return Batch(("a", "b", "c", "d"), {"image": of}, numbers(4, 5).float(), 0.5, (), group)
+    spans = numbers(segments, 4, 2).float() if seed % 3 == 0 else None
+    return Batch(("a", "b", "c", "d"), {"image": of}, numbers(4, 5).float(), 0.5, (), group, spans=spans)
 
 
 def tensors(of: Batch) -> list[torch.Tensor]:
