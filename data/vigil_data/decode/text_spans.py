@@ -72,7 +72,7 @@ def token_targets(places_T2: NDArray[np.int64], spans: Iterable[tuple[int, int]]
     covered_T = np.zeros(len(places_T2), np.int64)
     for start, stop in spans:
         covered_T += np.maximum(np.minimum(stop_T, stop) - np.maximum(start_T, start), 0)
-    targets_T = (2 * covered_T >= stop_T - start_T).astype(np.float32)
+    targets_T: NDArray[np.float32] = (2 * covered_T >= stop_T - start_T).astype(np.float32)
     targets_T[stop_T == start_T] = np.nan
     return targets_T
 
