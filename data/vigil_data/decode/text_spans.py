@@ -109,7 +109,7 @@ def joined_runs(runs: Iterable[tuple[int, int, float]]) -> Runs:
 
 
 def marked_spans(
-    label: str, places: Sequence[tuple[int, NDArray[np.int64]]], logits: Sequence[NDArray[np.floating]]
+    label: str, places: Sequence[tuple[int, NDArray[np.int64]]], logits: Iterable[NDArray[np.floating]]
 ) -> tuple[MarkedSpan, ...]:
     """Return the spans of one item and label.
 
