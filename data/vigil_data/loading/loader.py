@@ -187,7 +187,7 @@ class _Opened:
             # The spans of a text say nothing about a changed one.
             read = [after for before, after in zip(items, changed, strict=True) if before.text == after.text]
         if self.spans and request.epoch is not None and "text" in packed.segments:
-            from vigil_data.loading.span_targets import span_targets
+            from vigil_data.decode.span_targets import span_targets
 
             spans_STK = span_targets(packed, read, self.decoder, self.spans)
         return packed if packed.ids else replace(packed, targets=np.empty((0, len(self.labels)), np.float32)), spans_STK
