@@ -171,7 +171,9 @@ def test_evaluate_table_measures_the_constraints_of_a_policy_on_foreign_scores(a
 def test_evaluate_table_without_targets_has_volumes_actions_and_drift(app, files, policy):
     """Scores as `vigil score` writes them: one item could not be decoded, and the traffic has drifted."""
     table = scores(600, 1)
-    bundle = SimpleNamespace(metadata=SimpleNamespace(labels=("tobacco", "scam")), policy=policy, prompt=None, digest="0" * 64)
+    bundle = SimpleNamespace(
+        metadata=SimpleNamespace(labels=("tobacco", "scam")), policy=policy, prompt=None, spans=(), digest="0" * 64
+    )
     probabilities = {k: np.sqrt(table.column(f"probability.{k}").to_numpy()) for k in bundle.metadata.labels}
     decisions = [
         Decision(
