@@ -21,8 +21,9 @@ from vigil_training.tracking.wandb_logger import open_wandb_logger
 
 
 def warnings_of(run):
+    """What tracking by W&B says; the thread of an earlier test's MLflow logger may still give up on its server meanwhile."""
     lines = (run.path / "train.log").read_text().splitlines()
-    return [line for line in lines if " vigil.track: " in line and "tracked at" not in line]
+    return [x for x in lines if " vigil.track: " in x and "tracked at" not in x and " mlflow: " not in x]
 
 
 def sync(folder):
@@ -239,7 +240,7 @@ def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, ma
     torn.write_bytes(torn.read_bytes()[:60_000])
     os.utime(torn, (time.time() - 60, time.time() - 60))
     repair_parts(run.path / "wandb")
-    assert 50_000 < torn.stat().st_size < 60_000
+    assert 50_000 < torn.stat().st_size <= 60_000  # where, by chance, a record ends
     sync(run.path / "wandb")
     rows = wandb_server.history[run.run_id]
     steps = [rows[n][STEP_METRIC] for n in sorted(rows)]
