@@ -17,7 +17,7 @@ small text encoder (0.36 ms of CPU time a decision):
 A flush of few rows takes 0.6 ms of CPU time. So 10 million decisions a day (116 a second) take about 0.3 % of one core.
 
 These were measured before the writer was made cheaper. On two idle cores of an Intel Xeon (2.1 GHz), since then: writer alone 2.7
-to 2.8 µs a row, 0.06 of it in the thread that answers; throughput with the log 0.985 (9 turns) and 0.949 (31 turns) of that without,
+to 2.8 µs a row, 0.06 of it in the thread that answers; with the log 0.985 (9 turns) and 0.949 (31 turns) of the throughput,
 CPU time alike, at 1,325 and 1,434 decisions a second. The writer does not account for so much; where it goes was not found.
 """
 
