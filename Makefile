@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Container images often set this, and each of the many processes that the tests start would compile Vigil again.
-export PYTHONDONTWRITEBYTECODE :=
 # Two processes of tests share two cores: more threads than that only wait for each other.
 TEST_WORKERS ?= 2
 

@@ -237,10 +237,18 @@ def test_repaired_part_does_not_keep_later_ones_from_being_sent(wandb_server, ma
         for step in range(first, first + 500):
             logger.log_metrics({"train/loss": 1 / step}, step=step)
         logger.finish(1)
-    torn.write_bytes(torn.read_bytes()[:60_000])
-    os.utime(torn, (time.time() - 60, time.time() - 60))
-    repair_parts(run.path / "wandb")
-    assert 50_000 < torn.stat().st_size <= 60_000  # where, by chance, a record ends
+    whole = torn.read_bytes()
+
+    def repaired(length: int) -> int:
+        """Cut the part after so many bytes, and return its length when it was repaired."""
+        torn.write_bytes(whole[:length])
+        os.utime(torn, (time.time() - 60, time.time() - 60))
+        repair_parts(run.path / "wandb")
+        return torn.stat().st_size
+
+    record_end = repaired(60_000)
+    assert record_end > 50_000
+    assert repaired(record_end + 5) == record_end, "five bytes are in the head of the next record"
     sync(run.path / "wandb")
     rows = wandb_server.history[run.run_id]
     steps = [rows[n][STEP_METRIC] for n in sorted(rows)]

@@ -7,12 +7,6 @@ import yaml
 from vigil_data.errors import UserError
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.runs.run import check_run
-from vigil_training.trainer.callbacks import MetricsCallback
-from vigil_training.trainer.lightning_internals import ends_optimizer_step
-
-
-class Stop(Exception):
-    """Stops a run in these tests."""
 
 
 def order_of(run):
@@ -69,22 +63,10 @@ def test_decide_prompt_order_counts_the_soft_tokens_of_pictures(make_guard_recip
         {"training__activation_checkpointing": True, "model__encoders__text__frozen": 1},
     ],
 )
-def test_guard_resumes_bitwise(changes, make_guard_recipe, train, assert_same_run, monkeypatch, tmp_path):
+def test_guard_resumes_bitwise(changes, make_guard_recipe, train, train_with_a_stop, assert_same_run, tmp_path):
     recipe = make_guard_recipe(training__max_steps=5, checkpoint__every_steps=1, **changes)
     train(recipe, tmp_path / "undisturbed")
-    record = MetricsCallback.on_train_batch_end
-
-    def on_train_batch_end(self, trainer, *rest):
-        record(self, trainer, *rest)
-        if trainer.global_step == 3 and ends_optimizer_step(trainer):
-            raise Stop
-
-    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", on_train_batch_end)
-    with pytest.raises(Stop):
-        train(recipe, tmp_path / "run")
-    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", record)
-    resumed = train(recipe, tmp_path / "run")
-    assert "resuming" in resumed.log.read_text()
+    resumed = train_with_a_stop(recipe, tmp_path / "run")
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
     if "model__encoders__text__lora" in changes:
         reader = CheckpointReader(resumed.checkpoint("last"))

@@ -9,14 +9,8 @@ from vigil.workflows.evidence import item_examples
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
-from vigil_training.trainer.callbacks import MetricsCallback
-from vigil_training.trainer.lightning_internals import ends_optimizer_step
 
 WORDS = ("red", "green", "blue", "dog", "sun", "rain")
-
-
-class Stop(Exception):
-    """Stops a run in these tests."""
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +51,11 @@ def test_run_with_spans_learns_them_and_shows_them(spans_recipe, train, marked, 
     assert sum(found[id_] == due[id_] for id_ in texts) >= 0.9 * len(texts)
 
 
-def test_run_with_spans_resumes_bitwise(spans_recipe, train, assert_same_run, monkeypatch, tmp_path):
+def test_run_with_spans_resumes_bitwise(spans_recipe, train, train_with_a_stop, assert_same_run, tmp_path):
     changes = {"training__modality_dropout": {"text": 0.3}, "training__accumulate": 2}
     recipe = spans_recipe(training__max_steps=5, checkpoint__every_steps=1, **changes)
     train(recipe, tmp_path / "undisturbed")
-    record = MetricsCallback.on_train_batch_end
-
-    def on_train_batch_end(self, trainer, *rest):
-        record(self, trainer, *rest)
-        if trainer.global_step == 3 and ends_optimizer_step(trainer):
-            raise Stop
-
-    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", on_train_batch_end)
-    with pytest.raises(Stop):
-        train(recipe, tmp_path / "run")
-    monkeypatch.setattr(MetricsCallback, "on_train_batch_end", record)
-    resumed = train(recipe, tmp_path / "run")
-    assert "resuming" in resumed.log.read_text()
+    train_with_a_stop(recipe, tmp_path / "run")
     assert_same_run(tmp_path / "undisturbed", tmp_path / "run")
 
 
