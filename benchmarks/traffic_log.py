@@ -1,24 +1,25 @@
-"""Cost of the traffic log: a server's throughput with and without it in turns, the writer alone, and reading it.
+"""Cost of the traffic log: a server's time per decision with and without it in turns, the writer alone, and reading it.
 
-usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 9] [--requests 200] [--bundle BUNDLE]
+usage: python benchmarks/traffic_log.py [--rows 200000] [--turns 20] [--requests 400] [--bundle BUNDLE]
 
-Two servers of the same bundle, one of them with a log, answer the same requests in turns (four short texts each, eight at once);
-the ratios are medians over turns. Seconds of CPU time are the server process's own, with all of its threads. The writer alone
+One server, whose log is switched on and off, answers the same requests in turns (four short texts each, eight at once), and is
+left alone before each until the log is written. CPU time is the server process's own, with all of its threads. The writer alone
 takes decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities.
 
-On one core of an AMD EPYC that had about ten other processes to run, so that ratios of CPU time move by a few per cent, with a
-small text encoder (0.36 ms of CPU time a decision):
+On two idle cores of an Intel Xeon (2.1 GHz), a small encoder of text and image, 130 turns of 1,600 decisions, about 1,490 a second:
 
-    throughput     with the log 0.991 of that without (8 turns of 400 decisions; 0.993 in 6 turns of 96)
-    CPU time       ratio 0.967 and 1.021: at 200 decisions a second, two flushes of 100 rows a second take 12 µs a row
-    writer alone   3.3 to 4.5 µs of CPU time a row, Parquet included; 0.4 of it in the thread that answers
-    reader         10 million rows: 8.7 million rows per CPU second, process at most 233 MiB, 56 bytes a row on disk
+    throughput     time per decision with the log 0.999 of that without (95 % interval 0.980 to 1.018)
+    CPU time       1.004 (0.982 to 1.026) of 563 µs
+    writer alone   2.9 µs of CPU time a row, Parquet included, which is 0.5 % of these 563 µs; 0.06 of it in the thread that answers
+    reader         a million rows: 4.8 million rows per CPU second, process at most 439 MiB, 56 bytes a row on disk
 
-A flush of few rows takes 0.6 ms of CPU time. So 10 million decisions a day (116 a second) take about 0.3 % of one core.
+The turns alone cannot tell half a per cent from none: two servers without a log differ by up to 3 %. That is why one is switched.
+Garbage collection is part of the cost: at Python's default threshold the decisions that wait for the log set off three times as
+many full collections (6 to 2 in 20 turns), 2 % of the server's CPU time; at the server's threshold there are next to none.
 
-These were measured before the writer was made cheaper. On two idle cores of an Intel Xeon (2.1 GHz), since then: writer alone 2.7
-to 2.8 µs a row, 0.06 of it in the thread that answers; with the log 0.985 (9 turns) and 0.949 (31 turns) of the throughput,
-CPU time alike, at 1,325 and 1,434 decisions a second. The writer does not account for so much; where it goes was not found.
+On one core of an AMD EPYC that had about ten other processes to run: reader 10 million rows at 8.7 million rows per CPU second,
+process at most 233 MiB; a flush of few rows takes 0.6 ms of CPU time, so that 10 million decisions a day (116 a second) take about
+0.3 % of one core.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import asyncio
 import re
 import resource
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,23 +48,34 @@ from vigil_monitoring.traffic import open_traffic
 from vigil_serving.runtime.decisions import Decision
 from vigil_serving.traffic.options import Origin, TrafficLogOptions
 from vigil_serving.traffic.schema import TIME, traffic_schema
-from vigil_serving.traffic.writer import MAX_WAITING_ROWS, TrafficLog
+from vigil_serving.traffic.writer import FLUSH_SECONDS, MAX_WAITING_ROWS, TrafficLog
 
 CONCURRENT = 8
 LABELS = ("hate", "harassment", "scam", "spam", "violence", "sexual")
 BLOCK = 1000
 
 
+SERVER = """
+import signal, sys
+from vigil.entry import main
+from vigil_serving.traffic.writer import TrafficLog
+offer = TrafficLog.offer
+signal.signal(signal.SIGUSR1, lambda *_: setattr(TrafficLog, "offer", offer))
+signal.signal(signal.SIGUSR2, lambda *_: setattr(TrafficLog, "offer", lambda *_: None))
+sys.exit(main())
+"""
+
+
 class Server:
-    """A server process.
+    """A server process, whose traffic log can be switched.
 
     Args:
         bundle: the bundle.
-        options: further options.
+        log: folder of the log.
     """
 
-    def __init__(self, bundle: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "vigil", "serve", str(bundle), "--port", "0", "--threads", "1", *options]
+    def __init__(self, bundle: Path, log: Path) -> None:
+        command = [sys.executable, "-c", SERVER, "serve", str(bundle), "--port", "0", "--threads", "1", "--log", str(log)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for line in self.process.stderr:
@@ -71,6 +83,11 @@ class Server:
                 self.url = found[1]
             if "ready after" in line:
                 break
+
+    def switch(self, logging: bool) -> None:
+        """Switch the log on or off, and wait until what was logged before is written."""
+        self.process.send_signal(signal.SIGUSR1 if logging else signal.SIGUSR2)
+        time.sleep(2 * FLUSH_SECONDS)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the process's threads have used."""
@@ -102,26 +119,25 @@ async def load(server: Server, turn: int, requests: int) -> tuple[float, float]:
     return time.perf_counter() - start, server.cpu_seconds() - cpu
 
 
-def compare_servers(bundle: Path, folder: Path, turns: int, requests: int) -> None:
-    """Print the throughput of both servers."""
-    servers = [Server(bundle), Server(bundle, "--log", str(folder / "served"))]
+def compare_throughput(bundle: Path, folder: Path, turns: int, requests: int) -> None:
+    """Print what the log costs a server."""
+    server = Server(bundle, folder / "served")
+    spent: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     try:
-        spent: list[list[tuple[float, float]]] = [[], []]
         for turn in range(turns + 1):
-            for place in (0, 1) if turn % 2 else (1, 0):
-                measured = asyncio.run(load(servers[place], turn, requests))
+            for logging in (False, True) if turn % 2 else (True, False):
+                server.switch(logging)
+                measured = asyncio.run(load(server, 2 * turn + logging, requests))
                 if turn:  # the first warms up
-                    spent[place].append(measured)
+                    spent[logging].append(measured)
     finally:
-        for server in servers:
-            server.stop()
-    decisions = 4 * requests
+        server.stop()
     for title, column in (("wall", 0), ("CPU", 1)):
-        without, logged = ([each[column] for each in of] for of in spent)
-        ratio = statistics.median(a / b for a, b in zip(without, logged, strict=True))
+        without, logged = (np.array([each[column] for each in spent[logging]]) for logging in (False, True))
+        error = np.std(logged / without, ddof=1) / turns**0.5
         print(
-            f"{title:<5} without log {decisions / statistics.median(without):>8,.0f} decisions/s   "
-            f"with {decisions / statistics.median(logged):>8,.0f}   ratio {ratio:.3f}"
+            f"{title:<5} {without.mean() / (4 * requests) * 1e6:.0f} µs a decision without the log, "
+            f"with it {logged.sum() / without.sum():.4f} times as much (standard error {error:.4f})"
         )
 
 
@@ -208,9 +224,9 @@ def main() -> int:
     """Print all three."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000, help="rows of the writer and the reader")
-    parser.add_argument("--turns", type=int, default=9, help="turns of the servers; 0 leaves them out")
-    parser.add_argument("--requests", type=int, default=200, help="requests of a turn")
-    parser.add_argument("--bundle", type=Path, help="bundle of the servers (default: export one of text and image)")
+    parser.add_argument("--turns", type=int, default=20, help="turns of the server; 0 leaves it out")
+    parser.add_argument("--requests", type=int, default=400, help="requests of a turn")
+    parser.add_argument("--bundle", type=Path, help="bundle of the server (default: export one of text and image)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -219,7 +235,7 @@ def main() -> int:
                 from node_client import exported
 
                 arguments.bundle = exported(folder / "bundle")
-            compare_servers(arguments.bundle, folder, arguments.turns, arguments.requests)
+            compare_throughput(arguments.bundle, folder, arguments.turns, arguments.requests)
         measure_writer(folder / "written", arguments.rows)
         measure_reader(folder / "read", arguments.rows)
     return 0

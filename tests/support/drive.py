@@ -1,6 +1,4 @@
-"""`vigil train` under observation, which tests run as a process; VIGIL_TEST_DRIVE has the options.
-
-usage: VIGIL_TEST_DRIVE='{...}' drive.py train RECIPE --run RUN
+"""Observation of a training; ``driven_training.py`` starts one with these options.
 
 as_world    use the batches of that many ranks in one process, in turn
 every_step  log the metrics of each step to metrics.jsonl
@@ -14,7 +12,6 @@ import json
 import os
 import re
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -90,12 +87,3 @@ def _kill_while_writing(kill: dict, number: int) -> None:
         fsync(descriptor)
 
     os.fsync = killing
-
-
-if __name__ == "__main__":
-    from vigil.cli import main
-
-    several = json.loads(Path(sys.argv[2]).read_text())["strategy"].get("devices", 1) > 1
-    if not several or "RANK" in os.environ:  # What starts the ranks is watched by nobody, and imports little.
-        watch(json.loads(os.environ.get("VIGIL_TEST_DRIVE", "{}")))
-    main()

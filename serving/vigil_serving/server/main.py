@@ -6,6 +6,7 @@ at once. SIGHUP: the bundle, the API keys and the TLS certificate are reloaded f
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -43,6 +44,9 @@ UNREAD_SECONDS = 20
 """Time after which a client that reads nothing of what was sent to it is disconnected."""
 OTHER_OPEN_FILES = 256
 """Open files that are not connections of clients, at most."""
+GARBAGE_THRESHOLD = 10_000
+"""New objects until Python looks for cycles. At its default of 700, decisions that wait for the traffic log set off full
+collections, which stop all threads; requests leave no cycles."""
 REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -80,6 +84,7 @@ def serve(settings: ServerSettings) -> None:
     _log.info("listening on %s://%s:%d", "http" if tls is None else "https", shown, listener.getsockname()[1])
     if settings.no_auth:
         _log.warning("--no-auth: everyone who can reach this address can use the server")
+    gc.set_threshold(GARBAGE_THRESHOLD)
     server.run([listener])
     if service.failed is not None:
         raise service.failed

@@ -1,12 +1,9 @@
 """A run that continues with another number of ranks: each item of an epoch once, and a learning rate without a jump."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
+import driven_training
 import numpy as np
 import pytest
 
@@ -15,17 +12,11 @@ from vigil_training.checkpoint.reader import last_checkpoint, read_manifest
 from vigil_training.runs.run import Run, check_run, recipe_digest
 from vigil_training.trainer.lr_scheduler import lr_multiplier, schedule_position
 
-DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
-
 
 def start(recipe, folder, **options):
     """Train as a process under observation; return its exit status."""
     (folder / "recipe.yaml").write_text(recipe.model_dump_json())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
-    command = [sys.executable, DRIVE, "train", folder / "recipe.yaml", "--run", folder / "run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode in (0, 85), done.stderr
-    return done.returncode
+    return driven_training.train(folder / "recipe.yaml", folder / "run", statuses=(0, 85), **options)[0]
 
 
 def test_fit_recipe_reads_the_rest_of_the_epoch_once_with_other_ranks(make_recipe, tmp_path):

@@ -2,16 +2,12 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import driven_training
 import numpy as np
 import pytest
 import soundfile
 
-DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 STEPS = 24
 STRATEGIES = {
     "ddp": {"kind": "ddp", "devices": 2},
@@ -87,11 +83,8 @@ def run_strategy(posts, make_recipe, tmp_path_factory):
         (folder / f"{name}.yaml").write_text(recipe.model_dump_json())
         (folder / f"{name}-seen").mkdir(exist_ok=True)
         options = {"every_step": True, "seen": str(folder / f"{name}-seen"), **(drive or {})}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
-        command = [sys.executable, DRIVE, "train", folder / f"{name}.yaml", "--run", folder / name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == status, done.stderr
-        return folder / name, done.stderr
+        _, errors = driven_training.train(folder / f"{name}.yaml", folder / name, statuses=(status,), **options)
+        return folder / name, errors
 
     return run
 

@@ -1,21 +1,17 @@
 """A training on two ranks that is killed and requeued five times is one run, read from the files of W&B's library."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
+from driven_training import train
 from wandb_log import logged_metrics, read_parts
 
 from vigil_training.runs.run import Run
 from vigil_training.tracking.metrics import METRICS, is_exact
 
-WORKER = Path(__file__).parents[2] / "support" / "killed_starts.py"
 KILLS = [
     {"signal": "SIGKILL", "rank": 0, "step": 5},
     {"signal": "SIGTERM", "rank": 1, "step": 8},
@@ -36,18 +32,13 @@ def killed(make_recipe, tmp_path_factory):
         checkpoint={"every_steps": 2},
         tracking={"mode": "offline", "group": "trials", "tags": ["x"]},
     )
+    file = folder / "recipe.yaml"
+    file.write_text(recipe.model_dump_json())
     runs = []
     for name, kills in (("killed", KILLS), ("whole", [])):
-        job = folder / f"{name}.json"
-        job.write_text(json.dumps({"recipe": recipe.model_dump(mode="json"), "run": str(folder / name), "kills": kills}))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        done = subprocess.run(
-            [sys.executable, WORKER, job], env=environment, capture_output=True, text=True, timeout=1500, check=False
-        )
-        assert done.returncode == 0, done.stderr[-5000:]
-        *stopped, last = json.loads(done.stdout)
-        assert last == [0, 0], done.stderr[-5000:]
-        assert [status for start in stopped for status in start if status not in (85, -9)] == [], done.stderr[-5000:]
+        for kill in kills:
+            train(file, folder / name, statuses=(85,), every_step=True, kill=kill)
+        train(file, folder / name, every_step=True)
         runs.append(Run(folder / name))
     return runs
 

@@ -5,17 +5,16 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from driven_training import DrivenTraining, start_training
 
 from vigil_training.checkpoint.reader import list_checkpoints
 
-DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 STRATEGIES = {
     "single": {"kind": "single"},
     "ddp": {"kind": "ddp", "devices": 2},
@@ -32,18 +31,15 @@ class Attempts:
     def __init__(self, recipe: Path, run: Path) -> None:
         self.recipe, self.run, self.count = recipe, run, 0
 
-    def start(self, **options) -> subprocess.Popen:
+    def start(self, **options) -> DrivenTraining:
         self.seen = self.run.with_name(f"{self.run.name}-seen-{self.count}")
         self.seen.mkdir()
         self.count += 1
-        options = {"seen": str(self.seen), **options}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
-        command = [sys.executable, DRIVE, "train", self.recipe, "--run", self.run]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return start_training(self.recipe, self.run, seen=str(self.seen), **options)
 
     def finish(self) -> None:
         process = self.start()
-        _, output = process.communicate(timeout=180)
+        output = process.read_errors()
         assert process.returncode == 0, output
 
     def pid(self, rank: int) -> int | None:
@@ -130,7 +126,7 @@ def one_kill(attempts: Attempts, dice: random.Random, ranks: int, number: int) -
         per_epoch = 7 if ranks > 1 else 10
         step = dice.randrange(EPOCHS) * per_epoch + per_epoch if moment == "validation" else dice.randrange(2, EPOCHS * per_epoch)
         process = attempts.start(kill={"signal": name, "rank": rank, "when": moment, "step": step, "or_later": True})
-    _, output = process.communicate(timeout=180)
+    output = process.read_errors()
     status = process.returncode
     if status == 0:
         return True, (name, moment)

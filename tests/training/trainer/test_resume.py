@@ -1,12 +1,10 @@
 """Resuming: a run that was stopped, by whatever means, ends with bitwise the weights of one that was not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import driven_training
 import pytest
 import torch
 
@@ -16,8 +14,6 @@ from vigil_training.checkpoint.rng_state import get_rng_state, set_rng_state
 from vigil_training.distributed.preemption import Preempted
 from vigil_training.trainer.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback
 from vigil_training.trainer.lightning_internals import ends_optimizer_step
-
-DRIVE = Path(__file__).parents[2] / "support" / "drive.py"
 
 
 class Stop(Exception):
@@ -30,12 +26,8 @@ def undisturbed(trained):
 
 
 def start(recipe: Path, run: Path, **options) -> int:
-    """Run the driver as a process; gives its exit status, negative for a signal."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIGIL_TEST_DRIVE": json.dumps(options)}
-    command = [sys.executable, DRIVE, "train", recipe, "--run", run]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode in (0, 85, -signal.SIGKILL), done.stderr
-    return done.returncode
+    """Train in another process; gives its exit status, negative for a signal."""
+    return driven_training.train(recipe, run, statuses=(0, 85, -signal.SIGKILL), **options)[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
