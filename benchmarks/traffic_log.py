@@ -6,11 +6,11 @@ One server, whose log is switched on and off, answers the same requests in turns
 left alone before each until the log is written. CPU time is the server process's own, with all of its threads. The writer alone
 takes decisions of six labels as fast as they are written; the reader passes over the id, the time and two probabilities.
 
-On two idle cores of an Intel Xeon (2.1 GHz), a small encoder of text and image, 130 turns of 1,600 decisions, about 1,490 a second:
+On two idle cores of an Intel Xeon (2.1 GHz), a small encoder of text and image, 130 turns of 1,600 decisions, 1,490 a second:
 
     throughput     time per decision with the log 0.999 of that without (95 % interval 0.980 to 1.018)
     CPU time       1.004 (0.982 to 1.026) of 563 µs
-    writer alone   2.9 µs of CPU time a row, Parquet included, which is 0.5 % of these 563 µs; 0.06 of it in the thread that answers
+    writer alone   2.9 µs of CPU time a row, Parquet included, 0.5 % of these 563; 0.06 of it in the thread that answers
     reader         a million rows: 4.8 million rows per CPU second, process at most 439 MiB, 56 bytes a row on disk
 
 The turns alone cannot tell half a per cent from none: two servers without a log differ by up to 3 %. That is why one is switched.
@@ -18,7 +18,7 @@ Garbage collection is part of the cost: at Python's default threshold the decisi
 many full collections (6 to 2 in 20 turns), 2 % of the server's CPU time; at the server's threshold there are next to none.
 
 On one core of an AMD EPYC that had about ten other processes to run: reader 10 million rows at 8.7 million rows per CPU second,
-process at most 233 MiB; a flush of few rows takes 0.6 ms of CPU time, so that 10 million decisions a day (116 a second) take about
+process at most 233 MiB; a flush of few rows takes 0.6 ms of CPU time: 10 million decisions a day (116 a second) take about
 0.3 % of one core.
 """
 
