@@ -8,6 +8,17 @@ import pytest
 
 pytestmark = pytest.mark.end_to_end
 
+FOLDERS = {
+    "davidson": 40,
+    "edos": 20,
+    "stormfront": 40,
+    "hatemoji_build": 20,
+    "toxic_spans": 40,
+    "context_toxicity": 80,
+    "surge_toxicity": 10,
+}
+"""Folder of each data set of the collection, and of how many rows one is kept."""
+
 
 def share(source: Path, to: Path, keep: int) -> Path:
     """Keep every ``keep``-th row of a CSV file, as the files are ordered and their beginnings differ from the rest."""
@@ -21,19 +32,15 @@ def share(source: Path, to: Path, keep: int) -> Path:
 
 def test_comments_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data: Path, tmp_path: Path) -> None:
     text, dataset, run, bundle = shared_data / "text", tmp_path / "dataset", tmp_path / "run", tmp_path / "bundle"
-    davidson = share(text / "davidson" / "labeled_data.csv", tmp_path / "davidson.csv", 40)
-    edos = share(text / "edos" / "edos_labelled_aggregated.csv", tmp_path / "edos.csv", 20)
-    stormfront = share(text / "stormfront" / "stormfront.csv", tmp_path / "stormfront.csv", 40)
-    for name in ("train", "validation", "test"):
-        share(text / "hatemoji_build" / f"build_{name}.csv", tmp_path / "hatemoji" / f"build_{name}.csv", 20)
+    for folder, keep in FOLDERS.items():
+        for file in (text / folder).glob("*.csv"):
+            share(file, tmp_path / "text" / folder / file.name, keep)
 
-    vigil("data", "import", "davidson", davidson, "--to", dataset)
-    for name, path in (("edos", edos), ("stormfront", stormfront), ("hatemoji", tmp_path / "hatemoji")):
-        vigil("data", "import", name, path, "--to", dataset, "--append")
+    vigil("data", "import", "recipes/collections/comments.yaml", tmp_path / "text", "--to", dataset)
     shown = vigil("data", "show", dataset).stdout
     assert "sexism" in shown
 
-    overrides = (f"data.dataset={dataset}", "model.encoders.text.frozen=5", "data.quarantine_limit=0", "tracking.mode=disabled")
+    overrides = (f"data.dataset={dataset}", "data.sampling.items=1500", "model.encoders.text.frozen=5", "tracking.mode=disabled")
     vigil("train", "recipes/comments.yaml", "--run", run, *overrides)
     vigil("evaluate", run, "--split", "test")
     metrics = json.loads((run / "evaluation" / "test" / "metrics.json").read_text(encoding="utf-8"))

@@ -97,11 +97,18 @@ def write_scores(dataset: Path, labels: tuple[str, ...]) -> Path:
 
 
 def comments() -> list[Item]:
-    """Neutral stand-ins for the rows of the four public datasets, each with the labels that its source knows."""
+    """Neutral stand-ins for the rows of the six public datasets, each with labels that its source knows."""
     random, items = np.random.default_rng(0), []
-    known = {"davidson": ("hate", "offensive"), "edos": ("sexism",), "stormfront": ("hate",), "hatemoji": ("hate",)}
+    known = {
+        "davidson": ("toxic", "hate", "offensive"),
+        "edos": ("sexism", "sexist_animosity"),
+        "stormfront": ("hate",),
+        "hatemoji": ("hate",),
+        "toxic_spans": ("toxic",),
+        "context_toxicity": ("toxic",),
+    }
     for number in range(80):
-        source = list(known)[number % 4]
+        source = list(known)[number % 6]
         targets = {label: float(random.random() < 0.5) for label in known[source]}
         columns = {"source": source, "split": "validation" if number % 5 == 0 else "train", "davidson_class": number % 3}
         words = random.choice(["rain", "tea", "the", "train", "late", "again", "garden", "song"], int(random.integers(3, 12)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from vigil_data.augmentation.text import augment_texts
 from vigil_data.items import Item, Modality
 from vigil_data.loading.packing import Decoded, DecodedItem, Span
 from vigil_data.settings import Settings
+
+if TYPE_CHECKING:
+    from vigil_data.decode import Decoder
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -35,9 +38,17 @@ class Augmenter:
         self._seed = seed
         self._epoch = epoch
 
-    def augment_item(self, item: Item) -> Item:
-        """Return the item with augmented texts."""
-        return replace(item, text=augment_texts(item.text, self._spec.text, self._rng(item.id, "text")))
+    def augment_item(self, item: Item, decoder: "Decoder") -> Item:
+        """Return the item with augmented texts, each cut to the number of tokens that it had, for which its batch was planned.
+
+        Separated letters are three times as many tokens, and one such text would make all others of its batch as long.
+        """
+        changed = replace(item, text=augment_texts(item.text, self._spec.text, self._rng(item.id, "text")))
+        if changed.text == item.text:
+            return item
+        room, stops = _token_stops(item, decoder), _token_stops(changed, decoder)
+        cuts = {index: found[len(room[index]) - 1] for index, found in stops.items() if len(found) > len(room.get(index, found))}
+        return replace(changed, text=tuple(text[: cuts.get(index)] for index, text in enumerate(changed.text)))
 
     def augment_decoded(self, item: DecodedItem) -> DecodedItem:
         """Return the decoded item with augmented pixels and waveforms."""
@@ -70,3 +81,11 @@ class Augmenter:
 
     def _rng(self, id_: str, what: str) -> Random:
         return Random(f"{self._seed} {self._epoch} {what} {id_}")
+
+
+def _token_stops(item: Item, decoder: "Decoder") -> dict[int, list[int]]:
+    """Return, for each text of an item, where its tokens end."""
+    stops: dict[int, list[int]] = {}
+    for index, places_T2 in decoder.token_places(item):
+        stops.setdefault(index, []).extend(stop for stop in places_T2[:, 1].tolist() if stop)
+    return stops

@@ -121,10 +121,9 @@ class Decoder:
         if text is None or tokenizer is None:
             return []
         found: list[tuple[int, NDArray[np.int64]]] = []
-        normalize = load_normalizer(text)
         for index, payload in enumerate(item.text):
             if self.reads(item, "text", index):
-                places = token_places(payload, text.max_passages - len(found), text, tokenizer, normalize=normalize)
+                places = token_places(payload, text.max_passages - len(found), text, tokenizer, normalize=self._normalize)
                 found += [(index, places_T2) for places_T2 in places]
         return found
 
@@ -158,7 +157,8 @@ class Decoder:
         self._decoders: dict[Modality, _DecodeOne] = {}
         if text is not None and tokenizer is not None:
             self.limits["text"] = text.max_passages
-            self._decoders["text"] = partial(decode_text, spec=text, tokenizer=tokenizer, normalize=load_normalizer(text))
+            self._normalize = load_normalizer(text)
+            self._decoders["text"] = partial(decode_text, spec=text, tokenizer=tokenizer, normalize=self._normalize)
         if image is not None:
             self.limits["image"] = image.max_images
             self._decoders["image"] = partial(decode_image, spec=image)

@@ -182,7 +182,7 @@ class _Opened:
             from vigil_data.augmentation.augmenter import Augmenter
 
             augmenter = Augmenter(self.augmentation, self.inputs, self.seed, request.epoch)
-            changed = [augmenter.augment_item(item) for item in items]
+            changed = [augmenter.augment_item(item, self.decoder) for item in items]
             packed = self.decoder.decode_all(changed, augmenter.augment_decoded)
             # The spans of a text say nothing about a changed one.
             read = [after for before, after in zip(items, changed, strict=True) if before.text == after.text]

@@ -55,7 +55,13 @@ def test_copy_recipe_is_valid_in_its_place(name: str, tmp_path: Path, monkeypatc
 def test_copy_recipe_takes_policy_and_taxonomy_along_and_keeps_equal_files(tmp_path: Path) -> None:
     files = shipped.copy_recipe("comments", tmp_path / "a b")
     parts = {str(path.relative_to(tmp_path / "a b")) for path in files}
-    assert parts == {"comments.yaml", "taxonomies/comments.yaml", "policies/comments.yaml", "schema.json"}
+    assert parts == {
+        "comments.yaml",
+        "taxonomies/toxic_comments.yaml",
+        "policies/comments.yaml",
+        "collections/comments.yaml",
+        "schema.json",
+    }
     assert (
         f"vigil policy compile '{tmp_path}/a b/policies/comments.yaml'" in (tmp_path / "a b/policies/comments.yaml").read_text()
     )
@@ -65,7 +71,7 @@ def test_copy_recipe_takes_policy_and_taxonomy_along_and_keeps_equal_files(tmp_p
 
 
 def test_copy_recipe_overwrites_nothing(tmp_path: Path) -> None:
-    mine = tmp_path / "taxonomies" / "comments.yaml"
+    mine = tmp_path / "taxonomies" / "toxic_comments.yaml"
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(UserError) as caught:

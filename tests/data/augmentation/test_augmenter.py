@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from vigil_data.augmentation.audio import add_noise, change_speed, compress, equalize, reverberate
 from vigil_data.augmentation.augmenter import Augmenter
 from vigil_data.augmentation.image import overlay_text, recompress
 from vigil_data.augmentation.rand_augment import rand_augment
 from vigil_data.augmentation.specs import Augmentation, RandAugment
+from vigil_data.augmentation.text import augment_texts
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.decode import Decoder
 from vigil_data.items import Item
@@ -191,9 +195,45 @@ def test_rand_augment_is_torchvisions():
 def test_augmenter_perturbs_about_as_many_texts_as_asked():
     spec = Augmentation.model_validate({"text": {"perturb": {"probability": 0.25, "kinds": ["leetspeak", "casing"]}}})
     augmenter = Augmenter(spec, INPUTS, 0, 0)
-    texts = [augmenter.augment_item(Item(str(n), ("A simple sentence",))).text[0] for n in range(800)]
+    decoder = Decoder(INPUTS, ())
+    texts = [augmenter.augment_item(Item(str(n), ("A simple sentence",)), decoder).text[0] for n in range(800)]
     # 1 of 6 perturbed texts is lower case and 1 of 6 upper; all differ from the text.
     assert sum(text != "A simple sentence" for text in texts) / 800 == pytest.approx(0.25, abs=0.05)
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.text("aeist XЖ,.\U0001f600", max_size=60), max_size=3), seed=st.integers(0, 10**6))
+def test_augmented_texts_have_at_most_the_tokens_for_which_their_batch_was_planned(letters, texts, seed):
+    spec = Augmentation.model_validate({"text": {"perturb": {"probability": 1}}})
+    before = Item("x", tuple(texts))
+    after = Augmenter(spec, letters.inputs, seed, 0).augment_item(before, letters)
+    drawn = augment_texts(before.text, spec.text, Random(f"{seed} 0 text x"))
+    for index, (text, uncut) in enumerate(zip(after.text, drawn, strict=True)):
+        assert uncut.startswith(text)
+        room, tokens, wanted = (count_tokens(letters, item, index) for item in (before, after, Item("x", drawn)))
+        assert tokens == min(room, wanted)
+
+
+def test_augmenter_cuts_separated_letters(letters):
+    spec = Augmentation.model_validate({"text": {"perturb": {"probability": 1, "kinds": ["spacing"]}}})
+    texts = {Augmenter(spec, letters.inputs, seed, 0).augment_item(Item("x", ("seat tie",)), letters).text for seed in range(20)}
+    assert ("s e",) in texts, "two words leave room for two letters"
+    assert ("seattie",) in texts
+
+
+def count_tokens(decoder: Decoder, item: Item, index: int) -> int:
+    return sum(int((places_T2[:, 1] > 0).sum()) for text, places_T2 in decoder.token_places(item) if text == index)
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A decoder whose tokens are words."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = {"tokenizer": {"kind": "local", "path": str(folder)}, "max_tokens": 8, "overlap": 0}
+    return Decoder(Inputs.model_validate({"text": text}), ())
 
 
 def test_augmenter_leaves_modalities_without_a_change_alone():

@@ -54,9 +54,8 @@ def test_shipped_source_is_complete(name: str, repository: Path) -> None:
     source = load_source(name)
     assert source.name == name
     assert all((source.title, source.url, source.download, source.licence, source.citation, source.labels))
-    taxonomy = load_taxonomy(repository / "recipes" / "taxonomies" / "safety.yaml")
-    for mapping in source.taxonomies.values():
-        assert set(mapping) <= set(taxonomy.labels)
+    for taxonomy, mapping in source.taxonomies.items():
+        assert set(mapping) <= set(load_taxonomy(repository / "recipes" / "taxonomies" / f"{taxonomy}.yaml").labels)
     assert f"| {name} |" in (repository / "docs" / "data-sources.md").read_text("utf-8")
 
 
@@ -271,7 +270,8 @@ def test_taxonomy_safety_of_a_source_fills_parents(tmp_path: Path, repository: P
     threat, calm = read("jigsaw", tmp_path / "train.csv", taxonomy=taxonomy)
     assert threat.targets == {"abuse": 1, "hate": 0, "threat": 1, "insult": 0, "profanity": 0}
     assert calm.targets == {"abuse": 0, "hate": 0, "threat": 0, "insult": 0, "profanity": 0}
-    edos = lines(tmp_path / "edos" / "e.csv", "rewire_id,text,label_sexist,split", "1,x,sexist,train", "2,y,not sexist,train")
+    rows = ("1,x,sexist,2. derogation,train", "2,y,not sexist,none,train")
+    edos = lines(tmp_path / "edos" / "e.csv", "rewire_id,text,label_sexist,label_category,split", *rows)
     positive, negative = read("edos", edos / "e.csv", taxonomy=taxonomy)
     assert positive.targets == {"sexism": 1, "hate": 1, "abuse": 1}
     assert negative.targets == {"sexism": 0}, "not sexist says nothing about other hate"

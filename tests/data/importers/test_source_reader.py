@@ -224,7 +224,10 @@ def test_hashed_split_depends_only_on_the_text() -> None:
         ([EDOS, "a,x,sexist,none,none,later"], "edos.csv:2: split is 'later', none of train, dev, test"),
         ([EDOS, ",x,sexist,none,none,train"], "edos.csv:2: column 'rewire_id' is empty"),
         ([EDOS, "a,x,sexist"], "edos.csv:2: 3 cells, but the header has 6 columns"),
-        (["text,label", "x,1"], "is not a file of edos: it lacks the column 'rewire_id', 'label_sexist', 'split'"),
+        (
+            ["text,label", "x,1"],
+            "is not a file of edos: it lacks the column 'rewire_id', 'label_sexist', 'label_category', 'split'",
+        ),
         ([EDOS], "edos.csv: no rows"),
     ],
 )

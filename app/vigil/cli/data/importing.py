@@ -198,7 +198,8 @@ def import_source(
     taxonomy: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Map the labels onto a taxonomy: safety, or its file (default: the source's own labels)."
+            metavar="NAME",
+            help="Map the labels onto a taxonomy: safety, toxic_comments, or a file (default: the source's own labels).",
         ),
     ] = None,
     split_by: Annotated[
