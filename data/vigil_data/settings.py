@@ -21,6 +21,10 @@ class NormalizationSettings(Protocol):
     def unicode(self) -> Literal["nfkc", "none"]: ...  # noqa: D102
     @property
     def replacements(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def separated(self) -> Literal["join", "keep"]: ...  # noqa: D102
+    @property
+    def leetspeak(self) -> Literal["fold", "keep"]: ...  # noqa: D102
 
 
 class TextSettings(Protocol):

@@ -28,10 +28,16 @@ class TextNormalization(Spec):
         "keep", description="fold: Latin letters for the Cyrillic, Greek and other letters that look like them, in any word"
     )
     invisible: Literal["remove", "keep"] = Field("remove", description="remove: delete characters that show nothing")
+    separated: Literal["join", "keep"] = Field(
+        "keep", description="join: letters alone between single spaces, three or more, become a word"
+    )
+    leetspeak: Literal["fold", "keep"] = Field(
+        "keep", description="fold: letters for the digits 0, 1, 3, 4, 5 and 7 in words that also have letters"
+    )
 
     @model_validator(mode="after")
     def _some_effect(self) -> "TextNormalization":
-        if self.unicode == "none" and not self.replacements:
+        if self.unicode == "none" and self.separated == self.leetspeak == "keep" and not self.replacements:
             raise ValueError("changes nothing; leave normalize out")
         return self
 

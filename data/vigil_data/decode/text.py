@@ -135,7 +135,10 @@ def _with_special_controls(definition: str) -> str:
 
 def load_normalizer(spec: TextSettings) -> Normalize:
     """Return the normalization of a recipe or a bundle."""
-    return Normalized if spec.normalize is None else Normalizer(spec.normalize.unicode, spec.normalize.replacements)
+    wanted = spec.normalize
+    if wanted is None:
+        return Normalized
+    return Normalizer(wanted.unicode, wanted.replacements, wanted.separated, wanted.leetspeak)
 
 
 def decode_text(

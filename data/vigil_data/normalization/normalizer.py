@@ -1,4 +1,4 @@
-r"""Normalization of text: NFKC, then replacements from a table, until nothing changes.
+r"""Normalization of text: NFKC, replacements from a table, separated letters and leetspeak, until nothing changes.
 
 The table is data: a recipe generates it (:mod:`vigil_data.normalization.tables`) and a bundle holds it, so that a client in any
 language needs no more than the NFKC of its standard library.
@@ -19,6 +19,12 @@ from vigil_data.errors import UserError
 
 Edit = tuple[int, int, str]
 """Start and stop of a part of a text, and what replaces it."""
+
+SEPARATED = re.compile(r"(?<![^ ])(?=(?:[0-9] )*[A-Za-z] (?:[0-9] )*[A-Za-z](?![^ ]))[A-Za-z0-9](?: [A-Za-z0-9]){2,}(?![^ ])")
+"""Three or more ASCII letters or digits, at least two of them letters, alone between single spaces."""
+LEETSPEAK = re.compile(r"(?<![A-Za-z0-9])(?=[0-9]*[A-Za-z])[A-Za-z]*[013457][A-Za-z013457]*(?![A-Za-z0-9])")
+"""A word of ASCII letters and digits that look like letters, at least one of each."""
+LEET_LETTERS: Mapping[str, str] = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t"}
 
 _NOT_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 
@@ -46,20 +52,30 @@ class Normalized(NamedTuple):
 class Normalizer:
     """Normalizer of text.
 
-    One pass is NFKC (Unicode Standard Annex 15) and then, from left to right, the longest entry of the table at each place.
-    Passes are repeated until nothing changes, so that a normalized text is unchanged by the normalizer.
+    One pass is NFKC (Unicode Standard Annex 15); then, from left to right, the longest entry of the table at each place; then
+    separated letters; then leetspeak. Passes are repeated until nothing changes, so that a normalized text is unchanged by the
+    normalizer. They end: the last two steps only remove spaces and digits.
 
     Args:
         unicode: ``nfkc`` or ``none``.
         replacements: text to its replacement.
+        separated: ``join`` removes the spaces within what :data:`SEPARATED` matches.
+        leetspeak: ``fold`` replaces the digits of what :data:`LEETSPEAK` matches by the letters that they look like.
 
     Raises:
         UserError: if passes might not end: a key is ASCII, or a replacement has a character outside ASCII that is in a key.
     """
 
-    def __init__(self, unicode: Literal["nfkc", "none"], replacements: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        unicode: Literal["nfkc", "none"],
+        replacements: Mapping[str, str],
+        separated: Literal["join", "keep"] = "keep",
+        leetspeak: Literal["fold", "keep"] = "keep",
+    ) -> None:
         self._nfkc = unicode == "nfkc"
         self._replacements = replacements
+        self._words = [edits for wanted, edits in ((separated == "join", _joining), (leetspeak == "fold", _folding)) if wanted]
         special = set("".join(replacements))
         for key, new in replacements.items():
             if key.isascii() or any(not character.isascii() and character in special for character in new):
@@ -73,15 +89,16 @@ class Normalizer:
         self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
 
     def __call__(self, text: str) -> Normalized:
-        """Normalize a text without lone surrogates. ASCII is unchanged."""
-        normalized = Normalized(text)
-        while not normalized.text.isascii():
+        """Normalize a text without lone surrogates. NFKC and the table leave ASCII unchanged."""
+        normalized, before = Normalized(text), None
+        while normalized.text != before:
             before = normalized.text
-            if self._nfkc and not unicodedata.is_normalized("NFKC", normalized.text):
-                normalized = _apply(normalized, _nfkc_edits(normalized.text))
-            normalized = _apply(normalized, self._table_edits(normalized.text))
-            if normalized.text == before:
-                break
+            if not normalized.text.isascii():
+                if self._nfkc and not unicodedata.is_normalized("NFKC", normalized.text):
+                    normalized = _apply(normalized, _nfkc_edits(normalized.text))
+                normalized = _apply(normalized, self._table_edits(normalized.text))
+            for edits in self._words:
+                normalized = _apply(normalized, edits(normalized.text))
         return normalized
 
     def _table_edits(self, text: str) -> Iterator[Edit]:
@@ -96,6 +113,20 @@ class Normalizer:
                     stop = start + len(key)
                     yield start, stop, self._replacements[key]
                     break
+
+
+def _joining(text: str) -> Iterator[Edit]:
+    """Yield the spaces between separated letters."""
+    for found in SEPARATED.finditer(text):
+        yield from ((place, place + 1, "") for place in range(found.start() + 1, found.end(), 2))
+
+
+def _folding(text: str) -> Iterator[Edit]:
+    """Yield the digits that stand for letters."""
+    for found in LEETSPEAK.finditer(text):
+        for place in range(*found.span()):
+            if text[place] in LEET_LETTERS:
+                yield place, place + 1, LEET_LETTERS[text[place]]
 
 
 def _nfkc_edits(text: str) -> Iterator[Edit]:

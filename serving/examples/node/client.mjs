@@ -129,19 +129,26 @@ export class Client {
 const LETTERS = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 const WORDS = new RegExp(`[${LETTERS}]+|[^${LETTERS}\\p{White_Space}]+`, "gu");
 
-/** Returns the normalization of text: NFKC, then the longest entry of the table at each place, until nothing changes. */
-function normalizer({ unicode, replacements }) {
+const SEPARATED = /(?<![^ ])(?=(?:[0-9] )*[A-Za-z] (?:[0-9] )*[A-Za-z](?![^ ]))[A-Za-z0-9](?: [A-Za-z0-9]){2,}(?![^ ])/g;
+const LEETSPEAK = /(?<![A-Za-z0-9])(?=[0-9]*[A-Za-z])[A-Za-z]*[013457][A-Za-z013457]*(?![A-Za-z0-9])/g;
+const LEET_LETTERS = { 0: "o", 1: "i", 3: "e", 4: "a", 5: "s", 7: "t" };
+
+/** Returns the normalization of text: NFKC, the longest entry of the table at each place, words, until nothing changes. */
+function normalizer({ unicode, replacements, separated, leetspeak }) {
   const longest = Math.max(0, ...Object.keys(replacements).map((key) => key.length));
   return (text) => {
-    for (let before = null; text !== before && /[^\0-\x7f]/.test(text); ) {
+    for (let before = null; text !== before; ) {
       before = text;
-      if (unicode === "nfkc") text = text.normalize("NFKC");
-      let made = "";
-      for (let place = 0, length; place < text.length; place += length || 1) {
+      const ascii = !/[^\0-\x7f]/.test(text); // which neither NFKC nor the table changes
+      if (unicode === "nfkc" && !ascii) text = text.normalize("NFKC");
+      let made = ascii ? text : "";
+      for (let place = made.length, length; place < text.length; place += length || 1) {
         for (length = longest; length && !Object.hasOwn(replacements, text.slice(place, place + length)); ) length -= 1;
         made += length ? replacements[text.slice(place, place + length)] : text[place];
       }
       text = made;
+      if (separated === "join") text = text.replace(SEPARATED, (word) => word.replaceAll(" ", ""));
+      if (leetspeak === "fold") text = text.replace(LEETSPEAK, (word) => word.replace(/[013457]/g, (digit) => LEET_LETTERS[digit]));
     }
     return text;
   };

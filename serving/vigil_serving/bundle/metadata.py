@@ -201,6 +201,8 @@ class TextNormalizationSettings:
 
     unicode: Literal["nfkc", "none"]
     replacements: Mapping[str, str]
+    separated: Literal["join", "keep"] = "keep"
+    leetspeak: Literal["fold", "keep"] = "keep"
 
 
 @dataclass(frozen=True, slots=True)

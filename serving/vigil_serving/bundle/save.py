@@ -30,7 +30,8 @@ def input_settings(inputs: Inputs, tokenizer: Path | None) -> InputSettings:
     if dumped["text"] is not None:
         dumped["text"]["tokenizer"] = str(tokenizer)
     if inputs.text is not None and (normalize := inputs.text.normalize) is not None:
-        dumped["text"]["normalize"] = {"unicode": normalize.unicode, "replacements": dict(normalize.replacements)}
+        kept = normalize.model_dump(include={"unicode", "separated", "leetspeak"})
+        dumped["text"]["normalize"] = {**kept, "replacements": dict(normalize.replacements)}
     settings: InputSettings = json_fields.structure(InputSettings, dumped, "inputs")
     return settings
 

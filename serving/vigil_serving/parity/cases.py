@@ -115,6 +115,7 @@ def extremes(inputs: Settings) -> list[tuple[str, Item]]:
             "Arabic": ("مرحبا بالجميع، هذا إعلان جديد",),
             "Hebrew": ("שלום לכולם, זו תמונה חדשה",),
             "text of both directions": ("deal \u202eבצעמ\u202c مرحبا 100% now",),
+            "separated letters and leetspeak": ("n 3 w  d e a l, fr33 n0w",),
             "five texts": ("one", "two two", "", "four", long[:200]),
         }
         found += [(name, Item(f"extreme: {name}", text=text)) for name, text in texts.items()]

@@ -15,7 +15,7 @@ from vigil_data.normalization import Normalizer
 from vigil_data.normalization.normalizer import _joins
 from vigil_data.normalization.tables import LOOK_ALIKES, replacement_table
 from vigil_data.specs import TextNormalization
-from vigil_data.suites.perturbations import homoglyphs, spacing
+from vigil_data.suites.perturbations import homoglyphs, leetspeak, spacing
 
 TABLE = replacement_table(nfkc=True, emoji_names=True, fold_homoglyphs=True, remove_invisible=True)
 NORMALIZER = Normalizer("nfkc", TABLE)
@@ -112,6 +112,44 @@ def test_normalizer_examples(text, normalized):
     assert NORMALIZER(text).text == normalized
 
 
+WORDS = Normalizer("nfkc", TABLE, "join", "fold")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(texts, st.text("ab z0137 2.\u200b\u0430", max_size=24)))
+def test_normalizer_of_words_is_idempotent_and_leads_back_to_the_text(text):
+    found = WORDS(text)
+    assert WORDS(found.text).text == found.text
+    if found.starts is not None:
+        assert len(found.text) == len(found.starts) == len(found.stops)
+        assert found.starts == sorted(found.starts)
+        assert all(0 <= start < stop <= len(text) for start, stop in zip(found.starts, found.stops, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("b u y  n o w", "buy  now"),
+        ("call me, f r 3 3 gift", "call me, free gift"),
+        ("b\u200b u y", "buy"),
+        ("plan a b is no c", "plan a b is no c"),
+        ("1 2 3 4 a", "1 2 3 4 a"),
+        ("(a b c)", "(a b c)"),
+        ("fr33 m0n3y, 7h3 b357", "free money, the best"),
+        ("in 1945, 90210 and covid19", "in 1945, 90210 and covid19"),
+        ("mp3 of the 1st", "mpe of the ist"),
+    ],
+)
+def test_normalizer_of_words_examples(text, normalized):
+    assert WORDS(text).text == normalized
+
+
+def test_normalizer_of_words_undoes_the_suites_perturbations():
+    text = "The quick brown fox jumps over lazy dogs and Mister Pascal"
+    assert " ".join(WORDS(spacing(text, "spread")).text.split()) == text
+    assert WORDS(leetspeak(text)).text == text.replace("T", "t")
+
+
 def test_normalizer_undoes_the_suites_perturbations():
     text = "The Quick brown fox jumps over a LAZY dog, Mister Pascal"
     assert homoglyphs(text, Random(0), 1.0) != text
@@ -139,6 +177,7 @@ def test_replacement_table_holds_what_the_recipe_asks_for():
     assert TextNormalization(unicode="none").replacements["™"] == " trade mark "
     with pytest.raises(ValueError, match="changes nothing"):
         TextNormalization(unicode="none", emoji="keep", invisible="keep")
+    assert TextNormalization(unicode="none", emoji="keep", invisible="keep", leetspeak="fold").replacements == {}
 
 
 def test_look_alikes_are_single_letters_of_one_latin_letter_each():

@@ -25,7 +25,7 @@ def text_image_bundle(taxonomy, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A bundle with a BERT tokenizer, a calibration by presence, and a policy with cells of markets and presences."""
     folder = tmp_path_factory.mktemp("node")
     vocabulary = _bert_tokenizer(folder / "tokenizer.json")
-    everything = TextNormalization(homoglyphs="fold")
+    everything = TextNormalization(homoglyphs="fold", separated="join", leetspeak="fold")
     inputs = Inputs(
         text=TextInput(
             tokenizer=Local(path=str(folder / "tokenizer.json")), max_tokens=24, overlap=4, max_passages=4, normalize=everything

@@ -27,6 +27,7 @@ TEXTS = (
     "naïve CAFÉ \u00a0 tab\tand\nlines\u200b",
     "deal " * 70,
     "ﬁne ｄｅａｌ, dе\u200bal nоw ™ I\u0301 1\u200b\u20e3 \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+    "w i n  n 0 w, n3w d34l5 in 1945 and covid19; a b, 1 2 3 4 a, (n o w) 7h3 \u200bd 3\u200b 4 l n\u043ew1",
     "emoji 🙂‍↔️ 👩🏽‍🚒 and a lone \ud800 surrogate",
     "\u200b",
     " \n ",
