@@ -1,7 +1,7 @@
 r"""Normalization of text: NFKC, replacements from a table, separated letters and leetspeak, until nothing changes.
 
 The table is data: a recipe generates it (:mod:`vigil_data.normalization.tables`) and a bundle holds it, so that a client in any
-language needs no more than the NFKC of its standard library.
+language needs no more than the NFKC of its standard library and two regular expressions.
 
 Example:
     >>> normalizer = Normalizer("nfkc", {"\U0001f600": " grinning face "})

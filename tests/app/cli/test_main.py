@@ -174,7 +174,7 @@ def test_recipe_show_prints_a_recipe_that_resolves_to_itself(tmp_path: Path) -> 
 def test_recipe_show_origins_names_the_file_of_each_value() -> None:
     shown = vigil("recipe", "show", "--origins", "recipes/comments.yaml", "seed=7")
     assert "seed: 7 # command line" in shown.stdout
-    assert "# recipes/taxonomies/comments.yaml:" in shown.stdout
+    assert "# recipes/taxonomies/toxic_comments.yaml:" in shown.stdout
 
 
 def test_recipe_schema_to_writes_the_schema(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_export_model_records_the_measured_parity(exported) -> None:
     for p in parity:
         assert p.flips == 0
         assert p.max_difference <= 1e-4
-        assert p.items == 8 * (1 + 2 + 8) + (3 + 4 + 5 + 6 + 7 + 3 + 4 + 5) + 36 + 12 + 10
+        assert p.items == 8 * (1 + 2 + 8) + (3 + 4 + 5 + 6 + 7 + 3 + 4 + 5) + 36 + 13 + 10
         assert p.decisions == 3 * p.items
         assert (p.variant, p.real_items, p.real_flips) == ("fp32", 10, 0)
 
@@ -186,5 +186,5 @@ def test_export_model_refuses_other_labels_and_occupied_folders(exported, tmp_pa
 def test_export_model_writes_no_real_item(exported) -> None:
     golden = [json.loads(line) for line in (exported.bundle / "golden" / "items.jsonl").read_text().splitlines()]
     ids = {item["id"] for line in golden for item in line["items"]}
-    assert len(golden) == 9 + 12
+    assert len(golden) == 9 + 13
     assert not ids & {f"made-{1000 + n}" for n in range(10)}

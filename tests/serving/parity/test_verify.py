@@ -22,7 +22,7 @@ def test_verify_accepts_an_unaltered_bundle(exported) -> None:
     tasks: list[str] = []
     found = verify_bundle(str(exported.bundle), lambda task, *_: tasks.append(task))
     assert len(found.parity) == 4
-    assert all(p.cases == 21 and p.flips == 0 and p.max_difference <= 1e-4 for p in found.parity)
+    assert all(p.cases == 22 and p.flips == 0 and p.max_difference <= 1e-4 for p in found.parity)
     assert found.files == 19
     assert list(dict.fromkeys(tasks))[:3] == ["hashes", "decoding", "ONNX, graph by graph"]
 
