@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.reduction import recv_handle, send_handle
@@ -65,7 +66,7 @@ class DrivenTraining:
             self.returncode = self._connection.recv()
         return self.returncode
 
-    def read_errors(self, timeout: float = 300.0) -> str:
+    def read_errors(self, timeout: float) -> str:
         """Wait until all of its processes have closed their standard error, and return what they wrote.
 
         Raises:
@@ -84,7 +85,10 @@ class DrivenTraining:
 
 
 def start_training(recipe: Path, run: Path, **options: Any) -> DrivenTraining:
-    """Start `vigil train RECIPE --run RUN` in this process's environment, under the observation of ``drive.py``."""
+    """Start `vigil train RECIPE --run RUN` in this process's environment, under the observation of ``drive.py``.
+
+    The options are those of ``drive.py``, and ``warnings``: what warnings do, such as ``error``.
+    """
     address, server = _server()
     connection = Client(address, "AF_UNIX")
     reader, writer = os.pipe()
@@ -94,10 +98,12 @@ def start_training(recipe: Path, run: Path, **options: Any) -> DrivenTraining:
     return DrivenTraining(connection, reader)
 
 
-def train(recipe: Path, run: Path, *, statuses: tuple[int, ...] = (0,), **options: Any) -> tuple[int, str]:
+def train(
+    recipe: Path, run: Path, *, statuses: tuple[int, ...] = (0,), timeout: float = 300.0, **options: Any
+) -> tuple[int, str]:
     """Start a training and wait for it; return its exit status, which must be one of ``statuses``, and its standard error."""
     training = start_training(recipe, run, **options)
-    errors = training.read_errors()
+    errors = training.read_errors(timeout)
     assert training.returncode in statuses, errors
     return training.returncode, errors
 
@@ -162,6 +168,8 @@ def _run(arguments: list[str], environment: dict[str, str], options: dict[str, A
     launch.subprocess = SimpleNamespace(Popen=functools.partial(ForkedRank, options))
     several = json.loads(Path(arguments[2]).read_text())["strategy"].get("devices", 1) > 1
     if not several or "RANK" in environment:  # nobody watches what starts the ranks
+        if action := options.get("warnings"):
+            warnings.simplefilter(action)
         watch(options)
     _end(main)
 

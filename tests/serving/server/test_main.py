@@ -189,6 +189,30 @@ serve(ServerSettings(Path("nowhere"), drain_seconds=0.5, port=0))
 """
 
 
+REFUSED = """
+import gc
+from pathlib import Path
+from vigil_data.errors import UserError
+from vigil_serving.server import service
+from vigil_serving.server.main import serve
+from vigil_serving.server.settings import ServerSettings
+def load(path, **_):
+    raise UserError("refused")
+service.load = load
+try:
+    serve(ServerSettings(Path("nowhere"), port=0))
+except UserError:
+    before = gc.get_stats()[0]["collections"]
+    waiting = [[] for _ in range(5_000)]
+    print(gc.get_stats()[0]["collections"] - before)
+"""
+
+
+def test_server_looks_for_cycles_less_often_than_python_does_by_default() -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) <= 1, "5,000 new objects are 7 collections by default"
+
+
 def test_sigterm_ends_the_process_while_a_scorer_hangs(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:

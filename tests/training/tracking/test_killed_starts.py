@@ -37,8 +37,8 @@ def killed(make_recipe, tmp_path_factory):
     runs = []
     for name, kills in (("killed", KILLS), ("whole", [])):
         for kill in kills:
-            train(file, folder / name, statuses=(85,), every_step=True, kill=kill)
-        train(file, folder / name, every_step=True)
+            train(file, folder / name, statuses=(85,), every_step=True, warnings="error", kill=kill)
+        train(file, folder / name, every_step=True, warnings="error")
         runs.append(Run(folder / name))
     return runs
 

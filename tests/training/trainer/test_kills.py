@@ -39,7 +39,7 @@ class Attempts:
 
     def finish(self) -> None:
         process = self.start()
-        output = process.read_errors()
+        output = process.read_errors(180)
         assert process.returncode == 0, output
 
     def pid(self, rank: int) -> int | None:
@@ -126,7 +126,7 @@ def one_kill(attempts: Attempts, dice: random.Random, ranks: int, number: int) -
         per_epoch = 7 if ranks > 1 else 10
         step = dice.randrange(EPOCHS) * per_epoch + per_epoch if moment == "validation" else dice.randrange(2, EPOCHS * per_epoch)
         process = attempts.start(kill={"signal": name, "rank": rank, "when": moment, "step": step, "or_later": True})
-    output = process.read_errors()
+    output = process.read_errors(180)
     status = process.returncode
     if status == 0:
         return True, (name, moment)

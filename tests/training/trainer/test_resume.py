@@ -27,7 +27,7 @@ def undisturbed(trained):
 
 def start(recipe: Path, run: Path, **options) -> int:
     """Train in another process; gives its exit status, negative for a signal."""
-    return driven_training.train(recipe, run, statuses=(0, 85, -signal.SIGKILL), **options)[0]
+    return driven_training.train(recipe, run, statuses=(0, 85, -signal.SIGKILL), timeout=180, **options)[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
