@@ -1,12 +1,13 @@
 """Quality and latency of distilled students against their teacher, on real text.
 
-usage: python benchmarks/distillation.py [DATA] [--layers 3 2 1] [--seeds 0 1 2] [--items N] [--threads 2]
+usage: python benchmarks/distillation.py [DATA] [--layers 3 2 1] [--seeds 0 1 2] [--split test] [--items N] [--work FOLDER]
 
-DATA (default: ../shared/data/text) has the public files of recipes/comments.yaml: davidson/labeled_data.csv,
-edos/edos_labelled_aggregated.csv, stormfront/stormfront.csv and hatemoji_build/. The teacher is recipes/comments.yaml (MiniLM,
-6 layers), a student is recipes/student.yaml with the given number of layers. For each seed both are trained, and compared by
-`vigil distill` on the test split: macro average precision, and the median latency of one item in PyTorch on the CPU, in turns in
-one process. Goal: a student with at least 97 % of the teacher's macro AP at no more than a quarter of its latency.
+DATA (default: ../shared/data/text) has what recipes/collections/comments.yaml reads. The teacher is recipes/comments.yaml
+(MiniLM, 6 layers), a student is recipes/student.yaml with the given number of layers. For each seed both are trained, and
+compared by `vigil distill` on a split: macro average precision, and the median latency of one item in PyTorch on the CPU, in
+turns in one process. Goal: a student with at least 97 % of the teacher's macro AP at no more than a quarter of its latency.
+
+--work keeps the dataset and the runs; what it has is not done again, such as the teachers of `comments.py --work FOLDER`.
 
 --items N takes N items of each split alone, spread over it, which shows that the script works and little else.
 """
@@ -23,30 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from vigil_data.dataset.dataset import Dataset, write
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-SOURCES = {
-    "davidson": "davidson/labeled_data.csv",
-    "edos": "edos/edos_labelled_aggregated.csv",
-    "stormfront": "stormfront/stormfront.csv",
-    "hatemoji": "hatemoji_build",
-}
 AP_GOAL, LATENCY_GOAL = 0.97, 0.25
 
 
 def vigil(*arguments: object) -> None:
     """Run the command; its log goes to standard error."""
     subprocess.run([sys.executable, "-m", "vigil", *map(str, arguments)], check=True, stdout=sys.stderr)
-
-
-def import_texts(data: Path, to: Path) -> None:
-    """Import the four sources into one dataset."""
-    for number, (source, path) in enumerate(SOURCES.items()):
-        vigil("data", "import", source, data / path, "--to", to, *(["--append"] if number else []))
 
 
 def thin(dataset: Path, count: int) -> None:
@@ -59,22 +49,22 @@ def thin(dataset: Path, count: int) -> None:
     write(dataset, items)
 
 
-def train(folder: Path, seed: int, layers: list[int], threads: int) -> dict[int, dict[str, Any]]:
+def train(folder: Path, seed: int, layers: list[int], split: str) -> dict[int, dict[str, Any]]:
     """Train a teacher and its students; return the report of each number of layers."""
-    common = [f"data.dataset={folder / 'dataset'}", f"seed={seed}", f"training.threads={threads}", "tracking.mode=disabled"]
-    teacher = folder / f"teacher-{seed}"
+    common = [f"data.dataset={folder / 'dataset'}", f"seed={seed}", "tracking.mode=disabled"]
+    teacher = folder / f"recipe-{seed}"
     vigil("train", RECIPES / "comments.yaml", "--run", teacher, *common)
     reports = {}
     for count in layers:
         run = folder / f"student-{seed}-{count}"
         depth = [f"model.encoders.text.config.num_hidden_layers={count}", f"init_from.path={teacher}"]
-        vigil("distill", RECIPES / "student.yaml", "--teacher", teacher, "--run", run, *common, *depth)
+        vigil("distill", RECIPES / "student.yaml", "--teacher", teacher, "--run", run, "--split", split, *common, *depth)
         reports[count] = json.loads((run / "distillation.json").read_text())
     return reports
 
 
 def macro(report: dict[str, Any], side: str) -> float:
-    """Return the mean average precision over the labels of the test split."""
+    """Return the mean average precision over the labels of the split."""
     values = [cell[side] for cell in report["metrics"] if cell["metric"] == "average_precision" and cell["label"] is not None]
     return statistics.mean(value for value in values if value is not None)
 
@@ -86,15 +76,17 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=shared / "text")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 2, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", default="test")
     parser.add_argument("--items", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        import_texts(given.data.resolve(), folder / "dataset")
-        if given.items is not None:
-            thin(folder / "dataset", given.items)
-        reports = [train(folder, seed, given.layers, given.threads) for seed in given.seeds]
+        folder = given.work or Path(scratch)
+        if not (folder / "dataset").is_dir():
+            vigil("data", "import", RECIPES / "collections" / "comments.yaml", given.data, "--to", folder / "dataset")
+            if given.items is not None:
+                thin(folder / "dataset", given.items)
+        reports = [train(folder, seed, given.layers, given.split) for seed in given.seeds]
     table = Table("layers", "teacher AP", "student AP", "AP ratio", "range", "teacher ms", "student ms", "latency ratio", "goal")
     for count in given.layers:
         of = [each[count] for each in reports]
@@ -113,7 +105,8 @@ def main() -> None:
             "met" if met else "not met",
         )
     Console(width=120).print(table)
-    print(f"seeds {given.seeds}, {given.items or 'all'} items of each split, {given.threads} threads")
+    items = given.items or "all"
+    print(f"seeds {given.seeds}, {items} items of each split, compared on {given.split}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

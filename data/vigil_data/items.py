@@ -9,6 +9,7 @@ Example:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 from vigil_data.errors import UserError
@@ -184,3 +185,8 @@ def sampling_value(name: str, value: Any) -> float:
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}…"
         raise ValueError(f"{name} is {shown}, not {'a probability in (0, 1]' if probability else 'a positive, finite number'}")
     return number
+
+
+def hash_place(text: str) -> float:
+    """Return a place in [0, 1) by the hash of a text: that of an id chooses items at random, and always the same ones."""
+    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64

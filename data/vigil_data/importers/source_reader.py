@@ -5,7 +5,6 @@ Example:
     >>> write("datasets/comments", reader.items(), on_leak="skip")
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -23,7 +22,7 @@ from vigil_data.importers.source_files import SourceFile, find_files
 from vigil_data.importers.source_schema import SHARES, Column, DatasetSource, Media, Split
 from vigil_data.importers.source_targets import TargetMapping, text_of
 from vigil_data.importers.table_reader import TableRow
-from vigil_data.items import SAMPLING_COLUMNS, Item, Modality, Role, sampling_value
+from vigil_data.items import SAMPLING_COLUMNS, Item, Modality, Role, hash_place, sampling_value
 from vigil_data.loading.packing import Refusal
 from vigil_data.media_files import MediaFolder, UnreadItem, read_item
 from vigil_data.quality.origin import Origin, Place, Refused
@@ -292,8 +291,7 @@ class SourceReader:
 
 def hashed_split(value: str, shares: Mapping[str, float] = SHARES) -> str:
     """Return a split from the hash of a text, such that each split has its share of all texts."""
-    place = int.from_bytes(hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
-    end = 0.0
+    place, end = hash_place(value), 0.0
     for split, share in shares.items():
         end += share
         if place < end:

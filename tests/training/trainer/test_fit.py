@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from vigil_data.dataset.dataset import write
+from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_data.items import Item
 from vigil_training.checkpoint.reader import CheckpointReader, list_checkpoints
+from vigil_training.distributed.world import World
+from vigil_training.runs.predict import predict_rows
 from vigil_training.runs.run import differences
 from vigil_training.tracking.environment import git_diff
+from vigil_training.trainer.data_module import DataModule
 from vigil_training.trainer.errors import TrainingFailure
 from vigil_training.trainer.fit import fit_recipe
 
@@ -60,9 +63,6 @@ def test_fit_recipe_learns(trained):
 def test_validation_metrics_are_those_of_scikit_learn(trained):
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from vigil_data.dataset.dataset import Dataset
-    from vigil_training.runs.predict import predict_rows
-
     dataset = Dataset(trained.recipe.data.dataset)
     predicted = predict_rows(trained, dataset, dataset.rows("validation"), checkpoint="last")
     found = [line for line in lines(trained.metrics) if "validation/loss" in line][-1]
@@ -75,6 +75,43 @@ def test_validation_metrics_are_those_of_scikit_learn(trained):
         losses += [np.log1p(np.exp(-logit if target else logit)) for target, logit in zip(targets, logits, strict=True)]
     assert found["validation/macro_ap"] == pytest.approx((found["validation/ap/cat"] + found["validation/ap/bright"]) / 2)
     assert found["validation/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_validations_score_a_sample_and_calibration_the_whole_split(make_recipe, train, tmp_path):
+    from sklearn.metrics import roc_auc_score
+
+    run = train(make_recipe(training__epochs=1, training__validation_items=20), tmp_path / "run")
+    dataset = Dataset(run.recipe.data.dataset)
+    validation = dataset.rows("validation")
+
+    def scored(**changes):
+        return DataModule(make_recipe(**changes), dataset.version).scored_rows.tolist()
+
+    sample = scored(training__validation_items=20)
+    assert len(sample) == 20 < len(validation)
+    assert sample == sorted(sample) == scored(training__validation_items=20, seed=7)
+    assert set(sample) < set(scored(training__validation_items=21)) < set(validation.tolist())
+    assert scored(training__validation_items=len(validation) + 1) == scored() == validation.tolist()
+
+    predicted = predict_rows(run, dataset, np.array(sample), checkpoint="last")
+    found = [line for line in lines(run.metrics) if "validation/loss" in line][-1]
+    for column, label in enumerate(("cat", "bright")):
+        known = ~np.isnan(predicted.targets_NL[:, column])
+        assert found[f"validation/auroc/{label}"] == pytest.approx(
+            roc_auc_score(predicted.targets_NL[known, column], predicted.logits_NL[known, column])
+        )
+    assert f"validations score 20 of {len(validation)} items" in run.log.read_text()
+    known_L = (~np.isnan(dataset.targets(["cat", "bright"], validation))).sum(axis=0)
+    assert [label.known for label in run.read_calibrated().calibration.labels.values()] == known_L.tolist()
+
+
+def test_validation_loaders_of_two_ranks_share_the_sample(make_recipe):
+    recipe = make_recipe(training__validation_items=20)
+    modules = [DataModule(recipe, 1, World(rank, 2, rank, 2)) for rank in range(2)]
+    ids = Dataset(recipe.data.dataset).table(["id"], modules[0].scored_rows).column("id").to_pylist()
+    assert sorted(id_ for module in modules for batch in module.val_dataloader() for id_ in batch.ids) == sorted(ids)
+    whole = [id_ for module in modules for batch in module.calibration_dataloader() for id_ in batch.ids]
+    assert len(whole) == len(set(whole)) == len(modules[0].validation_rows)
 
 
 def test_best_checkpoint_is_of_the_best_validation(trained):

@@ -129,6 +129,9 @@ class TrainingSpec(Spec):
         "validation/macro_ap", description="validation metric that chooses the best checkpoint and decides early stopping"
     )
     mode: Literal["max", "min"] = Field("max", description="whether a higher or a lower monitor is better")
+    validation_items: int | None = Field(
+        None, ge=1, description="items of the validation split, at random, that the validations of a training score; null: all"
+    )
     modality_dropout: Mapping[Modality, Rate] = Field(
         default_factory=dict, description="modality to the probability of hiding it from an item that has another one"
     )

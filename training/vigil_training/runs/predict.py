@@ -1,7 +1,6 @@
 """Prediction with a run's model: logits of batches and of dataset rows, and the predictions table that evaluation reads."""
 
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import MODALITIES, Modality, hash_place
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import Reader, evaluation_loader
 from vigil_data.loading.packing import Refusal
@@ -101,14 +100,9 @@ def _logits(model: MultimodalModel, batch: Batch, targets_NL: NDArray[np.float32
     """Return the logits of a batch; see :func:`predict_batches`."""
     if unknown_share >= 1:
         return np.asarray(model(batch).logits_NL.float().cpu().numpy(), np.float32)
-    complete_N = np.array([_place(id_) < unknown_share for id_ in batch.ids])
+    complete_N = np.array([hash_place(f"asked about every label:{id_}") < unknown_share for id_ in batch.ids])
     logits_NL = model(model.for_known_targets(batch, complete_N)).logits_NL.float().cpu().numpy()
     return np.where(np.isnan(targets_NL) & ~complete_N[:, None], np.float32(np.nan), logits_NL)
-
-
-def _place(id_: str) -> float:
-    """Return the place of an item in [0, 1), not that by which a hash of the id chooses its split."""
-    return int.from_bytes(sha256(f"asked about every label:{id_}".encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def concatenate_outputs(parts: Sequence[ModelOutputs]) -> ModelOutputs:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vigil_data.dataset.dataset import Dataset
 from vigil_data.decode.text_spans import read_spans
 from vigil_data.errors import UserError
-from vigil_data.items import MODALITIES, Modality
+from vigil_data.items import MODALITIES, Modality, hash_place
 from vigil_data.loading.batch import Batch
 from vigil_data.loading.loader import EvaluationLoader, Reader, TrainingLoader, evaluation_loader
 from vigil_data.loading.sampler import EpochPlan, Resize, Rows, plan, plan_resized
@@ -58,7 +58,8 @@ class DataModule(pl.LightningDataModule):
         repeats: expected number of times of each training row in an epoch, float64 ``[N]``; ``None``: each once.
         sampling_shares: what ``data.sampling`` does to the shares of sources and labels.
         group_names: value of ``loss.group_dro.column`` of each group; empty without groups.
-        validation_rows: row numbers, int64 ``[N]``.
+        validation_rows: row numbers of the validation split, int64 ``[N]``.
+        scored_rows: those of them that the validations of the training score, int64 ``[n]``.
         reader: reads batches of the dataset.
 
     Raises:
@@ -99,6 +100,7 @@ class DataModule(pl.LightningDataModule):
         self.train_costs, self._validation_costs = item_costs(
             recipe, dataset, recipe.inputs, self.train_rows, self.validation_rows, asked=(self._asked_NL, None)
         )
+        self.scored_rows = _choose_scored(dataset, self.validation_rows, recipe.training.validation_items)
         self.reader = Reader(
             dataset.path,
             dataset.version,
@@ -242,21 +244,29 @@ class DataModule(pl.LightningDataModule):
         return self._train
 
     def val_dataloader(self) -> EvaluationLoader:
-        """Return the loader of the validation rows, which gives the same batches each time."""
+        """Return the loader of the rows that validations score, which gives the same batches each time."""
         if self._validation is None:
-            data = self._recipe.data
-            self._validation = evaluation_loader(
-                self.reader,
-                self.validation_rows,
-                self._validation_costs,
-                data.batch,
-                rank=self._world.rank,
-                world=self._world.size,
-                local_ranks=self._world.local_size,
-                workers=data.workers,
-                worker_start=data.worker_start,
-            )
+            self._validation = self._evaluation_loader(self.scored_rows)
         return self._validation
+
+    def calibration_dataloader(self) -> EvaluationLoader:
+        """Return the loader of all validation rows."""
+        whole = len(self.scored_rows) == len(self.validation_rows)
+        return self.val_dataloader() if whole else self._evaluation_loader(self.validation_rows)
+
+    def _evaluation_loader(self, rows: Rows) -> EvaluationLoader:
+        data = self._recipe.data
+        return evaluation_loader(
+            self.reader,
+            rows,
+            self._validation_costs[np.isin(self.validation_rows, rows)],
+            data.batch,
+            rank=self._world.rank,
+            world=self._world.size,
+            local_ranks=self._world.local_size,
+            workers=data.workers,
+            worker_start=data.worker_start,
+        )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Complete a training batch.
@@ -279,6 +289,15 @@ class DataModule(pl.LightningDataModule):
         """Return the batch on ``device``."""
         del dataloader_idx
         return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+
+
+def _choose_scored(dataset: Dataset, rows: Rows, count: int | None) -> Rows:
+    """Choose at most ``count`` rows by a hash of their ids: every run of a dataset scores the same items."""
+    if count is None or count >= len(rows):
+        return rows
+    places_N = [hash_place(f"scored in validation:{id_}") for id_ in dataset.table(["id"], rows).column("id").to_pylist()]
+    log.info("validations score %d of %d items", count, len(rows))
+    return rows[np.sort(np.argsort(places_N, kind="stable")[:count])]
 
 
 def _check_spans(dataset: Dataset, rows: Rows, label: str, column: str) -> None:

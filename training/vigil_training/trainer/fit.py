@@ -326,7 +326,7 @@ def _open_loggers(run: Run, step: int, tracked: FaultTolerantWandbLogger | None)
 def _finish(run: Run, data: DataModule, session: Session) -> None:
     """Measure on the validation split what the best weights are worth."""
     if isinstance(run.recipe.objective, Contrastive):
-        measure_retrieval(run, _until_asked(data.val_dataloader(), session), session)
+        measure_retrieval(run, _until_asked(data.calibration_dataloader(), session), session)
     else:
         _calibrate(run, data, session)
     if session.world.is_main:
@@ -356,7 +356,7 @@ def _calibrate(run: Run, data: DataModule, session: Session) -> None:
     with Progress("predicting", enabled=world.is_main) as progress:
         items = len(data.validation_rows)
         own_items = None if world.size > 1 else items
-        batches = _until_asked(data.val_dataloader(), session)
+        batches = _until_asked(data.calibration_dataloader(), session)
         own = predict_batches(model, batches, progress, own_items, unknown_share=unknown_share(items))
     gathered = [outputs for outputs in session.ranks.gather_objects(own) if outputs.ids]
     if world.is_main:
