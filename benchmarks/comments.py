@@ -9,6 +9,10 @@ MiniLM embedding, both with logistic regression, learn from the same items with 
 Each is tried on edos' official test split (label sexism) and on surge (label toxic), and the recipes on copies of both perturbed
 in every way of the suites. The table has the AUROC of the unperturbed texts and what each perturbation changes, as means over
 seeds; the last lines are the mean loss over all perturbations, and its ratio to that of the plain recipe.
+
+Last results (Intel Xeon, one training on two idle cores took 853 s; the test splits were looked at once, for these settings):
+AUROC of the recipe edos .907, .905, .905 and surge .950, .937, .940; plain (two seeds) .905, .907 and .940, .943. Perturbed (two
+seeds each), the recipe loses .032 on average, plain .128, ratio .25.
 """
 
 import argparse
