@@ -9,7 +9,8 @@ turns in one process. Goal: a student with at least 97 % of the teacher's macro 
 
 --work keeps the dataset and the runs; what it has is not done again, such as the teachers of `comments.py --work FOLDER`.
 
---items N takes N items of each split alone, spread over it, which shows that the script works and little else.
+--items N takes N items of each split alone, spread over it, and draws N for an epoch, which shows that the script works and
+little else.
 """
 
 import argparse
@@ -49,9 +50,11 @@ def thin(dataset: Path, count: int) -> None:
     write(dataset, items)
 
 
-def train(folder: Path, seed: int, layers: list[int], split: str) -> dict[int, dict[str, Any]]:
+def train(folder: Path, seed: int, layers: list[int], split: str, items: int | None) -> dict[int, dict[str, Any]]:
     """Train a teacher and its students; return the report of each number of layers."""
     common = [f"data.dataset={folder / 'dataset'}", f"seed={seed}", "tracking.mode=disabled"]
+    if items is not None:
+        common.append(f"data.sampling.items={items}")
     teacher = folder / f"recipe-{seed}"
     vigil("train", RECIPES / "comments.yaml", "--run", teacher, *common)
     reports = {}
@@ -86,7 +89,7 @@ def main() -> None:
             vigil("data", "import", RECIPES / "collections" / "comments.yaml", given.data, "--to", folder / "dataset")
             if given.items is not None:
                 thin(folder / "dataset", given.items)
-        reports = [train(folder, seed, given.layers, given.split) for seed in given.seeds]
+        reports = [train(folder, seed, given.layers, given.split, given.items) for seed in given.seeds]
     table = Table("layers", "teacher AP", "student AP", "AP ratio", "range", "teacher ms", "student ms", "latency ratio", "goal")
     for count in given.layers:
         of = [each[count] for each in reports]
