@@ -40,7 +40,8 @@ def test_comments_recipe_from_files_to_scores_of_a_bundle(vigil, shared_data: Pa
     shown = vigil("data", "show", dataset).stdout
     assert "sexism" in shown
 
-    overrides = (f"data.dataset={dataset}", "data.sampling.items=1500", "model.encoders.text.frozen=5", "tracking.mode=disabled")
+    shallow = ("model.encoders.text.config.num_hidden_layers=2", "model.encoders.text.frozen=2")
+    overrides = (f"data.dataset={dataset}", "data.sampling.items=1500", *shallow, "tracking.mode=disabled")
     vigil("train", "recipes/comments.yaml", "--run", run, *overrides)
     vigil("evaluate", run, "--split", "test")
     metrics = json.loads((run / "evaluation" / "test" / "metrics.json").read_text(encoding="utf-8"))

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.end_to_end
 def test_demo_commands_from_posts_pictures_and_speech_to_a_bundle(vigil, tmp_path: Path) -> None:
     dataset, run, bundle, scores = tmp_path / "dataset", tmp_path / "run", tmp_path / "bundle", tmp_path / "scores.parquet"
     vigil("data", "demo", dataset, "--items", "200")
-    overrides = (f"data.dataset={dataset}", "training.max_steps=3", "training.threads=1", "tracking.mode=disabled")
+    short = ("training.max_steps=3", "model.encoders.text.config.num_hidden_layers=1")
+    overrides = (f"data.dataset={dataset}", *short, "training.threads=1", "tracking.mode=disabled")
     vigil("train", "recipes/demo.yaml", "--run", run, *overrides)
     # The run is finished, so the same command does nothing; another recipe is refused.
     vigil("train", "recipes/demo.yaml", "--run", run, *overrides)

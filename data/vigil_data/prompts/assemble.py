@@ -81,7 +81,7 @@ class PromptRows:
     Attributes:
         input_ids: int64 ``[R, T]``, 0 for soft tokens and padding.
         soft: int64 ``[R, T]``: 1 + place in the batch's soft tokens (those of images, then of audio); 0 elsewhere.
-        position: int64 ``[R, T]``: place within the token's own prompt.
+        position: int64 ``[R, T]``: place within the token's own prompt; 0 for padding.
         block: int64 ``[R, T]``: block within the row.
         sees: bool ``[R, B, B]``: whether block b attends to block c.
         segment: int64 ``[R, T]``: 1 + number of the segment among those of the batch (texts, then images, then audio); 0 for
@@ -153,7 +153,12 @@ def _room(pieces: PromptPieces, policy: Sequence[Clause], tokens: int) -> int:
 
 
 def assemble(
-    pieces: PromptPieces, clauses: Sequence[Clause], questions: Sequence[Question], segments: Mapping[Modality, SegmentTokens]
+    pieces: PromptPieces,
+    clauses: Sequence[Clause],
+    questions: Sequence[Question],
+    segments: Mapping[Modality, SegmentTokens],
+    *,
+    multiple: int = 1,
 ) -> PromptRows:
     """Assemble the prompts of a batch.
 
@@ -165,6 +170,7 @@ def assemble(
         clauses: clauses that the questions number.
         questions: at least one.
         segments: modality to the tokens of the batch's segments; items without any are allowed.
+        multiple: the rows' length T and number of blocks B are rounded up to a multiple of this.
 
     Raises:
         UserError: if a policy leaves no room for content.
@@ -203,7 +209,7 @@ def assemble(
             for leaf in share.leaves:
                 question = members[key][leaf]
                 rows.add(leaves[question], parent, question)
-    return rows.finish([question.answer for question in questions], contents.cut)
+    return rows.finish([question.answer for question in questions], contents.cut, multiple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +344,10 @@ class _Rows:
             self._row[question], self._column[question] = len(self._rows) - 1, self._length - 1
         return number
 
-    def finish(self, answers: Sequence[int], cut: Sequence[Cut]) -> PromptRows:
-        """Return the rows as arrays."""
-        T = max(sum(len(block.ids) for block in row) for row in self._rows)
-        B = max(map(len, self._paths))
+    def finish(self, answers: Sequence[int], cut: Sequence[Cut], multiple: int) -> PromptRows:
+        """Return the rows as arrays, whose T and B are multiples."""
+        longest = max(sum(len(block.ids) for block in row) for row in self._rows)
+        T, B = (-(-size // multiple) * multiple for size in (longest, max(map(len, self._paths))))
         shape = (len(self._rows), T)
         arrays = {name: np.zeros(shape, np.int64) for name in ("input_ids", "soft", "position", "block", "segment")}
         sees = np.zeros((len(self._rows), B, B), np.bool_)
@@ -354,7 +360,6 @@ class _Rows:
             arrays["block"][r, :n] = np.repeat(np.arange(1, 1 + len(row)), lengths)
             offsets = np.cumsum([0, *lengths[:-1]])
             arrays["position"][r, :n] = np.arange(n) - np.repeat(offsets - starts, lengths)
-            arrays["position"][r, n:] = np.arange(T - n)
             for b, path in enumerate(paths):
                 sees[r, b, path] = True
         return PromptRows(

@@ -42,6 +42,10 @@ from vigil_modeling.specs import GuardSpec
 ROW_TENSORS = ("input_ids", "soft", "position", "block", "sees", "segment", "answer_row", "answer_column", "answer")
 """The arrays of :class:`.PromptRows` that :meth:`GuardModel.run_rows` takes."""
 
+ROW_MULTIPLE = 64
+"""Multiple to which training rounds up the length of rows, so that most steps have the same few shapes: kernels are made for each
+shape, and the memory of one shape is reused by the next step alone if that has it too."""
+
 
 class RowOutputs(NamedTuple):
     """Outputs of the language model for R rows with A answers.
@@ -206,7 +210,7 @@ class GuardModel(MultimodalModel):
         return [Question(n, (label,), n * labels + label) for n, label in np.argwhere(asked_NL).tolist()]
 
     def assemble(self, batch: Batch, soft: Mapping[Modality, int], questions: Sequence[Question]) -> PromptRows:
-        """Assemble the prompts of questions about a batch.
+        """Assemble the prompts of questions about a batch; in training, in rows of multiples of :data:`ROW_MULTIPLE`.
 
         Args:
             batch: on any device; the prompts are assembled on the CPU.
@@ -224,7 +228,7 @@ class GuardModel(MultimodalModel):
                 segments[modality] = text_tokens(item_S, role_S, ids_ST, mask_ST)
             else:
                 segments[modality] = soft_tokens(item_S, role_S, soft[modality])
-        return assemble(self.pieces, self.clauses, questions, segments)
+        return assemble(self.pieces, self.clauses, questions, segments, multiple=ROW_MULTIPLE if self.training else 1)
 
     def run_rows(self, rows: Mapping[str, Tensor], soft_KD: Tensor | None, segments_S: Tensor | None) -> RowOutputs:
         """Run the language model over rows of prompts. This is the part of the forward pass that is exported.

@@ -6,6 +6,7 @@ at once. SIGHUP: the bundle, the API keys and the TLS certificate are reloaded f
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -13,6 +14,7 @@ import resource
 import signal
 import socket
 import ssl
+import struct
 import sys
 import time
 from types import FrameType
@@ -44,6 +46,18 @@ UNREAD_SECONDS = 20
 """Time after which a client that reads nothing of what was sent to it is disconnected."""
 OTHER_OPEN_FILES = 256
 """Open files that are not connections of clients, at most."""
+SO_ATTACH_FILTER = 26
+BPF_INSTRUCTION = "HBBI"
+DROP_SYN = b"".join(
+    struct.pack(BPF_INSTRUCTION, *each)
+    for each in (
+        (0x30, 0, 0, 13),  # load the byte of flags of the TCP header
+        (0x45, 0, 1, 0x02),  # if SYN is set,
+        (0x06, 0, 0, 0),  # drop the segment;
+        (0x06, 0, 0, 0xFFFFFFFF),  # otherwise accept it whole
+    )
+)
+"""Linux socket filter, as instructions of classic BPF (code, jump if true, jump if false, operand)."""
 GARBAGE_THRESHOLD = 10_000
 """New objects until Python looks for cycles. At its default of 700, decisions that wait for the traffic log set off full
 collections, which stop all threads; requests leave no cycles."""
@@ -161,6 +175,7 @@ class _Server(uvicorn.Server):
         """Refuse new connections; those that wait in the backlog, which closing the socket would reset, are still served."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
+            drop_new_connections(listener)
             loop.remove_reader(listener)
         await asyncio.sleep(ATTACHING_SECONDS)
         waiting = []
@@ -261,6 +276,21 @@ def _allow_open_files(count: int) -> None:
         count = hard
     if soft != resource.RLIM_INFINITY and count > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def drop_new_connections(listener: socket.socket) -> None:
+    """Let the backlog of a listening socket only become shorter, so that nothing arrives between its last accept and its closing.
+
+    A filter of the kernel drops segments that ask for a connection (with the flag SYN); who asks tries again after a second
+    and is refused. On systems without such filters a connection in this moment is reset.
+
+    Args:
+        listener: TCP socket that listens.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(DROP_SYN)
+        length = len(DROP_SYN) // struct.calcsize(BPF_INSTRUCTION)
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", length, ctypes.addressof(program)))
 
 
 def _listen(host: str, port: int) -> socket.socket:

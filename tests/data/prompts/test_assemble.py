@@ -123,6 +123,21 @@ def test_assemble_reads_each_prompt_along_its_path_as_written_by_hand(case):
     assert (read_T == ~padding).all()
 
 
+@settings(deadline=None, max_examples=40)
+@given(case=cases(), multiple=st.sampled_from([8, 64]))
+def test_assemble_rounds_sizes_up_with_padding_alone(case, multiple):
+    exact, rounded = (assemble(*case, multiple=m) for m in (1, multiple))
+    T, B = exact.block.shape[1], exact.sees.shape[1]
+    assert rounded.block.shape[1] == -(-T // multiple) * multiple
+    assert rounded.sees.shape[1:] == (-(-B // multiple) * multiple,) * 2
+    assert rounded.sees.sum() == exact.sees[:, :B, :B].sum() == rounded.sees[:, :B, :B].sum()
+    for name in ("input_ids", "soft", "position", "block", "segment"):
+        np.testing.assert_array_equal(getattr(rounded, name)[:, :T], getattr(exact, name))
+        assert not getattr(rounded, name)[:, T:].any()
+    for name in ("answer_row", "answer_column", "answer"):
+        np.testing.assert_array_equal(getattr(rounded, name), getattr(exact, name))
+
+
 def test_assemble_cuts_the_longest_segments_and_names_them():
     batch = segments([40, 3, 45], [5])
     rows = assemble(PIECES, clauses(4, 6), questions_all(2, 2), batch)

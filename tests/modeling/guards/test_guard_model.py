@@ -228,6 +228,7 @@ def test_guard_asks_nothing_about_unknown_targets_and_has_the_same_loss(make_gua
     assert [(q.item, q.clauses) for q in asked] == [(0, (0,)), (0, (2,)), (2, (1,)), (2, (2,)), (3, (0,)), (4, (1,))]
     tokens = [model.assemble(batch, {"image": 1, "audio": 16}, questions).tokens for questions in (everything, asked)]
     assert tokens[1] < 0.6 * tokens[0]
+    assert model.assemble(batch, {"image": 1, "audio": 16}, asked).block.shape[1] % guard_model.ROW_MULTIPLE == 0
     partial = loss(model(batch).raw_NL, batch.targets)
     torch.testing.assert_close(partial, complete, atol=1e-4, rtol=1e-5)
     again = torch.autograd.grad(partial, [p for p in model.parameters() if p.requires_grad], allow_unused=True)

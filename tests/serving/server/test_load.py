@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TOKEN, ServerProcess
+from .conftest import PROGRAM, TOKEN, ServerProcess
 from .load_clients import LoadClients, decided_by, resident
 from .raw_http import ConnectionLost, HttpConnection, play, post
 
@@ -113,13 +113,29 @@ def test_reload_under_load_loses_nothing(
     assert reload_statuses == {200: reloads - reloads // 3, 422: (reloads + 4) // 5}
 
 
+HELD_UP = """
+import time
+from asyncio.base_events import Server
+close = Server.close
+Server.close = lambda server: (time.sleep(0.2), close(server))
+"""
+"""A server that gets no processor for some time between the last connection that it accepts and the closing of its socket."""
+
+
 @pytest.mark.prove
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("sig", "before"),
+    [
+        pytest.param(signal.SIGTERM, "", id="SIGTERM"),
+        pytest.param(signal.SIGINT, "", id="SIGINT"),
+        pytest.param(signal.SIGTERM, HELD_UP, id="held-up"),
+    ],
+)
 def test_stop_under_load_answers_all_admitted_requests(
-    start: Callable[..., ServerProcess], exported, distinct, proofs, sig: signal.Signals
+    start: Callable[..., ServerProcess], exported, distinct, proofs, sig: signal.Signals, before: str
 ) -> None:
     for _ in range(proofs(1, 5)):
-        running = start(exported.bundle, "--queue", "2000")
+        running = start(exported.bundle, "--queue", "2000", program=before + PROGRAM)
         load = LoadClients(running.port, distinct, decided_by(distinct, exported.bundle))
         readiness: list[int] = []
 

@@ -13,6 +13,7 @@ import torch
 from vigil_data.dataset.dataset import Dataset, write
 from vigil_data.errors import UserError
 from vigil_training.recipe.specs import FillUnknown
+from vigil_training.runs import teacher_scoring
 from vigil_training.runs.predict import predict_rows, raw_probabilities
 from vigil_training.runs.teacher_scores import Teacher, TeacherScores, find_teacher, find_teacher_problems, read_scores
 from vigil_training.runs.teacher_scoring import score_items
@@ -155,6 +156,20 @@ def test_score_items_gives_a_runs_calibrated_probabilities(trained):
     expected = trained.read_calibrated().calibration.apply(raw_probabilities(outputs.logits_NL), None)
     assert names == outputs.ids
     np.testing.assert_allclose(found, expected[:, ::-1], rtol=1e-6)
+
+
+def test_score_teacher_reports_progress(make_student, train, trained, monkeypatch, tmp_path):
+    reported = []
+
+    class Recorded(teacher_scoring.Progress):
+        def __call__(self, task, done=0, total=None, **rest):
+            super().__call__(task, done, total, **rest)
+            reported.append((task, done, total))
+
+    monkeypatch.setattr(teacher_scoring, "Progress", Recorded)
+    train(make_student({"teacher": str(trained.path)}, training__max_steps=1), tmp_path / "run")
+    assert [done for _, done, _ in reported] == sorted({done for _, done, _ in reported})
+    assert reported[-1] == ("predicting", 120, 120)
 
 
 def test_score_items_gives_a_bundles_probabilities(exported, tmp_path):

@@ -11,7 +11,7 @@ from vigil_data.dataset.dataset import Dataset
 from vigil_data.errors import UserError
 from vigil_data.filesystem import replaced_file, sha256_file, sha256_json
 from vigil_data.loading.sampler import Rows
-from vigil_data.progress import ProgressCallback
+from vigil_data.progress import Progress, ProgressCallback
 from vigil_training.checkpoint.manifest import MANIFEST
 from vigil_training.distributed.rank_group import raised_on_all_ranks
 from vigil_training.distributed.session import Session
@@ -74,7 +74,9 @@ def score_teacher(run: Run, dataset: Dataset, session: Session) -> dict[str, Any
             parts = [own]
         else:
             log.info("scoring %d training items with the teacher %s", len(rows), teacher.path)
-            parts = session.ranks.gather_objects(score_items(teacher, dataset, rows[world.rank :: world.size], session=session))
+            with Progress("predicting", enabled=world.is_main) as progress:
+                own = score_items(teacher, dataset, rows[world.rank :: world.size], session=session, progress=progress)
+            parts = session.ranks.gather_objects(own)
         if world.is_main:
             ids = [id_ for part, _ in parts for id_ in part]
             table = scores_table(

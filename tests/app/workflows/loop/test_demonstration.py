@@ -23,7 +23,8 @@ def test_run_loop_demo_retrains_after_an_alarm_and_resumes(tmp_path: Path, monke
     monkeypatch.setattr(demonstration, "POSTS_PER_WEEK", 80)
     monkeypatch.setattr(demonstration, "SAMPLE", 40)
     monkeypatch.setattr(demonstration, "MINED", 20)
-    monkeypatch.setattr(demonstration, "TRAINING", ("training.token_cache=false", "training.epochs=1"))
+    small = ("training.token_cache=false", "training.epochs=1", "model.encoders.text.config.num_hidden_layers=1")
+    monkeypatch.setattr(demonstration, "TRAINING", small)
     monkeypatch.setattr(demonstration, "_alarms", lambda _, week: ["more weapons than before"] if week == 1 else [])
     policy = tmp_path / "policies" / "demo-loop.yaml"
     policy.parent.mkdir()
