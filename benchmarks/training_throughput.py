@@ -336,8 +336,12 @@ def main() -> int:
             curves: dict[str, list[tuple[float, float]]] = {}
             for share in (0.0, 0.25, 0.5, 0.75, 1.0):
                 prepare(arguments.tweets, arguments.pictures, work / f"share-{share}", share)
-                for side in ("vigil", "present", "dense"):
-                    seconds = [measure(side, work / f"share-{share}", Path(sys.executable)) for _ in range(arguments.rounds)]
+                sides = ("vigil", "present", "dense")
+                turns = [
+                    [measure(side, work / f"share-{share}", Path(sys.executable)) for side in sides]
+                    for _ in range(arguments.rounds)
+                ]
+                for side, seconds in zip(sides, zip(*turns, strict=True), strict=True):
                     curves.setdefault(side, []).append((share, 1e3 * statistics.median(seconds) / ITEMS))
                     print(f"{share:.0%} {side}: {curves[side][-1][1]:.1f} ms an item", flush=True)
             draw(curves, arguments.picture)

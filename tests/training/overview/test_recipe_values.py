@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vigil_data.errors import UserError
@@ -29,6 +29,7 @@ VALUES = st.dictionaries(
 
 
 @given(VALUES)
+@example({"_": "a\x85b", "nested": {"a": ["\u2028", "\u2029"]}})
 def test_read_values_reads_what_dump_recipe_writes(values):
     text = dump_recipe(ResolvedRecipe(recipe=None, values=values, origins={}))
     assert read_values(text) == dict(flatten(values)), text

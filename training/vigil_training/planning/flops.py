@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vigil_data.items import Modality
 from vigil_data.loading.batch import TOKENS, Batch
-from vigil_modeling.guards.guard_model import GuardModel
+from vigil_modeling.guards.guard_model import ROW_MULTIPLE, GuardModel
 from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.safety_model import SafetyModel
 from vigil_training.planning.memory import build_abstract, replace_tensors
@@ -42,9 +42,6 @@ PEAK_TFLOPS: Mapping[str, tuple[float, float | None]] = {
 }
 """Words in the name of a GPU to TFLOP/s in fp32 and in bf16 on tensor cores without sparsity, from NVIDIA's data sheets of each
 product. V100 and T4 have no bf16 tensor cores. fp32 is that without TF32, which torch uses in convolutions alone."""
-
-BLOCKS_OF_A_ROW = 8
-"""Blocks of a row of prompts for which operations are counted: a header, a policy or an item, and a few endings."""
 
 
 def peak_flops(gpu: str, precision: str) -> float | None:
@@ -156,7 +153,7 @@ def _count_rows(model: GuardModel) -> tuple[float, ...]:
         ids_RT = torch.zeros(2, length, dtype=torch.int64)
         rows = dict.fromkeys(("input_ids", "soft", "position", "block", "segment"), ids_RT)
         rows |= {"answer_row": torch.arange(2), "answer_column": torch.full((2,), length - 1), "answer": torch.arange(2)}
-        rows["sees"] = torch.ones(2, BLOCKS_OF_A_ROW, BLOCKS_OF_A_ROW, dtype=torch.bool)
+        rows["sees"] = torch.ones(2, ROW_MULTIPLE, ROW_MULTIPLE, dtype=torch.bool)  # of most rows
         soft_KD = torch.zeros(1, model.width, requires_grad=True) if model.projections else None
         counts.append(_count(partial(answers, rows, soft_KD)) / 2)
     return _fit(lengths, counts)

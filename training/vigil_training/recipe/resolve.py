@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -22,7 +23,6 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from vigil_data.filesystem import StrPath
 from vigil_data.yaml_files.read_spec import COMMAND_LINE, defaults, merge, plain_tree, validate_tree
@@ -31,10 +31,16 @@ from vigil_training.recipe.recipe import Recipe
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as ``null`` rather than as an empty value."""
+    """Writes null as ``null`` rather than as an empty value, and quotes texts that ruamel.yaml does not read back otherwise."""
+
+    def represent_text(self, text: str) -> Any:
+        """Represent a string: in quotes where it has one of Unicode's line breaks, or begins like a key (``?0``, ``:0``)."""
+        style = '"' if re.search(r"^[?:]|[\x85\u2028\u2029]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(str, _Representer.represent_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +185,11 @@ def _to_yaml(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath,
 
 
 def _to_flow(value: Any) -> Any:
-    """Return a value as ruamel writes it on one line; it leaves ``?0`` and ``:0`` unquoted, and cannot read them."""
+    """Return a value as ruamel.yaml writes it on one line."""
     if isinstance(value, list):
         sequence = CommentedSeq(map(_to_flow, value))
         sequence.fa.set_flow_style()
         return sequence
     if isinstance(value, dict):
         return {_to_flow(key): _to_flow(child) for key, child in value.items()}
-    return DoubleQuotedScalarString(value) if isinstance(value, str) and value.startswith(("?", ":")) else value
+    return value
