@@ -306,11 +306,13 @@ def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
         _, y = place(0, cost)
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{cost:.0f}</text>')
-    for colour, (side, points) in zip(colours, curves.items(), strict=False):
+    label = 0.0  # height of the last name: names of curves that end together stand below each other
+    for colour, (side, points) in sorted(zip(colours, curves.items(), strict=False), key=lambda curve: -curve[1][1][-1][1]):
         placed = [place(*point) for point in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        label = max(placed[-1][1] + 4, label + 14)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{placed[-1][0] + 6:.1f}" y="{placed[-1][1] + 4:.1f}" fill="{colour}">{side}</text>')
+        parts.append(f'<text x="{placed[-1][0] + 6:.1f}" y="{label:.1f}" fill="{colour}">{side}</text>')
     path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
 
 
