@@ -1,4 +1,4 @@
-"""A small tri-modal demonstration with its real encoders, by the commands that `vigil demo` prints."""
+"""A small tri-modal demonstration with its real encoders, of text one layer, by the commands that `vigil demo` prints."""
 
 import json
 import shutil

@@ -37,12 +37,16 @@ def recipes(material):
 
 @pytest.fixture(scope="module")
 def undisturbed(recipes, tmp_path_factory):
-    """Run that was trained on two ranks of this machine, without Slurm."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    recipe = recipes("undisturbed", nodes=1, devices=2, tracking__mode="disabled")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([VIGIL, "train", recipe, "--run", run], env=environment, check=True, capture_output=True, timeout=300)
-    return run
+    """Function that trains on two ranks of this machine, without Slurm."""
+
+    def train(stage, **changes):
+        run = tmp_path_factory.mktemp("undisturbed") / "run"
+        recipe = recipes(f"undisturbed-{stage}", nodes=1, devices=2, stage=stage, tracking__mode="disabled", **changes)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([VIGIL, "train", recipe, "--run", run], env=environment, check=True, capture_output=True, timeout=300)
+        return run
+
+    return train
 
 
 class SubmittedRun:
@@ -92,6 +96,7 @@ def assert_same(left, right):
 
 
 def test_submitted_run_survives_preemption_a_requeue_and_a_dead_node(cluster, repository, recipes, undisturbed, tmp_path):
+    expected = undisturbed(2)
     submitted = SubmittedRun(cluster, repository, recipes("two-nodes", nodes=2, devices=1), tmp_path / "run")
     saved = submitted.steps_after(0, restarts=0)
     cluster.command("scancel", "--signal=USR1", f"{submitted.number}.0")
@@ -104,7 +109,7 @@ def test_submitted_run_survives_preemption_a_requeue_and_a_dead_node(cluster, re
     finally:
         cluster.heal("n2")
     assert int(fields["Restarts"]) == 3
-    assert_same(undisturbed, submitted.run)
+    assert_same(expected, submitted.run)
 
     # It is one run, and its log has every restart.
     log = (submitted.run / "train.log").read_text()
@@ -122,7 +127,8 @@ def test_submitted_run_survives_preemption_a_requeue_and_a_dead_node(cluster, re
 
 
 def test_submitted_run_resumes_without_a_node_that_is_cut_off(cut_cluster, repository, recipes, undisturbed, tmp_path):
-    recipe = recipes("cut", nodes=2, devices=1)
+    expected = undisturbed(3, training__epochs=20)
+    recipe = recipes("cut", nodes=2, devices=1, stage=3, training__epochs=20)
     submitted = SubmittedRun(cut_cluster, repository, recipe, tmp_path / "run", profile="dev-cluster-namespaces")
     submitted.steps_after(0, restarts=0)
     cut_cluster.cut("n2")
@@ -130,7 +136,7 @@ def test_submitted_run_resumes_without_a_node_that_is_cut_off(cut_cluster, repos
         submitted.wait({"COMPLETED"}, restarts=1)
     finally:
         cut_cluster.heal("n2")
-    assert_same(undisturbed, submitted.run)
+    assert_same(expected, submitted.run)
     assert (submitted.run / "train.log").read_text().count("from the beginning") == 1
 
 

@@ -282,7 +282,7 @@ def drop_new_connections(listener: socket.socket) -> None:
     """Let the backlog of a listening socket only become shorter, so that nothing arrives between its last accept and its closing.
 
     A filter of the kernel drops segments that ask for a connection (with the flag SYN); who asks tries again after a second
-    and is refused. On systems without such filters a connection in this moment is reset.
+    and is refused. Where there are no such filters, a connection in this moment is reset.
 
     Args:
         listener: TCP socket that listens.
@@ -290,7 +290,8 @@ def drop_new_connections(listener: socket.socket) -> None:
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(DROP_SYN)
         length = len(DROP_SYN) // struct.calcsize(BPF_INSTRUCTION)
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", length, ctypes.addressof(program)))
+        with contextlib.suppress(OSError):  # a sandbox may have none
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", length, ctypes.addressof(program)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
