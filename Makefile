@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Processes of tests, each with one thread. More of them than cores, since some tests wait for Slurm, servers or time.
-TEST_WORKERS ?= 3
+# Two processes of tests share two cores: more threads than that only wait for each other.
+TEST_WORKERS ?= 2
 
 .PHONY: help setup demo test check docs picture tests prove bench gpu constraints clean
 
@@ -42,7 +42,7 @@ picture: docs ## take the picture of the example report in docs/images (needs ch
 	chromium --headless --no-sandbox --hide-scrollbars --window-size=1200,1960 --screenshot=docs/images/report.png site/example-report.html
 
 tests: $(READY) ## run every test
-	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist worksteal
+	pytest -n $(TEST_WORKERS) --dist worksteal
 
 prove: $(READY) ## the long proofs, whole (a share of each runs in the tests)
 	VIGIL_PROVE=1 pytest -m prove -rP

@@ -286,7 +286,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Draw milliseconds an item over the share of items with an image as SVG."""
     width, height, left, right, top, bottom = 640, 360, 60, 110, 30, 50
     highest = max(cost for points in curves.values() for _, cost in points) * 1.1
-    colours = ("#1f5fa8", "#b02020", "#777777")
+    colours = dict(zip(curves, ("#1f5fa8", "#b02020", "#777777"), strict=True))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
@@ -307,12 +307,12 @@ def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{cost:.0f}</text>')
     label = 0.0  # height of the last name: names of curves that end together stand below each other
-    for colour, (side, points) in sorted(zip(colours, curves.items(), strict=False), key=lambda curve: -curve[1][1][-1][1]):
-        placed = [place(*point) for point in points]
+    for side in sorted(curves, key=lambda side: -curves[side][-1][1]):
+        placed = [place(*point) for point in curves[side]]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         label = max(placed[-1][1] + 4, label + 14)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{placed[-1][0] + 6:.1f}" y="{label:.1f}" fill="{colour}">{side}</text>')
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colours[side]}" stroke-width="2"/>')
+        parts.append(f'<text x="{placed[-1][0] + 6:.1f}" y="{label:.1f}" fill="{colours[side]}">{side}</text>')
     path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
 
 

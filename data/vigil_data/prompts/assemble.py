@@ -345,7 +345,7 @@ class _Rows:
         return number
 
     def finish(self, answers: Sequence[int], cut: Sequence[Cut], multiple: int) -> PromptRows:
-        """Return the rows as arrays, whose T and B are multiples."""
+        """Return the rows as arrays, T and B rounded up to a multiple of ``multiple``."""
         longest = max(sum(len(block.ids) for block in row) for row in self._rows)
         T, B = (-(-size // multiple) * multiple for size in (longest, max(map(len, self._paths))))
         shape = (len(self._rows), T)

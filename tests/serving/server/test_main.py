@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from vigil_serving.bundle import manifest
+from vigil_serving.server import main
+from vigil_serving.server.main import drop_new_connections
 
 from .conftest import PROGRAM, TOKEN, ServerProcess, as_json
 from .raw_http import ConnectionLost, HttpConnection, play, post
@@ -268,3 +270,33 @@ def test_read_body_times_out_without_blocking_others(start: Callable[..., Server
 
     play(work())
     assert running.stop() == 0
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_drop_new_connections_keeps_those_that_wait_and_lets_no_other_in(family: int, host: str) -> None:
+    with socket.socket(family) as listener, socket.socket(family) as early, socket.socket(family) as late:
+        listener.bind((host, 0))
+        listener.listen()
+        listener.settimeout(5)
+        early.connect(listener.getsockname())
+        drop_new_connections(listener)
+        late.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            late.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            early.sendall(b"asked")
+            assert accepted.recv(9) == b"asked"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_drop_new_connections_does_nothing_where_there_are_no_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "SO_ATTACH_FILTER", 9999)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        drop_new_connections(listener)
+        client.settimeout(5)
+        client.connect(listener.getsockname())
+        listener.settimeout(5)
+        listener.accept()[0].close()

@@ -143,7 +143,7 @@ def _count_encoders(model: MultimodalModel, recipe: Recipe) -> tuple[dict[Modali
 
 
 def _count_rows(model: GuardModel) -> tuple[float, ...]:
-    """Return ``row`` of :class:`FlopEstimate`, for rows of a few blocks: their mask costs little."""
+    """Return ``row`` of :class:`FlopEstimate`, for rows of at most :data:`.ROW_MULTIPLE` blocks, as most have."""
 
     def answers(rows: Mapping[str, Tensor], soft_KD: Tensor | None) -> Tensor:
         return model.run_rows(rows, soft_KD, None)[0]
@@ -153,7 +153,7 @@ def _count_rows(model: GuardModel) -> tuple[float, ...]:
         ids_RT = torch.zeros(2, length, dtype=torch.int64)
         rows = dict.fromkeys(("input_ids", "soft", "position", "block", "segment"), ids_RT)
         rows |= {"answer_row": torch.arange(2), "answer_column": torch.full((2,), length - 1), "answer": torch.arange(2)}
-        rows["sees"] = torch.ones(2, ROW_MULTIPLE, ROW_MULTIPLE, dtype=torch.bool)  # of most rows
+        rows["sees"] = torch.ones(2, ROW_MULTIPLE, ROW_MULTIPLE, dtype=torch.bool)
         soft_KD = torch.zeros(1, model.width, requires_grad=True) if model.projections else None
         counts.append(_count(partial(answers, rows, soft_KD)) / 2)
     return _fit(lengths, counts)
