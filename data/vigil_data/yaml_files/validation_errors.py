@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -86,7 +86,8 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
         if not complete and details["type"] in ("missing", "value_error", "union_tag_not_found", "too_short"):
             continue
         place = _place(details["loc"], spec)
-        path = place.path
+        path = _written(place.path, tree)
+        place = replace(place, path=path)
         node = _node(tree, path)
         if node is not None and (node.unreadable or _too_short_for_its_mistakes(details, node)):
             continue
@@ -111,8 +112,8 @@ def translate_errors(error: ValidationError, spec: type[Spec], tree: Tree, file:
 
 def _too_short_for_its_mistakes(details: ErrorDetails, node: Tree) -> bool:
     """Whether entries are missing only because they are wrong, which other errors say: pydantic counts valid ones."""
-    written = node.value if isinstance(node.value, dict | list) else ()
-    return details["type"] == "too_short" and len(written) > details["ctx"]["actual_length"]
+    written = len(node.value) if isinstance(node.value, dict | list) else 1
+    return details["type"] == "too_short" and written > details["ctx"]["actual_length"]
 
 
 def _origin(path: KeyPath, tree: Tree, file: Origin) -> Origin:
@@ -254,6 +255,8 @@ def _inside(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next((inner for member in get_args(annotation) if (inner := _inside(member)) is not None), None)
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _inside(arguments[0])
     if not isinstance(origin, type) or not arguments:
         return None
     if issubclass(origin, Mapping):
@@ -263,6 +266,19 @@ def _inside(annotation: Any) -> Any:
 
 def _kinds(specs: Sequence[type[Spec]]) -> list[str]:
     return [kind for spec in specs if "kind" in spec.model_fields for kind in get_args(spec.model_fields["kind"].annotation)]
+
+
+def _written(path: KeyPath, tree: Tree) -> KeyPath:
+    """Return a path without the places in lists that are written as their only entry, such as ``init_from: runs/a``."""
+    node: Tree | None = tree
+    written: list[str | int] = []
+    for part in path:
+        child = _child(node, part)
+        if child is None and isinstance(part, int) and node is not None and not isinstance(node.value, list):
+            continue
+        node = child
+        written.append(part)
+    return tuple(written)
 
 
 def _node(tree: Tree, path: KeyPath) -> Tree | None:

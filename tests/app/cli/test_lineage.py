@@ -52,7 +52,7 @@ def project(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> Path:
     first = make_run(tmp_path / "first", make_recipe(name="scam", data__dataset=str(tmp_path / "all")))
     weights = first.checkpoints / "step-00000100" / "manifest.json"
     start = {"path": str(first.path), "kind": "run", "sha256": sha256_file(weights), "checkpoint": "step-00000100"}
-    make_run(tmp_path / "warmer", make_recipe(data__dataset=str(tmp_path / "posts"), data__train="other"), init_from=start)
+    make_run(tmp_path / "warmer", make_recipe(data__dataset=str(tmp_path / "posts"), data__train="other"), init_from=[start])
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     for name in ("bundle.json", "manifest.json"):
@@ -104,6 +104,26 @@ def test_lineage_of_an_item_names_runs_and_bundles_through_a_join_and_by_weights
         f"run {project / 'warmer'} (dataset version 1): by weights of {project / 'first'}",
         f"bundle {project / 'bundle'} (dataset version 1): trained on 2, validated on 0",
     ]
+
+
+def test_lineage_of_a_run_that_starts_from_several_models(project: Path, make_recipe: Callable[..., Recipe]) -> None:
+    other = make_run(project / "second", make_recipe(data__dataset=str(project / "chats")))
+    starts = []
+    for folder in (project / "first", other.path):
+        manifest = folder / "checkpoints" / "step-00000100" / "manifest.json"
+        facts = {"path": str(folder), "kind": "run", "sha256": sha256_file(manifest), "checkpoint": "step-00000100"}
+        starts.append(facts)
+    recipe = make_recipe(data__dataset=str(project / "posts"), data__train="neither", data__validation="neither")
+    make_run(project / "both", recipe, init_from=starts)
+    above = vigil(project / "both", "--up", "--kind", "run")
+    assert {line.split()[1] for line in (raw.strip(" │├└─") for raw in above.splitlines()) if line.startswith("run ")} == {
+        "both",
+        "first",
+        "second",
+    }
+    shown = json.loads(vigil("item:p2", "--dataset", project / "chats", "--json"))
+    (both,) = [of for of in shown["seen_by"] if of["name"] == "both"]
+    assert both["by_weights"] == [str(project / "first"), str(other.path)]
 
 
 def test_lineage_rejects_what_is_unknown_and_options_without_effect(project: Path) -> None:

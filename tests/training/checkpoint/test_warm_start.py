@@ -66,7 +66,8 @@ def start(make_text):
         recipe = make_text(init_from=values, **changes)
         torch.manual_seed(seed)
         model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
-        return model, warm_start(model, recipe)
+        (report,) = warm_start(model, recipe)
+        return model, report
 
     return start
 
@@ -195,6 +196,39 @@ def test_warm_start_takes_the_named_parts_alone(make_source, start):
         assert ("labels" in report) == any(part in ("fusion", "heads.words") for part in parts or ["fusion"])
 
 
+def test_warm_start_takes_parts_of_several_models(make_source, make_text, make_recipe, train, tmp_path):
+    """A later source replaces what an earlier one gave."""
+    text = make_source()
+    other = train(make_text(seed=5, training__max_steps=2), tmp_path / "other")
+    image = train(make_recipe(training__max_steps=2, checkpoint__every_steps=None), tmp_path / "image")
+    sources = [
+        {"path": str(text.path)},
+        {"path": str(image.path), "parts": ["encoders.image"]},
+        {"path": str(other.path), "parts": ["heads.words"]},
+    ]
+    recipe = make_recipe(
+        init_from=sources,
+        model__fusion={"kind": "transformer"},
+        taxonomy=text.recipe.taxonomy.model_dump(mode="json"),
+    )
+    model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
+    reports = warm_start(model, recipe)
+    given = {
+        "encoders.image.": image.model("best").state_dict(),
+        "projections.image.": model.state_dict(),
+        "heads.heads.0.": other.model("best").state_dict(),
+        "": text.model("best").state_dict(),
+    }
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, next(state for start, state in given.items() if name.startswith(start))[name]), name
+    assert [report["path"] for report in reports] == [source["path"] for source in sources]
+    assert [set(report["loaded"]) for report in reports[1:]] == [{"encoders.image"}, {"heads.words"}]
+    assert [set(report["fresh"]) for report in reports] == [{"projections.image"}] * 3
+    shutil.rmtree(image.path)
+    (problem,) = find_init_problems(recipe)
+    assert problem.startswith(f"init_from: {image.path} does not exist")
+
+
 def test_warm_start_takes_the_lower_layers_of_a_deeper_encoder(make_source, start, make_recipe):
     config = {**make_recipe().model.encoders.text.config, "num_hidden_layers": 1}
     model, report = start(make_source().path, model__encoders__text__config=config)
@@ -210,7 +244,7 @@ def test_warm_start_adds_a_modality(make_source, make_recipe):
         taxonomy=make_source().recipe.taxonomy.model_dump(mode="json"),
     )
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
-    report = warm_start(model, recipe)
+    (report,) = warm_start(model, recipe)
     assert set(report["fresh"]) == {"encoders.image", "projections.image"}
     before, after = logits(make_source().model("best")), logits(model)
     assert all(torch.equal(after[label], before[label]) for label in before)
@@ -278,7 +312,7 @@ def test_warm_start_reads_a_bundle(exported, make_recipe):
     recipe = recipe_of(exported, make_recipe, exported.bundle)
     assert list(find_init_problems(recipe)) == []
     model = build_model(recipe.model, recipe.inputs, recipe.taxonomy)
-    report = warm_start(model, recipe)
+    (report,) = warm_start(model, recipe)
     assert (report["kind"], report["fresh"], report["unused"]) == ("bundle", {}, {})
     expected = exported.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
@@ -339,7 +373,7 @@ def test_warm_start_names_the_tensors_that_do_not_fit(make_source, start, make_r
     run = make_source()
     model = run.model("best")
     model.projections["text"].project[0] = torch.nn.LayerNorm(5)
-    recipe = run.recipe.model_copy(update={"init_from": InitFrom(path=str(run.path))})
+    recipe = run.recipe.model_copy(update={"init_from": (InitFrom(path=str(run.path)),)})
     with pytest.raises(UserError) as caught:
         warm_start(model, recipe)
     assert str(caught.value) == (
@@ -391,7 +425,7 @@ def test_fit_recipe_with_init_from_resumes_without_its_source(
     heads = taxonomy(words=["cat", "new"], looks=["bright"])
     recipe = make_text(init_from=str(source), taxonomy=heads, training__max_steps=6, checkpoint__every_steps=2)
     undisturbed = train(recipe, tmp_path / "undisturbed")
-    facts = undisturbed.read_environment()["init_from"]
+    (facts,) = undisturbed.read_environment()["init_from"]
     assert facts["labels"] == {"kept": ["cat", "bright"], "moved": [], "new": ["new"], "dropped": ["dog"]}
     assert facts["path"] == str(source)
     log = undisturbed.log.read_text()
@@ -410,14 +444,22 @@ def test_fit_recipe_with_init_from_resumes_without_its_source(
     shutil.rmtree(source)
     resumed = train(recipe, tmp_path / "run")
     assert_same_run(undisturbed.path, resumed.path)
-    assert resumed.read_environment()["init_from"] == facts
+    assert resumed.read_environment()["init_from"] == [facts]
     assert resumed.log.read_text().count("labels: kept") == 1
 
 
 def test_recipe_reads_a_path_or_a_block_and_checks_parts(make_text):
     from pydantic import ValidationError
 
-    assert make_text(init_from="runs/a") == make_text(init_from={"path": "runs/a"})
+    one = make_text(init_from="runs/a")
+    assert one == make_text(init_from={"path": "runs/a"}) == make_text(init_from=["runs/a"])
+    assert one.model_dump(mode="json")["init_from"] == {"path": "runs/a", "parts": [], "checkpoint": "best"}
+    both = make_text(init_from=["runs/a", {"path": "runs/b", "parts": ["encoders"], "checkpoint": "last"}])
+    assert [source["path"] for source in both.model_dump(mode="json")["init_from"]] == ["runs/a", "runs/b"]
+    for recipe in (one, both):
+        assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+    with pytest.raises(ValidationError, match="init_from"):
+        make_text(init_from=[])
     for parts, message in (
         (
             ["encoder"],

@@ -240,6 +240,22 @@ WRONG = {
         "evaluation:\n  slices:\n    - a\n    - 3\noptimizer:\n",
         "r.yaml:27: evaluation.slices[1]: must be text, not 3",
     ),
+    "wrong entry of a list of blocks": (
+        "optimizer:\n",
+        "init_from:\n  - runs/a\n  - path: runs/b\n    part: [encoders]\noptimizer:\n",
+        "r.yaml:27: init_from[1].part: is not a key of init_from[1] (did you mean parts?)",
+    ),
+    "the only entry, without a list": (
+        "optimizer:\n",
+        "init_from:\n  path: 3\noptimizer:\n",
+        "r.yaml:25: init_from.path: must be text, not 3",
+    ),
+    "neither a list nor its only entry": (
+        "optimizer:\n",
+        "init_from: 3\noptimizer:\n",
+        "r.yaml:24: init_from: must be a mapping, not 3",
+    ),
+    "no entry": ("optimizer:\n", "init_from: []\noptimizer:\n", "r.yaml:24: init_from: must not be empty"),
     "name of a label": (
         "        spam: {}",
         "        Spam: {}",

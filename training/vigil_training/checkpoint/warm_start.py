@@ -1,4 +1,4 @@
-"""Warm start: a model's first weights from a trained run, checkpoint or bundle, with labels matched by name.
+"""Warm start: a model's first weights from trained runs, checkpoints or bundles, with labels matched by name.
 
 A label that both models have keeps its rows in the fusion and in its head, so that with the same encoders, projections and fusion
 its head's output for an item is the same as before. A new label keeps the random weights that the model was built with.
@@ -7,7 +7,7 @@ its head's output for an item is the same as before. A new label keeps the rando
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from vigil_modeling.weights import mismatch
 from vigil_training.checkpoint.manifest import MANIFEST, verify_checkpoint
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.recipe.recipe import Recipe
+from vigil_training.recipe.specs import InitFrom
 from vigil_training.runs.init_from import TORCHSCRIPT, InitSource, find_differences, find_source
 from vigil_training.runs.run import Run
 
@@ -69,7 +70,7 @@ class LabelMatch:
     dropped: list[str] = field(default_factory=list)
 
 
-def warm_start(model: MultimodalModel, recipe: Recipe) -> dict[str, Any]:
+def warm_start(model: MultimodalModel, recipe: Recipe) -> list[dict[str, Any]]:
     """Load the weights that a recipe's ``init_from`` names into a model, and log what was and what was not loaded.
 
     Args:
@@ -77,19 +78,30 @@ def warm_start(model: MultimodalModel, recipe: Recipe) -> dict[str, Any]:
         recipe: has ``init_from``.
 
     Returns:
-        Where the weights come from, and which tensors were loaded, for environment.json.
+        For each source where its weights come from, and which tensors were loaded, for environment.json.
 
     Raises:
-        UserError: if the source is missing or damaged, or its tensors do not fit; the message names them.
+        UserError: if a source is missing or damaged, or its tensors do not fit; the message names them.
     """
-    spec = recipe.init_from
-    assert spec is not None
+    fresh, reports = set(model.state_dict()), []
+    for spec in recipe.init_from or ():
+        loaded, report = _load(model, recipe, spec)
+        fresh -= loaded
+        reports.append(report)
+        _log(report)
+    unloaded = _by_group(fresh, partial(_canonical, taxonomy=recipe.taxonomy))
+    _log_tensors("not loaded, as initialized", unloaded)
+    return [{**report, "fresh": unloaded} for report in reports]
+
+
+def _load(model: MultimodalModel, recipe: Recipe, spec: InitFrom) -> tuple[set[str], dict[str, Any]]:
+    """Load the weights of one source; return the names of the tensors, and its report."""
     source = find_source(spec)
-    if problems := list(find_differences(recipe, source)):
+    if problems := list(find_differences(recipe, source, spec.parts)):
         raise UserError(*problems)
     weights = _read_source(source, spec.checkpoint)
     match = match_labels(recipe.taxonomy, source.taxonomy)
-    loaded, used = _match_tensors(model, recipe, source, weights, match)
+    loaded, used = _match_tensors(model, recipe, spec.parts, source, weights, match)
     ours, theirs = (partial(_canonical, taxonomy=each.taxonomy) for each in (recipe, source))
     absent = [part for part in spec.parts if not any(_is_asked(ours(name), (part,)) for name in loaded)]
     if absent or not loaded:
@@ -105,24 +117,26 @@ def warm_start(model: MultimodalModel, recipe: Recipe) -> dict[str, Any]:
         **weights.facts,
         "parts": list(spec.parts),
         "loaded": dict(sorted(counts.items())),
-        "fresh": _by_group(model.state_dict().keys() - loaded.keys(), ours),
         "unused": _by_group(weights.shapes.keys() - used - constants, theirs),
     }
     if loaded.keys() & model.label_rows():
         report["labels"] = {kind: getattr(match, kind) for kind in ("kept", "moved", "new", "dropped")}
-    _log(report)
-    return report
+    return set(loaded), report
 
 
-def _match_tensors(
-    model: MultimodalModel, recipe: Recipe, source: InitSource, weights: SourceWeights, match: LabelMatch
+def _match_tensors(  # noqa: PLR0917 (two models)
+    model: MultimodalModel,
+    recipe: Recipe,
+    parts: tuple[str, ...],
+    source: InitSource,
+    weights: SourceWeights,
+    match: LabelMatch,
 ) -> tuple[dict[str, Tensor], set[str]]:
     """Return the tensors to load, and the names of those of the source that they were made of.
 
     Raises:
         UserError: if a part that both models have lacks a tensor in the source, or differs in the shape of one.
     """
-    parts = () if recipe.init_from is None else recipe.init_from.parts
     rows = model.label_rows()
     encoders = {str(m): _encoder_tensors(m, weights, getattr(recipe.model.encoders, m)) for m in model.modalities}
     groups = {_group(_canonical(name, source.taxonomy)) for name in weights.shapes}
@@ -292,10 +306,13 @@ def _log(report: Mapping[str, Any]) -> None:
     where = f"{report['path']} {report.get('checkpoint', '')}".strip()
     listed = ", ".join(f"{group} ({count} tensors)" for group, count in report["loaded"].items())
     log.info("init_from %s: loaded %s", where, listed)
-    for kind, what in (("fresh", "not loaded, as initialized"), ("unused", "of the source, not used")):
-        if report[kind]:
-            log.info("init_from: %s: %s", what, ", ".join(f"{group} ({len(names)})" for group, names in report[kind].items()))
+    _log_tensors("of the source, not used", report["unused"])
     names = {"kept": "kept", "moved": "moved to another head, whose row is new", "new": "new", "dropped": "dropped"}
     labels = report.get("labels", {})
     if labels:
         log.info("init_from: labels: %s", "; ".join(f"{names[k]}: {', '.join(v)}" for k, v in labels.items() if v))
+
+
+def _log_tensors(what: str, groups: Mapping[str, Sequence[str]]) -> None:
+    if groups:
+        log.info("init_from: %s: %s", what, ", ".join(f"{group} ({len(names)})" for group, names in groups.items()))

@@ -53,7 +53,9 @@ class Recipe(Spec):
     inputs: Inputs
     model: AnyModelSpec
     init_from: InitFromSpec | None = Field(
-        None, description="trained model to take weights from: the path of a run, checkpoint or bundle, or a block with options"
+        None,
+        description="trained model to take weights from: the path of a run, checkpoint or bundle, or a block with options; or a "
+        "list of them, in which a later one replaces what an earlier one gave",
     )
     objective: ObjectiveSpec = Classification()
     loss: LossSpec = BinaryCrossEntropy()
@@ -185,7 +187,7 @@ class Recipe(Spec):
             known |= {"position": None, "fusion": None, "heads": [*self.taxonomy.heads]}
         if self.model.spans is not None:
             known["spans"] = None
-        for part in () if self.init_from is None else self.init_from.parts:
+        for part in (part for source in self.init_from or () for part in source.parts):
             first, _, rest = part.partition(".")
             if first not in known:
                 yield f"init_from.parts: {part} is not a part of a model: {', '.join(known)}{nearest(first, list(known))}"

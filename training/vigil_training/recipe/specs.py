@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, model_validator
 
 from vigil_data.items import Modality
 from vigil_data.specs import Spec
@@ -36,7 +36,22 @@ def _from_path(value: object) -> object:
     return value
 
 
-InitFromSpec = Annotated[InitFrom, BeforeValidator(_from_path, json_schema_input_type=str | InitFrom)]
+def _from_one(value: object) -> object:
+    return tuple(map(_from_path, value if isinstance(value, list | tuple) else [value]))
+
+
+def _to_one(sources: tuple[InitFrom, ...]) -> Any:
+    """Write a single source as a block, as most recipes do, so that a resolved recipe takes the same overrides."""
+    written = [source.model_dump(mode="json") for source in sources]
+    return written[0] if len(written) == 1 else written
+
+
+InitFromSpec = Annotated[
+    tuple[InitFrom, ...],
+    Field(min_length=1),
+    BeforeValidator(_from_one, json_schema_input_type=str | InitFrom | list[str | InitFrom]),
+    PlainSerializer(_to_one, when_used="json"),
+]
 
 
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]

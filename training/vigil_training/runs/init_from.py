@@ -1,4 +1,4 @@
-"""Source of a warm start: the run, checkpoint or bundle that a recipe's ``init_from`` names, checked without torch."""
+"""Sources of a warm start: the runs, checkpoints and bundles that a recipe's ``init_from`` names, checked without torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class InitSource:
 
 
 def find_source(spec: InitFrom) -> InitSource:
-    """Return the model that ``init_from`` names.
+    """Return the model that an entry of ``init_from`` names.
 
     Raises:
         UserError: if it is no run with a checkpoint, no checkpoint in a run, and no bundle with TorchScript.
@@ -85,21 +85,20 @@ def _bundle(path: Path) -> InitSource:
 
 def find_init_problems(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with a recipe's ``init_from``, as far as the two recipes show it; each line starts with its key."""
-    if recipe.init_from is None:
-        return
-    try:
-        source = find_source(recipe.init_from)
-    except UserError as error:
-        yield from error.lines
-        return
-    yield from find_differences(recipe, source)
+    for spec in recipe.init_from or ():
+        try:
+            source = find_source(spec)
+        except UserError as error:
+            yield from error.lines
+        else:
+            yield from find_differences(recipe, source, spec.parts)
 
 
-def find_differences(recipe: Recipe, source: InitSource) -> Iterator[str]:
+def find_differences(recipe: Recipe, source: InitSource, parts: tuple[str, ...]) -> Iterator[str]:
     """Yield what differs between the architectures of the parts that are taken, as far as the two recipes show it."""
-    if source.recipe is None or recipe.init_from is None:
+    if source.recipe is None:
         return
-    parts, new, old = recipe.init_from.parts, recipe.model, source.recipe.model
+    new, old = recipe.model, source.recipe.model
     where, remedy = f"init_from: {source.path}:", "make them equal, or name the parts to take in init_from.parts"
     pairs: list[tuple[str, Any, Any]] = []
     for modality in MODALITIES:

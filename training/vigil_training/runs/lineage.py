@@ -113,13 +113,13 @@ def _digest_of_version(path: str, version: int | None) -> str | None:
 
 def _weights(environment: Mapping[str, Any]) -> Iterator[Input]:
     """Yield the models that a run starts or learns from."""
-    start, teacher, soup = (environment.get(name) for name in ("init_from", "distillation", "soup"))
-    if start:
+    for start in environment.get("init_from") or ():
         path = Path(start["path"])
         kind = "bundle" if start["kind"] == "bundle" else "checkpoint"
         yield Input(kind, start["sha256"], "weights", str(start.get("checkpoint") or path.name))
         if kind == "checkpoint":
             yield _run(path if start["kind"] == "run" else path.parent.parent, "weights")
+    teacher, soup = (environment.get(name) for name in ("distillation", "soup"))
     if teacher and teacher["kind"] == "run":
         yield _run(Path(teacher["teacher"]), "teacher")
     elif teacher:

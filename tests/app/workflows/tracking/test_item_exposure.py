@@ -109,7 +109,7 @@ class World:
         }
         if source is not None:
             start = {"path": str(self.path(source)), "kind": "run", "sha256": "c" * 64, "checkpoint": "step-1"}
-            environment["init_from"] = start
+            environment["init_from"] = [start]
             self.weights[name] = source
         write_json(run / "environment.json", environment)
         record_run(Run(run))
