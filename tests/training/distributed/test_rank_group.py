@@ -8,7 +8,7 @@ RANK = """
     from pathlib import Path
     import torch.distributed as dist
     from vigil_data.errors import UserError
-    from vigil_training.distributed.rank_group import RankGroup
+    from vigil_training.distributed.rank_group import RankGroup, is_peer_lost
     from vigil_training.distributed.watchdog import Watchdog
     from vigil_training.distributed.world import find_world
 
@@ -37,7 +37,11 @@ RANK = """
 
         if world.rank:
             hanging_function()
-        ranks.barrier()
+        try:
+            ranks.barrier()
+        except RuntimeError as error:  # the watchdog of the other rank was a moment earlier
+            assert is_peer_lost(error), error
+            time.sleep(60)
 """
 
 
