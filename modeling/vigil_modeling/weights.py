@@ -17,6 +17,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts store a model's tensors in a larger dictionary."""
 
 PREFERRED = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+GRAPH_LAYERS = ("BatchNormalization", "Conv", "Gemm", "LayerNormalization", "MatMul")
+"""Operators of an ONNX graph whose constants are weights."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -59,7 +61,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors on the CPU; nothing in it is executed.
 
     Args:
-        path: a ``.safetensors`` file, or a ``torch.save`` file with a state dict, itself or under a conventional key.
+        path: a ``.safetensors`` file, a ``torch.save`` file with a state dict, itself or under a conventional key, or an
+            ``.onnx`` graph, whose weights come in the order in which it uses them.
 
     Raises:
         UserError: if the file cannot be read, holds more than tensors and plain containers, or holds no tensors.
@@ -70,6 +73,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             stored = load_file(path)
+        elif path.suffix == ".onnx":
+            stored = _graph_weights(path)
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,6 +90,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no named tensors")
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in tensors.items()}
+
+
+def _graph_weights(path: Path) -> dict[str, Tensor]:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    used = [name for node in graph.node if node.op_type in GRAPH_LAYERS for name in node.input if name in constants]
+    return {name: torch.from_numpy(numpy_helper.to_array(constants[name]).copy()) for name in used}
 
 
 def rename_by_order(tensors: Mapping[str, Tensor], model: nn.Module, origin: str, first: Sequence[str] = ()) -> dict[str, Tensor]:

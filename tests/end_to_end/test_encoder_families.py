@@ -99,6 +99,7 @@ FAMILIES = {
         "audio",
         {"config": {"model_type": "clap", "audio_config": CLAP_AUDIO, "text_config": TEXT | {"pad_token_id": 0}}},
     ),
+    "speech embedding": ("audio", {"kind": "speech_embedding"}),
     "timm on log-mel": ("audio", {"kind": "mel_timm", "name": "test_resnet", "mels": 32}),
 }
 SHARE = ("ModernBERT",)

@@ -5,13 +5,14 @@ from typing import Any
 
 from vigil_data.items import MODALITIES, Modality
 from vigil_data.specs import Inputs
+from vigil_modeling.encoders.audio.log_mel import build_mel
+from vigil_modeling.encoders.audio.speech_embedding import build_speech_embedding
+from vigil_modeling.encoders.audio.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.base import Encoder, freeze, set_mode, tokens_per_segment
 from vigil_modeling.encoders.decoder_text import build_decoder
 from vigil_modeling.encoders.frozen_storage import store_frozen_in_bf16, store_frozen_in_nf4
-from vigil_modeling.encoders.log_mel import build_mel
 from vigil_modeling.encoders.lora import add_lora
 from vigil_modeling.encoders.timm_image import build_image
-from vigil_modeling.encoders.transformers_audio import build_transformers_audio
 from vigil_modeling.encoders.transformers_text import build_text
 from vigil_modeling.specs import (
     DecoderText,
@@ -19,6 +20,7 @@ from vigil_modeling.specs import (
     EncoderSpec,
     GuardEncoders,
     MelTimmAudio,
+    SpeechEmbeddingAudio,
     TimmImage,
     TransformersAudio,
     TransformersText,
@@ -41,6 +43,7 @@ CONSTRUCTORS: Mapping[type[EncoderSpec], Callable[[Any, Any, bool], Encoder]] = 
     TimmImage: build_image,
     MelTimmAudio: build_mel,
     TransformersAudio: build_transformers_audio,
+    SpeechEmbeddingAudio: build_speech_embedding,
 }
 
 

@@ -253,7 +253,7 @@ def test_timm_packaged_efficientnet_loads_by_order_and_separates_images(shared_d
 
 
 def test_spec_augment_masks_bands_and_frames_of_each_window_in_training_alone():
-    from vigil_modeling.encoders.log_mel import spec_augment
+    from vigil_modeling.encoders.audio.log_mel import spec_augment
     from vigil_modeling.specs import SpecAugment
 
     encoder = build_mel(spec_augment={"frequency_masks": 1, "time_masks": 1})

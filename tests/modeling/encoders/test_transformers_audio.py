@@ -8,7 +8,7 @@ import transformers
 from vigil_data.errors import UserError
 from vigil_data.specs import Inputs
 from vigil_modeling.encoders import build_encoder
-from vigil_modeling.encoders.audio_features import ClapLogMel, KaldiFbank, Standardise, WhisperLogMel
+from vigil_modeling.encoders.audio.features import ClapLogMel, KaldiFbank, Standardise, WhisperLogMel
 from vigil_modeling.specs import TransformersAudio
 
 FAMILIES = ["wav2vec2", "hubert", "wavlm", "ast", "whisper", "clap"]

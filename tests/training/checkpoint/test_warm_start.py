@@ -237,6 +237,30 @@ def test_warm_start_takes_the_lower_layers_of_a_deeper_encoder(make_source, star
     assert {name.split(".")[5] for name in report["unused"]["encoders.text"]} == {"1"}
 
 
+def test_warm_start_prunes_the_feed_forward_layers_of_a_narrower_encoder(make_source, start, make_text, make_recipe):
+    source = make_source()
+    config = {**make_recipe().model.encoders.text.config, "intermediate_size": 10}
+    model, report = start({"path": str(source.path), "prune_feed_forward": True}, model__encoders__text__config=config)
+    ours, theirs = model.state_dict(), source.model("best").state_dict()
+    assert report["fresh"] == report["unused"] == {}
+    narrower = {name for name, tensor in ours.items() if tensor.shape != theirs[name].shape}
+    assert {name.split("layer.")[1][2:] for name in narrower} == {
+        "intermediate.dense.weight",
+        "intermediate.dense.bias",
+        "output.dense.weight",
+    }
+    assert all(ours[name].equal(theirs[name]) for name in ours.keys() - narrower)
+    for layer in "01":
+        name = f"encoders.text.model.encoder.layer.{layer}."
+        before, after = theirs[f"{name}intermediate.dense.weight"].double(), theirs[f"{name}output.dense.weight"].double()
+        largest = sorted(sorted(range(len(before)), key=lambda n: -float(before[n].norm() * after[:, n].norm()))[:10])
+        assert ours[f"{name}intermediate.dense.weight"].equal(before[largest].float())
+        assert ours[f"{name}output.dense.weight"].equal(after[:, largest].float())
+    recipe = make_text(init_from=str(source.path), model__encoders__text__config=config)
+    (problem,) = find_init_problems(recipe)
+    assert "model.encoders.text.config.intermediate_size is 32 there and 10 here" in problem
+
+
 def test_warm_start_adds_a_modality(make_source, make_recipe):
     recipe = make_recipe(
         init_from=str(make_source().path),
@@ -453,7 +477,12 @@ def test_recipe_reads_a_path_or_a_block_and_checks_parts(make_text):
 
     one = make_text(init_from="runs/a")
     assert one == make_text(init_from={"path": "runs/a"}) == make_text(init_from=["runs/a"])
-    assert one.model_dump(mode="json")["init_from"] == {"path": "runs/a", "parts": [], "checkpoint": "best"}
+    assert one.model_dump(mode="json")["init_from"] == {
+        "path": "runs/a",
+        "parts": [],
+        "checkpoint": "best",
+        "prune_feed_forward": False,
+    }
     both = make_text(init_from=["runs/a", {"path": "runs/b", "parts": ["encoders"], "checkpoint": "last"}])
     assert [source["path"] for source in both.model_dump(mode="json")["init_from"]] == ["runs/a", "runs/b"]
     for recipe in (one, both):

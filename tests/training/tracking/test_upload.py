@@ -182,6 +182,31 @@ def test_upload_ends_with_a_training_that_is_killed(wandb_server, tmp_path):
     wait_for(lambda: processes_of(tmp_path) == [], "all of them end")
 
 
+@pytest.fixture
+def empty_part(tmp_path):
+    part = tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    return part
+
+
+def test_part_that_is_empty_when_the_training_ends_is_sent_once_it_is_written(empty_part, wandb_server):
+    """On a busy machine W&B's service writes a short training's part after the training has ended it."""
+    training = Waits()
+    training.ended.set()
+    writes = threading.Timer(1.0, lambda: write_part(empty_part, complete=True))
+    writes.start()
+    assert upload._send(empty_part, True, training) is None
+    writes.join()
+    assert wandb_server.runs == {"a"}
+
+
+def test_part_that_stays_empty_is_given_up_in_time(empty_part, wandb_server):
+    training = Waits()
+    training.deadline = time.monotonic() + 1.0
+    assert upload._send(empty_part, True, training) == "not everything was sent in time"
+
+
 def test_upload_that_does_not_end_in_time_leaves_no_process(wandb_server, monkeypatch, tmp_path):
     """A process that goes on sending would send the run a second time after `wandb sync`."""
     write_part(tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb")
@@ -200,11 +225,13 @@ class Waits(upload._Parent):
         self.ended, self.deadline = threading.Event(), math.inf
 
 
-def write_part(path):
-    """Write a part that has only begun."""
-    path.parent.mkdir(parents=True)
+def write_part(path, *, complete=False):
+    """Write a part that has only begun, or that ends as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         write_record(file, Record(run={"run_id": "a", "project": "vigil"}).SerializeToString())
+        if complete:
+            write_record(file, Record(exit={"exit_code": 0}).SerializeToString())
 
 
 def processes_of(folder):

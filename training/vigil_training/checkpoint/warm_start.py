@@ -22,6 +22,7 @@ from vigil_modeling.multimodal_model import MultimodalModel
 from vigil_modeling.specs import Lora
 from vigil_modeling.weights import mismatch
 from vigil_training.checkpoint.manifest import MANIFEST, verify_checkpoint
+from vigil_training.checkpoint.pruning import prune_feed_forward
 from vigil_training.checkpoint.reader import CheckpointReader
 from vigil_training.recipe.recipe import Recipe
 from vigil_training.recipe.specs import InitFrom
@@ -97,11 +98,11 @@ def warm_start(model: MultimodalModel, recipe: Recipe) -> list[dict[str, Any]]:
 def _load(model: MultimodalModel, recipe: Recipe, spec: InitFrom) -> tuple[set[str], dict[str, Any]]:
     """Load the weights of one source; return the names of the tensors, and its report."""
     source = find_source(spec)
-    if problems := list(find_differences(recipe, source, spec.parts)):
+    if problems := list(find_differences(recipe, source, spec)):
         raise UserError(*problems)
     weights = _read_source(source, spec.checkpoint)
     match = match_labels(recipe.taxonomy, source.taxonomy)
-    loaded, used = _match_tensors(model, recipe, spec.parts, source, weights, match)
+    loaded, used = _match_tensors(model, recipe, spec, source, weights, match)
     ours, theirs = (partial(_canonical, taxonomy=each.taxonomy) for each in (recipe, source))
     absent = [part for part in spec.parts if not any(_is_asked(ours(name), (part,)) for name in loaded)]
     if absent or not loaded:
@@ -127,7 +128,7 @@ def _load(model: MultimodalModel, recipe: Recipe, spec: InitFrom) -> tuple[set[s
 def _match_tensors(  # noqa: PLR0917 (two models)
     model: MultimodalModel,
     recipe: Recipe,
-    parts: tuple[str, ...],
+    spec: InitFrom,
     source: InitSource,
     weights: SourceWeights,
     match: LabelMatch,
@@ -143,11 +144,12 @@ def _match_tensors(  # noqa: PLR0917 (two models)
     loaded: dict[str, Tensor] = {}
     used: set[str] = set()
     missing: list[str] = []
-    shapes: list[str] = []
-    for name, tensor in model.state_dict().items():
+    differing: dict[str, Tensor] = {}
+    ours = model.state_dict()
+    for name, tensor in ours.items():
         canonical = _canonical(name, recipe.taxonomy)
         theirs = _source_name(name, match.source_head)
-        if theirs is None or not _is_asked(canonical, parts):
+        if theirs is None or not _is_asked(canonical, spec.parts):
             continue
         group = _group(_canonical(theirs, source.taxonomy))
         found = encoders[canonical.split(".")[1]].get(name) if group.startswith("encoders.") else _reader(weights, theirs)
@@ -158,11 +160,12 @@ def _match_tensors(  # noqa: PLR0917 (two models)
         names, value = found()
         if name in rows:
             value = _label_rows(name, tensor, value, recipe.taxonomy, source.taxonomy, match)
-        if value.shape == tensor.shape:
-            loaded[name] = value
-            used |= names
-        else:
-            shapes.append(f"{name} {list(value.shape)} -> {list(tensor.shape)}")
+        used |= names
+        (loaded if value.shape == tensor.shape else differing)[name] = value
+    if spec.prune_feed_forward:
+        encoders_alone = {name: value for name, value in differing.items() if name.startswith("encoders.")}
+        loaded |= prune_feed_forward(encoders_alone, {name: ours[name].shape for name in encoders_alone})
+    shapes = [f"{n} {list(v.shape)} -> {list(ours[n].shape)}" for n, v in differing.items() if n not in loaded]
     if missing or shapes:
         error = mismatch(f"init_from: {source.path}", missing=missing, shapes=shapes)
         raise UserError(f"{error}; name the parts to take in init_from.parts")

@@ -25,6 +25,9 @@ class InitFrom(Spec):
         "(default: all that both models have)",
     )
     checkpoint: Literal["best", "last"] = Field("best", description="which checkpoint of a run")
+    prune_feed_forward: bool = Field(
+        False, description="take the largest hidden neurons of an encoder's feed-forward layers that are wider in the source"
+    )
 
 
 def _from_path(value: object) -> object:

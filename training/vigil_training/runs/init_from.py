@@ -18,6 +18,10 @@ TORCHSCRIPT = "torchscript"
 """Name of the graph of a bundle from which weights are read: the names of tensors survive in no ONNX graph."""
 
 
+FEED_FORWARD_SIZES = ("intermediate_size", "encoder_ffn_dim")
+"""Keys of an encoder's configuration for the width of its feed-forward layers."""
+
+
 @dataclass(frozen=True, slots=True)
 class InitSource:
     """A trained model.
@@ -91,11 +95,12 @@ def find_init_problems(recipe: Recipe) -> Iterator[str]:
         except UserError as error:
             yield from error.lines
         else:
-            yield from find_differences(recipe, source, spec.parts)
+            yield from find_differences(recipe, source, spec)
 
 
-def find_differences(recipe: Recipe, source: InitSource, parts: tuple[str, ...]) -> Iterator[str]:
+def find_differences(recipe: Recipe, source: InitSource, spec: InitFrom) -> Iterator[str]:
     """Yield what differs between the architectures of the parts that are taken, as far as the two recipes show it."""
+    parts = spec.parts
     if source.recipe is None:
         return
     new, old = recipe.model, source.recipe.model
@@ -108,7 +113,8 @@ def find_differences(recipe: Recipe, source: InitSource, parts: tuple[str, ...])
         elif ours is not None and theirs is not None and _is_taken(name, parts):
             pairs += [(f"model.{name}.{key}", getattr(theirs, key, None), getattr(ours, key, None)) for key in ("kind", "name")]
             configs = [getattr(each, "config", {}) for each in (theirs, ours)]
-            shared = [key for key in configs[0] if key in configs[1] and key != "num_hidden_layers" and "drop" not in key]
+            free = {"num_hidden_layers", *(FEED_FORWARD_SIZES if spec.prune_feed_forward else ())}
+            shared = [key for key in configs[0] if key in configs[1] and key not in free and "drop" not in key]
             pairs += [(f"model.{name}.config.{key}", configs[0][key], configs[1][key]) for key in shared]
     if new.kind != old.kind and any(_is_taken(name, parts) for name in ("projections", "fusion", "heads", "position", "answers")):
         yield f"{where} model.kind is {old.kind} there and {new.kind} here; name the encoders to take in init_from.parts"

@@ -43,6 +43,7 @@ LOCK = ".sync.lock"
 """Held in W&B's folder of a run by the process that sends it."""
 
 _POLL_SECONDS = 0.2
+_LATE = "not everything was sent in time"
 _REST = "rest"  # Folder of a copy that is being sent; `wandb sync RUN/wandb` does not look so deep.
 _RESUME_STATUS = """
 query RunResumeStatus($entity: String, $project: String, $name: String!) {
@@ -101,7 +102,7 @@ class Upload:
         if sent and self._warned:
             log.info("%s: the tracked run has been sent after all", self._url)
         elif not sent and self._complete:
-            self._warn("not everything was sent in time")
+            self._warn(_LATE)
 
     def _read_events(self) -> None:
         assert self._process.stdout is not None
@@ -250,11 +251,12 @@ def _send(file: Path, live: bool, parent: _Parent, project: tuple[str, str] | No
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     if not live and not settled_records(file):
         return None  # The start was killed before W&B's library wrote anything.
-    ended = not live
-    while (identity := read_identity(file)) is None:  # It writes to disk every few seconds, and at the end.
-        if ended:
+    while (identity := read_identity(file)) is None:
+        if not live:
             return f"{file}: is empty"
-        ended = parent.ended.wait(_POLL_SECONDS)
+        if time.monotonic() >= parent.deadline:
+            return _LATE
+        time.sleep(_POLL_SECONDS)  # W&B's service writes every few seconds, and its last when the training has ended the part.
     try:
         sent = sent_metrics(url, *(project or identity[:2]), identity[2])
     except (requests.RequestException, ValueError) as error:
@@ -288,7 +290,7 @@ def _sync(file: Path, copy: PartCopy | None, live: bool, parent: _Parent, option
             linked = True
             _report(link=link.group(1))
     if process.poll() is None:
-        _report(problem="not everything was sent in time")
+        _report(problem=_LATE)
         os.killpg(0, signal.SIGKILL)  # this process, `wandb sync` and W&B's own service
     if source.with_name(f"{source.name}.synced").exists():
         file.with_name(f"{file.name}.synced").touch()

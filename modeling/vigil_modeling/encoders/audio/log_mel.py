@@ -9,7 +9,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from vigil_data.errors import UserError
 from vigil_data.specs import AudioInput
-from vigil_modeling.encoders.audio_features import full_precision
+from vigil_modeling.encoders.audio.features import full_precision
 from vigil_modeling.encoders.base import Encoder
 from vigil_modeling.encoders.timm_backbone import TimmBackbone, build_backbone
 from vigil_modeling.input_checks import fft_size, log_mel_problems

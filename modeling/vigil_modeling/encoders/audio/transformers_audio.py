@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vigil_data.errors import UserError
 from vigil_data.specs import AudioInput
-from vigil_modeling.encoders.audio_features import (
+from vigil_modeling.encoders.audio.features import (
     ClapLogMel,
     KaldiFbank,
     Standardise,

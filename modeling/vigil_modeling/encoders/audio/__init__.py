@@ -1,0 +1,1 @@
+"""Encoders of audio, with their feature extraction in the graph."""
