@@ -93,16 +93,21 @@ def test_speech_embedding_freezes_its_lowest_layers_and_the_running_statistics()
     assert without == {"stem0", "stem2", "stages0"}
 
 
-def test_speech_embedding_recomputes_activations_with_equal_gradients():
+@pytest.mark.parametrize("training", [True, False])
+def test_speech_embedding_recomputes_activations_with_equal_gradients(training):
+    """In evaluation mode too, in which a rank without audio runs a blank window."""
     waveform = torch.from_numpy(sounds())
     gradients = []
     for recompute in (False, True):
-        encoder = build().train()
+        encoder = build().train(training)
+        runs = []
+        encoder.stages[0].register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
         if recompute:
             encoder.checkpoint_activations()
         encoder(waveform).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters()])
-        assert encoder.state_dict()["stem.2.num_batches_tracked"] == 1
+        assert len(runs) == 1 + recompute
+        assert encoder.state_dict()["stem.2.num_batches_tracked"] == training
     torch.testing.assert_close(*gradients)
 
 

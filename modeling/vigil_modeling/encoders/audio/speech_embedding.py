@@ -112,9 +112,8 @@ class SpeechEmbeddingEncoder(Encoder):
             maps_SCFB = torch.empty_like(maps_SCFB, memory_format=torch.channels_last).copy_(maps_SCFB)
         maps_SCFB = self.stem(maps_SCFB)
         for stage in self.stages:
-            maps_SCFB = (
-                checkpoint(stage, maps_SCFB, use_reentrant=False) if self._recompute and self.training else stage(maps_SCFB)
-            )
+            # In evaluation mode too: under ZeRO-3, a rank without audio gathers the weights as often as the others do.
+            maps_SCFB = checkpoint(stage, maps_SCFB, use_reentrant=False) if self._recompute else stage(maps_SCFB)
         tokens_SPD: Tensor = self.head(maps_SCFB).squeeze(3).transpose(1, 2)
         return tokens_SPD.mean(1, keepdim=True) if self.pool == "average" else tokens_SPD
 
