@@ -61,7 +61,7 @@ class _Activation(nn.Module):
 
 
 class SpeechEmbeddingEncoder(Encoder):
-    """Encoder of tokens that each see 0.78 s of sound, one every 0.08 s (Lin et al. 2020, arXiv 2002.01322, section 3).
+    """Encoder of tokens that each see 0.78 s of sound, one every 0.08 s (Lin et al. 2020, arXiv 2002.01322).
 
     Windows get silence before and after them, so that short words are seen as in the weights' training; any length will do.
 
